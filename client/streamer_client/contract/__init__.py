@@ -1,0 +1,1 @@
+"""What daemon, client and plugin agree on: no torch, no zmq, no I/O."""

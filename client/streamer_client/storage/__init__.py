@@ -1,0 +1,1 @@
+"""Where checkpoints come from: one contract, one module per kind of source. No torch."""
