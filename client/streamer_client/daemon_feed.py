@@ -95,8 +95,8 @@ class DaemonFeed:
         they could fill the window with what this pass needs last, and it would never move on.
         """
         if all(shard.held for shard in load.shards):
-            rest = [pair for pair in load.ungranted() if pair not in set(blocks(order))]
-            load.want(order + in_order(rest))
+            first = set(blocks(order))
+            load.want(order + in_order(pair for pair in load.ungranted() if pair not in first))
         elif load.idle():
             load.want(order)
         else:
@@ -129,11 +129,12 @@ class DaemonFeed:
         source.read_into(buffers, shard, start)
 
     def consumed(self, number: int, shard: int, block: int) -> None:
-        if number == self._pass:
-            self._done[shard][block] = 1
-            load = self._load
-            if load is not None and load.has(shard, block, block + 1):
-                load.consumed(shard, block, block + 1)
+        if number != self._pass:
+            raise PassEnded
+        self._done[shard][block] = 1
+        load = self._load
+        if load is not None and load.has(shard, block, block + 1):
+            load.consumed(shard, block, block + 1)
 
     def _source(self, shard: int, block: int) -> DaemonLoad | None:
         for load in (self._load, *self._lost):
@@ -170,20 +171,26 @@ class DaemonFeed:
                 return
             self._lost.append(dead)
             self._load = None
-            remaining = self._remaining()
             try:
-                load = self._reopened()
-            except SourceChanged:
-                self._load = dead  # stays lost: everyone who waits meets the same error
+                self._resume()
+            except BaseException:  # nothing to go on with: everyone who waits meets this again
                 self._lost.remove(dead)
+                self._load = dead
                 raise
-            except StreamerError as error:
-                self._go_direct(error)
-            else:
-                load.want(remaining)
-                self._load = load
-                log.warning("event=load_resumed socket=%s", self._link.socket_path)
             self._interrupt()
+
+    def _resume(self) -> None:
+        remaining = self._remaining()
+        try:
+            load = self._reopened()
+        except SourceChanged:
+            raise
+        except StreamerError as error:
+            self._go_direct(error)
+        else:
+            load.want(remaining)
+            self._load = load
+            log.warning("event=load_resumed socket=%s", self._link.socket_path)
 
     def _remaining(self) -> tuple[BlockRange, ...]:
         return in_order(

@@ -84,7 +84,11 @@ class Feed(Protocol):
         ...
 
     def consumed(self, number: int, shard: int, block: int) -> None:
-        """The pass will not read this block again."""
+        """The pass will not read this block again; what it read of it is right.
+
+        Raises:
+            PassEnded: the pass was over before, and what was read may be anything.
+        """
         ...
 
     def views(self, shard: int) -> bool:

@@ -27,6 +27,7 @@ from streamer_client.contract.messages import (
 )
 from streamer_client.lease import Lease
 from streamer_client.slab import Slab
+from streamer_client.wire import DaemonSilent
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +127,10 @@ class DaemonLoad:
     def on_lost(self, error: StreamerError) -> None:
         with self._changed:
             self.lost = error
+            if isinstance(error, DaemonSilent):  # it may wake up and release what is not held
+                for shard, granted in zip(self.shards, self._granted, strict=True):
+                    if not shard.held:
+                        granted[:] = bytes(len(granted))
             self._changed.notify_all()
 
     # --- copying threads -------------------------------------------------------------------------

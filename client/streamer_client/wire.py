@@ -39,6 +39,10 @@ GOODBYE_LINGER_MS: Final = 500
 """How long the last messages may take to leave; a dead daemon is not waited for at all."""
 
 
+class DaemonSilent(DaemonUnavailable):
+    """The daemon answers no more but may live on, and may take back what it granted."""
+
+
 class Wire:
     """One connection's socket and thread; it never reconnects, a new daemon needs a new wire."""
 
@@ -172,7 +176,7 @@ class Wire:
         if self.heartbeat_s is None or time.monotonic() < self._next_beat:
             return
         if self._unanswered >= MISSED_HEARTBEATS:
-            raise DaemonUnavailable(
+            raise DaemonSilent(
                 f"the daemon at {self._socket_path} left {MISSED_HEARTBEATS} heartbeats unanswered"
             )
         self._unanswered += 1
