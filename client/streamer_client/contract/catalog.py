@@ -118,8 +118,8 @@ def header_bytes(prefix: bytes, uri: str, size_bytes: int) -> int:
     if length > HEADER_LIMIT_BYTES:
         _corrupt(
             uri,
-            f"its first 8 bytes tell a header of {length} bytes, and {HEADER_LIMIT_BYTES} is the most: "
-            "it is no safetensors file, or its start was overwritten",
+            f"its first 8 bytes tell a header of {length} bytes, and {HEADER_LIMIT_BYTES} is the "
+            "most; it is no safetensors file, or its start was overwritten",
         )
     if LENGTH_BYTES + length > size_bytes:
         _corrupt(
