@@ -236,13 +236,13 @@ def _check_size(name: str, field: _Field, uri: str) -> None:
     if needed_bits % 8:
         _corrupt(
             uri,
-            f"{_shown(name)} of dtype {field.dtype} and shape {list(field.shape)} takes "
+            f"{_shown(name)} of dtype {field.dtype} and shape {_short(str(list(field.shape)))} takes "
             f"{needed_bits} bits, which is no whole number of bytes",
         )
     if needed_bits // 8 != stop - start:
         _corrupt(
             uri,
-            f"{_shown(name)} of dtype {field.dtype} and shape {list(field.shape)} takes "
+            f"{_shown(name)} of dtype {field.dtype} and shape {_short(str(list(field.shape)))} takes "
             f"{needed_bits // 8} bytes, but its offsets [{start}, {stop}] hold {stop - start}",
         )
 
@@ -254,7 +254,8 @@ def _check_overflow(name: str, field: _Field, bits: int, uri: str) -> None:
         product *= factor
         if factor > _MAX_COUNT or product > _MAX_COUNT:
             _corrupt(
-                uri, f"{_shown(name)} has the shape {list(field.shape)}, which overflows 64 bits"
+                uri,
+                f"{_shown(name)} has the shape {_short(str(list(field.shape)))}, which overflows 64 bits",
             )
 
 
@@ -287,8 +288,11 @@ def _shown(name: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    kept = text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
-    return repr(kept)
+    return repr(_short(text))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
 
 
 def _corrupt(

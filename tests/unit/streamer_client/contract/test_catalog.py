@@ -295,5 +295,6 @@ def test_cut_short_and_trailing_bytes() -> None:
     assert "1 trailing bytes" in refusal(built({}, 1))
 
 
-def test_long_names_are_shortened() -> None:
+def test_long_names_and_shapes_are_shortened() -> None:
     assert len(refusal(built({"n" * 5000: 1}, 0))) < 500
+    assert len(refusal(built({"w": field("U8", [2] * 5000, 0, 1)}, 1))) < 500
