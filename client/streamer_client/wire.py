@@ -141,6 +141,7 @@ class Wire:
             yield monitor
         finally:
             dealer.disable_monitor()
+            monitor.close(linger=0)
 
     def _flush(self, dealer: zmq.Socket[bytes]) -> None:
         """Send the outbox; calls in it may add to it."""
