@@ -10,7 +10,7 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 
@@ -165,7 +165,7 @@ class Checkpoint:
         """End the load. Views that are still referenced stay valid. Idempotent."""
         self._finalizer()
 
-    def __enter__(self) -> Checkpoint:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

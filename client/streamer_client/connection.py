@@ -10,12 +10,14 @@ import atexit
 import contextlib
 import itertools
 import logging
+import math
 import os
 import socket
 import threading
+import time
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from importlib import metadata
 from typing import Final, Protocol
 
@@ -52,6 +54,7 @@ log = logging.getLogger(__name__)
 
 HANDSHAKE_TIMEOUT_S: Final = 5.0
 JOIN_TIMEOUT_S: Final = 5.0
+CANCEL_POLL_S: Final = 0.25
 
 _living: weakref.WeakSet[Connection] = weakref.WeakSet()
 
@@ -139,11 +142,20 @@ class Connection:
             self._wire.put(call)
 
     def request(
-        self, build: Callable[[int], Message], timeout_s: float | None = None
+        self,
+        build: Callable[[int], Message],
+        timeout_s: float | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> DaemonMessage:
         """Send what `build(request_id)` makes and wait for its answer.
 
+        Args:
+            build: makes the message.
+            timeout_s: how long to wait at most.
+            cancelled: asked now and then; ends the wait when it says so.
+
         Raises:
+            CancelledError: it was cancelled; the daemon may still answer.
             DaemonUnavailable: no answer within `timeout_s`, or the daemon died.
             StreamerError: the daemon's refusal, as the class it was there.
         """
@@ -155,17 +167,33 @@ class Connection:
             if self.error is not None:
                 raise self._lost_error() from self.error
             self._wire.put(build(request_id))
-            message = answer.result(timeout_s)
-        except TimeoutError as error:
-            raise DaemonUnavailable(
-                f"the daemon at {self.socket_path} did not answer within {timeout_s} s; "
-                "see its log, or restart it: systemctl restart streamerd"
-            ) from error
+            message = self._awaited(answer, timeout_s, cancelled)
         finally:
             self._answers.pop(request_id, None)
         if isinstance(message, Failed):
             raise error_from_code(message.code, message.message)
         return message
+
+    def _awaited(
+        self,
+        answer: Future[DaemonMessage],
+        timeout_s: float | None,
+        cancelled: Callable[[], bool],
+    ) -> DaemonMessage:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left_s = math.inf if deadline is None else deadline - time.monotonic()
+            try:
+                return answer.result(max(0.0, min(left_s, CANCEL_POLL_S)))
+            except TimeoutError as error:
+                if cancelled():
+                    raise CancelledError from error
+                if left_s > CANCEL_POLL_S:
+                    continue
+                raise DaemonUnavailable(
+                    f"the daemon at {self.socket_path} did not answer within {timeout_s} s; "
+                    "see its log, or restart it: systemctl restart streamerd"
+                ) from error
 
     def listen(self, listener: LoadListener) -> int:
         """Number a new load, hear of it, and keep the connection until `unlisten`."""

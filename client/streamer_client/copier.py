@@ -1,7 +1,8 @@
 """The threads that carry a copy's plan out.
 
-Owns a few threads that each take a block's job, wait for the block, copy and give it back. The caller's
-thread plans, submits, and collects what is finished; errors of the threads are raised there.
+Owns a few threads that each take a block's job, wait for the block, copy and give it back. The
+caller's thread plans, submits, and collects what is finished; errors of the threads are raised
+there.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Self
 
 from streamer_client.block_jobs import BlockJob
 from streamer_client.copy_engine import CopyEngine
@@ -45,7 +46,7 @@ class Copier:
         for thread in self._threads:
             thread.start()
 
-    def __enter__(self) -> Copier:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

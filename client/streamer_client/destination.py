@@ -72,7 +72,8 @@ def host_memory(flat: torch.Tensor) -> memoryview:
     """The bytes of a flat uint8 tensor on the CPU; valid while the tensor lives."""
     if not flat.numel():
         return memoryview(b"")
-    return _from_memory(flat.data_ptr(), flat.numel(), _WRITABLE)
+    memory: memoryview = _from_memory(flat.data_ptr(), flat.numel(), _WRITABLE)
+    return memory
 
 
 def fresh(entry: TensorEntry, device: torch.device) -> torch.Tensor:
@@ -100,9 +101,7 @@ def matches(entry: TensorEntry, target: torch.Tensor) -> bool:
     return target.dtype == dtype and tuple(target.shape) == shape
 
 
-def copy_narrowed(
-    entry: TensorEntry, tensor: torch.Tensor, target: torch.Tensor, uri: str
-) -> None:
+def copy_narrowed(entry: TensorEntry, tensor: torch.Tensor, target: torch.Tensor, uri: str) -> None:
     """Copy `tensor` into the leading corner of `target`, converting the dtype.
 
     Raises:

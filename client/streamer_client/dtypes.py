@@ -1,7 +1,7 @@
 """safetensors dtypes as torch knows them.
 
-Follows the torch binding of the safetensors package; what that refuses (the F6 kinds, F4 with an odd
-last dimension) is handed out as the packed bytes, so that every valid file can be read.
+Follows the torch binding of the safetensors package; what that refuses (the F6 kinds, F4 with an
+odd last dimension) is handed out as the packed bytes, so that every valid file can be read.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ def _named(dtype: str) -> torch.dtype:
     found = getattr(torch, _NAMES[dtype], None)
     if not isinstance(found, torch.dtype):
         raise ConfigError(
-            f"torch {torch.__version__} has no dtype for {dtype} ({_NAMES[dtype]}); install a newer one"
+            f"torch {torch.__version__} has no dtype for {dtype} ({_NAMES[dtype]}); "
+            "install a newer one"
         )
     return found

@@ -23,7 +23,7 @@ class FeedShard(NamedTuple):
 
 
 class PassEnded(Exception):
-    """The pass that a reader waits in is over: closed, or another one began. Never seen by users."""
+    """The pass that a reader waits in was closed, or another began. Users never see it."""
 
 
 class FeedClosed(StreamerError):

@@ -93,9 +93,7 @@ def _aligned(mapping: mmap.mmap, entry: TensorEntry) -> torch.Tensor:
 class _Copies:
     """One pass that makes private tensors, in file order."""
 
-    def __init__(
-        self, feed: Feed, headers: Headers, device: torch.device, select: Select
-    ) -> None:
+    def __init__(self, feed: Feed, headers: Headers, device: torch.device, select: Select) -> None:
         self._feed = feed
         self._headers = headers
         self._device = device
@@ -117,9 +115,7 @@ class _Copies:
                 if self._pending:
                     _collect(copier)
 
-    def _shard_copies(
-        self, copier: Copier, shard: int, catalog: ShardCatalog
-    ) -> Iterator[Handed]:
+    def _shard_copies(self, copier: Copier, shard: int, catalog: ShardCatalog) -> Iterator[Handed]:
         entries: Sequence[TensorEntry] = self._select(shard, catalog)
         self._shard, self._planned_bytes = shard, 0
         for job in block_jobs(shard, entries, self._feed.block_bytes, self._place):

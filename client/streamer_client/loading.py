@@ -1,8 +1,9 @@
 """Putting a checkpoint's bytes into tensors that are there already.
 
-Plans and finishes in the caller's thread; a copier's threads have the kernel write into the targets'
-own memory. Targets that cannot take the stored bytes as they are, and all but the first of those that
-share memory, get theirs through a private tensor, so that the result is as if done one by one.
+Plans and finishes in the caller's thread; a copier's threads have the kernel write into the
+targets' own memory. Targets that cannot take the stored bytes as they are, and all but the first of
+those that share memory, get theirs through a private tensor, so that the result is as if done one
+by one.
 """
 
 from __future__ import annotations
@@ -139,9 +140,7 @@ class Loading:
             destination = Destination(entry, target, uri=self._uri)
         else:
             stage = fresh(entry, torch.device("cpu"))
-            destination = Destination(
-                entry, stage, uri=self._uri, target=target, deferred=deferred
-            )
+            destination = Destination(entry, stage, uri=self._uri, target=target, deferred=deferred)
         if deferred:
             self._deferred.append(destination)
         elif not destination.left_bytes:

@@ -8,7 +8,7 @@ import torch
 
 
 def sharing_groups(targets: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """A group number for each name whose memory overlaps another's; names that share none are absent.
+    """A group number for each name whose memory overlaps another's, and for no others.
 
     Strided tensors whose extents interleave count as overlapping: wrong only on the safe side.
     """

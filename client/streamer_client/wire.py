@@ -1,8 +1,9 @@
 """The thread that talks to the daemon: one ZeroMQ DEALER socket, and what wakes it.
 
-Owns sending, receiving, heartbeats, and noticing that the daemon is gone. What messages mean is left
-to `connection.py`; `receive` and `lost` are called in this thread. Other threads only append to the
-outbox, without taking a lock, because finalizers do so wherever the garbage collector runs them.
+Owns sending, receiving, heartbeats, and noticing that the daemon is gone. What messages mean is
+left to `connection.py`; `receive` and `lost` are called in this thread. Other threads only append
+to the outbox, without taking a lock, because finalizers do so wherever the garbage collector runs
+them.
 """
 
 from __future__ import annotations

@@ -111,8 +111,10 @@ def test_load_into_like_safetensors_itself(
     targets = {}
     for name, (dtype, shape, _) in shards.items():
         form, size = torch_form(dtype, tuple(shape))
-        targets[name] = torch.zeros(size, dtype=torch.uint8).view(form) if form.itemsize == 1 else (
-            torch.zeros(size, dtype=form)
+        targets[name] = (
+            torch.zeros(size, dtype=torch.uint8).view(form)
+            if form.itemsize == 1
+            else (torch.zeros(size, dtype=form))
         )
     told: list[str] = []
     with any_client.open(tmp_path, hold=False) as checkpoint:
