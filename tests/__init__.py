@@ -1,0 +1,1 @@
+"""Tests. A regular package, so that no installed distribution's `tests` shadows it."""

@@ -1,0 +1,40 @@
+"""Fixtures of all tests. Light: imports no torch, so that unit tests start at once."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.leaks import leaked, mark_session, snapshot
+from tests.support.waiting import eventually
+
+SETTLE_S = 5.0
+
+
+def pytest_configure() -> None:
+    mark_session()
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks() -> Iterator[None]:
+    """Fail a test that leaves a descriptor, thread, process or segment behind.
+
+    Set up before the test's own function-scoped fixtures and so checked after their ends; what a
+    fixture of wider scope keeps was there before and is no leak. Ends that take a moment are
+    waited for.
+    """
+    before = snapshot()
+    yield
+    if not leaked(before):
+        return
+    gc.collect()  # a cycle that holds a file is told by ResourceWarning, not here
+    try:
+        eventually(lambda: not leaked(before), SETTLE_S)
+    except AssertionError:
+        lines = "\n  ".join(leaked(before))
+        pytest.fail(
+            f"the test leaves behind:\n  {lines}\nclose, join, wait for or unlink them",
+            pytrace=False,
+        )

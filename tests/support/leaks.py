@@ -1,0 +1,153 @@
+"""What a test may leave behind by mistake: descriptors, threads, processes and segments.
+
+Owns taking a snapshot and telling two of them apart. `tests/conftest.py` applies it to each test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from streamer_client.contract.socket import instance_of
+
+SESSION_ENV: Final = "STREAMERD_TEST_SESSION"
+"""Set for every process that the tests start, so that one that daemonised itself is found too."""
+
+SHM_DIR: Final = Path("/dev/shm")
+SEGMENT: Final = re.compile(r"streamerd\.(?P<instance>[^.]+)\.")
+
+# Opened once by a library and kept for the life of the process, by design.
+_KEPT_TARGETS: Final = ("/dev/nvidia",)
+_KEPT_THREADS: Final = ("TMonitor", "InductorSubproc")  # tqdm's clock, torch's compiler pool
+_KEPT_PROCESSES: Final = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What this process and its descendants have at one moment."""
+
+    descriptors: frozenset[tuple[int, str]]
+    threads: frozenset[tuple[int, str]]
+    processes: frozenset[int]
+    segments: frozenset[str]
+
+
+def mark_session() -> None:
+    """Name this test session in the environment that every child inherits."""
+    os.environ[SESSION_ENV] = f"{os.getpid()}-{uuid.uuid4().hex}"
+
+
+def snapshot() -> Snapshot:
+    return Snapshot(_descriptors(), _threads(), _descendants(), _segments())
+
+
+def leaked(before: Snapshot) -> list[str]:
+    """One line for each thing that is there now, was not there `before`, and has no right to be."""
+    now = snapshot()
+    lines = [f"descriptor {fd} -> {to}" for fd, to in sorted(now.descriptors - before.descriptors)]
+    lines += [f"thread {name!r}" for _, name in sorted(now.threads - before.threads)]
+    lines += [f"process {pid}: {_command(pid)}" for pid in sorted(now.processes - before.processes)]
+    new_segments = now.segments - before.segments
+    if new_segments:
+        owned = _owned_instances()
+        lines += [
+            f"segment /dev/shm/{name}"
+            for name in sorted(new_segments)
+            if _instance(name) not in owned
+        ]
+    return lines
+
+
+def _descriptors() -> frozenset[tuple[int, str]]:
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the listing's own descriptor
+            target = os.readlink(f"/proc/self/fd/{name}")
+            if not target.startswith(_KEPT_TARGETS) and int(name) != _tracker_pipe():
+                found.add((int(name), target))
+    return frozenset(found)
+
+
+def _tracker_pipe() -> int | None:
+    """The pipe that `multiprocessing` keeps to its resource tracker once it was started."""
+    from multiprocessing import resource_tracker
+
+    tracker = getattr(resource_tracker, "_resource_tracker", None)
+    fd = getattr(tracker, "_fd", None)
+    return fd if isinstance(fd, int) else None
+
+
+def _threads() -> frozenset[tuple[int, str]]:
+    return frozenset(
+        (thread.ident or 0, thread.name)
+        for thread in threading.enumerate()
+        if not thread.name.startswith(_KEPT_THREADS) and type(thread).__name__ not in _KEPT_THREADS
+    )
+
+
+def _descendants() -> frozenset[int]:
+    """Children of this process, dead ones that nobody waited for too, and marked processes."""
+    marker = f"{SESSION_ENV}={os.environ.get(SESSION_ENV, '')}".encode()
+    found = set()
+    for pid in _pids():
+        with contextlib.suppress(OSError):
+            if (
+                _parent(pid) == os.getpid() or marker in _read(pid, "environ").split(b"\0")
+            ) and not any(kept in _command(pid) for kept in _KEPT_PROCESSES):
+                found.add(pid)
+    return frozenset(found - {os.getpid()})
+
+
+def _segments() -> frozenset[str]:
+    return frozenset(name for name in os.listdir(SHM_DIR) if SEGMENT.match(name))
+
+
+def _instance(segment: str) -> str:
+    match = SEGMENT.match(segment)
+    return match["instance"] if match else ""
+
+
+def _owned_instances() -> set[str]:
+    """Instances that a living process other than this one serves or maps: not orphans.
+
+    A daemon that outlives a test wrongly is told as a process; one of a wider fixture, or of
+    another test session on the same machine, keeps its segments rightly.
+    """
+    owned: set[str] = set()
+    for pid in _pids():
+        if pid == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            owned.update(
+                instance_of(part) for part in _command(pid).split() if part.startswith("/")
+            )
+            mapped = re.findall(rb"/dev/shm/(streamerd\.[^\s]+)", _read(pid, "maps"))
+            owned.update(_instance(name.decode()) for name in mapped)
+    return owned
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _read(pid: int, name: str) -> bytes:
+    with open(f"/proc/{pid}/{name}", "rb") as file:
+        return file.read()
+
+
+def _parent(pid: int) -> int:
+    return int(_read(pid, "stat").rpartition(b")")[2].split()[1])
+
+
+def _command(pid: int) -> str:
+    try:
+        words = _read(pid, "cmdline").split(b"\0")
+    except OSError:
+        return "(gone)"
+    return b" ".join(words).decode(errors="replace").strip() or "(ended, and nobody waited for it)"
