@@ -15,7 +15,7 @@ _REASONS = {
     Trigger.RESERVE: "room was found in the ledger; a worker is told to back and read it",
     Trigger.FETCHED: "the worker read it; every load that claimed it is granted it",
     Trigger.NOT_BACKED: "/dev/shm was full: nothing was reserved, it is tried again",
-    Trigger.BROKEN: "the source failed or the worker died; what lies behind the block is given back",
+    Trigger.BROKEN: "the source failed or the worker died; its memory is given back",
     Trigger.RELEASE: "evicted, or consumed by all and its room needed",
     Trigger.RELEASED: "a worker punched it out of the slab; its room is free",
 }
@@ -49,10 +49,10 @@ def page() -> str:
             "",
             "Any other pair is a defect and raises `InvalidTransition`; nothing changes then.",
             "",
-            "For each load, a block is beside that *wanted*, *claimed* (charged to the load's window;",
-            "it is on its way), *granted* (the client may read it) and at last *consumed*. A claimed",
-            "or granted block is never released. `daemon/streamerd/state/load.py` holds these phases,",
-            "`ledger.py` says why no order of events can deadlock on memory.",
+            "For each load, a block is beside that *wanted*, *claimed* (charged to the load's",
+            "window; it is on its way), *granted* (the client may read it) and at last *consumed*.",
+            "A claimed or granted block is never released. `daemon/streamerd/state/load.py` holds",
+            "these phases; `ledger.py` says why no order of events can deadlock on memory.",
             "",
         ]
     )
