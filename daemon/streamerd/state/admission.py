@@ -1,0 +1,186 @@
+"""Which loads run now, which wait, and how a load begins and ends.
+
+A load is admitted when its promise fits the ledger: all its shards when it asks to hold them, else
+its smallest window. Loads that do not fit wait in line; while one waits, no window grows.
+"""
+
+from __future__ import annotations
+
+from streamer_client.contract.errors import MemoryLimitError
+from streamerd.state import claims
+from streamerd.state.commands import CreateSlab, Reject, RemoveSlab, ReportWaiting
+from streamerd.state.events import LoadOpened, ShardSpec
+from streamerd.state.fetching import release_range
+from streamerd.state.load import Load, Phase
+from streamerd.state.model import Model
+from streamerd.state.shard import Shard
+
+
+def open_load(model: Model, event: LoadOpened) -> None:
+    """Register a load and its shards; admitting it is the turn's business."""
+    load = Load(
+        event.load,
+        [_shard_of(model, spec) for spec in event.shards],
+        hold=event.hold,
+        hold_required=event.hold_required,
+        pin=event.pin,
+        concurrency=event.concurrency,
+        last_progress_s=event.at_s,
+    )
+    total_bytes = sum(shard.slab_bytes for shard in load.shards)
+    load.window_bytes = min(model.rules.window_bytes, total_bytes)
+    if event.memory_limit >= 0:
+        load.cap_bytes = max(event.memory_limit, load.window_bytes)
+    for index, shard in enumerate(load.shards):
+        shard.loads[load.key] = index
+        shard.last_used_s = event.at_s
+    load.want(event.wants)
+    model.loads[load.key] = load
+    model.eviction.rescan = True
+    if not admit(model, load):
+        _queue(model, load)
+
+
+def _shard_of(model: Model, spec: ShardSpec) -> Shard:
+    for key, other in list(model.shards.items()):
+        if key.uri == spec.key.uri and key.identity != spec.key.identity:
+            other.stale = True
+            settle(model, other)
+    shard = model.shards.get(spec.key)
+    if shard is None:
+        shard = Shard(spec.key, spec.size_bytes, model.rules.block_bytes)
+        model.shards[spec.key] = shard
+        model.emit(CreateSlab(spec.key, spec.size_bytes))
+    # Who comes after a failure tries again.
+    shard.error = None
+    shard.stale = False
+    return shard
+
+
+def admit(model: Model, load: Load) -> bool:
+    """Admit a load where its promise fits."""
+    if load.hold and _can_hold(model, load):
+        _hold(model, load)
+    elif load.hold_required:
+        return False
+    elif model.ledger.can_commit(load.window_bytes):
+        model.ledger.committed_bytes += load.commitment_bytes
+    else:
+        return False
+    load.admitted = True
+    model.rotation.append(load.key)
+    model.admitted[load.key] = sum(
+        load.shards[index].resident_in(start, stop) for index, start, stop in load.wants
+    )
+    claims.claim_wanted(model, load)
+    return True
+
+
+def _can_hold(model: Model, load: Load) -> bool:
+    total_bytes = sum(shard.slab_bytes for shard in load.shards)
+    if load.cap_bytes is not None and total_bytes > load.cap_bytes:
+        return False
+    # One smallest window stays free, so that no holder shuts everybody else out.
+    return model.ledger.can_commit(_bytes_to_hold(load.shards) + model.rules.window_bytes)
+
+
+def _bytes_to_hold(shards: list[Shard]) -> int:
+    return sum(shard.slab_bytes for shard in shards if not shard.committed)
+
+
+def _hold(model: Model, load: Load) -> None:
+    model.ledger.committed_bytes += _bytes_to_hold(load.shards)
+    load.held = True
+    for shard in load.shards:
+        shard.holders += 1
+        shard.pinned = shard.pinned or load.pin
+
+
+def _queue(model: Model, load: Load) -> None:
+    ledger = model.ledger
+    available_bytes = max(0, ledger.limit_bytes - ledger.committed_bytes)
+    if load.hold_required:
+        needs_bytes = _bytes_to_hold(load.shards) + model.rules.window_bytes
+        message = (
+            f"{len(load.shards)} shards need {needs_bytes} bytes (one smallest window stays free), "
+            f"{available_bytes} of the memory limit of {ledger.limit_bytes} are not promised to "
+            "others; raise memory_limit, unpin something, or take fewer shards with --pattern"
+        )
+        close_load(model, load, load.last_progress_s)
+        model.emit(Reject(load.key, MemoryLimitError.code, message))
+        return
+    model.waiting.append(load.key)
+    model.emit(ReportWaiting(load.key, load.window_bytes, available_bytes, ledger.limit_bytes))
+
+
+def admit_waiting(model: Model) -> None:
+    """Admit waiting loads in the order in which they came."""
+    while model.waiting and admit(model, model.loads[model.waiting[0]]):
+        model.waiting.popleft()
+
+
+def release_shard(model: Model, load: Load, index: int, at_s: float) -> None:
+    """End a load's lease on one shard."""
+    if index in load.released:
+        return
+    shard = load.shards[index]
+    claims.unclaim(model, load, index, 0, shard.blocks, Phase.CLAIMED)
+    load.phases[index] = bytearray(shard.blocks)
+    load.released.add(index)
+    del shard.loads[load.key]
+    shard.last_used_s = at_s
+    if load.held:
+        shard.holders -= 1
+        if not shard.committed:
+            model.ledger.committed_bytes -= shard.slab_bytes
+    model.eviction.rescan = True
+    settle(model, shard)
+
+
+def close_load(model: Model, load: Load, at_s: float) -> None:
+    """End a load, whatever its state."""
+    for index in range(len(load.shards)):
+        release_shard(model, load, index, at_s)
+    if load.admitted:
+        model.ledger.committed_bytes -= load.commitment_bytes
+        model.rotation.remove(load.key)
+    elif load.key in model.waiting:
+        model.waiting.remove(load.key)
+    del model.loads[load.key]
+
+
+def pin(model: Model, shards: list[Shard]) -> bool:
+    """Pin shards where room for all of them can be set aside."""
+    needed_bytes = _bytes_to_hold(shards)
+    if not model.ledger.can_commit(
+        needed_bytes + (model.rules.window_bytes if needed_bytes else 0)
+    ):
+        return False
+    model.ledger.committed_bytes += needed_bytes
+    for shard in shards:
+        shard.pinned = True
+    return True
+
+
+def unpin(model: Model, shard: Shard) -> None:
+    """Give up the room that was set aside for a pinned shard."""
+    if shard.pinned:
+        shard.pinned = False
+        if not shard.committed:
+            model.ledger.committed_bytes -= shard.slab_bytes
+        settle(model, shard)
+
+
+def settle(model: Model, shard: Shard) -> None:
+    """Drop what no load may use again, and the slab when nothing is left in it."""
+    if shard.loads:
+        return
+    model.eviction.forget(shard)
+    if shard.stale and shard.pinned:
+        unpin(model, shard)
+        return
+    if (shard.stale or shard.error is not None) and not shard.pinned:
+        release_range(model, shard, 0, shard.blocks)
+    if shard.empty and model.shards.get(shard.key) is shard:
+        del model.shards[shard.key]
+        model.emit(RemoveSlab(shard.key))

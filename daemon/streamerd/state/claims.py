@@ -1,0 +1,155 @@
+"""Claiming, granting and consuming: how blocks pass through a load.
+
+A load claims wanted blocks in order of use, as many as its window allows; a claimed block that is
+resident is granted at once, any other when it has been fetched. Whole ranges are moved where all of
+their blocks stand alike, so that opening a resident checkpoint costs a few passes in C.
+"""
+
+from __future__ import annotations
+
+from streamer_client.contract.layout import BlockRange
+from streamerd.state.lifecycle import BlockState
+from streamerd.state.load import Load, Phase
+from streamerd.state.model import Model
+from streamerd.state.shard import Shard
+
+
+def claim_wanted(model: Model, load: Load) -> None:
+    """Claim what is wanted next, as far as the load's window reaches."""
+    allowance = _allowance_bytes(model, load)
+    while load.wants:
+        index, start, stop = load.wants[0]
+        phases = load.phases[index]
+        first = phases.find(Phase.WANTED, start, stop) if load.usable(index) else -1
+        if first < 0:
+            load.wants.popleft()
+            continue
+        load.wants[0] = BlockRange(index, first, stop)
+        past = _run_stop(phases, first, stop)
+        if not load.held:
+            past = _affordable_stop(load.shards[index], first, past, allowance)
+            if past == first:
+                return
+            size_bytes = load.shards[index].bytes_of(first, past)
+            allowance -= size_bytes
+            model.charge(load, size_bytes)
+        _claim(model, load, index, first, past)
+
+
+def _allowance_bytes(model: Model, load: Load) -> int:
+    """Bytes that a load may claim now beyond what it has."""
+    within_window = max(0, load.window_bytes - load.charge_bytes)
+    if model.waiting:
+        return within_window
+    ledger = model.ledger
+    growth = ledger.growth_bytes
+    if load.cap_bytes is not None:
+        growth = min(growth, load.cap_bytes - max(load.window_bytes, load.charge_bytes))
+    return within_window + max(0, growth)
+
+
+def _run_stop(phases: bytearray, first: int, stop: int) -> int:
+    """End of the run of wanted blocks that begins at `first`."""
+    if phases.count(Phase.WANTED, first, stop) == stop - first:
+        return stop
+    past = first + 1
+    while past < stop and phases[past] == Phase.WANTED:
+        past += 1
+    return past
+
+
+def _affordable_stop(shard: Shard, first: int, past: int, allowance: int) -> int:
+    """How far a run can be claimed with `allowance` bytes."""
+    if shard.bytes_of(first, past) <= allowance:
+        return past
+    stop = min(past, first + allowance // shard.block_bytes)
+    # The last block of a shard may be smaller than the others.
+    return stop + 1 if stop < past and shard.bytes_of(first, stop + 1) <= allowance else stop
+
+
+def _claim(model: Model, load: Load, index: int, start: int, stop: int) -> None:
+    shard, phases = load.shards[index], load.phases[index]
+    shard.claims[start:stop] = [count + 1 for count in shard.claims[start:stop]]
+    load.note_claim(index, start, stop)
+    if shard.all_resident(start, stop):
+        phases[start:stop] = bytes([Phase.GRANTED]) * (stop - start)
+        model.totals.block_hits += stop - start
+        model.grant(load, index, start, stop)
+        return
+    for block in range(start, stop):
+        state = shard.states[block]
+        if state == BlockState.RESIDENT:
+            phases[block] = Phase.GRANTED
+            model.grant(load, index, block, block + 1)
+        else:
+            phases[block] = Phase.CLAIMED
+            load.pending_blocks += 1
+        if state == BlockState.ABSENT:
+            load.to_fetch.append((index, block))
+            model.totals.block_misses += 1
+        else:
+            model.totals.block_hits += 1
+
+
+def grant_fetched(model: Model, shard: Shard, block: int) -> None:
+    """Grant a block that became resident to every load that claimed it."""
+    for key, index in shard.loads.items():
+        load = model.loads[key]
+        if load.phases[index][block] == Phase.CLAIMED:
+            load.phases[index][block] = Phase.GRANTED
+            load.pending_blocks -= 1
+            model.grant(load, index, block, block + 1)
+
+
+def consume(model: Model, load: Load, ranges: tuple[BlockRange, ...], at_s: float) -> None:
+    """Take granted blocks back from a load that has read them.
+
+    Blocks of shards held whole stay the load's until it releases the shard.
+    """
+    load.last_progress_s = at_s
+    for index, start, stop in ranges:
+        shard = load.shards[index]
+        consumed = load.consumed_bytes.get(index, 0) + shard.bytes_of(start, stop)
+        load.consumed_bytes[index] = min(consumed, shard.slab_bytes)
+        if not load.held:
+            unclaim(model, load, index, start, stop, Phase.GRANTED)
+
+
+def unclaim(model: Model, load: Load, index: int, start: int, stop: int, least: Phase) -> None:
+    """End the claims of a load on blocks whose phase is at least `least`."""
+    shard, phases, claims = load.shards[index], load.phases[index], load.shards[index].claims
+    freed_bytes = 0
+    for block in range(start, stop):
+        phase = phases[block]
+        if phase < least:
+            continue
+        phases[block] = Phase.NONE
+        size_bytes = shard.bytes_of(block, block + 1)
+        freed_bytes += size_bytes
+        if phase == Phase.CLAIMED:
+            load.pending_blocks -= 1
+        else:
+            load.granted_bytes -= size_bytes
+        claims[block] -= 1
+        if not claims[block]:
+            model.eviction.note_unclaimed(shard, block)
+    if not load.held:
+        model.charge(load, -freed_bytes)
+
+
+def replace_wants(model: Model, load: Load, ranges: tuple[BlockRange, ...]) -> None:
+    """Forget what the load waits for and take `ranges` instead; what it was granted stays."""
+    for index, phases in enumerate(load.phases):
+        if Phase.CLAIMED in phases:
+            _unclaim_pending(model, load, index)
+    load.to_fetch.clear()
+    load.want(ranges)
+    model.eviction.rescan = True
+
+
+def _unclaim_pending(model: Model, load: Load, index: int) -> None:
+    phases = load.phases[index]
+    block = phases.find(Phase.CLAIMED)
+    while block >= 0:
+        unclaim(model, load, index, block, block + 1, Phase.CLAIMED)
+        block = phases.find(Phase.CLAIMED, block + 1)

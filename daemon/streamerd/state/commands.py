@@ -1,0 +1,102 @@
+"""What is to be done: the only output of the core. Imperatives, carried out by `service.py`."""
+
+from __future__ import annotations
+
+import msgspec
+
+from streamer_client.contract.layout import BlockRange
+from streamerd.state.events import LoadKey, ShardKey
+
+
+class Command(msgspec.Struct, frozen=True):
+    """Base of all commands."""
+
+
+class CreateSlab(Command, frozen=True):
+    """Make the empty shared-memory object of a shard."""
+
+    shard: ShardKey
+    size_bytes: int
+
+
+class RemoveSlab(Command, frozen=True):
+    """Unlink a shard's object; no block of it is reserved or resident."""
+
+    shard: ShardKey
+
+
+class FetchBlock(Command, frozen=True):
+    """Back and read one block; it is reserved in the ledger."""
+
+    shard: ShardKey
+    block: int
+
+
+class ReleaseBlocks(Command, frozen=True):
+    """Give the memory behind these blocks back to the system."""
+
+    shard: ShardKey
+    start: int
+    stop: int
+
+
+class Admit(Command, frozen=True):
+    """Answer an open: the load runs, and these blocks may be read at once."""
+
+    load: LoadKey
+    held: bool
+    granted: tuple[BlockRange, ...]
+    resident_bytes: int
+
+
+class Announce(Command, frozen=True):
+    """Tell a load of blocks that became readable."""
+
+    load: LoadKey
+    ranges: tuple[BlockRange, ...]
+
+
+class ReportWaiting(Command, frozen=True):
+    """Tell a client that its load waits for memory."""
+
+    load: LoadKey
+    needs_bytes: int
+    available_bytes: int
+    limit_bytes: int
+
+
+class FailShard(Command, frozen=True):
+    """Tell a load that one of its shards cannot be brought in."""
+
+    load: LoadKey
+    shard: int
+    code: str
+    message: str
+
+
+class Reject(Command, frozen=True):
+    """Refuse an open; nothing of it remains."""
+
+    load: LoadKey
+    code: str
+    message: str
+
+
+class Finish(Command, frozen=True):
+    """Every wanted block of a held load is resident (a prefetch is done)."""
+
+    load: LoadKey
+
+
+AnyCommand = (
+    CreateSlab
+    | RemoveSlab
+    | FetchBlock
+    | ReleaseBlocks
+    | Admit
+    | Announce
+    | ReportWaiting
+    | FailShard
+    | Reject
+    | Finish
+)

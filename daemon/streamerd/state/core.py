@@ -1,0 +1,124 @@
+"""The core: one turn takes events in and gives commands out.
+
+Runs in the daemon's loop, is called by `service.py` alone, and touches nothing outside itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import assert_never
+
+from streamerd.state import admission, claims, fetching
+from streamerd.state.commands import AnyCommand, Finish
+from streamerd.state.events import (
+    AnyEvent,
+    BlockFetched,
+    BlocksConsumed,
+    BlocksReleased,
+    EvictRequested,
+    FetchFailed,
+    LimitChanged,
+    LoadClosed,
+    LoadOpened,
+    OwnerGone,
+    PinRequested,
+    ShardKey,
+    ShardsReleased,
+    Tick,
+    UnpinRequested,
+    WantsReplaced,
+)
+from streamerd.state.ledger import Ledger
+from streamerd.state.model import Model, Rules
+from streamerd.state.shard import Shard
+
+
+class Core:
+    """Decides; `handle` is its only door, `model` may be read between turns."""
+
+    def __init__(self, limit_bytes: int, rules: Rules) -> None:
+        self.model = Model(rules, Ledger(limit_bytes))
+
+    def handle(self, events: Iterable[AnyEvent]) -> list[AnyCommand]:
+        """Apply events in their order, then decide once for all of them.
+
+        Raises:
+            InvalidTransition: an event contradicts the state; a defect of the caller.
+        """
+        model = self.model
+        now_s = 0.0
+        for event in events:
+            now_s = max(now_s, event.at_s)
+            self._apply(event)
+        admission.admit_waiting(model)
+        for load in model.loads.values():
+            if load.wants and load.admitted:
+                claims.claim_wanted(model, load)
+        fetching.dispatch(model, now_s)
+        return [*model.drain(), *self._finished()]
+
+    def _apply(self, event: AnyEvent) -> None:
+        model = self.model
+        match event:
+            case BlockFetched():
+                fetching.fetched(model, event)
+                self._settle(event.shard)
+            case BlocksConsumed(at_s, key, ranges):
+                if load := model.loads.get(key):
+                    claims.consume(model, load, ranges, at_s)
+            case FetchFailed():
+                fetching.failed(model, event)
+                self._settle(event.shard)
+            case BlocksReleased():
+                admission.settle(model, fetching.released(model, event))
+            case LoadOpened():
+                admission.open_load(model, event)
+            case WantsReplaced(_, key, wants):
+                if load := model.loads.get(key):
+                    claims.replace_wants(model, load, wants)
+            case ShardsReleased(at_s, key, shards):
+                if load := model.loads.get(key):
+                    for index in shards:
+                        admission.release_shard(model, load, index, at_s)
+            case LoadClosed(at_s, key):
+                if load := model.loads.get(key):
+                    admission.close_load(model, load, at_s)
+            case OwnerGone(at_s, owner):
+                for load in [load for load in model.loads.values() if load.key.owner == owner]:
+                    admission.close_load(model, load, at_s)
+            case EvictRequested(_, shards):
+                for shard in self._known(shards):
+                    fetching.release_range(model, shard, 0, shard.blocks)
+                    admission.settle(model, shard)
+            case PinRequested(_, shards):
+                admission.pin(model, self._known(shards))
+            case UnpinRequested(_, shards):
+                for shard in self._known(shards):
+                    admission.unpin(model, shard)
+            case LimitChanged(_, limit_bytes):
+                model.ledger.limit_bytes = limit_bytes
+                fetching.shrink(model)
+            case Tick():
+                model.ledger.squeezed_to_bytes = None
+            case _:
+                assert_never(event)
+
+    def _known(self, keys: Iterable[ShardKey]) -> list[Shard]:
+        return [self.model.shards[key] for key in keys if key in self.model.shards]
+
+    def _settle(self, key: ShardKey) -> None:
+        if shard := self.model.shards.get(key):
+            admission.settle(self.model, shard)
+
+    def _finished(self) -> list[Finish]:
+        """Prefetches that have all they wanted, each told once."""
+        done = [
+            load
+            for load in self.model.loads.values()
+            if load.hold_required
+            and load.admitted
+            and not (load.finished or load.wants or load.pending_blocks)
+        ]
+        for load in done:
+            load.finished = True
+        return [Finish(load.key) for load in done]

@@ -1,0 +1,148 @@
+"""What happened: the only input of the core. Past facts; time arrives in them as `at_s`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+import msgspec
+
+from streamer_client.contract.layout import BlockRange
+
+
+class ShardKey(NamedTuple):
+    """A shard and what proves its content: two contents of one URI are two shards."""
+
+    uri: str
+    identity: str
+
+
+class LoadKey(NamedTuple):
+    """A load: whose it is, and the number its owner gave it."""
+
+    owner: str
+    number: int
+
+
+class ShardSpec(msgspec.Struct, frozen=True):
+    key: ShardKey
+    size_bytes: int
+
+
+class FailureKind(Enum):
+    """What a failed fetch means for its block."""
+
+    ERROR = "error"
+    """The source cannot be read: the shard fails for every load of it."""
+    NO_SPACE = "no-space"
+    """The mount is full although the limit is not: wait or evict, then again."""
+    WORKER_LOST = "worker-lost"
+    """The worker died: again, a few times."""
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Base of all events; `at_s` is seconds of a clock that only goes forward."""
+
+    at_s: float
+
+
+class LoadOpened(Event, frozen=True):
+    """A client asked for a load, and the source was resolved to `shards`."""
+
+    load: LoadKey
+    shards: tuple[ShardSpec, ...]
+    wants: tuple[BlockRange, ...]
+    hold: bool = False
+    hold_required: bool = False
+    """Reject the load where it cannot be held whole (a prefetch)."""
+    pin: bool = False
+    memory_limit: int = -1
+    concurrency: int | None = None
+
+
+class WantsReplaced(Event, frozen=True):
+    load: LoadKey
+    wants: tuple[BlockRange, ...]
+
+
+class BlocksConsumed(Event, frozen=True):
+    load: LoadKey
+    ranges: tuple[BlockRange, ...]
+
+
+class ShardsReleased(Event, frozen=True):
+    load: LoadKey
+    shards: tuple[int, ...]
+
+
+class LoadClosed(Event, frozen=True):
+    load: LoadKey
+
+
+class OwnerGone(Event, frozen=True):
+    """A client left or died: all its loads end."""
+
+    owner: str
+
+
+class BlockFetched(Event, frozen=True):
+    shard: ShardKey
+    block: int
+
+
+class FetchFailed(Event, frozen=True):
+    shard: ShardKey
+    block: int
+    kind: FailureKind
+    code: str
+    message: str
+
+
+class BlocksReleased(Event, frozen=True):
+    """Memory behind these blocks went back to the system."""
+
+    shard: ShardKey
+    start: int
+    stop: int
+
+
+class EvictRequested(Event, frozen=True):
+    """Drop these shards. The caller has checked that none is leased or pinned."""
+
+    shards: tuple[ShardKey, ...]
+
+
+class PinRequested(Event, frozen=True):
+    shards: tuple[ShardKey, ...]
+
+
+class UnpinRequested(Event, frozen=True):
+    shards: tuple[ShardKey, ...]
+
+
+class LimitChanged(Event, frozen=True):
+    """The configuration was reloaded with another memory limit."""
+
+    limit_bytes: int
+
+
+class Tick(Event, frozen=True):
+    """Time passed."""
+
+
+AnyEvent = (
+    LoadOpened
+    | WantsReplaced
+    | BlocksConsumed
+    | ShardsReleased
+    | LoadClosed
+    | OwnerGone
+    | BlockFetched
+    | FetchFailed
+    | BlocksReleased
+    | EvictRequested
+    | PinRequested
+    | UnpinRequested
+    | LimitChanged
+    | Tick
+)

@@ -1,0 +1,110 @@
+"""Which resident blocks go when room is needed.
+
+In this order: shards that nobody leases, least recently used first; blocks of leased shards that
+every load has consumed, oldest first; and at last blocks that somebody still wants but only loads
+that are stuck want. Claimed blocks, held shards and pinned shards never go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from streamerd.state.events import LoadKey, ShardKey
+from streamerd.state.lifecycle import BlockState
+from streamerd.state.load import Load
+from streamerd.state.shard import Shard
+
+Victim = tuple[Shard, int]
+
+
+@dataclass(slots=True, eq=False)
+class Eviction:
+    """Finds victims; the core releases them."""
+
+    shards: Mapping[ShardKey, Shard]
+    loads: Mapping[LoadKey, Load]
+    lag_s: float
+    spent: dict[Victim, None] = field(default_factory=dict)
+    """Blocks of leased shards that lost their last claim, oldest first; checked again when
+    taken."""
+    rescan: bool = False
+    """A load ended or changed its mind: blocks may have become spent without being noted."""
+
+    def unwanted(self) -> Iterator[Victim]:
+        """Blocks that no running load wants, best victim first."""
+        yield from self._unleased()
+        yield from self._spent()
+
+    def _unleased(self) -> Iterator[Victim]:
+        idle = [s for s in self.shards.values() if not s.loads and not s.committed]
+        idle.sort(key=lambda shard: (not shard.stale, shard.last_used_s))
+        for shard in idle:
+            # From the end, so that what remains is what a next load reads first.
+            for block in range(shard.blocks - 1, -1, -1):
+                if shard.releasable(block):
+                    yield shard, block
+
+    def _spent(self) -> Iterator[Victim]:
+        while True:
+            while self.spent:
+                shard, block = next(iter(self.spent))
+                del self.spent[shard, block]
+                if self._is_spent(shard, block):
+                    yield shard, block
+            if not self.rescan:
+                return
+            self.rescan = False
+            self.spent = {
+                (shard, block): None
+                for shard in self._leased()
+                for block in range(shard.blocks)
+                if self._is_spent(shard, block)
+            }
+
+    def _leased(self) -> Iterator[Shard]:
+        return (s for s in self.shards.values() if s.loads and not s.committed)
+
+    def _is_spent(self, shard: Shard, block: int) -> bool:
+        return (
+            self.shards.get(shard.key) is shard
+            and shard.releasable(block)
+            and not any(self._wanters(shard, block))
+        )
+
+    def _wanters(self, shard: Shard, block: int) -> Iterator[Load]:
+        for key, index in shard.loads.items():
+            load = self.loads[key]
+            if load.admitted and load.wants_block(index, block):
+                yield load
+
+    def wanted_by_stuck(self, now_s: float) -> Iterator[Victim]:
+        """Blocks that only loads want which consume nothing; the last ones of their order first."""
+        stuck = {
+            key
+            for key, load in self.loads.items()
+            if load.admitted and (self.lagging(load, now_s) or load.stalled())
+        }
+        if not stuck:
+            return
+        for shard in reversed(list(self._leased())):
+            for block in range(shard.blocks - 1, -1, -1):
+                if shard.releasable(block) and all(
+                    load.key in stuck for load in self._wanters(shard, block)
+                ):
+                    yield shard, block
+
+    def lagging(self, load: Load, now_s: float) -> bool:
+        """Whether a load has consumed nothing for so long that others need not wait for it."""
+        return now_s - load.last_progress_s > self.lag_s
+
+    def note_unclaimed(self, shard: Shard, block: int) -> None:
+        """A block lost its last claim: it is the youngest of the spent ones."""
+        if shard.states[block] == BlockState.RESIDENT:
+            self.spent.pop((shard, block), None)
+            self.spent[shard, block] = None
+
+    def forget(self, shard: Shard) -> None:
+        """The last lease on a shard ended: it is judged as a whole from now on."""
+        for victim in [victim for victim in self.spent if victim[0] is shard]:
+            del self.spent[victim]

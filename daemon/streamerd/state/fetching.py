@@ -1,0 +1,212 @@
+"""Which blocks are fetched next, where their room comes from, and what a fetch's end means.
+
+Loads take turns, one block each, so that a small model is not behind a large one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from streamer_client.contract.errors import MemoryLimitError, StreamerError
+from streamerd.state import claims
+from streamerd.state.commands import FailShard, FetchBlock, ReleaseBlocks
+from streamerd.state.events import BlockFetched, BlocksReleased, FailureKind, FetchFailed
+from streamerd.state.eviction import Victim
+from streamerd.state.lifecycle import BlockState, Trigger
+from streamerd.state.load import Load, Phase
+from streamerd.state.model import Model
+from streamerd.state.shard import Shard
+
+
+def dispatch(model: Model, now_s: float) -> None:
+    """Start fetches until all slots are busy, nothing is wanted, or room must be made first."""
+    while len(model.fetching) < model.rules.slots:
+        load = _next_load(model)
+        if load is None:
+            return
+        index, block = load.to_fetch[0]
+        shard = load.shards[index]
+        size_bytes = shard.bytes_of(block, block + 1)
+        if not model.ledger.room_for(size_bytes):
+            _make_room(model, size_bytes, now_s)
+            return
+        load.to_fetch.popleft()
+        load.in_flight += 1
+        shard.move(block, Trigger.RESERVE)
+        model.ledger.used_bytes += size_bytes
+        model.fetching[shard.key, block] = load.key
+        model.emit(FetchBlock(shard.key, block))
+
+
+def _next_load(model: Model) -> Load | None:
+    """The load whose turn it is, with a block to fetch at the head of its queue."""
+    for _ in range(len(model.rotation)):
+        load = model.loads[model.rotation[0]]
+        model.rotation.rotate(-1)
+        if load.concurrency is not None and load.in_flight >= load.concurrency:
+            continue
+        if _skip_settled(load):
+            return load
+    return None
+
+
+def _skip_settled(load: Load) -> bool:
+    """Drop heads that were fetched for others or are no longer wanted; say if one remains."""
+    while load.to_fetch:
+        index, block = load.to_fetch[0]
+        if (
+            load.phases[index][block] == Phase.CLAIMED
+            and load.shards[index].states[block] == BlockState.ABSENT
+        ):
+            return True
+        load.to_fetch.popleft()
+    return False
+
+
+def _make_room(model: Model, size_bytes: int, now_s: float) -> None:
+    """Release what the free slots could take; stuck loads give way for one block only."""
+    queued = sum(len(load.to_fetch) for load in model.loads.values())
+    free_slots = model.rules.slots - len(model.fetching)
+    demand_bytes = max(size_bytes, min(free_slots, queued) * model.rules.block_bytes)
+    demand_bytes = min(demand_bytes, model.ledger.usable_bytes)
+    _release_victims(model, model.eviction.unwanted(), demand_bytes)
+    if model.ledger.shortage(size_bytes) > 0:
+        _release_victims(model, model.eviction.wanted_by_stuck(now_s), size_bytes)
+
+
+def _release_victims(model: Model, victims: Iterable[Victim], demand_bytes: int) -> None:
+    if model.ledger.shortage(demand_bytes) <= 0:
+        return
+    for shard, block in victims:
+        model.totals.evicted_bytes += shard.bytes_of(block, block + 1)
+        _release(model, shard, block)
+        if model.ledger.shortage(demand_bytes) <= 0:
+            return
+
+
+def shrink(model: Model) -> None:
+    """Release unwanted blocks until memory is within a limit that was lowered."""
+    _release_victims(model, model.eviction.unwanted(), 0)
+
+
+def _release(model: Model, shard: Shard, block: int) -> None:
+    shard.move(block, Trigger.RELEASE)
+    _give_back(model, shard, block)
+
+
+def _give_back(model: Model, shard: Shard, block: int) -> None:
+    """Ask for a block's memory back, in one command with its neighbours of this turn."""
+    model.ledger.releasing_bytes += shard.bytes_of(block, block + 1)
+    last = model.outbox[-1] if model.outbox else None
+    if isinstance(last, ReleaseBlocks) and last.shard == shard.key:
+        if last.stop == block:
+            model.outbox[-1] = ReleaseBlocks(shard.key, last.start, block + 1)
+            return
+        if last.start == block + 1:
+            model.outbox[-1] = ReleaseBlocks(shard.key, block, last.stop)
+            return
+    model.emit(ReleaseBlocks(shard.key, block, block + 1))
+
+
+def release_range(model: Model, shard: Shard, start: int, stop: int) -> None:
+    """Release every releasable block of a range."""
+    for block in range(start, stop):
+        if shard.releasable(block):
+            model.totals.evicted_bytes += shard.bytes_of(block, block + 1)
+            _release(model, shard, block)
+
+
+def fetched(model: Model, event: BlockFetched) -> None:
+    """A block is resident: grant it to all that wait for it."""
+    shard = model.shards[event.shard]
+    _end_fetch(model, shard, event.block)
+    shard.move(event.block, Trigger.FETCHED)
+    shard.attempts.pop(event.block, None)
+    model.no_space_since_s = None
+    if shard.claims[event.block]:
+        claims.grant_fetched(model, shard, event.block)
+    else:
+        model.eviction.note_unclaimed(shard, event.block)
+
+
+def failed(model: Model, event: FetchFailed) -> None:
+    """A fetch ended without a block."""
+    shard = model.shards[event.shard]
+    _end_fetch(model, shard, event.block)
+    if event.kind is FailureKind.NO_SPACE:
+        _no_space(model, shard, event)
+        return
+    shard.move(event.block, Trigger.BROKEN)
+    _give_back(model, shard, event.block)
+    if event.kind is FailureKind.ERROR:
+        fail_shard(model, shard, event.code, event.message)
+        return
+    attempts = shard.attempts[event.block] = shard.attempts.get(event.block, 0) + 1
+    model.totals.retries += 1
+    if attempts >= model.rules.attempts:
+        message = f"{attempts} fetch workers died reading block {event.block}: {event.message}"
+        fail_shard(model, shard, StreamerError.code, message)
+
+
+def _end_fetch(model: Model, shard: Shard, block: int) -> None:
+    load = model.loads.get(model.fetching.pop((shard.key, block)))
+    if load is not None:
+        load.in_flight -= 1
+
+
+def _no_space(model: Model, shard: Shard, event: FetchFailed) -> None:
+    """The mount is full before the limit is: use less until the next tick, then try again."""
+    ledger = model.ledger
+    shard.move(event.block, Trigger.NOT_BACKED)
+    ledger.used_bytes -= shard.bytes_of(event.block, event.block + 1)
+    ledger.squeezed_to_bytes = ledger.used_bytes
+    model.totals.retries += 1
+    if model.no_space_since_s is None:
+        model.no_space_since_s = event.at_s
+    if event.at_s - model.no_space_since_s >= model.rules.space_wait_s:
+        fail_shard(model, shard, MemoryLimitError.code, event.message)
+    else:
+        _fetch_again(model, shard, event.block)
+
+
+def released(model: Model, event: BlocksReleased) -> Shard:
+    """Memory went back to the system; blocks that were claimed meanwhile are fetched again."""
+    shard = model.shards[event.shard]
+    size_bytes = shard.bytes_of(event.start, event.stop)
+    model.ledger.used_bytes -= size_bytes
+    model.ledger.releasing_bytes -= size_bytes
+    for block in range(event.start, event.stop):
+        shard.move(block, Trigger.RELEASED)
+        if shard.claims[block]:
+            _fetch_again(model, shard, block)
+    return shard
+
+
+def _fetch_again(model: Model, shard: Shard, block: int) -> None:
+    for key, index in shard.loads.items():
+        load = model.loads[key]
+        if load.phases[index][block] == Phase.CLAIMED:
+            load.to_fetch.appendleft((index, block))
+
+
+def fail_shard(model: Model, shard: Shard, code: str, message: str) -> None:
+    """No load gets a further block of this shard; each is told once."""
+    model.totals.errors += 1
+    shard.error = (code, message)
+    for key, index in shard.loads.items():
+        load = model.loads[key]
+        if index in load.failed:
+            continue
+        load.failed.add(index)
+        _drop_pending(model, load, index)
+        model.emit(FailShard(key, index, code, message))
+
+
+def _drop_pending(model: Model, load: Load, index: int) -> None:
+    """Claims on blocks that will not come end; what was granted stays readable."""
+    phases = load.phases[index]
+    for block in range(len(phases)):
+        if phases[block] == Phase.CLAIMED:
+            claims.unclaim(model, load, index, block, block + 1, Phase.CLAIMED)
+        elif phases[block] == Phase.WANTED:
+            phases[block] = Phase.NONE

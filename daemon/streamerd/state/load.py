@@ -1,0 +1,121 @@
+"""One load: what a client still wants, what it was promised, and what it holds."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from streamer_client.contract.layout import BlockRange
+from streamerd.state.events import LoadKey
+from streamerd.state.lifecycle import BlockState
+from streamerd.state.shard import Shard
+
+
+class Phase(IntEnum):
+    """Where a block stands for one load; one byte a block."""
+
+    NONE = 0
+    WANTED = 1
+    CLAIMED = 2
+    """Charged to the load: it is being fetched, or will be, and then granted."""
+    GRANTED = 3
+    """The client may read it and has not consumed it."""
+
+
+_FORGET_WANTED = bytes.maketrans(bytes([Phase.WANTED]), bytes([Phase.NONE]))
+
+
+@dataclass(slots=True, eq=False)
+class Load:
+    """State of one load.
+
+    `charge_bytes` is what it has claimed and not consumed, outside shards that it holds whole.
+    """
+
+    key: LoadKey
+    shards: list[Shard]
+    hold: bool = False
+    hold_required: bool = False
+    pin: bool = False
+    memory_limit: int = -1
+    concurrency: int | None = None
+    window_bytes: int = 0
+    """Its smallest window: room that is set aside from admission to close."""
+    cap_bytes: int | None = None
+    """Its own `memory_limit`, raised to the smallest window; None for no cap."""
+    admitted: bool = False
+    held: bool = False
+    finished: bool = False
+    phases: list[bytearray] = field(default_factory=list)
+    wants: deque[BlockRange] = field(default_factory=deque)
+    claim_order: deque[BlockRange] = field(default_factory=deque)
+    to_fetch: deque[tuple[int, int]] = field(default_factory=deque)
+    charge_bytes: int = 0
+    in_flight: int = 0
+    pending_blocks: int = 0
+    """Claimed and not yet granted."""
+    granted_bytes: int = 0
+    consumed_bytes: dict[int, int] = field(default_factory=dict)
+    failed: set[int] = field(default_factory=set)
+    released: set[int] = field(default_factory=set)
+    last_progress_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.phases = [bytearray(shard.blocks) for shard in self.shards]
+
+    @property
+    def commitment_bytes(self) -> int:
+        """What the ledger sets aside for this load, beside shards held whole."""
+        return 0 if self.held else max(self.window_bytes, self.charge_bytes)
+
+    def usable(self, index: int) -> bool:
+        """Whether blocks of shard `index` may still be granted."""
+        return index not in self.failed and index not in self.released
+
+    def want(self, ranges: Iterable[BlockRange]) -> None:
+        """Replace what is wanted and not yet claimed."""
+        for index, phases in enumerate(self.phases):
+            self.phases[index] = phases.translate(_FORGET_WANTED)
+        self.wants.clear()
+        for index, start, stop in ranges:
+            if not self.usable(index):
+                continue
+            phases = self.phases[index]
+            segment = phases[start:stop]
+            phases[start:stop] = segment.replace(b"\x00", bytes([Phase.WANTED]))
+            self.wants.append(BlockRange(index, start, stop))
+
+    def wants_block(self, index: int, block: int) -> bool:
+        """Whether the block is wanted and not claimed yet: a soft reason to keep it."""
+        return self.phases[index][block] == Phase.WANTED
+
+    def next_due(self) -> tuple[int, int] | None:
+        """The earliest claimed block, in order of use, that was not consumed."""
+        while self.claim_order:
+            index, start, stop = self.claim_order[0]
+            phases = self.phases[index]
+            for block in range(start, stop):
+                if phases[block] >= Phase.CLAIMED:
+                    self.claim_order[0] = BlockRange(index, block, stop)
+                    return index, block
+            self.claim_order.popleft()
+        return None
+
+    def stalled(self) -> bool:
+        """Whether the next block of its order is neither there nor on its way."""
+        due = self.next_due()
+        if due is None or self.in_flight:
+            return False
+        index, block = due
+        return self.shards[index].states[block] == BlockState.ABSENT
+
+    def note_claim(self, index: int, start: int, stop: int) -> None:
+        """Remember the order of claims, merging neighbours."""
+        if self.claim_order:
+            last = self.claim_order[-1]
+            if last.shard == index and last.stop == start:
+                self.claim_order[-1] = BlockRange(index, last.start, stop)
+                return
+        self.claim_order.append(BlockRange(index, start, stop))

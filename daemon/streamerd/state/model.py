@@ -1,0 +1,110 @@
+"""Everything the core knows, and the outbox of one turn.
+
+Holds state and the few operations on it that keep sums true; decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import msgspec
+
+from streamer_client.contract.layout import WINDOW_BLOCKS, BlockRange
+from streamerd.state.commands import Admit, Announce, AnyCommand
+from streamerd.state.events import LoadKey, ShardKey
+from streamerd.state.eviction import Eviction
+from streamerd.state.ledger import Ledger
+from streamerd.state.load import Load
+from streamerd.state.shard import Shard
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """What the configuration says to the core."""
+
+    block_bytes: int
+    slots: int
+    """Fetches that may be under way at once."""
+    lag_s: float = 30.0
+    """A reader that consumes nothing for this long no longer holds the others up."""
+    space_wait_s: float = 30.0
+    """How long a mount without room is waited for."""
+    attempts: int = 3
+    """Workers that may die over one block before its shard fails."""
+
+    @property
+    def window_bytes(self) -> int:
+        """The smallest window."""
+        return WINDOW_BLOCKS * self.block_bytes
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counters since the start, for `status`."""
+
+    served_bytes: int = 0
+    block_hits: int = 0
+    block_misses: int = 0
+    evicted_bytes: int = 0
+    retries: int = 0
+    errors: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Model:
+    """The world of the core."""
+
+    rules: Rules
+    ledger: Ledger
+    shards: dict[ShardKey, Shard] = field(default_factory=dict)
+    loads: dict[LoadKey, Load] = field(default_factory=dict)
+    waiting: deque[LoadKey] = field(default_factory=deque)
+    rotation: deque[LoadKey] = field(default_factory=deque)
+    """Admitted loads, the one whose turn it is to fetch first."""
+    fetching: dict[tuple[ShardKey, int], LoadKey] = field(default_factory=dict)
+    """Blocks under way, and the load that asked first."""
+    totals: Totals = field(default_factory=Totals)
+    no_space_since_s: float | None = None
+    eviction: Eviction = field(init=False)
+    outbox: list[AnyCommand] = field(default_factory=list)
+    granted: dict[LoadKey, list[BlockRange]] = field(default_factory=dict)
+    admitted: dict[LoadKey, int] = field(default_factory=dict)
+    """Loads admitted in this turn, with the wanted bytes that were resident."""
+
+    def __post_init__(self) -> None:
+        self.eviction = Eviction(self.shards, self.loads, self.rules.lag_s)
+
+    def emit(self, command: AnyCommand) -> None:
+        self.outbox.append(command)
+
+    def charge(self, load: Load, delta_bytes: int) -> None:
+        """Change what a load has claimed, and the ledger's promise with it."""
+        before = load.commitment_bytes
+        load.charge_bytes += delta_bytes
+        self.ledger.committed_bytes += load.commitment_bytes - before
+
+    def grant(self, load: Load, index: int, start: int, stop: int) -> None:
+        """Note that a load may read these blocks; announced once at the end of the turn."""
+        size_bytes = load.shards[index].bytes_of(start, stop)
+        load.granted_bytes += size_bytes
+        self.totals.served_bytes += size_bytes
+        ranges = self.granted.setdefault(load.key, [])
+        if ranges and ranges[-1].shard == index and ranges[-1].stop == start:
+            ranges[-1] = BlockRange(index, ranges[-1].start, stop)
+        else:
+            ranges.append(BlockRange(index, start, stop))
+
+    def drain(self) -> list[AnyCommand]:
+        """The commands of this turn, grants merged to one message a load."""
+        for key, resident_bytes in self.admitted.items():
+            load = self.loads.get(key)
+            if load is not None:
+                granted = tuple(self.granted.pop(key, ()))
+                self.outbox.append(Admit(key, load.held, granted, resident_bytes))
+        for key, ranges in self.granted.items():
+            if key in self.loads:
+                self.outbox.append(Announce(key, tuple(ranges)))
+        self.admitted.clear()
+        self.granted.clear()
+        commands, self.outbox = self.outbox, []
+        return commands

@@ -1,0 +1,88 @@
+"""One shard: which of its blocks are resident, and who may not lose them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from streamer_client.contract.layout import block_count, blocks_bytes, slab_bytes
+from streamerd.state.events import LoadKey, ShardKey
+from streamerd.state.lifecycle import BlockState, Trigger, next_state
+
+
+@dataclass(slots=True, eq=False)
+class Shard:
+    """State of one shard and of its slab.
+
+    A block is *claimed* by a load that was granted it or waits for it; a claimed block stays.
+    """
+
+    key: ShardKey
+    size_bytes: int
+    block_bytes: int
+    blocks: int = 0
+    states: bytearray = field(default_factory=bytearray)
+    claims: list[int] = field(default_factory=list)
+    attempts: dict[int, int] = field(default_factory=dict)
+    loads: dict[LoadKey, int] = field(default_factory=dict)
+    """Loads that lease the shard, with the number it has in each."""
+    holders: int = 0
+    pinned: bool = False
+    stale: bool = False
+    """Its source changed: it goes with its last lease."""
+    error: tuple[str, str] | None = None
+    resident_bytes: int = 0
+    last_used_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.blocks = block_count(self.size_bytes, self.block_bytes)
+        self.states = bytearray(self.blocks)
+        self.claims = [0] * self.blocks
+
+    @property
+    def slab_bytes(self) -> int:
+        """Bytes of shared memory when all of it is resident."""
+        return slab_bytes(self.size_bytes)
+
+    @property
+    def committed(self) -> bool:
+        """Whether room for the whole shard is set aside."""
+        return self.holders > 0 or self.pinned
+
+    def bytes_of(self, start: int, stop: int) -> int:
+        """Shared memory behind blocks `start` to `stop`."""
+        return blocks_bytes(start, stop, self.size_bytes, self.block_bytes)
+
+    def move(self, block: int, trigger: Trigger) -> BlockState:
+        """Move one block along the table and keep the count of resident bytes."""
+        old = self.states[block]
+        new = next_state(old, trigger, where=(self.key.uri, block))
+        if new is BlockState.RESIDENT:
+            self.resident_bytes += self.bytes_of(block, block + 1)
+        elif old == BlockState.RESIDENT:
+            self.resident_bytes -= self.bytes_of(block, block + 1)
+        self.states[block] = new
+        return new
+
+    def all_resident(self, start: int, stop: int) -> bool:
+        """Whether blocks `start` to `stop` are all resident; one pass in C."""
+        return self.states.count(BlockState.RESIDENT, start, stop) == stop - start
+
+    def resident_in(self, start: int, stop: int) -> int:
+        """Resident bytes of blocks `start` to `stop`."""
+        count = self.states.count(BlockState.RESIDENT, start, stop)
+        if count and stop == self.blocks and self.states[stop - 1] == BlockState.RESIDENT:
+            return (count - 1) * self.block_bytes + self.bytes_of(stop - 1, stop)
+        return count * self.block_bytes
+
+    def releasable(self, block: int) -> bool:
+        """Whether nobody's right stands against taking this block away."""
+        return (
+            self.states[block] == BlockState.RESIDENT
+            and not self.claims[block]
+            and not self.committed
+        )
+
+    @property
+    def empty(self) -> bool:
+        """No block reserved or resident, nobody interested: the slab can go."""
+        return not self.loads and not self.pinned and not any(self.states)
