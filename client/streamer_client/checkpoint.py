@@ -17,8 +17,7 @@ import torch
 from streamer_client.catalog_view import Catalog
 from streamer_client.contract.catalog import TensorEntry
 from streamer_client.contract.errors import SourceError
-from streamer_client.copier import pass_ended
-from streamer_client.feed import Feed, PassEnded
+from streamer_client.feed import Feed
 from streamer_client.headers import Headers
 from streamer_client.iteration import tensors
 from streamer_client.loading import Loading, Mismatch
@@ -72,8 +71,6 @@ class Checkpoint:
         start = time.perf_counter()
         try:
             return Catalog(self._headers.all())
-        except PassEnded as error:
-            raise pass_ended() from error
         finally:
             self._stats.seconds += time.perf_counter() - start
 

@@ -21,7 +21,7 @@ from streamer_client.contract.errors import DaemonUnavailable, SourceChanged, St
 from streamer_client.contract.layout import BlockRange, block_count
 from streamer_client.contract.messages import Open, OpenedShard
 from streamer_client.direct_feed import READ_AHEAD_BYTES, DirectFeed, same_shards
-from streamer_client.feed import FeedShard, PassEnded
+from streamer_client.feed import FeedShard, FeedClosed
 from streamer_client.link import Link
 from streamer_client.load import DaemonLoad
 from streamer_client.parallelism import copy_threads, read_threads
@@ -72,7 +72,7 @@ class DaemonFeed:
         try:
             return DaemonLoad(connection, build, lambda: self._closed or number != self._pass)
         except CancelledError as error:
-            raise PassEnded from error
+            raise FeedClosed from error
 
     @property
     def mode(self) -> str:
@@ -96,7 +96,7 @@ class DaemonFeed:
     def _next_pass(self, *, running: bool) -> int:
         with self._guard:
             if self._closed:
-                raise PassEnded
+                raise FeedClosed
             self._pass += 1
             self._running = running
             number = self._pass
@@ -128,7 +128,7 @@ class DaemonFeed:
     def wait(self, number: int, shard: int, block: int) -> None:
         while True:
             if number != self._pass or self._closed:
-                raise PassEnded
+                raise FeedClosed
             if self._source(shard, block) is not None or self._direct is not None:
                 return
             load = self._load
@@ -141,12 +141,12 @@ class DaemonFeed:
     def read_into(self, buffers: Sequence[memoryview], shard: int, start: int) -> None:
         source = self._source(shard, start // self.block_bytes) or self._direct
         if source is None:  # consumed by an ended pass
-            raise PassEnded
+            raise FeedClosed
         source.read_into(buffers, shard, start)
 
     def consumed(self, number: int, shard: int, block: int) -> None:
         if number != self._pass:
-            raise PassEnded
+            raise FeedClosed
         self._done[shard][block] = 1
         load = self._load
         if load is not None and load.has(shard, block, block + 1):
@@ -176,7 +176,7 @@ class DaemonFeed:
             granted = load.wait(shard, start, stop, lambda: self._closed)
             if not granted and load.lost is not None:
                 self._recover(load)
-        raise PassEnded
+        raise FeedClosed
 
     # --- the daemon died -------------------------------------------------------------------------
 
@@ -272,7 +272,7 @@ class DaemonFeed:
         with self._guard:
             if self._closed:
                 self._close_sources()
-                raise PassEnded
+                raise FeedClosed
 
     def _close_sources(self) -> None:
         for load in (self._load, *self._lost):

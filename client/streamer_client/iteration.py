@@ -14,11 +14,11 @@ import torch
 from streamer_client.block_jobs import block_jobs
 from streamer_client.contract.catalog import ShardCatalog, TensorEntry
 from streamer_client.contract.layout import blocks_of_bytes
-from streamer_client.copier import Copier, pass_ended
+from streamer_client.copier import Copier
 from streamer_client.copy_engine import engine_for
 from streamer_client.destination import Destination, fresh
 from streamer_client.dtypes import torch_form
-from streamer_client.feed import Feed, PassEnded
+from streamer_client.feed import Feed
 from streamer_client.headers import Headers
 from streamer_client.reading_order import Select, by_name, reading_order
 
@@ -36,13 +36,10 @@ def tensors(
     """
     select = by_name(names)
     shard = place = 0
-    try:
-        if device.type == "cpu":
-            shard, place = yield from _all_views(feed, headers, select)
-        if shard < len(feed.shards):
-            yield from _Copies(feed, headers, device, _from(select, shard, place)).run(shard)
-    except PassEnded as error:
-        raise pass_ended() from error
+    if device.type == "cpu":
+        shard, place = yield from _all_views(feed, headers, select)
+    if shard < len(feed.shards):
+        yield from _Copies(feed, headers, device, _from(select, shard, place)).run(shard)
 
 
 def _from(select: Select, first: int, place: int) -> Select:

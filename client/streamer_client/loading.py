@@ -17,10 +17,10 @@ from streamer_client.block_jobs import block_jobs
 from streamer_client.catalog_view import CatalogEntry
 from streamer_client.contract.catalog import ShardCatalog, TensorEntry
 from streamer_client.contract.errors import ConfigError, SourceError
-from streamer_client.copier import Copier, pass_ended
+from streamer_client.copier import Copier
 from streamer_client.copy_engine import engine_for
 from streamer_client.destination import Destination, fresh, matches, takes_bytes
-from streamer_client.feed import Feed, PassEnded
+from streamer_client.feed import Feed
 from streamer_client.headers import Headers
 from streamer_client.reading_order import by_name, reading_order
 from streamer_client.shared_memory_groups import sharing_groups
@@ -73,12 +73,9 @@ class Loading:
             ConfigError: a target has no memory.
         """
         self._check_targets()
-        try:
-            if not self._strict:
-                self._headers.all()
-            self._pass()
-        except PassEnded as error:
-            raise pass_ended() from error
+        if not self._strict:
+            self._headers.all()
+        self._pass()
         if self._strict and self._missing:
             raise SourceError(
                 f"{self._where()} does not have {_listed(self._missing)}, which the model needs; "

@@ -63,7 +63,7 @@ class Reading:
     def _run(self, read: Read, checkpoint: Checkpoint) -> None:
         try:
             self.found = read(checkpoint)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  raised again in `result`
             self.error = error
 
     def result(self) -> dict[str, torch.Tensor]:

@@ -118,7 +118,9 @@ def test_load_into_like_safetensors_itself(
         )
     told: list[str] = []
     with any_client.open(tmp_path, hold=False) as checkpoint:
-        loaded = checkpoint.load_into(targets, on_tensor=lambda name, size_bytes: told.append(name))
+        loaded = checkpoint.load_into(
+            targets, on_tensor=lambda name, _size_bytes: told.append(name)
+        )
     assert loaded == set(shards)
     assert sorted(told) == sorted(shards)
     assert_all(targets, shards)

@@ -33,7 +33,7 @@ def two_shards(tmp_path: Path) -> Path:
 
 def slab_ranges() -> list[tuple[int, int]]:
     found = re.findall(
-        r"^(\w+)-(\w+) .*/dev/shm/streamerd", Path("/proc/self/maps").read_text(), re.M
+        r"^(\w+)-(\w+) .*/dev/shm/streamerd", Path("/proc/self/maps").read_text(), re.MULTILINE
     )
     return [(int(start, 16), int(stop, 16)) for start, stop in found]
 
@@ -41,7 +41,7 @@ def slab_ranges() -> list[tuple[int, int]]:
 def private_bytes() -> int:
     """Memory that nobody else could share: anonymous pages, copies of file pages among them."""
     text = Path("/proc/self/smaps_rollup").read_text()
-    return int(re.findall(r"^Anonymous:\s+(\d+) kB", text, re.M)[0]) * 1024
+    return int(re.findall(r"^Anonymous:\s+(\d+) kB", text, re.MULTILINE)[0]) * 1024
 
 
 def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:

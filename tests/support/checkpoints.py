@@ -1,4 +1,4 @@
-"""Small safetensors files of every kind, written byte by byte, and what torch should make of them."""
+"""Small safetensors files of every kind, written byte by byte."""
 
 from __future__ import annotations
 
