@@ -119,6 +119,6 @@ class Copier:
 
 @atexit.register
 def _close_living() -> None:
-    """An iteration may be left unfinished to the very end, when its threads can not end any more."""
+    """End iterations that were left unfinished, while their threads still can."""
     for copier in list(_living):
         copier.close()

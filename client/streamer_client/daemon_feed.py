@@ -21,7 +21,7 @@ from streamer_client.contract.errors import DaemonUnavailable, SourceChanged, St
 from streamer_client.contract.layout import BlockRange, block_count
 from streamer_client.contract.messages import Open, OpenedShard
 from streamer_client.direct_feed import READ_AHEAD_BYTES, DirectFeed, same_shards
-from streamer_client.feed import FeedShard, FeedClosed
+from streamer_client.feed import FeedClosed, FeedShard
 from streamer_client.link import Link
 from streamer_client.load import DaemonLoad
 from streamer_client.parallelism import copy_threads, read_threads

@@ -13,7 +13,7 @@ from typing import Final
 
 from streamer_client.contract.errors import SourceChanged
 from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES, BlockRange
-from streamer_client.feed import FeedShard, FeedClosed
+from streamer_client.feed import FeedClosed, FeedShard
 from streamer_client.storage.contract import Reader, Storage, StoredShard
 
 READ_AHEAD_BYTES: Final = 128 << 20

@@ -6,6 +6,7 @@ odd last dimension) is handed out as the packed bytes, so that every valid file 
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 import torch
@@ -37,6 +38,7 @@ _NAMES: Final = {
 }
 
 
+@functools.lru_cache(maxsize=4096)
 def torch_form(dtype: str, shape: tuple[int, ...]) -> tuple[torch.dtype, tuple[int, ...]]:
     """The torch dtype and shape in which a stored tensor is handed out.
 

@@ -55,28 +55,44 @@ def _all_views(
         catalog = headers.in_view(shard) if feed.views(shard) else None
         if catalog is None:
             return shard, 0
-        entries = select(shard, catalog)
-        for place, entry in enumerate(entries):
-            tensor = _view(feed, shard, entry)
-            if tensor is None:
-                return shard, place
-            yield entry, tensor
+        place = yield from _shard_views(feed, shard, select(shard, catalog))
+        if place is not None:
+            return shard, place
     return len(feed.shards), 0
 
 
-def _view(feed: Feed, shard: int, entry: TensorEntry) -> torch.Tensor | None:
-    """The tensor on the shard's own bytes; a copy where they are not aligned for its dtype."""
+def _shard_views(
+    feed: Feed, shard: int, entries: Sequence[TensorEntry]
+) -> Generator[Handed, None, int | None]:
+    """Views of one shard's tensors; returns the place of the first that cannot be viewed."""
+    mapping: mmap.mmap | None = None
+    waited = range(0)
+    for place, entry in enumerate(entries):
+        start, stop = blocks_of_bytes(entry.start, entry.stop, feed.block_bytes)
+        if start < stop and (start not in waited or stop > waited.stop):
+            mapping = feed.mapped(shard, start, stop)
+            if mapping is None:
+                return place
+            waited = range(start, stop)
+        yield entry, _view(mapping, entry)
+    return None
+
+
+def _view(mapping: mmap.mmap | None, entry: TensorEntry) -> torch.Tensor:
+    """The tensor on the shard's own bytes; a copy where they are not aligned for its dtype.
+
+    Each has a storage of its own that ends where it ends, so that copying or saving one tensor does
+    not take the whole shard along.
+    """
     dtype, shape = torch_form(entry.dtype, entry.shape)
-    if entry.start == entry.stop:
+    size = entry.stop - entry.start
+    if mapping is None or not size:
         return torch.empty(shape, dtype=dtype)
-    start, stop = blocks_of_bytes(entry.start, entry.stop, feed.block_bytes)
-    mapping = feed.mapped(shard, start, stop)
-    if mapping is None:
-        return None
     if entry.start % dtype.itemsize:
         return _aligned(mapping, entry)
-    count = (entry.stop - entry.start) // dtype.itemsize
-    return torch.frombuffer(mapping, dtype=dtype, count=count, offset=entry.start).view(shape)
+    count = size // dtype.itemsize
+    flat = torch.frombuffer(mapping, dtype=dtype, count=count, offset=entry.start)
+    return flat if len(shape) == 1 else flat.view(shape)
 
 
 def _aligned(mapping: mmap.mmap, entry: TensorEntry) -> torch.Tensor:

@@ -19,7 +19,7 @@ from streamer_client.contract.catalog import ShardCatalog, TensorEntry
 from streamer_client.contract.errors import ConfigError, SourceError
 from streamer_client.copier import Copier
 from streamer_client.copy_engine import engine_for
-from streamer_client.destination import Destination, fresh, matches, takes_bytes
+from streamer_client.destination import Destination, fresh, matches, plain
 from streamer_client.feed import Feed
 from streamer_client.headers import Headers
 from streamer_client.reading_order import by_name, reading_order
@@ -127,13 +127,14 @@ class Loading:
         """Decide where a stored tensor goes; its name counts as found from here on."""
         target = self._targets[entry.name]
         self._missing.discard(entry.name)
-        if not matches(entry, target) and self._on_mismatch is not None:
+        same = matches(entry, target)
+        if not same and self._on_mismatch is not None:
             told = CatalogEntry(
                 entry.name, entry.dtype, entry.shape, entry.start, entry.stop, self._uri
             )
             self._on_mismatch(entry.name, told, target)
         deferred = self._shares_later(entry.name)
-        if takes_bytes(entry, target) and not deferred:
+        if same and not deferred and plain(target):
             destination = Destination(entry, target, uri=self._uri)
         else:
             stage = fresh(entry, torch.device("cpu"))

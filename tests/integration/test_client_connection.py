@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -194,3 +196,20 @@ def test_importing_the_package_is_cheap() -> None:
 def test_impossible_arguments(options: dict[str, object], text: str, tmp_path: Path) -> None:
     with direct_client() as client, pytest.raises(ConfigError, match=text):
         client.open(tmp_path, **options)  # type: ignore[arg-type]
+
+
+def test_something_else_listens_there(socket_path: Path) -> None:
+    """It takes the connection and drops it: told at once, and no thread stays."""
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(str(socket_path))
+        listener.listen()
+
+        def drop() -> None:
+            for _ in range(2):  # the probe, and ZeroMQ's own
+                listener.accept()[0].close()
+
+        dropping = threading.Thread(target=drop)
+        dropping.start()
+        with pytest.raises(DaemonUnavailable, match="closed the connection"):
+            Connection.to(str(socket_path))
+        dropping.join()
