@@ -7,12 +7,10 @@ It lives as long as its client or any lease does: views of resident tensors outl
 from __future__ import annotations
 
 import atexit
-import contextlib
 import itertools
 import logging
 import math
 import os
-import socket
 import threading
 import time
 import weakref
@@ -22,10 +20,8 @@ from importlib import metadata
 from typing import Final, Protocol
 
 from streamer_client.contract.errors import (
-    ConfigError,
     DaemonUnavailable,
     ProtocolMismatch,
-    RequestRefused,
     StreamerError,
     error_from_code,
 )
@@ -47,7 +43,7 @@ from streamer_client.contract.messages import (
     Waiting,
     Welcome,
 )
-from streamer_client.contract.socket import MAX_SOCKET_PATH_BYTES
+from streamer_client.socket_probe import probe
 from streamer_client.wire import Wire
 
 log = logging.getLogger(__name__)
@@ -98,7 +94,7 @@ class Connection:
             ProtocolMismatch: something of another version does.
             RequestRefused: the socket may not be opened by this user.
         """
-        _probe(socket_path)
+        probe(socket_path)
         connection = cls(socket_path)
         try:
             connection._greet(label, timeout_s)
@@ -295,34 +291,6 @@ class Connection:
                 waiting.set_exception(error)
         for listener in list(self._listeners.values()):
             listener.on_lost(error)
-
-
-def _probe(socket_path: str) -> None:
-    """Say at once, and clearly, when nothing can answer; ZeroMQ itself would go on trying.
-
-    Raises:
-        ConfigError: the path is longer than a socket's can be.
-        RequestRefused: this user may not open it.
-        DaemonUnavailable: there is no socket, or nobody listens.
-    """
-    if len(os.fsencode(socket_path)) > MAX_SOCKET_PATH_BYTES:
-        raise ConfigError(
-            f"the socket path {socket_path} has more than {MAX_SOCKET_PATH_BYTES} bytes; "
-            "choose a shorter one with --socket or STREAMERD_SOCKET"
-        )
-    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
-        try:
-            probe.connect(socket_path)
-        except PermissionError as error:
-            raise RequestRefused(
-                f"{socket_path} may not be opened by user {os.getuid()}; add the user to the "
-                "daemon's group, or start a daemon of your own: streamerd"
-            ) from error
-        except OSError as error:
-            raise DaemonUnavailable(
-                f"no daemon answers at {socket_path} ({error.strerror}); start one: "
-                "systemctl start streamerd, or streamerd"
-            ) from error
 
 
 def _version() -> str:
