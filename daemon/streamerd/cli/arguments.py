@@ -15,8 +15,8 @@ from streamerd.sizes import parse_size
 Command = Callable[[argparse.Namespace], int]
 
 _EPILOG: Final = """\
-Socket: --socket, else $STREAMERD_SOCKET, else /run/streamerd/control.sock where it
-exists, else the one of this user's own daemon.
+Socket: --socket, else $STREAMERD_SOCKET, else /run/streamerd/control.sock where
+it exists, else the one of this user's own daemon.
 Exit codes: 0 done, 1 failed, 2 usage, 69 no daemon, 78 bad configuration.
 `streamerctl COMMAND -h` tells more, with an example."""
 

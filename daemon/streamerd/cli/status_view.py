@@ -52,6 +52,11 @@ def percent(part: int, whole: int) -> str:
     return f"{100 * part // whole}%" if whole else "100%"
 
 
+def shards_word(number: int) -> str:
+    """`1 shard`, `2 shards`."""
+    return "1 shard" if number == 1 else f"{number} shards"
+
+
 def _headline(body: StatusBody) -> Text:
     return Text.assemble(
         (f"streamerd {body.version}", "bold"),
@@ -88,7 +93,7 @@ def _source(source: Source) -> list[RenderableType]:
     resident_bytes = sum(shard.resident_bytes for shard in source.shards)
     headline = Text.assemble(
         (source.uri, "bold"),
-        f"  {_shards_word(len(source.shards))}, {format_size(size_bytes)}, "
+        f"  {shards_word(len(source.shards))}, {format_size(size_bytes)}, "
         f"{percent(resident_bytes, size_bytes)} resident",
     )
     errors = [
@@ -97,10 +102,6 @@ def _source(source: Source) -> list[RenderableType]:
         if shard.error
     ]
     return [headline, _shards(source), *_holders(source), *errors]
-
-
-def _shards_word(number: int) -> str:
-    return "1 shard" if number == 1 else f"{number} shards"
 
 
 def _shards(source: Source) -> RenderableType:
@@ -139,7 +140,7 @@ def _holders(source: Source) -> list[RenderableType]:
             "  leased by" if row == 0 else "",
             f"pid {pid}",
             label,
-            f"{_shards_word(len(shares))}, {percent(consumed_bytes, size_bytes)} consumed",
+            f"{shards_word(len(shares))}, {percent(consumed_bytes, size_bytes)} consumed",
         )
     return [grid]
 
