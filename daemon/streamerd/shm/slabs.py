@@ -21,9 +21,14 @@ MODE: Final = 0o640
 """The owner writes, the group's members (vLLM's users) read."""
 
 
-def slab_name(instance: str, uri: str, identity: str) -> str:
-    """The object's name for shm_open(3): one content of one shard of one daemon."""
-    digest = hashlib.blake2s(f"{uri}\0{identity}".encode(), digest_size=12).hexdigest()
+def slab_name(instance: str, uri: str, identity: str, generation: int) -> str:
+    """The object's name for shm_open(3): one content of one shard of one daemon.
+
+    `generation` never repeats in a daemon's life, so that a name that was removed does not come
+    back while a worker may still have the old object mapped.
+    """
+    text = f"{uri}\0{identity}\0{generation}"
+    digest = hashlib.blake2s(text.encode(), digest_size=12).hexdigest()
     return f"/{PREFIX}{instance}.{digest}"
 
 

@@ -52,7 +52,8 @@ class Carrier:
         except StreamerError as error:
             return Failed(job.job, error.code, str(error))
         except Exception as error:  # noqa: BLE001 - a worker outlives whatever one job meets
-            logger.exception("job failed job=%r", job)
+            # Never the job itself: its environment may hold secrets.
+            logger.exception("job failed kind=%s job=%d", type(job).__name__, job.job)
             return Failed(job.job, StreamerError.code, f"{type(error).__name__}: {error}")
 
     def _carry_out(self, job: AnyJob) -> Answer:
