@@ -16,6 +16,7 @@ from streamerd.sizes import format_size
 _STATE_STYLES = {
     "queued": "bright_black",
     "streaming": "cyan",
+    "partial": "yellow",
     "resident": "green",
     "failed": "bold red",
 }
@@ -151,7 +152,7 @@ def _name(shard: Shard, source: Source) -> str:
 
 
 def _state(shard: Shard) -> Text:
-    text = Text(shard.state, style=_STATE_STYLES[shard.state])
+    text = Text(shard.state, style=_STATE_STYLES.get(shard.state, ""))
     return text.append(" pinned", style="yellow") if shard.pinned else text
 
 
