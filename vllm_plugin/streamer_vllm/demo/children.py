@@ -17,7 +17,7 @@ TAIL_LINES: Final = 25
 STOP_GRACE_S: Final = 60.0
 
 
-class DemoFailed(Exception):
+class DemoFailed(Exception):  # noqa: N818  it tells of the demo, not of a fault in it
     """A step did not work; the text says which, and shows what its program had to say."""
 
 

@@ -100,7 +100,7 @@ def _load_twice(story: Story, sharded: str, socket_path: str, directory: str) ->
 
 
 def _build(model: str, directory: str) -> None:
-    stat = os.statvfs("/dev/shm")
+    stat = os.statvfs("/dev/shm")  # noqa: S108  a mount
     size = "small" if stat.f_bavail * stat.f_frsize >= _SMALL_NEEDS_BYTES else "tiny"
     command = [sys.executable, "-m", "streamer_vllm.demo.model", model, "--size", size]
     with Child("the model builder", command, {}, os.path.join(directory, "model.log")) as child:
@@ -146,7 +146,7 @@ def _start(daemon: DemoDaemon, sharded: str, log_path: str) -> Start:
 
 def _told(start: Start) -> str:
     ranks = [
-        f"      rank {load.rank}: {_megabytes(load.loaded_bytes)} of weights in {load.seconds:.3f} s"
+        f"      rank {load.rank}: {_megabytes(load.loaded_bytes)} in {load.seconds:.3f} s"
         for load in start.loads
     ]
     return "\n".join(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import shutil
 import socket
 import sys
 import time
@@ -86,7 +84,7 @@ def serve_arguments(model: str) -> list[str]:
 def running_server(model: str, socket_path: str, log_path: str) -> Iterator[Server]:
     """A vLLM server for the time of a `with` block; it answers when the block begins."""
     port = _free_port()
-    command = [*_vllm(), *serve_arguments(model)]
+    command = [sys.executable, "-m", "streamer_vllm.demo.vllm_cli", *serve_arguments(model)]
     command += ["--enforce-eager", "--max-model-len", "256", "--served-model-name", "demo"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     environment = CPU_ENVIRONMENT | {"STREAMERD_SOCKET": socket_path}
@@ -116,12 +114,6 @@ def _post(url: str, body: object) -> bytes:
 
 # Whatever proxy the environment names: the server is on this machine.
 _direct: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-def _vllm() -> list[str]:
-    beside = os.path.join(os.path.dirname(sys.executable), "vllm")
-    found = beside if os.path.exists(beside) else shutil.which("vllm")
-    return [found] if found else [sys.executable, "-m", "vllm.entrypoints.cli.main"]
 
 
 def _free_port() -> int:
