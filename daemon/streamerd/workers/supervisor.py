@@ -77,6 +77,9 @@ class Worker(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The process ended, or closed its end: what it was asked will not be answered."""
         self.alive = False
+        if self._fleet.stopping:  # `stop` sees to the process, and nobody awaits answers any more
+            self.pending.clear()
+            return
         if self._process is not None:
             self._process.kill()
             code = self._process.wait()
@@ -115,7 +118,8 @@ class Fleet:
         """The only strong references that these tasks have: without one a task may vanish."""
         self._waiting: list[tuple[AnyJob, OnAnswer]] = []
         self._jobs = 0
-        self._stopping = False
+        self.stopping = False
+        """From the call of `stop` on: nothing is answered, nothing is started."""
         self.restarts = 0
 
     @property
@@ -152,16 +156,18 @@ class Fleet:
 
     def submit(self, job: AnyJob, on_answer: OnAnswer) -> None:
         """Give a job to the worker with the fewest; without any alive, to the next that starts."""
+        if self.stopping:
+            return
         alive = [worker for worker in self._workers if worker.alive]
         if alive:
             min(alive, key=lambda worker: len(worker.pending)).send(job, on_answer)
-        elif self._stopping:
-            on_answer(None)
         else:
             self._waiting.append((job, on_answer))
 
     def broadcast(self, make_job: Callable[[int], AnyJob], on_done: Callable[[], None]) -> None:
         """Give a job to every live worker and call `on_done` when none has it any more."""
+        if self.stopping:
+            return
         alive = [worker for worker in self._workers if worker.alive]
         left = len(alive)
 
@@ -178,7 +184,7 @@ class Fleet:
 
     def worker_ended(self, worker: Worker, code: int) -> None:
         """Called by a worker whose process is gone."""
-        if self._stopping:
+        if self.stopping:
             return
         self.restarts += 1
         pause_s = self._backoff_s[min(worker.failures, len(self._backoff_s) - 1)]
@@ -207,8 +213,11 @@ class Fleet:
             self.submit(job, on_answer)
 
     async def stop(self, grace_s: float = 5.0) -> None:
-        """End all workers: close their channels, then kill what is left after `grace_s`."""
-        self._stopping = True
+        """End all workers: close their channels, then kill what is left after `grace_s`.
+
+        Callbacks of jobs under way are dropped.
+        """
+        self.stopping = True
         for handle in (*self._timers.values(), *self._starts):
             handle.cancel()
         processes = [worker._process for worker in self._workers if worker._process]
