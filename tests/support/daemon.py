@@ -166,6 +166,11 @@ class DaemonProcess:
         totals: dict[str, int] = self.status()["totals"]
         return totals
 
+    def reads_under_way(self) -> int:
+        """Whole blocks that workers were asked for and have not answered."""
+        totals = self.totals()
+        return totals["source_requests"] - totals["source_read_bytes"] // BLOCK
+
     def shards(self) -> dict[str, dict[str, Any]]:
         """URI to row, of all sources."""
         return {row["uri"]: row for source in self.status()["sources"] for row in source["shards"]}
