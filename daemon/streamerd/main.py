@@ -51,7 +51,7 @@ class Daemon:
         self._settings = settings
         self._origins = origins
         self._stopping = asyncio.Event()
-        self._idle_since_s = asyncio.get_running_loop().time()
+        self._idle_since_s = 0.0
 
     async def run(self) -> None:
         """Serve until told to stop.
@@ -72,6 +72,7 @@ class Daemon:
             await fleet.start()
             control.open()
             self._announce_ready()
+            self._idle_since_s = asyncio.get_running_loop().time()
             self._tick()
             await self._stopping.wait()
         finally:

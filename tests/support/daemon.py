@@ -61,6 +61,10 @@ class DaemonProcess:
         self._nobody = nobody
         self._process: subprocess.Popen[bytes] | None = None
 
+    def drop_flag(self, name: str) -> None:
+        """Leave a flag out that is given by itself."""
+        self._flags = tuple(flag for flag in self._flags if not flag.startswith(name))
+
     # --- life -----------------------------------------------------------------------------------
 
     def start(self) -> DaemonProcess:
@@ -97,7 +101,8 @@ class DaemonProcess:
 
     def run_to_its_end(self) -> int:
         """Start it where it cannot serve; the exit code."""
-        self._spawn(os.open(os.devnull, os.O_WRONLY))
+        with open(os.devnull, "wb") as nowhere:
+            self._spawn(nowhere.fileno())
         return self.wait()
 
     @property

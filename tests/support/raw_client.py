@@ -52,7 +52,11 @@ class RawClient:
         self._socket.connect(f"ipc://{socket_path}")
         self._ids = itertools.count(1)
         if greet:
-            self.welcome = self.request(self.hello(label), Welcome)
+            try:
+                self.welcome = self.request(self.hello(label), Welcome)
+            except BaseException:
+                self.abandon()
+                raise
 
     def hello(self, label: str = "raw", protocol: int = PROTOCOL) -> Hello:
         return Hello(self.next_id(), protocol, "0.test", os.getpid(), 0, label)
