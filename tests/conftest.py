@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.daemon import DaemonProcess, Daemons, daemons
 from tests.support.leaks import leaked, mark_session, snapshot
+from tests.support.loader import LoaderServer, loader_server
 from tests.support.waiting import eventually
 
 SETTLE_S = 5.0
@@ -52,3 +53,10 @@ def daemon_maker() -> Iterator[Daemons]:
 def streamerd(daemon_maker: Daemons) -> DaemonProcess:
     """A real daemon with 64 KiB blocks and a limit of 16 of them."""
     return daemon_maker.start()
+
+
+@pytest.fixture(scope="session")
+def loaders() -> Iterator[LoaderServer]:
+    """Makes client processes; keeps torch imported for the next one."""
+    with loader_server() as server:
+        yield server
