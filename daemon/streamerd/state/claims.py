@@ -13,6 +13,8 @@ from streamerd.state.load import Load, Phase
 from streamerd.state.model import Model
 from streamerd.state.shard import Shard
 
+_THERE = (BlockState.RESIDENT, BlockState.FETCHING)
+
 
 def claim_wanted(model: Model, load: Load) -> None:
     """Claim what is wanted next, as far as the load's window reaches."""
@@ -86,9 +88,11 @@ def _claim(model: Model, load: Load, index: int, start: int, stop: int) -> None:
             load.pending_blocks += 1
         if state == BlockState.ABSENT:
             load.to_fetch.append((index, block))
-            model.totals.block_misses += 1
-        else:
+        # What another load waits for already costs no read of its own.
+        if state in _THERE or shard.claims[block] > 1:
             model.totals.block_hits += 1
+        else:
+            model.totals.block_misses += 1
 
 
 def grant_fetched(model: Model, shard: Shard, block: int) -> None:
