@@ -1,8 +1,8 @@
 """Settles the daemon's settings from the four places that a value may come from.
 
 Owns the order of precedence (command-line flag, then `STREAMERD_*` variable, then TOML file, then
-default) and the checks that need more than one value; leaves the keys to `settings.py`, the flags to
-`arguments.py`. Runs in the daemon's main process, once, before anything else.
+default) and the checks that need more than one value; leaves the keys to `settings.py`, the flags
+to `arguments.py`. Runs in the daemon's main process, once, before anything else.
 """
 
 from __future__ import annotations
