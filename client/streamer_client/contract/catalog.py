@@ -118,8 +118,8 @@ def header_bytes(prefix: bytes, uri: str, size_bytes: int) -> int:
     if length > HEADER_LIMIT_BYTES:
         _corrupt(
             uri,
-            f"its first 8 bytes tell a header of {length} bytes, and {HEADER_LIMIT_BYTES} is the most: "
-            "it is no safetensors file, or its start was overwritten",
+            f"its first 8 bytes tell a header of {length} bytes, and {HEADER_LIMIT_BYTES} is the "
+            "most; it is no safetensors file, or its start was overwritten",
         )
     if LENGTH_BYTES + length > size_bytes:
         _corrupt(
@@ -234,16 +234,12 @@ def _check_size(name: str, field: _Field, uri: str) -> None:
     if not 0 < needed_bits <= _MAX_COUNT:
         _check_overflow(name, field, bits, uri)
     if needed_bits % 8:
-        _corrupt(
-            uri,
-            f"{_shown(name)} of dtype {field.dtype} and shape {list(field.shape)} takes "
-            f"{needed_bits} bits, which is no whole number of bytes",
-        )
+        _corrupt(uri, f"{_described(name, field)} takes {needed_bits} bits, no whole bytes")
     if needed_bits // 8 != stop - start:
         _corrupt(
             uri,
-            f"{_shown(name)} of dtype {field.dtype} and shape {list(field.shape)} takes "
-            f"{needed_bits // 8} bytes, but its offsets [{start}, {stop}] hold {stop - start}",
+            f"{_described(name, field)} takes {needed_bits // 8} bytes, "
+            f"but its offsets [{start}, {stop}] hold {stop - start}",
         )
 
 
@@ -253,9 +249,7 @@ def _check_overflow(name: str, field: _Field, bits: int, uri: str) -> None:
     for factor in (*field.shape, bits):
         product *= factor
         if factor > _MAX_COUNT or product > _MAX_COUNT:
-            _corrupt(
-                uri, f"{_shown(name)} has the shape {list(field.shape)}, which overflows 64 bits"
-            )
+            _corrupt(uri, f"{_described(name, field)} overflows 64 bits")
 
 
 def _check_cover(
@@ -286,9 +280,16 @@ def _shown(name: str) -> str:
     return f"tensor {_quoted(name)}"
 
 
+def _described(name: str, field: _Field) -> str:
+    return f"{_shown(name)} of dtype {field.dtype} and shape {_short(str(list(field.shape)))}"
+
+
 def _quoted(text: str) -> str:
-    kept = text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
-    return repr(kept)
+    return repr(_short(text))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
 
 
 def _corrupt(

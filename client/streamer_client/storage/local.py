@@ -1,0 +1,144 @@
+"""Local checkpoints: a directory of files, or files by name.
+
+Owns finding, naming and opening them; `local_reader.py` reads. Runs in the daemon's fetch workers
+and, without a daemon, in the client.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from urllib.parse import unquote
+
+from streamer_client.contract.errors import ConfigError, SourceChanged, SourceError, SourceNotFound
+from streamer_client.storage.contract import StoredShard
+from streamer_client.storage.local_reader import LocalReader, changed, identity_of
+from streamer_client.storage.names import DEFAULT_PATTERN, select, told
+from streamer_client.storage.os_errors import source_error
+
+_FILE_SCHEME = "file://"
+
+
+class LocalStorage:
+    """Files that the system reaches by a path; symbolic links are followed."""
+
+    def list_shards(
+        self, source: str, pattern: str | None, files: Sequence[str] | None
+    ) -> tuple[StoredShard, ...]:
+        """The shards of a directory, in natural order of their names, or `files` in their own.
+
+        A relative name in `files` is taken from `source`, a relative `source` from the working
+        directory.
+
+        Raises:
+            SourceNotFound: nothing there, or nothing that the pattern takes.
+            SourceForbidden: no permission.
+            SourceError: a directory in place of a file, a dead link, and so on.
+            ConfigError: `files` is empty or names a file twice.
+        """
+        base = local_path(source)
+        if files is not None:
+            return _named(base, source, files)
+        if not stat.S_ISDIR(_status(base).st_mode):
+            return (_shard(base),)
+        return tuple(_shard(os.path.join(base, name)) for name in _matches(base, pattern))
+
+    def open(self, shard: StoredShard) -> LocalReader:
+        """Open a shard for reading.
+
+        Raises:
+            SourceChanged: it is no longer what `shard.identity` says, or it vanished.
+            SourceForbidden: no permission.
+            SourceError: it cannot be opened for another reason.
+        """
+        fd = _open(shard)
+        try:
+            return LocalReader(fd, shard)
+        except BaseException:
+            os.close(fd)
+            raise
+
+
+def local_path(source: str) -> str:
+    """The absolute path that a path or a `file://` URI means.
+
+    Raises:
+        ConfigError: the URI names another host, or the text cannot be a path.
+    """
+    path = source
+    if _is_uri(source):
+        host, slash, rest = source[len(_FILE_SCHEME) :].partition("/")
+        if host not in ("", "localhost") or not slash:
+            raise ConfigError(f"{source}: not a file of this host; write file:///absolute/path")
+        path = "/" + unquote(rest)
+    if not path or "\0" in path:
+        raise ConfigError(f"{source!r} is no path; give the directory of the checkpoint")
+    return os.path.abspath(path)
+
+
+def _is_uri(text: str) -> bool:
+    return text[: len(_FILE_SCHEME)].lower() == _FILE_SCHEME
+
+
+def _named(base: str, source: str, files: Sequence[str]) -> tuple[StoredShard, ...]:
+    if not files:
+        raise ConfigError(
+            f"{source}: the list of files is empty; name at least one, or leave it out"
+        )
+    paths = [local_path(name if _is_uri(name) else os.path.join(base, name)) for name in files]
+    twice = sorted({path for path in paths if paths.count(path) > 1})
+    if twice:
+        raise ConfigError(f"{source}: the list of files names twice: {told(twice)}; name each once")
+    return tuple(_shard(path) for path in paths)
+
+
+def _matches(directory: str, pattern: str | None) -> list[str]:
+    try:
+        names = os.listdir(directory)
+    except OSError as error:
+        raise source_error(directory, error, "list the directory") from error
+    wanted = pattern or DEFAULT_PATTERN
+    matches = select(names, wanted)
+    if not matches:
+        raise SourceNotFound(
+            f"{directory}: no file matches {wanted!r}; there is: {told(names)}; "
+            "check the directory and the pattern"
+        )
+    return matches
+
+
+def _shard(path: str) -> StoredShard:
+    status = _status(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise SourceError(f"{path}: is a directory, and a file is needed; name the files in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise SourceError(f"{path}: is no regular file, so it has no fixed size; copy it to one")
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise SourceError(f"{path!r}: the name is not UTF-8; rename the file") from error
+    return StoredShard(path, status.st_size, identity_of(status))
+
+
+def _status(path: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except OSError as error:
+        raise source_error(path, error, "look at it") from error
+
+
+def _open(shard: StoredShard) -> int:
+    """A descriptor of the shard's path; looked at first, since opening a fifo would not return."""
+    try:
+        found = identity_of(os.stat(shard.uri))
+        if found != shard.identity:
+            raise changed(shard, found)
+        return os.open(shard.uri, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise SourceChanged(
+            f"{shard.uri}: vanished since the load began (expected {shard.identity}); "
+            "open the checkpoint again once it is complete"
+        ) from error
+    except OSError as error:
+        raise source_error(shard.uri, error, "open it") from error

@@ -1,0 +1,63 @@
+"""What the operating system's refusals mean to somebody who loads a checkpoint.
+
+Owns the step from `OSError` to a typed error with a remedy, for all that is reached by a path.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from streamer_client.contract.errors import SourceError, SourceForbidden, SourceNotFound
+
+
+def source_error(path: str, error: OSError, doing: str) -> SourceError:
+    """The typed error for a system call on `path` that failed.
+
+    Args:
+        path: what was touched.
+        error: how the system refused.
+        doing: what was tried, for example `open` or `read bytes 0 to 4096`.
+    """
+    if isinstance(error, PermissionError):
+        return SourceForbidden(
+            f"{path}: no permission for user id {os.geteuid()} to {doing} (refused at "
+            f"{_refused_at(path)}); let this user read the files and enter their directories, "
+            "for example by `chmod -R o+rX`"
+        )
+    if isinstance(error, FileNotFoundError) and os.path.islink(path):
+        return SourceError(
+            f"{path}: a symbolic link to {os.readlink(path)}, which does not exist; "
+            "download the checkpoint again, or correct the link"
+        )
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return SourceNotFound(
+            f"{path}: no such file or directory; check the path for typing errors"
+        )
+    return SourceError(
+        f"{path}: could not {doing}: {os.strerror(error.errno or 0)}; {_remedy(error)}"
+    )
+
+
+def _remedy(error: OSError) -> str:
+    match error.errno:
+        case errno.EMFILE | errno.ENFILE:
+            return "raise the limit of open files (`ulimit -n`, LimitNOFILE)"
+        case errno.EIO | errno.ENXIO | errno.ENODEV:
+            return "the disk or mount reports a fault: see the kernel's log"
+        case errno.ELOOP:
+            return "its symbolic links lead round in a circle; correct them"
+        case errno.ENAMETOOLONG:
+            return "the path is too long for this file system"
+        case _:
+            return "check the file system that it is on"
+
+
+def _refused_at(path: str) -> str:
+    """The first directory on the way that may not be entered, else the path itself."""
+    ancestor = "/"
+    for part in os.path.dirname(os.path.abspath(path)).split("/"):
+        ancestor = os.path.join(ancestor, part)
+        if not os.access(ancestor, os.X_OK, effective_ids=True):
+            return ancestor
+    return path

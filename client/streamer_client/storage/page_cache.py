@@ -1,0 +1,123 @@
+"""What the page cache holds of one open file, asked without making it read anything.
+
+Why this is asked at all: a read with RWF_NOWAIT answers from the cache or says no at once, but on
+Linux since 5.10 each "no" starts the device's read-ahead, and with O_DIRECT for the rest the device
+then reads those bytes twice (blocks and read-ahead of 8 MiB: 2.00 x the bytes of a cold file; asked
+first: 1.00 x). cachestat(2), Linux 6.5, answers exactly and reads nothing; it may be refused to a
+user who neither owns the file nor may write to it. Then one page is tried with RWF_NOWAIT, which
+brings that page in and no other (1.0005 x).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import random
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+
+SEGMENT_BYTES: Final = 1 << 20
+"""A partly cached block is taken apart into segments of this size."""
+
+_CACHESTAT: Final = 451
+"""System call number, the same on every architecture."""
+
+
+class Run(NamedTuple):
+    """Bytes `start` to `stop` (half-open); `cached` is None where it cannot be told."""
+
+    start: int
+    stop: int
+    cached: bool | None
+
+
+class _Range(ctypes.Structure):
+    _fields_ = (("offset", ctypes.c_uint64), ("length", ctypes.c_uint64))
+
+
+class _Counts(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_uint64)
+        for name in ("cached", "dirty", "writeback", "evicted", "recently_evicted")
+    )
+
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class PageCache:
+    """The page cache as seen through one descriptor, which stays its owner's.
+
+    Attributes:
+        nowait: whether reads with RWF_NOWAIT work on this file. Where they do not (tmpfs,
+            overlayfs) its pages may lie with another file, so that counting none proves nothing.
+    """
+
+    def __init__(self, fd: int, size_bytes: int) -> None:
+        self._fd = fd
+        self._countable = True
+        self.nowait = self._answers(size_bytes) is not None  # at its end: nothing to be read ahead
+
+    def runs(self, start: int, stop: int) -> list[Run]:
+        """Cut bytes `start` to `stop` (not empty) into cached runs and others."""
+        pages = self._cached_pages(start, stop)
+        if pages is None:
+            return [Run(start, stop, self._probe(start, stop))]
+        if pages == _pages(start, stop):
+            return [Run(start, stop, True)]
+        if pages == 0 or not self.nowait:
+            return [Run(start, stop, False if self.nowait else None)]
+        return _merged(
+            Run(left, right, self._cached_pages(left, right) == _pages(left, right))
+            for left, right in _segments(start, stop)
+        )
+
+    def _cached_pages(self, start: int, stop: int) -> int | None:
+        """Pages in the cache; None when the kernel does not tell."""
+        if not self._countable:
+            return None
+        span, counts = _Range(start, stop - start), _Counts()
+        refused = _libc.syscall(
+            ctypes.c_long(_CACHESTAT), self._fd, ctypes.byref(span), ctypes.byref(counts), 0
+        )
+        if refused:
+            self._countable = False
+            return None
+        return int(counts.cached)
+
+    def _probe(self, start: int, stop: int) -> bool | None:
+        """Take one page for all; a random one, since a refused probe brings its page in."""
+        return self._answers(random.randrange(start, stop)) if self.nowait else None  # noqa: S311
+
+    def _answers(self, position: int) -> bool | None:
+        """Whether a byte can be had at once; None when this file system does not answer that."""
+        try:
+            os.preadv(self._fd, [bytearray(1)], position, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                return None
+            raise
+        return True
+
+
+def _pages(start: int, stop: int) -> int:
+    return -(-stop // mmap.PAGESIZE) - start // mmap.PAGESIZE
+
+
+def _segments(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    for left in range(start - start % SEGMENT_BYTES, stop, SEGMENT_BYTES):
+        yield max(left, start), min(left + SEGMENT_BYTES, stop)
+
+
+def _merged(runs: Iterable[Run]) -> list[Run]:
+    """Neighbours of one kind as one run."""
+    merged: list[Run] = []
+    for run in runs:
+        joins = bool(merged) and merged[-1].cached == run.cached
+        start = merged.pop().start if joins else run.start
+        merged.append(Run(start, run.stop, run.cached))
+    return merged
