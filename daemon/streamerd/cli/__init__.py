@@ -1,0 +1,1 @@
+"""streamerctl: one request, one answer, or a watch; owns nothing of the daemon."""

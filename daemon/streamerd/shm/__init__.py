@@ -1,0 +1,1 @@
+"""Shared-memory slabs: create, reserve, punch, remove. Knows nothing of budgets or clients."""

@@ -55,8 +55,7 @@ class Core:
             if load.wants and load.admitted:
                 claims.claim_wanted(model, load)
         fetching.dispatch(model, now_s)
-        self._finish_prefetches()
-        return model.drain()
+        return [*model.drain(), *self._finished()]
 
     def _apply(self, event: AnyEvent) -> None:
         model = self.model
@@ -111,9 +110,15 @@ class Core:
         if shard := self.model.shards.get(key):
             admission.settle(self.model, shard)
 
-    def _finish_prefetches(self) -> None:
-        for load in self.model.loads.values():
-            done = load.admitted and not load.wants and not load.pending_blocks
-            if done and load.hold_required and not load.finished:
-                load.finished = True
-                self.model.emit(Finish(load.key))
+    def _finished(self) -> list[Finish]:
+        """Prefetches that have all they wanted, each told once."""
+        done = [
+            load
+            for load in self.model.loads.values()
+            if load.hold_required
+            and load.admitted
+            and not (load.finished or load.wants or load.pending_blocks)
+        ]
+        for load in done:
+            load.finished = True
+        return [Finish(load.key) for load in done]

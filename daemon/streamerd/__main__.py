@@ -1,0 +1,7 @@
+"""`python -m streamerd`."""
+
+import sys
+
+from streamerd.main import main
+
+sys.exit(main())

@@ -1,0 +1,39 @@
+"""The command line of the `streamerd` program.
+
+Owns flags and help text, made from the table in `settings.py`; decides nothing about values.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from streamerd import __version__
+from streamerd.config import SYSTEM_CONFIG
+from streamerd.settings import KEYS
+
+
+def daemon_parser() -> argparse.ArgumentParser:
+    """The parser of `streamerd`: one flag for each setting, and three of its own."""
+    parser = argparse.ArgumentParser(
+        prog="streamerd",
+        usage="streamerd [--config FILE] [--KEY VALUE]...",
+        description="Reads model checkpoints into shared memory once, for every rank of the node.",
+        epilog="Sizes: 64GiB, 500MB, bytes. A flag wins over STREAMERD_KEY, that over FILE.",
+    )
+    parser.add_argument("--config", metavar="FILE", help=f"TOML file instead of {SYSTEM_CONFIG}")
+    for key in KEYS:
+        if key.type is bool:
+            parser.add_argument(key.flag, action="store_true", default=None, help=key.help)
+        else:
+            parser.add_argument(key.flag, metavar=key.metavar, help=key.help)
+    parser.add_argument(
+        "--ready-fd", type=int, metavar="FD", help="write READY to this descriptor when serving"
+    )
+    parser.add_argument("--version", action="version", version=f"streamerd {__version__}")
+    return parser
+
+
+def overrides_of(arguments: argparse.Namespace) -> dict[str, object]:
+    """The settings that flags gave, by key, for `load_settings`."""
+    values = {key.name: getattr(arguments, key.name) for key in KEYS}
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,183 @@
+"""The command line of streamerctl: subcommands, their flags, their help with an example each."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from typing import Final
+
+from streamer_client.contract.socket import default_socket
+from streamerd import __version__
+from streamerd.cli import cache, config, prefetch, shard, status
+from streamerd.sizes import parse_size
+
+Command = Callable[[argparse.Namespace], int]
+
+_EPILOG: Final = """\
+Socket: --socket, else $STREAMERD_SOCKET, else /run/streamerd/control.sock where it
+exists, else the one of this user's own daemon.
+Exit codes: 0 done, 1 failed, 2 usage, 69 no daemon, 78 bad configuration.
+`streamerctl COMMAND -h` tells more, with an example."""
+
+
+def control_parser() -> argparse.ArgumentParser:
+    """The parser of `streamerctl`; each subcommand sets `run`."""
+    parser = argparse.ArgumentParser(
+        prog="streamerctl",
+        description="Look at and steer the streamerd of this node.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"streamerctl {__version__}")
+    socket = argparse.ArgumentParser(add_help=False)  # the flag may stand after the command, too
+    for accepts, default in ((parser, _default_socket()), (socket, argparse.SUPPRESS)):
+        accepts.add_argument("--socket", metavar="PATH", default=default, help="control socket")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
+    _add_status(commands, socket)
+    _add_prefetch(commands, socket)
+    _add_cache(commands, socket)
+    _add_shard(commands)
+    _add_config(commands, socket)
+    return parser
+
+
+def _default_socket() -> str:
+    return default_socket(os.environ, os.getuid(), os.path.exists)
+
+
+def _subcommand(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Command,
+    *parents: argparse.ArgumentParser,
+    help_text: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=help_text,
+        description=help_text[0].upper() + help_text[1:] + ".",
+        epilog=f"example:\n  {example}",
+        parents=parents,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_status(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], socket: argparse.ArgumentParser
+) -> None:
+    parser = _subcommand(
+        commands,
+        "status",
+        status.run,
+        socket,
+        help_text="show memory, sources, shards, leases and totals",
+        example="streamerctl status --watch",
+    )
+    parser.add_argument("--json", action="store_true", help="the documented JSON")
+    parser.add_argument("--watch", action="store_true", help="keep showing, until Ctrl-C")
+
+
+def _add_prefetch(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], socket: argparse.ArgumentParser
+) -> None:
+    parser = _subcommand(
+        commands,
+        "prefetch",
+        prefetch.run,
+        socket,
+        help_text="bring a checkpoint in before any client asks",
+        example="streamerctl prefetch /models/llama --pattern 'model-rank-0-*' --pin",
+    )
+    parser.add_argument("source", metavar="SOURCE", help="directory, file or URI")
+    parser.add_argument("--pattern", metavar="P", help="only file names that match this glob")
+    parser.add_argument("--pin", action="store_true", help="and keep it in memory until unpinned")
+    parser.add_argument("--no-wait", action="store_true", help="return as soon as it has begun")
+    parser.add_argument(
+        "--memory-limit",
+        metavar="SIZE",
+        type=_size,
+        default=-1,
+        help="bring in only so much, in reading order",
+    )
+
+
+def _add_cache(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], socket: argparse.ArgumentParser
+) -> None:
+    parser = _subcommand(
+        commands,
+        "evict",
+        cache.evict,
+        socket,
+        help_text="drop checkpoints from memory; what is leased is refused",
+        example="streamerctl evict /models/llama",
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("sources", metavar="SOURCE", nargs="*", default=[], help="what to drop")
+    which.add_argument("--all", action="store_true", help="all that is neither leased nor pinned")
+    for name, run, help_text in (
+        ("pin", cache.pin, "keep a checkpoint in memory, whatever else needs room"),
+        ("unpin", cache.unpin, "let a checkpoint be evicted again"),
+    ):
+        parser = _subcommand(
+            commands,
+            name,
+            run,
+            socket,
+            help_text=help_text,
+            example=f"streamerctl {name} /models/llama",
+        )
+        parser.add_argument("source", metavar="SOURCE", help="directory, file or URI")
+
+
+def _add_shard(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _subcommand(
+        commands,
+        "shard",
+        shard.run,
+        help_text="write a checkpoint with each rank's files apart",
+        example="streamerctl shard /models/llama /models/llama-tp4 --tensor-parallel-size 4",
+    )
+    parser.add_argument("model", metavar="MODEL", help="checkpoint directory that vLLM can load")
+    parser.add_argument("out", metavar="OUT", help="directory to write")
+    parser.add_argument(
+        "--tensor-parallel-size", metavar="N", type=_count, required=True, help="ranks a stage"
+    )
+    parser.add_argument(
+        "--pipeline-parallel-size", metavar="M", type=_count, default=1, help="stages (1)"
+    )
+    parser.add_argument("--pattern", metavar="P", help="file names, with {rank} and {part}")
+    parser.add_argument(
+        "--max-file-size", metavar="SIZE", type=_size, help="begin another part after this much"
+    )
+
+
+def _add_config(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], socket: argparse.ArgumentParser
+) -> None:
+    parser = _subcommand(
+        commands,
+        "config",
+        config.run,
+        socket,
+        help_text="show the daemon's settings and where each came from",
+        example="streamerctl config --json",
+    )
+    parser.add_argument("--json", action="store_true", help='{"key": {"value", "origin"}}')
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)

@@ -1,0 +1,34 @@
+"""streamerctl: parse, run one subcommand, turn its outcome into an exit code and one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from streamer_client.contract.errors import StreamerError
+from streamerd.cli.arguments import control_parser
+from streamerd.cli.exit_codes import DONE, FAILED, exit_code_of
+from streamerd.cli.terminal import console
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run streamerctl; the exit code is one of `exit_codes`."""
+    arguments = control_parser().parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except StreamerError as error:
+        console(sys.stderr).print(f"streamerctl: {error}", style="red", soft_wrap=True)
+        return exit_code_of(error)
+    except BrokenPipeError:
+        # The reader of our output has enough; keep the interpreter's last flush quiet as well.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except KeyboardInterrupt:
+        return FAILED
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""`streamerctl prefetch`: bring a checkpoint in, and show how far it is by polling the status."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Final, NamedTuple
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from streamer_client.contract.errors import SourceError
+from streamer_client.contract.messages import Accepted, Prefetch
+from streamerd.cli.exit_codes import DONE
+from streamerd.cli.request import Requester
+from streamerd.cli.source_name import absolute_source
+from streamerd.cli.status import status_body
+from streamerd.cli.status_body import StatusBody, parse_status
+from streamerd.cli.terminal import console
+from streamerd.sizes import format_size
+
+POLL_S: Final = 0.25
+
+
+class PrefetchProgress(NamedTuple):
+    """How far a prefetch is."""
+
+    resident_bytes: int
+    failures: tuple[str, ...]
+    finished: bool
+
+
+def progress_of(body: StatusBody, accepted: Accepted) -> PrefetchProgress:
+    """Read a prefetch's progress out of a status.
+
+    A shard that is not listed any more was evicted after it came in, or never held a byte.
+    """
+    listed = body.shards()
+    shards = [listed[uri] for uri in accepted.uris if uri in listed]
+    resident_bytes = sum(shard.resident_bytes for shard in shards)
+    failures = tuple(f"{shard.uri}: {shard.error}" for shard in shards if shard.state == "failed")
+    busy = any(shard.state in ("queued", "streaming") for shard in shards)
+    return PrefetchProgress(
+        resident_bytes, failures, not busy or resident_bytes >= accepted.total_bytes
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Ask for a prefetch, and wait for it unless told not to."""
+    out = console()
+    source = absolute_source(arguments.source)
+    with Requester(arguments.socket) as requester:
+        request = Prefetch(
+            requester.next_id(), source, arguments.pattern, arguments.pin, arguments.memory_limit
+        )
+        accepted = requester.ask(request, Accepted)
+        what = f"{len(accepted.uris)} shards, {format_size(accepted.total_bytes)}"
+        if arguments.no_wait:
+            out.print(f"prefetching {source}: {what}; see `streamerctl status`")
+            return DONE
+        began_s = time.monotonic()
+        last = _wait(requester, accepted, out)
+    if last.failures:
+        raise SourceError("prefetch failed: " + "; ".join(last.failures))
+    seconds = time.monotonic() - began_s
+    out.print(f"{source}: {what}, {format_size(last.resident_bytes)} in memory, {seconds:.1f} s")
+    return DONE
+
+
+def _wait(requester: Requester, accepted: Accepted, out: Console) -> PrefetchProgress:
+    bar = Progress(
+        TextColumn("prefetch"),
+        BarColumn(bar_width=None),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=out,
+        transient=True,
+        disable=not out.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("prefetch", total=accepted.total_bytes)
+        while True:
+            progress = progress_of(parse_status(status_body(requester)), accepted)
+            bar.update(task, completed=progress.resident_bytes)
+            if progress.finished or progress.failures:
+                return progress
+            time.sleep(POLL_S)

@@ -1,0 +1,95 @@
+"""The body of a status answer, typed: the same JSON that `streamerctl status --json` prints.
+
+Parses at the edge. Fields that a newer daemon adds are ignored here and kept by `--json`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from streamer_client.contract.errors import ProtocolMismatch
+from streamer_client.contract.messages import Json
+
+State = Literal["queued", "streaming", "resident", "failed"]
+
+
+class Memory(msgspec.Struct, frozen=True):
+    limit_bytes: int
+    used_bytes: int
+    leased_bytes: int
+    pinned_bytes: int
+
+
+class Lease(msgspec.Struct, frozen=True):
+    pid: int
+    label: str
+    consumed_bytes: int
+
+
+class Shard(msgspec.Struct, frozen=True):
+    uri: str
+    slab: str
+    size_bytes: int
+    resident_bytes: int
+    state: State
+    pinned: bool
+    leases: tuple[Lease, ...]
+    bytes_per_s: float | None
+    eta_s: float | None
+    error: str | None
+
+
+class Source(msgspec.Struct, frozen=True):
+    uri: str
+    shards: tuple[Shard, ...]
+
+
+class WaitingLoad(msgspec.Struct, frozen=True):
+    pid: int
+    label: str
+    needs_bytes: int
+
+
+class Totals(msgspec.Struct, frozen=True):
+    source_read_bytes: int
+    source_requests: int
+    served_bytes: int
+    block_hits: int
+    block_misses: int
+    evicted_bytes: int
+    retries: int
+    errors: int
+    worker_restarts: int
+
+
+class StatusBody(msgspec.Struct, frozen=True):
+    version: str
+    pid: int
+    uptime_s: float
+    socket: str
+    instance: str
+    memory: Memory
+    sources: tuple[Source, ...]
+    waiting: tuple[WaitingLoad, ...]
+    totals: Totals
+
+    def shards(self) -> dict[str, Shard]:
+        """Every shard by its URI."""
+        return {shard.uri: shard for source in self.sources for shard in source.shards}
+
+
+def parse_status(body: Json) -> StatusBody:
+    """Type the body of a status answer.
+
+    Raises:
+        ProtocolMismatch: it lacks what this version shows.
+    """
+    try:
+        return msgspec.convert(body, StatusBody)
+    except msgspec.ValidationError as error:
+        raise ProtocolMismatch(
+            f"the daemon's status is not what this streamerctl knows ({error}); install the same "
+            "version of streamerd on both sides"
+        ) from error

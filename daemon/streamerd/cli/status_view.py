@@ -1,0 +1,180 @@
+"""What `streamerctl status` shows. Pure: a typed body goes in, a rich renderable comes out."""
+
+from __future__ import annotations
+
+import os
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from streamerd.cli.memory_bar import MemoryBar
+from streamerd.cli.status_body import Memory, Shard, Source, StatusBody, Totals, WaitingLoad
+from streamerd.sizes import format_size
+
+_STATE_STYLES = {
+    "queued": "bright_black",
+    "streaming": "cyan",
+    "resident": "green",
+    "failed": "bold red",
+}
+
+
+def status_view(body: StatusBody) -> RenderableType:
+    """The whole page."""
+    parts: list[RenderableType] = [_headline(body), Text(), _memory(body.memory)]
+    for source in body.sources:
+        parts += [Text(), *_source(source)]
+    if not body.sources:
+        parts += [Text(), Text("nothing in memory yet", style="bright_black")]
+    if body.waiting:
+        parts += [Text(), *_waiting(body.waiting, body.memory)]
+    parts += [Text(), _totals(body.totals)]
+    return Group(*parts)
+
+
+def duration(seconds: float) -> str:
+    """`42s`, `3m 05s`, `2h 10m`, `4d 03h`."""
+    whole = int(seconds)
+    for unit_s, unit, smaller_s, smaller in (
+        (86400, "d", 3600, "h"),
+        (3600, "h", 60, "m"),
+        (60, "m", 1, "s"),
+    ):
+        if whole >= unit_s:
+            return f"{whole // unit_s}{unit} {whole % unit_s // smaller_s:02d}{smaller}"
+    return f"{whole}s"
+
+
+def percent(part: int, whole: int) -> str:
+    """Rounded down, so that 100% means all of it; an empty whole is complete."""
+    return f"{100 * part // whole}%" if whole else "100%"
+
+
+def _headline(body: StatusBody) -> Text:
+    return Text.assemble(
+        (f"streamerd {body.version}", "bold"),
+        f"  pid {body.pid}  up {duration(body.uptime_s)}  {body.socket}",
+    )
+
+
+def _memory(memory: Memory) -> RenderableType:
+    free_bytes = max(memory.limit_bytes - memory.used_bytes, 0)
+    used, limit = format_size(memory.used_bytes), format_size(memory.limit_bytes)
+    bar = Table.grid(padding=(0, 2, 0, 0), expand=True)
+    bar.add_column(no_wrap=True)
+    bar.add_column(ratio=1)
+    bar.add_column(no_wrap=True)
+    bar.add_row(
+        Text("memory", style="bold"),
+        MemoryBar(memory.leased_bytes, memory.used_bytes, memory.limit_bytes),
+        f"{used} of {limit} ({percent(memory.used_bytes, memory.limit_bytes)})",
+    )
+    legend = (
+        f"leased {format_size(memory.leased_bytes)}, pinned {format_size(memory.pinned_bytes)}, "
+        f"free {format_size(free_bytes)}"
+    )
+    return Group(bar, _beneath(legend))
+
+
+def _beneath(text: str) -> RenderableType:
+    """A line that belongs to the word of eight columns above it."""
+    return Padding(Text(text), (0, 0, 0, 8))
+
+
+def _source(source: Source) -> list[RenderableType]:
+    size_bytes = sum(shard.size_bytes for shard in source.shards)
+    resident_bytes = sum(shard.resident_bytes for shard in source.shards)
+    headline = Text.assemble(
+        (source.uri, "bold"),
+        f"  {_shards_word(len(source.shards))}, {format_size(size_bytes)}, "
+        f"{percent(resident_bytes, size_bytes)} resident",
+    )
+    errors = [
+        Padding(Text(f"{_name(shard, source)}: {shard.error}", style="red"), (0, 0, 0, 2))
+        for shard in source.shards
+        if shard.error
+    ]
+    return [headline, _shards(source), *_holders(source), *errors]
+
+
+def _shards_word(number: int) -> str:
+    return "1 shard" if number == 1 else f"{number} shards"
+
+
+def _shards(source: Source) -> RenderableType:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bright_black")
+    table.add_column("shard", overflow="ellipsis")  # the one column that gives way
+    table.add_column("state", no_wrap=True)
+    for title in ("size", "loaded", "GB/s", "ETA", "leases"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for shard in source.shards:
+        table.add_row(
+            _name(shard, source),
+            _state(shard),
+            format_size(shard.size_bytes),
+            percent(shard.resident_bytes, shard.size_bytes),
+            f"{shard.bytes_per_s / 1e9:.2f}" if shard.bytes_per_s else "",
+            duration(shard.eta_s) if shard.eta_s is not None and shard.state != "resident" else "",
+            str(len(shard.leases) or ""),
+        )
+    return Padding(table, (0, 0, 0, 2))
+
+
+def _holders(source: Source) -> list[RenderableType]:
+    """One line for each process that holds leases here, over all its shards."""
+    held: dict[tuple[int, str], list[tuple[int, int]]] = {}
+    for shard in source.shards:
+        for lease in shard.leases:
+            shares = held.setdefault((lease.pid, lease.label), [])
+            shares.append((lease.consumed_bytes, shard.size_bytes))
+    if not held:
+        return []
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for row, ((pid, label), shares) in enumerate(held.items()):
+        consumed_bytes = sum(consumed for consumed, _ in shares)
+        size_bytes = sum(size for _, size in shares)
+        grid.add_row(
+            "  leased by" if row == 0 else "",
+            f"pid {pid}",
+            label,
+            f"{_shards_word(len(shares))}, {percent(consumed_bytes, size_bytes)} consumed",
+        )
+    return [grid]
+
+
+def _name(shard: Shard, source: Source) -> str:
+    inside = shard.uri.startswith(source.uri.rstrip("/") + "/")
+    return shard.uri[len(source.uri.rstrip("/")) + 1 :] if inside else os.path.basename(shard.uri)
+
+
+def _state(shard: Shard) -> Text:
+    text = Text(shard.state, style=_STATE_STYLES[shard.state])
+    return text.append(" pinned", style="yellow") if shard.pinned else text
+
+
+def _waiting(waiting: tuple[WaitingLoad, ...], memory: Memory) -> list[RenderableType]:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for load in waiting:
+        grid.add_row(f"  pid {load.pid}", load.label, f"needs {format_size(load.needs_bytes)}")
+    headline = Text.assemble(
+        ("waiting for memory", "bold yellow"),
+        f"  limit {format_size(memory.limit_bytes)}, leased {format_size(memory.leased_bytes)}, "
+        f"pinned {format_size(memory.pinned_bytes)}",
+    )
+    return [headline, grid]
+
+
+def _totals(totals: Totals) -> RenderableType:
+    carried = Text.assemble(
+        ("totals", "bold"),
+        f"  read {format_size(totals.source_read_bytes)} in {totals.source_requests:,} requests, "
+        f"served {format_size(totals.served_bytes)}, evicted {format_size(totals.evicted_bytes)}",
+    )
+    counted = (
+        f"block hits {totals.block_hits:,}, misses {totals.block_misses:,}; "
+        f"retries {totals.retries:,}, errors {totals.errors:,}, "
+        f"worker restarts {totals.worker_restarts:,}"
+    )
+    return Group(carried, _beneath(counted))

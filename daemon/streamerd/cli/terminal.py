@@ -1,0 +1,22 @@
+"""Where streamerctl writes: rich consoles for stdout and stderr.
+
+Colour only on a terminal and never with NO_COLOR; both are rich's own rules. Output into a pipe is
+as wide as COLUMNS says, else 120: there is no screen to fit, and names should not be cut.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Final, TextIO
+
+from rich.console import Console
+
+_PIPE_WIDTH: Final = 120
+
+
+def console(stream: TextIO | None = None) -> Console:
+    """A console on stdout, or on another stream."""
+    file = stream or sys.stdout
+    width = None if file.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
+    return Console(file=file, width=width, highlight=False, markup=False, emoji=False)

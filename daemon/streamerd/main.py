@@ -1,0 +1,164 @@
+"""The `streamerd` program: puts the parts together, and takes them apart in order.
+
+Owns start, signals, the idle clock and the end. One asyncio loop, in the foreground.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from streamer_client.contract.errors import ConfigError, StreamerError
+
+from streamerd import __version__
+from streamerd.arguments import daemon_parser, overrides_of
+from streamerd.config import Settings, config_body, load_settings
+from streamerd.control.lock import SocketLock
+from streamerd.control.peers import Peers
+from streamerd.control.socket import ControlSocket
+from streamerd.notify import notify
+from streamerd.requests import Requests
+from streamerd.service import Service
+from streamerd.shm.slabs import mount_bytes
+from streamerd.state import events
+from streamerd.workers.supervisor import Fleet
+
+logger = logging.getLogger(__name__)
+
+EXIT_FAILED = 1
+EXIT_CONFIG = 78
+"""EX_CONFIG of sysexits.h; the unit does not restart after it."""
+TICK_S = 1.0
+STOP_GRACE_S = 5.0
+
+
+class Daemon:
+    """One life of the daemon."""
+
+    def __init__(
+        self, arguments: argparse.Namespace, settings: Settings, origins: dict[str, str]
+    ) -> None:
+        self._arguments = arguments
+        self._settings = settings
+        self._origins = origins
+        self._stopping = asyncio.Event()
+        self._idle_since_s = asyncio.get_running_loop().time()
+
+    async def run(self) -> None:
+        """Serve until told to stop.
+
+        Raises:
+            StreamerError: the daemon cannot start here.
+        """
+        settings = self._settings
+        fleet = Fleet(settings.workers, settings.threads, settings.log_level)
+        self._service = service = Service(settings, fleet)
+        self._requests = Requests(service, config_body(settings, self._origins))
+        control = ControlSocket(settings.socket, self._requests.receive)
+        peers = Peers(self._requests.gone, settings.heartbeat_s)
+        service.attach(control, peers)
+        service.sweep()
+        self._watch_signals()
+        try:
+            await fleet.start()
+            control.open()
+            self._announce_ready()
+            self._tick()
+            await self._stopping.wait()
+        finally:
+            notify("STOPPING=1")
+            control.close()
+            peers.close()
+            await service.stop(STOP_GRACE_S)
+
+    def _watch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+    def _announce_ready(self) -> None:
+        settings = self._settings
+        logger.info(
+            "ready version=%s pid=%d socket=%s memory_limit_bytes=%d workers=%d threads=%d",
+            __version__, os.getpid(), settings.socket, settings.memory_limit_bytes,
+            settings.workers, settings.threads,
+        )  # fmt: skip
+        total_bytes, free_bytes = mount_bytes()
+        if free_bytes < settings.memory_limit_bytes:
+            logger.warning(
+                "shared-memory mount has less room than memory_limit free_bytes=%d total_bytes=%d "
+                "memory_limit_bytes=%d; loads will wait when it is full",
+                free_bytes, total_bytes, settings.memory_limit_bytes,
+            )  # fmt: skip
+        notify("READY=1")
+        if self._arguments.ready_fd is not None:
+            os.write(self._arguments.ready_fd, b"READY\n")
+            os.close(self._arguments.ready_fd)
+
+    def _tick(self) -> None:
+        """Let time pass for the core, and see who is still there."""
+        loop = asyncio.get_running_loop()
+        service = self._service
+        service.post(events.Tick(service.now_s))
+        service.peers.reap()
+        if len(service.peers) or service.model.loads:
+            self._idle_since_s = loop.time()
+        elif (
+            self._settings.ephemeral
+            and loop.time() - self._idle_since_s >= self._settings.idle_exit_s
+        ):
+            logger.info("idle, leaving idle_exit_s=%g", self._settings.idle_exit_s)
+            self._stopping.set()
+        loop.call_later(TICK_S, self._tick)
+
+    def _reload(self) -> None:
+        """Take a changed configuration over, as far as that goes without a restart."""
+        try:
+            settings, origins = _load(self._arguments)
+        except ConfigError as error:
+            logger.error("configuration not reloaded: %s", error)
+            return
+        logging.getLogger().setLevel(settings.log_level.upper())
+        limit_bytes = settings.memory_limit_bytes
+        self._service.post(events.LimitChanged(self._service.now_s, limit_bytes))
+        self._requests.config_body = config_body(settings, origins)
+        logger.info("configuration reloaded memory_limit_bytes=%d", limit_bytes)
+
+
+def _load(arguments: argparse.Namespace) -> tuple[Settings, dict[str, str]]:
+    return load_settings(overrides_of(arguments), os.environ, arguments.config)
+
+
+async def _run(
+    arguments: argparse.Namespace, settings: Settings, origins: dict[str, str]
+) -> None:
+    with SocketLock(settings.socket):
+        await Daemon(arguments, settings, origins).run()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon; returns the exit code."""
+    arguments = daemon_parser().parse_args(argv)
+    try:
+        settings, origins = _load(arguments)
+        logging.basicConfig(
+            level=settings.log_level.upper(), format="%(levelname)s %(name)s %(message)s"
+        )
+        asyncio.run(_run(arguments, settings, origins))
+    except ConfigError as error:
+        sys.stderr.write(f"streamerd: {error}\n")
+        return EXIT_CONFIG
+    except StreamerError as error:
+        sys.stderr.write(f"streamerd: {error}\n")
+        return EXIT_FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

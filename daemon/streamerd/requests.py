@@ -1,0 +1,349 @@
+"""What clients ask, turned into the core's events and into answers.
+
+Runs in the daemon's loop, called by the control socket for every message. Checks each request; a bad one
+is answered with `Failed` and changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+
+from streamer_client.contract import messages
+from streamer_client.contract.errors import (
+    ConfigError,
+    MemoryLimitError,
+    ProtocolMismatch,
+    RequestRefused,
+    SourceNotFound,
+    StreamerError,
+    error_from_code,
+)
+from streamer_client.contract.layout import BlockRange, block_count
+from streamer_client.storage.contract import StoredShard
+
+from streamerd import __version__
+from streamerd.service import Backing, Service, Ticket
+from streamerd.state import events
+from streamerd.state.events import LoadKey, ShardKey, ShardSpec
+from streamerd.state.shard import Shard
+from streamerd.status import status_body
+from streamerd.workers import jobs
+
+logger = logging.getLogger(__name__)
+
+PREFETCH_OWNER = ""
+"""Prefetches belong to the daemon itself: they go on when whoever asked has left."""
+
+_FIRST_BLOCKS: dict[str, Callable[[int], int]] = {
+    "all": lambda blocks: blocks,
+    "headers": lambda blocks: min(1, blocks),
+    "none": lambda _blocks: 0,
+}
+
+
+class Requests:
+    """Answers clients."""
+
+    def __init__(self, service: Service, config_body: dict[str, object]) -> None:
+        self._service = service
+        self.config_body = config_body
+        self._resolving: set[LoadKey] = set()
+        self._prefetches = 0
+
+    def receive(self, peer: str, pid: int, message: messages.ClientMessage) -> None:
+        """Answer one message."""
+        try:
+            self._receive(peer, pid, message)
+        except StreamerError as error:
+            request_id = getattr(message, "request_id", -1)
+            self._send(peer, messages.Failed(request_id, error.code, str(error)))
+
+    def _send(self, peer: str, message: messages.Message) -> None:
+        self._service.control.send(peer, message)
+
+    def _receive(self, peer: str, pid: int, message: messages.ClientMessage) -> None:
+        if isinstance(message, messages.Hello):
+            self._hello(peer, pid, message)
+            return
+        known = self._service.peers.get(peer)
+        if known is None:
+            raise ProtocolMismatch("say Hello first: this daemon does not know the connection")
+        known.seen_s = self._service.now_s
+        match message:
+            case messages.Consumed(load, ranges):
+                self._blocks(peer, load, ranges, events.BlocksConsumed)
+            case messages.Heartbeat():
+                self._send(peer, message)
+            case messages.Want(load, ranges):
+                self._blocks(peer, load, ranges, events.WantsReplaced)
+            case messages.Open():
+                self._open(peer, message)
+            case messages.ReleaseShards(load, shards):
+                self._release(LoadKey(peer, load), shards)
+            case messages.Close(load):
+                self._resolving.discard(LoadKey(peer, load))
+                self._service.tickets.pop(LoadKey(peer, load), None)
+                self._service.post(events.LoadClosed(self._service.now_s, LoadKey(peer, load)))
+            case messages.Goodbye():
+                self._service.peers.remove(peer)
+                self.gone(peer)
+            case messages.Prefetch():
+                self._prefetch(peer, message)
+            case messages.GetStatus(request_id):
+                self._send(peer, messages.Status(request_id, status_body(self._service)))
+            case messages.GetConfig(request_id):
+                self._send(peer, messages.Config(request_id, self.config_body))
+            case messages.Evict(request_id, sources):
+                self._send(peer, messages.Done(request_id, self._evict(sources)))
+            case messages.Pin(request_id, source):
+                self._send(peer, messages.Done(request_id, self._pin(source)))
+            case messages.Unpin(request_id, source):
+                self._send(peer, messages.Done(request_id, self._unpin(source)))
+
+    def gone(self, peer: str) -> None:
+        """A client left or died."""
+        self._resolving = {key for key in self._resolving if key.owner != peer}
+        for key in [key for key in self._service.tickets if key.owner == peer]:
+            del self._service.tickets[key]
+        self._service.post(events.OwnerGone(self._service.now_s, peer))
+
+    def _hello(self, peer: str, pid: int, message: messages.Hello) -> None:
+        if message.protocol != messages.PROTOCOL:
+            raise ProtocolMismatch(
+                f"client {message.version} speaks protocol {message.protocol}, this daemon "
+                f"{__version__} speaks {messages.PROTOCOL}; install the same version on both sides"
+            )
+        self._service.peers.add(peer, pid, message.pid, message.label)
+        logger.info("client connected pid=%d label=%r", pid or message.pid, message.label)
+        service = self._service
+        welcome = messages.Welcome(
+            message.request_id,
+            messages.PROTOCOL,
+            __version__,
+            os.getpid(),
+            service.instance,
+            service.settings.heartbeat_s,
+        )
+        self._send(peer, welcome)
+
+    # --- loads ----------------------------------------------------------------------------------
+
+    def _open(self, peer: str, message: messages.Open) -> None:
+        key = LoadKey(peer, message.load)
+        if key in self._service.model.loads or key in self._resolving:
+            raise ProtocolMismatch(f"load {message.load} of this connection is open already")
+        if message.want not in _FIRST_BLOCKS:
+            known = ", ".join(_FIRST_BLOCKS)
+            raise ProtocolMismatch(f"want={message.want!r} is unknown; it is one of {known}")
+        if message.memory_limit < -1:
+            raise ConfigError(f"memory_limit must be -1, 0 or bytes, got {message.memory_limit}")
+        if message.concurrency is not None and message.concurrency < 1:
+            raise ConfigError(f"concurrency must be at least 1, got {message.concurrency}")
+        self._resolving.add(key)
+
+        def opened(shards: tuple[StoredShard, ...]) -> None:
+            if key not in self._resolving:
+                return
+            self._resolving.discard(key)
+            blocks_of = _FIRST_BLOCKS[message.want]
+            wants = [
+                BlockRange(index, 0, blocks_of(self._block_count(shard)))
+                for index, shard in enumerate(shards)
+            ]
+            event = events.LoadOpened(
+                self._service.now_s,
+                key,
+                self._specs(shards, message.environment),
+                tuple(wants),
+                hold=message.hold,
+                memory_limit=message.memory_limit,
+                concurrency=message.concurrency,
+            )
+            self._post_open(event, Ticket(peer, message.request_id, _total_bytes(shards)))
+
+        self._resolve(peer, message, message.files, opened)
+
+    def _block_count(self, shard: StoredShard) -> int:
+        return block_count(shard.size_bytes, self._service.settings.block_bytes)
+
+    def _specs(
+        self, shards: Sequence[StoredShard], environment: dict[str, str]
+    ) -> tuple[ShardSpec, ...]:
+        """Note where shards are read from; the core only sees their keys and sizes."""
+        specs = []
+        for stored in shards:
+            key = ShardKey(stored.uri, stored.identity)
+            backing = self._service.backings.setdefault(key, Backing(stored, environment))
+            # The newest credentials serve: those of an earlier load may have expired.
+            backing.environment = environment
+            self._service.failures.pop(stored.uri, None)
+            specs.append(ShardSpec(key, stored.size_bytes))
+        return tuple(specs)
+
+    def _post_open(self, event: events.LoadOpened, ticket: Ticket) -> None:
+        self._service.tickets[event.load] = ticket
+        self._service.post(event)
+
+    def _resolve(
+        self,
+        peer: str,
+        message: messages.Open | messages.Prefetch,
+        files: tuple[str, ...] | None,
+        then: Callable[[tuple[StoredShard, ...]], None],
+    ) -> None:
+        """Let a worker list the source, since the loop must not wait for a disk or a store."""
+        number = self._service.fleet.next_job()
+        environment = message.environment
+        job = jobs.Resolve(number, message.source, message.pattern, files, environment)
+
+        def answered(answer: jobs.Answer | None) -> None:
+            try:
+                then(_resolved(message.source, answer))
+            except StreamerError as error:
+                if isinstance(message, messages.Open):
+                    self._resolving.discard(LoadKey(peer, message.load))
+                self._send(peer, messages.Failed(message.request_id, error.code, str(error)))
+
+        self._service.fleet.submit(job, answered)
+
+    def _blocks(
+        self,
+        peer: str,
+        number: int,
+        ranges: tuple[BlockRange, ...],
+        event: type[events.BlocksConsumed | events.WantsReplaced],
+    ) -> None:
+        load = self._service.model.loads.get(LoadKey(peer, number))
+        if load is None:
+            return  # it was closed, or it failed, while this was on its way
+        for index, start, stop in ranges:
+            blocks = load.shards[index].blocks if 0 <= index < len(load.shards) else -1
+            if not 0 <= start <= stop <= blocks:
+                raise ProtocolMismatch(f"load {number} has no blocks {start}-{stop} of {index}")
+        self._service.post(event(self._service.now_s, load.key, ranges))
+
+    def _release(self, key: LoadKey, shards: tuple[int, ...]) -> None:
+        load = self._service.model.loads.get(key)
+        if load is not None and all(0 <= index < len(load.shards) for index in shards):
+            self._service.post(events.ShardsReleased(self._service.now_s, key, shards))
+
+    def _prefetch(self, peer: str, message: messages.Prefetch) -> None:
+        def resolved(shards: tuple[StoredShard, ...]) -> None:
+            self._prefetches += 1
+            key = LoadKey(PREFETCH_OWNER, self._prefetches)
+            chosen, wants = self._first_bytes(shards, message.limit_bytes)
+            event = events.LoadOpened(
+                self._service.now_s,
+                key,
+                self._specs(chosen, message.environment),
+                wants,
+                hold=True,
+                hold_required=True,
+                pin=message.pin,
+            )
+            self._post_open(event, Ticket(peer, message.request_id, _total_bytes(chosen)))
+
+        self._resolve(peer, message, None, resolved)
+
+    def _first_bytes(
+        self, shards: tuple[StoredShard, ...], limit_bytes: int
+    ) -> tuple[tuple[StoredShard, ...], tuple[BlockRange, ...]]:
+        """The shards, and of each the blocks, that the first `limit_bytes` (-1: all) reach into."""
+        block_bytes = self._service.settings.block_bytes
+        chosen: list[StoredShard] = []
+        wants: list[BlockRange] = []
+        left = limit_bytes
+        for shard in shards:
+            blocks = self._block_count(shard)
+            if limit_bytes >= 0:
+                blocks = blocks if left >= shard.size_bytes else left // block_bytes
+                left -= min(left, shard.size_bytes)
+            if blocks or not shard.size_bytes:
+                wants.append(BlockRange(len(chosen), 0, blocks))
+                chosen.append(shard)
+        if not chosen:
+            raise ConfigError(
+                f"--memory-limit {limit_bytes} is less than one block of {block_bytes} bytes"
+            )
+        return tuple(chosen), tuple(wants)
+
+    # --- cache ----------------------------------------------------------------------------------
+
+    def _shards_of(self, source: str) -> list[Shard]:
+        uri = source if "://" in source else os.path.abspath(source)
+        found = [
+            shard
+            for shard in self._service.model.shards.values()
+            if uri in (shard.key.uri, os.path.dirname(shard.key.uri))
+        ]
+        if not found:
+            raise SourceNotFound(f"{source} is not in memory; `streamerctl status` lists what is")
+        return found
+
+    def _evict(self, sources: tuple[str, ...]) -> str:
+        if sources:
+            shards = [shard for source in sources for shard in self._shards_of(source)]
+            for shard in shards:
+                self._refuse_if_kept(shard)
+        else:
+            known = self._service.model.shards.values()
+            shards = [shard for shard in known if not shard.loads and not shard.pinned]
+            self._service.failures.clear()
+        size_bytes = sum(shard.resident_bytes for shard in shards)
+        keys = tuple(shard.key for shard in shards)
+        self._service.post(events.EvictRequested(self._service.now_s, keys))
+        return f"{len(keys)} shards, {size_bytes} bytes released"
+
+    def _refuse_if_kept(self, shard: Shard) -> None:
+        if shard.loads:
+            holders = sorted({self._holder(key) for key in shard.loads})
+            raise RequestRefused(
+                f"{shard.key.uri} is in use by {', '.join(holders)}; evict it when they are done"
+            )
+        if shard.pinned:
+            raise RequestRefused(f"{shard.key.uri} is pinned; `streamerctl unpin` it first")
+
+    def _holder(self, key: LoadKey) -> str:
+        peer = self._service.peers.get(key.owner)
+        if peer is None:
+            return "a prefetch"
+        return f"pid {peer.pid} ({peer.label})" if peer.label else f"pid {peer.pid}"
+
+    def _pin(self, source: str) -> str:
+        shards = self._shards_of(source)
+        keys = tuple(shard.key for shard in shards)
+        self._service.post(events.PinRequested(self._service.now_s, keys))
+        self._service.turn()
+        if not all(shard.pinned for shard in shards):
+            ledger = self._service.model.ledger
+            raise MemoryLimitError(
+                f"{source} needs {sum(shard.slab_bytes for shard in shards)} bytes set aside, and "
+                f"{ledger.limit_bytes - ledger.committed_bytes} of {ledger.limit_bytes} are not "
+                "promised to others (one smallest window stays free); unpin something else first"
+            )
+        return f"{len(shards)} shards pinned"
+
+    def _unpin(self, source: str) -> str:
+        keys = tuple(shard.key for shard in self._shards_of(source) if shard.pinned)
+        if not keys:
+            raise RequestRefused(f"{source} is not pinned")
+        self._service.post(events.UnpinRequested(self._service.now_s, keys))
+        return f"{len(keys)} shards unpinned"
+
+
+def _resolved(source: str, answer: jobs.Answer | None) -> tuple[StoredShard, ...]:
+    match answer:
+        case jobs.Resolved(_, shards):
+            if len({shard.uri for shard in shards}) < len(shards):
+                raise ConfigError(f"{source}: a file is named twice; name each once")
+            return shards
+        case jobs.Failed(_, code, message):
+            raise error_from_code(code, message)
+        case _:
+            raise StreamerError(f"{source}: the worker that listed it died; try again")
+
+
+def _total_bytes(shards: Sequence[StoredShard]) -> int:
+    return sum(shard.size_bytes for shard in shards)

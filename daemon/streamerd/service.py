@@ -1,0 +1,288 @@
+"""Carries the core's commands out and turns what happens into its events.
+
+The one place where decisions meet sockets, workers and shared memory. Runs in the daemon's loop; what
+one turn of the loop learns is given to the core at once, so that clients hear of it in one message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import assert_never
+
+import msgspec
+from streamer_client.contract import messages
+from streamer_client.contract.errors import StreamerError
+from streamer_client.contract.layout import block_span
+from streamer_client.contract.socket import instance_of
+from streamer_client.storage.contract import StoredShard
+
+from streamerd.config import Settings
+from streamerd.control.peers import Peers
+from streamerd.control.socket import ControlSocket
+from streamerd.progress import Rate
+from streamerd.shm.slabs import create_slab, instance_slabs, remove_slab, slab_name
+from streamerd.state import commands, events
+from streamerd.state.core import Core
+from streamerd.state.events import FailureKind, LoadKey, ShardKey
+from streamerd.state.model import Model, Rules
+from streamerd.workers import jobs
+from streamerd.workers.supervisor import Fleet
+
+logger = logging.getLogger(__name__)
+
+RECENT_FAILURES = 100
+"""Failed shards that `status` remembers after their last lease ended."""
+
+
+@dataclass(slots=True)
+class Backing:
+    """What stands behind a shard of the core: where it is read from, and its slab."""
+
+    stored: StoredShard
+    environment: Mapping[str, str]
+    slab: str = ""
+
+
+@dataclass(slots=True)
+class Ticket:
+    """An open or prefetch that awaits its answer."""
+
+    peer: str
+    request_id: int
+    total_bytes: int
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """A shard that could not be brought in."""
+
+    size_bytes: int
+    code: str
+    message: str
+
+
+@dataclass(slots=True)
+class Reading:
+    """What was read from sources since the start."""
+
+    source_bytes: int = 0
+    device_bytes: int = 0
+    requests: int = 0
+
+
+class Service:
+    """Owns core, fleet and slabs; `requests.py` feeds it what clients ask."""
+
+    def __init__(self, settings: Settings, fleet: Fleet) -> None:
+        self.settings = settings
+        self.fleet = fleet
+        self.instance = instance_of(settings.socket)
+        rules = Rules(
+            block_bytes=settings.block_bytes,
+            # Each thread finds its next block waiting: one being read, one in the channel.
+            slots=2 * fleet.slots,
+            lag_s=settings.lag_s,
+            space_wait_s=settings.space_wait_s,
+        )
+        self.core = Core(settings.memory_limit_bytes, rules)
+        self.backings: dict[ShardKey, Backing] = {}
+        self.tickets: dict[LoadKey, Ticket] = {}
+        self.failures: dict[str, Failure] = {}
+        self.rates: dict[ShardKey, Rate] = {}
+        self.reading = Reading()
+        self.peers: Peers
+        self.control: ControlSocket
+        self._loop = asyncio.get_running_loop()
+        self._events: list[events.AnyEvent] = []
+        self._turn_due = False
+        self._slabs_made = 0
+        self.started_s = self.now_s
+
+    @property
+    def model(self) -> Model:
+        """What the core knows, for reading."""
+        return self.core.model
+
+    @property
+    def now_s(self) -> float:
+        return self._loop.time()
+
+    def attach(self, control: ControlSocket, peers: Peers) -> None:
+        """Say who carries messages; before the first event."""
+        self.control = control
+        self.peers = peers
+
+    def post(self, event: events.AnyEvent) -> None:
+        """Give an event to the core in the next turn, with all that happens until then."""
+        self._events.append(event)
+        if not self._turn_due:
+            self._turn_due = True
+            self._loop.call_soon(self.turn)
+
+    def turn(self) -> None:
+        """Let the core decide on what has happened, and carry out what it says."""
+        self._turn_due = False
+        happened, self._events = self._events, []
+        for command in self.core.handle(happened):
+            self._carry_out(command)
+
+    def _carry_out(self, command: commands.AnyCommand) -> None:
+        match command:
+            case commands.FetchBlock(shard, block):
+                self._fetch(shard, block)
+            case commands.Announce(load, ranges):
+                self.control.send(load.owner, messages.Granted(load.number, ranges))
+            case commands.ReleaseBlocks():
+                self._release(command)
+            case commands.CreateSlab(shard, size_bytes):
+                self._create(shard, size_bytes)
+            case commands.RemoveSlab(shard):
+                self._remove(shard)
+            case commands.Admit():
+                self._admit(command)
+            case commands.ReportWaiting(load, needs, available, limit):
+                logger.info(
+                    "load waits owner=%s load=%d needs_bytes=%d available_bytes=%d limit_bytes=%d",
+                    load.owner, load.number, needs, available, limit,
+                )  # fmt: skip
+                report = messages.Waiting(load.number, needs, available, limit)
+                self.control.send(load.owner, report)
+            case commands.FailShard():
+                self._fail(command)
+            case commands.Reject(load, code, message):
+                ticket = self.tickets.pop(load)
+                self.control.send(ticket.peer, messages.Failed(ticket.request_id, code, message))
+            case commands.Finish(load):
+                logger.info("prefetch done load=%d", load.number)
+                self.post(events.LoadClosed(self.now_s, load))
+            case _:
+                assert_never(command)
+
+    # --- slabs ----------------------------------------------------------------------------------
+
+    def _create(self, shard: ShardKey, size_bytes: int) -> None:
+        backing = self.backings[shard]
+        self._slabs_made += 1
+        backing.slab = slab_name(self.instance, shard.uri, shard.identity, self._slabs_made)
+        try:
+            create_slab(backing.slab, size_bytes)
+        except StreamerError as error:
+            # The first fetch fails on the missing object, and with it the loads that wait for it.
+            logger.error("slab not created uri=%s error=%s", shard.uri, error)
+
+    def _remove(self, shard: ShardKey) -> None:
+        slab = self.backings.pop(shard).slab
+        self.rates.pop(shard, None)
+        remove_slab(slab)
+        self.fleet.broadcast(lambda job: jobs.CloseSlab(job, slab), lambda: None)
+
+    # --- workers --------------------------------------------------------------------------------
+
+    def _fetch(self, shard: ShardKey, block: int) -> None:
+        backing = self.backings[shard]
+        size_bytes = backing.stored.size_bytes
+        start, stop = block_span(block, size_bytes, self.settings.block_bytes)
+        number = self.fleet.next_job()
+        environment = dict(backing.environment)
+        job = jobs.Fetch(number, backing.slab, backing.stored, environment, start, stop)
+        self.reading.requests += 1
+        self.fleet.submit(job, lambda answer: self._fetched(shard, block, stop - start, answer))
+
+    def _fetched(
+        self, shard: ShardKey, block: int, size_bytes: int, answer: jobs.Answer | None
+    ) -> None:
+        at_s = self.now_s
+        match answer:
+            case jobs.Fetched(device_bytes=device_bytes):
+                self.reading.source_bytes += size_bytes
+                self.reading.device_bytes += max(0, device_bytes)
+                self.rates.setdefault(shard, Rate()).add(at_s, size_bytes)
+                self.post(events.BlockFetched(at_s, shard, block))
+            case jobs.Failed(_, code, message, no_space):
+                kind = FailureKind.NO_SPACE if no_space else FailureKind.ERROR
+                self.post(events.FetchFailed(at_s, shard, block, kind, code, message))
+            case _:
+                lost = FailureKind.WORKER_LOST
+                text = f"reading {shard.uri} ended a fetch worker"
+                self.post(events.FetchFailed(at_s, shard, block, lost, "internal", text))
+
+    def _release(self, command: commands.ReleaseBlocks) -> None:
+        backing = self.backings[command.shard]
+        start, _ = block_span(command.start, backing.stored.size_bytes, self.settings.block_bytes)
+        size_bytes = self.model.shards[command.shard].bytes_of(command.start, command.stop)
+        job = jobs.Punch(self.fleet.next_job(), backing.slab, start, start + size_bytes)
+        self.fleet.submit(job, lambda answer: self._released(command, answer))
+
+    def _released(self, command: commands.ReleaseBlocks, answer: jobs.Answer | None) -> None:
+        if answer is None:
+            self._release(command)
+            return
+        if isinstance(answer, jobs.Failed):
+            logger.error("blocks not released shard=%s error=%s", command.shard.uri, answer.message)
+        event = events.BlocksReleased(self.now_s, command.shard, command.start, command.stop)
+        self.post(event)
+
+    # --- answers --------------------------------------------------------------------------------
+
+    def _admit(self, command: commands.Admit) -> None:
+        load = self.model.loads[command.load]
+        ticket = self.tickets.pop(command.load)
+        if load.hold_required:
+            uris = tuple(shard.key.uri for shard in load.shards)
+            answer: messages.Message = messages.Accepted(
+                ticket.request_id, uris, ticket.total_bytes
+            )
+        else:
+            answer = messages.Opened(
+                ticket.request_id,
+                command.load.number,
+                self.settings.block_bytes,
+                tuple(
+                    messages.OpenedShard(
+                        shard.key.uri,
+                        shard.key.identity,
+                        self.backings[shard.key].slab,
+                        shard.size_bytes,
+                        command.held,
+                    )
+                    for shard in load.shards
+                ),
+                command.granted,
+                command.resident_bytes,
+            )
+        self.control.send(ticket.peer, answer)
+
+    def _fail(self, command: commands.FailShard) -> None:
+        load = self.model.loads.get(command.load)
+        if load is None:
+            return
+        shard = load.shards[command.shard]
+        logger.error("shard failed uri=%s code=%s %s", shard.key.uri, command.code, command.message)
+        failure = Failure(shard.size_bytes, command.code, command.message)
+        self.failures[shard.key.uri] = failure
+        while len(self.failures) > RECENT_FAILURES:
+            self.failures.pop(next(iter(self.failures)))
+        if not load.hold_required:
+            told = messages.ShardFailed(
+                command.load.number, command.shard, command.code, command.message
+            )
+            self.control.send(command.load.owner, told)
+
+    # --- life -----------------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """Remove what an earlier daemon on this socket left behind."""
+        for name in instance_slabs(self.instance):
+            logger.info("stale slab removed name=%s", name)
+            remove_slab(name)
+
+    async def stop(self, grace_s: float) -> None:
+        """End the workers and remove every slab."""
+        await self.fleet.stop(grace_s)
+        for backing in self.backings.values():
+            if backing.slab:
+                remove_slab(backing.slab)
+        logger.info("stopped pid=%d", os.getpid())

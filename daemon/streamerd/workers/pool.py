@@ -1,0 +1,85 @@
+"""Things that are costly to open and shared by a worker's threads: opened once, closed when unused."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from threading import Lock
+from typing import Generic, Protocol, TypeVar
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+T = TypeVar("T", bound=Closable)
+
+
+@dataclass(slots=True)
+class _Entry(Generic[T]):
+    thing: T
+    users: int = 0
+    dropped: bool = False
+
+
+class Pool(Generic[T]):
+    """At most `capacity` idle things stay open, the least recently used one is closed first.
+
+    A thing in use is never closed under its user. Thread-safe.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._entries: OrderedDict[Hashable, _Entry[T]] = OrderedDict()
+        self._lock = Lock()
+
+    @contextlib.contextmanager
+    def borrow(self, key: Hashable, opener: Callable[[], T]) -> Iterator[T]:
+        """Use the thing of `key`, opening it where it is not open; `opener`'s errors pass."""
+        entry = self._take(key, opener)
+        try:
+            yield entry.thing
+        finally:
+            self._put_back(entry)
+
+    def _take(self, key: Hashable, opener: Callable[[], T]) -> _Entry[T]:
+        # Opening under the lock: two threads would open the same thing twice otherwise.
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                entry = self._entries[key] = _Entry(opener())
+            self._entries.move_to_end(key)
+            entry.users += 1
+            return entry
+
+    def _put_back(self, entry: _Entry[T]) -> None:
+        with self._lock:
+            entry.users -= 1
+            closing = [entry] if entry.dropped and not entry.users else self._surplus()
+        for surplus in closing:
+            surplus.thing.close()
+
+    def _surplus(self) -> list[_Entry[T]]:
+        count = len(self._entries) - self._capacity
+        if count <= 0:
+            return []
+        idle = [key for key, entry in self._entries.items() if not entry.users]
+        return [self._entries.pop(key) for key in idle[:count]]
+
+    def drop(self, key: Hashable) -> None:
+        """Close the thing of `key`, at once or when its last user has put it back."""
+        with self._lock:
+            entry = self._entries.pop(key, None)
+            if entry is None:
+                return
+            entry.dropped = True
+            if entry.users:
+                return
+        entry.thing.close()
+
+    def close(self) -> None:
+        """Drop everything."""
+        for key in list(self._entries):
+            self.drop(key)

@@ -1,0 +1,69 @@
+"""The fetch process: `python -m streamerd.workers.process --fd N --threads T`.
+
+Its main thread receives jobs from the daemon's socket pair, a few threads carry them out and answer
+under one lock. End of file on the socket pair, the daemon's death included, ends it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import logging
+import signal
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+from typing import Final
+
+from streamerd.workers.carrier import Carrier
+from streamerd.workers.jobs import AnyJob, FrameBuffer, frame, job_decoder
+
+logger = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG: Final = 1
+_RECEIVE_BYTES: Final = 256 << 10
+
+
+def serve(channel: socket.socket, threads: int) -> None:
+    """Receive jobs until the daemon closes its end."""
+    carrier = Carrier()
+    sending = Lock()
+
+    def carry_out(job: AnyJob) -> None:
+        answer = frame(carrier.carry_out(job))
+        with sending:
+            try:
+                channel.sendall(answer)
+            except OSError as error:
+                logger.debug("daemon gone error=%s", error)
+
+    frames = FrameBuffer()
+    with ThreadPoolExecutor(threads, thread_name_prefix="fetch") as pool:
+        while data := channel.recv(_RECEIVE_BYTES):
+            for body in frames.feed(data):
+                pool.submit(carry_out, job_decoder.decode(body))
+        pool.shutdown(cancel_futures=True)
+    carrier.close()
+
+
+def main() -> None:
+    """Run one worker; started by `streamerd.workers.supervisor`, not by people."""
+    parser = argparse.ArgumentParser(prog="streamerd-worker", description=main.__doc__)
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--log-level", default="INFO")
+    arguments = parser.parse_args()
+    # A terminal's interrupt goes to the whole group; the daemon alone decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Should the daemon die while every thread is in a read, the kernel ends this process all the same.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    logging.basicConfig(
+        level=arguments.log_level.upper(), format="%(levelname)s %(name)s[%(process)d] %(message)s"
+    )
+    with socket.socket(fileno=arguments.fd) as channel:
+        serve(channel, arguments.threads)
+
+
+if __name__ == "__main__":
+    main()

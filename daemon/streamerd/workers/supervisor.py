@@ -1,0 +1,227 @@
+"""Starts fetch workers, hands them jobs, and starts them again when they die.
+
+Runs in the daemon's asyncio loop. Jobs and answers are callbacks, not tasks: several thousand pass in a
+second. Knows nothing of what jobs mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+from streamer_client.contract.errors import StreamerError
+
+from streamerd.workers.jobs import Answer, AnyJob, CloseSlab, FrameBuffer, answer_decoder, frame
+
+logger = logging.getLogger(__name__)
+
+BACKOFF_S: Final = (0.1, 0.5, 2.0, 10.0)
+"""Pauses before a worker's next starts; a worker that answered a job starts again from the first."""
+
+OnAnswer = Callable[[Answer | None], None]
+"""Called with the answer, or None when the worker died before it gave one."""
+
+
+class Worker(asyncio.Protocol):
+    """One process and the channel to it."""
+
+    def __init__(self, fleet: Fleet, number: int) -> None:
+        self._fleet = fleet
+        self.number = number
+        self.pending: dict[int, OnAnswer] = {}
+        self.failures = 0
+        self.alive = False
+        self._frames = FrameBuffer()
+        self._transport: asyncio.WriteTransport | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self, threads: int, log_level: str) -> None:
+        """Spawn the process. It needs no readiness: jobs wait in the channel."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", "streamerd.workers.process"]
+            command += ["--fd", str(theirs.fileno()), "--threads", str(threads)]
+            command += ["--log-level", log_level]
+            # Popen, not asyncio's subprocess: its end shows on the channel, no child watcher needed.
+            self._process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+            )
+        ours.setblocking(False)
+        loop = asyncio.get_running_loop()
+        self._frames = FrameBuffer()
+        await loop.create_unix_connection(lambda: self, sock=ours)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process else 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+        self.alive = True
+
+    def data_received(self, data: bytes) -> None:
+        for body in self._frames.feed(data):
+            answer = answer_decoder.decode(body)
+            self.failures = 0
+            on_answer = self.pending.pop(answer.job, None)
+            if on_answer is not None:
+                on_answer(answer)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The process ended, or closed its end: what it was asked will not be answered."""
+        self.alive = False
+        if self._process is not None:
+            self._process.kill()
+            code = self._process.wait()
+            self._fleet.worker_ended(self, code)
+        pending, self.pending = self.pending, {}
+        for on_answer in pending.values():
+            on_answer(None)
+
+    def send(self, job: AnyJob, on_answer: OnAnswer) -> None:
+        assert self._transport is not None
+        self.pending[job.job] = on_answer
+        self._transport.write(frame(job))
+
+    def close(self) -> None:
+        """Close the channel, which ends the process."""
+        if self._transport is not None:
+            self._transport.close()
+
+
+class Fleet:
+    """A fixed number of workers, each with a few threads."""
+
+    def __init__(
+        self,
+        workers: int,
+        threads: int,
+        log_level: str = "INFO",
+        backoff_s: tuple[float, ...] = BACKOFF_S,
+    ) -> None:
+        self._threads = threads
+        self._log_level = log_level
+        self._backoff_s = backoff_s
+        self._workers = [Worker(self, number) for number in range(workers)]
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._starts: set[asyncio.Task[None]] = set()
+        """The only strong references that these tasks have: without one a task may vanish."""
+        self._waiting: list[tuple[AnyJob, OnAnswer]] = []
+        self._jobs = 0
+        self._stopping = False
+        self.restarts = 0
+
+    @property
+    def slots(self) -> int:
+        """Jobs that can be worked on at once."""
+        return len(self._workers) * self._threads
+
+    @property
+    def pids(self) -> list[int]:
+        """Processes that run now."""
+        return [worker.pid for worker in self._workers if worker.alive]
+
+    def next_job(self) -> int:
+        """A number for a new job."""
+        self._jobs += 1
+        return self._jobs
+
+    async def start(self) -> None:
+        """Spawn all workers and wait until each has answered.
+
+        Raises:
+            StreamerError: a process could not be made, or ended before it answered.
+        """
+        ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        try:
+            for worker in self._workers:
+                await worker.start(self._threads, self._log_level)
+        except OSError as error:
+            raise StreamerError(f"cannot start a fetch worker: {error}") from error
+        self.broadcast(lambda job: CloseSlab(job, ""), lambda: ready.set_result(True))
+        await ready
+        if self.restarts:
+            raise StreamerError("a fetch worker ended at once; the lines above say why")
+
+    def submit(self, job: AnyJob, on_answer: OnAnswer) -> None:
+        """Give a job to the worker with the fewest; without any alive, to the next that starts."""
+        alive = [worker for worker in self._workers if worker.alive]
+        if alive:
+            min(alive, key=lambda worker: len(worker.pending)).send(job, on_answer)
+        elif self._stopping:
+            on_answer(None)
+        else:
+            self._waiting.append((job, on_answer))
+
+    def broadcast(self, make_job: Callable[[int], AnyJob], on_done: Callable[[], None]) -> None:
+        """Give a job to every live worker and call `on_done` when none has it any more."""
+        alive = [worker for worker in self._workers if worker.alive]
+        left = len(alive)
+
+        def answered(_answer: Answer | None) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                on_done()
+
+        for worker in alive:
+            worker.send(make_job(self.next_job()), answered)
+        if not alive:
+            on_done()
+
+    def worker_ended(self, worker: Worker, code: int) -> None:
+        """Called by a worker whose process is gone."""
+        if self._stopping:
+            return
+        self.restarts += 1
+        pause_s = self._backoff_s[min(worker.failures, len(self._backoff_s) - 1)]
+        worker.failures += 1
+        logger.warning(
+            "worker died number=%d pid=%d exit=%d restart_in_s=%g",
+            worker.number, worker.pid, code, pause_s,
+        )  # fmt: skip
+        loop = asyncio.get_running_loop()
+        self._timers[worker.number] = loop.call_later(pause_s, self._restart, worker)
+
+    def _restart(self, worker: Worker) -> None:
+        task = asyncio.get_running_loop().create_task(self._start_again(worker))
+        self._starts.add(task)
+        task.add_done_callback(self._starts.discard)
+
+    async def _start_again(self, worker: Worker) -> None:
+        try:
+            await worker.start(self._threads, self._log_level)
+        except OSError as error:
+            logger.error("worker not started number=%d error=%s", worker.number, error)
+            self.worker_ended(worker, -1)
+            return
+        waiting, self._waiting = self._waiting, []
+        for job, on_answer in waiting:
+            self.submit(job, on_answer)
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        """End all workers: close their channels, then kill what is left after `grace_s`."""
+        self._stopping = True
+        for handle in (*self._timers.values(), *self._starts):
+            handle.cancel()
+        processes = [worker._process for worker in self._workers if worker._process]
+        for worker in self._workers:
+            worker.close()
+        loop = asyncio.get_running_loop()
+        for process in processes:
+            await loop.run_in_executor(None, _reap, process, grace_s)
+
+
+def _reap(process: subprocess.Popen[bytes], grace_s: float) -> None:
+    try:
+        process.wait(grace_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,373 @@
+"""Local files: the contract on disk and on tmpfs, and what only files can do."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.contract.storage_contract import KIB, SIZE, StorageContract, content
+from tests.support.unprivileged import as_nobody
+
+from streamer_client.contract.errors import (
+    ConfigError,
+    SourceChanged,
+    SourceError,
+    SourceForbidden,
+    SourceNotFound,
+)
+from streamer_client.storage.contract import StoredShard
+from streamer_client.storage.local import LocalStorage
+from streamer_client.storage.local_reader import LocalReader
+from streamer_client.storage.page_cache import PageCache
+
+MIB = 1 << 20
+
+
+class Directory:
+    """A directory as a backend."""
+
+    def __init__(self, directory: Path) -> None:
+        self.storage = LocalStorage()
+        self.source = str(directory)
+
+    def put(self, name: str, data: bytes) -> None:
+        path = Path(self.source, name)
+        before = path.stat().st_mtime_ns if path.exists() else 0
+        with path.open("r+b" if before else "xb") as file:
+            file.truncate(len(data))
+            file.write(data)
+        if before and path.stat().st_mtime_ns == before:  # a clock that ticks in milliseconds
+            os.utime(path, ns=(before + 1, before + 1))
+
+    def remove(self, name: str) -> None:
+        Path(self.source, name).unlink()
+
+    def uri(self, name: str) -> str:
+        return str(Path(self.source, name))
+
+
+class TestOnDisk(StorageContract):
+    @pytest.fixture
+    def backend(self, tmp_path: Path) -> Directory:
+        return Directory(tmp_path)
+
+
+class TestOnTmpfs(StorageContract):
+    """Where RWF_NOWAIT, and on older kernels O_DIRECT, are refused."""
+
+    @pytest.fixture
+    def backend(self) -> Iterator[Directory]:
+        with tempfile.TemporaryDirectory(prefix="storage-test-", dir="/dev/shm") as directory:
+            yield Directory(Path(directory))
+
+
+@pytest.fixture
+def storage() -> LocalStorage:
+    return LocalStorage()
+
+
+@pytest.fixture
+def open_dir() -> Iterator[Path]:
+    """A directory that every user may enter, which `tmp_path` is not."""
+    with tempfile.TemporaryDirectory(prefix="storage-test-") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+def listed(storage: LocalStorage, path: Path) -> StoredShard:
+    (shard,) = storage.list_shards(str(path), None, None)
+    return shard
+
+
+# --- finding ------------------------------------------------------------------------------------
+
+
+def test_links_are_followed_under_their_own_names(storage: LocalStorage, tmp_path: Path) -> None:
+    """As in the Hugging Face cache: a snapshot of links into a directory of blobs."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "8f3a").write_bytes(b"weights")
+    snapshot = tmp_path / "snapshots"
+    snapshot.mkdir()
+    (snapshot / "model.safetensors").symlink_to("../blobs/8f3a")
+    shard = listed(storage, snapshot)
+    assert shard.uri == str(snapshot / "model.safetensors")
+    target = bytearray(7)
+    reader = storage.open(shard)
+    reader.readinto(memoryview(target), 0)
+    reader.close()
+    assert target == b"weights"
+
+
+def test_dead_link(storage: LocalStorage, tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").symlink_to("../blobs/gone")
+    with pytest.raises(SourceError, match=r"link to \.\./blobs/gone, which does not exist"):
+        storage.list_shards(str(tmp_path), None, None)
+
+
+def test_links_in_a_circle(storage: LocalStorage, tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").symlink_to("m.safetensors")
+    with pytest.raises(SourceError, match="circle"):
+        storage.list_shards(str(tmp_path), None, None)
+
+
+def test_directory_in_place_of_a_file(storage: LocalStorage, tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").mkdir()
+    with pytest.raises(SourceError, match=r"m\.safetensors: is a directory"):
+        storage.list_shards(str(tmp_path), None, None)
+    with pytest.raises(SourceError, match="is a directory"):
+        storage.list_shards(str(tmp_path), None, [str(tmp_path)])
+
+
+def test_fifo_in_place_of_a_file(storage: LocalStorage, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.safetensors")
+    with pytest.raises(SourceError, match="no regular file"):
+        storage.list_shards(str(tmp_path), None, None)
+
+
+def test_file_in_place_of_a_directory(storage: LocalStorage, tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(b"x")
+    with pytest.raises(SourceNotFound, match="no such file or directory"):
+        storage.list_shards(str(tmp_path / "m" / "deeper"), None, None)
+
+
+def test_empty_directory(storage: LocalStorage, tmp_path: Path) -> None:
+    with pytest.raises(SourceNotFound, match=r"'\*\.safetensors'; there is: nothing at all"):
+        storage.list_shards(str(tmp_path), None, None)
+
+
+def test_name_that_no_message_can_carry(storage: LocalStorage, tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/m\xff.safetensors")).write_bytes(b"x")
+    with pytest.raises(SourceError, match="not UTF-8"):
+        storage.list_shards(str(tmp_path), None, None)
+
+
+def test_name_that_no_file_can_have(storage: LocalStorage, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="too long"):
+        storage.list_shards(str(tmp_path / ("n" * 300)), None, None)
+    for text in ("a\0b", ""):
+        with pytest.raises(ConfigError, match="no path"):
+            storage.list_shards(text, None, None)
+
+
+def test_relative_paths_become_absolute(
+    storage: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "a.safetensors").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    expected = str(tmp_path / "m" / "a.safetensors")
+    for source, files in (("m", None), ("./x/../m/", None), ("m", ["a.safetensors"])):
+        assert storage.list_shards(source, None, files)[0].uri == expected
+
+
+def test_file_uris(storage: LocalStorage, tmp_path: Path) -> None:
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    (folder / "m#1.safetensors").write_bytes(b"x")
+    quoted = f"{tmp_path}/a%20b"
+    for source in (f"file://{quoted}", f"file://localhost{quoted}", f"FILE://{quoted}"):
+        assert storage.list_shards(source, None, None)[0].uri == str(folder / "m#1.safetensors")
+    files = [f"file://{quoted}/m#1.safetensors"]
+    assert storage.list_shards("/", None, files)[0].uri == str(folder / "m#1.safetensors")
+    with pytest.raises(ConfigError, match="not a file of this host"):
+        storage.list_shards("file://elsewhere/m", None, None)
+
+
+def test_bad_lists_of_files(storage: LocalStorage, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="empty"):
+        storage.list_shards(str(tmp_path), None, [])
+    with pytest.raises(ConfigError, match=r"twice: .*/a;"):
+        storage.list_shards(str(tmp_path), None, ["a", "./a"])
+
+
+# --- permission: modes do not bind root, so a child of another user tries ------------------------
+
+
+def test_no_permission_to_read_a_file(storage: LocalStorage, open_dir: Path) -> None:
+    path = open_dir / "m.safetensors"
+    path.write_bytes(b"x")
+    path.chmod(0)
+    shard = listed(storage, open_dir)
+    told = as_nobody(lambda: storage.open(shard))
+    assert told.startswith(f"{SourceForbidden.__name__}: {path}: no permission for user id ")
+    assert f"refused at {path}" in told
+    assert "chmod" in told
+
+
+def test_no_permission_to_enter_or_list_a_directory(storage: LocalStorage, open_dir: Path) -> None:
+    closed = open_dir / "closed"
+    (closed / "m").mkdir(parents=True)
+    (closed / "m" / "a.safetensors").write_bytes(b"x")
+    closed.chmod(0)
+    told = as_nobody(lambda: storage.list_shards(str(closed / "m"), None, None))
+    assert told.startswith(SourceForbidden.__name__)
+    assert f"refused at {closed}" in told
+    told = as_nobody(lambda: storage.list_shards(str(closed), None, None))
+    assert told.startswith(SourceForbidden.__name__)
+    assert "list the directory" in told
+    closed.chmod(0o755)
+
+
+# --- change -------------------------------------------------------------------------------------
+
+
+def test_file_replaced_during_the_load(storage: LocalStorage, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(content(SIZE))
+    shard = listed(storage, tmp_path)
+    reader = storage.open(shard)
+    (tmp_path / "new").write_bytes(content(SIZE, seed=2))
+    (tmp_path / "new").replace(path)
+    with pytest.raises(SourceChanged) as caught:
+        reader.readinto(memoryview(bytearray(4096)), 0)
+    reader.close()
+    assert f"expected {shard.identity}" in str(caught.value)
+    assert f"found {listed(storage, tmp_path).identity}" in str(caught.value)
+
+
+def test_file_unlinked_during_the_load_is_still_read(storage: LocalStorage, tmp_path: Path) -> None:
+    data = content(SIZE)
+    (tmp_path / "m.safetensors").write_bytes(data)
+    reader = storage.open(listed(storage, tmp_path))
+    (tmp_path / "m.safetensors").unlink()
+    memory = mmap.mmap(-1, SIZE)
+    with memoryview(memory) as target:
+        reader.readinto(target, 0)
+    assert memory[:] == data
+    memory.close()
+    reader.close()
+
+
+def test_reading_past_the_end_is_the_callers_fault(storage: LocalStorage, tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").write_bytes(b"abc")
+    reader = storage.open(listed(storage, tmp_path))
+    with pytest.raises(ValueError, match="past its end"):
+        reader.readinto(memoryview(bytearray(3)), 1)
+    reader.close()
+
+
+# --- the way that bytes take --------------------------------------------------------------------
+
+
+def make_cold(path: Path) -> None:
+    """Drop the file from the page cache, or skip where that cannot be done."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            os.preadv(fd, [bytearray(1)], path.stat().st_size, os.RWF_NOWAIT)
+        except OSError as error:
+            pytest.skip(f"the file system of {path} does not tell what is cached: {error}")
+    finally:
+        os.close(fd)
+
+
+def cache_is_countable(shard: StoredShard) -> bool:
+    with open(shard.uri, "rb") as file:
+        return PageCache(file.fileno(), shard.size_bytes)._cached_pages(0, 1) is not None
+
+
+def device_bytes() -> int:
+    """Bytes that the kernel fetched from devices for this process."""
+    for line in Path("/proc/self/io").read_text().splitlines():
+        if line.startswith("read_bytes:"):
+            return int(line.split()[1])
+    raise AssertionError("no read_bytes in /proc/self/io")
+
+
+BIG = 8 * MIB + 1234
+
+
+@pytest.fixture
+def big(storage: LocalStorage, open_dir: Path) -> StoredShard:
+    path = open_dir / "big.safetensors"
+    path.write_bytes(content(BIG))
+    make_cold(path)
+    return listed(storage, open_dir)
+
+
+def read_all(storage: LocalStorage, shard: StoredShard, *, count: bool = True) -> int:
+    """Read and compare everything; returns what the reader told."""
+    reader = storage.open(shard)
+    reader._cache._countable = count
+    with mmap.mmap(-1, shard.size_bytes) as memory:
+        with memoryview(memory) as target:
+            told = reader.readinto(target, 0)
+        assert memory[:] == content(shard.size_bytes)
+    reader.close()
+    return told
+
+
+@pytest.mark.parametrize("count", [True, False], ids=["cachestat", "probe"])
+def test_a_cold_file_is_read_from_the_device_once(
+    storage: LocalStorage, big: StoredShard, count: bool
+) -> None:
+    before = device_bytes()
+    assert read_all(storage, big, count=count) == BIG
+    assert device_bytes() - before <= BIG + 8 * 4096, "read-ahead fetched bytes a second time"
+    before = device_bytes()
+    assert read_all(storage, big, count=True) > 7 * MIB, "reading filled the page cache"
+    assert device_bytes() - before > 7 * MIB
+
+
+@pytest.mark.parametrize("count", [True, False], ids=["cachestat", "probe"])
+def test_a_cached_file_is_read_from_memory(
+    storage: LocalStorage, big: StoredShard, count: bool
+) -> None:
+    Path(big.uri).read_bytes()
+    before = device_bytes()
+    assert read_all(storage, big, count=count) == 0
+    assert device_bytes() == before
+
+
+def test_of_a_partly_cached_block_only_the_rest_is_fetched(
+    storage: LocalStorage, big: StoredShard
+) -> None:
+    fd = os.open(big.uri, os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead past the bytes asked for
+    os.preadv(fd, [bytearray(2 * MIB)], 3 * MIB)
+    os.close(fd)
+    told = read_all(storage, big)
+    if not cache_is_countable(big):
+        pytest.skip("this kernel has no cachestat(2), and one probe stands for a whole block")
+    assert told == BIG - 2 * MIB
+
+
+def test_a_stranger_to_the_file_reads_it_right_too(storage: LocalStorage, big: StoredShard) -> None:
+    """Whoever may only read a file may not ask cachestat(2) about it on newer kernels."""
+    assert as_nobody(lambda: read_all(storage, big)) == str(BIG)
+
+
+class WithoutDirect(LocalReader):
+    """As on a file system that refuses O_DIRECT."""
+
+    refusals = 0
+
+    def _direct(self) -> int:
+        self.refusals += 1
+        raise OSError(errno.EINVAL, "refused")
+
+
+def test_refused_direct_reads_are_remembered(big: StoredShard) -> None:
+    reader = WithoutDirect(os.open(big.uri, os.O_RDONLY), big)
+    with mmap.mmap(-1, MIB) as memory:
+        for start in (0, 4 * MIB):
+            with memoryview(memory) as target:
+                reader.readinto(target, start)
+            assert memory[:] == content(BIG)[start : start + MIB]
+    reader.close()
+    assert reader.refusals == 1
+
+
+def test_tmpfs_is_told_as_memory_or_not_at_all() -> None:
+    with tempfile.TemporaryDirectory(prefix="storage-test-", dir="/dev/shm") as directory:
+        storage = LocalStorage()
+        (Path(directory) / "m.safetensors").write_bytes(content(200 * KIB))
+        assert read_all(storage, listed(storage, Path(directory))) in (0, -1)

@@ -1,0 +1,328 @@
+"""The core under random histories, held against an independent model of memory.
+
+The machine plays clients, workers and the clock. It keeps its own account of what is backed and what
+was granted, from the commands alone, and ends each history by letting everybody do their work: every
+load must then end, or there was a deadlock.
+"""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from streamer_client.contract.layout import BlockRange
+from streamerd.state import commands, events, invariants
+from streamerd.state.core import Core
+from streamerd.state.events import FailureKind, LoadKey, ShardKey, ShardSpec
+from streamerd.state.model import Rules
+
+BLOCK = 64 << 10
+SIZES = (3 * BLOCK, 2 * BLOCK + 5000, 1, 6 * BLOCK - 1, 0)
+Granted = dict[LoadKey, set[tuple[int, int]]]
+
+
+class CoreMachine(RuleBasedStateMachine):
+    """Clients, workers and clock, in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.core = Core(7 * BLOCK, Rules(block_bytes=BLOCK, slots=3, lag_s=30, space_wait_s=30))
+        self.now_s = 0.0
+        self.opened = 0
+        self.generation = [0] * len(SIZES)
+        self.loads: dict[LoadKey, events.LoadOpened] = {}
+        self.admitted: set[LoadKey] = set()
+        self.held: set[LoadKey] = set()
+        self.slabs: set[ShardKey] = set()
+        self.reading: list[tuple[ShardKey, int]] = []
+        self.backed: set[tuple[ShardKey, int]] = set()
+        self.releasing: list[commands.ReleaseBlocks] = []
+        self.granted: Granted = {}
+        self.failed: set[tuple[LoadKey, int]] = set()
+        self.history: list[events.LoadOpened] = []
+
+    # --- carrying out commands, as the service would, with every promise checked ----------------
+
+    def turn(self, *happened: events.AnyEvent) -> None:
+        pending = list(happened)
+        while pending:
+            made = self.core.handle(pending)
+            pending = []
+            for command in made:
+                self.carry_out(command, pending)
+
+    def carry_out(self, command: commands.AnyCommand, pending: list[events.AnyEvent]) -> None:
+        match command:
+            case commands.CreateSlab(shard):
+                assert shard not in self.slabs
+                self.slabs.add(shard)
+            case commands.RemoveSlab(shard):
+                self.slabs.remove(shard)
+                assert not any(key == shard for key, _ in [*self.backed, *self.reading])
+            case commands.FetchBlock(shard, block):
+                assert shard in self.slabs
+                assert (shard, block) not in self.backed
+                assert (shard, block) not in self.reading
+                self.reading.append((shard, block))
+                assert self.reserved_bytes() <= self.core.model.ledger.limit_bytes
+            case commands.ReleaseBlocks(shard, start, stop):
+                for block in range(start, stop):
+                    assert not self.holders_of(shard, block), "a granted block was taken away"
+                self.releasing.append(command)
+            case commands.Admit(load, held, granted):
+                assert load not in self.admitted
+                self.admitted.add(load)
+                self.granted[load] = set()
+                if held:
+                    self.held.add(load)
+                self.take(load, granted)
+            case commands.Announce(load, ranges):
+                self.take(load, ranges)
+            case commands.FailShard(load, shard):
+                assert (load, shard) not in self.failed
+                self.failed.add((load, shard))
+            case commands.Reject(load):
+                self.forget(load)
+            case commands.Finish(load):
+                pending.append(events.LoadClosed(self.now_s, load))
+                self.forget(load)
+            case commands.ReportWaiting():
+                pass
+
+    def take(self, load: LoadKey, ranges: tuple[BlockRange, ...]) -> None:
+        for index, start, stop in ranges:
+            for block in range(start, stop):
+                assert (self.key_of(load, index), block) in self.backed
+                assert (index, block) not in self.granted[load]
+                self.granted[load].add((index, block))
+
+    def key_of(self, load: LoadKey, index: int) -> ShardKey:
+        return self.loads[load].shards[index].key
+
+    def holders_of(self, shard: ShardKey, block: int) -> list[LoadKey]:
+        return [
+            load
+            for load, granted in self.granted.items()
+            for index, number in granted
+            if number == block and self.key_of(load, index) == shard
+        ]
+
+    def reserved_bytes(self) -> int:
+        sizes = {spec.key: spec.size_bytes for load in self.history for spec in load.shards}
+        return sum(
+            min((block + 1) * BLOCK, -(-sizes[key] // 4096) * 4096) - block * BLOCK
+            for key, block in {*self.backed, *self.reading}
+        )
+
+    def forget(self, load: LoadKey) -> None:
+        self.loads.pop(load, None)
+        self.granted.pop(load, None)
+        self.admitted.discard(load)
+        self.held.discard(load)
+
+    # --- clients --------------------------------------------------------------------------------
+
+    @rule(
+        numbers=st.lists(st.integers(0, len(SIZES) - 1), min_size=1, max_size=3, unique=True),
+        owner=st.sampled_from("abc"),
+        hold=st.booleans(),
+        memory_limit=st.sampled_from([-1, 0, 3 * BLOCK]),
+        concurrency=st.sampled_from([None, 1]),
+        prefetch=st.sampled_from([None, False, True]),
+        backwards=st.booleans(),
+    )
+    def open(
+        self,
+        numbers: list[int],
+        owner: str,
+        hold: bool,
+        memory_limit: int,
+        concurrency: int | None,
+        prefetch: bool | None,
+        backwards: bool,
+    ) -> None:
+        if len(self.loads) >= 4:
+            return
+        specs = tuple(
+            ShardSpec(ShardKey(f"f{n}", f"v{self.generation[n]}"), SIZES[n]) for n in numbers
+        )
+        wants = [
+            BlockRange(index, block, block + 1)
+            for index, spec in enumerate(specs)
+            for block in range(-(-spec.size_bytes // BLOCK))
+        ]
+        self.opened += 1
+        key = LoadKey(owner, self.opened)
+        event = events.LoadOpened(
+            self.now_s,
+            key,
+            specs,
+            tuple(reversed(wants) if backwards else wants),
+            hold=hold or prefetch is not None,
+            hold_required=prefetch is not None,
+            pin=bool(prefetch),
+            memory_limit=memory_limit,
+            concurrency=concurrency,
+        )
+        self.loads[key] = event
+        self.history.append(event)
+        self.turn(event)
+
+    @precondition(lambda self: self.loads)
+    @rule(data=st.data(), count=st.integers(1, 4))
+    def consume(self, data: st.DataObject, count: int) -> None:
+        load = data.draw(st.sampled_from(sorted(self.loads)))
+        if load in self.held:
+            return
+        blocks = sorted(self.granted.get(load, set()))[:count]
+        self.granted.get(load, set()).difference_update(blocks)
+        ranges = tuple(BlockRange(index, block, block + 1) for index, block in blocks)
+        self.turn(events.BlocksConsumed(self.now_s, load, ranges))
+
+    @precondition(lambda self: self.admitted)
+    @rule(data=st.data())
+    def change_mind(self, data: st.DataObject) -> None:
+        load = data.draw(st.sampled_from(sorted(self.admitted)))
+        event = self.loads[load]
+        blocks = [
+            (index, block)
+            for index, spec in enumerate(event.shards)
+            for block in range(-(-spec.size_bytes // BLOCK))
+        ]
+        chosen = data.draw(st.permutations(blocks)) if blocks else []
+        wants = tuple(BlockRange(i, b, b + 1) for i, b in chosen[: len(chosen) // 2])
+        self.turn(events.WantsReplaced(self.now_s, load, wants))
+
+    @precondition(lambda self: self.admitted)
+    @rule(data=st.data())
+    def release_shard(self, data: st.DataObject) -> None:
+        load = data.draw(st.sampled_from(sorted(self.admitted)))
+        index = data.draw(st.integers(0, len(self.loads[load].shards) - 1))
+        self.granted[load] = {entry for entry in self.granted[load] if entry[0] != index}
+        self.failed.add((load, index))
+        self.turn(events.ShardsReleased(self.now_s, load, (index,)))
+
+    @precondition(lambda self: self.loads)
+    @rule(data=st.data())
+    def close(self, data: st.DataObject) -> None:
+        load = data.draw(st.sampled_from(sorted(self.loads)))
+        self.forget(load)
+        self.turn(events.LoadClosed(self.now_s, load))
+
+    @rule(owner=st.sampled_from("abc"))
+    def die(self, owner: str) -> None:
+        for load in [load for load in self.loads if load.owner == owner]:
+            self.forget(load)
+        self.turn(events.OwnerGone(self.now_s, owner))
+
+    @rule(number=st.integers(0, len(SIZES) - 1))
+    def change_file(self, number: int) -> None:
+        self.generation[number] += 1
+
+    # --- workers --------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.reading)
+    @rule(data=st.data(), outcome=st.sampled_from(["ok", "ok", "ok", *FailureKind]))
+    def end_fetch(self, data: st.DataObject, outcome: str | FailureKind) -> None:
+        at = data.draw(st.integers(0, len(self.reading) - 1))
+        shard, block = self.reading.pop(at)
+        if isinstance(outcome, FailureKind):
+            if outcome is not FailureKind.NO_SPACE:
+                self.backed.add((shard, block))
+            self.turn(events.FetchFailed(self.now_s, shard, block, outcome, "source", "no"))
+        else:
+            self.backed.add((shard, block))
+            self.turn(events.BlockFetched(self.now_s, shard, block))
+
+    @precondition(lambda self: self.releasing)
+    @rule(data=st.data())
+    def end_release(self, data: st.DataObject) -> None:
+        at = data.draw(st.integers(0, len(self.releasing) - 1))
+        command = self.releasing.pop(at)
+        blocks = range(command.start, command.stop)
+        self.backed.difference_update((command.shard, block) for block in blocks)
+        self.turn(
+            events.BlocksReleased(self.now_s, command.shard, command.start, command.stop)
+        )
+
+    # --- operator and clock ---------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from([1.0, 31.0]))
+    def wait(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.turn(events.Tick(self.now_s))
+
+    @rule(data=st.data(), what=st.sampled_from(["evict", "pin", "unpin"]))
+    def operate(self, data: st.DataObject, what: str) -> None:
+        known = sorted(self.core.model.shards)
+        if not known:
+            return
+        key = data.draw(st.sampled_from(known))
+        shard = self.core.model.shards[key]
+        if what == "unpin":
+            self.turn(events.UnpinRequested(self.now_s, (key,)))
+        elif what == "pin":
+            self.turn(events.PinRequested(self.now_s, (key,)))
+        elif not shard.loads and not shard.pinned:
+            self.turn(events.EvictRequested(self.now_s, (key,)))
+
+    # --- what must hold -------------------------------------------------------------------------
+
+    @invariant()
+    def sums_are_true(self) -> None:
+        invariants.check(self.core.model)
+        resident = {
+            (key, block)
+            for key, shard in self.core.model.shards.items()
+            for block in range(shard.blocks)
+            if shard.states[block]
+        }
+        assert resident == {*self.backed, *self.reading}
+
+    def teardown(self) -> None:
+        """Everybody does their work: then every load ends."""
+        for key in list(self.core.model.shards):
+            self.turn(events.UnpinRequested(self.now_s, (key,)))
+        for _ in range(400):
+            if not self.loads:
+                break
+            self.everybody_works()
+        assert not self.loads, f"deadlock: {self.loads.keys()} of {self.core.model.ledger}"
+        while self.reading or self.releasing:
+            self.workers_work()
+        invariants.check(self.core.model)
+        assert self.core.model.ledger.committed_bytes == 0
+
+    def workers_work(self) -> None:
+        while self.reading:
+            shard, block = self.reading.pop()
+            self.backed.add((shard, block))
+            self.turn(events.BlockFetched(self.now_s, shard, block))
+        while self.releasing:
+            command = self.releasing.pop()
+            blocks = range(command.start, command.stop)
+            self.backed.difference_update((command.shard, block) for block in blocks)
+            self.turn(
+                events.BlocksReleased(self.now_s, command.shard, command.start, command.stop)
+            )
+
+    def everybody_works(self) -> None:
+        self.workers_work()
+        for load in sorted(self.admitted):
+            model = self.core.model.loads[load]
+            if not model.wants and not model.pending_blocks:
+                self.forget(load)
+                self.turn(events.LoadClosed(self.now_s, load))
+            elif load not in self.held:
+                blocks = sorted(self.granted[load])
+                self.granted[load].clear()
+                ranges = tuple(BlockRange(index, block, block + 1) for index, block in blocks)
+                self.turn(events.BlocksConsumed(self.now_s, load, ranges))
+        self.now_s += 1
+        self.turn(events.Tick(self.now_s))
+
+
+CoreMachine.TestCase.settings = settings(
+    max_examples=100, stateful_step_count=40, deadline=None, report_multiple_bugs=False
+)
+TestCore = CoreMachine.TestCase

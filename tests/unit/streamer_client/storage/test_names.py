@@ -1,0 +1,31 @@
+"""Order, choice and telling of names."""
+
+from __future__ import annotations
+
+import random
+
+from streamer_client.storage.names import natural_key, select, told
+
+
+def test_natural_order() -> None:
+    ordered = ["a", "part-1", "part-2", "part-02", "part-10", "part-10b", "x2y3", "x2y10", "x10y1"]
+    ordered = ["a", "part-02", "part-2", *ordered[4:]]
+    shuffled = random.Random(7).sample(ordered, len(ordered))
+    assert sorted(shuffled, key=natural_key) == ordered
+
+
+def test_digits_at_the_start_and_other_scripts_can_be_compared() -> None:
+    assert sorted(["b", "10", "9", "٣", ""], key=natural_key) == ["", "9", "10", "b", "٣"]
+
+
+def test_select_is_a_shells_glob() -> None:
+    names = ["b.safetensors", "a.safetensors", "._a.safetensors", "A.SAFETENSORS", "a.json"]
+    assert select(names, "*.safetensors") == ["a.safetensors", "b.safetensors"]
+    assert select(names, "._*") == ["._a.safetensors"]
+    assert select(names, "[bc].*") == ["b.safetensors"]
+
+
+def test_told_is_short() -> None:
+    assert told([]) == "nothing at all"
+    assert told(["b", "a"]) == "a, b"
+    assert told([f"f{n}" for n in range(20)]) == "f0, f1, f2, f3, f4, f5, f6, f7 and 12 more"

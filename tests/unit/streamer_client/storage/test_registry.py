@@ -1,0 +1,26 @@
+"""Which storage a source gets."""
+
+from __future__ import annotations
+
+import pytest
+
+from streamer_client.contract.errors import ConfigError
+from streamer_client.storage.local import LocalStorage
+from streamer_client.storage.registry import storage_for
+
+
+@pytest.mark.parametrize("uri", ["/m", "m", "./m", "file:///m", "FILE:///m", "C:/m", "a:b//c"])
+def test_local(uri: str) -> None:
+    assert isinstance(storage_for(uri, {}), LocalStorage)
+
+
+@pytest.mark.parametrize("uri", ["s3://b/k", "gs://b/k", "az://c/k", "https://h/k", "S3://b"])
+def test_object_stores_are_refused_in_plain_words(uri: str) -> None:
+    with pytest.raises(ConfigError, match="local paths only") as caught:
+        storage_for(uri, {})
+    assert str(caught.value).startswith(uri)
+
+
+def test_an_unknown_scheme_is_told_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"ftp://.*file://"):
+        storage_for("ftp://h/m", {})

@@ -1,0 +1,190 @@
+"""Settings: precedence, origins, and errors that name the key and the remedy."""
+
+from pathlib import Path
+
+import pytest
+
+from streamer_client.contract.errors import ConfigError
+from streamerd.arguments import daemon_parser, overrides_of
+from streamerd.config import Settings, config_body, load_settings
+from streamerd.memory_room import MemoryRoom
+from streamerd.settings import KEYS
+
+GIB = 1 << 30
+ROOM = MemoryRoom(machine_bytes=64 * GIB, cgroup_bytes=None, mount_bytes=32 * GIB)
+
+
+def _load(
+    overrides: dict[str, object] | None = None,
+    environ: dict[str, str] | None = None,
+    toml: Path | None = None,
+    room: MemoryRoom = ROOM,
+) -> tuple[Settings, dict[str, str]]:
+    base = {"XDG_RUNTIME_DIR": "/run/user/7"}
+    return load_settings(overrides or {}, base | (environ or {}), str(toml) if toml else None, room)
+
+
+def _toml(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "streamerd.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_default_limit_is_half_of_the_lowest_ceiling() -> None:
+    assert _load()[0].memory_limit_bytes == 16 * GIB
+    tight = ROOM._replace(cgroup_bytes=4 * GIB)
+    assert _load(room=tight)[0].memory_limit_bytes == 2 * GIB
+
+
+def test_the_default_limit_is_whole_blocks() -> None:
+    odd = ROOM._replace(cgroup_bytes=101 << 20)
+    assert _load(room=odd)[0].memory_limit_bytes == 48 << 20
+
+
+def test_without_any_ceiling_a_limit_must_be_given() -> None:
+    nothing = MemoryRoom(None, None, None)
+    with pytest.raises(ConfigError, match="set memory_limit"):
+        _load(room=nothing)
+    assert _load({"memory_limit": "1GiB"}, room=nothing)[0].memory_limit_bytes == GIB
+
+
+def test_flag_wins_over_variable_over_file_over_default(tmp_path: Path) -> None:
+    toml = _toml(tmp_path, "workers = 2\nthreads = 2\nlag_s = 2\n")
+    environ = {"STREAMERD_WORKERS": "3", "STREAMERD_THREADS": "3"}
+    settings, origins = _load({"workers": "5"}, environ, toml)
+    assert (settings.workers, settings.threads, settings.lag_s) == (5, 3, 2.0)
+    assert (settings.heartbeat_s, settings.idle_exit_s) == (2.0, 600.0)
+    assert origins == dict.fromkeys((key.name for key in KEYS), "default") | {
+        "workers": "flag --workers",
+        "threads": "environment STREAMERD_THREADS",
+        "lag_s": str(toml),
+    }
+
+
+def test_every_key_has_its_flag() -> None:
+    given = {
+        "--socket": "/s", "--memory-limit": "1GiB", "--workers": "2", "--threads": "3",
+        "--block-size": "64KiB", "--idle-exit-s": "1", "--heartbeat-s": "2", "--lag-s": "3",
+        "--space-wait-s": "4", "--log-level": "debug",
+    }  # fmt: skip
+    argv = [word for pair in given.items() for word in pair]
+    arguments = daemon_parser().parse_args([*argv, "--ephemeral", "--ready-fd", "7"])
+    settings, origins = _load(overrides_of(arguments))
+    assert settings == Settings("/s", GIB, 2, 3, 64 << 10, 1.0, 2.0, 3.0, 4.0, True, "debug")
+    assert "default" not in origins.values()
+    assert (arguments.ready_fd, arguments.config) == (7, None)
+
+
+def test_flags_not_given_override_nothing() -> None:
+    assert overrides_of(daemon_parser().parse_args([])) == {}
+
+
+def test_help_fits_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = daemon_parser().format_help().splitlines()
+    assert len(lines) <= 24
+    assert max(len(line) for line in lines) <= 80
+
+
+@pytest.mark.parametrize(
+    ("variable", "nearest"),
+    [
+        ("STREAMERD_WORKRS", "STREAMERD_WORKERS"),
+        ("STREAMERD_MEMORYLIMIT", "STREAMERD_MEMORY_LIMIT"),
+        ("STREAMERD_PORT_NUMBER", "STREAMERD_"),
+    ],
+)
+def test_an_unknown_variable_names_the_nearest(variable: str, nearest: str) -> None:
+    with pytest.raises(ConfigError, match=f"{variable}; did you mean {nearest}"):
+        _load(environ={variable: "1"})
+
+
+def test_an_unknown_key_names_file_and_nearest(tmp_path: Path) -> None:
+    toml = _toml(tmp_path, 'blocksize = "8MiB"\n')
+    with pytest.raises(ConfigError, match=rf"{toml}: blocksize; did you mean block_size"):
+        _load(toml=toml)
+
+
+def test_variables_of_clients_and_of_kubernetes_are_no_settings() -> None:
+    environ = {
+        "STREAMERD_MODE": "required",
+        "STREAMERD_SERVICE_HOST": "10.0.0.1",
+        "STREAMERD_SERVICE_PORT_HTTP": "80",
+        "STREAMERD_PORT": "tcp://10.0.0.1:80",
+        "STREAMERD_PORT_80_TCP_ADDR": "10.0.0.1",
+    }
+    assert _load(environ=environ) == _load()
+
+
+def test_an_empty_variable_is_not_set() -> None:
+    assert _load(environ={"STREAMERD_WORKERS": ""}) == _load()
+
+
+def test_the_socket_follows_the_order_that_clients_follow() -> None:
+    assert _load()[0].socket == "/run/user/7/streamerd/control.sock"
+    settings, origins = _load(environ={"STREAMERD_SOCKET": "/x/y.sock"})
+    assert (settings.socket, origins["socket"]) == ("/x/y.sock", "environment STREAMERD_SOCKET")
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "says"),
+    [
+        ("workers", "0", "whole number from 1 to 256"),
+        ("workers", "many", "whole number from 1 to 256"),
+        ("heartbeat_s", "-1", "seconds, more than 0"),
+        ("heartbeat_s", "nan", "seconds, more than 0"),
+        ("memory_limit", "6 apples", "'6 apples' is not a size"),
+        ("block_size", "100000", "multiple of 4096"),
+        ("block_size", "4096", "64KiB or more"),
+        ("log_level", "loud", "debug, info, warning or error"),
+        ("ephemeral", "perhaps", "true or false"),
+    ],
+)
+def test_a_wrong_value_names_its_origin_and_what_is_right(name: str, raw: str, says: str) -> None:
+    variable = f"STREAMERD_{name.upper()}"
+    with pytest.raises(ConfigError) as error:
+        _load(environ={variable: raw})
+    assert str(error.value).startswith(f"{name} (environment {variable}): ")
+    assert says in str(error.value)
+
+
+def test_toml_types_are_strict(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="workers"):
+        _load(toml=_toml(tmp_path, 'workers = "2"\n'))
+    settings, _ = _load(toml=_toml(tmp_path, "memory_limit = 1073741824\nephemeral = true\n"))
+    assert (settings.memory_limit_bytes, settings.ephemeral) == (GIB, True)
+
+
+def test_a_limit_below_the_smallest_window_is_refused_with_numbers() -> None:
+    with pytest.raises(ConfigError, match=r"16777215 bytes .* 2 blocks of 8MiB = 16777216 bytes"):
+        _load({"memory_limit": str((16 << 20) - 1)})
+    assert _load({"memory_limit": "16MiB"})[0].memory_limit_bytes == 16 << 20
+
+
+def test_a_limit_above_the_mount_is_refused_with_numbers() -> None:
+    with pytest.raises(ConfigError, match=r"/dev/shm mount's 34359738368 bytes .*size=33GiB"):
+        _load({"memory_limit": "33GiB"})
+
+
+def test_a_socket_path_too_long_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"108 bytes .* holds 107"):
+        _load({"socket": "/" + "s" * 107})
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"workers = ", "not valid TOML"), (b"\xff\xfe", "not valid TOML"), (None, "No such file")],
+)
+def test_a_bad_file_is_named(tmp_path: Path, content: bytes | None, says: str) -> None:
+    path = tmp_path / "bad.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=says) as error:
+        _load(toml=path)
+    assert str(path) in str(error.value)
+
+
+def test_the_config_body_has_value_and_origin_of_each_key() -> None:
+    body = config_body(*_load({"block_size": "64KiB"}))
+    assert body["block_size"] == {"value": 65536, "origin": "flag --block-size"}
+    assert list(body) == [key.name for key in KEYS]
