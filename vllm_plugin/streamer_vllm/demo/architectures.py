@@ -20,6 +20,10 @@ KINDS: Final[tuple[Kind, ...]] = ("llama", "tied", "qwen3-moe")
 LOGIT_SCALE: Final = 3.0
 """Standard deviation of the logits that a unit-size hidden state meets at the head."""
 
+BRANCH_GAIN: Final = 6.0
+"""Of what attention and MLP add to the residual stream: so much that it drowns the token's own
+embedding, or a model with tied embeddings would repeat its last token for ever."""
+
 
 @dataclass(frozen=True, slots=True)
 class Dimensions:
@@ -117,7 +121,7 @@ def _attention(kind: Kind, size: Dimensions, prefix: str) -> Iterator[Weight]:
     yield _linear(f"{prefix}q_proj", queries, size.hidden)
     yield _linear(f"{prefix}k_proj", keys, size.hidden)
     yield _linear(f"{prefix}v_proj", keys, size.hidden)
-    yield _linear(f"{prefix}o_proj", size.hidden, queries)
+    yield _linear(f"{prefix}o_proj", size.hidden, queries, BRANCH_GAIN)
     if kind == "qwen3-moe":
         yield _norm(f"{prefix}q_norm", size.head_dim)
         yield _norm(f"{prefix}k_norm", size.head_dim)
@@ -126,11 +130,11 @@ def _attention(kind: Kind, size: Dimensions, prefix: str) -> Iterator[Weight]:
 def _mlp(prefix: str, hidden: int, intermediate: int) -> Iterator[Weight]:
     yield _linear(f"{prefix}gate_proj", intermediate, hidden)
     yield _linear(f"{prefix}up_proj", intermediate, hidden)
-    yield _linear(f"{prefix}down_proj", hidden, intermediate)
+    yield _linear(f"{prefix}down_proj", hidden, intermediate, BRANCH_GAIN)
 
 
-def _linear(name: str, outputs: int, inputs: int) -> Weight:
-    return Weight(f"{name}.weight", (outputs, inputs), inputs**-0.5)
+def _linear(name: str, outputs: int, inputs: int, gain: float = 1.0) -> Weight:
+    return Weight(f"{name}.weight", (outputs, inputs), gain * inputs**-0.5)
 
 
 def _norm(name: str, width: int) -> Weight:
