@@ -14,7 +14,6 @@ import sys
 from collections.abc import Sequence
 
 from streamer_client.contract.errors import ConfigError, StreamerError
-
 from streamerd import __version__
 from streamerd.arguments import daemon_parser, overrides_of
 from streamerd.config import Settings, config_body, load_settings
@@ -135,9 +134,7 @@ def _load(arguments: argparse.Namespace) -> tuple[Settings, dict[str, str]]:
     return load_settings(overrides_of(arguments), os.environ, arguments.config)
 
 
-async def _run(
-    arguments: argparse.Namespace, settings: Settings, origins: dict[str, str]
-) -> None:
+async def _run(arguments: argparse.Namespace, settings: Settings, origins: dict[str, str]) -> None:
     with SocketLock(settings.socket):
         await Daemon(arguments, settings, origins).run()
 

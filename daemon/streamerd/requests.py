@@ -1,7 +1,7 @@
 """What clients ask, turned into the core's events and into answers.
 
-Runs in the daemon's loop, called by the control socket for every message. Checks each request; a bad one
-is answered with `Failed` and changes nothing.
+Runs in the daemon's loop, called by the control socket for every message. Checks each request; a
+bad one is answered with `Failed` and changes nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from streamer_client.contract.errors import (
 )
 from streamer_client.contract.layout import BlockRange, block_count
 from streamer_client.storage.contract import StoredShard
-
 from streamerd import __version__
 from streamerd.service import Backing, Service, Ticket
 from streamerd.state import events

@@ -1,7 +1,8 @@
 """Carries the core's commands out and turns what happens into its events.
 
-The one place where decisions meet sockets, workers and shared memory. Runs in the daemon's loop; what
-one turn of the loop learns is given to the core at once, so that clients hear of it in one message.
+The one place where decisions meet sockets, workers and shared memory. Runs in the daemon's loop;
+what one turn of the loop learns is given to the core at once, so that clients hear of it in one
+message.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from dataclasses import dataclass
 from typing import assert_never
 
 import msgspec
+
 from streamer_client.contract import messages
 from streamer_client.contract.errors import StreamerError
 from streamer_client.contract.layout import block_span
 from streamer_client.contract.socket import instance_of
 from streamer_client.storage.contract import StoredShard
-
 from streamerd.config import Settings
 from streamerd.control.peers import Peers
 from streamerd.control.socket import ControlSocket

@@ -8,7 +8,6 @@ their blocks stand alike, so that opening a resident checkpoint costs a few pass
 from __future__ import annotations
 
 from streamer_client.contract.layout import BlockRange
-
 from streamerd.state.lifecycle import BlockState
 from streamerd.state.load import Load, Phase
 from streamerd.state.model import Model

@@ -1,10 +1,10 @@
 """The account of the memory limit, in two columns.
 
-*Used* is memory: bytes reserved for a fetch, resident, or on their way back to the system. *Committed*
-is promises: shards held whole, and for each other load the larger of its smallest window and what it
-has claimed. Both stay within the limit. As every claimed block is covered by a promise, a load within
-its promise always finds room, after blocks that nobody claims were released; that is why nothing can
-deadlock on memory.
+*Used* is memory: bytes reserved for a fetch, resident, or on their way back to the system.
+*Committed* is promises: shards held whole, and for each other load the larger of its smallest
+window and what it has claimed. Both stay within the limit. As every claimed block is covered by a
+promise, a load within its promise always finds room, after blocks that nobody claims were released;
+that is why nothing can deadlock on memory.
 """
 
 from __future__ import annotations

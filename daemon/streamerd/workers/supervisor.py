@@ -1,7 +1,7 @@
 """Starts fetch workers, hands them jobs, and starts them again when they die.
 
-Runs in the daemon's asyncio loop. Jobs and answers are callbacks, not tasks: several thousand pass in a
-second. Knows nothing of what jobs mean.
+Runs in the daemon's asyncio loop. Jobs and answers are callbacks, not tasks: several thousand pass
+in a second. Knows nothing of what jobs mean.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-import msgspec
 from streamer_client.contract.errors import StreamerError
-
 from streamerd.workers.jobs import Answer, AnyJob, CloseSlab, FrameBuffer, answer_decoder, frame
 
 logger = logging.getLogger(__name__)
 
 BACKOFF_S: Final = (0.1, 0.5, 2.0, 10.0)
-"""Pauses before a worker's next starts; a worker that answered a job starts again from the first."""
+"""Pauses before a worker's next starts; a worker that answered a job starts again from the
+first."""
 
 OnAnswer = Callable[[Answer | None], None]
 """Called with the answer, or None when the worker died before it gave one."""
@@ -39,7 +38,7 @@ class Worker(asyncio.Protocol):
         self.alive = False
         self._frames = FrameBuffer()
         self._transport: asyncio.WriteTransport | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
 
     async def start(self, threads: int, log_level: str) -> None:
         """Spawn the process. It needs no readiness: jobs wait in the channel."""
@@ -48,8 +47,8 @@ class Worker(asyncio.Protocol):
             command = [sys.executable, "-m", "streamerd.workers.process"]
             command += ["--fd", str(theirs.fileno()), "--threads", str(threads)]
             command += ["--log-level", log_level]
-            # Popen, not asyncio's subprocess: its end shows on the channel, no child watcher needed.
-            self._process = subprocess.Popen(
+            # Not asyncio's subprocess: the end shows on the channel, no child watcher is needed.
+            self.process = subprocess.Popen(  # noqa: ASYNC220  spawning takes a millisecond
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
             )
         ours.setblocking(False)
@@ -59,7 +58,7 @@ class Worker(asyncio.Protocol):
 
     @property
     def pid(self) -> int:
-        return self._process.pid if self._process else 0
+        return self.process.pid if self.process else 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.WriteTransport)
@@ -74,12 +73,12 @@ class Worker(asyncio.Protocol):
             if on_answer is not None:
                 on_answer(answer)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _error: Exception | None) -> None:
         """The process ended, or closed its end: what it was asked will not be answered."""
         self.alive = False
-        if self._process is not None:
-            self._process.kill()
-            code = self._process.wait()
+        if self.process is not None:
+            self.process.kill()
+            code = self.process.wait()
             self._fleet.worker_ended(self, code)
         pending, self.pending = self.pending, {}
         for on_answer in pending.values():
@@ -209,14 +208,16 @@ class Fleet:
     async def stop(self, grace_s: float = 5.0) -> None:
         """End all workers: close their channels, then kill what is left after `grace_s`."""
         self._stopping = True
-        for handle in (*self._timers.values(), *self._starts):
-            handle.cancel()
-        processes = [worker._process for worker in self._workers if worker._process]
+        for timer in self._timers.values():
+            timer.cancel()
+        for start in self._starts:
+            start.cancel()
         for worker in self._workers:
             worker.close()
         loop = asyncio.get_running_loop()
-        for process in processes:
-            await loop.run_in_executor(None, _reap, process, grace_s)
+        for worker in self._workers:
+            if worker.process is not None:
+                await loop.run_in_executor(None, _reap, worker.process, grace_s)
 
 
 def _reap(process: subprocess.Popen[bytes], grace_s: float) -> None:
