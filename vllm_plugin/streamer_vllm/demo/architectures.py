@@ -24,6 +24,10 @@ BRANCH_GAIN: Final = 6.0
 """Of what attention and MLP add to the residual stream: so much that it drowns the token's own
 embedding, or a model with tied embeddings would repeat its last token for ever."""
 
+FOCUS: Final = 2.0
+"""Gain of queries and of keys: heads attend to single places, so that the next token depends on more
+than the last one and greedy decoding does not soon run in a circle."""
+
 
 @dataclass(frozen=True, slots=True)
 class Dimensions:
@@ -118,13 +122,13 @@ def _layer(kind: Kind, size: Dimensions, prefix: str) -> Iterator[Weight]:
 
 def _attention(kind: Kind, size: Dimensions, prefix: str) -> Iterator[Weight]:
     queries, keys = size.heads * size.head_dim, size.kv_heads * size.head_dim
-    yield _linear(f"{prefix}q_proj", queries, size.hidden)
-    yield _linear(f"{prefix}k_proj", keys, size.hidden)
+    yield _linear(f"{prefix}q_proj", queries, size.hidden, FOCUS)
+    yield _linear(f"{prefix}k_proj", keys, size.hidden, FOCUS)
     yield _linear(f"{prefix}v_proj", keys, size.hidden)
     yield _linear(f"{prefix}o_proj", size.hidden, queries, BRANCH_GAIN)
     if kind == "qwen3-moe":
-        yield _norm(f"{prefix}q_norm", size.head_dim)
-        yield _norm(f"{prefix}k_norm", size.head_dim)
+        yield _norm(f"{prefix}q_norm", size.head_dim, FOCUS)
+        yield _norm(f"{prefix}k_norm", size.head_dim, FOCUS)
 
 
 def _mlp(prefix: str, hidden: int, intermediate: int) -> Iterator[Weight]:
@@ -137,5 +141,5 @@ def _linear(name: str, outputs: int, inputs: int, gain: float = 1.0) -> Weight:
     return Weight(f"{name}.weight", (outputs, inputs), gain * inputs**-0.5)
 
 
-def _norm(name: str, width: int) -> Weight:
-    return Weight(f"{name}.weight", (width,), 0.1, mean=1.0)
+def _norm(name: str, width: int, mean: float = 1.0) -> Weight:
+    return Weight(f"{name}.weight", (width,), 0.1, mean)
