@@ -48,7 +48,8 @@ class Requests:
     def __init__(self, service: Service, config_body: dict[str, object]) -> None:
         self._service = service
         self.config_body = config_body
-        self._resolving: set[LoadKey] = set()
+        self._resolving: dict[LoadKey, int] = {}
+        """Opens whose source a worker lists, by the numbers of their requests."""
         self._prefetches = 0
 
     def receive(self, peer: str, pid: int, message: messages.ClientMessage) -> None:
@@ -82,7 +83,7 @@ class Requests:
             case messages.ReleaseShards(load, shards):
                 self._release(LoadKey(peer, load), shards)
             case messages.Close(load):
-                self._resolving.discard(LoadKey(peer, load))
+                self._resolving.pop(LoadKey(peer, load), None)
                 self._service.tickets.pop(LoadKey(peer, load), None)
                 self._service.post(events.LoadClosed(self._service.now_s, LoadKey(peer, load)))
             case messages.Goodbye():
@@ -103,7 +104,8 @@ class Requests:
 
     def gone(self, peer: str) -> None:
         """A client left or died."""
-        self._resolving = {key for key in self._resolving if key.owner != peer}
+        for key in [key for key in self._resolving if key.owner == peer]:
+            del self._resolving[key]
         for key in [key for key in self._service.tickets if key.owner == peer]:
             del self._service.tickets[key]
         self._service.post(events.OwnerGone(self._service.now_s, peer))
@@ -131,21 +133,22 @@ class Requests:
 
     def _open(self, peer: str, message: messages.Open) -> None:
         key = LoadKey(peer, message.load)
-        if key in self._service.model.loads or key in self._resolving:
+        known = (self._service.model.loads, self._service.tickets, self._resolving)
+        if any(key in loads for loads in known):
             raise ProtocolMismatch(f"load {message.load} of this connection is open already")
         if message.want not in _FIRST_BLOCKS:
-            known = ", ".join(_FIRST_BLOCKS)
-            raise ProtocolMismatch(f"want={message.want!r} is unknown; it is one of {known}")
+            words = ", ".join(_FIRST_BLOCKS)
+            raise ProtocolMismatch(f"want={message.want!r} is unknown; it is one of {words}")
         if message.memory_limit < -1:
             raise ConfigError(f"memory_limit must be -1, 0 or bytes, got {message.memory_limit}")
         if message.concurrency is not None and message.concurrency < 1:
             raise ConfigError(f"concurrency must be at least 1, got {message.concurrency}")
-        self._resolving.add(key)
+        self._resolving[key] = message.request_id
 
         def opened(shards: tuple[StoredShard, ...]) -> None:
-            if key not in self._resolving:
-                return
-            self._resolving.discard(key)
+            if self._resolving.get(key) != message.request_id:
+                return  # it was closed meanwhile
+            del self._resolving[key]
             blocks_of = _FIRST_BLOCKS[message.want]
             wants = [
                 BlockRange(index, 0, blocks_of(self._block_count(shard)))
@@ -202,7 +205,7 @@ class Requests:
                 then(_resolved(message.source, answer))
             except StreamerError as error:
                 if isinstance(message, messages.Open):
-                    self._resolving.discard(LoadKey(peer, message.load))
+                    self._resolving.pop(LoadKey(peer, message.load), None)
                 self._send(peer, messages.Failed(message.request_id, error.code, str(error)))
 
         self._service.fleet.submit(job, answered)

@@ -100,6 +100,8 @@ class Service:
         self._events: list[events.AnyEvent] = []
         self._turn_due = False
         self._slabs_made = 0
+        self._removed: list[ShardKey] = []
+        """Shards whose slab was removed in this turn."""
         self.started_s = self.now_s
 
     @property
@@ -129,6 +131,11 @@ class Service:
         happened, self._events = self._events, []
         for command in self.core.handle(happened):
             self._carry_out(command)
+        for shard in self._removed:
+            # Not while carrying out: the shard may have been opened again in the same turn.
+            if shard not in self.model.shards:
+                self.backings.pop(shard, None)
+        self._removed.clear()
 
     def _carry_out(self, command: commands.AnyCommand) -> None:
         match command:
@@ -175,7 +182,9 @@ class Service:
             logger.error("slab not created uri=%s error=%s", shard.uri, error)
 
     def _remove(self, shard: ShardKey) -> None:
-        slab = self.backings.pop(shard).slab
+        backing = self.backings[shard]
+        slab, backing.slab = backing.slab, ""
+        self._removed.append(shard)
         self.rates.pop(shard, None)
         remove_slab(slab)
         self.fleet.broadcast(lambda job: jobs.CloseSlab(job, slab), lambda: None)

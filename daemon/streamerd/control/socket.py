@@ -79,7 +79,9 @@ class ControlSocket:
             os.unlink(self._path)
 
     def send(self, peer: str, message: Message) -> bool:
-        """Queue a message; False when the peer is not connected any more."""
+        """Queue a message; False when the peer is not connected any more, or the socket closed."""
+        if self._socket.closed:
+            return False
         try:
             self._socket.send_multipart([bytes.fromhex(peer), encode(message)], zmq.NOBLOCK)
         except zmq.ZMQError as error:

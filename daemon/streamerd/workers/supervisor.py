@@ -47,10 +47,14 @@ class Worker(asyncio.Protocol):
             command = [sys.executable, "-m", "streamerd.workers.process"]
             command += ["--fd", str(theirs.fileno()), "--threads", str(threads)]
             command += ["--log-level", log_level]
-            # Not asyncio's subprocess: the end shows on the channel, no child watcher is needed.
-            self.process = subprocess.Popen(  # noqa: ASYNC220  spawning takes a millisecond
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
-            )
+            try:
+                # Not asyncio's subprocess: the end shows on the channel, no child watcher is needed.
+                self.process = subprocess.Popen(  # noqa: ASYNC220  spawning takes a millisecond
+                    command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+                )
+            except OSError:
+                ours.close()
+                raise
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
         self._frames = FrameBuffer()
@@ -76,6 +80,9 @@ class Worker(asyncio.Protocol):
     def connection_lost(self, _error: Exception | None) -> None:
         """The process ended, or closed its end: what it was asked will not be answered."""
         self.alive = False
+        if self._fleet.stopping:  # `stop` sees to the process, and nobody awaits answers any more
+            self.pending.clear()
+            return
         if self.process is not None:
             self.process.kill()
             code = self.process.wait()
@@ -114,7 +121,8 @@ class Fleet:
         """The only strong references that these tasks have: without one a task may vanish."""
         self._waiting: list[tuple[AnyJob, OnAnswer]] = []
         self._jobs = 0
-        self._stopping = False
+        self.stopping = False
+        """From the call of `stop` on: nothing is answered, nothing is started."""
         self.restarts = 0
 
     @property
@@ -151,16 +159,18 @@ class Fleet:
 
     def submit(self, job: AnyJob, on_answer: OnAnswer) -> None:
         """Give a job to the worker with the fewest; without any alive, to the next that starts."""
+        if self.stopping:
+            return
         alive = [worker for worker in self._workers if worker.alive]
         if alive:
             min(alive, key=lambda worker: len(worker.pending)).send(job, on_answer)
-        elif self._stopping:
-            on_answer(None)
         else:
             self._waiting.append((job, on_answer))
 
     def broadcast(self, make_job: Callable[[int], AnyJob], on_done: Callable[[], None]) -> None:
         """Give a job to every live worker and call `on_done` when none has it any more."""
+        if self.stopping:
+            return
         alive = [worker for worker in self._workers if worker.alive]
         left = len(alive)
 
@@ -177,7 +187,7 @@ class Fleet:
 
     def worker_ended(self, worker: Worker, code: int) -> None:
         """Called by a worker whose process is gone."""
-        if self._stopping:
+        if self.stopping:
             return
         self.restarts += 1
         pause_s = self._backoff_s[min(worker.failures, len(self._backoff_s) - 1)]
@@ -206,8 +216,11 @@ class Fleet:
             self.submit(job, on_answer)
 
     async def stop(self, grace_s: float = 5.0) -> None:
-        """End all workers: close their channels, then kill what is left after `grace_s`."""
-        self._stopping = True
+        """End all workers: close their channels, then kill what is left after `grace_s`.
+
+        Callbacks of jobs under way are dropped.
+        """
+        self.stopping = True
         for timer in self._timers.values():
             timer.cancel()
         for start in self._starts:
