@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from tests.vllm.starts import BASE_ENVIRONMENT, START_TIMEOUT_S, Starts
+from tests.support.daemon import DaemonProcess, Daemons, daemons
+from tests.vllm.starts import BASE_ENVIRONMENT, START_TIMEOUT_S, Start, Starts
 
 CUSTOM_PATTERN = "weights-{{of}}-{rank}.{part}.safetensors"
 
@@ -103,3 +105,40 @@ def _shard(model: str, out: Path, ranks: str, *options: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:]
+
+
+@pytest.fixture(scope="session")
+def own_writers_shards(
+    model: Callable[[str], str], starts: Starts, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """The Llama model for one rank, as vLLM's own `save_model` writes it."""
+    from streamer_vllm.model_files import copy_model_files
+
+    answer = starts(Start(model("llama"), action="load", save=True))
+    out = tmp_path_factory.mktemp("sharded") / "own"
+    shutil.copytree(answer.saved, out)
+    copy_model_files(model("llama"), str(out), None)
+    return str(out)
+
+
+@pytest.fixture(scope="session")
+def many_daemons() -> Iterator[Daemons]:
+    with daemons() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def daemon(many_daemons: Daemons) -> DaemonProcess:
+    """One with room for everything."""
+    return many_daemons.start("--memory-limit=128MiB")
+
+
+@pytest.fixture(scope="session")
+def small_daemon(many_daemons: Daemons, model: Callable[[str], str]) -> DaemonProcess:
+    """One whose memory is an eighth of the Llama model."""
+    return many_daemons.start(f"--memory-limit={checkpoint_bytes(model('llama')) // 8}")
+
+
+def checkpoint_bytes(directory: str) -> int:
+    """Size of the safetensors files."""
+    return sum(file.stat().st_size for file in Path(directory).glob("*.safetensors"))

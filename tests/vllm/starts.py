@@ -137,7 +137,9 @@ def _probe_distribution(site: Path) -> Path:
     """What an installed plugin leaves behind, so that vLLM finds the probe."""
     info = site / "streamerd_test_probe-0.dist-info"
     info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: streamerd-test-probe\nVersion: 0\n")
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: streamerd-test-probe\nVersion: 0\n"
+    )
     (info / "entry_points.txt").write_text(
         "[vllm.general_plugins]\nstreamerd_test_probe = streamerd_test_probe:register\n"
     )

@@ -1,7 +1,8 @@
 """One vLLM start in its own process: `python vllm_job.py JOB.json ANSWER.json`.
 
 `generate` runs the whole engine and answers with greedy tokens and the log-probabilities of the
-prompts. `load` starts the workers and stops them once the weights are loaded; the probe tells of those.
+prompts. `load` starts the workers and stops them once the weights are loaded; the probe tells of
+those.
 """
 
 from __future__ import annotations
@@ -28,15 +29,14 @@ def generate(arguments: dict[str, Any]) -> dict[str, Any]:
     outputs = engine.generate(list(PROMPTS), sampling, use_tqdm=False)
     return {
         "tokens": [list(output.outputs[0].token_ids) for output in outputs],
-        "prompt_logprobs": [
-            [
-                place[token].logprob
-                for token, place in zip(output.prompt_token_ids, output.prompt_logprobs, strict=True)
-                if place is not None
-            ]
-            for output in outputs
-        ],
+        "prompt_logprobs": [_prompt_logprobs(output) for output in outputs],
     }
+
+
+def _prompt_logprobs(output: Any) -> list[float]:
+    """Of each token of the prompt but the first, which follows nothing."""
+    places = zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
+    return [place[token].logprob for token, place in places]
 
 
 def load(arguments: dict[str, Any]) -> dict[str, Any]:

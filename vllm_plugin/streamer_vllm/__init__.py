@@ -1,8 +1,8 @@
 """vLLM plugin: the load formats `runai_streamer` and `runai_streamer_sharded`, served by streamerd.
 
-`register` is the entry point in `vllm.general_plugins`. vLLM calls it in every process it starts, early,
-so it imports nothing heavy and starts nothing; the loaders take their places when vLLM itself imports
-the module that keeps them.
+`register` is the entry point in `vllm.general_plugins`. vLLM calls it in every process it starts,
+early, so it imports nothing heavy and starts nothing; the loaders take their places when vLLM
+itself imports the module that keeps them.
 """
 
 from __future__ import annotations

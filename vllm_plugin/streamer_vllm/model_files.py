@@ -39,8 +39,9 @@ def is_weights(name: str) -> bool:
 def untie_word_embeddings(directory: str) -> None:
     """Say in `config.json` that the head is not the embedding.
 
-    For a model whose configuration says they are one while its checkpoint has both. vLLM believes the
-    checkpoint then, but it cannot see that in a sharded one: there the configuration must be right.
+    For a model whose configuration says they are one while its checkpoint has both. vLLM believes
+    the checkpoint then, but it cannot see that in a sharded one: there the configuration must be
+    right.
     """
     path = os.path.join(directory, "config.json")
     with open(path, encoding="utf-8") as file:

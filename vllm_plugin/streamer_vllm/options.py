@@ -1,6 +1,7 @@
-"""What a user may say to the loaders: `--model-loader-extra-config` and a few environment variables.
+"""What a user may say to the loaders: `--model-loader-extra-config` and a few variables.
 
-Owns names, types, precedence (extra config over environment) and the errors. Pure: no vLLM, no torch.
+Owns names, types, precedence (extra config over environment) and the errors. Pure: no vLLM, no
+torch.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Names of shard files: which file belongs to which rank.
 
-Owns the patterns, their rules and their errors, after vLLM's `sharded_state` format. Pure: no vLLM.
-A pattern is a format string with `{rank}` or `{tp_rank}` (the same number), `{pp_rank}` and `{part}`;
-`{{` and `}}` stand for braces.
+Owns the patterns, their rules and their errors, after vLLM's `sharded_state` format. Pure: no
+vLLM. A pattern is a format string with `{rank}` or `{tp_rank}` (the same number), `{pp_rank}` and
+`{part}`; `{{` and `}}` stand for braces.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _AnyPart(str):
 
 
 def default_pattern(place: Place) -> str:
-    """vLLM's own choice of names."""
+    """The names that vLLM chooses itself."""
     return PP_TP_PATTERN if place.pp_size > 1 else TP_PATTERN
 
 

@@ -6,13 +6,11 @@ What the two loaders share. Runs in the rank's own thread.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from streamer_client.checkpoint import Checkpoint
-from streamer_client.contract.socket import default_socket
 from streamer_client.launch import open_client
 from streamer_client.stats import LoadStats
 from streamer_vllm.options import Options
@@ -49,13 +47,11 @@ def opened(
         ) as checkpoint,
     ):
         yield checkpoint
-        stats = checkpoint.stats
-    _report(rank, stats, time.perf_counter() - start, options)
+        stats, socket = checkpoint.stats, client.socket
+    _report(rank, stats, time.perf_counter() - start, socket)
 
 
-def _report(rank: int, stats: LoadStats, seconds: float, options: Options) -> None:
-    direct = stats.mode == "direct"
-    socket = options.socket or default_socket(os.environ, os.getuid(), os.path.exists)
+def _report(rank: int, stats: LoadStats, seconds: float, socket: str | None) -> None:
     log.info(
         "streamerd: loaded rank=%d bytes=%d seconds=%.3f gb_per_s=%.2f from_memory=%.0f%% via=%s "
         "socket=%s",
@@ -65,5 +61,5 @@ def _report(rank: int, stats: LoadStats, seconds: float, options: Options) -> No
         stats.loaded_bytes / max(seconds, 1e-9) / 1e9,
         100 * stats.resident_bytes / max(stats.total_bytes, 1),
         stats.mode,
-        "-" if direct else socket,
+        socket or "-",
     )

@@ -1,8 +1,8 @@
-"""Writes a pre-sharded checkpoint: `python -m streamer_vllm.shard MODEL OUT --tensor-parallel-size N`.
+"""Writes a pre-sharded checkpoint: `python -m streamer_vllm.shard MODEL OUT ...`.
 
-`streamerctl shard` runs this as its own process. It starts real vLLM workers, each of which loads the
-model and writes its own shard (`shard_writer.py`); no engine, no cache, no forward step. OUT appears
-whole or not at all: everything is written beside it and renamed at the end.
+`streamerctl shard` runs this as its own process. It starts real vLLM workers, each of which loads
+the model and writes its own shard (`shard_writer.py`); no engine, no cache, no forward step. OUT
+appears whole or not at all: everything is written beside it and renamed at the end.
 """
 
 from __future__ import annotations

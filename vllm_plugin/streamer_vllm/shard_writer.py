@@ -1,8 +1,8 @@
-"""The private load format `streamerd_save`: loads as vLLM does by default, then writes this rank's shard.
+"""The private load format `streamerd_save`: vLLM's own loading, then writing this rank's shard.
 
-Writing happens at the end of `load_weights`, before vLLM repacks weights for the device: so the files
-hold what a loader is to put there, on every platform and for quantised methods too. Runs in each rank
-of the process tree that `shard.py` starts.
+Writing happens at the end of `load_weights`, before vLLM repacks weights for the device: so the
+files hold what a loader is to put there, on every platform and for quantised methods too. Runs in
+each rank of the process tree that `shard.py` starts.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Target:
     max_file_bytes: int | None = None
 
 
-class ShardWriter(DefaultModelLoader):
+class ShardWriter(DefaultModelLoader):  # type: ignore[misc]  # vLLM is Any to mypy
     """vLLM's default loader, with writing after it. Its extra config is a `Target`'s fields."""
 
     def __init__(self, load_config: LoadConfig) -> None:

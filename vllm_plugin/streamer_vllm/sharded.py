@@ -1,12 +1,14 @@
 """The load format `runai_streamer_sharded`: each rank reads only the files written for it.
 
-The files hold the rank's state dict as it is, so their bytes go straight into the parameters' memory.
+The files hold the rank's state dict as it is, so their bytes go straight into the parameters'
+memory.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,12 +28,13 @@ from streamer_vllm.weight_files import weights_folder, weights_name
 log = logging.getLogger(f"vllm.{__name__}")  # vLLM configures what is below `vllm` only
 
 
-class ShardedLoader(BaseModelLoader):
+class ShardedLoader(BaseModelLoader):  # type: ignore[misc]  # vLLM is Any to mypy
     """Loads a rank's own shard into its parameters."""
 
     options: Options
 
-    def __new__(cls, load_config: LoadConfig) -> BaseModelLoader:  # type: ignore[misc]  mode=off
+    def __new__(cls, load_config: LoadConfig) -> Any:
+        """Mode `off` in the extra config means vLLM's own loader."""
         options = parse_options(load_config.model_loader_extra_config, os.environ, sharded=True)
         if options.mode == "off":
             return stock_loader(load_config, sharded=True)

@@ -13,7 +13,7 @@ _OWN_KEYS = frozenset({"mode", "socket"})
 
 
 def stock_loader(load_config: LoadConfig, *, sharded: bool) -> BaseModelLoader:
-    """vLLM's loader of the same name, without the keys that only streamerd knows."""
+    """The stock loader of the same name, without the keys that only streamerd knows."""
     plain = copy.copy(load_config)
     plain.model_loader_extra_config = {
         key: value

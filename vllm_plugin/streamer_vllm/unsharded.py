@@ -1,4 +1,4 @@
-"""The load format `runai_streamer`: any safetensors checkpoint, read once for all ranks of the node.
+"""The load format `runai_streamer`: any safetensors checkpoint, read once for all ranks.
 
 Every rank goes through the whole checkpoint and the model takes what it needs. Tensors are views of
 the shared slabs, so nothing is copied but what a rank keeps.
@@ -7,6 +7,7 @@ the shared slabs, so nothing is copied but what a rank keeps.
 from __future__ import annotations
 
 import os
+from typing import Any, cast
 
 from torch import nn
 from vllm.config import ModelConfig
@@ -20,12 +21,13 @@ from streamer_vllm.stock import stock_loader
 from streamer_vllm.weight_files import needed_files, weights_folder, weights_name
 
 
-class UnshardedLoader(BaseModelLoader):
+class UnshardedLoader(BaseModelLoader):  # type: ignore[misc]  # vLLM is Any to mypy
     """Streams a checkpoint into `model.load_weights`."""
 
     options: Options
 
-    def __new__(cls, load_config: LoadConfig) -> BaseModelLoader:  # type: ignore[misc]  mode=off
+    def __new__(cls, load_config: LoadConfig) -> Any:
+        """Mode `off` in the extra config means vLLM's own loader."""
         options = parse_options(load_config.model_loader_extra_config, os.environ, sharded=False)
         if options.mode == "off":
             return stock_loader(load_config, sharded=False)
@@ -46,7 +48,7 @@ class UnshardedLoader(BaseModelLoader):
             hold=True,
             bar=self.load_config.use_tqdm_on_load,
         ) as checkpoint:
-            loaded = model.load_weights(checkpoint.tensors())
+            loaded = cast("Any", model).load_weights(checkpoint.tensors())
         if loaded is not None and model_config.quantization is None:
             # vLLM's default loader knows which parameters need not be in a checkpoint.
             DefaultModelLoader(LoadConfig()).track_weights_loading(model, loaded)

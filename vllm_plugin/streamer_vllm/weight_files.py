@@ -18,6 +18,7 @@ from vllm.model_executor.model_loader.weight_utils import (
 )
 from vllm.transformers_utils import repo_utils
 
+from streamer_client.contract.errors import SourceNotFound
 from streamer_client.storage.names import natural_key
 
 SAFETENSORS: Final = "*.safetensors"
@@ -32,8 +33,10 @@ def weights_name(model_config: ModelConfig) -> str:
 
 def weights_folder(name: str, revision: str | None, load_config: LoadConfig) -> str:
     """The directory or object-store prefix with the weights; downloads them if need be."""
-    if os.path.isdir(name) or "://" in name:
+    if "://" in name:
         return name
+    if os.path.isdir(name):
+        return os.path.abspath(name)
     revision = _pinned(name, revision)
     folder: str = download_weights_from_hf(
         name,
@@ -54,12 +57,19 @@ def needed_files(folder: str) -> list[str] | None:
 
     Returns:
         None where the folder is not local or has none: whoever opens it says what is wrong.
+
+    Raises:
+        SourceNotFound: the index names a file that is not there.
     """
     found = sorted(glob.glob(os.path.join(glob.escape(folder), SAFETENSORS)), key=natural_key)
     if not found:
         return None
-    kept: list[str] = filter_duplicate_safetensors_files(found, folder, INDEX_NAME)
-    return kept
+    try:
+        return list(filter_duplicate_safetensors_files(found, folder, INDEX_NAME))
+    except FileNotFoundError as error:
+        raise SourceNotFound(
+            f"{folder}: {error}; is the checkpoint complete, and {INDEX_NAME} its own?"
+        ) from error
 
 
 def _pinned(name: str, revision: str | None) -> str | None:

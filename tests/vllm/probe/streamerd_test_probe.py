@@ -1,8 +1,8 @@
 """A vLLM plugin for tests: records what is in a model right after loading.
 
-Wraps the step that follows `load_weights`, whatever the loader, in each worker. For each rank it writes
-the digest of every tensor to `$STREAMERD_PROBE_DIR`, and, asked by `$STREAMERD_PROBE_SAVE`, the shard that
-vLLM's own `save_model` makes of it.
+Wraps the step that follows `load_weights`, whatever the loader, in each worker. For each rank it
+writes the digest of every tensor to `$STREAMERD_PROBE_DIR`, and, asked by `$STREAMERD_PROBE_SAVE`,
+the shard that vLLM's own `save_model` makes of it.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Owns names, shapes and standard deviations; `model.py` draws the numbers and writes the files. Pure:
 no torch.
 
-The scales keep a random network lively: every projection has the standard deviation 1/sqrt(inputs), so
-activations keep their size from layer to layer, and the head's is wide enough that the next token is
-neither certain nor a uniform draw.
+The scales keep a random network lively: every projection has the standard deviation
+1/sqrt(inputs), so activations keep their size from layer to layer, and the head's is wide enough
+that the next token is neither certain nor a uniform draw.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ BRANCH_GAIN: Final = 6.0
 embedding, or a model with tied embeddings would repeat its last token for ever."""
 
 FOCUS: Final = 2.0
-"""Gain of queries and of keys: heads attend to single places, so that the next token depends on more
-than the last one and greedy decoding does not soon run in a circle."""
+"""Gain of queries and of keys: heads attend to single places, so that the next token depends on
+more than the last one and greedy decoding does not soon run in a circle."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Writes a small random model that behaves like a real checkpoint.
 
 `python -m streamer_vllm.demo.model DIR --kind llama --size tiny` makes `config.json`, a byte-level
-tokenizer and several safetensors files with their index. The numbers are seeded, so the same command
-writes the same bytes. Runs in its own process, or in a test's.
+tokenizer and several safetensors files with their index. The numbers are seeded, so the same
+command writes the same bytes. Runs in its own process, or in a test's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ import argparse
 import json
 import os
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final, cast, get_args
+from typing import Final, cast, get_args
+
+import torch
+from safetensors.torch import save_file
 
 from streamer_vllm.demo.architectures import (
     KINDS,
@@ -23,9 +26,6 @@ from streamer_vllm.demo.architectures import (
     weights,
 )
 from streamer_vllm.demo.tokenizer import VOCABULARY, write_tokenizer
-
-if TYPE_CHECKING:
-    import torch
 
 FILES: Final = 4
 INDEX_NAME: Final = "model.safetensors.index.json"
@@ -43,9 +43,6 @@ def build_model(
 
 
 def _write_weights(directory: str, planned: Sequence[Weight], seed: int) -> int:
-    import torch
-    from safetensors.torch import save_file
-
     generator = torch.Generator().manual_seed(seed)
     total = sum(_size_bytes(weight) for weight in planned)
     placed: dict[str, str] = {}
@@ -77,8 +74,6 @@ def _size_bytes(weight: Weight) -> int:
 
 
 def _draw(weight: Weight, generator: torch.Generator) -> torch.Tensor:
-    import torch
-
     drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float32)
     return drawn.mul_(weight.scale).add_(weight.mean).to(torch.bfloat16)
 
@@ -98,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     kind = cast("Kind", options.kind)
     total = build_model(options.directory, kind, SIZES[options.size], options.seed)
-    print(f"{options.directory}: {kind}, {total / 1e6:.1f} MB in {FILES} files")  # noqa: T201 a program's own answer
+    print(f"{options.directory}: {kind}, {total / 1e6:.1f} MB in {FILES} files")  # noqa: T201
     return 0
 
 

@@ -1,4 +1,4 @@
-"""A byte-level tokenizer: one token a byte, and two special ones. Nothing is trained or downloaded."""
+"""A byte-level tokenizer: one token a byte, and two special ones. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VOCABULARY: Final = 256 + len(SPECIAL_TOKENS)
 
 def write_tokenizer(directory: str) -> None:
     """Write `tokenizer.json` and `tokenizer_config.json` for transformers."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
