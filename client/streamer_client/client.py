@@ -55,6 +55,11 @@ class Client:
         """
         return Admin.none() if self._admin is None else self._admin
 
+    @property
+    def socket(self) -> str | None:
+        """Where its daemon listens; None when this client reads without one."""
+        return None if self._admin is None else self._admin.socket
+
     def open(
         self,
         source: Source | Sequence[Source],
