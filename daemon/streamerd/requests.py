@@ -22,6 +22,7 @@ from streamer_client.contract.errors import (
 )
 from streamer_client.contract.layout import BlockRange, block_count
 from streamer_client.storage.contract import StoredShard
+from streamer_client.storage.local import local_path
 from streamerd import __version__
 from streamerd.service import Backing, Service, Ticket
 from streamerd.state import events
@@ -40,6 +41,8 @@ _FIRST_BLOCKS: dict[str, Callable[[int], int]] = {
     "headers": lambda blocks: min(1, blocks),
     "none": lambda _blocks: 0,
 }
+
+_JUDGED_BY_STATE = (messages.GetStatus, messages.Evict, messages.Pin, messages.Unpin)
 
 
 class Requests:
@@ -71,6 +74,8 @@ class Requests:
         if known is None:
             raise ProtocolMismatch("say Hello first: this daemon does not know the connection")
         known.seen_s = self._service.now_s
+        if isinstance(message, _JUDGED_BY_STATE):
+            self._service.turn()  # what was said before counts
         match message:
             case messages.Consumed(load, ranges):
                 self._blocks(peer, load, ranges, events.BlocksConsumed)
@@ -274,7 +279,7 @@ class Requests:
     # --- cache ----------------------------------------------------------------------------------
 
     def _shards_of(self, source: str) -> list[Shard]:
-        uri = source if "://" in source else os.path.abspath(source)
+        uri = _as_listed(source)
         found = [
             shard
             for shard in self._service.model.shards.values()
@@ -333,6 +338,12 @@ class Requests:
             raise RequestRefused(f"{source} is not pinned")
         self._service.post(events.UnpinRequested(self._service.now_s, keys))
         return f"{len(keys)} shards unpinned"
+
+
+def _as_listed(source: str) -> str:
+    """The source as the URIs of its shards begin."""
+    is_file = "://" not in source or source.lower().startswith("file://")
+    return local_path(source) if is_file else source.rstrip("/")
 
 
 def _resolved(source: str, answer: jobs.Answer | None) -> tuple[StoredShard, ...]:
