@@ -34,6 +34,11 @@ class Admin:
     def __init__(self, link: Link) -> None:
         self._link = link
 
+    @property
+    def socket(self) -> str:
+        """The daemon's control socket."""
+        return self._link.socket_path
+
     @staticmethod
     def none() -> Admin:
         raise DaemonUnavailable("this client reads without a daemon; there is none to ask")

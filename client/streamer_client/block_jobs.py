@@ -79,7 +79,7 @@ def block_jobs(
 
 
 def _add(job: BlockJob[D], entry: TensorEntry, destination: D, block_bytes: int) -> None:
-    """Add the part of a tensor that lies in the job's block, to the last run where it continues it."""
+    """Add the part of a tensor that lies in the job's block, to the last run if that goes on."""
     start = max(entry.start, job.block * block_bytes)
     stop = min(entry.stop, (job.block + 1) * block_bytes)
     piece = Piece(destination, start - entry.start, stop - entry.start)

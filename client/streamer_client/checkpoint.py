@@ -10,15 +10,14 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 
 from streamer_client.catalog_view import Catalog
 from streamer_client.contract.catalog import TensorEntry
 from streamer_client.contract.errors import SourceError
-from streamer_client.copier import pass_ended
-from streamer_client.feed import Feed, PassEnded
+from streamer_client.feed import Feed
 from streamer_client.headers import Headers
 from streamer_client.iteration import tensors
 from streamer_client.loading import Loading, Mismatch
@@ -72,8 +71,6 @@ class Checkpoint:
         start = time.perf_counter()
         try:
             return Catalog(self._headers.all())
-        except PassEnded as error:
-            raise pass_ended() from error
         finally:
             self._stats.seconds += time.perf_counter() - start
 
@@ -165,7 +162,7 @@ class Checkpoint:
         """End the load. Views that are still referenced stay valid. Idempotent."""
         self._finalizer()
 
-    def __enter__(self) -> Checkpoint:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from streamer_client.admin import Admin
 from streamer_client.contract.errors import SourceNotFound
@@ -55,6 +55,11 @@ class Client:
         """
         return Admin.none() if self._admin is None else self._admin
 
+    @property
+    def socket(self) -> str | None:
+        """Where its daemon listens; None when this client reads without one."""
+        return None if self._admin is None else self._admin.socket
+
     def open(
         self,
         source: Source | Sequence[Source],
@@ -74,7 +79,7 @@ class Client:
             files: read only these, in this order.
             hold: keep whole shards resident as long as views of them live. Without it, or where
                 they do not fit, `tensors` makes private copies and memory is given back on the way.
-            memory_limit: bytes that this load may hold at once; -1 no limit of its own, 0 the least.
+            memory_limit: bytes that this load may hold at once; -1 no limit, 0 the least.
             concurrency: how many reads at once, where that can be chosen.
             progress: see `stats.Progress`.
 
@@ -103,7 +108,7 @@ class Client:
             checkpoint.close()
         self._finalizer()
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -7,23 +7,21 @@ It lives as long as its client or any lease does: views of resident tensors outl
 from __future__ import annotations
 
 import atexit
-import contextlib
 import itertools
 import logging
+import math
 import os
-import socket
 import threading
+import time
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from importlib import metadata
 from typing import Final, Protocol
 
 from streamer_client.contract.errors import (
-    ConfigError,
     DaemonUnavailable,
     ProtocolMismatch,
-    RequestRefused,
     StreamerError,
     error_from_code,
 )
@@ -45,13 +43,14 @@ from streamer_client.contract.messages import (
     Waiting,
     Welcome,
 )
-from streamer_client.contract.socket import MAX_SOCKET_PATH_BYTES
+from streamer_client.socket_probe import probe
 from streamer_client.wire import Wire
 
 log = logging.getLogger(__name__)
 
 HANDSHAKE_TIMEOUT_S: Final = 5.0
 JOIN_TIMEOUT_S: Final = 5.0
+CANCEL_POLL_S: Final = 0.25
 
 _living: weakref.WeakSet[Connection] = weakref.WeakSet()
 
@@ -95,7 +94,7 @@ class Connection:
             ProtocolMismatch: something of another version does.
             RequestRefused: the socket may not be opened by this user.
         """
-        _probe(socket_path)
+        probe(socket_path)
         connection = cls(socket_path)
         try:
             connection._greet(label, timeout_s)
@@ -139,11 +138,20 @@ class Connection:
             self._wire.put(call)
 
     def request(
-        self, build: Callable[[int], Message], timeout_s: float | None = None
+        self,
+        build: Callable[[int], Message],
+        timeout_s: float | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> DaemonMessage:
         """Send what `build(request_id)` makes and wait for its answer.
 
+        Args:
+            build: makes the message.
+            timeout_s: how long to wait at most.
+            cancelled: asked now and then; ends the wait when it says so.
+
         Raises:
+            CancelledError: it was cancelled; the daemon may still answer.
             DaemonUnavailable: no answer within `timeout_s`, or the daemon died.
             StreamerError: the daemon's refusal, as the class it was there.
         """
@@ -155,17 +163,33 @@ class Connection:
             if self.error is not None:
                 raise self._lost_error() from self.error
             self._wire.put(build(request_id))
-            message = answer.result(timeout_s)
-        except TimeoutError as error:
-            raise DaemonUnavailable(
-                f"the daemon at {self.socket_path} did not answer within {timeout_s} s; "
-                "see its log, or restart it: systemctl restart streamerd"
-            ) from error
+            message = self._awaited(answer, timeout_s, cancelled)
         finally:
             self._answers.pop(request_id, None)
         if isinstance(message, Failed):
             raise error_from_code(message.code, message.message)
         return message
+
+    def _awaited(
+        self,
+        answer: Future[DaemonMessage],
+        timeout_s: float | None,
+        cancelled: Callable[[], bool],
+    ) -> DaemonMessage:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left_s = math.inf if deadline is None else deadline - time.monotonic()
+            try:
+                return answer.result(max(0.0, min(left_s, CANCEL_POLL_S)))
+            except TimeoutError as error:
+                if cancelled():
+                    raise CancelledError from error
+                if left_s > CANCEL_POLL_S:
+                    continue
+                raise DaemonUnavailable(
+                    f"the daemon at {self.socket_path} did not answer within {timeout_s} s; "
+                    "see its log, or restart it: systemctl restart streamerd"
+                ) from error
 
     def listen(self, listener: LoadListener) -> int:
         """Number a new load, hear of it, and keep the connection until `unlisten`."""
@@ -267,34 +291,6 @@ class Connection:
                 waiting.set_exception(error)
         for listener in list(self._listeners.values()):
             listener.on_lost(error)
-
-
-def _probe(socket_path: str) -> None:
-    """Say at once, and clearly, when nothing can answer; ZeroMQ itself would go on trying.
-
-    Raises:
-        ConfigError: the path is longer than a socket's can be.
-        RequestRefused: this user may not open it.
-        DaemonUnavailable: there is no socket, or nobody listens.
-    """
-    if len(os.fsencode(socket_path)) > MAX_SOCKET_PATH_BYTES:
-        raise ConfigError(
-            f"the socket path {socket_path} has more than {MAX_SOCKET_PATH_BYTES} bytes; "
-            "choose a shorter one with --socket or STREAMERD_SOCKET"
-        )
-    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
-        try:
-            probe.connect(socket_path)
-        except PermissionError as error:
-            raise RequestRefused(
-                f"{socket_path} may not be opened by user {os.getuid()}; add the user to the "
-                "daemon's group, or start a daemon of your own: streamerd"
-            ) from error
-        except OSError as error:
-            raise DaemonUnavailable(
-                f"no daemon answers at {socket_path} ({error.strerror}); start one: "
-                "systemctl start streamerd, or streamerd"
-            ) from error
 
 
 def _version() -> str:

@@ -1,25 +1,30 @@
 """The threads that carry a copy's plan out.
 
-Owns a few threads that each take a block's job, wait for the block, copy and give it back. The caller's
-thread plans, submits, and collects what is finished; errors of the threads are raised there.
+Owns a few threads that each take a block's job, wait for the block, copy and give it back. The
+caller's thread plans, submits, and collects what is finished; errors of the threads are raised
+there.
 """
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
+import weakref
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Self
 
 from streamer_client.block_jobs import BlockJob
 from streamer_client.copy_engine import CopyEngine
 from streamer_client.destination import Destination
-from streamer_client.feed import Feed, FeedClosed, PassEnded
+from streamer_client.feed import Feed
 
 JOBS_PER_THREAD: Final = 2
 """One being copied, one waiting, so that no thread idles while the caller plans."""
 
 Job = BlockJob[Destination]
+
+_living: weakref.WeakSet[Copier] = weakref.WeakSet()
 
 
 class Copier:
@@ -42,17 +47,26 @@ class Copier:
             threading.Thread(target=self._work, name=f"streamer-copy-{place}", daemon=True)
             for place in range(max(1, feed.threads))
         ]
+        self._most_jobs = JOBS_PER_THREAD * len(self._threads)
         for thread in self._threads:
             thread.start()
+        _living.add(self)
 
-    def __enter__(self) -> Copier:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the pass and the threads. Idempotent."""
+        threads, self._threads = self._threads, []
+        if not threads:
+            return
         self._feed.end(self._number)
-        for _thread in self._threads:
+        for _thread in threads:
             self._jobs.put(None)
-        for thread in self._threads:
+        for thread in threads:
             thread.join()
 
     def submit(self, job: Job) -> Iterator[Destination]:
@@ -60,7 +74,7 @@ class Copier:
 
         Must be iterated to its end.
         """
-        while self._outstanding >= JOBS_PER_THREAD * len(self._threads):
+        while self._outstanding >= self._most_jobs:
             yield from self.collect()
         self._outstanding += 1
         self._jobs.put(job)
@@ -74,8 +88,6 @@ class Copier:
         """
         done = self._finished.get()
         self._outstanding -= 1
-        if isinstance(done, PassEnded):
-            raise pass_ended() from done
         if isinstance(done, BaseException):
             raise done
         for run in done.runs:
@@ -105,8 +117,8 @@ class Copier:
         self._feed.consumed(self._number, job.shard, job.block)
 
 
-def pass_ended() -> FeedClosed:
-    return FeedClosed(
-        "the checkpoint was closed, or read by another iteration, while this one was running; "
-        "finish one before the next, or open the checkpoint once for each"
-    )
+@atexit.register
+def _close_living() -> None:
+    """End iterations that were left unfinished, while their threads still can."""
+    for copier in list(_living):
+        copier.close()

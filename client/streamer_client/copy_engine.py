@@ -1,8 +1,9 @@
 """How bytes get from a feed into a destination's memory, per kind of device.
 
 The seam for faster engines: a `CopyEngine` carries out one run of a block at a time, in any of the
-copier's threads. `HostEngine` has the kernel copy straight into the destination; `StagedEngine` goes
-through one reused buffer a thread (pinned for CUDA) and waits for each copy: correct, not fast.
+copier's threads. `HostEngine` has the kernel copy straight into the destination; `StagedEngine`
+goes through one reused buffer a thread (pinned for CUDA) and waits for each copy: correct, not
+fast.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import mmap
 import os
 import threading
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 
 import msgspec
 
@@ -20,7 +21,7 @@ from streamer_client.contract.errors import DaemonUnavailable, SourceChanged, St
 from streamer_client.contract.layout import BlockRange, block_count
 from streamer_client.contract.messages import Open, OpenedShard
 from streamer_client.direct_feed import READ_AHEAD_BYTES, DirectFeed, same_shards
-from streamer_client.feed import FeedShard, PassEnded
+from streamer_client.feed import FeedClosed, FeedShard
 from streamer_client.link import Link
 from streamer_client.load import DaemonLoad
 from streamer_client.parallelism import copy_threads, read_threads
@@ -40,14 +41,16 @@ class DaemonFeed:
     def __init__(self, link: Link, request: Open) -> None:
         self._link = link
         self._request = request
-        self._load: DaemonLoad | None = self._opened(request)
         self._lost: list[DaemonLoad] = []
         self._direct: DirectFeed | None = None
-        self._repair = threading.RLock()
+        self._repair = threading.RLock()  # finalizers may close a feed anywhere
+        self._guard = threading.RLock()
         self._pass = 0
+        self._running = False
         self._closed = False
-        first = self._load
+        first = self._opened(request)
         first.expect_all()
+        self._load: DaemonLoad | None = first
         self._opened_shards: tuple[OpenedShard, ...] = first.shards
         self.shards = tuple(FeedShard(shard.uri, shard.size_bytes) for shard in first.shards)
         self.block_bytes = first.block_bytes
@@ -65,7 +68,11 @@ class DaemonFeed:
         def build(request_id: int, load: int) -> Open:
             return msgspec.structs.replace(request, request_id=request_id, load=load)
 
-        return DaemonLoad(connection, build)
+        number = self._pass
+        try:
+            return DaemonLoad(connection, build, lambda: self._closed or number != self._pass)
+        except CancelledError as error:
+            raise FeedClosed from error
 
     @property
     def mode(self) -> str:
@@ -75,9 +82,7 @@ class DaemonFeed:
 
     def begin(self, order: Sequence[BlockRange]) -> int:
         with self._repair:
-            self._check_open()
-            self._pass += 1
-            self._interrupt()
+            number = self._next_pass(running=True)
             order = tuple(order)
             keep = self._fresh and order == self._order
             self._order, self._done, self._fresh = order, self._nothing_done(), False
@@ -86,7 +91,17 @@ class DaemonFeed:
                     self._want(self._load, order)
             except DaemonUnavailable:
                 self._recover(self._load)
-            return self._pass
+            return number
+
+    def _next_pass(self, *, running: bool) -> int:
+        with self._guard:
+            if self._closed:
+                raise FeedClosed
+            self._pass += 1
+            self._running = running
+            number = self._pass
+        self._interrupt()
+        return number
 
     def _want(self, load: DaemonLoad, order: tuple[BlockRange, ...]) -> None:
         """Have the daemon bring in a pass.
@@ -103,21 +118,22 @@ class DaemonFeed:
             self._load = self._reopened()
             load.close()
             self._load.want(order)
+            self._unless_closed()
 
     def end(self, number: int) -> None:
-        with self._repair:
-            if number == self._pass:
-                self._pass += 1
-                self._interrupt()
+        with self._guard:
+            if number == self._pass and not self._closed:
+                self._next_pass(running=False)
 
     def wait(self, number: int, shard: int, block: int) -> None:
         while True:
             if number != self._pass or self._closed:
-                raise PassEnded
+                raise FeedClosed
             if self._source(shard, block) is not None or self._direct is not None:
                 return
             load = self._load
-            assert load is not None, "without a load there is a direct feed"
+            if load is None:  # gone direct between the two looks
+                continue
             granted = load.wait(shard, block, block + 1, lambda: number != self._pass)
             if not granted and load.lost is not None:
                 self._recover(load)
@@ -125,12 +141,12 @@ class DaemonFeed:
     def read_into(self, buffers: Sequence[memoryview], shard: int, start: int) -> None:
         source = self._source(shard, start // self.block_bytes) or self._direct
         if source is None:  # consumed by an ended pass
-            raise PassEnded
+            raise FeedClosed
         source.read_into(buffers, shard, start)
 
     def consumed(self, number: int, shard: int, block: int) -> None:
         if number != self._pass:
-            raise PassEnded
+            raise FeedClosed
         self._done[shard][block] = 1
         load = self._load
         if load is not None and load.has(shard, block, block + 1):
@@ -160,7 +176,7 @@ class DaemonFeed:
             granted = load.wait(shard, start, stop, lambda: self._closed)
             if not granted and load.lost is not None:
                 self._recover(load)
-        raise PassEnded
+        raise FeedClosed
 
     # --- the daemon died -------------------------------------------------------------------------
 
@@ -169,28 +185,28 @@ class DaemonFeed:
         with self._repair:
             if self._load is not dead or dead is None or self._closed:
                 return
-            self._lost.append(dead)
-            self._load = None
-            try:
-                self._resume()
-            except BaseException:  # nothing to go on with: everyone who waits meets this again
-                self._lost.remove(dead)
-                self._load = dead
-                raise
+            self._resume(dead)
             self._interrupt()
 
-    def _resume(self) -> None:
+    def _resume(self, dead: DaemonLoad) -> None:
+        """Replace the dead load; others read from it and wait in it until that is done."""
         remaining = self._remaining()
+        load: DaemonLoad | None = None
         try:
             load = self._reopened()
         except SourceChanged:
             raise
         except StreamerError as error:
-            self._go_direct(error)
+            self._direct = self._opened_directly(error)
         else:
-            load.want(remaining)
-            self._load = load
+            if self._running:
+                load.want(remaining)
             log.warning("event=load_resumed socket=%s", self._link.socket_path)
+        with self._guard:
+            self._lost = [*self._lost, dead]
+            self._load = load
+            self._fresh = False
+        self._unless_closed()
 
     def _remaining(self) -> tuple[BlockRange, ...]:
         return in_order(
@@ -219,7 +235,7 @@ class DaemonFeed:
                 )
         return load
 
-    def _go_direct(self, why: StreamerError) -> None:
+    def _opened_directly(self, why: StreamerError) -> DirectFeed:
         log.warning("event=reading_directly source=%s reason=%r", self._request.source, str(why))
         environment = {**os.environ, **self._request.environment}
         storage = storage_for(self.shards[0].uri, environment)
@@ -228,7 +244,7 @@ class DaemonFeed:
         same_shards(
             stored, [(one.uri, one.identity, one.size_bytes) for one in self._opened_shards]
         )
-        self._direct = DirectFeed(
+        return DirectFeed(
             storage,
             stored,
             memory_limit=self._request.memory_limit,
@@ -239,26 +255,28 @@ class DaemonFeed:
     # --- end -------------------------------------------------------------------------------------
 
     def _nothing_done(self) -> list[bytearray]:
-        return [
-            bytearray(block_count(shard.size_bytes, self.block_bytes)) for shard in self.shards
-        ]
+        return [bytearray(block_count(shard.size_bytes, self.block_bytes)) for shard in self.shards]
 
     def _interrupt(self) -> None:
         for load in (self._load, *self._lost):
             if load is not None:
                 load.interrupt()
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise PassEnded
-
     def close(self) -> None:
-        with self._repair:
-            if self._closed:
-                return
+        with self._guard:
             self._closed = True
-            loads = [load for load in (self._load, *self._lost) if load is not None]
-        for load in loads:
-            load.close()
+            self._close_sources()
+
+    def _unless_closed(self) -> None:
+        """Close what was opened while somebody closed the feed."""
+        with self._guard:
+            if self._closed:
+                self._close_sources()
+                raise FeedClosed
+
+    def _close_sources(self) -> None:
+        for load in (self._load, *self._lost):
+            if load is not None:
+                load.close()
         if self._direct is not None:
             self._direct.close()

@@ -35,7 +35,7 @@ class Destination:
         deferred: the end is that of the whole pass.
     """
 
-    __slots__ = ("deferred", "entry", "flat", "left_bytes", "memory", "target", "tensor", "uri")
+    __slots__ = ("deferred", "entry", "left_bytes", "memory", "target", "tensor", "uri")
 
     def __init__(
         self,
@@ -53,9 +53,13 @@ class Destination:
         self.target = target
         self.left_bytes = entry.stop - entry.start
         """Bytes not yet there; counted down by whoever collects finished jobs."""
-        self.flat = tensor.reshape(-1).view(torch.uint8)
-        self.memory = host_memory(self.flat) if self.flat.device.type == "cpu" else None
-        """The same bytes for system calls; None on other devices."""
+        self.memory = host_memory(tensor) if tensor.device.type == "cpu" else None
+        """The bytes for system calls; None on other devices."""
+
+    @property
+    def flat(self) -> torch.Tensor:
+        """The bytes as a flat uint8 tensor."""
+        return self.tensor.reshape(-1).view(torch.uint8)
 
     def finish(self) -> None:
         """Carry the staged tensor over.
@@ -68,11 +72,13 @@ class Destination:
             self.target = None
 
 
-def host_memory(flat: torch.Tensor) -> memoryview:
-    """The bytes of a flat uint8 tensor on the CPU; valid while the tensor lives."""
-    if not flat.numel():
+def host_memory(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a contiguous tensor on the CPU; valid while the tensor lives."""
+    size = tensor.nbytes
+    if not size:
         return memoryview(b"")
-    return _from_memory(flat.data_ptr(), flat.numel(), _WRITABLE)
+    memory: memoryview = _from_memory(tensor.data_ptr(), size, _WRITABLE)
+    return memory
 
 
 def fresh(entry: TensorEntry, device: torch.device) -> torch.Tensor:
@@ -81,28 +87,23 @@ def fresh(entry: TensorEntry, device: torch.device) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype, device=device)
 
 
-def takes_bytes(entry: TensorEntry, target: torch.Tensor) -> bool:
-    """Whether the stored bytes are the target's own: same dtype, shape, plain contiguous memory."""
-    dtype, shape = torch_form(entry.dtype, entry.shape)
-    return (
-        target.dtype == dtype
-        and tuple(target.shape) == shape
-        and target.layout == torch.strided
-        and target.is_contiguous()
-        and not target.is_conj()
-        and not target.is_neg()
-    )
-
-
 def matches(entry: TensorEntry, target: torch.Tensor) -> bool:
     """Whether dtype and shape are what is stored, so that nobody needs to be told."""
     dtype, shape = torch_form(entry.dtype, entry.shape)
-    return target.dtype == dtype and tuple(target.shape) == shape
+    return target.dtype == dtype and target.shape == shape
 
 
-def copy_narrowed(
-    entry: TensorEntry, tensor: torch.Tensor, target: torch.Tensor, uri: str
-) -> None:
+def plain(target: torch.Tensor) -> bool:
+    """Whether the elements lie in memory one after the other, as they are stored."""
+    return (
+        target.layout == torch.strided
+        and target.is_contiguous()
+        and not target.is_neg()
+        and not (target.is_complex() and target.is_conj())
+    )
+
+
+def copy_narrowed(entry: TensorEntry, tensor: torch.Tensor, target: torch.Tensor, uri: str) -> None:
     """Copy `tensor` into the leading corner of `target`, converting the dtype.
 
     Raises:

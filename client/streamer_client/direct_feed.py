@@ -13,7 +13,7 @@ from typing import Final
 
 from streamer_client.contract.errors import SourceChanged
 from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES, BlockRange
-from streamer_client.feed import FeedShard, PassEnded
+from streamer_client.feed import FeedClosed, FeedShard
 from streamer_client.storage.contract import Reader, Storage, StoredShard
 
 READ_AHEAD_BYTES: Final = 128 << 20
@@ -69,7 +69,7 @@ class DirectFeed:
     def wait(self, number: int, shard: int, block: int) -> None:
         del shard, block
         if number != self._pass or self._closed:
-            raise PassEnded
+            raise FeedClosed
 
     def read_into(self, buffers: Sequence[memoryview], shard: int, start: int) -> None:
         reader = self._reader(shard)
@@ -90,7 +90,7 @@ class DirectFeed:
     def _reader(self, shard: int) -> Reader:
         with self._lock:
             if self._closed:
-                raise PassEnded
+                raise FeedClosed
             reader = self._readers.get(shard)
             if reader is None:
                 reader = self._readers[shard] = self._storage.open(self._stored[shard])

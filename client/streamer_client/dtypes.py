@@ -1,11 +1,12 @@
 """safetensors dtypes as torch knows them.
 
-Follows the torch binding of the safetensors package; what that refuses (the F6 kinds, F4 with an odd
-last dimension) is handed out as the packed bytes, so that every valid file can be read.
+Follows the torch binding of the safetensors package; what that refuses (the F6 kinds, F4 with an
+odd last dimension) is handed out as the packed bytes, so that every valid file can be read.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 import torch
@@ -37,6 +38,7 @@ _NAMES: Final = {
 }
 
 
+@functools.lru_cache(maxsize=4096)
 def torch_form(dtype: str, shape: tuple[int, ...]) -> tuple[torch.dtype, tuple[int, ...]]:
     """The torch dtype and shape in which a stored tensor is handed out.
 
@@ -64,6 +66,7 @@ def _named(dtype: str) -> torch.dtype:
     found = getattr(torch, _NAMES[dtype], None)
     if not isinstance(found, torch.dtype):
         raise ConfigError(
-            f"torch {torch.__version__} has no dtype for {dtype} ({_NAMES[dtype]}); install a newer one"
+            f"torch {torch.__version__} has no dtype for {dtype} ({_NAMES[dtype]}); "
+            "install a newer one"
         )
     return found

@@ -22,12 +22,14 @@ class FeedShard(NamedTuple):
     size_bytes: int
 
 
-class PassEnded(Exception):
-    """The pass that a reader waits in is over: closed, or another one began. Never seen by users."""
-
-
 class FeedClosed(StreamerError):
-    """The checkpoint was closed, or another iteration over it was begun, while this one ran."""
+    """The pass that a reader is in was ended, by closing the checkpoint or by another pass."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the checkpoint was closed, or read by another iteration, while this one was running; "
+            "finish one before the next, or open the checkpoint once for each"
+        )
 
 
 class Feed(Protocol):
@@ -64,14 +66,14 @@ class Feed(Protocol):
         ...
 
     def end(self, number: int) -> None:
-        """End a pass, if it still runs; who waits in it meets PassEnded."""
+        """End a pass, if it still runs; who waits in it meets FeedClosed."""
         ...
 
     def wait(self, number: int, shard: int, block: int) -> None:
         """Wait until a block of the pass may be read.
 
         Raises:
-            PassEnded: the pass is over.
+            FeedClosed: the pass is over.
             SourceError: the shard cannot be read.
         """
         ...
@@ -87,7 +89,7 @@ class Feed(Protocol):
         """The pass will not read this block again; what it read of it is right.
 
         Raises:
-            PassEnded: the pass was over before, and what was read may be anything.
+            FeedClosed: the pass was over before, and what was read may be anything.
         """
         ...
 

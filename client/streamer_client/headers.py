@@ -1,14 +1,14 @@
 """Reading the shards' headers out of a feed, once each.
 
-Owns collecting a header that may be longer than the window, and the checkpoint-wide check that no name
-is there twice. What a header says is parsed and validated by the contract's catalog.
+Owns collecting a header that may be longer than the window, and the checkpoint-wide check that no
+name is there twice. What a header says is parsed and validated by the contract's catalog.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from streamer_client.contract.catalog import ShardCatalog, TensorEntry, header_bytes, parse_header
+from streamer_client.contract.catalog import ShardCatalog, header_bytes, parse_header
 from streamer_client.contract.errors import CorruptCheckpoint
 from streamer_client.contract.layout import BlockRange, block_span, blocks_of_bytes
 from streamer_client.feed import Feed
@@ -157,4 +157,3 @@ class _PartialHeader:
         if self._total is None:  # an empty file has no block to read it from
             self._total = header_bytes(b"", self._uri, self._size)
         return parse_header(bytes(self._header), self._uri, self._size)
-

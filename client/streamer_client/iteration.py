@@ -14,11 +14,11 @@ import torch
 from streamer_client.block_jobs import block_jobs
 from streamer_client.contract.catalog import ShardCatalog, TensorEntry
 from streamer_client.contract.layout import blocks_of_bytes
-from streamer_client.copier import Copier, pass_ended
+from streamer_client.copier import Copier
 from streamer_client.copy_engine import engine_for
 from streamer_client.destination import Destination, fresh
 from streamer_client.dtypes import torch_form
-from streamer_client.feed import Feed, PassEnded
+from streamer_client.feed import Feed
 from streamer_client.headers import Headers
 from streamer_client.reading_order import Select, by_name, reading_order
 
@@ -36,13 +36,10 @@ def tensors(
     """
     select = by_name(names)
     shard = place = 0
-    try:
-        if device.type == "cpu":
-            shard, place = yield from _all_views(feed, headers, select)
-        if shard < len(feed.shards):
-            yield from _Copies(feed, headers, device, _from(select, shard, place)).run(shard)
-    except PassEnded as error:
-        raise pass_ended() from error
+    if device.type == "cpu":
+        shard, place = yield from _all_views(feed, headers, select)
+    if shard < len(feed.shards):
+        yield from _Copies(feed, headers, device, _from(select, shard, place)).run(shard)
 
 
 def _from(select: Select, first: int, place: int) -> Select:
@@ -58,28 +55,44 @@ def _all_views(
         catalog = headers.in_view(shard) if feed.views(shard) else None
         if catalog is None:
             return shard, 0
-        entries = select(shard, catalog)
-        for place, entry in enumerate(entries):
-            tensor = _view(feed, shard, entry)
-            if tensor is None:
-                return shard, place
-            yield entry, tensor
+        place = yield from _shard_views(feed, shard, select(shard, catalog))
+        if place is not None:
+            return shard, place
     return len(feed.shards), 0
 
 
-def _view(feed: Feed, shard: int, entry: TensorEntry) -> torch.Tensor | None:
-    """The tensor on the shard's own bytes; a copy where they are not aligned for its dtype."""
+def _shard_views(
+    feed: Feed, shard: int, entries: Sequence[TensorEntry]
+) -> Generator[Handed, None, int | None]:
+    """Views of one shard's tensors; returns the place of the first that cannot be viewed."""
+    mapping: mmap.mmap | None = None
+    waited = range(0)
+    for place, entry in enumerate(entries):
+        start, stop = blocks_of_bytes(entry.start, entry.stop, feed.block_bytes)
+        if start < stop and (start not in waited or stop > waited.stop):
+            mapping = feed.mapped(shard, start, stop)
+            if mapping is None:
+                return place
+            waited = range(start, stop)
+        yield entry, _view(mapping, entry)
+    return None
+
+
+def _view(mapping: mmap.mmap | None, entry: TensorEntry) -> torch.Tensor:
+    """The tensor on the shard's own bytes; a copy where they are not aligned for its dtype.
+
+    Each has a storage of its own that ends where it ends, so that copying or saving one tensor does
+    not take the whole shard along.
+    """
     dtype, shape = torch_form(entry.dtype, entry.shape)
-    if entry.start == entry.stop:
+    size = entry.stop - entry.start
+    if mapping is None or not size:
         return torch.empty(shape, dtype=dtype)
-    start, stop = blocks_of_bytes(entry.start, entry.stop, feed.block_bytes)
-    mapping = feed.mapped(shard, start, stop)
-    if mapping is None:
-        return None
     if entry.start % dtype.itemsize:
         return _aligned(mapping, entry)
-    count = (entry.stop - entry.start) // dtype.itemsize
-    return torch.frombuffer(mapping, dtype=dtype, count=count, offset=entry.start).view(shape)
+    count = size // dtype.itemsize
+    flat = torch.frombuffer(mapping, dtype=dtype, count=count, offset=entry.start)
+    return flat if len(shape) == 1 else flat.view(shape)
 
 
 def _aligned(mapping: mmap.mmap, entry: TensorEntry) -> torch.Tensor:
@@ -93,9 +106,7 @@ def _aligned(mapping: mmap.mmap, entry: TensorEntry) -> torch.Tensor:
 class _Copies:
     """One pass that makes private tensors, in file order."""
 
-    def __init__(
-        self, feed: Feed, headers: Headers, device: torch.device, select: Select
-    ) -> None:
+    def __init__(self, feed: Feed, headers: Headers, device: torch.device, select: Select) -> None:
         self._feed = feed
         self._headers = headers
         self._device = device
@@ -117,9 +128,7 @@ class _Copies:
                 if self._pending:
                     _collect(copier)
 
-    def _shard_copies(
-        self, copier: Copier, shard: int, catalog: ShardCatalog
-    ) -> Iterator[Handed]:
+    def _shard_copies(self, copier: Copier, shard: int, catalog: ShardCatalog) -> Iterator[Handed]:
         entries: Sequence[TensorEntry] = self._select(shard, catalog)
         self._shard, self._planned_bytes = shard, 0
         for job in block_jobs(shard, entries, self._feed.block_bytes, self._place):

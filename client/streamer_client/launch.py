@@ -124,9 +124,7 @@ class _AutoOpener:
                 feed = DirectOpener().feed(request)
             except StreamerError as own_error:
                 raise own_error from error
-            log.warning(
-                "event=reading_directly source=%s reason=%r", request.source, str(error)
-            )
+            log.warning("event=reading_directly source=%s reason=%r", request.source, str(error))
             return feed
 
     def close(self) -> None:

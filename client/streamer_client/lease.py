@@ -1,7 +1,7 @@
 """What keeps held shards resident: the mappings that views of them are made of.
 
-The lease counts mappings of one load and ends each shard's lease with its mapping, the load with the
-last of them. Its state belongs to the wire's thread; finalizers only queue calls to it.
+The lease counts mappings of one load and ends each shard's lease with its mapping, the load with
+the last of them. Its state belongs to the wire's thread; finalizers only queue calls to it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ class Lease:
         """Hold `shard` until `mapping` is collected; any tensor made of it keeps it alive."""
         connection = self._connection
         connection.call_soon(lambda: self._mapped.add(shard))
-        finalizer = weakref.finalize(
-            mapping, connection.call_soon, lambda: self._unmapped(shard)
-        )
+        finalizer = weakref.finalize(mapping, connection.call_soon, lambda: self._unmapped(shard))
         finalizer.atexit = False  # tensors may live on until the very end
 
     def close(self, shards: range) -> None:

@@ -61,7 +61,6 @@ class Link:
                 log.info("event=reconnected socket=%s", self.socket_path)
                 return connection
 
-
     def close(self) -> None:
         """Leave the daemon, or let the last lease do so. Idempotent."""
         if not self._closing.is_set():

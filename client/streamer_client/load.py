@@ -1,8 +1,8 @@
 """One load that the daemon opened: what it granted, and the slabs to read that from.
 
 Owns the account of wanted and granted blocks of one load on one connection; it dies with the
-connection. What to do then is left to `daemon_feed.py`. The wire's thread writes the account, copying
-threads wait on it.
+connection. What to do then is left to `daemon_feed.py`. The wire's thread writes the account,
+copying threads wait on it.
 """
 
 from __future__ import annotations
@@ -41,13 +41,19 @@ class DaemonLoad:
     Args:
         connection: a greeted connection.
         build: makes the `Open` from request id and load number.
+        cancelled: asked now and then while the load waits to be admitted.
     """
 
     shards: tuple[OpenedShard, ...] = ()
     block_bytes: int
     resident_bytes: int
 
-    def __init__(self, connection: Connection, build: Callable[[int, int], Open]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        build: Callable[[int, int], Open],
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.connection = connection
         self.lost: StreamerError | None = None
         self._changed = threading.Condition()
@@ -61,7 +67,7 @@ class DaemonLoad:
         self.number = connection.listen(self)
         self._lease = Lease(connection, self.number)
         try:
-            self._open(build)
+            self._open(build, cancelled)
         except StreamerError:  # refused: the daemon knows no such load
             connection.unlisten(self.number)
             raise
@@ -70,8 +76,10 @@ class DaemonLoad:
             raise
         self._open_slabs()
 
-    def _open(self, build: Callable[[int, int], Open]) -> None:
-        answer = self.connection.request(lambda request_id: build(request_id, self.number))
+    def _open(self, build: Callable[[int, int], Open], cancelled: Callable[[], bool]) -> None:
+        answer = self.connection.request(
+            lambda request_id: build(request_id, self.number), None, cancelled
+        )
         if not isinstance(answer, Opened):
             raise ProtocolMismatch(f"the daemon answered Open with {type(answer).__name__}")
 
@@ -171,13 +179,11 @@ class DaemonLoad:
     def has(self, shard: int, start: int, stop: int) -> bool:
         return self._granted[shard].count(1, start, stop) == stop - start
 
-    def wait(
-        self, shard: int, start: int, stop: int, interrupted: Callable[[], bool]
-    ) -> bool:
+    def wait(self, shard: int, start: int, stop: int, interrupted: Callable[[], bool]) -> bool:
         """Wait until the blocks are granted.
 
         Returns:
-            Whether they are; False when interrupted or when the connection is lost.
+            Whether they are; False when interrupted, closed, or the connection is lost.
 
         Raises:
             StreamerError: what the daemon said of this shard.
@@ -186,10 +192,13 @@ class DaemonLoad:
             return True
         with self._changed:
             self._changed.wait_for(
-                lambda: self.has(shard, start, stop)
-                or shard in self._failed
-                or self.lost is not None
-                or interrupted()
+                lambda: (
+                    self.has(shard, start, stop)
+                    or shard in self._failed
+                    or self.lost is not None
+                    or self._closed
+                    or interrupted()
+                )
             )
             if self.has(shard, start, stop):
                 return True
@@ -224,7 +233,8 @@ class DaemonLoad:
             if mapping is None and slab is not None:
                 mapping = self._mappings[shard] = slab.map()
                 self._lease.attach(shard, mapping)
-            assert mapping is not None, "an empty shard has nothing to map"
+            if mapping is None:
+                raise ValueError(f"shard {shard} is empty and has nothing to map")
             return mapping
 
     def close(self) -> None:

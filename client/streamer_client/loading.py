@@ -1,8 +1,9 @@
 """Putting a checkpoint's bytes into tensors that are there already.
 
-Plans and finishes in the caller's thread; a copier's threads have the kernel write into the targets'
-own memory. Targets that cannot take the stored bytes as they are, and all but the first of those that
-share memory, get theirs through a private tensor, so that the result is as if done one by one.
+Plans and finishes in the caller's thread; a copier's threads have the kernel write into the
+targets' own memory. Targets that cannot take the stored bytes as they are, and all but the first of
+those that share memory, get theirs through a private tensor, so that the result is as if done one
+by one.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from streamer_client.block_jobs import block_jobs
 from streamer_client.catalog_view import CatalogEntry
 from streamer_client.contract.catalog import ShardCatalog, TensorEntry
 from streamer_client.contract.errors import ConfigError, SourceError
-from streamer_client.copier import Copier, pass_ended
+from streamer_client.copier import Copier
 from streamer_client.copy_engine import engine_for
-from streamer_client.destination import Destination, fresh, matches, takes_bytes
-from streamer_client.feed import Feed, PassEnded
+from streamer_client.destination import Destination, fresh, matches, plain
+from streamer_client.feed import Feed
 from streamer_client.headers import Headers
 from streamer_client.reading_order import by_name, reading_order
 from streamer_client.shared_memory_groups import sharing_groups
@@ -72,12 +73,9 @@ class Loading:
             ConfigError: a target has no memory.
         """
         self._check_targets()
-        try:
-            if not self._strict:
-                self._headers.all()
-            self._pass()
-        except PassEnded as error:
-            raise pass_ended() from error
+        if not self._strict:
+            self._headers.all()
+        self._pass()
         if self._strict and self._missing:
             raise SourceError(
                 f"{self._where()} does not have {_listed(self._missing)}, which the model needs; "
@@ -129,19 +127,18 @@ class Loading:
         """Decide where a stored tensor goes; its name counts as found from here on."""
         target = self._targets[entry.name]
         self._missing.discard(entry.name)
-        if not matches(entry, target) and self._on_mismatch is not None:
+        same = matches(entry, target)
+        if not same and self._on_mismatch is not None:
             told = CatalogEntry(
                 entry.name, entry.dtype, entry.shape, entry.start, entry.stop, self._uri
             )
             self._on_mismatch(entry.name, told, target)
         deferred = self._shares_later(entry.name)
-        if takes_bytes(entry, target) and not deferred:
+        if same and not deferred and plain(target):
             destination = Destination(entry, target, uri=self._uri)
         else:
             stage = fresh(entry, torch.device("cpu"))
-            destination = Destination(
-                entry, stage, uri=self._uri, target=target, deferred=deferred
-            )
+            destination = Destination(entry, stage, uri=self._uri, target=target, deferred=deferred)
         if deferred:
             self._deferred.append(destination)
         elif not destination.left_bytes:

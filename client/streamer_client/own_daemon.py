@@ -1,7 +1,8 @@
 """Starting a daemon for this user: one, however many ranks ask at the same time.
 
-Owns the lock, the directory of the socket, and waiting until the daemon is ready. The daemon is started
-in a session of its own and outlives this process; it leaves by itself when it is no longer used.
+Owns the lock, the directory of the socket, and waiting until the daemon is ready. The daemon is
+started in a session of its own and outlives this process; it leaves by itself when it is no longer
+used.
 """
 
 from __future__ import annotations
@@ -108,9 +109,7 @@ def _open_private(path: str, flags: int) -> int:
 
 def _reap(process: subprocess.Popen[bytes]) -> None:
     """Have a thread wait for the daemon, so that it is no zombie should it end before we do."""
-    threading.Thread(
-        target=process.wait, name=f"streamer-reap-{process.pid}", daemon=True
-    ).start()
+    threading.Thread(target=process.wait, name=f"streamer-reap-{process.pid}", daemon=True).start()
 
 
 def _await_ready(

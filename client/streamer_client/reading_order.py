@@ -30,8 +30,8 @@ def reading_order(
 ) -> tuple[BlockRange, ...]:
     """Blocks of shards `first` and later.
 
-    All blocks of a shard whose header is not known yet, for it is read on the way, and then `select`
-    must choose all its tensors; else those that hold bytes of the chosen ones.
+    All blocks of a shard whose header is not known yet, for it is read on the way, and then
+    `select` must choose all its tensors; else those that hold bytes of the chosen ones.
     """
     return tuple(
         item
@@ -40,9 +40,7 @@ def reading_order(
     )
 
 
-def _shard_order(
-    feed: Feed, headers: Headers, select: Select, shard: int
-) -> Iterator[BlockRange]:
+def _shard_order(feed: Feed, headers: Headers, select: Select, shard: int) -> Iterator[BlockRange]:
     known = headers.known(shard)
     size_bytes = feed.shards[shard].size_bytes
     if known is not None:

@@ -8,7 +8,7 @@ import torch
 
 
 def sharing_groups(targets: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """A group number for each name whose memory overlaps another's; names that share none are absent.
+    """A group number for each name whose memory overlaps another's, and for no others.
 
     Strided tensors whose extents interleave count as overlapping: wrong only on the safe side.
     """
@@ -31,6 +31,8 @@ def sharing_groups(targets: Mapping[str, torch.Tensor]) -> dict[str, int]:
 
 def _extent(tensor: torch.Tensor) -> tuple[int, int]:
     """Addresses `(start, stop)` that the tensor's elements lie between."""
-    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
     start = tensor.data_ptr()
+    if tensor.is_contiguous():
+        return start, start + tensor.nbytes
+    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
     return start, start + (last + 1) * tensor.element_size()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 Progress = Callable[[int, int], None]
-"""Called in the reader's thread with `(bytes_done, bytes_total)`; the total is that of the files."""
+"""Called in the reader's thread with `(bytes_done, bytes_total)`, the latter of all files."""
 
 
 @dataclass(slots=True)

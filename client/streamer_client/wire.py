@@ -1,8 +1,9 @@
 """The thread that talks to the daemon: one ZeroMQ DEALER socket, and what wakes it.
 
-Owns sending, receiving, heartbeats, and noticing that the daemon is gone. What messages mean is left
-to `connection.py`; `receive` and `lost` are called in this thread. Other threads only append to the
-outbox, without taking a lock, because finalizers do so wherever the garbage collector runs them.
+Owns sending, receiving, heartbeats, and noticing that the daemon is gone. What messages mean is
+left to `connection.py`; `receive` and `lost` are called in this thread. Other threads only append
+to the outbox, without taking a lock, because finalizers do so wherever the garbage collector runs
+them.
 """
 
 from __future__ import annotations
@@ -37,6 +38,13 @@ log = logging.getLogger(__name__)
 MISSED_HEARTBEATS: Final = 3
 GOODBYE_LINGER_MS: Final = 500
 """How long the last messages may take to leave; a dead daemon is not waited for at all."""
+# As the wire never reconnects, each of these is its end.
+_ENDS: Final = (
+    zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_CLOSED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+)
 
 
 class DaemonSilent(DaemonUnavailable):
@@ -121,7 +129,8 @@ class Wire:
                 self._flush(dealer)
                 if self._stopping:
                     dealer.setsockopt(zmq.LINGER, GOODBYE_LINGER_MS)
-                    dealer.send(encode(Goodbye()))
+                    with contextlib.suppress(zmq.Again):  # nobody there to say it to
+                        dealer.send(encode(Goodbye()), zmq.NOBLOCK)
                     return
                 ready = dict(poller.poll(self._poll_ms()))
                 if self._wakeup in ready:
@@ -136,7 +145,7 @@ class Wire:
 
     @contextlib.contextmanager
     def _watched(self, dealer: zmq.Socket[bytes]) -> Iterator[zmq.Socket[bytes]]:
-        monitor = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        monitor = dealer.get_monitor_socket(_ENDS)
         try:
             yield monitor
         finally:
@@ -154,7 +163,10 @@ class Wire:
                 else:
                     item()
             for message in coalesced(messages):
-                dealer.send(encode(message))
+                try:
+                    dealer.send(encode(message), zmq.NOBLOCK)
+                except zmq.Again as error:  # no queue limit is set: there is no peer any more
+                    raise DaemonUnavailable(f"no daemon at {self._socket_path}") from error
 
     def _receive_all(self, dealer: zmq.Socket[bytes]) -> None:
         with contextlib.suppress(zmq.Again):
@@ -206,5 +218,5 @@ def _disconnected(monitor: zmq.Socket[bytes]) -> bool:
     with contextlib.suppress(zmq.Again):
         while True:
             event = recv_monitor_message(monitor, zmq.NOBLOCK)
-            seen = seen or event["event"] == zmq.EVENT_DISCONNECTED
+            seen = seen or bool(event["event"] & _ENDS)
     return seen

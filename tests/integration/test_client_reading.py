@@ -111,12 +111,16 @@ def test_load_into_like_safetensors_itself(
     targets = {}
     for name, (dtype, shape, _) in shards.items():
         form, size = torch_form(dtype, tuple(shape))
-        targets[name] = torch.zeros(size, dtype=torch.uint8).view(form) if form.itemsize == 1 else (
-            torch.zeros(size, dtype=form)
+        targets[name] = (
+            torch.zeros(size, dtype=torch.uint8).view(form)
+            if form.itemsize == 1
+            else (torch.zeros(size, dtype=form))
         )
     told: list[str] = []
     with any_client.open(tmp_path, hold=False) as checkpoint:
-        loaded = checkpoint.load_into(targets, on_tensor=lambda name, size_bytes: told.append(name))
+        loaded = checkpoint.load_into(
+            targets, on_tensor=lambda name, _size_bytes: told.append(name)
+        )
     assert loaded == set(shards)
     assert sorted(told) == sorted(shards)
     assert_all(targets, shards)

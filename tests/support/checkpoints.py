@@ -1,4 +1,4 @@
-"""Small safetensors files of every kind, written byte by byte, and what torch should make of them."""
+"""Small safetensors files of every kind, written byte by byte."""
 
 from __future__ import annotations
 
@@ -56,8 +56,7 @@ def random_tensor(dtype: str, shape: Sequence[int], seed: int = 0) -> Stored:
 def one_of_each() -> dict[str, Stored]:
     """A tensor of every dtype, a scalar, empty ones and an odd-sized one between them."""
     tensors = {
-        f"t.{dtype}": random_tensor(dtype, (3, 16), seed)
-        for seed, dtype in enumerate(DTYPE_BITS)
+        f"t.{dtype}": random_tensor(dtype, (3, 16), seed) for seed, dtype in enumerate(DTYPE_BITS)
     }
     wide_first = sorted(tensors.items(), key=lambda item: -DTYPE_BITS[item[1][0]])
     return {

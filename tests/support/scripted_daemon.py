@@ -275,9 +275,7 @@ class ScriptedDaemon:
             os.pwrite(load.slabs[shard][1], buffer, start)
             load.granted.add((shard, block))
             self.script.allowed_grants -= 1
-            self._send(
-                load.client, Granted(load.number, (BlockRange(shard, block, block + 1),))
-            )
+            self._send(load.client, Granted(load.number, (BlockRange(shard, block, block + 1),)))
 
     def _punch(self, load: _Load, shard: int, block: int) -> None:
         assert (shard, block) in load.granted, f"consumed what was not granted: {shard} {block}"

@@ -15,8 +15,8 @@ from streamerd.sizes import parse_size
 Command = Callable[[argparse.Namespace], int]
 
 _EPILOG: Final = """\
-Socket: --socket, else $STREAMERD_SOCKET, else /run/streamerd/control.sock where it
-exists, else the one of this user's own daemon.
+Socket: --socket, else $STREAMERD_SOCKET, else /run/streamerd/control.sock where
+it exists, else the one of this user's own daemon.
 Exit codes: 0 done, 1 failed, 2 usage, 69 no daemon, 78 bad configuration.
 `streamerctl COMMAND -h` tells more, with an example."""
 
@@ -142,8 +142,8 @@ def _add_shard(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help_text="write a checkpoint with each rank's files apart",
         example="streamerctl shard /models/llama /models/llama-tp4 --tensor-parallel-size 4",
     )
-    parser.add_argument("model", metavar="MODEL", help="checkpoint directory that vLLM can load")
-    parser.add_argument("out", metavar="OUT", help="directory to write")
+    parser.add_argument("model", metavar="MODEL", help="checkpoint directory, or Hugging Face id")
+    parser.add_argument("out", metavar="OUT", help="directory to make")
     parser.add_argument(
         "--tensor-parallel-size", metavar="N", type=_count, required=True, help="ranks a stage"
     )

@@ -23,6 +23,7 @@ from streamerd.cli.request import Requester
 from streamerd.cli.source_name import absolute_source
 from streamerd.cli.status import status_body
 from streamerd.cli.status_body import StatusBody, parse_status
+from streamerd.cli.status_view import shards_word
 from streamerd.cli.terminal import console
 from streamerd.sizes import format_size
 
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
             requester.next_id(), source, arguments.pattern, arguments.pin, arguments.memory_limit
         )
         accepted = requester.ask(request, Accepted)
-        what = f"{len(accepted.uris)} shards, {format_size(accepted.total_bytes)}"
+        what = f"{shards_word(len(accepted.uris))}, {format_size(accepted.total_bytes)}"
         if arguments.no_wait:
             out.print(f"prefetching {source}: {what}; see `streamerctl status`")
             return DONE

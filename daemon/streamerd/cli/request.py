@@ -71,8 +71,7 @@ class Requester:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self._socket.send(encode(Goodbye()))
+        self._socket.send(encode(Goodbye()))
         self.close()
 
     def close(self) -> None:

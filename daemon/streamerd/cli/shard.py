@@ -9,7 +9,7 @@ import sys
 from typing import Final
 
 from streamer_client.contract.errors import ConfigError
-from streamerd.cli.exit_codes import DONE, FAILED, USAGE
+from streamerd.cli.exit_codes import BAD_CONFIG, DONE, FAILED, USAGE
 
 WRITER: Final = "streamer_vllm.shard"
 _NEEDED: Final = ("torch", "vllm")
@@ -29,7 +29,7 @@ def writer_command(arguments: argparse.Namespace) -> list[str]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the writer with this terminal; its exit code tells done, failed or usage."""
+    """Run the writer with this terminal; its exit code is one of ours, or means failed."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
@@ -38,4 +38,4 @@ def run(arguments: argparse.Namespace) -> int:
             "pip install 'streamerd[vllm]'"
         )
     status = subprocess.run(writer_command(arguments), check=False).returncode
-    return status if status in (DONE, USAGE) else FAILED
+    return status if status in (DONE, USAGE, BAD_CONFIG) else FAILED

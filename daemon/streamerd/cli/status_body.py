@@ -5,15 +5,10 @@ Parses at the edge. Fields that a newer daemon adds are ignored here and kept by
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
 from streamer_client.contract.errors import ProtocolMismatch
 from streamer_client.contract.messages import Json
-
-State = Literal["queued", "streaming", "resident", "failed"]
-
 
 class Memory(msgspec.Struct, frozen=True):
     limit_bytes: int
@@ -30,10 +25,11 @@ class Lease(msgspec.Struct, frozen=True):
 
 class Shard(msgspec.Struct, frozen=True):
     uri: str
-    slab: str
+    slab: str | None
     size_bytes: int
     resident_bytes: int
-    state: State
+    state: str
+    """`queued`, `streaming`, `partial`, `resident` or `failed`; newer daemons may add others."""
     pinned: bool
     leases: tuple[Lease, ...]
     bytes_per_s: float | None

@@ -16,6 +16,7 @@ from streamerd.sizes import format_size
 _STATE_STYLES = {
     "queued": "bright_black",
     "streaming": "cyan",
+    "partial": "yellow",
     "resident": "green",
     "failed": "bold red",
 }
@@ -50,6 +51,11 @@ def duration(seconds: float) -> str:
 def percent(part: int, whole: int) -> str:
     """Rounded down, so that 100% means all of it; an empty whole is complete."""
     return f"{100 * part // whole}%" if whole else "100%"
+
+
+def shards_word(number: int) -> str:
+    """`1 shard`, `2 shards`."""
+    return "1 shard" if number == 1 else f"{number} shards"
 
 
 def _headline(body: StatusBody) -> Text:
@@ -88,7 +94,7 @@ def _source(source: Source) -> list[RenderableType]:
     resident_bytes = sum(shard.resident_bytes for shard in source.shards)
     headline = Text.assemble(
         (source.uri, "bold"),
-        f"  {_shards_word(len(source.shards))}, {format_size(size_bytes)}, "
+        f"  {shards_word(len(source.shards))}, {format_size(size_bytes)}, "
         f"{percent(resident_bytes, size_bytes)} resident",
     )
     errors = [
@@ -97,10 +103,6 @@ def _source(source: Source) -> list[RenderableType]:
         if shard.error
     ]
     return [headline, _shards(source), *_holders(source), *errors]
-
-
-def _shards_word(number: int) -> str:
-    return "1 shard" if number == 1 else f"{number} shards"
 
 
 def _shards(source: Source) -> RenderableType:
@@ -139,7 +141,7 @@ def _holders(source: Source) -> list[RenderableType]:
             "  leased by" if row == 0 else "",
             f"pid {pid}",
             label,
-            f"{_shards_word(len(shares))}, {percent(consumed_bytes, size_bytes)} consumed",
+            f"{shards_word(len(shares))}, {percent(consumed_bytes, size_bytes)} consumed",
         )
     return [grid]
 
@@ -150,7 +152,7 @@ def _name(shard: Shard, source: Source) -> str:
 
 
 def _state(shard: Shard) -> Text:
-    text = Text(shard.state, style=_STATE_STYLES[shard.state])
+    text = Text(shard.state, style=_STATE_STYLES.get(shard.state, ""))
     return text.append(" pinned", style="yellow") if shard.pinned else text
 
 

@@ -15,8 +15,14 @@ from rich.console import Console
 _PIPE_WIDTH: Final = 120
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the program, which ends quietly with 0; rich would exit with 1."""
+        raise BrokenPipeError
+
+
 def console(stream: TextIO | None = None) -> Console:
     """A console on stdout, or on another stream."""
     file = stream or sys.stdout
     width = None if file.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
-    return Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+    return _Console(file=file, width=width, highlight=False, markup=False, emoji=False)

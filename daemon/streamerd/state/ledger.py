@@ -10,11 +10,10 @@ that is why nothing can deadlock on memory.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Final
 
-GROWTH_SHARE: Final = Fraction(3, 4)
-"""Windows grow beyond the smallest only up to this share of the limit: newcomers find the rest."""
+GROWTH_QUARTERS: Final = 3
+"""Windows grow beyond the smallest only up to so much of the limit: newcomers find the rest."""
 
 
 @dataclass(slots=True)
@@ -51,4 +50,4 @@ class Ledger:
     @property
     def growth_bytes(self) -> int:
         """Bytes by which windows may still grow beyond their smallest; negative when overdrawn."""
-        return int(self.limit_bytes * GROWTH_SHARE) - self.committed_bytes
+        return self.limit_bytes * GROWTH_QUARTERS // 4 - self.committed_bytes

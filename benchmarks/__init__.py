@@ -1,0 +1,1 @@
+"""What things cost, measured: never asserted, and never across machines or runs."""

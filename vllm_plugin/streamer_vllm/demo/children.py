@@ -1,0 +1,92 @@
+"""Child processes of the demo: each with a log of its own, none outlives it.
+
+Owns start, end and the tail of the log that an error shows. Runs in the demo's only thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+TAIL_LINES: Final = 25
+STOP_GRACE_S: Final = 60.0
+
+
+class DemoFailed(Exception):  # noqa: N818  it tells of the demo, not of a fault in it
+    """A step did not work; the text says which, and shows what its program had to say."""
+
+
+class Child:
+    """A running program; leaving its `with` block ends it and everything that it started."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log_path: str,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        self.name = name
+        self._log_path = log_path
+        with open(log_path, "wb") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+                pass_fds=pass_fds,
+                start_new_session=True,  # so that Ctrl-C is ours to pass on, and children are found
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def check(self) -> None:
+        """Raise DemoFailed when it has ended."""
+        status = self._process.poll()
+        if status is not None:
+            raise self.failure(f"ended with status {status}")
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for its good end."""
+        try:
+            status = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise self.failure(f"has not ended after {timeout_s:.0f} s") from error
+        if status:
+            raise self.failure(f"ended with status {status}")
+
+    def failure(self, what: str) -> DemoFailed:
+        """An error about this program, with the end of its log."""
+        tail = "\n".join(f"    {line}" for line in self.log().splitlines()[-TAIL_LINES:])
+        return DemoFailed(f"{self.name} {what}; the end of {self._log_path}:\n{tail}")
+
+    def log(self) -> str:
+        """All that it has written so far."""
+        with open(self._log_path, encoding="utf-8", errors="replace") as log:
+            return log.read()
+
+    def stop(self) -> None:
+        """Ask it to end, insist after a while, and leave nothing of its session behind."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_GRACE_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()

