@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from streamer_client.contract.errors import MemoryLimitError, RequestRefused, SourceNotFound
+from streamer_client.storage.local import local_path
 from streamerd.service import Service
 from streamerd.state import events
 from streamerd.state.events import LoadKey
@@ -21,7 +22,7 @@ class Cache:
         self._service = service
 
     def _shards_of(self, source: str) -> list[Shard]:
-        uri = source if "://" in source else os.path.abspath(source)
+        uri = _as_listed(source)
         found = [
             shard
             for shard in self._service.model.shards.values()
@@ -98,3 +99,9 @@ class Cache:
             raise RequestRefused(f"{source} is not pinned")
         self._service.post(events.UnpinRequested(self._service.now_s, keys))
         return f"{len(keys)} shards unpinned"
+
+
+def _as_listed(source: str) -> str:
+    """The source as the URIs of its shards begin."""
+    is_file = "://" not in source or source.lower().startswith("file://")
+    return local_path(source) if is_file else source.rstrip("/")

@@ -38,6 +38,8 @@ _FIRST_BLOCKS: dict[str, Callable[[int], int]] = {
     "none": lambda _blocks: 0,
 }
 
+_JUDGED_BY_STATE = (messages.GetStatus, messages.Evict, messages.Pin, messages.Unpin)
+
 
 class Requests:
     """Answers clients."""
@@ -69,6 +71,8 @@ class Requests:
         if known is None:
             raise ProtocolMismatch("say Hello first: this daemon does not know the connection")
         known.seen_s = self._service.now_s
+        if isinstance(message, _JUDGED_BY_STATE):
+            self._service.turn()  # what was said before counts
         match message:
             case messages.Consumed(load, ranges):
                 self._blocks(peer, load, ranges, events.BlocksConsumed)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import deque
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Final, TypeVar
@@ -28,6 +29,7 @@ from streamer_client.contract.messages import (
     Open,
     Opened,
     OpenedShard,
+    ShardFailed,
     Waiting,
     Want,
     Welcome,
@@ -51,6 +53,8 @@ class RawClient:
         self._socket.linger = 500
         self._socket.connect(f"ipc://{socket_path}")
         self._ids = itertools.count(1)
+        self._unread: deque[DaemonMessage] = deque()
+        self.loads: dict[int, RawLoad] = {}
         if greet:
             try:
                 self.welcome = self.request(self.hello(label), Welcome)
@@ -70,17 +74,28 @@ class RawClient:
     def send_frames(self, *frames: bytes) -> None:
         self._socket.send_multipart(frames)
 
-    def receive(self, timeout_s: float = ANSWER_S) -> DaemonMessage:
-        """The next message that is no heartbeat."""
-        while True:
-            if not self._socket.poll(int(timeout_s * 1000)):
-                raise AssertionError(f"the daemon said nothing within {timeout_s} s")
-            message = decode_daemon(self._socket.recv())
-            if not isinstance(message, Heartbeat):
-                return message
+    def receive(self) -> DaemonMessage:
+        """The next message that is neither heartbeat nor grant."""
+        while not self._unread:
+            self.listen()
+        return self._unread.popleft()
+
+    def listen(self) -> DaemonMessage:
+        """Wait for one message; a grant is noted with its load, any other is kept for `receive`."""
+        if not self._socket.poll(int(ANSWER_S * 1000)):
+            raise AssertionError(f"the daemon said nothing within {ANSWER_S} s")
+        message = decode_daemon(self._socket.recv())
+        match message:
+            case Granted(load, ranges):
+                self.loads[load].note(ranges)
+            case Heartbeat():
+                pass
+            case _:
+                self._unread.append(message)
+        return message
 
     def expect(self, kind: type[M]) -> M:
-        """The next message, which must be of this kind."""
+        """The next message beside grants, which must be of this kind."""
         message = self.receive()
         assert isinstance(message, kind), f"expected {kind.__name__}, got {message}"
         return message
@@ -125,7 +140,7 @@ class RawLoad:
     def __init__(self, client: RawClient, source: str, **options: object) -> None:
         self.client = client
         self.number = client.next_id()
-        self.waitings: list[Waiting] = []
+        client.loads[self.number] = self
         self.granted: set[Block] = set()
         self.shards: tuple[OpenedShard, ...] = ()
         self.read: dict[Block, bytes] = {}
@@ -137,14 +152,15 @@ class RawLoad:
 
     def waiting(self) -> Waiting:
         """The report that it waits for memory."""
-        self.waitings.append(self.client.expect(Waiting))
-        return self.waitings[-1]
+        report = self.client.expect(Waiting)
+        assert report.load == self.number
+        return report
 
     def opened(self) -> RawLoad:
         message = self.client.expect(Opened)
         self.answer = message
         self.shards, self.block_bytes = message.shards, message.block_bytes
-        self._grant(message.granted)
+        self.note(message.granted)
         return self
 
     @property
@@ -160,16 +176,16 @@ class RawLoad:
             for block in range(block_count(shard.size_bytes, self.block_bytes))
         }
 
-    def _grant(self, ranges: Iterable[BlockRange]) -> None:
+    def note(self, ranges: Iterable[BlockRange]) -> None:
         for shard, start, stop in ranges:
             self.granted.update((shard, block) for block in range(start, stop))
 
     def await_grants(self, count: int) -> set[Block]:
         """Receive until so many blocks are granted at once."""
         while len(self.granted) < count:
-            message = self.client.expect(Granted)
-            assert message.load == self.number
-            self._grant(message.ranges)
+            message = self.client.listen()
+            if isinstance(message, ShardFailed):
+                raise AssertionError(f"{message}")
         return self.granted
 
     def want(self, *ranges: tuple[int, int, int]) -> None:

@@ -191,8 +191,9 @@ def _fetch_again(model: Model, shard: Shard, block: int) -> None:
 
 def fail_shard(model: Model, shard: Shard, code: str, message: str) -> None:
     """No load gets a further block of this shard; each is told once."""
-    model.totals.errors += 1
-    shard.error = (code, message)
+    if shard.error is None:  # several blocks may be under way when the first fails
+        model.totals.errors += 1
+        shard.error = (code, message)
     for key, index in shard.loads.items():
         load = model.loads[key]
         if index in load.failed:
