@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -100,6 +100,8 @@ class Service:
         self._events: list[events.AnyEvent] = []
         self._turn_due = False
         self._slabs_made = 0
+        self._departures: list[tuple[tuple[ShardKey, ...], Callable[[], None]]] = []
+        """Evicted shards, and whom to tell when their memory is free."""
         self._removed: list[ShardKey] = []
         """Shards whose slab was removed in this turn."""
         self.started_s = self.now_s
@@ -136,6 +138,20 @@ class Service:
             if shard not in self.model.shards:
                 self.backings.pop(shard, None)
         self._removed.clear()
+        self._tell_departures()
+
+    def when_gone(self, shards: tuple[ShardKey, ...], then: Callable[[], None]) -> None:
+        """Call `then` once the memory of evicted shards is free, or somebody uses them again."""
+        self._departures.append((shards, then))
+        self._tell_departures()
+
+    def _tell_departures(self) -> None:
+        known = self.model.shards
+        for departure in list(self._departures):
+            shards, then = departure
+            if not any(shard in known and not known[shard].loads for shard in shards):
+                self._departures.remove(departure)
+                then()
 
     def _carry_out(self, command: commands.AnyCommand) -> None:
         match command:

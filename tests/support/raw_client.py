@@ -100,6 +100,14 @@ class RawClient:
         assert isinstance(message, kind), f"expected {kind.__name__}, got {message}"
         return message
 
+    def expect_also(self, kind: type[M]) -> M:
+        """The next message of this kind; others that come before it stay unread, in order."""
+        while not any(isinstance(message, kind) for message in self._unread):
+            self.listen()
+        message = next(message for message in self._unread if isinstance(message, kind))
+        self._unread.remove(message)
+        return message
+
     def request(self, message: Message, kind: type[M]) -> M:
         self.send(message)
         return self.expect(kind)
