@@ -12,10 +12,10 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 READY  := $(VENV)/.ready
 PEERS  := $(VENV)/.peers
-CODE   := daemon client vllm_plugin tests benchmarks
+CODE   := daemon client vllm_plugin tests benchmarks docs
 ARGS   ?=
 
-.PHONY: help venv test lint format demo bench bench-core clean
+.PHONY: help venv test lint format demo bench bench-core diagrams clean
 
 help: ## this list
 	@echo "usage: make TARGET [PYTHON=python3.12] [ARGS=...]"
@@ -44,6 +44,9 @@ bench: $(PEERS) ## against safetensors and Run:ai Model Streamer, same checkpoin
 
 bench-core: $(READY) ## the daemon's decisions and codec alone, without I/O
 	$(BIN)/python -m benchmarks.core $(ARGS)
+
+diagrams: $(READY) ## docs/state.md anew from the daemon's transition table
+	$(BIN)/python docs/make_state_page.py
 
 clean: ## remove the environment, caches and what demo and bench left
 	rm -rf $(VENV) build dist .demo .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis \

@@ -1,1 +1,1 @@
-"""Benchmarks: against peers in one run, and of the core alone. They never assert a time."""
+"""What things cost, measured: never asserted, and never across machines or runs."""

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.daemon import DaemonProcess, Daemons, daemons
 from tests.support.leaks import leaked, mark_session, snapshot
+from tests.support.loader import LoaderServer, loader_server
 from tests.support.waiting import eventually
 
 SETTLE_S = 5.0
@@ -38,3 +40,23 @@ def nothing_leaks() -> Iterator[None]:
             f"the test leaves behind:\n  {lines}\nclose, join, wait for or unlink them",
             pytrace=False,
         )
+
+
+@pytest.fixture
+def daemon_maker() -> Iterator[Daemons]:
+    """Makes real daemons, and ends them after the test."""
+    with daemons() as made:
+        yield made
+
+
+@pytest.fixture
+def streamerd(daemon_maker: Daemons) -> DaemonProcess:
+    """A real daemon with 64 KiB blocks and a limit of 16 of them."""
+    return daemon_maker.start()
+
+
+@pytest.fixture(scope="session")
+def loaders() -> Iterator[LoaderServer]:
+    """Makes client processes; keeps torch imported for the next one."""
+    with loader_server() as server:
+        yield server

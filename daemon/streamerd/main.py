@@ -12,9 +12,11 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Final
+
+import msgspec
 
 from streamer_client.contract.errors import ConfigError, StreamerError
-
 from streamerd import __version__
 from streamerd.arguments import daemon_parser, overrides_of
 from streamerd.config import Settings, config_body, load_settings
@@ -35,6 +37,8 @@ EXIT_CONFIG = 78
 """EX_CONFIG of sysexits.h; the unit does not restart after it."""
 TICK_S = 1.0
 STOP_GRACE_S = 5.0
+_RELOADED: Final = {"memory_limit": "memory_limit_bytes", "log_level": "log_level"}
+"""Settings that SIGHUP takes over: key to field."""
 
 
 class Daemon:
@@ -47,7 +51,7 @@ class Daemon:
         self._settings = settings
         self._origins = origins
         self._stopping = asyncio.Event()
-        self._idle_since_s = asyncio.get_running_loop().time()
+        self._idle_since_s = 0.0
 
     async def run(self) -> None:
         """Serve until told to stop.
@@ -68,6 +72,7 @@ class Daemon:
             await fleet.start()
             control.open()
             self._announce_ready()
+            self._idle_since_s = asyncio.get_running_loop().time()
             self._tick()
             await self._stopping.wait()
         finally:
@@ -127,17 +132,26 @@ class Daemon:
         logging.getLogger().setLevel(settings.log_level.upper())
         limit_bytes = settings.memory_limit_bytes
         self._service.post(events.LimitChanged(self._service.now_s, limit_bytes))
-        self._requests.config_body = config_body(settings, origins)
+        self._take_over(settings, origins)
         logger.info("configuration reloaded memory_limit_bytes=%d", limit_bytes)
+
+    def _take_over(self, settings: Settings, origins: dict[str, str]) -> None:
+        """Note what is in effect now, which is what `config` shows."""
+        taken = {key: getattr(settings, key) for key in _RELOADED.values()}
+        self._origins |= {name: origins[name] for name in _RELOADED}
+        self._settings = msgspec.structs.replace(self._settings, **taken)
+        self._requests.config_body = config_body(self._settings, self._origins)
+        if self._settings != settings:
+            fields = settings.__struct_fields__
+            changed = [f for f in fields if getattr(settings, f) != getattr(self._settings, f)]
+            logger.warning("restart to take over changed settings=%s", ",".join(changed))
 
 
 def _load(arguments: argparse.Namespace) -> tuple[Settings, dict[str, str]]:
     return load_settings(overrides_of(arguments), os.environ, arguments.config)
 
 
-async def _run(
-    arguments: argparse.Namespace, settings: Settings, origins: dict[str, str]
-) -> None:
+async def _run(arguments: argparse.Namespace, settings: Settings, origins: dict[str, str]) -> None:
     with SocketLock(settings.socket):
         await Daemon(arguments, settings, origins).run()
 

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Final, NamedTuple
 
-SHM_MOUNT: Final = "/dev/shm"  # noqa: S108  a mount, not a temporary file
+SHM_MOUNT: Final = "/dev/shm"
 _UNLIMITED_V1_BYTES: Final = 1 << 60
 """cgroup v1 says "no limit" with a number near 2**63 rather than with a word."""
 

@@ -1,7 +1,7 @@
 """What clients ask, turned into the core's events and into answers.
 
-Runs in the daemon's loop, called by the control socket for every message. Checks each request; a bad one
-is answered with `Failed` and changes nothing.
+Runs in the daemon's loop, called by the control socket for every message. Checks each request; a
+bad one is answered with `Failed` and changes nothing.
 """
 
 from __future__ import annotations
@@ -13,21 +13,17 @@ from collections.abc import Callable, Sequence
 from streamer_client.contract import messages
 from streamer_client.contract.errors import (
     ConfigError,
-    MemoryLimitError,
     ProtocolMismatch,
-    RequestRefused,
-    SourceNotFound,
     StreamerError,
     error_from_code,
 )
 from streamer_client.contract.layout import BlockRange, block_count
 from streamer_client.storage.contract import StoredShard
-
 from streamerd import __version__
+from streamerd.cache import Cache
 from streamerd.service import Backing, Service, Ticket
 from streamerd.state import events
 from streamerd.state.events import LoadKey, ShardKey, ShardSpec
-from streamerd.state.shard import Shard
 from streamerd.status import status_body
 from streamerd.workers import jobs
 
@@ -42,14 +38,18 @@ _FIRST_BLOCKS: dict[str, Callable[[int], int]] = {
     "none": lambda _blocks: 0,
 }
 
+_JUDGED_BY_STATE = (messages.GetStatus, messages.Evict, messages.Pin, messages.Unpin)
+
 
 class Requests:
     """Answers clients."""
 
     def __init__(self, service: Service, config_body: dict[str, object]) -> None:
         self._service = service
+        self._cache = Cache(service)
         self.config_body = config_body
-        self._resolving: set[LoadKey] = set()
+        self._resolving: dict[LoadKey, int] = {}
+        """Opens whose source a worker lists, by the numbers of their requests."""
         self._prefetches = 0
 
     def receive(self, peer: str, pid: int, message: messages.ClientMessage) -> None:
@@ -71,6 +71,8 @@ class Requests:
         if known is None:
             raise ProtocolMismatch("say Hello first: this daemon does not know the connection")
         known.seen_s = self._service.now_s
+        if isinstance(message, _JUDGED_BY_STATE):
+            self._service.turn()  # what was said before counts
         match message:
             case messages.Consumed(load, ranges):
                 self._blocks(peer, load, ranges, events.BlocksConsumed)
@@ -83,7 +85,7 @@ class Requests:
             case messages.ReleaseShards(load, shards):
                 self._release(LoadKey(peer, load), shards)
             case messages.Close(load):
-                self._resolving.discard(LoadKey(peer, load))
+                self._resolving.pop(LoadKey(peer, load), None)
                 self._service.tickets.pop(LoadKey(peer, load), None)
                 self._service.post(events.LoadClosed(self._service.now_s, LoadKey(peer, load)))
             case messages.Goodbye():
@@ -96,15 +98,16 @@ class Requests:
             case messages.GetConfig(request_id):
                 self._send(peer, messages.Config(request_id, self.config_body))
             case messages.Evict(request_id, sources):
-                self._send(peer, messages.Done(request_id, self._evict(sources)))
+                self._send(peer, messages.Done(request_id, self._cache.evict(sources)))
             case messages.Pin(request_id, source):
-                self._send(peer, messages.Done(request_id, self._pin(source)))
+                self._send(peer, messages.Done(request_id, self._cache.pin(source)))
             case messages.Unpin(request_id, source):
-                self._send(peer, messages.Done(request_id, self._unpin(source)))
+                self._send(peer, messages.Done(request_id, self._cache.unpin(source)))
 
     def gone(self, peer: str) -> None:
         """A client left or died."""
-        self._resolving = {key for key in self._resolving if key.owner != peer}
+        for key in [key for key in self._resolving if key.owner == peer]:
+            del self._resolving[key]
         for key in [key for key in self._service.tickets if key.owner == peer]:
             del self._service.tickets[key]
         self._service.post(events.OwnerGone(self._service.now_s, peer))
@@ -132,21 +135,22 @@ class Requests:
 
     def _open(self, peer: str, message: messages.Open) -> None:
         key = LoadKey(peer, message.load)
-        if key in self._service.model.loads or key in self._resolving:
+        known = (self._service.model.loads, self._service.tickets, self._resolving)
+        if any(key in loads for loads in known):
             raise ProtocolMismatch(f"load {message.load} of this connection is open already")
         if message.want not in _FIRST_BLOCKS:
-            known = ", ".join(_FIRST_BLOCKS)
-            raise ProtocolMismatch(f"want={message.want!r} is unknown; it is one of {known}")
+            words = ", ".join(_FIRST_BLOCKS)
+            raise ProtocolMismatch(f"want={message.want!r} is unknown; it is one of {words}")
         if message.memory_limit < -1:
             raise ConfigError(f"memory_limit must be -1, 0 or bytes, got {message.memory_limit}")
         if message.concurrency is not None and message.concurrency < 1:
             raise ConfigError(f"concurrency must be at least 1, got {message.concurrency}")
-        self._resolving.add(key)
+        self._resolving[key] = message.request_id
 
         def opened(shards: tuple[StoredShard, ...]) -> None:
-            if key not in self._resolving:
-                return
-            self._resolving.discard(key)
+            if self._resolving.get(key) != message.request_id:
+                return  # it was closed meanwhile
+            del self._resolving[key]
             blocks_of = _FIRST_BLOCKS[message.want]
             wants = [
                 BlockRange(index, 0, blocks_of(self._block_count(shard)))
@@ -203,7 +207,7 @@ class Requests:
                 then(_resolved(message.source, answer))
             except StreamerError as error:
                 if isinstance(message, messages.Open):
-                    self._resolving.discard(LoadKey(peer, message.load))
+                    self._resolving.pop(LoadKey(peer, message.load), None)
                 self._send(peer, messages.Failed(message.request_id, error.code, str(error)))
 
         self._service.fleet.submit(job, answered)
@@ -268,69 +272,6 @@ class Requests:
                 f"--memory-limit {limit_bytes} is less than one block of {block_bytes} bytes"
             )
         return tuple(chosen), tuple(wants)
-
-    # --- cache ----------------------------------------------------------------------------------
-
-    def _shards_of(self, source: str) -> list[Shard]:
-        uri = source if "://" in source else os.path.abspath(source)
-        found = [
-            shard
-            for shard in self._service.model.shards.values()
-            if uri in (shard.key.uri, os.path.dirname(shard.key.uri))
-        ]
-        if not found:
-            raise SourceNotFound(f"{source} is not in memory; `streamerctl status` lists what is")
-        return found
-
-    def _evict(self, sources: tuple[str, ...]) -> str:
-        if sources:
-            shards = [shard for source in sources for shard in self._shards_of(source)]
-            for shard in shards:
-                self._refuse_if_kept(shard)
-        else:
-            known = self._service.model.shards.values()
-            shards = [shard for shard in known if not shard.loads and not shard.pinned]
-            self._service.failures.clear()
-        size_bytes = sum(shard.resident_bytes for shard in shards)
-        keys = tuple(shard.key for shard in shards)
-        self._service.post(events.EvictRequested(self._service.now_s, keys))
-        return f"{len(keys)} shards, {size_bytes} bytes released"
-
-    def _refuse_if_kept(self, shard: Shard) -> None:
-        if shard.loads:
-            holders = sorted({self._holder(key) for key in shard.loads})
-            raise RequestRefused(
-                f"{shard.key.uri} is in use by {', '.join(holders)}; evict it when they are done"
-            )
-        if shard.pinned:
-            raise RequestRefused(f"{shard.key.uri} is pinned; `streamerctl unpin` it first")
-
-    def _holder(self, key: LoadKey) -> str:
-        peer = self._service.peers.get(key.owner)
-        if peer is None:
-            return "a prefetch"
-        return f"pid {peer.pid} ({peer.label})" if peer.label else f"pid {peer.pid}"
-
-    def _pin(self, source: str) -> str:
-        shards = self._shards_of(source)
-        keys = tuple(shard.key for shard in shards)
-        self._service.post(events.PinRequested(self._service.now_s, keys))
-        self._service.turn()
-        if not all(shard.pinned for shard in shards):
-            ledger = self._service.model.ledger
-            raise MemoryLimitError(
-                f"{source} needs {sum(shard.slab_bytes for shard in shards)} bytes set aside, and "
-                f"{ledger.limit_bytes - ledger.committed_bytes} of {ledger.limit_bytes} are not "
-                "promised to others (one smallest window stays free); unpin something else first"
-            )
-        return f"{len(shards)} shards pinned"
-
-    def _unpin(self, source: str) -> str:
-        keys = tuple(shard.key for shard in self._shards_of(source) if shard.pinned)
-        if not keys:
-            raise RequestRefused(f"{source} is not pinned")
-        self._service.post(events.UnpinRequested(self._service.now_s, keys))
-        return f"{len(keys)} shards unpinned"
 
 
 def _resolved(source: str, answer: jobs.Answer | None) -> tuple[StoredShard, ...]:

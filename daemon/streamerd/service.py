@@ -1,7 +1,8 @@
 """Carries the core's commands out and turns what happens into its events.
 
-The one place where decisions meet sockets, workers and shared memory. Runs in the daemon's loop; what
-one turn of the loop learns is given to the core at once, so that clients hear of it in one message.
+The one place where decisions meet sockets, workers and shared memory. Runs in the daemon's loop;
+what one turn of the loop learns is given to the core at once, so that clients hear of it in one
+message.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from dataclasses import dataclass
 from typing import assert_never
 
 import msgspec
+
 from streamer_client.contract import messages
 from streamer_client.contract.errors import StreamerError
 from streamer_client.contract.layout import block_span
 from streamer_client.contract.socket import instance_of
 from streamer_client.storage.contract import StoredShard
-
 from streamerd.config import Settings
 from streamerd.control.peers import Peers
 from streamerd.control.socket import ControlSocket
@@ -99,6 +100,8 @@ class Service:
         self._events: list[events.AnyEvent] = []
         self._turn_due = False
         self._slabs_made = 0
+        self._removed: list[ShardKey] = []
+        """Shards whose slab was removed in this turn."""
         self.started_s = self.now_s
 
     @property
@@ -128,6 +131,11 @@ class Service:
         happened, self._events = self._events, []
         for command in self.core.handle(happened):
             self._carry_out(command)
+        for shard in self._removed:
+            # Not while carrying out: the shard may have been opened again in the same turn.
+            if shard not in self.model.shards:
+                self.backings.pop(shard, None)
+        self._removed.clear()
 
     def _carry_out(self, command: commands.AnyCommand) -> None:
         match command:
@@ -174,7 +182,9 @@ class Service:
             logger.error("slab not created uri=%s error=%s", shard.uri, error)
 
     def _remove(self, shard: ShardKey) -> None:
-        slab = self.backings.pop(shard).slab
+        backing = self.backings[shard]
+        slab, backing.slab = backing.slab, ""
+        self._removed.append(shard)
         self.rates.pop(shard, None)
         remove_slab(slab)
         self.fleet.broadcast(lambda job: jobs.CloseSlab(job, slab), lambda: None)

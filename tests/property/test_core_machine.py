@@ -1,8 +1,8 @@
 """The core under random histories, held against an independent model of memory.
 
-The machine plays clients, workers and the clock. It keeps its own account of what is backed and what
-was granted, from the commands alone, and ends each history by letting everybody do their work: every
-load must then end, or there was a deadlock.
+The machine plays clients, workers and the clock. It keeps its own account of what is backed and
+what was granted, from the commands alone, and ends each history by letting everybody do their work:
+every load must then end, or there was a deadlock.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
 from streamer_client.contract.layout import BlockRange
 from streamerd.state import commands, events, invariants
 from streamerd.state.core import Core
@@ -241,9 +242,7 @@ class CoreMachine(RuleBasedStateMachine):
         command = self.releasing.pop(at)
         blocks = range(command.start, command.stop)
         self.backed.difference_update((command.shard, block) for block in blocks)
-        self.turn(
-            events.BlocksReleased(self.now_s, command.shard, command.start, command.stop)
-        )
+        self.turn(events.BlocksReleased(self.now_s, command.shard, command.start, command.stop))
 
     # --- operator and clock ---------------------------------------------------------------------
 
@@ -302,9 +301,7 @@ class CoreMachine(RuleBasedStateMachine):
             command = self.releasing.pop()
             blocks = range(command.start, command.stop)
             self.backed.difference_update((command.shard, block) for block in blocks)
-            self.turn(
-                events.BlocksReleased(self.now_s, command.shard, command.start, command.stop)
-            )
+            self.turn(events.BlocksReleased(self.now_s, command.shard, command.start, command.stop))
 
     def everybody_works(self) -> None:
         self.workers_work()

@@ -16,8 +16,11 @@ from typing import Final
 
 from streamer_client.contract.socket import instance_of
 
-SESSION_ENV: Final = "STREAMERD_TEST_SESSION"
-"""Set for every process that the tests start, so that one that daemonised itself is found too."""
+SESSION_ENV: Final = "TEST_SESSION_OF_STREAMERD"
+"""Set for every process that the tests start, so that one that daemonised itself is found too.
+
+Without the daemon's own prefix, under which it knows every variable or refuses to start.
+"""
 
 SHM_DIR: Final = Path("/dev/shm")
 SEGMENT: Final = re.compile(r"streamerd\.(?P<instance>[^.]+)\.")

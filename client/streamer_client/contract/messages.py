@@ -1,8 +1,8 @@
 """The control protocol: every message between a client and the daemon.
 
 One msgpack-encoded struct a ZeroMQ frame, tagged by its class name; `docs/protocol.md` tells the
-conversation. A message that does not decode is answered with `Failed`, never with silence. Ranges of
-blocks travel, never single blocks where more are at hand.
+conversation. A message that does not decode is answered with `Failed`, never with silence. Ranges
+of blocks travel, never single blocks where more are at hand.
 """
 
 from __future__ import annotations
@@ -263,8 +263,8 @@ DaemonMessage = (
 )
 
 _encoder = msgspec.msgpack.Encoder()
-_client_decoder = msgspec.msgpack.Decoder(ClientMessage)
-_daemon_decoder = msgspec.msgpack.Decoder(DaemonMessage)
+_client_decoder: msgspec.msgpack.Decoder[ClientMessage] = msgspec.msgpack.Decoder(ClientMessage)
+_daemon_decoder: msgspec.msgpack.Decoder[DaemonMessage] = msgspec.msgpack.Decoder(DaemonMessage)
 
 
 def encode(message: Message) -> bytes:

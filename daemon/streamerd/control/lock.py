@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from typing import Self
 
 from streamer_client.contract.errors import ConfigError
 
@@ -19,7 +20,7 @@ class SocketLock:
         self._path = socket_path + ".lock"
         self._fd = -1
 
-    def __enter__(self) -> SocketLock:
+    def __enter__(self) -> Self:
         """Take the lock, making the socket's directory where it is missing.
 
         Raises:

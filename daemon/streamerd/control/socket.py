@@ -1,8 +1,8 @@
 """The ROUTER socket in the daemon's asyncio loop.
 
-Owns framing and delivery; whom a message is from is a string, what it says is a typed message. Runs in
-the main loop without a thread or a task: libzmq's descriptor wakes it, and it reads until nothing is
-left, because that descriptor signals edges only.
+Owns framing and delivery; whom a message is from is a string, what it says is a typed message. Runs
+in the main loop without a thread or a task: libzmq's descriptor wakes it, and it reads until
+nothing is left, because that descriptor signals edges only.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 import zmq
+
 from streamer_client.contract.errors import ConfigError, ProtocolMismatch
 from streamer_client.contract.messages import ClientMessage, Failed, Message, decode_client, encode
 
@@ -48,7 +49,8 @@ class ControlSocket:
         """
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
-        # A peer is never dropped for being slow: what queues up is bounded by the blocks it asked for.
+        # A peer is never dropped for being slow: what queues up is bounded by the blocks it asked
+        # for.
         self._socket.sndhwm = 0
         self._socket.rcvhwm = 0
         self._socket.linger = 500
@@ -58,22 +60,28 @@ class ControlSocket:
             os.chmod(self._path, self._mode)
         except (zmq.ZMQError, OSError) as error:
             raise ConfigError(f"cannot listen on {self._path}: {error}") from error
-        self._loop.add_reader(self._socket.fd, self._drain)
+        self._loop.add_reader(self._descriptor, self._drain)
         self._schedule()
+
+    @property
+    def _descriptor(self) -> int:
+        return int(self._socket.getsockopt(zmq.FD))
 
     def close(self) -> None:
         """Stop listening and take the socket file away."""
         if self._again is not None:
             self._again.cancel()
         if not self._socket.closed:
-            self._loop.remove_reader(self._socket.fd)
+            self._loop.remove_reader(self._descriptor)
             self._socket.close()
             self._context.term()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
 
     def send(self, peer: str, message: Message) -> bool:
-        """Queue a message; False when the peer is not connected any more."""
+        """Queue a message; False when the peer is not connected any more, or the socket closed."""
+        if self._socket.closed:
+            return False
         try:
             self._socket.send_multipart([bytes.fromhex(peer), encode(message)], zmq.NOBLOCK)
         except zmq.ZMQError as error:

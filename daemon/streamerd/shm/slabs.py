@@ -11,6 +11,7 @@ import os
 from typing import Final
 
 import posix_ipc
+
 from streamer_client.contract.errors import ConfigError, MemoryLimitError, StreamerError
 from streamer_client.contract.layout import slab_bytes
 

@@ -1,13 +1,12 @@
 """Which loads run now, which wait, and how a load begins and ends.
 
-A load is admitted when its promise fits the ledger: all its shards when it asks to hold them, else its
-smallest window. Loads that do not fit wait in line; while one waits, no window grows.
+A load is admitted when its promise fits the ledger: all its shards when it asks to hold them, else
+its smallest window. Loads that do not fit wait in line; while one waits, no window grows.
 """
 
 from __future__ import annotations
 
 from streamer_client.contract.errors import MemoryLimitError
-
 from streamerd.state import claims
 from streamerd.state.commands import CreateSlab, Reject, RemoveSlab, ReportWaiting
 from streamerd.state.events import LoadOpened, ShardSpec
@@ -111,9 +110,7 @@ def _queue(model: Model, load: Load) -> None:
         model.emit(Reject(load.key, MemoryLimitError.code, message))
         return
     model.waiting.append(load.key)
-    model.emit(
-        ReportWaiting(load.key, load.window_bytes, available_bytes, ledger.limit_bytes)
-    )
+    model.emit(ReportWaiting(load.key, load.window_bytes, available_bytes, ledger.limit_bytes))
 
 
 def admit_waiting(model: Model) -> None:
@@ -155,7 +152,9 @@ def close_load(model: Model, load: Load, at_s: float) -> None:
 def pin(model: Model, shards: list[Shard]) -> bool:
     """Pin shards where room for all of them can be set aside."""
     needed_bytes = _bytes_to_hold(shards)
-    if not model.ledger.can_commit(needed_bytes + (model.rules.window_bytes if needed_bytes else 0)):
+    if not model.ledger.can_commit(
+        needed_bytes + (model.rules.window_bytes if needed_bytes else 0)
+    ):
         return False
     model.ledger.committed_bytes += needed_bytes
     for shard in shards:

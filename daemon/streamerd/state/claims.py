@@ -8,16 +8,31 @@ their blocks stand alike, so that opening a resident checkpoint costs a few pass
 from __future__ import annotations
 
 from streamer_client.contract.layout import BlockRange
-
 from streamerd.state.lifecycle import BlockState
 from streamerd.state.load import Load, Phase
 from streamerd.state.model import Model
 from streamerd.state.shard import Shard
 
+_THERE = (BlockState.RESIDENT, BlockState.FETCHING)
 
-def claim_wanted(model: Model, load: Load) -> None:
+
+def claim_all(model: Model) -> None:
+    """Let every running load claim what it wants next."""
+    wanting = [load for load in model.loads.values() if load.wants and load.admitted]
+    if wanting:
+        fair_bytes = _fair_bytes(model)
+        for load in wanting:
+            claim_wanted(model, load, fair_bytes)
+
+
+def claim_wanted(model: Model, load: Load, fair_bytes: int | None = None) -> None:
     """Claim what is wanted next, as far as the load's window reaches."""
-    allowance = _allowance_bytes(model, load)
+    allowance = 0
+    if not load.held:
+        fair_bytes = _fair_bytes(model) if fair_bytes is None else fair_bytes
+        allowance = _allowance_bytes(model, load, fair_bytes)
+        if allowance <= 0:
+            return
     while load.wants:
         index, start, stop = load.wants[0]
         phases = load.phases[index]
@@ -37,15 +52,27 @@ def claim_wanted(model: Model, load: Load) -> None:
         _claim(model, load, index, first, past)
 
 
-def _allowance_bytes(model: Model, load: Load) -> int:
+def _fair_bytes(model: Model) -> int:
+    """The size up to which each window may grow, so that all of them find room.
+
+    Without it the first load of many takes all there is; the others follow it two blocks a turn.
+    """
+    windows = [
+        load.commitment_bytes
+        for load in model.loads.values()
+        if load.admitted and not load.held and (load.wants or load.charge_bytes)
+    ]
+    return (model.ledger.growth_bytes + sum(windows)) // len(windows) if windows else 0
+
+
+def _allowance_bytes(model: Model, load: Load, fair_bytes: int) -> int:
     """Bytes that a load may claim now beyond what it has."""
-    within_window = max(0, load.window_bytes - load.charge_bytes)
+    charge, window = load.charge_bytes, load.window_bytes
+    within_window = max(0, window - charge)
     if model.waiting:
         return within_window
-    ledger = model.ledger
-    growth = ledger.growth_bytes
-    if load.cap_bytes is not None:
-        growth = min(growth, load.cap_bytes - max(load.window_bytes, load.charge_bytes))
+    reach = fair_bytes if load.cap_bytes is None else min(fair_bytes, load.cap_bytes)
+    growth = min(model.ledger.growth_bytes, reach - max(window, charge))
     return within_window + max(0, growth)
 
 
@@ -87,9 +114,11 @@ def _claim(model: Model, load: Load, index: int, start: int, stop: int) -> None:
             load.pending_blocks += 1
         if state == BlockState.ABSENT:
             load.to_fetch.append((index, block))
-            model.totals.block_misses += 1
-        else:
+        # What another load waits for already costs no read of its own.
+        if state in _THERE or shard.claims[block] > 1:
             model.totals.block_hits += 1
+        else:
+            model.totals.block_misses += 1
 
 
 def grant_fetched(model: Model, shard: Shard, block: int) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import msgspec
-from streamer_client.contract.layout import BlockRange
 
+from streamer_client.contract.layout import BlockRange
 from streamerd.state.events import LoadKey, ShardKey
 
 

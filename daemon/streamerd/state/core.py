@@ -51,9 +51,7 @@ class Core:
             now_s = max(now_s, event.at_s)
             self._apply(event)
         admission.admit_waiting(model)
-        for load in model.loads.values():
-            if load.wants and load.admitted:
-                claims.claim_wanted(model, load)
+        claims.claim_all(model)
         fetching.dispatch(model, now_s)
         return [*model.drain(), *self._finished()]
 

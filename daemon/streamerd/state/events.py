@@ -6,6 +6,7 @@ from enum import Enum
 from typing import NamedTuple
 
 import msgspec
+
 from streamer_client.contract.layout import BlockRange
 
 

@@ -1,8 +1,8 @@
 """Which resident blocks go when room is needed.
 
-In this order: shards that nobody leases, least recently used first; blocks of leased shards that every
-load has consumed, oldest first; and at last blocks that somebody still wants but only loads that are
-stuck want. Claimed blocks, held shards and pinned shards never go.
+In this order: shards that nobody leases, least recently used first; blocks of leased shards that
+every load has consumed, oldest first; and at last blocks that somebody still wants but only loads
+that are stuck want. Claimed blocks, held shards and pinned shards never go.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Eviction:
     loads: Mapping[LoadKey, Load]
     lag_s: float
     spent: dict[Victim, None] = field(default_factory=dict)
-    """Blocks of leased shards that lost their last claim, oldest first; checked again when taken."""
+    """Blocks of leased shards that lost their last claim, oldest first; checked again when
+    taken."""
     rescan: bool = False
     """A load ended or changed its mind: blocks may have become spent without being noted."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from streamer_client.contract.errors import MemoryLimitError, StreamerError
-
 from streamerd.state import claims
 from streamerd.state.commands import FailShard, FetchBlock, ReleaseBlocks
 from streamerd.state.events import BlockFetched, BlocksReleased, FailureKind, FetchFailed
@@ -65,7 +64,7 @@ def _skip_settled(load: Load) -> bool:
 
 
 def _make_room(model: Model, size_bytes: int, now_s: float) -> None:
-    """Release enough for what the free slots could take; stuck loads give way for one block only."""
+    """Release what the free slots could take; stuck loads give way for one block only."""
     queued = sum(len(load.to_fetch) for load in model.loads.values())
     free_slots = model.rules.slots - len(model.fetching)
     demand_bytes = max(size_bytes, min(free_slots, queued) * model.rules.block_bytes)
@@ -192,8 +191,9 @@ def _fetch_again(model: Model, shard: Shard, block: int) -> None:
 
 def fail_shard(model: Model, shard: Shard, code: str, message: str) -> None:
     """No load gets a further block of this shard; each is told once."""
-    model.totals.errors += 1
-    shard.error = (code, message)
+    if shard.error is None:  # several blocks may be under way when the first fails
+        model.totals.errors += 1
+        shard.error = (code, message)
     for key, index in shard.loads.items():
         load = model.loads[key]
         if index in load.failed:

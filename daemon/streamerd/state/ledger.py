@@ -1,20 +1,19 @@
 """The account of the memory limit, in two columns.
 
-*Used* is memory: bytes reserved for a fetch, resident, or on their way back to the system. *Committed*
-is promises: shards held whole, and for each other load the larger of its smallest window and what it
-has claimed. Both stay within the limit. As every claimed block is covered by a promise, a load within
-its promise always finds room, after blocks that nobody claims were released; that is why nothing can
-deadlock on memory.
+*Used* is memory: bytes reserved for a fetch, resident, or on their way back to the system.
+*Committed* is promises: shards held whole, and for each other load the larger of its smallest
+window and what it has claimed. Both stay within the limit. As every claimed block is covered by a
+promise, a load within its promise always finds room, after blocks that nobody claims were released;
+that is why nothing can deadlock on memory.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Final
 
-GROWTH_SHARE: Final = Fraction(3, 4)
-"""Windows grow beyond the smallest only up to this share of the limit: newcomers find the rest."""
+GROWTH_QUARTERS: Final = 3
+"""Windows grow beyond the smallest only up to so much of the limit: newcomers find the rest."""
 
 
 @dataclass(slots=True)
@@ -51,4 +50,4 @@ class Ledger:
     @property
     def growth_bytes(self) -> int:
         """Bytes by which windows may still grow beyond their smallest; negative when overdrawn."""
-        return int(self.limit_bytes * GROWTH_SHARE) - self.committed_bytes
+        return self.limit_bytes * GROWTH_QUARTERS // 4 - self.committed_bytes

@@ -59,4 +59,6 @@ def next_state(state: int, trigger: Trigger, where: object = "") -> BlockState:
     try:
         return TRANSITIONS[BlockState(state), trigger]
     except KeyError:
-        raise InvalidTransition(f"{where}: {BlockState(state).name} cannot {trigger.name}") from None
+        raise InvalidTransition(
+            f"{where}: {BlockState(state).name} cannot {trigger.name}"
+        ) from None

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from streamer_client.contract.layout import BlockRange
-
 from streamerd.state.events import LoadKey
 from streamerd.state.lifecycle import BlockState
 from streamerd.state.shard import Shard

@@ -9,11 +9,11 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import msgspec
-from streamer_client.contract.layout import WINDOW_BLOCKS, BlockRange
 
+from streamer_client.contract.layout import WINDOW_BLOCKS, BlockRange
 from streamerd.state.commands import Admit, Announce, AnyCommand
-from streamerd.state.eviction import Eviction
 from streamerd.state.events import LoadKey, ShardKey
+from streamerd.state.eviction import Eviction
 from streamerd.state.ledger import Ledger
 from streamerd.state.load import Load
 from streamerd.state.shard import Shard

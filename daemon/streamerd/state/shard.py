@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from streamer_client.contract.layout import block_count, blocks_bytes, slab_bytes
-
 from streamerd.state.events import LoadKey, ShardKey
 from streamerd.state.lifecycle import BlockState, Trigger, next_state
 

@@ -9,10 +9,10 @@ import logging
 from typing import Final, assert_never
 
 import xxhash
+
 from streamer_client.contract.errors import StreamerError
 from streamer_client.storage.contract import Reader
 from streamer_client.storage.registry import storage_for
-
 from streamerd.shm.mapping import NoSpace, SlabMapping
 from streamerd.shm.slabs import MOUNT
 from streamerd.workers.jobs import (
@@ -51,7 +51,7 @@ class Carrier:
             return Failed(job.job, "memory-limit", text, no_space=True)
         except StreamerError as error:
             return Failed(job.job, error.code, str(error))
-        except Exception as error:  # noqa: BLE001 - a worker outlives whatever one job meets
+        except Exception as error:
             # Never the job itself: its environment may hold secrets.
             logger.exception("job failed kind=%s job=%d", type(job).__name__, job.job)
             return Failed(job.job, StreamerError.code, f"{type(error).__name__}: {error}")

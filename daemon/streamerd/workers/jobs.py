@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import msgspec
+
 from streamer_client.storage.contract import StoredShard
 
 _LENGTH: Final = struct.Struct("<I")

@@ -1,4 +1,4 @@
-"""Things that are costly to open and shared by a worker's threads: opened once, closed when unused."""
+"""Costly things that a worker's threads share: opened once, closed when unused."""
 
 from __future__ import annotations
 

@@ -56,7 +56,8 @@ def main() -> None:
     # A terminal's interrupt goes to the whole group; the daemon alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # Should the daemon die while every thread is in a read, the kernel ends this process all the same.
+    # Should the daemon die while every thread is in a read, the kernel ends this process all the
+    # same.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     logging.basicConfig(
         level=arguments.log_level.upper(), format="%(levelname)s %(name)s[%(process)d] %(message)s"

@@ -1,7 +1,7 @@
 """Starts fetch workers, hands them jobs, and starts them again when they die.
 
-Runs in the daemon's asyncio loop. Jobs and answers are callbacks, not tasks: several thousand pass in a
-second. Knows nothing of what jobs mean.
+Runs in the daemon's asyncio loop. Jobs and answers are callbacks, not tasks: several thousand pass
+in a second. Knows nothing of what jobs mean.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-import msgspec
 from streamer_client.contract.errors import StreamerError
-
 from streamerd.workers.jobs import Answer, AnyJob, CloseSlab, FrameBuffer, answer_decoder, frame
 
 logger = logging.getLogger(__name__)
 
 BACKOFF_S: Final = (0.1, 0.5, 2.0, 10.0)
-"""Pauses before a worker's next starts; a worker that answered a job starts again from the first."""
+"""Pauses before a worker's next starts; a worker that answered a job starts again from the
+first."""
 
 OnAnswer = Callable[[Answer | None], None]
 """Called with the answer, or None when the worker died before it gave one."""
@@ -39,7 +38,7 @@ class Worker(asyncio.Protocol):
         self.alive = False
         self._frames = FrameBuffer()
         self._transport: asyncio.WriteTransport | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
 
     async def start(self, threads: int, log_level: str) -> None:
         """Spawn the process. It needs no readiness: jobs wait in the channel."""
@@ -48,10 +47,14 @@ class Worker(asyncio.Protocol):
             command = [sys.executable, "-m", "streamerd.workers.process"]
             command += ["--fd", str(theirs.fileno()), "--threads", str(threads)]
             command += ["--log-level", log_level]
-            # Popen, not asyncio's subprocess: its end shows on the channel, no child watcher needed.
-            self._process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
-            )
+            try:
+                # Not asyncio's subprocess: the end shows on the channel, no watcher is needed.
+                self.process = subprocess.Popen(  # noqa: ASYNC220  spawning takes a millisecond
+                    command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+                )
+            except OSError:
+                ours.close()
+                raise
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
         self._frames = FrameBuffer()
@@ -59,7 +62,7 @@ class Worker(asyncio.Protocol):
 
     @property
     def pid(self) -> int:
-        return self._process.pid if self._process else 0
+        return self.process.pid if self.process else 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.WriteTransport)
@@ -74,12 +77,15 @@ class Worker(asyncio.Protocol):
             if on_answer is not None:
                 on_answer(answer)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _error: Exception | None) -> None:
         """The process ended, or closed its end: what it was asked will not be answered."""
         self.alive = False
-        if self._process is not None:
-            self._process.kill()
-            code = self._process.wait()
+        if self._fleet.stopping:  # `stop` sees to the process, and nobody awaits answers any more
+            self.pending.clear()
+            return
+        if self.process is not None:
+            self.process.kill()
+            code = self.process.wait()
             self._fleet.worker_ended(self, code)
         pending, self.pending = self.pending, {}
         for on_answer in pending.values():
@@ -115,7 +121,8 @@ class Fleet:
         """The only strong references that these tasks have: without one a task may vanish."""
         self._waiting: list[tuple[AnyJob, OnAnswer]] = []
         self._jobs = 0
-        self._stopping = False
+        self.stopping = False
+        """From the call of `stop` on: nothing is answered, nothing is started."""
         self.restarts = 0
 
     @property
@@ -152,16 +159,18 @@ class Fleet:
 
     def submit(self, job: AnyJob, on_answer: OnAnswer) -> None:
         """Give a job to the worker with the fewest; without any alive, to the next that starts."""
+        if self.stopping:
+            return
         alive = [worker for worker in self._workers if worker.alive]
         if alive:
             min(alive, key=lambda worker: len(worker.pending)).send(job, on_answer)
-        elif self._stopping:
-            on_answer(None)
         else:
             self._waiting.append((job, on_answer))
 
     def broadcast(self, make_job: Callable[[int], AnyJob], on_done: Callable[[], None]) -> None:
         """Give a job to every live worker and call `on_done` when none has it any more."""
+        if self.stopping:
+            return
         alive = [worker for worker in self._workers if worker.alive]
         left = len(alive)
 
@@ -178,7 +187,7 @@ class Fleet:
 
     def worker_ended(self, worker: Worker, code: int) -> None:
         """Called by a worker whose process is gone."""
-        if self._stopping:
+        if self.stopping:
             return
         self.restarts += 1
         pause_s = self._backoff_s[min(worker.failures, len(self._backoff_s) - 1)]
@@ -207,16 +216,21 @@ class Fleet:
             self.submit(job, on_answer)
 
     async def stop(self, grace_s: float = 5.0) -> None:
-        """End all workers: close their channels, then kill what is left after `grace_s`."""
-        self._stopping = True
-        for handle in (*self._timers.values(), *self._starts):
-            handle.cancel()
-        processes = [worker._process for worker in self._workers if worker._process]
+        """End all workers: close their channels, then kill what is left after `grace_s`.
+
+        Callbacks of jobs under way are dropped.
+        """
+        self.stopping = True
+        for timer in self._timers.values():
+            timer.cancel()
+        for start in self._starts:
+            start.cancel()
         for worker in self._workers:
             worker.close()
         loop = asyncio.get_running_loop()
-        for process in processes:
-            await loop.run_in_executor(None, _reap, process, grace_s)
+        for worker in self._workers:
+            if worker.process is not None:
+                await loop.run_in_executor(None, _reap, worker.process, grace_s)
 
 
 def _reap(process: subprocess.Popen[bytes], grace_s: float) -> None:

@@ -1,0 +1,188 @@
+"""Opening checkpoints: through the daemon, or in this process alone."""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+from streamer_client.admin import Admin
+from streamer_client.contract.errors import SourceNotFound
+from streamer_client.contract.messages import Open
+from streamer_client.environment import source_environment
+from streamer_client.link import RECONNECT_S, Link
+from streamer_client.open_request import OpenRequest, Source, open_request
+from streamer_client.stats import Progress
+
+if TYPE_CHECKING:
+    from streamer_client.checkpoint import Checkpoint
+    from streamer_client.feed import Feed
+
+log = logging.getLogger(__name__)
+
+
+class Opener(Protocol):
+    """What a client of any mode does with a request."""
+
+    def feed(self, request: OpenRequest) -> Feed: ...
+    def close(self) -> None: ...
+
+
+class Client:
+    """Opens checkpoints. A context manager: leaving it closes it and the checkpoints it opened.
+
+    Args:
+        opener: where their bytes come from.
+        admin: requests to the daemon; None without one.
+    """
+
+    def __init__(self, opener: Opener, admin: Admin | None = None) -> None:
+        self._opener = opener
+        self._admin = admin
+        self._checkpoints: weakref.WeakSet[Checkpoint] = weakref.WeakSet()
+        self._finalizer = weakref.finalize(self, opener.close)
+        self._finalizer.atexit = False
+
+    @property
+    def admin(self) -> Admin:
+        """Status, prefetch and cache control.
+
+        Raises:
+            DaemonUnavailable: this client reads without a daemon.
+        """
+        return Admin.none() if self._admin is None else self._admin
+
+    @property
+    def socket(self) -> str | None:
+        """Where its daemon listens; None when this client reads without one."""
+        return None if self._admin is None else self._admin.socket
+
+    def open(
+        self,
+        source: Source | Sequence[Source],
+        pattern: str | None = None,
+        files: Sequence[Source] | None = None,
+        *,
+        hold: bool = True,
+        memory_limit: int = -1,
+        concurrency: int | None = None,
+        progress: Progress | None = None,
+    ) -> Checkpoint:
+        """Open a checkpoint.
+
+        Args:
+            source: directory, file or object-store prefix; or a list of files.
+            pattern: glob on file names directly under `source`; `*.safetensors` by default.
+            files: read only these, in this order.
+            hold: keep whole shards resident as long as views of them live. Without it, or where
+                they do not fit, `tensors` makes private copies and memory is given back on the way.
+            memory_limit: bytes that this load may hold at once; -1 no limit, 0 the least.
+            concurrency: how many reads at once, where that can be chosen.
+            progress: see `stats.Progress`.
+
+        Raises:
+            SourceError: it cannot be read.
+            MemoryLimitError: it can never fit.
+            DaemonUnavailable: the daemon is gone and came not back.
+        """
+        from streamer_client.checkpoint import Checkpoint  # noqa: PLC0415  torch, only when needed
+
+        request = open_request(
+            source,
+            pattern=pattern,
+            files=files,
+            hold=hold,
+            memory_limit=memory_limit,
+            concurrency=concurrency,
+        )
+        checkpoint = Checkpoint(self._opener.feed(request), request.source, progress)
+        self._checkpoints.add(checkpoint)
+        return checkpoint
+
+    def close(self) -> None:
+        """Close all checkpoints and leave the daemon; views stay valid. Idempotent."""
+        for checkpoint in list(self._checkpoints):
+            checkpoint.close()
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class DaemonOpener:
+    """Opens through the daemon."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def feed(self, request: OpenRequest) -> Feed:
+        from streamer_client.daemon_feed import DaemonFeed  # noqa: PLC0415
+
+        return DaemonFeed(
+            self._link,
+            Open(
+                request_id=0,
+                load=0,
+                source=request.source,
+                files=request.files,
+                pattern=request.pattern,
+                hold=request.hold,
+                memory_limit=request.memory_limit,
+                concurrency=request.concurrency,
+                environment=source_environment(request.source, os.environ),
+            ),
+        )
+
+    def close(self) -> None:
+        self._link.close()
+
+
+class DirectOpener:
+    """Opens in this process."""
+
+    def feed(self, request: OpenRequest) -> Feed:
+        from streamer_client.direct_feed import DirectFeed  # noqa: PLC0415
+        from streamer_client.parallelism import read_threads  # noqa: PLC0415
+        from streamer_client.storage.registry import storage_for  # noqa: PLC0415
+
+        uri = request.files[0] if request.files else request.source
+        storage = storage_for(uri, os.environ)
+        stored = storage.list_shards(request.source, request.pattern, request.files)
+        if not stored:
+            raise SourceNotFound(f"{request.source} has no shards")
+        return DirectFeed(
+            storage,
+            stored,
+            memory_limit=request.memory_limit,
+            threads=read_threads(request.concurrency),
+        )
+
+    def close(self) -> None:
+        """Nothing is kept between opens."""
+
+
+def daemon_client(socket_path: str, label: str = "", reconnect_s: float = RECONNECT_S) -> Client:
+    """A client of the daemon at a socket; `reconnect_s` is how long to look for a new one.
+
+    Raises:
+        DaemonUnavailable: nothing answers.
+        ProtocolMismatch: it speaks another version.
+    """
+    link = Link(socket_path, label, reconnect_s)
+    return Client(DaemonOpener(link), Admin(link))
+
+
+def direct_client() -> Client:
+    """A client without a daemon."""
+    return Client(DirectOpener())

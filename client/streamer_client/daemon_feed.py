@@ -1,0 +1,282 @@
+"""A feed over the daemon's slabs that outlives the daemon.
+
+Owns passes over an opened load and what to do when the daemon dies: what was granted stays readable
+through our descriptors; the rest comes from a new daemon, or else straight from storage. Copying
+threads call it; the first of them that meets the loss repairs it for all.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import CancelledError
+
+import msgspec
+
+from streamer_client.block_ranges import blocks, in_order, whole
+from streamer_client.contract.errors import DaemonUnavailable, SourceChanged, StreamerError
+from streamer_client.contract.layout import BlockRange, block_count
+from streamer_client.contract.messages import Open, OpenedShard
+from streamer_client.direct_feed import READ_AHEAD_BYTES, DirectFeed, same_shards
+from streamer_client.feed import FeedClosed, FeedShard
+from streamer_client.link import Link
+from streamer_client.load import DaemonLoad
+from streamer_client.parallelism import copy_threads, read_threads
+from streamer_client.storage.registry import storage_for
+
+log = logging.getLogger(__name__)
+
+
+class DaemonFeed:
+    """The shards of one `Open`.
+
+    Args:
+        link: way to the daemon.
+        request: what to open, without numbers; its `want` must be `all`.
+    """
+
+    def __init__(self, link: Link, request: Open) -> None:
+        self._link = link
+        self._request = request
+        self._lost: list[DaemonLoad] = []
+        self._direct: DirectFeed | None = None
+        self._repair = threading.RLock()  # finalizers may close a feed anywhere
+        self._guard = threading.RLock()
+        self._pass = 0
+        self._running = False
+        self._closed = False
+        first = self._opened(request)
+        first.expect_all()
+        self._load: DaemonLoad | None = first
+        self._opened_shards: tuple[OpenedShard, ...] = first.shards
+        self.shards = tuple(FeedShard(shard.uri, shard.size_bytes) for shard in first.shards)
+        self.block_bytes = first.block_bytes
+        self.resident_bytes = first.resident_bytes
+        self.threads = copy_threads()
+        limit = request.memory_limit
+        self.read_ahead_bytes = READ_AHEAD_BYTES if limit < 0 else min(limit, READ_AHEAD_BYTES)
+        self._order = whole([shard.size_bytes for shard in self.shards], self.block_bytes)
+        self._fresh = True
+        self._done = self._nothing_done()
+
+    def _opened(self, request: Open) -> DaemonLoad:
+        connection = self._link.connection
+
+        def build(request_id: int, load: int) -> Open:
+            return msgspec.structs.replace(request, request_id=request_id, load=load)
+
+        number = self._pass
+        try:
+            return DaemonLoad(connection, build, lambda: self._closed or number != self._pass)
+        except CancelledError as error:
+            raise FeedClosed from error
+
+    @property
+    def mode(self) -> str:
+        return "daemon" if self._direct is None else "daemon+direct"
+
+    # --- passes ----------------------------------------------------------------------------------
+
+    def begin(self, order: Sequence[BlockRange]) -> int:
+        with self._repair:
+            number = self._next_pass(running=True)
+            order = tuple(order)
+            keep = self._fresh and order == self._order
+            self._order, self._done, self._fresh = order, self._nothing_done(), False
+            try:
+                if self._load is not None and not keep:
+                    self._want(self._load, order)
+            except DaemonUnavailable:
+                self._recover(self._load)
+            return number
+
+    def _next_pass(self, *, running: bool) -> int:
+        with self._guard:
+            if self._closed:
+                raise FeedClosed
+            self._pass += 1
+            self._running = running
+            number = self._pass
+        self._interrupt()
+        return number
+
+    def _want(self, load: DaemonLoad, order: tuple[BlockRange, ...]) -> None:
+        """Have the daemon bring in a pass.
+
+        A load that still has blocks of an earlier pass, or some on their way, is opened anew:
+        they could fill the window with what this pass needs last, and it would never move on.
+        """
+        if all(shard.held for shard in load.shards):
+            first = set(blocks(order))
+            load.want(order + in_order(pair for pair in load.ungranted() if pair not in first))
+        elif load.idle():
+            load.want(order)
+        else:
+            self._load = self._reopened()
+            load.close()
+            self._load.want(order)
+            self._unless_closed()
+
+    def end(self, number: int) -> None:
+        with self._guard:
+            if number == self._pass and not self._closed:
+                self._next_pass(running=False)
+
+    def wait(self, number: int, shard: int, block: int) -> None:
+        while True:
+            if number != self._pass or self._closed:
+                raise FeedClosed
+            if self._source(shard, block) is not None or self._direct is not None:
+                return
+            load = self._load
+            if load is None:  # gone direct between the two looks
+                continue
+            granted = load.wait(shard, block, block + 1, lambda: number != self._pass)
+            if not granted and load.lost is not None:
+                self._recover(load)
+
+    def read_into(self, buffers: Sequence[memoryview], shard: int, start: int) -> None:
+        source = self._source(shard, start // self.block_bytes) or self._direct
+        if source is None:  # consumed by an ended pass
+            raise FeedClosed
+        source.read_into(buffers, shard, start)
+
+    def consumed(self, number: int, shard: int, block: int) -> None:
+        if number != self._pass:
+            raise FeedClosed
+        self._done[shard][block] = 1
+        load = self._load
+        if load is not None and load.has(shard, block, block + 1):
+            load.consumed(shard, block, block + 1)
+
+    def _source(self, shard: int, block: int) -> DaemonLoad | None:
+        for load in (self._load, *self._lost):
+            if load is not None and load.has(shard, block, block + 1):
+                return load
+        return None
+
+    # --- views -----------------------------------------------------------------------------------
+
+    def views(self, shard: int) -> bool:
+        return any(
+            load is not None and load.shards[shard].held for load in (self._load, *self._lost)
+        )
+
+    def mapped(self, shard: int, start: int, stop: int) -> mmap.mmap | None:
+        while not self._closed:
+            for load in (self._load, *self._lost):
+                if load is not None and load.shards[shard].held and load.has(shard, start, stop):
+                    return load.mapping(shard)
+            load = self._load
+            if load is None or not load.shards[shard].held:
+                return None
+            granted = load.wait(shard, start, stop, lambda: self._closed)
+            if not granted and load.lost is not None:
+                self._recover(load)
+        raise FeedClosed
+
+    # --- the daemon died -------------------------------------------------------------------------
+
+    def _recover(self, dead: DaemonLoad | None) -> None:
+        """Find the rest of the running pass elsewhere; the first caller does it for all."""
+        with self._repair:
+            if self._load is not dead or dead is None or self._closed:
+                return
+            self._resume(dead)
+            self._interrupt()
+
+    def _resume(self, dead: DaemonLoad) -> None:
+        """Replace the dead load; others read from it and wait in it until that is done."""
+        remaining = self._remaining()
+        load: DaemonLoad | None = None
+        try:
+            load = self._reopened()
+        except SourceChanged:
+            raise
+        except StreamerError as error:
+            self._direct = self._opened_directly(error)
+        else:
+            if self._running:
+                load.want(remaining)
+            log.warning("event=load_resumed socket=%s", self._link.socket_path)
+        with self._guard:
+            self._lost = [*self._lost, dead]
+            self._load = load
+            self._fresh = False
+        self._unless_closed()
+
+    def _remaining(self) -> tuple[BlockRange, ...]:
+        return in_order(
+            (shard, block)
+            for shard, block in blocks(self._order)
+            if not self._done[shard][block] and self._source(shard, block) is None
+        )
+
+    def _reopened(self) -> DaemonLoad:
+        """The same shards in a new load that holds and wants nothing yet.
+
+        Raises:
+            SourceChanged: a shard is not what it was.
+            StreamerError: no daemon, or it refuses.
+        """
+        files = tuple(shard.uri for shard in self.shards)
+        request = msgspec.structs.replace(
+            self._request, files=files, pattern=None, want="none", hold=False
+        )
+        load = self._opened(request)
+        for was, now in zip(self._opened_shards, load.shards, strict=True):
+            if (was.uri, was.identity, was.size_bytes) != (now.uri, now.identity, now.size_bytes):
+                load.close()
+                raise SourceChanged(
+                    f"{was.uri} changed while it was being loaded; load it again from the start"
+                )
+        return load
+
+    def _opened_directly(self, why: StreamerError) -> DirectFeed:
+        log.warning("event=reading_directly source=%s reason=%r", self._request.source, str(why))
+        environment = {**os.environ, **self._request.environment}
+        storage = storage_for(self.shards[0].uri, environment)
+        files = [shard.uri for shard in self.shards]
+        stored = storage.list_shards(self._request.source, None, files)
+        same_shards(
+            stored, [(one.uri, one.identity, one.size_bytes) for one in self._opened_shards]
+        )
+        return DirectFeed(
+            storage,
+            stored,
+            memory_limit=self._request.memory_limit,
+            threads=read_threads(self._request.concurrency),
+            block_bytes=self.block_bytes,
+        )
+
+    # --- end -------------------------------------------------------------------------------------
+
+    def _nothing_done(self) -> list[bytearray]:
+        return [bytearray(block_count(shard.size_bytes, self.block_bytes)) for shard in self.shards]
+
+    def _interrupt(self) -> None:
+        for load in (self._load, *self._lost):
+            if load is not None:
+                load.interrupt()
+
+    def close(self) -> None:
+        with self._guard:
+            self._closed = True
+            self._close_sources()
+
+    def _unless_closed(self) -> None:
+        """Close what was opened while somebody closed the feed."""
+        with self._guard:
+            if self._closed:
+                self._close_sources()
+                raise FeedClosed
+
+    def _close_sources(self) -> None:
+        for load in (self._load, *self._lost):
+            if load is not None:
+                load.close()
+        if self._direct is not None:
+            self._direct.close()

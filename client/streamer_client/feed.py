@@ -1,0 +1,111 @@
+"""Where a checkpoint's bytes come from, for those who read tensors out of it.
+
+A feed shows the shards as files and hands out their blocks. A reader makes *passes*: it names the
+blocks it will use, in order, then waits for each, reads from it and gives it back. One pass runs at
+a time; a new one ends the one before. What is read never passes through a buffer of the feed.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from streamer_client.contract.errors import StreamerError
+from streamer_client.contract.layout import BlockRange
+
+
+class FeedShard(NamedTuple):
+    """One shard; its number is its place in `Feed.shards`."""
+
+    uri: str
+    size_bytes: int
+
+
+class FeedClosed(StreamerError):
+    """The pass that a reader is in was ended, by closing the checkpoint or by another pass."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the checkpoint was closed, or read by another iteration, while this one was running; "
+            "finish one before the next, or open the checkpoint once for each"
+        )
+
+
+class Feed(Protocol):
+    """A checkpoint's blocks. Thread-safe, except that one thread begins and ends passes."""
+
+    @property
+    def shards(self) -> tuple[FeedShard, ...]: ...
+
+    @property
+    def block_bytes(self) -> int: ...
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes that were in memory when the checkpoint was opened."""
+        ...
+
+    @property
+    def mode(self) -> str:
+        """`daemon`, `direct`, or `daemon+direct` after the daemon died."""
+        ...
+
+    @property
+    def read_ahead_bytes(self) -> int:
+        """Private memory that may be filled beyond the tensor that is handed out next."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """How many threads to read with."""
+        ...
+
+    def begin(self, order: Sequence[BlockRange]) -> int:
+        """Begin a pass over these blocks, which come in this order; returns its number."""
+        ...
+
+    def end(self, number: int) -> None:
+        """End a pass, if it still runs; who waits in it meets FeedClosed."""
+        ...
+
+    def wait(self, number: int, shard: int, block: int) -> None:
+        """Wait until a block of the pass may be read.
+
+        Raises:
+            FeedClosed: the pass is over.
+            SourceError: the shard cannot be read.
+        """
+        ...
+
+    def read_into(self, buffers: Sequence[memoryview], shard: int, start: int) -> None:
+        """Fill the buffers, one after the other, with the shard's bytes from `start` on.
+
+        All of them lie in one block that was waited for.
+        """
+        ...
+
+    def consumed(self, number: int, shard: int, block: int) -> None:
+        """The pass will not read this block again; what it read of it is right.
+
+        Raises:
+            FeedClosed: the pass was over before, and what was read may be anything.
+        """
+        ...
+
+    def views(self, shard: int) -> bool:
+        """Whether `mapped` may have something for this shard."""
+        ...
+
+    def mapped(self, shard: int, start: int, stop: int) -> mmap.mmap | None:
+        """Wait for blocks `start` to `stop` of a held shard, in no pass.
+
+        Returns:
+            A private writable mapping of the shard, whose life keeps the bytes in place; None when
+            the shard cannot be viewed (any more): read it in a pass instead.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give everything back that no mapping holds. Idempotent."""
+        ...

@@ -1,0 +1,131 @@
+"""Which way to a checkpoint: a running daemon, one started for this user, or none (`mode`).
+
+Owns the meaning of INTERFACE's `mode` for the client. Starting a daemon is left to `own_daemon.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Final
+
+from streamer_client.admin import Admin
+from streamer_client.client import Client, DaemonOpener, DirectOpener, daemon_client, direct_client
+from streamer_client.connection import Connection
+from streamer_client.contract.errors import (
+    ConfigError,
+    DaemonUnavailable,
+    MemoryLimitError,
+    ProtocolMismatch,
+    RequestRefused,
+    SourceForbidden,
+    SourceNotFound,
+    StreamerError,
+)
+from streamer_client.contract.socket import SOCKET_ENV, default_socket, user_socket
+from streamer_client.link import RECONNECT_S, Link
+from streamer_client.open_request import OpenRequest
+from streamer_client.own_daemon import launch_lock, private_directory, start_daemon
+
+if TYPE_CHECKING:
+    from streamer_client.feed import Feed
+
+log = logging.getLogger(__name__)
+
+MODE_ENV: Final = "STREAMERD_MODE"
+MODES: Final = ("auto", "required", "direct")
+
+# What a daemon may refuse although this process can read the files itself: it is another user, in
+# another mount namespace, or has no room.
+_READ_OURSELVES: Final = (
+    DaemonUnavailable,
+    MemoryLimitError,
+    RequestRefused,
+    SourceForbidden,
+    SourceNotFound,
+)
+
+
+def open_client(
+    mode: str | None = None,
+    socket: str | None = None,
+    label: str = "",
+    reconnect_s: float = RECONNECT_S,
+) -> Client:
+    """A client of the mode asked for; `Checkpoint.stats.mode` tells which way a load took.
+
+    Args:
+        mode: `auto`, `required` or `direct`; by default `$STREAMERD_MODE`, else `auto`.
+        socket: the daemon's socket; by default as INTERFACE says.
+        label: what `streamerctl status` shows for this client.
+        reconnect_s: how long a load looks for a new daemon when its own dies.
+
+    Raises:
+        ConfigError: no such mode.
+        DaemonUnavailable: mode `required`, and nothing answers.
+        ProtocolMismatch: mode `required`, and the daemon is of another version.
+    """
+    chosen = mode or os.environ.get(MODE_ENV) or "auto"
+    found = socket or default_socket(os.environ, os.getuid(), os.path.exists)
+    match chosen:
+        case "direct":
+            return direct_client()
+        case "required":
+            return daemon_client(found, label, reconnect_s)
+        case "auto":
+            return _auto_client(found, socket or os.environ.get(SOCKET_ENV), label, reconnect_s)
+        case _:
+            raise ConfigError(f"mode is {chosen!r}; it is one of {', '.join(MODES)}")
+
+
+def _auto_client(found: str, named: str | None, label: str, reconnect_s: float) -> Client:
+    own = named or user_socket(os.environ, os.getuid())
+    try:
+        link = _link_to_any(found, own, label, reconnect_s)
+    except (DaemonUnavailable, ProtocolMismatch, RequestRefused, ConfigError, OSError) as error:
+        log.warning("event=no_daemon mode=direct reason=%r", str(error))
+        return direct_client()
+    return Client(_AutoOpener(link), Admin(link))
+
+
+def _link_to_any(found: str, own: str, label: str, reconnect_s: float) -> Link:
+    """To the daemon that runs, else to this user's own, started by the first who asks."""
+    try:
+        return Link(found, label, reconnect_s)
+    except (DaemonUnavailable, RequestRefused) as error:
+        log.info("event=starting_daemon socket=%s reason=%r", own, str(error))
+    directory = os.path.dirname(own)
+    private_directory(directory)
+    with launch_lock(directory):
+        if not _answers(own):
+            start_daemon(own)
+    return Link(own, label, reconnect_s)
+
+
+def _answers(socket_path: str) -> bool:
+    try:
+        Connection.to(socket_path).close()
+    except DaemonUnavailable:
+        return False
+    return True
+
+
+class _AutoOpener:
+    """Opens through the daemon, and in this process what the daemon will not or cannot serve."""
+
+    def __init__(self, link: Link) -> None:
+        self._daemon = DaemonOpener(link)
+
+    def feed(self, request: OpenRequest) -> Feed:
+        try:
+            return self._daemon.feed(request)
+        except _READ_OURSELVES as error:
+            try:
+                feed = DirectOpener().feed(request)
+            except StreamerError as own_error:
+                raise own_error from error
+            log.warning("event=reading_directly source=%s reason=%r", request.source, str(error))
+            return feed
+
+    def close(self) -> None:
+        self._daemon.close()

@@ -1,0 +1,71 @@
+"""What a caller asks to open, brought into the form that daemon and storage take. No I/O."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import msgspec
+
+from streamer_client.contract.errors import ConfigError
+
+Source = str | os.PathLike[str]
+
+
+class OpenRequest(msgspec.Struct, frozen=True):
+    """A checked request; paths are absolute, for the daemon has another working directory."""
+
+    source: str
+    pattern: str | None
+    files: tuple[str, ...] | None
+    hold: bool
+    memory_limit: int
+    concurrency: int | None
+
+
+def open_request(
+    source: Source | Sequence[Source],
+    *,
+    pattern: str | None = None,
+    files: Sequence[Source] | None = None,
+    hold: bool = True,
+    memory_limit: int = -1,
+    concurrency: int | None = None,
+) -> OpenRequest:
+    """Check the arguments of `open`; a sequence for `source` means `files`.
+
+    Raises:
+        ConfigError: names the argument that is wrong.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        if files is not None:
+            raise ConfigError("`source` is a list already; leave `files` out")
+        files, source = source, ""
+    if files is not None and not files:
+        raise ConfigError("the list of files is empty; name at least one file")
+    if memory_limit < -1:
+        raise ConfigError(f"memory_limit is {memory_limit}; it is -1, 0 or a number of bytes")
+    if concurrency is not None and concurrency < 1:
+        raise ConfigError(f"concurrency is {concurrency}; it is a positive number of threads")
+    named = os.fspath(source)
+    paths = None if files is None else tuple(_absolute(named, os.fspath(one)) for one in files)
+    return OpenRequest(
+        source=_absolute("", named) if named or not paths else _parent(paths[0]),
+        pattern=pattern,
+        files=paths,
+        hold=hold,
+        memory_limit=memory_limit,
+        concurrency=concurrency,
+    )
+
+
+def _absolute(base: str, path: str) -> str:
+    if "://" in path:
+        return path
+    if "://" in base:
+        return f"{base.rstrip('/')}/{path}"
+    return os.path.abspath(os.path.join(base, path))
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0] or "/"

@@ -1,0 +1,170 @@
+"""A load goes on when its daemon dies: from a new daemon, or straight from the files."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from streamer_client.checkpoint import Checkpoint
+from streamer_client.client import Client, daemon_client
+from streamer_client.contract.errors import DaemonUnavailable, SourceChanged
+from tests.support.checkpoints import random_tensor, write_shard
+from tests.support.scripted_daemon import Script, ScriptedDaemon, scripted_daemon
+from tests.support.waiting import eventually
+
+BLOCK = 4096
+PARTS = 12
+SHAPE = (200, 11)
+
+
+@pytest.fixture(params=["held", "copied", "tiny-window"])
+def script(request: pytest.FixtureRequest) -> Script:
+    window = 2 if request.param == "tiny-window" else 1_000_000
+    return Script(
+        block_bytes=BLOCK, window_blocks=window, holds=request.param == "held", allowed_grants=9
+    )
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    for place in range(2):
+        stored = {f"{place}.{part}": random_tensor("F32", SHAPE, part) for part in range(PARTS)}
+        write_shard(tmp_path / f"m{place}.safetensors", stored)
+    return tmp_path
+
+
+def read_views(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    return dict(checkpoint.tensors())
+
+
+def read_into(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    targets = {f"{place}.{part}": torch.zeros(SHAPE) for place in range(2) for part in range(PARTS)}
+    checkpoint.load_into(targets)
+    return targets
+
+
+Read = Callable[[Checkpoint], dict[str, torch.Tensor]]
+reads = pytest.mark.parametrize("read", [read_views, read_into])
+
+
+class Reading:
+    """Reads in a thread, so that the test can act on the daemon meanwhile."""
+
+    def __init__(self, read: Read, checkpoint: Checkpoint) -> None:
+        self.found: dict[str, torch.Tensor] = {}
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(read, checkpoint))
+        self._thread.start()
+
+    def _run(self, read: Read, checkpoint: Checkpoint) -> None:
+        try:
+            self.found = read(checkpoint)
+        except BaseException as error:  # noqa: BLE001  raised again in `result`
+            self.error = error
+
+    def result(self) -> dict[str, torch.Tensor]:
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+        if self.error is not None:
+            raise self.error
+        return self.found
+
+
+def assert_right(found: dict[str, torch.Tensor]) -> None:
+    assert len(found) == 2 * PARTS
+    for name, tensor in found.items():
+        data = random_tensor("F32", SHAPE, int(name.partition(".")[2]))[2]
+        assert bytes(tensor.reshape(-1).view(torch.uint8).tolist()) == data, name
+
+
+@reads
+def test_no_daemon_comes_back(
+    daemon: ScriptedDaemon, script: Script, client: Client, source: Path, read: Read
+) -> None:
+    with client.open(source) as checkpoint:
+        reading = Reading(read, checkpoint)
+        eventually(lambda: script.allowed_grants == 0, what="all allowed grants")
+        daemon.kill()
+        assert_right(reading.result())
+        assert checkpoint.stats.mode == "daemon+direct"
+        assert_right(read(checkpoint))
+
+
+@reads
+def test_a_new_daemon_takes_over(
+    daemon: ScriptedDaemon, script: Script, source: Path, read: Read
+) -> None:
+    with (
+        daemon_client(daemon.socket_path, reconnect_s=10) as client,
+        client.open(source) as checkpoint,
+    ):
+        reading = Reading(read, checkpoint)
+        eventually(lambda: script.allowed_grants == 0, what="all allowed grants")
+        daemon.kill()
+        second = Script(block_bytes=BLOCK, window_blocks=2)
+        with scripted_daemon(daemon.socket_path, second) as successor:
+            assert_right(reading.result())
+            assert checkpoint.stats.mode == "daemon"
+            assert successor.greeted
+            checkpoint.close()
+
+
+@reads
+def test_a_changed_source_is_not_mixed(
+    daemon: ScriptedDaemon, script: Script, source: Path, read: Read
+) -> None:
+    with (
+        daemon_client(daemon.socket_path, reconnect_s=10) as client,
+        client.open(source) as checkpoint,
+    ):
+        reading = Reading(read, checkpoint)
+        eventually(lambda: script.allowed_grants == 0, what="all allowed grants")
+        daemon.kill()
+        second = Script(block_bytes=BLOCK, change_identity=True)
+        with scripted_daemon(daemon.socket_path, second):
+            with pytest.raises(SourceChanged, match="changed while"):
+                reading.result()
+            checkpoint.close()
+
+
+def test_a_changed_file_is_not_mixed_when_read_directly(
+    daemon: ScriptedDaemon, script: Script, client: Client, source: Path
+) -> None:
+    with client.open(source) as checkpoint:
+        reading = Reading(read_into, checkpoint)
+        eventually(lambda: script.allowed_grants == 0, what="all allowed grants")
+        (source / "m1.safetensors").write_bytes(b"something else")
+        daemon.kill()
+        with pytest.raises(SourceChanged, match=r"m1\.safetensors"):
+            reading.result()
+
+
+def test_views_survive_their_daemon(tmp_path: Path, socket_path: Path, source: Path) -> None:
+    with scripted_daemon(socket_path, Script(block_bytes=BLOCK)) as daemon:
+        with daemon_client(daemon.socket_path, reconnect_s=0) as client:
+            with client.open(source) as checkpoint:
+                tensors = dict(checkpoint.tensors())
+                daemon.kill()
+                assert_right(tensors)
+            with pytest.raises(DaemonUnavailable, match="no daemon answers"):
+                client.open(source)
+        assert_right(tensors)
+        del tensors
+
+
+def test_a_silent_daemon_is_given_up(socket_path: Path, source: Path) -> None:
+    script = Script(block_bytes=BLOCK, holds=False, allowed_grants=5, heartbeat_s=0.05)
+    with (
+        scripted_daemon(socket_path, script) as daemon,
+        daemon_client(daemon.socket_path, reconnect_s=0) as client,
+        client.open(source) as checkpoint,
+    ):
+        reading = Reading(read_into, checkpoint)
+        eventually(lambda: script.allowed_grants == 0, what="all allowed grants")
+        script.silent = True
+        assert_right(reading.result())
+        assert checkpoint.stats.mode == "daemon+direct"

@@ -1,0 +1,179 @@
+"""The daemon as a process: start, signals, the one socket, the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from streamer_client.contract.messages import Config, GetConfig
+from tests.support.checkpoints import write_model
+from tests.support.daemon import BLOCK, DaemonProcess, Daemons
+from tests.support.raw_client import RawClient
+from tests.support.waiting import eventually
+
+
+def test_sigterm_leaves_nothing(streamerd: DaemonProcess, tmp_path: Path) -> None:
+    write_model(tmp_path / "m", shards=2, blocks=3)
+    with RawClient(streamerd.socket) as client:
+        client.open(str(tmp_path / "m"), hold=True).await_grants(6)
+        assert len(streamerd.segments()) == 2
+        assert streamerd.stop() == 0
+    assert streamerd.segments() == []
+    assert not os.path.exists(streamerd.socket)
+
+
+def test_sigterm_while_blocks_are_on_their_way(streamerd: DaemonProcess, tmp_path: Path) -> None:
+    write_model(tmp_path / "m", shards=1, blocks=64)
+    workers = streamerd.status()["workers"]
+    with RawClient(streamerd.socket) as client:
+        load = client.open(str(tmp_path / "m"))
+        load.await_grants(2)
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        load.consume(set(load.granted))
+        eventually(streamerd.reads_under_way)
+        streamerd.process.terminate()
+        eventually(lambda: not os.path.exists(streamerd.socket))
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+        assert streamerd.wait() == 0
+    assert streamerd.segments() == []
+    assert "Traceback" not in streamerd.log
+    assert "ERROR" not in streamerd.log
+
+
+def test_second_daemon_on_a_socket_is_told_who_has_it(
+    streamerd: DaemonProcess, daemon_maker: Daemons, tmp_path: Path
+) -> None:
+    second = daemon_maker.make(socket_path=Path(streamerd.socket))
+    second.log_path = tmp_path / "second.log"
+    assert second.run_to_its_end() == 78
+    assert f"a streamerd (pid {streamerd.pid}) already serves {streamerd.socket}" in second.log
+    assert "--socket" in second.log
+    with RawClient(streamerd.socket):
+        pass
+
+
+def test_a_stale_socket_file_is_replaced(daemon_maker: Daemons) -> None:
+    daemon = daemon_maker.make()
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(daemon.socket)
+    assert stat.S_ISSOCK(os.stat(daemon.socket).st_mode)
+    assert daemon.start().status()["socket"] == daemon.socket
+
+
+def test_leftovers_of_a_killed_daemon_are_removed(streamerd: DaemonProcess, tmp_path: Path) -> None:
+    write_model(tmp_path / "m", shards=2, blocks=3)
+    with RawClient(streamerd.socket) as client:
+        client.open(str(tmp_path / "m"), hold=True).await_grants(6)
+        streamerd.kill()
+        assert len(streamerd.segments()) == 2
+        assert os.path.exists(streamerd.socket)
+        client.abandon()
+    streamerd.start()
+    assert streamerd.segments() == []
+    with RawClient(streamerd.socket) as client:
+        client.open(str(tmp_path / "m"), hold=True).await_grants(6)
+
+
+@pytest.mark.parametrize(
+    ("flags", "config", "texts"),
+    [
+        ([f"--memory-limit={2 * BLOCK - 1}"], "", ["memory_limit", "raise memory_limit", "window"]),
+        ([], "memory_limt = '1GiB'\n", ["memory_limt", "did you mean memory_limit"]),
+        ([], "lag_s = 0\n", ["lag_s", "seconds, more than 0"]),
+        ([], "workers =\n", ["not valid TOML"]),
+        (["--memory-limit=64TiB"], "", ["/dev/shm", "remount,size="]),
+        (["--block-size=5000"], "", ["block_size", "multiple of 4096"]),
+        (["--socket=/proc/no/control.sock"], "", ["/proc/no", "choose another with --socket"]),
+        (["--socket=/tmp/" + "x" * 120], "", ["107", "shorter"]),
+    ],
+)
+def test_a_wrong_configuration_exits_78_and_says_what_to_set(
+    daemon_maker: Daemons, tmp_path: Path, flags: list[str], config: str, texts: list[str]
+) -> None:
+    path = tmp_path / "streamerd.toml"
+    path.write_text(config)
+    daemon = daemon_maker.make(f"--config={path}", *flags)
+    assert daemon.run_to_its_end() == 78
+    for text in texts:
+        assert text in daemon.log
+    assert "Traceback" not in daemon.log
+    assert daemon.segments() == []
+
+
+def test_an_unknown_variable_is_named(
+    daemon_maker: Daemons, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STREAMERD_MEMORY_LIMTI", "1GiB")
+    daemon = daemon_maker.make()
+    assert daemon.run_to_its_end() == 78
+    assert "STREAMERD_MEMORY_LIMTI; did you mean STREAMERD_MEMORY_LIMIT" in daemon.log
+
+
+def _config(daemon: DaemonProcess) -> dict[str, tuple[object, str]]:
+    with RawClient(daemon.socket) as client:
+        body = client.request(GetConfig(client.next_id()), Config).body
+    return {key: (row["value"], row["origin"]) for key, row in body.items()}  # type: ignore[index, call-overload]
+
+
+def test_config_shows_each_value_and_its_origin(
+    daemon_maker: Daemons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "streamerd.toml"
+    path.write_text("lag_s = 5\nspace_wait_s = 6\n")
+    monkeypatch.setenv("STREAMERD_SPACE_WAIT_S", "7")
+    shown = _config(daemon_maker.start(f"--config={path}"))
+    assert shown["lag_s"] == (5.0, str(path))
+    assert shown["space_wait_s"] == (7.0, "environment STREAMERD_SPACE_WAIT_S")
+    assert shown["block_size"] == (BLOCK, "flag --block-size")
+    assert shown["heartbeat_s"] == (2.0, "default")
+
+
+def test_sighup_takes_a_changed_limit_over(daemon_maker: Daemons, tmp_path: Path) -> None:
+    path = tmp_path / "streamerd.toml"
+    path.write_text(f"memory_limit = {16 * BLOCK}\n")
+    daemon = daemon_maker.make(f"--config={path}")
+    daemon.drop_flag("--memory-limit")
+    daemon.start()
+    write_model(tmp_path / "m", shards=1, blocks=12)
+    with RawClient(daemon.socket) as client:
+        load = client.open(str(tmp_path / "m"), hold=True)
+        assert load.held
+        load.await_grants(12)
+        load.close()
+    path.write_text(f"memory_limit = {4 * BLOCK}\nlag_s = 1\n")
+    daemon.signal(signal.SIGHUP)
+    eventually(lambda: daemon.status()["memory"]["limit_bytes"] == 4 * BLOCK)
+    eventually(lambda: daemon.allocated_bytes() <= 4 * BLOCK)
+    assert _config(daemon)["memory_limit"] == (4 * BLOCK, str(path))
+    assert _config(daemon)["lag_s"] == (30.0, "default")
+    assert "lag_s" in daemon.log
+    with RawClient(daemon.socket) as client:
+        assert not client.open(str(tmp_path / "m"), hold=True).held
+
+
+def test_sighup_with_a_broken_file_changes_nothing(daemon_maker: Daemons, tmp_path: Path) -> None:
+    path = tmp_path / "streamerd.toml"
+    path.write_text("")
+    daemon = daemon_maker.start(f"--config={path}")
+    path.write_text("memroy_limit = 1\n")
+    daemon.signal(signal.SIGHUP)
+    eventually(lambda: "configuration not reloaded" in daemon.log)
+    assert "memory_limit" in daemon.log
+    assert daemon.status()["memory"]["limit_bytes"] == 16 * BLOCK
+
+
+def test_ephemeral_stays_for_a_client_and_leaves_after_it(daemon_maker: Daemons) -> None:
+    daemon = daemon_maker.make("--ephemeral", "--idle-exit-s=1.5").start()
+    with RawClient(daemon.socket) as client:
+        client.request(GetConfig(client.next_id()), Config)
+        assert daemon.process.poll() is None
+    assert daemon.wait() == 0
+    assert "idle, leaving" in daemon.log
+    assert not os.path.exists(daemon.socket)

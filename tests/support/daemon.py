@@ -1,0 +1,228 @@
+"""A real daemon for one test: a process, its socket, its log.
+
+Owns start (by the ready pipe), stop and the log; what is asked of it goes through `raw_client.py` or
+the client library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from streamer_client.contract.messages import GetStatus, Status
+from streamer_client.contract.socket import instance_of
+
+from tests.support.leaks import SHM_DIR
+from tests.support.raw_client import RawClient
+from tests.support.unprivileged import NOBODY
+
+BLOCK: Final = 64 << 10
+READY_S: Final = 30.0
+STOP_S: Final = 15.0
+REPOSITORY: Final = Path(__file__).parents[2]
+
+
+class DaemonProcess:
+    """`python -m streamerd` on a socket of its own; may be started again after its end.
+
+    Args:
+        socket_path: where it listens.
+        flags: more flags; small blocks and a limit of 16 of them unless they say otherwise.
+        before: a command that runs the daemon's, such as `unshare`.
+        nobody: run as the user that file modes apply to.
+    """
+
+    def __init__(
+        self,
+        socket_path: Path,
+        *flags: str,
+        before: Sequence[str] = (),
+        nobody: bool = False,
+    ) -> None:
+        self.socket = str(socket_path)
+        self.log_path = socket_path.with_suffix(".log")
+        self._flags = (
+            f"--block-size={BLOCK}",
+            f"--memory-limit={16 * BLOCK}",
+            "--workers=1",
+            "--threads=2",
+            *flags,
+        )
+        self._before = tuple(before)
+        self._nobody = nobody
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def drop_flag(self, name: str) -> None:
+        """Leave a flag out that is given by itself."""
+        self._flags = tuple(flag for flag in self._flags if not flag.startswith(name))
+
+    # --- life -----------------------------------------------------------------------------------
+
+    def start(self) -> DaemonProcess:
+        """Start, and return once it answers."""
+        read_end, write_end = os.pipe()
+        try:
+            self._spawn(write_end)
+            os.close(write_end)
+            write_end = -1
+            readable, _, _ = select.select([read_end], [], [], READY_S)
+            ready = readable and os.read(read_end, 16) == b"READY\n"
+        finally:
+            os.close(read_end)
+            if write_end >= 0:
+                os.close(write_end)
+        if not ready:
+            self.kill()
+            raise AssertionError(f"the daemon did not start:\n{self.log}")
+        return self
+
+    def _spawn(self, ready_fd: int) -> None:
+        command = [*self._before, sys.executable, "-m", "streamerd", f"--socket={self.socket}"]
+        user = NOBODY if self._nobody else None
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, f"--ready-fd={ready_fd}", *self._flags],
+                pass_fds=[ready_fd],
+                stdin=subprocess.DEVNULL,
+                stderr=log,
+                user=user,
+                group=user,
+                extra_groups=None if user is None else [],
+            )
+
+    def run_to_its_end(self) -> int:
+        """Start it where it cannot serve; the exit code."""
+        with open(os.devnull, "wb") as nowhere:
+            self._spawn(nowhere.fileno())
+        return self.wait()
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "start it first"
+        return self._process
+
+    @property
+    def pid(self) -> int:
+        """Of the daemon itself, also below another command."""
+        return int(self.status()["pid"]) if self._before else self.process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        return self.process.wait(STOP_S)
+
+    def stop(self) -> int:
+        """Ask it to leave; the exit code."""
+        self.process.terminate()
+        return self.wait()
+
+    def kill(self) -> None:
+        """Without a word, as the kernel's OOM killer would."""
+        self.process.kill()
+        self.wait()
+
+    def end(self) -> None:
+        """Leave nothing behind, whatever state it is in."""
+        if self._process is not None and self._process.poll() is None:
+            try:
+                self.stop()
+            except subprocess.TimeoutExpired:
+                self.kill()
+        for name in self.segments():
+            os.unlink(SHM_DIR / name)
+
+    # --- what it shows --------------------------------------------------------------------------
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    @property
+    def instance(self) -> str:
+        return instance_of(self.socket)
+
+    def segments(self) -> list[str]:
+        """Names of its slabs in /dev/shm."""
+        return [name for name in os.listdir(SHM_DIR) if f".{self.instance}." in name]
+
+    def allocated_bytes(self) -> int:
+        """Memory behind all of its slabs, as the kernel counts it."""
+        total = 0
+        for name in self.segments():
+            with contextlib.suppress(FileNotFoundError):
+                total += os.stat(SHM_DIR / name).st_blocks * 512
+        return total
+
+    def status(self) -> dict[str, Any]:
+        with RawClient(self.socket, "status") as client:
+            return client.request(GetStatus(client.next_id()), Status).body
+
+    def totals(self) -> dict[str, int]:
+        totals: dict[str, int] = self.status()["totals"]
+        return totals
+
+    def reads_under_way(self) -> int:
+        """Whole blocks that workers were asked for and have not answered."""
+        totals = self.totals()
+        return totals["source_requests"] - totals["source_read_bytes"] // BLOCK
+
+    def shards(self) -> dict[str, dict[str, Any]]:
+        """URI to row, of all sources."""
+        return {row["uri"]: row for source in self.status()["sources"] for row in source["shards"]}
+
+
+class Daemons:
+    """Makes daemons for a test, and ends them all after it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._made: list[DaemonProcess] = []
+
+    def socket_path(self) -> Path:
+        return self.directory / f"{len(self._made)}.sock"
+
+    def make(
+        self,
+        *flags: str,
+        socket_path: Path | None = None,
+        before: Sequence[str] = (),
+        nobody: bool = False,
+    ) -> DaemonProcess:
+        """A daemon that is not started yet."""
+        path = socket_path or self.socket_path()
+        daemon = DaemonProcess(path, *flags, before=before, nobody=nobody)
+        self._made.append(daemon)
+        return daemon
+
+    def start(self, *flags: str, nobody: bool = False) -> DaemonProcess:
+        return self.make(*flags, nobody=nobody).start()
+
+    def end(self) -> None:
+        for daemon in self._made:
+            daemon.end()
+
+
+@contextlib.contextmanager
+def daemons() -> Iterator[Daemons]:
+    """A maker of daemons whose logs are told on stderr, which pytest shows for failures."""
+    # Not tmp_path: a socket's path is short, and the name of a test may be long.
+    directory = Path(tempfile.mkdtemp(prefix="strd-"))
+    directory.chmod(0o777)
+    made = Daemons(directory)
+    try:
+        yield made
+    finally:
+        made.end()
+        for log in sorted(directory.glob("*.log")):
+            sys.stderr.write(f"--- {log.name}\n{log.read_text(errors='replace')}")
+        shutil.rmtree(directory)

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from streamer_client.contract.errors import ConfigError
+from streamer_client.environment import source_environment
+from streamer_client.open_request import open_request
+
+
+def test_paths_become_absolute() -> None:
+    request = open_request("model", files=["a.safetensors", Path("/x/b.safetensors")])
+    assert request.source == os.path.abspath("model")
+    assert request.files == (os.path.abspath("model/a.safetensors"), "/x/b.safetensors")
+
+
+def test_a_list_as_source_means_files() -> None:
+    request = open_request(["/m/a.safetensors", "/m/b.safetensors"])
+    assert (request.source, request.files) == ("/m", ("/m/a.safetensors", "/m/b.safetensors"))
+    with pytest.raises(ConfigError, match="leave `files` out"):
+        open_request(["/m/a"], files=["/m/b"])
+
+
+def test_uris_stay_as_they_are() -> None:
+    request = open_request("s3://bucket/model", files=["a.safetensors"])
+    assert request.source == "s3://bucket/model"
+    assert request.files == ("s3://bucket/model/a.safetensors",)
+
+
+def test_only_what_bears_on_the_source_is_sent() -> None:
+    environ = {"AWS_REGION": "x", "HOME": "/root", "RUNAI_STREAMER_S3_ENDPOINT": "y"}
+    assert source_environment("/models/m", environ) == {}
+    assert source_environment("file:///models/m", environ) == {}
+    assert source_environment("s3://m", environ) == {
+        "AWS_REGION": "x",
+        "RUNAI_STREAMER_S3_ENDPOINT": "y",
+    }

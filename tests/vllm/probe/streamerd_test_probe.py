@@ -1,0 +1,51 @@
+"""A vLLM plugin for tests: records what is in a model right after loading.
+
+Wraps the step that follows `load_weights`, whatever the loader, in each worker. For each rank it
+writes the digest of every tensor to `$STREAMERD_PROBE_DIR`, and, asked by `$STREAMERD_PROBE_SAVE`,
+the shard that vLLM's own `save_model` makes of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import Any
+
+
+def register() -> None:
+    directory = os.environ.get("STREAMERD_PROBE_DIR")
+    if not directory:
+        return
+    from vllm.model_executor.model_loader import base_loader
+
+    following = base_loader.process_weights_after_loading
+    if getattr(following, "probed", False):
+        return
+
+    def probing(model: Any, *arguments: Any) -> None:
+        _record(model, directory)
+        following(model, *arguments)
+
+    probing.probed = True  # type: ignore[attr-defined]
+    base_loader.process_weights_after_loading = probing
+
+
+def _record(model: Any, directory: str) -> None:
+    from vllm.distributed import get_pp_group, get_tp_group
+    from vllm.model_executor.model_loader.sharded_state_loader import ShardedStateLoader
+
+    name = f"pp{get_pp_group().rank_in_group}-tp{get_tp_group().rank_in_group}.json"
+    digests = {key: _digest(tensor) for key, tensor in model.state_dict().items()}
+    with open(os.path.join(directory, name), "w", encoding="utf-8") as file:
+        json.dump(digests, file)
+    if shard_directory := os.environ.get("STREAMERD_PROBE_SAVE"):
+        ShardedStateLoader.save_model(model, shard_directory)
+
+
+def _digest(tensor: Any) -> str:
+    import torch
+
+    stored = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    content = hashlib.sha256(stored.tobytes()).hexdigest()
+    return f"{tensor.dtype} {list(tensor.shape)} {content}"

@@ -1,0 +1,154 @@
+"""The same tokens and prompt log-probabilities as with `--load-format auto`, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import streamer_client
+from tests.support.daemon import DaemonProcess
+from tests.support.waiting import eventually
+from tests.vllm.conftest import CUSTOM_PATTERN, checkpoint_bytes
+from tests.vllm.starts import Answer, Start, Starts
+
+ISSUE_OPTIONS = (("concurrency", 16), ("memory_limit", 5368709120))
+LOADED = re.compile(
+    r"streamerd: loaded rank=(\d+) bytes=(\d+) seconds=[\d.]+ gb_per_s=[\d.]+ "
+    r"from_memory=(\d+)% via=(\S+) socket=(\S+)"
+)
+
+Model = Callable[[str], str]
+Environment = tuple[tuple[str, str], ...]
+
+
+def through(daemon: DaemonProcess) -> Environment:
+    return (("STREAMERD_MODE", "required"), ("STREAMERD_SOCKET", daemon.socket))
+
+
+def assert_same(answer: Answer, reference: Answer) -> None:
+    assert answer.tokens == reference.tokens
+    assert answer.prompt_logprobs == reference.prompt_logprobs
+    assert answer.digests == reference.digests
+
+
+def assert_loaded_through(socket: str, answer: Answer, ranks: int) -> None:
+    lines = LOADED.findall(answer.output)
+    assert sorted(int(rank) for rank, *_ in lines) == list(range(ranks)), answer.output[-4000:]
+    assert {(via, where) for *_, via, where in lines} == {("daemon", socket)}
+    assert answer.output.count("Loading safetensors using streamerd: 100% Completed") == 1
+
+
+@pytest.mark.parametrize("kind", ["llama", "tied", "qwen3-moe"])
+def test_the_models_are_worth_comparing(kind: str, model: Model, starts: Starts) -> None:
+    reference = starts(Start(model(kind)))
+    for tokens, logprobs in zip(reference.tokens, reference.prompt_logprobs, strict=True):
+        assert len(set(tokens)) > len(tokens) / 2
+        assert statistics.stdev(logprobs) > 1
+        assert min(logprobs) < -math.log(258)
+
+
+@pytest.mark.parametrize("kind", ["llama", "tied", "qwen3-moe"])
+def test_one_rank_unsharded(kind: str, model: Model, starts: Starts, daemon: DaemonProcess) -> None:
+    before = daemon.totals()["source_read_bytes"]
+    answer = starts(Start(model(kind), "runai_streamer", environment=through(daemon)))
+    assert_same(answer, starts(Start(model(kind))))
+    assert_loaded_through(daemon.socket, answer, ranks=1)
+    assert daemon.totals()["source_read_bytes"] - before == checkpoint_bytes(model(kind))
+
+
+def test_two_ranks_unsharded(model: Model, starts: Starts, daemon: DaemonProcess) -> None:
+    answer = starts(
+        Start(model("llama"), "runai_streamer", tensor_parallel_size=2, environment=through(daemon))
+    )
+    assert_same(answer, starts(Start(model("llama"), tensor_parallel_size=2)))
+    assert_loaded_through(daemon.socket, answer, ranks=2)
+
+
+def test_two_ranks_sharded(
+    default_shards: str, model: Model, starts: Starts, daemon: DaemonProcess
+) -> None:
+    before = daemon.totals()["source_read_bytes"]
+    answer = starts(
+        Start(
+            default_shards,
+            "runai_streamer_sharded",
+            tensor_parallel_size=2,
+            extra=ISSUE_OPTIONS,
+            environment=through(daemon),
+        )
+    )
+    assert_same(answer, starts(Start(model("llama"), tensor_parallel_size=2)))
+    assert_loaded_through(daemon.socket, answer, ranks=2)
+    assert daemon.totals()["source_read_bytes"] - before == checkpoint_bytes(default_shards)
+
+
+def test_two_ranks_sharded_with_a_pattern(
+    custom_shards: str, model: Model, starts: Starts, daemon: DaemonProcess
+) -> None:
+    answer = starts(
+        Start(
+            custom_shards,
+            "runai_streamer_sharded",
+            tensor_parallel_size=2,
+            extra=(*ISSUE_OPTIONS, ("pattern", CUSTOM_PATTERN)),
+            environment=through(daemon),
+        )
+    )
+    assert_same(answer, starts(Start(model("llama"), tensor_parallel_size=2)))
+    assert_loaded_through(daemon.socket, answer, ranks=2)
+
+
+def test_a_limit_of_an_eighth_of_the_checkpoint(
+    model: Model, starts: Starts, small_daemon: DaemonProcess
+) -> None:
+    answer = starts(Start(model("llama"), "runai_streamer", environment=through(small_daemon)))
+    assert_same(answer, starts(Start(model("llama"))))
+    assert_loaded_through(small_daemon.socket, answer, ranks=1)
+    assert small_daemon.allocated_bytes() <= checkpoint_bytes(model("llama")) // 8
+
+
+@pytest.fixture
+def runtime_directory() -> Iterator[Path]:
+    """Where this user's own daemon lives; the daemon that was started there is ended."""
+    with tempfile.TemporaryDirectory(prefix="strd-") as directory:
+        yield Path(directory)
+        pid = _own_daemon(directory)["pid"]
+        assert isinstance(pid, int)
+        os.kill(pid, signal.SIGTERM)
+        eventually(lambda: not Path(f"/proc/{pid}").exists(), 15)
+
+
+def _own_daemon(directory: str) -> dict[str, object]:
+    with streamer_client.connect(f"{directory}/streamerd/control.sock") as client:
+        return client.admin.status()
+
+
+def test_a_daemon_that_auto_starts_serves_both_ranks(
+    default_shards: str, model: Model, starts: Starts, runtime_directory: Path
+) -> None:
+    environment = (
+        ("XDG_RUNTIME_DIR", str(runtime_directory)),
+        ("STREAMERD_BLOCK_SIZE", "64KiB"),
+        ("STREAMERD_MEMORY_LIMIT", "64MiB"),
+    )
+    answer = starts(
+        Start(
+            default_shards,
+            "runai_streamer_sharded",
+            tensor_parallel_size=2,
+            environment=environment,
+        )
+    )
+    assert_same(answer, starts(Start(model("llama"), tensor_parallel_size=2)))
+    assert_loaded_through(f"{runtime_directory}/streamerd/control.sock", answer, ranks=2)
+    totals = json.loads(json.dumps(_own_daemon(str(runtime_directory))["totals"]))
+    assert totals["source_read_bytes"] == checkpoint_bytes(default_shards)

@@ -1,0 +1,62 @@
+"""One vLLM start in its own process: `python vllm_job.py JOB.json ANSWER.json`.
+
+`generate` runs the whole engine and answers with greedy tokens and the log-probabilities of the
+prompts. `load` starts the workers and stops them once the weights are loaded; the probe tells of
+those.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+PROMPTS = (
+    "The quick brown fox jumps over the lazy dog.",
+    "def read(path):\n    return open(path).read()\n",
+    "0123456789 ABCDEFGHIJ \u00e9\u00e8",
+)
+NEW_TOKENS = 24
+
+
+def generate(arguments: dict[str, Any]) -> dict[str, Any]:
+    from vllm import LLM, SamplingParams
+
+    engine = LLM(**arguments)
+    sampling = SamplingParams(
+        temperature=0.0, max_tokens=NEW_TOKENS, ignore_eos=True, prompt_logprobs=0, logprobs=0
+    )
+    outputs = engine.generate(list(PROMPTS), sampling, use_tqdm=False)
+    return {
+        "tokens": [list(output.outputs[0].token_ids) for output in outputs],
+        "prompt_logprobs": [_prompt_logprobs(output) for output in outputs],
+    }
+
+
+def _prompt_logprobs(output: Any) -> list[float]:
+    """Of each token of the prompt but the first, which follows nothing."""
+    places = zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
+    return [place[token].logprob for token, place in places]
+
+
+def load(arguments: dict[str, Any]) -> dict[str, Any]:
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.v1.executor.abstract import Executor
+
+    config = EngineArgs(**arguments).create_engine_config()
+    Executor.get_class(config)(config).shutdown()
+    return {}
+
+
+def main() -> None:
+    job_path, answer_path = sys.argv[1:]
+    with open(job_path, encoding="utf-8") as file:
+        job = json.load(file)
+    action = generate if job["action"] == "generate" else load
+    answer = action(job["arguments"])
+    with open(answer_path, "w", encoding="utf-8") as file:
+        json.dump(answer, file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What `make demo` and the tests run: small models made on the spot, nothing downloaded."""

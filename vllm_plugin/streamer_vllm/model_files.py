@@ -1,0 +1,77 @@
+"""All of a model that is not weights: configuration, tokenizer, code. Copied beside new shards."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import shutil
+from typing import Final
+
+WEIGHTS: Final = (
+    "*.safetensors",
+    "*.bin",
+    "*.pt",
+    "*.pth",
+    "*.ckpt",
+    "*.gguf",
+    "*.h5",
+    "*.msgpack",
+    "*.onnx",
+    "*.tensors",
+    "*.index.json",
+)
+
+
+def copy_model_files(model: str, directory: str, revision: str | None) -> None:
+    """Copy what lies directly in the model's folder and is not weights."""
+    folder = model if os.path.isdir(model) else _snapshot(model, revision)
+    for entry in os.scandir(folder):
+        if entry.is_file() and not is_weights(entry.name):
+            shutil.copyfile(entry.path, os.path.join(directory, entry.name))
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file holds weights, or says where they are."""
+    return any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in WEIGHTS)
+
+
+def untie_word_embeddings(directory: str) -> None:
+    """Say in `config.json` that the head is not the embedding.
+
+    For a model whose configuration says they are one while its checkpoint has both. vLLM believes
+    the checkpoint then, but it cannot see that in a sharded one: there the configuration must be
+    right.
+    """
+    path = os.path.join(directory, "config.json")
+    with open(path, encoding="utf-8") as file:
+        config = json.load(file)
+    config["tie_word_embeddings"] = False
+    if isinstance(config.get("text_config"), dict):
+        config["text_config"]["tie_word_embeddings"] = False
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(config, file, indent=2)
+        file.write("\n")
+
+
+def apply_umask(path: str, mode: int) -> None:
+    """Give a file or directory that was made private the permissions of any other new one.
+
+    The daemon may run as another user.
+    """
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(path, mode & ~umask)
+
+
+def _snapshot(model: str, revision: str | None) -> str:
+    from huggingface_hub import constants, snapshot_download  # noqa: PLC0415  comes with vLLM
+
+    return str(
+        snapshot_download(
+            model,
+            revision=revision,
+            ignore_patterns=[*WEIGHTS, "original/**/*"],
+            local_files_only=constants.HF_HUB_OFFLINE,
+        )
+    )

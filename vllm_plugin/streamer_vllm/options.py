@@ -1,0 +1,142 @@
+"""What a user may say to the loaders: `--model-loader-extra-config` and a few variables.
+
+Owns names, types, precedence (extra config over environment) and the errors. Pure: no vLLM, no
+torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from streamer_client.contract.errors import ConfigError
+
+MODES: Final = ("auto", "required", "direct", "off")
+
+CONCURRENCY_ENV: Final = "RUNAI_STREAMER_CONCURRENCY"
+MEMORY_LIMIT_ENV: Final = "RUNAI_STREAMER_MEMORY_LIMIT"
+MODE_ENV: Final = "STREAMERD_MODE"
+SOCKET_ENV: Final = "STREAMERD_SOCKET"
+
+_KEYS: Final = ("concurrency", "distributed", "memory_limit", "mode", "socket")
+_SHARDED_KEYS: Final = (*_KEYS, "pattern")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """One loader's settings."""
+
+    concurrency: int | None = None
+    """Reads at once; None leaves the choice to whoever reads."""
+    memory_limit_bytes: int = -1
+    """-1 no limit of the load's own, 0 the smallest window that works, N at most N bytes."""
+    pattern: str | None = None
+    """Of shard file names; None is vLLM's default for the parallel sizes."""
+    distributed: bool = False
+    """Accepted for Run:ai's sake: the daemon reads once for all ranks anyway."""
+    socket: str | None = None
+    mode: str = "auto"
+
+
+def parse_options(extra: object, environ: Mapping[str, str], *, sharded: bool) -> Options:
+    """The settings of one loader.
+
+    Args:
+        extra: vLLM's `model_loader_extra_config`; None and an empty one say nothing.
+        environ: the process environment.
+        sharded: whether `pattern` means anything to this load format.
+
+    Raises:
+        ConfigError: an unknown key, or a value of the wrong type or range.
+    """
+    given = _checked_keys(extra, _SHARDED_KEYS if sharded else _KEYS)
+    return Options(
+        concurrency=_concurrency(given, environ),
+        memory_limit_bytes=_memory_limit(given, environ),
+        pattern=_text(given, "pattern"),
+        distributed=_flag(given, "distributed"),
+        socket=_text(given, "socket") or environ.get(SOCKET_ENV) or None,
+        mode=_mode(given, environ),
+    )
+
+
+def _checked_keys(extra: object, known: tuple[str, ...]) -> Mapping[str, object]:
+    if extra is None:
+        return {}
+    if not isinstance(extra, Mapping):
+        raise ConfigError(
+            f"model_loader_extra_config is {extra!r}; write a JSON object such as "
+            '{"concurrency": 16}'
+        )
+    for key in extra:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            meant = f" (did you mean {near[0]}?)" if near else ""
+            raise ConfigError(
+                f"model_loader_extra_config has the unknown key {key!r}{meant}; "
+                f"known for this load format: {', '.join(sorted(known))}"
+            )
+    return extra
+
+
+def _concurrency(given: Mapping[str, object], environ: Mapping[str, str]) -> int | None:
+    number, origin = _integer(given, "concurrency", environ, CONCURRENCY_ENV)
+    if number is not None and number <= 0:
+        raise ConfigError(f"{origin} is {number}; it must be a positive integer")
+    return number
+
+
+def _memory_limit(given: Mapping[str, object], environ: Mapping[str, str]) -> int:
+    number, origin = _integer(given, "memory_limit", environ, MEMORY_LIMIT_ENV)
+    if number is None:
+        return -1
+    if number < -1:
+        raise ConfigError(
+            f"{origin} is {number}; it must be an integer >= -1: "
+            "-1 for no limit, 0 for the smallest that works, or bytes"
+        )
+    return number
+
+
+def _integer(
+    given: Mapping[str, object], key: str, environ: Mapping[str, str], variable: str
+) -> tuple[int | None, str]:
+    """The number and what to call its origin in an error."""
+    if key in given:
+        value = given[key]
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ConfigError(f"{key} is {value!r}; it must be an integer")
+        return value, key
+    text = environ.get(variable, "").strip()
+    if not text:
+        return None, variable
+    try:
+        return int(text), variable
+    except ValueError as error:
+        raise ConfigError(f"{variable} is {text!r}; it must be an integer") from error
+
+
+def _text(given: Mapping[str, object], key: str) -> str | None:
+    value = given.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{key} is {value!r}; it must be a non-empty string")
+    return value
+
+
+def _flag(given: Mapping[str, object], key: str) -> bool:
+    value = given.get(key, False)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key} is {value!r}; it must be true or false")
+    return value
+
+
+def _mode(given: Mapping[str, object], environ: Mapping[str, str]) -> str:
+    origin = "mode" if "mode" in given else MODE_ENV
+    value = given["mode"] if "mode" in given else environ.get(MODE_ENV) or "auto"
+    if not isinstance(value, str) or value not in MODES:
+        raise ConfigError(f"{origin} is {value!r}; it must be one of {', '.join(MODES)}")
+    return value

@@ -1,0 +1,170 @@
+"""Writes a pre-sharded checkpoint: `python -m streamer_vllm.shard MODEL OUT ...`.
+
+`streamerctl shard` runs this as its own process. It starts real vLLM workers, each of which loads
+the model and writes its own shard (`shard_writer.py`); no engine, no cache, no forward step. OUT
+appears whole or not at all: everything is written beside it and renamed at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from streamer_client.contract.errors import ConfigError
+from streamer_vllm.model_files import apply_umask, copy_model_files, untie_word_embeddings
+from streamer_vllm.pattern import Place, file_name
+from streamer_vllm.registration import WRITER_ENV, WRITER_FORMAT
+from streamer_vllm.sizes import parse_size
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to write, and where."""
+
+    model: str
+    out: str
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    pattern: str | None = None
+    max_file_bytes: int | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
+def write_sharded(job: Job) -> list[str]:
+    """Write the sharded checkpoint; returns the names of its weight files.
+
+    Raises:
+        ConfigError: OUT is not empty, or the pattern cannot tell ranks and parts apart.
+    """
+    place = Place(0, job.tensor_parallel_size, 0, job.pipeline_parallel_size)
+    file_name(job.pattern, place, 0)  # complain now, not after minutes of loading
+    with _appearing(job.out) as directory:
+        config = _load_and_write(job, directory)
+        written = _weight_files(directory)
+        if not written:
+            raise ConfigError(
+                f"no worker wrote a shard of {job.model}; is the plugin allowed by VLLM_PLUGINS?"
+            )
+        copy_model_files(job.model, directory, job.revision)
+        if config.model_config.word_embeddings_untied_by_checkpoint:
+            untie_word_embeddings(directory)
+    return written
+
+
+@contextmanager
+def _appearing(out: str) -> Iterator[str]:
+    """A directory beside `out` that becomes `out` if all goes well, and vanishes if not."""
+    out = os.path.abspath(out)
+    if os.path.lexists(out) and not (os.path.isdir(out) and not os.listdir(out)):
+        raise ConfigError(f"{out} is there and not empty; name another directory or remove it")
+    parent = os.path.dirname(out)
+    os.makedirs(parent, exist_ok=True)
+    directory = tempfile.mkdtemp(prefix=f".{os.path.basename(out)}.", dir=parent)
+    try:
+        yield directory
+        apply_umask(directory, 0o777)  # mkdtemp's is the owner's alone
+        os.rename(directory, out)
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+
+
+def _load_and_write(job: Job, directory: str) -> VllmConfig:
+    """Start the workers, which write as they load, and stop them."""
+    from vllm.engine.arg_utils import EngineArgs  # noqa: PLC0415  seconds to import
+    from vllm.v1.executor.abstract import Executor  # noqa: PLC0415
+
+    target = {
+        "directory": directory,
+        "pattern": job.pattern,
+        "max_file_bytes": job.max_file_bytes,
+    }
+    config = EngineArgs(
+        model=job.model,
+        revision=job.revision,
+        tokenizer_revision=job.revision,
+        trust_remote_code=job.trust_remote_code,
+        tensor_parallel_size=job.tensor_parallel_size,
+        pipeline_parallel_size=job.pipeline_parallel_size,
+        load_format=WRITER_FORMAT,
+        model_loader_extra_config=target,
+        enforce_eager=True,
+    ).create_engine_config()
+    executor = Executor.get_class(config)(config)
+    executor.shutdown()
+    return config
+
+
+def _weight_files(directory: str) -> list[str]:
+    return sorted(
+        os.path.relpath(os.path.join(folder, name), directory)
+        for folder, _, names in os.walk(directory)
+        for name in names
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="streamerctl shard",
+        description="Write a checkpoint that runai_streamer_sharded and sharded_state load: "
+        "each rank's own files. Takes as many devices as ranks.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="directory or Hugging Face id")
+    parser.add_argument("out", metavar="OUT", help="directory to make; must not hold anything")
+    parser.add_argument("--tensor-parallel-size", type=int, required=True, metavar="N")
+    parser.add_argument("--pipeline-parallel-size", type=int, default=1, metavar="M")
+    parser.add_argument("--pattern", metavar="P", help="file names; vLLM's own by default")
+    parser.add_argument(
+        "--max-file-size", type=parse_size, metavar="SIZE", help="of one part, for example 5GiB"
+    )
+    parser.add_argument("--revision", metavar="R")
+    parser.add_argument("--trust-remote-code", action="store_true")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done, 1 failed, 2 usage, 78 bad configuration."""
+    options = _parser().parse_args(arguments)
+    _prepare_environment()
+    try:
+        written = write_sharded(
+            Job(
+                model=options.model,
+                out=options.out,
+                tensor_parallel_size=options.tensor_parallel_size,
+                pipeline_parallel_size=options.pipeline_parallel_size,
+                pattern=options.pattern,
+                max_file_bytes=options.max_file_size,
+                revision=options.revision,
+                trust_remote_code=options.trust_remote_code,
+            )
+        )
+    except ConfigError as error:
+        print(f"streamerctl shard: {error}", file=sys.stderr)  # noqa: T201  a program's own answer
+        return os.EX_CONFIG
+    print(f"{options.out}: {len(written)} shard files")  # noqa: T201  a program's own answer
+    return 0
+
+
+def _prepare_environment() -> None:
+    """What the workers need, where the user did not say otherwise; before vLLM is imported."""
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # a check at start; no cache is made
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # ranks may outnumber NUMA nodes
+    os.environ[WRITER_ENV] = "1"
+    if os.environ.get("STREAMERD_MODE") == "off":  # the workers need the plugin to write
+        del os.environ["STREAMERD_MODE"]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
