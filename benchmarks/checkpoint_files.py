@@ -58,8 +58,9 @@ def _write(path: str, number: int, size_bytes: int) -> None:
     part = path + ".part"
     with open(part, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for done in range(0, start, _READ_BYTES):
-            file.write(os.urandom(min(_READ_BYTES, start - done)))
+        file.writelines(
+            os.urandom(min(_READ_BYTES, start - done)) for done in range(0, start, _READ_BYTES)
+        )
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
@@ -123,7 +124,9 @@ def cached_share(paths: list[str]) -> float:
         span, counts = _Range(0, 0), _Counts()
         fd = os.open(path, os.O_RDONLY)
         try:
-            if libc.syscall(ctypes.c_long(_CACHESTAT), fd, ctypes.byref(span), ctypes.byref(counts), 0):
+            if libc.syscall(
+                ctypes.c_long(_CACHESTAT), fd, ctypes.byref(span), ctypes.byref(counts), 0
+            ):
                 return -1.0
         finally:
             os.close(fd)

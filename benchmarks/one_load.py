@@ -1,7 +1,8 @@
 """One measured load in fresh processes: who did what, and what it cost.
 
-The processes are forked by a server that has imported torch and nothing else; each imports its loader,
-allocates, says that it is ready, and loads when told. The parent looks at their memory meanwhile.
+The processes are forked by a server that has imported torch and nothing else; each imports its
+loader, allocates, says that it is ready, and loads when told. The parent looks at their memory
+meanwhile.
 """
 
 from __future__ import annotations

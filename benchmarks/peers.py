@@ -1,7 +1,7 @@
 """streamerd against safetensors and Run:ai Model Streamer: same files, same run, alternating.
 
-Prints a table and writes it as JSON; asserts nothing. Times of one run may be compared with each other
-and with nothing else.
+Prints a table and writes it as JSON; asserts nothing. Times of one run may be compared with each
+other and with nothing else.
 """
 
 from __future__ import annotations
@@ -243,7 +243,10 @@ def measure(bench: Bench, options: argparse.Namespace) -> list[Row]:
                 if loader in options.loaders:
                     bench.run(case, loader)
         took_s = time.monotonic() - start_s
-        print(f"repetition {repetition + 1}: {took_s:.0f} s, load {os.getloadavg()[0]:.1f}", flush=True)
+        print(
+            f"repetition {repetition + 1}: {took_s:.0f} s, load {os.getloadavg()[0]:.1f}",
+            flush=True,
+        )
     return list(bench.rows.values())
 
 

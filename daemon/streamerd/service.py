@@ -38,8 +38,8 @@ logger = logging.getLogger(__name__)
 TURN_GAP_S: Final = 0.001
 """Turns begin at least so far apart: what happens between is decided, and announced, at once.
 
-At 30 GB/s and eight ranks each block alone would be 17 messages; fetch workers have their next block
-waiting meanwhile."""
+At 30 GB/s and eight ranks each block alone would be 17 messages; fetch workers have their next
+block waiting meanwhile."""
 RECENT_FAILURES = 100
 """Failed shards that `status` remembers after their last lease ended."""
 

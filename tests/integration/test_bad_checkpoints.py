@@ -39,7 +39,9 @@ def client(served: DaemonProcess) -> Iterator[Client]:
 
 
 @pytest.fixture(autouse=True)
-def serves_the_next(served: DaemonProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def serves_the_next(
+    served: DaemonProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
     """After each: a good checkpoint loads, nothing is leased, no worker died, nothing crashed."""
     yield
     good = tmp_path_factory.mktemp("good")

@@ -12,7 +12,7 @@ import pytest
 
 from streamer_client.client import daemon_client
 from tests.support.checkpoints import write_model
-from tests.support.daemon import BLOCK, DaemonProcess, Daemons
+from tests.support.daemon import BLOCK, DaemonProcess
 from tests.support.raw_client import RawClient, RawLoad
 from tests.support.waiting import eventually
 

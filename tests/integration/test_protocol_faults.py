@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from streamer_client.client import daemon_client
 from streamer_client.contract import messages as m
 from streamer_client.contract.errors import ProtocolMismatch
 from streamer_client.contract.layout import BlockRange
-from streamer_client.client import daemon_client
 from tests.support.checkpoints import write_model
 from tests.support.daemon import DaemonProcess, daemons
 from tests.support.raw_client import RawClient, RawLoad
@@ -156,7 +156,7 @@ def test_the_same_load_twice_at_once(served: DaemonProcess, model: str) -> None:
 def test_ranges_outside_the_load(
     served: DaemonProcess,
     model: str,
-    kind: type[m.Consumed] | type[m.Want],
+    kind: type[m.Consumed | m.Want],
     bad: tuple[int, int, int],
 ) -> None:
     with RawClient(served.socket) as client:

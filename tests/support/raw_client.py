@@ -10,10 +10,11 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 
 import posix_ipc
 import zmq
+
 from streamer_client.contract.layout import BlockRange, block_count, block_span
 from streamer_client.contract.messages import (
     PROTOCOL,
@@ -129,7 +130,7 @@ class RawClient:
         self._socket.close(linger=0)
         self._context.term()
 
-    def __enter__(self) -> RawClient:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -153,7 +154,7 @@ class RawLoad:
         self.shards: tuple[OpenedShard, ...] = ()
         self.read: dict[Block, bytes] = {}
         message = Open(request_id=client.next_id(), load=self.number, source=source)
-        for name, value in options.items():
+        for name in options:
             assert name in Open.__struct_fields__, name
         fields = {name: getattr(message, name) for name in Open.__struct_fields__}
         client.send(Open(**(fields | options)))
@@ -193,7 +194,7 @@ class RawLoad:
         while len(self.granted) < count:
             message = self.client.listen()
             if isinstance(message, ShardFailed):
-                raise AssertionError(f"{message}")
+                raise AssertionError(f"{message}")  # noqa: TRY004  a failed test, no bad type
         return self.granted
 
     def want(self, *ranges: tuple[int, int, int]) -> None:

@@ -47,7 +47,7 @@ class Shard:
         return self.holders > 0 or self.pinned
 
     def bytes_of(self, start: int, stop: int) -> int:
-        """Shared memory behind blocks `start` to `stop`: `layout.blocks_bytes`, asked very often."""
+        """Shared memory behind blocks `start` to `stop`: `layout.blocks_bytes`, asked often."""
         if start >= stop:
             return 0
         if stop < self.blocks:
