@@ -19,7 +19,7 @@ STOP_GRACE_S: Final = 60.0
 POLL_S: Final = 0.1
 
 
-class DemoFailed(Exception):  # noqa: N818  it tells of the demo, not of a fault in it
+class DemoFailed(Exception):
     """A step did not work; the text says which, and shows what its program had to say."""
 
 

@@ -98,7 +98,7 @@ def _load_twice(story: Story, sharded: str, socket_path: str, directory: str) ->
 
 
 def _build(model: str, directory: str) -> None:
-    stat = os.statvfs("/dev/shm")  # noqa: S108  a mount
+    stat = os.statvfs("/dev/shm")
     size = "small" if stat.f_bavail * stat.f_frsize >= _SMALL_NEEDS_BYTES else "tiny"
     command = [sys.executable, "-m", "streamer_vllm.demo.model", model, "--size", size]
     with Child("the model builder", command, {}, os.path.join(directory, "model.log")) as child:
