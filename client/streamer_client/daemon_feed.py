@@ -7,11 +7,13 @@ threads call it; the first of them that meets the loss repairs it for all.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import mmap
 import os
 import threading
 from collections.abc import Sequence
+from typing import Final
 from concurrent.futures import CancelledError
 
 import msgspec
@@ -28,6 +30,9 @@ from streamer_client.parallelism import copy_threads, read_threads
 from streamer_client.storage.registry import storage_for
 
 log = logging.getLogger(__name__)
+
+OPEN_ATTEMPTS: Final = 3
+"""Daemons that may die one after the other before a load was opened."""
 
 
 class DaemonFeed:
@@ -48,7 +53,7 @@ class DaemonFeed:
         self._pass = 0
         self._running = False
         self._closed = False
-        first = self._opened(request)
+        first = self._first()
         first.expect_all()
         self._load: DaemonLoad | None = first
         self._opened_shards: tuple[OpenedShard, ...] = first.shards
@@ -61,6 +66,18 @@ class DaemonFeed:
         self._order = whole([shard.size_bytes for shard in self.shards], self.block_bytes)
         self._fresh = True
         self._done = self._nothing_done()
+
+    def _first(self) -> DaemonLoad:
+        """Open; ask the next daemon where one died before it answered, as it may while we wait."""
+        for attempt in itertools.count(1):
+            connection = self._link.connection
+            try:
+                return self._opened(self._request)
+            except DaemonUnavailable as error:
+                if connection.alive or attempt == OPEN_ATTEMPTS:
+                    raise
+                log.warning("event=opening_again reason=%r", str(error))
+        raise AssertionError
 
     def _opened(self, request: Open) -> DaemonLoad:
         connection = self._link.connection

@@ -6,6 +6,7 @@ Runs in the daemon's loop, called by `requests.py`. Each answers with what was d
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from streamer_client.contract.errors import MemoryLimitError, RequestRefused, SourceNotFound
 from streamer_client.storage.local import local_path
@@ -32,8 +33,12 @@ class Cache:
             raise SourceNotFound(f"{source} is not in memory; `streamerctl status` lists what is")
         return found
 
-    def evict(self, sources: tuple[str, ...]) -> str:
+    def evict(self, sources: tuple[str, ...], done: Callable[[str], None]) -> None:
         """Release the shards of `sources`; all that nobody keeps when there are none.
+
+        Args:
+            sources: directories, prefixes or files.
+            done: called with what was released, once its memory is free.
 
         Raises:
             SourceNotFound: nothing of it is in memory.
@@ -50,7 +55,9 @@ class Cache:
         size_bytes = sum(shard.resident_bytes for shard in shards)
         keys = tuple(shard.key for shard in shards)
         self._service.post(events.EvictRequested(self._service.now_s, keys))
-        return f"{len(keys)} shards, {size_bytes} bytes released"
+        self._service.turn()
+        told = f"{len(keys)} shards, {size_bytes} bytes released"
+        self._service.when_gone(keys, lambda: done(told))
 
     def _refuse_if_kept(self, shard: Shard) -> None:
         if shard.loads:

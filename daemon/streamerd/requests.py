@@ -98,7 +98,9 @@ class Requests:
             case messages.GetConfig(request_id):
                 self._send(peer, messages.Config(request_id, self.config_body))
             case messages.Evict(request_id, sources):
-                self._send(peer, messages.Done(request_id, self._cache.evict(sources)))
+                self._cache.evict(
+                    sources, lambda told: self._send(peer, messages.Done(request_id, told))
+                )
             case messages.Pin(request_id, source):
                 self._send(peer, messages.Done(request_id, self._cache.pin(source)))
             case messages.Unpin(request_id, source):

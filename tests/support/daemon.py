@@ -23,9 +23,12 @@ from streamer_client.contract.socket import instance_of
 
 from tests.support.leaks import SHM_DIR
 from tests.support.raw_client import RawClient
-from tests.support.unprivileged import NOBODY
 
 BLOCK: Final = 64 << 10
+OBEYS_FILE_MODES: Final = (
+    ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.getuid() == 0 else ()
+)
+"""Runs a command without the capabilities by which root may read every file."""
 READY_S: Final = 30.0
 STOP_S: Final = 15.0
 REPOSITORY: Final = Path(__file__).parents[2]
@@ -37,8 +40,7 @@ class DaemonProcess:
     Args:
         socket_path: where it listens.
         flags: more flags; small blocks and a limit of 16 of them unless they say otherwise.
-        before: a command that runs the daemon's, such as `unshare`.
-        nobody: run as the user that file modes apply to.
+        before: a command that ends by executing the daemon's, such as `unshare`.
     """
 
     def __init__(
@@ -46,7 +48,6 @@ class DaemonProcess:
         socket_path: Path,
         *flags: str,
         before: Sequence[str] = (),
-        nobody: bool = False,
     ) -> None:
         self.socket = str(socket_path)
         self.log_path = socket_path.with_suffix(".log")
@@ -58,7 +59,6 @@ class DaemonProcess:
             *flags,
         )
         self._before = tuple(before)
-        self._nobody = nobody
         self._process: subprocess.Popen[bytes] | None = None
 
     def drop_flag(self, name: str) -> None:
@@ -87,16 +87,12 @@ class DaemonProcess:
 
     def _spawn(self, ready_fd: int) -> None:
         command = [*self._before, sys.executable, "-m", "streamerd", f"--socket={self.socket}"]
-        user = NOBODY if self._nobody else None
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, f"--ready-fd={ready_fd}", *self._flags],
                 pass_fds=[ready_fd],
                 stdin=subprocess.DEVNULL,
                 stderr=log,
-                user=user,
-                group=user,
-                extra_groups=None if user is None else [],
             )
 
     def run_to_its_end(self) -> int:
@@ -112,8 +108,7 @@ class DaemonProcess:
 
     @property
     def pid(self) -> int:
-        """Of the daemon itself, also below another command."""
-        return int(self.status()["pid"]) if self._before else self.process.pid
+        return self.process.pid
 
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
@@ -196,16 +191,15 @@ class Daemons:
         *flags: str,
         socket_path: Path | None = None,
         before: Sequence[str] = (),
-        nobody: bool = False,
     ) -> DaemonProcess:
         """A daemon that is not started yet."""
         path = socket_path or self.socket_path()
-        daemon = DaemonProcess(path, *flags, before=before, nobody=nobody)
+        daemon = DaemonProcess(path, *flags, before=before)
         self._made.append(daemon)
         return daemon
 
-    def start(self, *flags: str, nobody: bool = False) -> DaemonProcess:
-        return self.make(*flags, nobody=nobody).start()
+    def start(self, *flags: str, before: Sequence[str] = ()) -> DaemonProcess:
+        return self.make(*flags, before=before).start()
 
     def end(self) -> None:
         for daemon in self._made:
@@ -217,7 +211,6 @@ def daemons() -> Iterator[Daemons]:
     """A maker of daemons whose logs are told on stderr, which pytest shows for failures."""
     # Not tmp_path: a socket's path is short, and the name of a test may be long.
     directory = Path(tempfile.mkdtemp(prefix="strd-"))
-    directory.chmod(0o777)
     made = Daemons(directory)
     try:
         yield made

@@ -10,6 +10,7 @@ import os
 import re
 import threading
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -117,7 +118,7 @@ def _instance(segment: str) -> str:
 
 
 def _owned_instances() -> set[str]:
-    """Instances that a living process other than this one serves or maps: not orphans.
+    """Instances that a living process other than this one serves, maps or has open: not orphans.
 
     A daemon that outlives a test wrongly is told as a process; one of a wider fixture, or of
     another test session on the same machine, keeps its segments rightly.
@@ -132,7 +133,16 @@ def _owned_instances() -> set[str]:
             )
             mapped = re.findall(rb"/dev/shm/(streamerd\.[^\s]+)", _read(pid, "maps"))
             owned.update(_instance(name.decode()) for name in mapped)
+            owned.update(_instance(name) for name in _opened_segments(pid))
     return owned
+
+
+def _opened_segments(pid: int) -> Iterator[str]:
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            directory, name = os.path.split(os.readlink(f"/proc/{pid}/fd/{fd}"))
+            if directory == str(SHM_DIR):
+                yield name
 
 
 def _pids() -> list[int]:

@@ -100,6 +100,14 @@ class RawClient:
         assert isinstance(message, kind), f"expected {kind.__name__}, got {message}"
         return message
 
+    def expect_also(self, kind: type[M]) -> M:
+        """The next message of this kind; others that come before it stay unread, in order."""
+        while not any(isinstance(message, kind) for message in self._unread):
+            self.listen()
+        message = next(message for message in self._unread if isinstance(message, kind))
+        self._unread.remove(message)
+        return message
+
     def request(self, message: Message, kind: type[M]) -> M:
         self.send(message)
         return self.expect(kind)
@@ -193,13 +201,17 @@ class RawLoad:
 
     def consume(self, blocks: Iterable[Block]) -> None:
         """Read granted blocks, then give them back."""
-        ranges = []
-        for shard, block in sorted(blocks):
-            assert (shard, block) in self.granted
-            self.read[shard, block] = self.bytes_of(shard, block)
-            self.granted.discard((shard, block))
-            ranges.append(BlockRange(shard, block, block + 1))
-        self.client.send(Consumed(self.number, tuple(ranges)))
+        blocks = sorted(blocks)
+        for block in blocks:
+            assert block in self.granted
+            self.read[block] = self.bytes_of(*block)
+        self.give_back(blocks)
+
+    def give_back(self, blocks: Iterable[Block]) -> None:
+        """Say that blocks are consumed, read or not."""
+        ranges = tuple(BlockRange(shard, block, block + 1) for shard, block in blocks)
+        self.granted.difference_update(blocks)
+        self.client.send(Consumed(self.number, ranges))
 
     def bytes_of(self, shard: int, block: int) -> bytes:
         """What lies in the slab now."""
