@@ -13,8 +13,8 @@ import mmap
 import os
 import threading
 from collections.abc import Sequence
-from typing import Final
 from concurrent.futures import CancelledError
+from typing import Final
 
 import msgspec
 

@@ -35,9 +35,7 @@ def read(tensors: object) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_kill_a_worker_that_is_reading(
-    daemon_maker: Daemons, tmp_path: Path, workers: int
-) -> None:
+def test_kill_a_worker_that_is_reading(daemon_maker: Daemons, tmp_path: Path, workers: int) -> None:
     daemon = daemon_maker.start(f"--workers={workers}")
     files = write_model(tmp_path / "m", shards=2, blocks=BIG // 2)
     with RawClient(daemon.socket) as client:

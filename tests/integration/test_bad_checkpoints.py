@@ -1,4 +1,4 @@
-"""Bad input, end to end: the right error with its object and remedy, and the daemon serves the next."""
+"""Bad input, end to end: the right error, its object and remedy; then the daemon serves the next."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def client(served: DaemonProcess) -> Iterator[Client]:
 
 
 @pytest.fixture(autouse=True)
-def serves_the_next(served: DaemonProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def serves_the_next(
+    served: DaemonProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
     """After each: a good checkpoint loads, nothing is leased, no worker died, nothing crashed."""
     yield
     good = tmp_path_factory.mktemp("good")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -66,6 +67,14 @@ def fetch(slab: str, shard: StoredShard, block: int) -> Callable[[int], jobs.Fet
     return lambda number: jobs.Fetch(number, slab, shard, {}, start, stop)
 
 
+def _restarted(made: Fleet, times: int) -> bool:
+    return made.restarts == times
+
+
+def bytes_of(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
 def content(slab: str, size_bytes: int) -> bytes:
     memory = posix_ipc.SharedMemory(slab, read_only=True)
     try:
@@ -76,7 +85,7 @@ def content(slab: str, size_bytes: int) -> bytes:
 
 @in_loop
 async def test_fetch_punch_and_close_bit_for_bit(stored: StoredShard, slab: str) -> None:
-    expected = Path(stored.uri).read_bytes()
+    expected = bytes_of(stored.uri)
     async with fleet(workers=2) as made:
         answers = await asyncio.gather(*(ask(made, fetch(slab, stored, b)) for b in range(5)))
         for block, answer in enumerate(answers):
@@ -93,7 +102,7 @@ async def test_fetch_punch_and_close_bit_for_bit(stored: StoredShard, slab: str)
         made.broadcast(lambda number: jobs.CloseSlab(number, slab), lambda: done.set_result(None))
         await asyncio.wait_for(done, ANSWER_S)
         for pid in made.pids:
-            assert slab[1:] not in Path(f"/proc/{pid}/maps").read_text()
+            assert slab[1:] not in bytes_of(f"/proc/{pid}/maps").decode()
 
 
 @in_loop
@@ -153,7 +162,7 @@ async def test_deaths_in_a_row_are_answered_by_longer_pauses(
         for deaths in range(1, 5):
             await until(lambda: made.pids)
             os.kill(made.pids[0], signal.SIGKILL)
-            await until(lambda deaths=deaths: made.restarts == deaths)
+            await until(functools.partial(_restarted, made, deaths))
         await until(lambda: made.pids)
         assert isinstance(await ask(made, fetch(slab, stored, 0)), jobs.Fetched)
         os.kill(made.pids[0], signal.SIGKILL)

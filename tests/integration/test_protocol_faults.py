@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from streamer_client.client import daemon_client
 from streamer_client.contract import messages as m
 from streamer_client.contract.errors import ProtocolMismatch
 from streamer_client.contract.layout import BlockRange
-from streamer_client.client import daemon_client
 from tests.support.checkpoints import write_model
 from tests.support.daemon import DaemonProcess, daemons
 from tests.support.raw_client import RawClient, RawLoad
@@ -120,10 +121,10 @@ def test_garbage_is_answered_and_does_no_harm(
     ],
 )
 def test_impossible_opens(
-    served: DaemonProcess, model: str, changes: dict[str, object], code: str, text: str
+    served: DaemonProcess, model: str, changes: dict[str, Any], code: str, text: str
 ) -> None:
     with RawClient(served.socket) as client:
-        load = RawLoad(client, **{"source": model, **changes})
+        load = RawLoad(client, **({"source": model} | changes))
         failed = client.expect(m.Failed)
         assert failed.code == code
         assert text in failed.message
@@ -156,7 +157,7 @@ def test_the_same_load_twice_at_once(served: DaemonProcess, model: str) -> None:
 def test_ranges_outside_the_load(
     served: DaemonProcess,
     model: str,
-    kind: type[m.Consumed] | type[m.Want],
+    kind: type[m.Consumed | m.Want],
     bad: tuple[int, int, int],
 ) -> None:
     with RawClient(served.socket) as client:

@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support.answering_daemon import AnsweringDaemon
-from tests.support.sample_status import busy_body, empty_body, shard
 
 from streamer_client.contract.errors import DaemonUnavailable, ProtocolMismatch, RequestRefused
 from streamer_client.contract.messages import (
@@ -31,6 +29,8 @@ from streamer_client.contract.messages import (
 )
 from streamerd.cli.main import main
 from streamerd.cli.request import Requester
+from tests.support.answering_daemon import AnsweringDaemon
+from tests.support.sample_status import busy_body, empty_body, shard
 
 
 def _one(kind: type[Message], daemon: AnsweringDaemon) -> Message:

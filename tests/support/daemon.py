@@ -1,7 +1,7 @@
 """A real daemon for one test: a process, its socket, its log.
 
-Owns start (by the ready pipe), stop and the log; what is asked of it goes through `raw_client.py` or
-the client library.
+Owns start (by the ready pipe), stop and the log; what is asked of it goes through `raw_client.py`
+or the client library.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Any, Final
 
 from streamer_client.contract.messages import GetStatus, Status
 from streamer_client.contract.socket import instance_of
-
 from tests.support.leaks import SHM_DIR
 from tests.support.raw_client import RawClient
 

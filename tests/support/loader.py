@@ -1,8 +1,8 @@
-"""Client processes of their own: each opens a checkpoint, stops where it is told, says what it read.
+"""Client processes of their own: each opens a checkpoint, stops where told, says what it read.
 
-One server process imports torch once and forks a client for each request; `LoaderProcess` is the test's
-end of one. The two talk by lines: the process says `ready`, and `first` after its first tensor if it is
-to stop there, and waits for a line each time.
+One server process imports torch once and forks a client for each request; `LoaderProcess` is the
+test's end of one. The two talk by lines: the process says `ready`, and `first` after its first
+tensor if it is to stop there, and waits for a line each time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from tests.support.waiting import eventually
 
@@ -92,7 +92,7 @@ class LoaderProcess:
     def await_end(self) -> None:
         eventually(lambda: not os.path.exists(f"/proc/{self.pid}"), LINE_S)
 
-    def __enter__(self) -> LoaderProcess:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -124,7 +124,7 @@ def start_together(loaders: Sequence[LoaderProcess]) -> None:
         loader.go_on()
 
 
-# --- the server and its children --------------------------------------------------------------------
+# --- the server and its children ------------------------------------------------------------------
 
 
 def _serve(channel: socket.socket) -> None:
@@ -192,8 +192,6 @@ def _load(options: dict[str, Any], stop_at: Any, say: Any) -> None:
             "resident_bytes": stats.resident_bytes,
             "total_bytes": stats.total_bytes,
         }
-        if options.get("stop_at_last"):
-            stop_at("last")
     say(json.dumps(report))
 
 

@@ -148,9 +148,7 @@ class Play:
         """Owner to what the last turn granted it, in its admission or after."""
         told = {command.load.owner: command.ranges for command in self.all(c.Announce)}
         told |= {
-            command.load.owner: command.granted
-            for command in self.all(c.Admit)
-            if command.granted
+            command.load.owner: command.granted for command in self.all(c.Admit) if command.granted
         }
         return told
 

@@ -10,10 +10,12 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 
+import msgspec
 import posix_ipc
 import zmq
+
 from streamer_client.contract.layout import BlockRange, block_count, block_span
 from streamer_client.contract.messages import (
     PROTOCOL,
@@ -121,7 +123,7 @@ class RawClient:
         self._socket.close(linger=0)
         self._context.term()
 
-    def __enter__(self) -> RawClient:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -145,10 +147,7 @@ class RawLoad:
         self.shards: tuple[OpenedShard, ...] = ()
         self.read: dict[Block, bytes] = {}
         message = Open(request_id=client.next_id(), load=self.number, source=source)
-        for name, value in options.items():
-            assert name in Open.__struct_fields__, name
-        fields = {name: getattr(message, name) for name in Open.__struct_fields__}
-        client.send(Open(**(fields | options)))
+        client.send(msgspec.structs.replace(message, **options))
 
     def waiting(self) -> Waiting:
         """The report that it waits for memory."""
@@ -184,8 +183,7 @@ class RawLoad:
         """Receive until so many blocks are granted at once."""
         while len(self.granted) < count:
             message = self.client.listen()
-            if isinstance(message, ShardFailed):
-                raise AssertionError(f"{message}")
+            assert not isinstance(message, ShardFailed), message
         return self.granted
 
     def want(self, *ranges: tuple[int, int, int]) -> None:

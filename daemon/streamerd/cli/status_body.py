@@ -10,6 +10,7 @@ import msgspec
 from streamer_client.contract.errors import ProtocolMismatch
 from streamer_client.contract.messages import Json
 
+
 class Memory(msgspec.Struct, frozen=True):
     limit_bytes: int
     used_bytes: int

@@ -55,7 +55,7 @@ def claim_wanted(model: Model, load: Load, fair_bytes: int | None = None) -> Non
 def _fair_bytes(model: Model) -> int:
     """The size up to which each window may grow, so that all of them find room.
 
-    Without it the first load of many takes all there is, and the others follow it two blocks a turn.
+    Without it the first load of many takes all there is, and the others follow two blocks a turn.
     """
     windows = [
         load.commitment_bytes

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from tests.support.play import BLOCK, Play, key, load_key
+
 from streamer_client.contract.layout import BlockRange
 from streamerd.state import commands as c
 from streamerd.state import events as e
-from tests.support.play import BLOCK, Play, key, load_key
 
 
 def test_a_load_that_fits_is_held_whole() -> None:

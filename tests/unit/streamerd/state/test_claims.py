@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
+from tests.support.play import BLOCK, Play, load_key
 
 from streamer_client.contract.layout import BlockRange
 from streamerd.state import commands as c
 from streamerd.state import events as e
-from tests.support.play import BLOCK, Play, load_key
 
 
 def test_grants_of_one_turn_are_one_message() -> None:

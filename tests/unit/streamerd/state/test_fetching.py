@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from tests.support.play import BLOCK, Play, key, load_key
 
 from streamer_client.contract.layout import BlockRange
 from streamerd.state import commands as c
 from streamerd.state import events as e
 from streamerd.state.events import FailureKind
 from streamerd.state.lifecycle import InvalidTransition
-from tests.support.play import BLOCK, Play, key, load_key
 
 
 def test_loads_take_turns_block_by_block() -> None:

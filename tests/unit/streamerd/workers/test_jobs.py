@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -55,11 +57,7 @@ def test_wherever_the_stream_is_cut(cuts: list[int]) -> None:
     stream = b"".join(map(frame, JOBS))
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     buffer = FrameBuffer()
-    bodies = [
-        body
-        for start, stop in zip(edges, edges[1:], strict=False)
-        for body in buffer.feed(stream[start:stop])
-    ]
+    bodies = [body for start, stop in pairwise(edges) for body in buffer.feed(stream[start:stop])]
     assert [job_decoder.decode(body) for body in bodies] == JOBS
 
 

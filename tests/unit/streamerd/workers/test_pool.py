@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -40,7 +41,7 @@ def test_opened_once_and_kept(log: list[str]) -> None:
 def test_the_least_recently_used_idle_one_is_closed_first(log: list[str]) -> None:
     pool: Pool[Thing] = Pool(2)
     for name in ("a", "b", "a", "c"):
-        with pool.borrow(name, lambda name=name: Thing(log, name)):
+        with pool.borrow(name, functools.partial(Thing, log, name)):
             pass
     assert log == ["open a", "open b", "open c", "close b"]
     pool.close()
