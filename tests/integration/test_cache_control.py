@@ -240,7 +240,7 @@ def test_pinning_more_than_fits_is_refused(
     for name in ("a", "b"):
         write_model(tmp_path / name, shards=1, blocks=7)
         client.admin.prefetch(str(tmp_path / name))
-        eventually(lambda name=name: resident(streamerd).get(f"{name}-0.safetensors") == 7)
+    eventually(lambda: resident(streamerd) == {"a-0.safetensors": 7, "b-0.safetensors": 7})
     client.admin.pin(str(tmp_path / "a"))
     client.admin.pin(str(tmp_path / "a"))
     client.admin.pin(str(tmp_path / "b"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -120,10 +121,10 @@ def test_garbage_is_answered_and_does_no_harm(
     ],
 )
 def test_impossible_opens(
-    served: DaemonProcess, model: str, changes: dict[str, object], code: str, text: str
+    served: DaemonProcess, model: str, changes: dict[str, Any], code: str, text: str
 ) -> None:
     with RawClient(served.socket) as client:
-        load = RawLoad(client, **{"source": model, **changes})
+        load = RawLoad(client, **({"source": model} | changes))
         failed = client.expect(m.Failed)
         assert failed.code == code
         assert text in failed.message
