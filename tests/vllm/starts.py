@@ -122,10 +122,10 @@ class Starts:
         )
         environment |= {
             "PYTHONPATH": path.rstrip(os.pathsep),
-            "STREAMERD_PROBE_DIR": str(digests),
+            "LOAD_PROBE_DIR": str(digests),
         }
         if start.save:
-            environment["STREAMERD_PROBE_SAVE"] = str(saved)
+            environment["LOAD_PROBE_SAVE"] = str(saved)
         return environment | dict(start.environment)
 
 
