@@ -1,8 +1,8 @@
 """What the daemon's loop costs a block: core, service and codec, without sockets and workers.
 
-Eight ranks load one large checkpoint. The real service and the real core run; in place of sockets and
-of processes stand encoders and decoders of their messages, so that every byte which would travel is made
-and read. Only the daemon's part is on the clock, not the ranks' and the workers'.
+Eight ranks load one large checkpoint. The real service and the real core run; in place of sockets
+and of processes stand encoders and decoders of their messages, so that every byte which would
+travel is made and read. Only the daemon's part is on the clock, not the ranks' and the workers'.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from unittest import mock
 
 import msgspec
+
 from streamer_client.contract import messages
 from streamer_client.contract.layout import BlockRange
 from streamer_client.storage.contract import StoredShard
@@ -179,7 +180,9 @@ class Node:
         for peer, frame in self.socket.sent:
             granted = messages.decode_daemon(frame)
             if self.consuming and isinstance(granted, (messages.Granted, messages.Opened)):
-                ranges: tuple[BlockRange, ...] = granted.ranges if isinstance(granted, messages.Granted) else granted.granted
+                ranges: tuple[BlockRange, ...] = (
+                    granted.ranges if isinstance(granted, messages.Granted) else granted.granted
+                )
                 if ranges:
                     consumed = messages.Consumed(granted.load, ranges)
                     self.inbox.append((peer, messages.encode(consumed)))

@@ -40,11 +40,12 @@ class Checkpoint:
     def __init__(self, feed: Feed, source: str, progress: Progress | None = None) -> None:
         self._feed = feed
         self._headers = Headers(feed)
+        total_bytes = sum(shard.size_bytes for shard in feed.shards)
         self._stats = LoadStats(
             source=source,
             mode=feed.mode,
-            total_bytes=sum(shard.size_bytes for shard in feed.shards),
-            resident_bytes=feed.resident_bytes,
+            total_bytes=total_bytes,
+            resident_bytes=min(feed.resident_bytes, total_bytes),  # the daemon counts whole pages
             progress=progress,
         )
         self._finalizer = weakref.finalize(self, feed.close)

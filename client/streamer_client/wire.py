@@ -138,9 +138,7 @@ class Wire:
                 disconnected = monitor in ready and _disconnected(monitor)
                 self._receive_all(dealer)
                 if disconnected:
-                    raise DaemonUnavailable(
-                        f"the daemon at {self._socket_path} closed the connection or died"
-                    )
+                    raise self._gone()
                 self._beat()
 
     @contextlib.contextmanager
@@ -166,7 +164,10 @@ class Wire:
                 try:
                     dealer.send(encode(message), zmq.NOBLOCK)
                 except zmq.Again as error:  # no queue limit is set: there is no peer any more
-                    raise DaemonUnavailable(f"no daemon at {self._socket_path}") from error
+                    raise self._gone() from error
+
+    def _gone(self) -> DaemonUnavailable:
+        return DaemonUnavailable(f"the daemon at {self._socket_path} closed the connection or died")
 
     def _receive_all(self, dealer: zmq.Socket[bytes]) -> None:
         with contextlib.suppress(zmq.Again):

@@ -13,21 +13,17 @@ from collections.abc import Callable, Sequence
 from streamer_client.contract import messages
 from streamer_client.contract.errors import (
     ConfigError,
-    MemoryLimitError,
     ProtocolMismatch,
-    RequestRefused,
-    SourceNotFound,
     StreamerError,
     error_from_code,
 )
 from streamer_client.contract.layout import BlockRange, block_count
 from streamer_client.storage.contract import StoredShard
-from streamer_client.storage.local import local_path
 from streamerd import __version__
+from streamerd.cache import Cache
 from streamerd.service import Backing, Service, Ticket
 from streamerd.state import events
 from streamerd.state.events import LoadKey, ShardKey, ShardSpec
-from streamerd.state.shard import Shard
 from streamerd.status import status_body
 from streamerd.workers import jobs
 
@@ -50,6 +46,7 @@ class Requests:
 
     def __init__(self, service: Service, config_body: dict[str, object]) -> None:
         self._service = service
+        self._cache = Cache(service)
         self.config_body = config_body
         self._resolving: dict[LoadKey, int] = {}
         """Opens whose source a worker lists, by the numbers of their requests."""
@@ -101,11 +98,13 @@ class Requests:
             case messages.GetConfig(request_id):
                 self._send(peer, messages.Config(request_id, self.config_body))
             case messages.Evict(request_id, sources):
-                self._send(peer, messages.Done(request_id, self._evict(sources)))
+                self._cache.evict(
+                    sources, lambda told: self._send(peer, messages.Done(request_id, told))
+                )
             case messages.Pin(request_id, source):
-                self._send(peer, messages.Done(request_id, self._pin(source)))
+                self._send(peer, messages.Done(request_id, self._cache.pin(source)))
             case messages.Unpin(request_id, source):
-                self._send(peer, messages.Done(request_id, self._unpin(source)))
+                self._send(peer, messages.Done(request_id, self._cache.unpin(source)))
 
     def gone(self, peer: str) -> None:
         """A client left or died."""
@@ -275,75 +274,6 @@ class Requests:
                 f"--memory-limit {limit_bytes} is less than one block of {block_bytes} bytes"
             )
         return tuple(chosen), tuple(wants)
-
-    # --- cache ----------------------------------------------------------------------------------
-
-    def _shards_of(self, source: str) -> list[Shard]:
-        uri = _as_listed(source)
-        found = [
-            shard
-            for shard in self._service.model.shards.values()
-            if uri in (shard.key.uri, os.path.dirname(shard.key.uri))
-        ]
-        if not found:
-            raise SourceNotFound(f"{source} is not in memory; `streamerctl status` lists what is")
-        return found
-
-    def _evict(self, sources: tuple[str, ...]) -> str:
-        if sources:
-            shards = [shard for source in sources for shard in self._shards_of(source)]
-            for shard in shards:
-                self._refuse_if_kept(shard)
-        else:
-            known = self._service.model.shards.values()
-            shards = [shard for shard in known if not shard.loads and not shard.pinned]
-            self._service.failures.clear()
-        size_bytes = sum(shard.resident_bytes for shard in shards)
-        keys = tuple(shard.key for shard in shards)
-        self._service.post(events.EvictRequested(self._service.now_s, keys))
-        return f"{len(keys)} shards, {size_bytes} bytes released"
-
-    def _refuse_if_kept(self, shard: Shard) -> None:
-        if shard.loads:
-            holders = sorted({self._holder(key) for key in shard.loads})
-            raise RequestRefused(
-                f"{shard.key.uri} is in use by {', '.join(holders)}; evict it when they are done"
-            )
-        if shard.pinned:
-            raise RequestRefused(f"{shard.key.uri} is pinned; `streamerctl unpin` it first")
-
-    def _holder(self, key: LoadKey) -> str:
-        peer = self._service.peers.get(key.owner)
-        if peer is None:
-            return "a prefetch"
-        return f"pid {peer.pid} ({peer.label})" if peer.label else f"pid {peer.pid}"
-
-    def _pin(self, source: str) -> str:
-        shards = self._shards_of(source)
-        keys = tuple(shard.key for shard in shards)
-        self._service.post(events.PinRequested(self._service.now_s, keys))
-        self._service.turn()
-        if not all(shard.pinned for shard in shards):
-            ledger = self._service.model.ledger
-            raise MemoryLimitError(
-                f"{source} needs {sum(shard.slab_bytes for shard in shards)} bytes set aside, and "
-                f"{ledger.limit_bytes - ledger.committed_bytes} of {ledger.limit_bytes} are not "
-                "promised to others (one smallest window stays free); unpin something else first"
-            )
-        return f"{len(shards)} shards pinned"
-
-    def _unpin(self, source: str) -> str:
-        keys = tuple(shard.key for shard in self._shards_of(source) if shard.pinned)
-        if not keys:
-            raise RequestRefused(f"{source} is not pinned")
-        self._service.post(events.UnpinRequested(self._service.now_s, keys))
-        return f"{len(keys)} shards unpinned"
-
-
-def _as_listed(source: str) -> str:
-    """The source as the URIs of its shards begin."""
-    is_file = "://" not in source or source.lower().startswith("file://")
-    return local_path(source) if is_file else source.rstrip("/")
 
 
 def _resolved(source: str, answer: jobs.Answer | None) -> tuple[StoredShard, ...]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Final, assert_never
 
 import msgspec
 
@@ -35,6 +35,11 @@ from streamerd.workers.supervisor import Fleet
 
 logger = logging.getLogger(__name__)
 
+TURN_GAP_S: Final = 0.001
+"""Turns begin at least so far apart: what happens between is decided, and announced, at once.
+
+At 30 GB/s and eight ranks each block alone would be 17 messages; fetch workers have their next
+block waiting meanwhile."""
 RECENT_FAILURES = 100
 """Failed shards that `status` remembers after their last lease ended."""
 
@@ -99,7 +104,10 @@ class Service:
         self._loop = asyncio.get_running_loop()
         self._events: list[events.AnyEvent] = []
         self._turn_due = False
+        self._turned_s = 0.0
         self._slabs_made = 0
+        self._departures: list[tuple[tuple[ShardKey, ...], Callable[[], None]]] = []
+        """Evicted shards, and whom to tell when their memory is free."""
         self._removed: list[ShardKey] = []
         """Shards whose slab was removed in this turn."""
         self.started_s = self.now_s
@@ -123,11 +131,13 @@ class Service:
         self._events.append(event)
         if not self._turn_due:
             self._turn_due = True
-            self._loop.call_soon(self.turn)
+            # At once after a pause: an open of what is resident waits for nothing.
+            self._loop.call_at(self._turned_s + TURN_GAP_S, self.turn)
 
     def turn(self) -> None:
         """Let the core decide on what has happened, and carry out what it says."""
         self._turn_due = False
+        self._turned_s = self.now_s
         happened, self._events = self._events, []
         for command in self.core.handle(happened):
             self._carry_out(command)
@@ -136,6 +146,20 @@ class Service:
             if shard not in self.model.shards:
                 self.backings.pop(shard, None)
         self._removed.clear()
+        self._tell_departures()
+
+    def when_gone(self, shards: tuple[ShardKey, ...], then: Callable[[], None]) -> None:
+        """Call `then` once the memory of evicted shards is free, or somebody uses them again."""
+        self._departures.append((shards, then))
+        self._tell_departures()
+
+    def _tell_departures(self) -> None:
+        known = self.model.shards
+        for departure in list(self._departures):
+            shards, then = departure
+            if not any(shard in known and not known[shard].loads for shard in shards):
+                self._departures.remove(departure)
+                then()
 
     def _carry_out(self, command: commands.AnyCommand) -> None:
         match command:

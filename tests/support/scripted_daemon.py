@@ -126,14 +126,14 @@ class ScriptedDaemon:
     def seen(self, kind: type[Message]) -> list[Any]:
         return [message for message in list(self.received) if isinstance(message, kind)]
 
-    def shared_bytes(self, uri: str) -> bytes:
-        """What the slab of a shard holds now (that of the last load that has it)."""
-        for load in reversed(list(self._loads.values())):
-            for stored, (name, fd) in zip(load.stored, load.slabs, strict=True):
-                if stored.uri == uri:
-                    assert name
-                    return os.pread(fd, stored.size_bytes, 0)
-        raise AssertionError(f"no load has {uri}")
+    def shared_bytes(self, uri: str) -> list[bytes]:
+        """What the slab of a shard holds now, for each load that has one."""
+        return [
+            os.pread(fd, stored.size_bytes, 0)
+            for load in list(self._loads.values())
+            for stored, (_, fd) in zip(load.stored, load.slabs, strict=True)
+            if stored.uri == uri
+        ]
 
     @property
     def open_loads(self) -> int:

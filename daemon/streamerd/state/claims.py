@@ -7,13 +7,13 @@ their blocks stand alike, so that opening a resident checkpoint costs a few pass
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from streamer_client.contract.layout import BlockRange
 from streamerd.state.lifecycle import BlockState
 from streamerd.state.load import Load, Phase
 from streamerd.state.model import Model
 from streamerd.state.shard import Shard
-
-_THERE = (BlockState.RESIDENT, BlockState.FETCHING)
 
 
 def claim_all(model: Model) -> None:
@@ -55,7 +55,7 @@ def claim_wanted(model: Model, load: Load, fair_bytes: int | None = None) -> Non
 def _fair_bytes(model: Model) -> int:
     """The size up to which each window may grow, so that all of them find room.
 
-    Without it the first load of many takes all there is, and the others follow two blocks a turn.
+    Without it the first load of many takes all there is; the others follow it two blocks a turn.
     """
     windows = [
         load.commitment_bytes
@@ -104,31 +104,63 @@ def _claim(model: Model, load: Load, index: int, start: int, stop: int) -> None:
         model.totals.block_hits += stop - start
         model.grant(load, index, start, stop)
         return
+    phases[start:stop] = bytes([Phase.CLAIMED]) * (stop - start)
+    load.pending_blocks += stop - start
+    # What another load waits for already costs no read of its own.
+    misses = sum(
+        state == BlockState.ABSENT and claims == 1
+        for state, claims in zip(shard.states[start:stop], shard.claims[start:stop], strict=True)
+    )
+    model.totals.block_misses += misses
+    model.totals.block_hits += stop - start - misses
+    if shard.states.count(BlockState.ABSENT, start, stop):
+        load.fetch_later(index, start, stop)
+    block = shard.states.find(BlockState.RESIDENT, start, stop)
+    while block >= 0:
+        _grant(model, load, index, block, block + 1)
+        block = shard.states.find(BlockState.RESIDENT, block + 1, stop)
+
+
+def _grant(model: Model, load: Load, index: int, start: int, stop: int) -> None:
+    """Grant blocks that are claimed and resident."""
+    load.phases[index][start:stop] = bytes([Phase.GRANTED]) * (stop - start)
+    load.pending_blocks -= stop - start
+    model.grant(load, index, start, stop)
+
+
+def grant_arrived(model: Model) -> None:
+    """Grant what became resident in this turn to every load that claimed it, in runs."""
+    arrived, model.arrived = model.arrived, {}
+    for shard_key, blocks in arrived.items():
+        shard = model.shards.get(shard_key)
+        if shard is None:
+            continue
+        for start, stop in _runs(sorted(blocks)):
+            for key, index in shard.loads.items():
+                _grant_claimed(model, model.loads[key], index, start, stop)
+
+
+def _runs(blocks: list[int]) -> Iterator[tuple[int, int]]:
+    """Neighbours of an ascending list as half-open ranges."""
+    start = stop = blocks[0]
+    for block in blocks:
+        if block > stop:
+            yield start, stop
+            start = block
+        stop = block + 1
+    yield start, stop
+
+
+def _grant_claimed(model: Model, load: Load, index: int, start: int, stop: int) -> None:
+    phases, shard = load.phases[index], load.shards[index]
+    claimed = phases.count(Phase.CLAIMED, start, stop) == stop - start
+    if claimed and shard.all_resident(start, stop):
+        _grant(model, load, index, start, stop)
+        return
+    # What arrived may have been released again in the same turn, and claimed by somebody new.
     for block in range(start, stop):
-        state = shard.states[block]
-        if state == BlockState.RESIDENT:
-            phases[block] = Phase.GRANTED
-            model.grant(load, index, block, block + 1)
-        else:
-            phases[block] = Phase.CLAIMED
-            load.pending_blocks += 1
-        if state == BlockState.ABSENT:
-            load.to_fetch.append((index, block))
-        # What another load waits for already costs no read of its own.
-        if state in _THERE or shard.claims[block] > 1:
-            model.totals.block_hits += 1
-        else:
-            model.totals.block_misses += 1
-
-
-def grant_fetched(model: Model, shard: Shard, block: int) -> None:
-    """Grant a block that became resident to every load that claimed it."""
-    for key, index in shard.loads.items():
-        load = model.loads[key]
-        if load.phases[index][block] == Phase.CLAIMED:
-            load.phases[index][block] = Phase.GRANTED
-            load.pending_blocks -= 1
-            model.grant(load, index, block, block + 1)
+        if phases[block] == Phase.CLAIMED and shard.states[block] == BlockState.RESIDENT:
+            _grant(model, load, index, block, block + 1)
 
 
 def consume(model: Model, load: Load, ranges: tuple[BlockRange, ...], at_s: float) -> None:
@@ -148,6 +180,9 @@ def consume(model: Model, load: Load, ranges: tuple[BlockRange, ...], at_s: floa
 def unclaim(model: Model, load: Load, index: int, start: int, stop: int, least: Phase) -> None:
     """End the claims of a load on blocks whose phase is at least `least`."""
     shard, phases, claims = load.shards[index], load.phases[index], load.shards[index].claims
+    if start < stop and phases.count(Phase.GRANTED, start, stop) == stop - start:
+        _unclaim_granted(model, load, index, start, stop)
+        return
     freed_bytes = 0
     for block in range(start, stop):
         phase = phases[block]
@@ -165,6 +200,22 @@ def unclaim(model: Model, load: Load, index: int, start: int, stop: int, least: 
             model.eviction.note_unclaimed(shard, block)
     if not load.held:
         model.charge(load, -freed_bytes)
+
+
+def _unclaim_granted(model: Model, load: Load, index: int, start: int, stop: int) -> None:
+    """`unclaim` for a run of granted blocks: what every message about consumed blocks brings."""
+    shard = load.shards[index]
+    load.phases[index][start:stop] = bytes(stop - start)
+    size_bytes = shard.bytes_of(start, stop)
+    load.granted_bytes -= size_bytes
+    left = [count - 1 for count in shard.claims[start:stop]]
+    shard.claims[start:stop] = left
+    if not all(left):
+        for block, count in enumerate(left, start):
+            if not count:
+                model.eviction.note_unclaimed(shard, block)
+    if not load.held:
+        model.charge(load, -size_bytes)
 
 
 def replace_wants(model: Model, load: Load, ranges: tuple[BlockRange, ...]) -> None:

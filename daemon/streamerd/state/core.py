@@ -50,6 +50,7 @@ class Core:
         for event in events:
             now_s = max(now_s, event.at_s)
             self._apply(event)
+        claims.grant_arrived(model)
         admission.admit_waiting(model)
         claims.claim_all(model)
         fetching.dispatch(model, now_s)

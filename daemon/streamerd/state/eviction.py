@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from streamerd.state.events import LoadKey, ShardKey
 from streamerd.state.lifecycle import BlockState
-from streamerd.state.load import Load
+from streamerd.state.load import Load, Phase
 from streamerd.state.shard import Shard
 
 Victim = tuple[Shard, int]
@@ -69,8 +69,15 @@ class Eviction:
         return (
             self.shards.get(shard.key) is shard
             and shard.releasable(block)
-            and not any(self._wanters(shard, block))
+            and not self._is_wanted(shard, block)
         )
+
+    def _is_wanted(self, shard: Shard, block: int) -> bool:
+        for key, index in shard.loads.items():
+            load = self.loads[key]
+            if load.phases[index][block] == Phase.WANTED and load.admitted:
+                return True
+        return False
 
     def _wanters(self, shard: Shard, block: int) -> Iterator[Load]:
         for key, index in shard.loads.items():

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from streamer_client.contract.errors import MemoryLimitError, StreamerError
+from streamer_client.contract.layout import BlockRange
 from streamerd.state import claims
 from streamerd.state.commands import FailShard, FetchBlock, ReleaseBlocks
 from streamerd.state.events import BlockFetched, BlocksReleased, FailureKind, FetchFailed
 from streamerd.state.eviction import Victim
-from streamerd.state.lifecycle import BlockState, Trigger
+from streamerd.state.lifecycle import Trigger
 from streamerd.state.load import Load, Phase
 from streamerd.state.model import Model
 from streamerd.state.shard import Shard
@@ -21,16 +22,15 @@ from streamerd.state.shard import Shard
 def dispatch(model: Model, now_s: float) -> None:
     """Start fetches until all slots are busy, nothing is wanted, or room must be made first."""
     while len(model.fetching) < model.rules.slots:
-        load = _next_load(model)
-        if load is None:
+        due = _next_fetch(model)
+        if due is None:
             return
-        index, block = load.to_fetch[0]
+        load, index, block = due
         shard = load.shards[index]
         size_bytes = shard.bytes_of(block, block + 1)
         if not model.ledger.room_for(size_bytes):
             _make_room(model, size_bytes, now_s)
             return
-        load.to_fetch.popleft()
         load.in_flight += 1
         shard.move(block, Trigger.RESERVE)
         model.ledger.used_bytes += size_bytes
@@ -38,34 +38,21 @@ def dispatch(model: Model, now_s: float) -> None:
         model.emit(FetchBlock(shard.key, block))
 
 
-def _next_load(model: Model) -> Load | None:
-    """The load whose turn it is, with a block to fetch at the head of its queue."""
+def _next_fetch(model: Model) -> tuple[Load, int, int] | None:
+    """The load whose turn it is, and the block that it needs next."""
     for _ in range(len(model.rotation)):
         load = model.loads[model.rotation[0]]
         model.rotation.rotate(-1)
         if load.concurrency is not None and load.in_flight >= load.concurrency:
             continue
-        if _skip_settled(load):
-            return load
+        if due := load.next_fetch():
+            return load, *due
     return None
-
-
-def _skip_settled(load: Load) -> bool:
-    """Drop heads that were fetched for others or are no longer wanted; say if one remains."""
-    while load.to_fetch:
-        index, block = load.to_fetch[0]
-        if (
-            load.phases[index][block] == Phase.CLAIMED
-            and load.shards[index].states[block] == BlockState.ABSENT
-        ):
-            return True
-        load.to_fetch.popleft()
-    return False
 
 
 def _make_room(model: Model, size_bytes: int, now_s: float) -> None:
     """Release what the free slots could take; stuck loads give way for one block only."""
-    queued = sum(len(load.to_fetch) for load in model.loads.values())
+    queued = sum(stop - start for load in model.loads.values() for _, start, stop in load.to_fetch)
     free_slots = model.rules.slots - len(model.fetching)
     demand_bytes = max(size_bytes, min(free_slots, queued) * model.rules.block_bytes)
     demand_bytes = min(demand_bytes, model.ledger.usable_bytes)
@@ -117,14 +104,14 @@ def release_range(model: Model, shard: Shard, start: int, stop: int) -> None:
 
 
 def fetched(model: Model, event: BlockFetched) -> None:
-    """A block is resident: grant it to all that wait for it."""
+    """A block is resident: at the end of the events it is granted to all that wait for it."""
     shard = model.shards[event.shard]
     _end_fetch(model, shard, event.block)
     shard.move(event.block, Trigger.FETCHED)
     shard.attempts.pop(event.block, None)
     model.no_space_since_s = None
     if shard.claims[event.block]:
-        claims.grant_fetched(model, shard, event.block)
+        model.arrived.setdefault(shard.key, []).append(event.block)
     else:
         model.eviction.note_unclaimed(shard, event.block)
 
@@ -186,7 +173,7 @@ def _fetch_again(model: Model, shard: Shard, block: int) -> None:
     for key, index in shard.loads.items():
         load = model.loads[key]
         if load.phases[index][block] == Phase.CLAIMED:
-            load.to_fetch.appendleft((index, block))
+            load.to_fetch.appendleft(BlockRange(index, block, block + 1))
 
 
 def fail_shard(model: Model, shard: Shard, code: str, message: str) -> None:

@@ -34,7 +34,7 @@ class Trigger(IntEnum):
     RELEASED = 5
 
 
-TRANSITIONS: Final[dict[tuple[BlockState, Trigger], BlockState]] = {
+TRANSITIONS: Final[dict[tuple[int, int], BlockState]] = {
     (BlockState.ABSENT, Trigger.RESERVE): BlockState.FETCHING,
     (BlockState.FETCHING, Trigger.FETCHED): BlockState.RESIDENT,
     # ENOSPC: the worker reserved nothing, so there is nothing to give back.
@@ -57,7 +57,7 @@ def next_state(state: int, trigger: Trigger, where: object = "") -> BlockState:
         InvalidTransition: the table has no such move; nothing has changed.
     """
     try:
-        return TRANSITIONS[BlockState(state), trigger]
+        return TRANSITIONS[state, trigger]
     except KeyError:
         raise InvalidTransition(
             f"{where}: {BlockState(state).name} cannot {trigger.name}"

@@ -51,7 +51,8 @@ class Load:
     phases: list[bytearray] = field(default_factory=list)
     wants: deque[BlockRange] = field(default_factory=deque)
     claim_order: deque[BlockRange] = field(default_factory=deque)
-    to_fetch: deque[tuple[int, int]] = field(default_factory=deque)
+    to_fetch: deque[BlockRange] = field(default_factory=deque)
+    """Claimed blocks in order of use; those that are not absent any more are passed over."""
     charge_bytes: int = 0
     in_flight: int = 0
     pending_blocks: int = 0
@@ -110,6 +111,30 @@ class Load:
             return False
         index, block = due
         return self.shards[index].states[block] == BlockState.ABSENT
+
+    def fetch_later(self, index: int, start: int, stop: int) -> None:
+        """Queue claimed blocks, merging neighbours."""
+        if self.to_fetch:
+            last = self.to_fetch[-1]
+            if last.shard == index and last.stop == start:
+                self.to_fetch[-1] = BlockRange(index, last.start, stop)
+                return
+        self.to_fetch.append(BlockRange(index, start, stop))
+
+    def next_fetch(self) -> tuple[int, int] | None:
+        """The first block of the queue that is still claimed and absent; it stays at its head."""
+        while self.to_fetch:
+            index, start, stop = self.to_fetch[0]
+            states, phases = self.shards[index].states, self.phases[index]
+            block = states.find(BlockState.ABSENT, start, stop)
+            while block >= 0 and phases[block] != Phase.CLAIMED:
+                block = states.find(BlockState.ABSENT, block + 1, stop)
+            if block >= 0:
+                if block != start:
+                    self.to_fetch[0] = BlockRange(index, block, stop)
+                return index, block
+            self.to_fetch.popleft()
+        return None
 
     def note_claim(self, index: int, start: int, stop: int) -> None:
         """Remember the order of claims, merging neighbours."""

@@ -67,6 +67,8 @@ class Model:
     no_space_since_s: float | None = None
     eviction: Eviction = field(init=False)
     outbox: list[AnyCommand] = field(default_factory=list)
+    arrived: dict[ShardKey, list[int]] = field(default_factory=dict)
+    """Claimed blocks that became resident in this turn."""
     granted: dict[LoadKey, list[BlockRange]] = field(default_factory=dict)
     admitted: dict[LoadKey, int] = field(default_factory=dict)
     """Loads admitted in this turn, with the wanted bytes that were resident."""
@@ -79,9 +81,11 @@ class Model:
 
     def charge(self, load: Load, delta_bytes: int) -> None:
         """Change what a load has claimed, and the ledger's promise with it."""
-        before = load.commitment_bytes
-        load.charge_bytes += delta_bytes
-        self.ledger.committed_bytes += load.commitment_bytes - before
+        before = load.charge_bytes
+        load.charge_bytes = after = before + delta_bytes
+        if not load.held:
+            least = load.window_bytes
+            self.ledger.committed_bytes += max(least, after) - max(least, before)
 
     def grant(self, load: Load, index: int, start: int, stop: int) -> None:
         """Note that a load may read these blocks; announced once at the end of the turn."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from streamer_client.contract.layout import block_count, blocks_bytes, slab_bytes
+from streamer_client.contract.layout import block_count, slab_bytes
 from streamerd.state.events import LoadKey, ShardKey
 from streamerd.state.lifecycle import BlockState, Trigger, next_state
 
@@ -20,6 +20,8 @@ class Shard:
     size_bytes: int
     block_bytes: int
     blocks: int = 0
+    slab_bytes: int = 0
+    """Bytes of shared memory when all of it is resident."""
     states: bytearray = field(default_factory=bytearray)
     claims: list[int] = field(default_factory=list)
     attempts: dict[int, int] = field(default_factory=dict)
@@ -35,13 +37,9 @@ class Shard:
 
     def __post_init__(self) -> None:
         self.blocks = block_count(self.size_bytes, self.block_bytes)
+        self.slab_bytes = slab_bytes(self.size_bytes)
         self.states = bytearray(self.blocks)
         self.claims = [0] * self.blocks
-
-    @property
-    def slab_bytes(self) -> int:
-        """Bytes of shared memory when all of it is resident."""
-        return slab_bytes(self.size_bytes)
 
     @property
     def committed(self) -> bool:
@@ -49,8 +47,12 @@ class Shard:
         return self.holders > 0 or self.pinned
 
     def bytes_of(self, start: int, stop: int) -> int:
-        """Shared memory behind blocks `start` to `stop`."""
-        return blocks_bytes(start, stop, self.size_bytes, self.block_bytes)
+        """Shared memory behind blocks `start` to `stop`: `layout.blocks_bytes`, asked often."""
+        if start >= stop:
+            return 0
+        if stop < self.blocks:
+            return (stop - start) * self.block_bytes
+        return self.slab_bytes - start * self.block_bytes
 
     def move(self, block: int, trigger: Trigger) -> BlockState:
         """Move one block along the table and keep the count of resident bytes."""

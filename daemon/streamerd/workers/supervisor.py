@@ -48,7 +48,7 @@ class Worker(asyncio.Protocol):
             command += ["--fd", str(theirs.fileno()), "--threads", str(threads)]
             command += ["--log-level", log_level]
             try:
-                # Not asyncio's subprocess: the channel shows the end, no child watcher is needed.
+                # Not asyncio's subprocess: the end shows on the channel, no watcher is needed.
                 self.process = subprocess.Popen(  # noqa: ASYNC220  spawning takes a millisecond
                     command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
                 )

@@ -8,6 +8,7 @@ the shard that vLLM's own `save_model` makes of it.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 from typing import Any
@@ -17,8 +18,7 @@ def register() -> None:
     directory = os.environ.get("STREAMERD_PROBE_DIR")
     if not directory:
         return
-    from vllm.model_executor.model_loader import base_loader
-
+    base_loader: Any = importlib.import_module("vllm.model_executor.model_loader.base_loader")
     following = base_loader.process_weights_after_loading
     if getattr(following, "probed", False):
         return

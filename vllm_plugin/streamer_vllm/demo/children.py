@@ -9,15 +9,17 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self
 
 TAIL_LINES: Final = 25
 STOP_GRACE_S: Final = 60.0
+POLL_S: Final = 0.1
 
 
-class DemoFailed(Exception):  # noqa: N818  it tells of the demo, not of a fault in it
+class DemoFailed(Exception):
     """A step did not work; the text says which, and shows what its program had to say."""
 
 
@@ -85,8 +87,18 @@ class Child:
         """Ask it to end, insist after a while, and leave nothing of its session behind."""
         if self._process.poll() is None:
             self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(STOP_GRACE_S)
+        deadline_s = time.monotonic() + STOP_GRACE_S
+        # Its own children first: they take down what they shared, and may end after it.
+        while self._session_lives() and time.monotonic() < deadline_s:
+            time.sleep(POLL_S)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+    def _session_lives(self) -> bool:
+        self._process.poll()  # a zombie would count as alive
+        try:
+            os.killpg(self._process.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True

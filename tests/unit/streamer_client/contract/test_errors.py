@@ -12,7 +12,7 @@ from streamer_client.contract.errors import StreamerError, error_from_code
 
 
 def tree(root: type[StreamerError]) -> Iterator[type[StreamerError]]:
-    """The classes of errors.py; what other modules derive for themselves does not cross the socket."""
+    """The classes of errors.py; what other modules derive does not cross the socket."""
     yield root
     for child in root.__subclasses__():
         if child.__module__ == StreamerError.__module__:

@@ -108,6 +108,7 @@ def test_an_unknown_key_names_file_and_nearest(tmp_path: Path) -> None:
 def test_variables_of_clients_and_of_kubernetes_are_no_settings() -> None:
     environ = {
         "STREAMERD_MODE": "required",
+        "STREAMERD_SHARD_WRITER": "1",
         "STREAMERD_SERVICE_HOST": "10.0.0.1",
         "STREAMERD_SERVICE_PORT_HTTP": "80",
         "STREAMERD_PORT": "tcp://10.0.0.1:80",
