@@ -17,6 +17,7 @@ from tests.support.checkpoints import write_model
 from tests.support.daemon import DaemonProcess, daemons
 from tests.support.raw_client import RawClient, RawLoad
 from tests.support.scripted_daemon import Script, scripted_daemon
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -199,11 +200,10 @@ def test_close_and_goodbye_while_the_source_is_being_listed(
     served: DaemonProcess, model: str
 ) -> None:
     with RawClient(served.socket) as client:
-        load = RawLoad(client, model)
-        load.close()
-        client.request(m.GetStatus(9), m.Status)
+        for _ in range(20):
+            RawLoad(client, model).close()
         RawLoad(client, model, hold=True)
-    assert not any(row["leases"] for row in served.shards().values())
+    eventually(lambda: not any(row["leases"] for row in served.shards().values()))
 
 
 def test_hello_again_keeps_what_is_held(served: DaemonProcess, model: str) -> None:

@@ -148,3 +148,26 @@ def test_evicting_takes_only_what_is_free() -> None:
     play.turn(e.EvictRequested(0, (key("a"),)))
     assert play.releases() == [("a", 0, 1)]
     assert not play.all(c.RemoveSlab)
+
+
+def test_evicted_blocks_that_are_on_their_way_go_when_they_arrive() -> None:
+    play = Play(10, {"a": 4}, slots=2)
+    play.open("x", "a")
+    play.close("x")
+    play.turn(e.EvictRequested(0, (key("a"),)))
+    assert not play.all(c.RemoveSlab)
+    play.fetched(("a", 0), ("a", 1))
+    assert play.releases() == [("a", 0, 1), ("a", 1, 2)] or play.releases() == [("a", 0, 2)]
+    play.released()
+    assert play.only(c.RemoveSlab).shard == key("a")
+
+
+def test_evicted_and_opened_again_before_the_last_block_arrived() -> None:
+    play = Play(10, {"a": 4}, slots=2)
+    play.open("x", "a")
+    play.close("x")
+    play.turn(e.EvictRequested(0, (key("a"),)))
+    play.open("y", "a", hold=True)
+    play.fetch_all()
+    play.close("y")
+    assert play.resident("a") == [0, 1, 2, 3]
