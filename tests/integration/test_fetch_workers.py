@@ -31,9 +31,13 @@ ANSWER_S = 20.0
 
 @contextlib.asynccontextmanager
 async def fleet(
-    workers: int = 1, threads: int = 2, backoff_s: tuple[float, ...] = (0.0,)
+    workers: int = 1,
+    threads: int = 2,
+    backoff_s: tuple[float, ...] = (0.0,),
+    *,
+    mapped: bool | None = None,
 ) -> AsyncIterator[Fleet]:
-    made = Fleet(workers, threads, "warning", backoff_s)
+    made = Fleet(workers, threads, "warning", backoff_s, mapped=mapped)
     try:
         await made.start()
         yield made
@@ -83,10 +87,13 @@ def content(slab: str, size_bytes: int) -> bytes:
         memory.close_fd()
 
 
+@pytest.mark.parametrize("mapped", [False, True])
 @in_loop
-async def test_fetch_punch_and_close_bit_for_bit(stored: StoredShard, slab: str) -> None:
+async def test_fetch_punch_and_close_bit_for_bit(
+    stored: StoredShard, slab: str, mapped: bool
+) -> None:
     expected = bytes_of(stored.uri)
-    async with fleet(workers=2) as made:
+    async with fleet(workers=2, mapped=mapped) as made:
         answers = await asyncio.gather(*(ask(made, fetch(slab, stored, b)) for b in range(5)))
         for block, answer in enumerate(answers):
             assert isinstance(answer, jobs.Fetched)
