@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Client processes of their own: each opens a checkpoint and says what it read.
-=======
 """Client processes of their own: each opens a checkpoint, stops where told, says what it read.
->>>>>>> integ
 
 One server process imports torch once and forks a client for each request; `LoaderProcess` is the
 test's end of one. The two talk by lines: the process says `ready`, and `first` after its first
@@ -128,12 +124,7 @@ def start_together(loaders: Sequence[LoaderProcess]) -> None:
         loader.go_on()
 
 
-<<<<<<< HEAD
-# --- the server and its children
-# --------------------------------------------------------------------
-=======
 # --- the server and its children ------------------------------------------------------------------
->>>>>>> integ
 
 
 def _serve(channel: socket.socket) -> None:
