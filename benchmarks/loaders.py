@@ -34,15 +34,16 @@ class Streamerd:
         import streamer_client.checkpoint
         import streamer_client.daemon_feed
 
-        self._connect = lambda: streamer_client.connect(socket, label="bench")
+        self._connect = streamer_client.connect
+        self._socket = socket
         self._directory = os.path.dirname(paths[0])
 
     def iterate(self) -> Named:
-        with self._connect() as client, client.open(self._directory) as checkpoint:
+        with self._connect(self._socket) as client, client.open(self._directory) as checkpoint:
             yield from checkpoint.tensors()
 
     def copy(self, targets: Targets) -> None:
-        with self._connect() as client, client.open(self._directory) as checkpoint:
+        with self._connect(self._socket) as client, client.open(self._directory) as checkpoint:
             checkpoint.load_into(targets)
 
 
@@ -83,7 +84,7 @@ class LoadFile:
 
 
 class RunAi:
-    """Run:ai Model Streamer. Its best case each time: when bytes are copied out, it reuses buffers."""
+    """Run:ai Model Streamer at its best each time: when bytes are copied out, it reuses buffers."""
 
     def __init__(self, paths: list[str], _socket: str) -> None:
         from runai_model_streamer import SafetensorsStreamer

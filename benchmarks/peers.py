@@ -73,7 +73,8 @@ class Row(msgspec.Struct):
     runs: list[Measured] = []
 
     def median(self, field: str) -> float:
-        return statistics.median(getattr(run, field) for run in self.runs)
+        values: list[float] = [getattr(run, field) for run in self.runs]
+        return statistics.median(values)
 
 
 class Daemon:

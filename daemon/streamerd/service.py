@@ -35,7 +35,7 @@ from streamerd.workers.supervisor import Fleet
 
 logger = logging.getLogger(__name__)
 
-TURN_GAP_S: Final = 0.001
+TURN_GAP_S: Final = 0.002
 """Turns begin at least so far apart: what happens between is decided, and announced, at once.
 
 At 30 GB/s and eight ranks each block alone would be 17 messages; fetch workers have their next

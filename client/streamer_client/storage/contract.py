@@ -25,6 +25,11 @@ class StoredShard(msgspec.Struct, frozen=True):
 class Reader(Protocol):
     """One opened shard of a known identity."""
 
+    @property
+    def piece_bytes(self) -> int:
+        """What is best asked for at once by who can choose; 0: all of it, each request costs."""
+        ...
+
     def readinto(self, buffer: memoryview, start: int) -> int:
         """Fill the whole of `buffer` from byte `start` on.
 

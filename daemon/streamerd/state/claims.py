@@ -17,8 +17,16 @@ from streamerd.state.shard import Shard
 
 
 def claim_all(model: Model) -> None:
-    """Let every running load claim what it wants next."""
-    wanting = [load for load in model.loads.values() if load.wants and load.admitted]
+    """Let running loads claim what they want next, long before they run out of it.
+
+    Who has enough pending to keep every slot busy need not claim yet: it does so for more at once.
+    """
+    enough = model.rules.slots
+    wanting = [
+        load
+        for load in model.loads.values()
+        if load.wants and load.admitted and load.pending_blocks < enough
+    ]
     if wanting:
         fair_bytes = _fair_bytes(model)
         for load in wanting:

@@ -6,6 +6,8 @@ Runs in the threads of a fetch worker.
 from __future__ import annotations
 
 import logging
+import mmap
+import threading
 from typing import Final, assert_never
 
 import xxhash
@@ -13,7 +15,7 @@ import xxhash
 from streamer_client.contract.errors import StreamerError
 from streamer_client.storage.contract import Reader
 from streamer_client.storage.registry import storage_for
-from streamerd.shm.mapping import NoSpace, SlabMapping
+from streamerd.shm.slab_file import NoSpace, SlabFile
 from streamerd.shm.slabs import MOUNT
 from streamerd.workers.jobs import (
     Answer,
@@ -32,15 +34,16 @@ from streamerd.workers.pool import Pool
 logger = logging.getLogger(__name__)
 
 OPEN_SLABS: Final = 64
-"""Mappings, and readers, that a worker keeps open at once."""
+"""Slabs, and readers, that a worker keeps open at once."""
 
 
 class Carrier:
     """Turns a job into its answer; never raises. Thread-safe."""
 
     def __init__(self) -> None:
-        self._mappings: Pool[SlabMapping] = Pool(OPEN_SLABS)
+        self._slabs: Pool[SlabFile] = Pool(OPEN_SLABS)
         self._readers: Pool[Reader] = Pool(OPEN_SLABS)
+        self._own = threading.local()
 
     def carry_out(self, job: AnyJob) -> Answer:
         """Do what the job says."""
@@ -64,11 +67,11 @@ class Carrier:
                 storage = storage_for(job.source, job.environment)
                 return Resolved(job.job, storage.list_shards(job.source, job.pattern, job.files))
             case Punch():
-                with self._mappings.borrow(job.slab, lambda: SlabMapping(job.slab)) as mapping:
-                    mapping.punch(job.start, job.stop)
+                with self._slabs.borrow(job.slab, lambda: SlabFile(job.slab)) as slab:
+                    slab.punch(job.start, job.stop)
                 return Finished(job.job)
             case CloseSlab():
-                self._mappings.drop(job.slab)
+                self._slabs.drop(job.slab)
                 self._readers.drop(job.slab)
                 return Finished(job.job)
             case _:
@@ -80,14 +83,34 @@ class Carrier:
 
         with (
             self._readers.borrow(job.slab, open_reader) as reader,
-            self._mappings.borrow(job.slab, lambda: SlabMapping(job.slab)) as mapping,
+            self._slabs.borrow(job.slab, lambda: SlabFile(job.slab)) as slab,
         ):
-            mapping.reserve(job.start, job.stop)
-            with mapping.view(job.start, job.stop) as block:
-                device_bytes = reader.readinto(block, job.start)
-                return Fetched(job.job, xxhash.xxh3_64_intdigest(block), device_bytes)
+            slab.reserve(job.start, job.stop)
+            return self._fill(job, reader, slab)
+
+    def _fill(self, job: Fetch, reader: Reader, slab: SlabFile) -> Fetched:
+        """Read, checksum and write piece by piece, each while it is in the processor's cache."""
+        size_bytes = job.stop - job.start
+        buffer = self._buffer(min(reader.piece_bytes or size_bytes, size_bytes))
+        checksum = xxhash.xxh3_64()
+        device_bytes, told = 0, True
+        for start in range(job.start, job.stop, len(buffer)):
+            piece = buffer[: job.stop - start]
+            count = reader.readinto(piece, start)
+            checksum.update(piece)
+            slab.write(piece, start)
+            device_bytes += count
+            told = told and count >= 0
+        return Fetched(job.job, checksum.intdigest(), device_bytes if told else -1)
+
+    def _buffer(self, size_bytes: int) -> memoryview:
+        """This thread's own buffer, on a page's boundary as O_DIRECT needs it."""
+        buffer: memoryview | None = getattr(self._own, "buffer", None)
+        if buffer is None or len(buffer) < size_bytes:
+            buffer = self._own.buffer = memoryview(mmap.mmap(-1, size_bytes))
+        return buffer[:size_bytes]
 
     def close(self) -> None:
         """Give everything back."""
         self._readers.close()
-        self._mappings.close()
+        self._slabs.close()

