@@ -16,11 +16,11 @@ def test_grants_of_one_turn_are_one_message() -> None:
     play = Play(20, {"a": 4, "b": 2})
     play.open("x", "ab")
     play.fetched(("a", 0), ("a", 1), ("b", 0), ("a", 3))
-    assert play.only(c.Announce).ranges == (
+    assert sorted(play.only(c.Announce).ranges) == [
         BlockRange(0, 0, 2),
-        BlockRange(1, 0, 1),
         BlockRange(0, 3, 4),
-    )
+        BlockRange(1, 0, 1),
+    ]
 
 
 def test_a_window_moves_as_blocks_are_consumed() -> None:
