@@ -14,7 +14,7 @@ import pytest
 from streamer_client.contract.messages import ShardFailed
 from tests.support.checkpoints import write_model
 from tests.support.daemon import BLOCK, DaemonProcess, Daemons
-from tests.support.raw_client import RawClient
+from tests.support.raw_client import Block, RawClient
 from tests.support.waiting import eventually
 
 MOUNT_BLOCKS = 24
@@ -87,7 +87,7 @@ def test_a_load_goes_through_what_room_there_is(daemon_maker: Daemons, tmp_path:
     write_model(tmp_path / "m", shards=1, blocks=40)
     with RawClient(full.daemon.socket) as client:
         load = client.open(str(tmp_path / "m"))
-        seen = set()
+        seen: set[Block] = set()
         while len(seen) < 40:
             load.await_grants(1)
             blocks = set(load.granted)

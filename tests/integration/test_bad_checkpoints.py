@@ -1,4 +1,4 @@
-"""Bad input, end to end: the right error with its object and remedy, and the daemon serves the next."""
+"""Bad input, end to end: the right error, its object and remedy; the daemon serves the next."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def test_an_unknown_variable_is_named(
 def _config(daemon: DaemonProcess) -> dict[str, tuple[object, str]]:
     with RawClient(daemon.socket) as client:
         body = client.request(GetConfig(client.next_id()), Config).body
-    return {key: (row["value"], row["origin"]) for key, row in body.items()}  # type: ignore[index, call-overload]
+    return {key: (row["value"], row["origin"]) for key, row in body.items()}  # type: ignore[index]
 
 
 def test_config_shows_each_value_and_its_origin(

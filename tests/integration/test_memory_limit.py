@@ -96,7 +96,12 @@ def test_two_ranks_and_a_late_one(
             assert half_way.wait(60)
         with RawClient(streamerd.socket) as client:
             load = client.open(str(tmp_path / "big"))
-            return load.read_all(between=lambda: len(load.read) > 64 and half_way.set())
+
+            def look() -> None:
+                if len(load.read) > 64:
+                    half_way.set()
+
+            return load.read_all(between=look)
 
     with sampled(streamerd) as sampler, ThreadPoolExecutor(3) as pool:
         ranks = [pool.submit(rank, late=late) for late in (False, False, True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,6 +17,7 @@ from tests.support.checkpoints import write_model
 from tests.support.daemon import DaemonProcess, daemons
 from tests.support.raw_client import RawClient, RawLoad
 from tests.support.scripted_daemon import Script, scripted_daemon
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +122,10 @@ def test_garbage_is_answered_and_does_no_harm(
     ],
 )
 def test_impossible_opens(
-    served: DaemonProcess, model: str, changes: dict[str, object], code: str, text: str
+    served: DaemonProcess, model: str, changes: dict[str, Any], code: str, text: str
 ) -> None:
     with RawClient(served.socket) as client:
-        load = RawLoad(client, **{"source": model, **changes})
+        load = RawLoad(client, **({"source": model} | changes))
         failed = client.expect(m.Failed)
         assert failed.code == code
         assert text in failed.message
@@ -198,11 +200,10 @@ def test_close_and_goodbye_while_the_source_is_being_listed(
     served: DaemonProcess, model: str
 ) -> None:
     with RawClient(served.socket) as client:
-        load = RawLoad(client, model)
-        load.close()
-        client.request(m.GetStatus(9), m.Status)
+        for _ in range(20):
+            RawLoad(client, model).close()
         RawLoad(client, model, hold=True)
-    assert not any(row["leases"] for row in served.shards().values())
+    eventually(lambda: not any(row["leases"] for row in served.shards().values()))
 
 
 def test_hello_again_keeps_what_is_held(served: DaemonProcess, model: str) -> None:

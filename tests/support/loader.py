@@ -1,4 +1,4 @@
-"""Client processes of their own: each opens a checkpoint and says what it read.
+"""Client processes of their own: each opens a checkpoint, stops where told, says what it read.
 
 One server process imports torch once and forks a client for each request; `LoaderProcess` is the
 test's end of one. The two talk by lines: the process says `ready`, and `first` after its first
@@ -124,8 +124,7 @@ def start_together(loaders: Sequence[LoaderProcess]) -> None:
         loader.go_on()
 
 
-# --- the server and its children
-# --------------------------------------------------------------------
+# --- the server and its children ------------------------------------------------------------------
 
 
 def _serve(channel: socket.socket) -> None:
@@ -193,8 +192,6 @@ def _load(options: dict[str, Any], stop_at: Any, say: Any) -> None:
             "resident_bytes": stats.resident_bytes,
             "total_bytes": stats.total_bytes,
         }
-        if options.get("stop_at_last"):
-            stop_at("last")
     say(json.dumps(report))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import DaemonProcess, Daemons, daemons
-from tests.vllm.starts import BASE_ENVIRONMENT, START_TIMEOUT_S, Start, Starts
+from tests.vllm.starts import START_TIMEOUT_S, Start, Starts, clean_environment
 
 CUSTOM_PATTERN = "weights-{{of}}-{rank}.{part}.safetensors"
 
@@ -97,7 +97,7 @@ def _shard(model: str, out: Path, ranks: str, *options: str) -> None:
             *(sys.executable, "-m", "streamer_vllm.shard", model, str(out)),
             *("--tensor-parallel-size", ranks, *options),
         ],
-        env=os.environ | BASE_ENVIRONMENT,
+        env=clean_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

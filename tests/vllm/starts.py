@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 HERE: Final = Path(__file__).parent
-START_TIMEOUT_S: Final = 240
+START_TIMEOUT_S: Final = 600
 
 BASE_ENVIRONMENT: Final = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -116,21 +116,24 @@ class Starts:
         )
 
     def _environment(self, start: Start, digests: Path, saved: Path) -> dict[str, str]:
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("RUNAI_STREAMER_", "STREAMERD_MODE", "STREAMERD_SOCKET"))
-        }
+        environment = clean_environment()
         path = os.pathsep.join(
             [str(self._plugins), str(HERE / "probe"), environment.get("PYTHONPATH", "")]
         )
-        environment |= BASE_ENVIRONMENT | {
+        environment |= {
             "PYTHONPATH": path.rstrip(os.pathsep),
-            "STREAMERD_PROBE_DIR": str(digests),
+            "LOAD_PROBE_DIR": str(digests),
         }
         if start.save:
-            environment["STREAMERD_PROBE_SAVE"] = str(saved)
+            environment["LOAD_PROBE_SAVE"] = str(saved)
         return environment | dict(start.environment)
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what speaks to the loaders, and with what tests need."""
+    spoken = ("RUNAI_STREAMER_", "STREAMERD_MODE", "STREAMERD_SOCKET")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(spoken)}
+    return kept | BASE_ENVIRONMENT
 
 
 def _probe_distribution(site: Path) -> Path:

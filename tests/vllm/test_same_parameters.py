@@ -1,7 +1,7 @@
 """Each rank's parameters right after loading, bit for bit as the stock loader leaves them.
 
-Two pipeline stages load on vLLM's CPU build and then fail in the first step, whatever the loader:
-so these starts end once the weights are in, and the probe tells what they are.
+Two pipeline stages load on the CPU build and then fail in the first step, whatever the loader: so
+these starts end once the weights are in, and the probe tells what they are.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Target:
     max_file_bytes: int | None = None
 
 
-class ShardWriter(DefaultModelLoader):  # type: ignore[misc]  # vLLM is Any to mypy
+class ShardWriter(DefaultModelLoader):
     """vLLM's default loader, with writing after it. Its extra config is a `Target`'s fields."""
 
     def __init__(self, load_config: LoadConfig) -> None:

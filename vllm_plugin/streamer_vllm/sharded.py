@@ -28,7 +28,7 @@ from streamer_vllm.weight_files import weights_folder, weights_name
 log = logging.getLogger(f"vllm.{__name__}")  # vLLM configures what is below `vllm` only
 
 
-class ShardedLoader(BaseModelLoader):  # type: ignore[misc]  # vLLM is Any to mypy
+class ShardedLoader(BaseModelLoader):
     """Loads a rank's own shard into its parameters."""
 
     options: Options

@@ -21,7 +21,7 @@ from streamer_vllm.stock import stock_loader
 from streamer_vllm.weight_files import needed_files, weights_folder, weights_name
 
 
-class UnshardedLoader(BaseModelLoader):  # type: ignore[misc]  # vLLM is Any to mypy
+class UnshardedLoader(BaseModelLoader):
     """Streams a checkpoint into `model.load_weights`."""
 
     options: Options

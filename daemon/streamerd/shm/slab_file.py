@@ -1,15 +1,17 @@
-"""A worker's descriptor of one slab: back, write and punch ranges of it.
+"""A worker's hold on one slab: back, fill and punch ranges of it.
 
-Bytes are written by system call, out of a small buffer that stays in the processor's cache, and
-not read into a mapping: filling a mapping costs a page fault and a zeroed page for every 4 KiB.
-Measured on two processors, checksum included: 0.70 s of processor time a GiB instead of 1.05, and
-1.3 to 1.9 times as fast.
+There are two ways to fill it, and neither is best everywhere. By system call, out of a small
+buffer that stays in the processor's cache: no page faults, so half as much again for each second
+of processor time, but the kernel lets one thread at a time write a file. Or straight into a
+mapping: every 4 KiB costs a fault and a zeroed page, but all threads do it at once.
+docs/performance.md has the measurements.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import threading
 from typing import Final
@@ -30,15 +32,22 @@ class NoSpace(Exception):
 
 
 class SlabFile:
-    """An existing slab, opened for writing. Thread-safe for ranges that do not overlap."""
+    """An existing slab, opened for writing. Thread-safe for ranges that do not overlap.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: the object's name.
+        mapped: fill it through a mapping (`view`) instead of by system call (`write`).
+    """
+
+    def __init__(self, name: str, *, mapped: bool) -> None:
         memory = posix_ipc.SharedMemory(name)
         try:
             self._fd = os.dup(memory.fd)
             os.set_inheritable(self._fd, False)
         finally:
             memory.close_fd()
+        self._map = mmap.mmap(self._fd, 0) if mapped else None
+        self._bytes = memoryview(self._map) if self._map is not None else None
         # The kernel lets one thread at a time back or write a file, and the others spin meanwhile:
         # with 16 threads at one slab that took twice the processor time of waiting here.
         self._turn = threading.Lock()
@@ -57,6 +66,13 @@ class SlabFile:
                 raise NoSpace(error.strerror) from error
             raise
 
+    def view(self, start: int, stop: int) -> memoryview | None:
+        """Bytes `start` to `stop` to be filled in place; None for a slab that is not mapped.
+
+        To be released before the slab is closed.
+        """
+        return None if self._bytes is None else self._bytes[start:stop]
+
     def write(self, data: memoryview, start: int) -> None:
         """Put `data` at byte `start`; the range is reserved."""
         done = 0
@@ -71,7 +87,10 @@ class SlabFile:
             raise OSError(number, os.strerror(number))
 
     def close(self) -> None:
-        """Close the descriptor. Idempotent."""
+        """Unmap and close. Idempotent."""
         if self._fd >= 0:
+            if self._map is not None and self._bytes is not None:
+                self._bytes.release()
+                self._map.close()
             os.close(self._fd)
             self._fd = -1

@@ -171,6 +171,14 @@ def unpin(model: Model, shard: Shard) -> None:
         settle(model, shard)
 
 
+def evict(model: Model, shard: Shard) -> None:
+    """Drop what nobody uses; of a shard without a lease, also what is still on its way."""
+    if not shard.loads and not shard.pinned:
+        shard.stale = True
+    release_range(model, shard, 0, shard.blocks)
+    settle(model, shard)
+
+
 def settle(model: Model, shard: Shard) -> None:
     """Drop what no load may use again, and the slab when nothing is left in it."""
     if shard.loads:

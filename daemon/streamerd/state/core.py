@@ -87,8 +87,7 @@ class Core:
                     admission.close_load(model, load, at_s)
             case EvictRequested(_, shards):
                 for shard in self._known(shards):
-                    fetching.release_range(model, shard, 0, shard.blocks)
-                    admission.settle(model, shard)
+                    admission.evict(model, shard)
             case PinRequested(_, shards):
                 admission.pin(model, self._known(shards))
             case UnpinRequested(_, shards):

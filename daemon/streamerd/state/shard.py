@@ -30,7 +30,7 @@ class Shard:
     holders: int = 0
     pinned: bool = False
     stale: bool = False
-    """Its source changed: it goes with its last lease."""
+    """Its source changed, or it was evicted: it goes with its last lease, unless opened again."""
     error: tuple[str, str] | None = None
     resident_bytes: int = 0
     last_used_s: float = 0.0

@@ -38,9 +38,14 @@ OPEN_SLABS: Final = 64
 
 
 class Carrier:
-    """Turns a job into its answer; never raises. Thread-safe."""
+    """Turns a job into its answer; never raises. Thread-safe.
 
-    def __init__(self) -> None:
+    Args:
+        mapped: fill slabs through mappings; see `shm/slab_file.py`.
+    """
+
+    def __init__(self, *, mapped: bool = False) -> None:
+        self._mapped = mapped
         self._slabs: Pool[SlabFile] = Pool(OPEN_SLABS)
         self._readers: Pool[Reader] = Pool(OPEN_SLABS)
         self._own = threading.local()
@@ -67,7 +72,7 @@ class Carrier:
                 storage = storage_for(job.source, job.environment)
                 return Resolved(job.job, storage.list_shards(job.source, job.pattern, job.files))
             case Punch():
-                with self._slabs.borrow(job.slab, lambda: SlabFile(job.slab)) as slab:
+                with self._slabs.borrow(job.slab, lambda: self._open(job.slab)) as slab:
                     slab.punch(job.start, job.stop)
                 return Finished(job.job)
             case CloseSlab():
@@ -77,13 +82,16 @@ class Carrier:
             case _:
                 assert_never(job)
 
+    def _open(self, slab: str) -> SlabFile:
+        return SlabFile(slab, mapped=self._mapped)
+
     def _fetch(self, job: Fetch) -> Fetched:
         def open_reader() -> Reader:
             return storage_for(job.shard.uri, job.environment).open(job.shard)
 
         with (
             self._readers.borrow(job.slab, open_reader) as reader,
-            self._slabs.borrow(job.slab, lambda: SlabFile(job.slab)) as slab,
+            self._slabs.borrow(job.slab, lambda: self._open(job.slab)) as slab,
         ):
             slab.reserve(job.start, job.stop)
             return self._fill(job, reader, slab)
@@ -91,14 +99,17 @@ class Carrier:
     def _fill(self, job: Fetch, reader: Reader, slab: SlabFile) -> Fetched:
         """Read, checksum and write piece by piece, each while it is in the processor's cache."""
         size_bytes = job.stop - job.start
-        buffer = self._buffer(min(reader.piece_bytes or size_bytes, size_bytes))
+        piece_bytes = min(reader.piece_bytes or size_bytes, size_bytes)
         checksum = xxhash.xxh3_64()
         device_bytes, told = 0, True
-        for start in range(job.start, job.stop, len(buffer)):
-            piece = buffer[: job.stop - start]
-            count = reader.readinto(piece, start)
-            checksum.update(piece)
-            slab.write(piece, start)
+        for start in range(job.start, job.stop, piece_bytes):
+            stop = min(start + piece_bytes, job.stop)
+            view = slab.view(start, stop)
+            with self._buffer(stop - start) if view is None else view as piece:
+                count = reader.readinto(piece, start)
+                checksum.update(piece)
+                if view is None:
+                    slab.write(piece, start)
             device_bytes += count
             told = told and count >= 0
         return Fetched(job.job, checksum.intdigest(), device_bytes if told else -1)

@@ -24,9 +24,9 @@ _PR_SET_PDEATHSIG: Final = 1
 _RECEIVE_BYTES: Final = 256 << 10
 
 
-def serve(channel: socket.socket, threads: int) -> None:
+def serve(channel: socket.socket, threads: int, *, mapped: bool = False) -> None:
     """Receive jobs until the daemon closes its end."""
-    carrier = Carrier()
+    carrier = Carrier(mapped=mapped)
     sending = Lock()
 
     def carry_out(job: AnyJob) -> None:
@@ -51,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="streamerd-worker", description=main.__doc__)
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--mapped", action="store_true", help="fill slabs through mappings")
     parser.add_argument("--log-level", default="INFO")
     arguments = parser.parse_args()
     # A terminal's interrupt goes to the whole group; the daemon alone decides what it means.
@@ -63,7 +64,7 @@ def main() -> None:
         level=arguments.log_level.upper(), format="%(levelname)s %(name)s[%(process)d] %(message)s"
     )
     with socket.socket(fileno=arguments.fd) as channel:
-        serve(channel, arguments.threads)
+        serve(channel, arguments.threads, mapped=arguments.mapped)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@ BACKOFF_S: Final = (0.1, 0.5, 2.0, 10.0)
 """Pauses before a worker's next starts; a worker that answered a job starts again from the
 first."""
 
+MAPPED_FROM_SLOTS: Final = 8
+"""With so many threads, slabs are filled through mappings: see `shm/slab_file.py`."""
+
 OnAnswer = Callable[[Answer | None], None]
 """Called with the answer, or None when the worker died before it gave one."""
 
@@ -47,6 +50,8 @@ class Worker(asyncio.Protocol):
             command = [sys.executable, "-m", "streamerd.workers.process"]
             command += ["--fd", str(theirs.fileno()), "--threads", str(threads)]
             command += ["--log-level", log_level]
+            if self._fleet.mapped:
+                command.append("--mapped")
             try:
                 # Not asyncio's subprocess: the end shows on the channel, no watcher is needed.
                 self.process = subprocess.Popen(  # noqa: ASYNC220  spawning takes a millisecond
@@ -111,7 +116,10 @@ class Fleet:
         threads: int,
         log_level: str = "INFO",
         backoff_s: tuple[float, ...] = BACKOFF_S,
+        *,
+        mapped: bool | None = None,
     ) -> None:
+        self.mapped = workers * threads >= MAPPED_FROM_SLOTS if mapped is None else mapped
         self._threads = threads
         self._log_level = log_level
         self._backoff_s = backoff_s

@@ -1,24 +1,24 @@
 """A vLLM plugin for tests: records what is in a model right after loading.
 
 Wraps the step that follows `load_weights`, whatever the loader, in each worker. For each rank it
-writes the digest of every tensor to `$STREAMERD_PROBE_DIR`, and, asked by `$STREAMERD_PROBE_SAVE`,
+writes the digest of every tensor to `$LOAD_PROBE_DIR`, and, asked by `$LOAD_PROBE_SAVE`,
 the shard that vLLM's own `save_model` makes of it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 from typing import Any
 
 
 def register() -> None:
-    directory = os.environ.get("STREAMERD_PROBE_DIR")
+    directory = os.environ.get("LOAD_PROBE_DIR")
     if not directory:
         return
-    from vllm.model_executor.model_loader import base_loader
-
+    base_loader: Any = importlib.import_module("vllm.model_executor.model_loader.base_loader")
     following = base_loader.process_weights_after_loading
     if getattr(following, "probed", False):
         return
@@ -39,7 +39,7 @@ def _record(model: Any, directory: str) -> None:
     digests = {key: _digest(tensor) for key, tensor in model.state_dict().items()}
     with open(os.path.join(directory, name), "w", encoding="utf-8") as file:
         json.dump(digests, file)
-    if shard_directory := os.environ.get("STREAMERD_PROBE_SAVE"):
+    if shard_directory := os.environ.get("LOAD_PROBE_SAVE"):
         ShardedStateLoader.save_model(model, shard_directory)
 
 

@@ -8,6 +8,7 @@ process.
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 from typing import Final
 
@@ -26,9 +27,7 @@ def _version(distribution_name: str) -> str:
 def main() -> None:
     """Run `vllm` with this process's arguments."""
     importlib.metadata.version = _version
-    from vllm.entrypoints.cli.main import main as vllm_main  # noqa: PLC0415  after the above
-
-    vllm_main()  # type: ignore[no-untyped-call]  # vLLM annotates it not
+    importlib.import_module("vllm.entrypoints.cli.main").main()  # only now: it asks at once
 
 
 if __name__ == "__main__":

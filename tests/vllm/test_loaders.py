@@ -1,0 +1,246 @@
+"""The loaders by themselves, without an engine: what they take, warn of and refuse."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.vllm.starts import clean_environment
+
+torch = pytest.importorskip("torch")
+
+Load = Callable[..., None]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported() -> None:
+    """What vLLM and its libraries warn of while they are imported is theirs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in ("streamer_vllm.sharded", "streamer_vllm.unsharded", "vllm.distributed"):
+            importlib.import_module(name)
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Loads what lies in `tmp_path` into a module's parameters."""
+    from vllm.config.load import LoadConfig
+
+    from streamer_vllm import sharded
+    from streamer_vllm.pattern import Place
+
+    monkeypatch.setattr(sharded, "current_place", lambda: Place(0, 1))
+
+    def loaded(module: Any, **extra: Any) -> None:
+        config = LoadConfig(
+            load_format="runai_streamer_sharded",
+            model_loader_extra_config={"mode": "direct", **extra},
+            use_tqdm_on_load=False,
+        )
+        model = SimpleNamespace(model=str(tmp_path), model_weights="", revision=None)
+        sharded.ShardedLoader(config).load_weights(module, model)
+
+    return loaded
+
+
+def store(directory: Path, part: int = 0, **tensors: Any) -> None:
+    from safetensors.torch import save_file
+
+    save_file(tensors, directory / f"model-rank-0-part-{part}.safetensors")
+
+
+def linear(rows: int = 2, columns: int = 3) -> Any:
+    return torch.nn.Linear(columns, rows)
+
+
+def test_parts_together_fill_the_model(tmp_path: Path, load: Load) -> None:
+    store(tmp_path, 0, weight=torch.ones(2, 3))
+    store(tmp_path, 1, bias=torch.full((2,), 5.0))
+    module = linear()
+    load(module)
+    assert module.weight.eq(1).all()
+    assert module.bias.eq(5).all()
+
+
+def test_a_parameter_that_is_missing_is_named(tmp_path: Path, load: Load) -> None:
+    from streamer_client import SourceError
+
+    store(tmp_path, weight=torch.ones(2, 3))
+    with pytest.raises(SourceError, match="bias"):
+        load(linear())
+
+
+def test_a_tensor_that_is_not_expected_is_named(tmp_path: Path, load: Load) -> None:
+    from streamer_client import SourceError
+
+    store(tmp_path, weight=torch.ones(2, 3), bias=torch.ones(2), scale=torch.ones(1))
+    with pytest.raises(SourceError, match="scale"):
+        load(linear())
+
+
+def test_padding_and_dtypes_are_warned_of(
+    tmp_path: Path, load: Load, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
+    store(tmp_path, weight=torch.ones(2, 3), bias=torch.full((2,), 2.0, dtype=torch.bfloat16))
+    module = linear(rows=4)
+    with torch.no_grad():
+        module.weight.fill_(7)
+        module.bias.fill_(7)
+    load(module)
+    assert module.weight[:2].eq(1).all()
+    assert module.weight[2:].eq(7).all()
+    assert module.bias.tolist() == [2, 2, 7, 7]
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert any("weight is stored as F32 [2, 3]" in text and "[4, 3]" in text for text in warnings)
+    assert any("bias is stored as BF16 [2]" in text and "float32" in text for text in warnings)
+
+
+def test_shared_parameters_are_stored_once(tmp_path: Path, load: Load) -> None:
+    """As vLLM's own writer has it: under the smaller of the two names."""
+    module = torch.nn.ModuleDict({"a": linear(), "b": linear()})
+    module["b"].weight = module["a"].weight
+    store(
+        tmp_path,
+        **{"a.weight": torch.ones(2, 3), "a.bias": torch.ones(2), "b.bias": torch.zeros(2)},
+    )
+    load(module)
+    assert module["b"].weight.eq(1).all()
+
+
+def test_a_pattern_may_name_folders(tmp_path: Path, load: Load) -> None:
+    (tmp_path / "rank0").mkdir()
+    store(tmp_path / "rank0", weight=torch.ones(2, 3), bias=torch.ones(2))
+    module = linear()
+    load(module, pattern="rank{rank}/model-rank-0-part-{part}.safetensors")
+    assert module.bias.eq(1).all()
+
+
+def test_no_file_names_the_pattern_and_what_is_there(tmp_path: Path, load: Load) -> None:
+    from streamer_client import SourceNotFound
+
+    (tmp_path / "model-rank-1-part-0.safetensors").write_bytes(b"")
+    with pytest.raises(SourceNotFound) as caught:
+        load(linear())
+    assert "model-rank-0-part-*.safetensors" in str(caught.value)
+    assert "model-rank-1-part-0.safetensors" in str(caught.value)
+
+
+def test_an_object_store_is_refused_by_name(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    from streamer_client import ConfigError
+    from streamer_vllm import sharded
+
+    monkeypatch.setattr(sharded, "weights_name", lambda _config: "hdfs://cluster/model")
+    with pytest.raises(ConfigError, match="hdfs"):
+        load(linear())
+
+
+@pytest.mark.parametrize("load_format", ["runai_streamer", "runai_streamer_sharded"])
+def test_mode_off_in_the_config_means_the_stock_loader(load_format: str) -> None:
+    from vllm.config.load import LoadConfig
+
+    from streamer_vllm.sharded import ShardedLoader
+    from streamer_vllm.unsharded import UnshardedLoader
+
+    ours = ShardedLoader if load_format.endswith("sharded") else UnshardedLoader
+    config = LoadConfig(
+        load_format=load_format, model_loader_extra_config={"mode": "off", "socket": "/x"}
+    )
+    loader = ours(config)
+    assert type(loader).__module__.startswith("vllm.")
+    assert not loader.load_config.model_loader_extra_config
+
+
+@pytest.mark.parametrize("load_format", ["runai_streamer", "runai_streamer_sharded"])
+def test_a_wrong_key_is_a_value_error(load_format: str) -> None:
+    from vllm.config.load import LoadConfig
+
+    from streamer_vllm.sharded import ShardedLoader
+    from streamer_vllm.unsharded import UnshardedLoader
+
+    ours = ShardedLoader if load_format.endswith("sharded") else UnshardedLoader
+    with pytest.raises(ValueError, match="did you mean memory_limit"):
+        ours(LoadConfig(load_format=load_format, model_loader_extra_config={"memory-limit": 5}))
+
+
+PATTERNS = (
+    None,
+    "model-rank-{rank}-part-{part}.safetensors",
+    "{tp_rank}-{rank}-{part}",
+    "{{pp_rank}}-{rank}-{part}",
+    "{pp_rank}-{tp_rank}-{part}",
+    "{pp_rank}-{part}",
+    "{part}",
+    "{rank}-{other}",
+    "{rank",
+)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("sizes", [(1, 1), (2, 1), (1, 2), (2, 2)])
+def test_patterns_mean_what_they_mean_to_the_stock_loader(
+    pattern: str | None, sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm.model_executor.model_loader.sharded_state_loader import ShardedStateLoader
+
+    from streamer_vllm.pattern import Place, file_glob
+    from vllm import distributed
+
+    tensor, pipeline = sizes
+    place = Place(tensor - 1, tensor, pipeline - 1, pipeline)
+    groups = {
+        "get_tensor_model_parallel_rank": place.tp_rank,
+        "get_pipeline_model_parallel_rank": place.pp_rank,
+        "get_tp_group": SimpleNamespace(world_size=tensor),
+        "get_pp_group": SimpleNamespace(world_size=pipeline),
+    }
+    for name, value in groups.items():
+        monkeypatch.setattr(distributed, name, lambda value=value: value)
+    assert _or_error(lambda: file_glob(pattern, place)) == _or_error(
+        lambda: ShardedStateLoader._render_default_pattern(pattern, part="*")
+    )
+
+
+def _or_error(render: Callable[[], str]) -> str:
+    try:
+        return render()
+    except ValueError:
+        return "an error"
+
+
+REGISTERED = """
+import logging
+from vllm.plugins import load_general_plugins
+load_general_plugins()
+from vllm.model_executor.model_loader import _LOAD_FORMAT_TO_MODEL_LOADER as table
+print({name: loader.__module__ for name, loader in table.items() if "runai" in name})
+print("streamerd_save" in table)
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "package"),
+    [("auto", "streamer_vllm"), ("off", "vllm.model_executor.model_loader")],
+)
+def test_the_installed_plugin_takes_the_stock_names(mode: str, package: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", REGISTERED],
+        env=clean_environment() | {"STREAMERD_MODE": mode},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    assert done.stdout.count(f": '{package}.") == 2
+    assert "will be overwritten" not in done.stdout
+    assert done.stdout.rstrip().endswith("False")
