@@ -1,6 +1,6 @@
 """The loaders that are compared, each behind the same two questions.
 
-`iterate` hands every tensor out as the loader delivers it, `copy` puts every byte into memory that
+`iterate` hands every tensor out as the loader delivers it, to be dropped or kept; `copy` puts every byte into memory that
 was allocated and touched before. Imports happen in `make`, before the clock starts.
 """
 

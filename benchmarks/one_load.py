@@ -29,7 +29,11 @@ context.set_forkserver_preload(["torch", "xxhash", "benchmarks.loaders"])
 
 
 class Task(msgspec.Struct, frozen=True):
-    """What one process does: `how` is iterate, copy or verify."""
+    """What one process does.
+
+    `how` is `iterate` (each tensor dropped before the next comes), `keep` (all of them readable at
+    the end), `copy` (into memory that is there already) or `verify`.
+    """
 
     loader: str
     how: str
@@ -121,6 +125,9 @@ def work(pipe: Connection, task: Task) -> None:
     if task.how == "copy":
         loader.copy(targets)
         seen = len(targets)
+    elif task.how == "keep":
+        kept = dict(loader.iterate())
+        seen = len(kept)
     elif task.how == "iterate":
         for _name, _tensor in loader.iterate():
             seen += 1

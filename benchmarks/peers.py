@@ -46,11 +46,13 @@ class Case(NamedTuple):
 
 CASES = (
     Case("warm", 1, "iterate", (OURS, *(name for name in LOADERS if name != OURS))),
+    Case("warm", 1, "keep", (OURS, *BOTH)),
     Case("warm", 1, "copy", (OURS, *PEERS)),
     Case("warm", 2, "iterate", (OURS, "safetensors get_tensor", *BOTH)),
     Case("warm", 4, "iterate", (OURS, "safetensors get_tensor", *BOTH)),
-    Case("warm", 4, "copy", (OURS, "runai buffered")),
+    Case("warm", 4, "keep", (OURS, "runai buffered")),
     Case("cold", 1, "iterate", (OURS, *PEERS)),
+    Case("cold", 1, "keep", (OURS, *BOTH)),
     Case("cold", 1, "copy", (OURS, *BOTH)),
     Case("cold", 4, "iterate", (OURS, *BOTH)),
     Case("resident", 1, "iterate", (OURS,)),
@@ -192,7 +194,12 @@ def comparisons(rows: list[Row]) -> Iterator[tuple[str, float]]:
         ("resident, views, against its buffered", "resident", "warm", "iterate", BOTH[1], 50.0),
         ("warm, first load, against runai", "warm", "warm", "iterate", "runai", 3.0),
         ("warm, first load, against its buffered", "warm", "warm", "iterate", BOTH[1], 1.2),
-        ("warm, first load, copied, against its buffered", "warm", "warm", "copy", BOTH[1], 1.2),
+        ("warm, all tensors kept, against runai", "warm", "warm", "keep", "runai", 3.0),
+        ("warm, all tensors kept, against its buffered", "warm", "warm", "keep", BOTH[1], 1.2),
+        ("warm, copied, against runai", "warm", "warm", "copy", "runai", 3.0),
+        ("warm, copied, against its buffered", "warm", "warm", "copy", BOTH[1], 1.2),
+        ("cold, all tensors kept, against runai", "cold", "cold", "keep", "runai", 1.0),
+        ("cold, all tensors kept, against its buffered", "cold", "cold", "keep", BOTH[1], 1.0),
         ("cold, first load, against runai", "cold", "cold", "iterate", "runai", 1.0),
         ("cold, first load, against its buffered", "cold", "cold", "iterate", BOTH[1], 1.0),
     )
@@ -226,7 +233,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--states", nargs="+", default=["warm", "cold", "resident"])
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2, 4])
-    parser.add_argument("--loaders", nargs="+", default=list(LOADERS))
+    parser.add_argument("--hows", nargs="+", default=["iterate", "keep", "copy"])
+    parser.add_argument("--loaders", nargs="+", choices=LOADERS, default=list(LOADERS))
     parser.add_argument("--no-verify", action="store_true")
     return parser.parse_args()
 
@@ -235,7 +243,9 @@ def measure(bench: Bench, options: argparse.Namespace) -> list[Row]:
     cases = [
         case
         for case in CASES
-        if case.state in options.states and case.processes in options.processes
+        if case.state in options.states
+        and case.processes in options.processes
+        and case.how in options.hows
     ]
     for repetition in range(options.repetitions):
         start_s = time.monotonic()
