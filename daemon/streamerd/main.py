@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -51,13 +51,14 @@ class Daemon:
         self._settings = settings
         self._origins = origins
         self._stopping = asyncio.Event()
+        self._defect: BaseException | None = None
         self._idle_since_s = 0.0
 
     async def run(self) -> None:
         """Serve until told to stop.
 
         Raises:
-            StreamerError: the daemon cannot start here.
+            StreamerError: the daemon cannot start here, or has met a defect of its own.
         """
         settings = self._settings
         fleet = Fleet(settings.workers, settings.threads, settings.log_level)
@@ -68,6 +69,7 @@ class Daemon:
         service.attach(control, peers)
         service.sweep()
         self._watch_signals()
+        asyncio.get_running_loop().set_exception_handler(self._give_up)
         try:
             await fleet.start()
             control.open()
@@ -80,6 +82,19 @@ class Daemon:
             control.close()
             peers.close()
             await service.stop(STOP_GRACE_S)
+        if self._defect is not None:
+            raise StreamerError(
+                f"stopped by a defect ({self._defect!r}); please report it with the log"
+            ) from self._defect
+
+    def _give_up(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Stop on an error that nobody handled: a turn that broke off leaves the account untrue.
+
+        Clients read on by themselves, and whoever supervises this process starts it anew.
+        """
+        self._defect = context.get("exception") or RuntimeError(context["message"])
+        logger.critical("defect: %s", context["message"], exc_info=self._defect)
+        self._stopping.set()
 
     def _watch_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -308,10 +308,17 @@ class Service:
     # --- life -----------------------------------------------------------------------------------
 
     def sweep(self) -> None:
-        """Remove what an earlier daemon on this socket left behind."""
+        """Remove what an earlier daemon on this socket left behind, and see that slabs can be made.
+
+        Raises:
+            StreamerError: no shared memory can be had here.
+        """
         for name in instance_slabs(self.instance):
             logger.info("stale slab removed name=%s", name)
             remove_slab(name)
+        probe = slab_name(self.instance, "", "", 0)
+        create_slab(probe, 0)
+        remove_slab(probe)
 
     async def stop(self, grace_s: float) -> None:
         """End the workers and remove every slab."""

@@ -1,0 +1,36 @@
+"""A daemon that meets a defect of its own stops: its account of memory may be untrue."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from streamer_client.contract.errors import StreamerError
+from streamerd.arguments import daemon_parser, overrides_of
+from streamerd.config import load_settings
+from streamerd.main import Daemon
+from streamerd.state import events
+from streamerd.state.events import FailureKind, ShardKey
+from tests.support.in_loop import in_loop, until
+
+
+@in_loop
+async def test_an_impossible_event_ends_the_daemon(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    socket = str(tmp_path / "s")
+    arguments = daemon_parser().parse_args(["--socket", socket, "--memory-limit", "16MiB"])
+    settings, origins = load_settings(overrides_of(arguments), {}, os.devnull)
+    daemon = Daemon(arguments, settings, origins)
+    running = asyncio.ensure_future(daemon.run())
+    await until(lambda: os.path.exists(socket))
+    nowhere = ShardKey("/nowhere", "")
+    lost = FailureKind.WORKER_LOST
+    daemon._service.post(events.FetchFailed(0.0, nowhere, 0, lost, "internal", ""))
+    with pytest.raises(StreamerError, match="stopped by a defect"):
+        await running
+    assert "KeyError" in caplog.text
+    assert not os.path.exists(socket)  # noqa: ASYNC240  nothing else runs in this loop
