@@ -22,10 +22,10 @@ from streamer_client.contract.layout import (
     PAGE_BYTES,
     WINDOW_BLOCKS,
 )
+from streamer_client.contract.sizes import exact_size, format_size, parse_size
 from streamer_client.contract.socket import MAX_SOCKET_PATH_BYTES
 from streamerd.memory_room import SHM_MOUNT, MemoryRoom, memory_room
 from streamerd.settings import ENV_PREFIX, KEYS, Context, Key, Settings
-from streamerd.sizes import exact_size, format_size, parse_size
 
 __all__ = ["SYSTEM_CONFIG", "Settings", "config_body", "load_settings", "nearest_name"]
 

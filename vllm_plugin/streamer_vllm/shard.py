@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from streamer_client.contract.errors import ConfigError
+from streamer_client.contract.sizes import parse_size
 from streamer_vllm.model_files import apply_umask, copy_model_files, untie_word_embeddings
 from streamer_vllm.pattern import Place, file_name
 from streamer_vllm.registration import WRITER_ENV, WRITER_FORMAT
-from streamer_vllm.sizes import parse_size
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -126,11 +126,26 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pipeline-parallel-size", type=int, default=1, metavar="M")
     parser.add_argument("--pattern", metavar="P", help="file names; vLLM's own by default")
     parser.add_argument(
-        "--max-file-size", type=parse_size, metavar="SIZE", help="of one part, for example 5GiB"
+        "--max-file-size", type=part_bytes, metavar="SIZE", help="of one part, for example 5GiB"
     )
     parser.add_argument("--revision", metavar="R")
     parser.add_argument("--trust-remote-code", action="store_true")
     return parser
+
+
+def part_bytes(text: str) -> int:
+    """A size on the command line; the form that argparse wants of a type.
+
+    Raises:
+        argparse.ArgumentTypeError: not a size, or nothing to write files of.
+    """
+    try:
+        size_bytes = parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if size_bytes <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size to write files of")
+    return size_bytes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

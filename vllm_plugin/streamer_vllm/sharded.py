@@ -8,46 +8,28 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any
 
 import torch
 from torch import nn
 from vllm.config import ModelConfig
-from vllm.config.load import LoadConfig
-from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 from vllm.model_executor.model_loader.sharded_state_loader import ShardedStateLoader
 
 from streamer_client.catalog_view import CatalogEntry
-from streamer_vllm.options import Options, parse_options
+from streamer_vllm.loader import StreamerLoader
 from streamer_vllm.pattern import file_glob
 from streamer_vllm.place import current_place
 from streamer_vllm.session import opened
-from streamer_vllm.stock import stock_loader
-from streamer_vllm.weight_files import weights_folder, weights_name
 
 log = logging.getLogger(f"vllm.{__name__}")  # vLLM configures what is below `vllm` only
 
 
-class ShardedLoader(BaseModelLoader):
+class ShardedLoader(StreamerLoader):
     """Loads a rank's own shard into its parameters."""
 
-    options: Options
-
-    def __new__(cls, load_config: LoadConfig) -> Any:
-        """Mode `off` in the extra config means vLLM's own loader."""
-        options = parse_options(load_config.model_loader_extra_config, os.environ, sharded=True)
-        if options.mode == "off":
-            return stock_loader(load_config, sharded=True)
-        loader = super().__new__(cls)
-        loader.options = options
-        return loader
-
-    def download_model(self, model_config: ModelConfig) -> None:
-        weights_folder(weights_name(model_config), model_config.revision, self.load_config)
+    sharded = True
 
     def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
-        name = weights_name(model_config)
-        folder = weights_folder(name, model_config.revision, self.load_config)
+        folder = self.folder(model_config)
         below, pattern = os.path.split(file_glob(self.options.pattern, current_place()))
         with opened(
             self.options,

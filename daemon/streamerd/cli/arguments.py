@@ -7,10 +7,10 @@ import os
 from collections.abc import Callable
 from typing import Final
 
+from streamer_client.contract.sizes import parse_size
 from streamer_client.contract.socket import default_socket
 from streamerd import __version__
 from streamerd.cli import cache, config, prefetch, shard, status
-from streamerd.sizes import parse_size
 
 Command = Callable[[argparse.Namespace], int]
 

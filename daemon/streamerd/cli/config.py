@@ -12,11 +12,11 @@ from rich.table import Table
 
 from streamer_client.contract.errors import ProtocolMismatch
 from streamer_client.contract.messages import Config, GetConfig, Json
+from streamer_client.contract.sizes import format_size
 from streamerd.cli.exit_codes import DONE
 from streamerd.cli.request import Requester
 from streamerd.cli.terminal import console
 from streamerd.settings import KEYS
-from streamerd.sizes import format_size
 
 
 class _Setting(msgspec.Struct, frozen=True):

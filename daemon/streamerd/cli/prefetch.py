@@ -18,6 +18,7 @@ from rich.progress import (
 
 from streamer_client.contract.errors import SourceError
 from streamer_client.contract.messages import Accepted, Prefetch
+from streamer_client.contract.sizes import format_size
 from streamerd.cli.exit_codes import DONE
 from streamerd.cli.request import Requester
 from streamerd.cli.source_name import absolute_source
@@ -25,7 +26,6 @@ from streamerd.cli.status import status_body
 from streamerd.cli.status_body import StatusBody, parse_status
 from streamerd.cli.status_view import shards_word
 from streamerd.cli.terminal import console
-from streamerd.sizes import format_size
 
 POLL_S: Final = 0.25
 

@@ -9,9 +9,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from streamer_client.contract.sizes import format_size
 from streamerd.cli.memory_bar import MemoryBar
 from streamerd.cli.status_body import Memory, Shard, Source, StatusBody, Totals, WaitingLoad
-from streamerd.sizes import format_size
 
 _STATE_STYLES = {
     "queued": "bright_black",

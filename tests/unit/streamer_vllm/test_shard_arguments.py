@@ -1,4 +1,4 @@
-"""Sizes as users write them."""
+"""What the shard writer takes on its command line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from streamer_vllm.sizes import parse_size
+from streamer_vllm.shard import part_bytes
 
 
 @pytest.mark.parametrize(
@@ -14,10 +14,10 @@ from streamer_vllm.sizes import parse_size
     [("5GiB", 5 << 30), ("500MB", 500_000_000), ("4096", 4096), (" 1.5 kib", 1536), ("7b", 7)],
 )
 def test_sizes(text: str, size_bytes: int) -> None:
-    assert parse_size(text) == size_bytes
+    assert part_bytes(text) == size_bytes
 
 
 @pytest.mark.parametrize("text", ["", "GiB", "5 gigs", "-1", "0", "1e9", "0.1b"])
 def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="no size"):
-        parse_size(text)
+    with pytest.raises(argparse.ArgumentTypeError, match="size|whole number"):
+        part_bytes(text)

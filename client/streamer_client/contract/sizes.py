@@ -1,6 +1,6 @@
 """Byte sizes as people write them: `64GiB`, `500MB`, plain bytes.
 
-Owns the text form of sizes, both ways. Pure; used by the daemon's configuration and by streamerctl.
+Owns the text form of sizes, both ways; used by the daemon, streamerctl and the shard writer.
 """
 
 from __future__ import annotations

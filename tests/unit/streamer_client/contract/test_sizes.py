@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamerd.sizes import exact_size, format_size, parse_size
+from streamer_client.contract.sizes import exact_size, format_size, parse_size
 
 
 @pytest.mark.parametrize(
