@@ -19,5 +19,5 @@ def test_sizes(text: str, size_bytes: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "GiB", "5 gigs", "-1", "0", "1e9", "0.1b"])
 def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="size|whole number"):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"size|whole number"):
         part_bytes(text)
