@@ -18,8 +18,8 @@ def test_grants_of_one_turn_are_one_message() -> None:
     play.fetched(("a", 0), ("a", 1), ("b", 0), ("a", 3))
     assert play.only(c.Announce).ranges == (
         BlockRange(0, 0, 2),
-        BlockRange(1, 0, 1),
         BlockRange(0, 3, 4),
+        BlockRange(1, 0, 1),
     )
 
 
@@ -70,6 +70,16 @@ def test_the_order_of_wants_is_the_order_of_reading() -> None:
     play = Play(20, {"a": 4, "b": 2})
     play.open("x", "ab", wants=(BlockRange(1, 1, 2), BlockRange(0, 2, 4), BlockRange(1, 0, 1)))
     assert play.fetches() == [("b", 1), ("a", 2), ("a", 3), ("b", 0)]
+
+
+def test_a_held_load_reads_some_shards_at_once() -> None:
+    play = Play(20, {"a": 3, "b": 1, "c": 2, "d": 2, "e": 1})
+    play.open("x", "abcde", hold=True)
+    assert play.fetches() == [
+        *(("a", 0), ("b", 0), ("c", 0), ("d", 0)),
+        *(("a", 1), ("c", 1), ("d", 1), ("e", 0)),
+        ("a", 2),
+    ]
 
 
 def test_overlapping_wants_count_once() -> None:
