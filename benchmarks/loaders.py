@@ -1,8 +1,8 @@
 """The loaders that are compared, each behind the same two questions.
 
-`iterate` hands every tensor out as the loader delivers it, to be dropped or kept; `copy` puts every
-byte into memory that was allocated and touched before. Imports happen in `make`, before the clock
-starts.
+`iterate` hands every tensor out as the loader delivers it, to be dropped or kept by who asked;
+`copy` puts every byte into memory that was allocated and touched before. Imports happen in `make`,
+before the clock starts.
 """
 
 from __future__ import annotations

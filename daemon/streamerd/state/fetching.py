@@ -31,6 +31,7 @@ def dispatch(model: Model, now_s: float) -> None:
         if not model.ledger.room_for(size_bytes):
             _make_room(model, size_bytes, now_s)
             return
+        load.last_fetched = index
         load.in_flight += 1
         shard.move(block, Trigger.RESERVE)
         model.ledger.used_bytes += size_bytes

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import islice
+from typing import Final
 
 from streamer_client.contract.layout import BlockRange
 from streamerd.state.events import LoadKey
@@ -23,6 +25,13 @@ class Phase(IntEnum):
     GRANTED = 3
     """The client may read it and has not consumed it."""
 
+
+SLABS_AT_ONCE: Final = 4
+"""Shards among which the fetches of a held load are spread, as one thread at a time backs a slab.
+
+Page cache to slabs, 16 threads on 16 processors: one slab 4 GB/s, four slabs 14; on 2 processors
+half as fast again.
+"""
 
 _FORGET_WANTED = bytes.maketrans(bytes([Phase.WANTED]), bytes([Phase.NONE]))
 
@@ -52,7 +61,9 @@ class Load:
     wants: deque[BlockRange] = field(default_factory=deque)
     claim_order: deque[BlockRange] = field(default_factory=deque)
     to_fetch: deque[BlockRange] = field(default_factory=deque)
-    """Claimed blocks in order of use; those that are not absent any more are passed over."""
+    """Claimed blocks, about in order of use; those not absent any more are passed over."""
+    last_fetched: int = -1
+    """The shard of the last fetch that was started for this load."""
     charge_bytes: int = 0
     in_flight: int = 0
     pending_blocks: int = 0
@@ -122,19 +133,35 @@ class Load:
         self.to_fetch.append(BlockRange(index, start, stop))
 
     def next_fetch(self) -> tuple[int, int] | None:
-        """The first block of the queue that is still claimed and absent; it stays at its head."""
-        while self.to_fetch:
-            index, start, stop = self.to_fetch[0]
+        """The next block of the queue that is still claimed and absent; it stays in the queue."""
+        while (place := self._place_to_fetch()) is not None:
+            index, start, stop = self.to_fetch[place]
             states, phases = self.shards[index].states, self.phases[index]
             block = states.find(BlockState.ABSENT, start, stop)
             while block >= 0 and phases[block] != Phase.CLAIMED:
                 block = states.find(BlockState.ABSENT, block + 1, stop)
             if block >= 0:
                 if block != start:
-                    self.to_fetch[0] = BlockRange(index, block, stop)
+                    self.to_fetch[place] = BlockRange(index, block, stop)
                 return index, block
-            self.to_fetch.popleft()
+            del self.to_fetch[place]
         return None
+
+    def _place_to_fetch(self) -> int | None:
+        """Where in the queue to look: its head; for a held load, each of some shards in turn.
+
+        A load with a window is different: it needs its blocks one by one in the order of use.
+        """
+        if not self.held or not self.to_fetch:
+            return 0 if self.to_fetch else None
+        places: dict[int, int] = {}
+        for place, item in enumerate(islice(self.to_fetch, 4 * SLABS_AT_ONCE)):
+            places.setdefault(item.shard, place)
+            if len(places) == SLABS_AT_ONCE:
+                break
+        shards = list(places)
+        last = shards.index(self.last_fetched) if self.last_fetched in places else -1
+        return places[shards[(last + 1) % len(shards)]]
 
     def note_claim(self, index: int, start: int, stop: int) -> None:
         """Remember the order of claims, merging neighbours."""

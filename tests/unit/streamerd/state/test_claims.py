@@ -72,6 +72,16 @@ def test_the_order_of_wants_is_the_order_of_reading() -> None:
     assert play.fetches() == [("b", 1), ("a", 2), ("a", 3), ("b", 0)]
 
 
+def test_a_held_load_reads_some_shards_at_once() -> None:
+    play = Play(20, {"a": 3, "b": 1, "c": 2, "d": 2, "e": 1})
+    play.open("x", "abcde", hold=True)
+    assert play.fetches() == [
+        *(("a", 0), ("b", 0), ("c", 0), ("d", 0)),
+        *(("a", 1), ("c", 1), ("d", 1), ("e", 0)),
+        ("a", 2),
+    ]
+
+
 def test_overlapping_wants_count_once() -> None:
     play = Play(20, {"a": 4})
     play.open("x", "a", wants=(BlockRange(0, 1, 3), BlockRange(0, 0, 4), BlockRange(0, 0, 4)))
