@@ -32,6 +32,7 @@ REPORT = "peers.json"
 OURS = "streamerd"
 PEERS = tuple(name for name in LOADERS if name != OURS and "cloned" not in name)
 BOTH = ("runai", "runai buffered")
+CLONED = tuple(f"{name}, cloned" for name in BOTH)
 
 
 class Case(NamedTuple):
@@ -194,6 +195,8 @@ def comparisons(rows: list[Row]) -> Iterator[tuple[str, float]]:
         ("resident, views, against its buffered", "resident", "warm", "iterate", BOTH[1], 50.0),
         ("warm, first load, against runai", "warm", "warm", "iterate", "runai", 3.0),
         ("warm, first load, against its buffered", "warm", "warm", "iterate", BOTH[1], 1.2),
+        ("warm, first load, against runai as vLLM does", "warm", "warm", "iterate", CLONED[0], 3.0),
+        ("warm, first load, buffered as vLLM does", "warm", "warm", "iterate", CLONED[1], 1.2),
         ("warm, all tensors kept, against runai", "warm", "warm", "keep", "runai", 3.0),
         ("warm, all tensors kept, against its buffered", "warm", "warm", "keep", BOTH[1], 1.2),
         ("warm, copied, against runai", "warm", "warm", "copy", "runai", 3.0),
