@@ -137,9 +137,9 @@ def test_no_file_names_the_pattern_and_what_is_there(tmp_path: Path, load: Load)
 
 def test_an_object_store_is_refused_by_name(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     from streamer_client import ConfigError
-    from streamer_vllm import sharded
+    from streamer_vllm import loader
 
-    monkeypatch.setattr(sharded, "weights_name", lambda _config: "hdfs://cluster/model")
+    monkeypatch.setattr(loader, "weights_name", lambda _config: "hdfs://cluster/model")
     with pytest.raises(ConfigError, match="hdfs"):
         load(linear())
 
