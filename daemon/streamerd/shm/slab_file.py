@@ -4,12 +4,12 @@ There are two ways to fill it, and neither is best everywhere. By system call, o
 buffer that stays in the processor's cache: no page faults, so half as much again for each second
 of processor time, but the kernel lets one thread at a time write a file. Or straight into a
 mapping: every 4 KiB costs a fault and a zeroed page, but all threads do it at once.
-docs/performance.md has the measurements.
+Where the kernel makes huge pages on demand (`huge_pages.py`) the mapping is the better way for any
+number of threads. docs/performance.md has the measurements.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import mmap
@@ -18,6 +18,8 @@ import threading
 from typing import Final
 
 import posix_ipc
+
+from streamerd.shm.huge_pages import EXTENT_BYTES, AlignedMapping, can_collapse
 
 _KEEP_SIZE: Final = 0x01
 _PUNCH_HOLE: Final = 0x02
@@ -47,12 +49,8 @@ class SlabFile:
             os.set_inheritable(self._fd, False)
         finally:
             memory.close_fd()
-        self._map = mmap.mmap(self._fd, 0) if mapped else None
-        if self._map is not None:
-            with contextlib.suppress(OSError):  # a kernel without huge pages
-                # Heeded where the mount has huge=advise: a fault then brings 2 MiB, not 4 KiB.
-                self._map.madvise(mmap.MADV_HUGEPAGE)
-        self._bytes = memoryview(self._map) if self._map is not None else None
+        self._map = AlignedMapping(self._fd) if mapped else None
+        self._collapses = mapped and can_collapse()
         # The kernel lets one thread at a time back or write a file, and the others spin meanwhile:
         # with 16 threads at one slab that took twice the processor time of waiting here.
         self._turn = threading.Lock()
@@ -64,19 +62,38 @@ class SlabFile:
             NoSpace: the mount is full.
         """
         try:
-            with self._turn:
-                os.posix_fallocate(self._fd, start, stop - start)
+            self._back(start, stop)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.ENOMEM):
+                self.punch(start, stop)  # what was backed before the mount was full
                 raise NoSpace(error.strerror) from error
             raise
+
+    def _back(self, start: int, stop: int) -> None:
+        first = -(-start // EXTENT_BYTES) * EXTENT_BYTES
+        past = stop // EXTENT_BYTES * EXTENT_BYTES
+        if self._map is None or not self._collapses or first >= past:
+            self._allocate(start, stop)
+            return
+        for extent in range(first, past, EXTENT_BYTES):
+            self._allocate(extent, extent + mmap.PAGESIZE)
+        if not self._map.collapse(first, past):
+            # No huge page to be had now: small ones where there are none yet.
+            self._allocate(first, past)
+        self._allocate(start, first)
+        self._allocate(past, stop)
+
+    def _allocate(self, start: int, stop: int) -> None:
+        if start < stop:
+            with self._turn:
+                os.posix_fallocate(self._fd, start, stop - start)
 
     def view(self, start: int, stop: int) -> memoryview | None:
         """Bytes `start` to `stop` to be filled in place; None for a slab that is not mapped.
 
         To be released before the slab is closed.
         """
-        return None if self._bytes is None else self._bytes[start:stop]
+        return None if self._map is None else self._map.bytes[start:stop]
 
     def write(self, data: memoryview, start: int) -> None:
         """Put `data` at byte `start`; the range is reserved."""
@@ -94,8 +111,7 @@ class SlabFile:
     def close(self) -> None:
         """Unmap and close. Idempotent."""
         if self._fd >= 0:
-            if self._map is not None and self._bytes is not None:
-                self._bytes.release()
+            if self._map is not None:
                 self._map.close()
             os.close(self._fd)
             self._fd = -1

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Final
 
+from streamerd.shm.huge_pages import can_collapse
 from streamerd.workers.carrier import Carrier
 from streamerd.workers.jobs import AnyJob, FrameBuffer, frame, job_decoder
 
@@ -26,7 +27,7 @@ _RECEIVE_BYTES: Final = 256 << 10
 
 def serve(channel: socket.socket, threads: int, *, mapped: bool = False) -> None:
     """Receive jobs until the daemon closes its end."""
-    carrier = Carrier(mapped=mapped)
+    carrier = Carrier(mapped=mapped or can_collapse())
     sending = Lock()
 
     def carry_out(job: AnyJob) -> None:

@@ -24,7 +24,7 @@ BACKOFF_S: Final = (0.1, 0.5, 2.0, 10.0)
 first."""
 
 MAPPED_FROM_SLOTS: Final = 8
-"""With so many threads, slabs are filled through mappings: see `shm/slab_file.py`."""
+"""With so many threads, slabs are mapped even without huge pages: see `shm/slab_file.py`."""
 
 OnAnswer = Callable[[Answer | None], None]
 """Called with the answer, or None when the worker died before it gave one."""
