@@ -69,11 +69,8 @@ class Checkpoint:
         Raises:
             CorruptCheckpoint: a shard is not valid safetensors, or two have the same name.
         """
-        start = time.perf_counter()
-        try:
+        with self._stats.timed():
             return Catalog(self._headers.all())
-        finally:
-            self._stats.seconds += time.perf_counter() - start
 
     def tensors(
         self, device: torch.device | str = "cpu", names: frozenset[str] | set[str] | None = None
@@ -146,8 +143,7 @@ class Checkpoint:
             if on_tensor is not None:
                 on_tensor(entry.name, entry.stop - entry.start)
 
-        start = time.perf_counter()
-        try:
+        with self._stats.timed():
             return Loading(
                 self._feed,
                 self._headers,
@@ -156,8 +152,6 @@ class Checkpoint:
                 on_mismatch=on_mismatch,
                 on_tensor=loaded,
             ).run()
-        finally:
-            self._stats.seconds += time.perf_counter() - start
 
     def close(self) -> None:
         """End the load. Views that are still referenced stay valid. Idempotent."""

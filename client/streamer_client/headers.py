@@ -13,7 +13,6 @@ from streamer_client.contract.errors import CorruptCheckpoint
 from streamer_client.contract.layout import BlockRange, block_span, blocks_of_bytes
 from streamer_client.feed import Feed
 
-PREFIX_BYTES: Final = 8
 FIRST_READ_BYTES: Final = 64 << 10
 """Read at once from the first block; most headers are shorter, and a request costs more."""
 
