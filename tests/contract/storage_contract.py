@@ -104,6 +104,19 @@ class StorageContract:
         assert backend.storage.list_shards(backend.source, None, None) == (first,)
         assert self.one(backend, content(100, seed=2)).identity != first.identity
 
+    def test_everything_under_a_source(self, backend: Backend) -> None:
+        for name in ("m-10.safetensors", "m-2.safetensors", "config.json", "sub/dir/vocab.txt"):
+            backend.put(name, name.encode())
+        found = backend.storage.list_all(backend.source)
+        names = ("config.json", "m-2.safetensors", "m-10.safetensors", "sub/dir/vocab.txt")
+        assert [shard.uri for shard in found] == [backend.uri(name) for name in names]
+        assert [shard.size_bytes for shard in found] == [len(name) for name in names]
+        reader = backend.storage.open(found[-1])
+        target = bytearray(found[-1].size_bytes)
+        reader.readinto(memoryview(target), 0)
+        reader.close()
+        assert target == b"sub/dir/vocab.txt"
+
     # --- reading
 
     @pytest.mark.parametrize("aligned", [True, False], ids=["aligned", "unaligned"])

@@ -37,6 +37,7 @@ class Directory:
 
     def put(self, name: str, data: bytes) -> None:
         path = Path(self.source, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
         before = path.stat().st_mtime_ns if path.exists() else 0
         with path.open("r+b" if before else "xb") as file:
             file.truncate(len(data))

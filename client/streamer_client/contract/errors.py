@@ -5,6 +5,7 @@ StreamerError
 ├── SourceError            the checkpoint cannot be read as it is
 │   ├── SourceNotFound     no such file, directory, bucket or key, or nothing matches the pattern
 │   ├── SourceForbidden    it exists and may not be read
+│   │   └── CredentialsExpired  with these credentials not any more: renew them and go on
 │   ├── SourceChanged      it is no longer what it was when the load began
 │   └── CorruptCheckpoint  its bytes are not valid safetensors
 ├── MemoryLimitError       the work does not fit the memory limit or /dev/shm
@@ -51,6 +52,12 @@ class SourceForbidden(SourceError):
     code = "source-forbidden"
 
 
+class CredentialsExpired(SourceForbidden):
+    """The store says that the credentials have expired; the same request passes with new ones."""
+
+    code = "credentials-expired"
+
+
 class SourceChanged(SourceError):
     """A file changed, shrank or vanished while it was being loaded."""
 
@@ -95,6 +102,7 @@ _BY_CODE: dict[str, type[StreamerError]] = {
         SourceError,
         SourceNotFound,
         SourceForbidden,
+        CredentialsExpired,
         SourceChanged,
         CorruptCheckpoint,
         MemoryLimitError,

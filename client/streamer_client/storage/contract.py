@@ -30,6 +30,11 @@ class Reader(Protocol):
         """What is best asked for at once by who can choose; 0: all of it, each request costs."""
         ...
 
+    @property
+    def retries(self) -> int:
+        """Requests that were made again so far, over all threads; 0 where nothing is retried."""
+        ...
+
     def readinto(self, buffer: memoryview, start: int) -> int:
         """Fill the whole of `buffer` from byte `start` on.
 
@@ -48,6 +53,23 @@ class Reader(Protocol):
         ...
 
 
+class CallerEnvironment(Protocol):
+    """What of a caller's process the reading of a source depends on; see `registry.py`."""
+
+    def variables(self) -> dict[str, str]:
+        """Names and values to send along with an open: credentials, region, endpoint, options.
+
+        Empty for files. Credentials are resolved where the caller runs (profiles, token files,
+        metadata services), so that whoever reads needs nothing else. Cheap; asked again, it gives
+        renewed values where the earlier ones are about to expire.
+
+        Raises:
+            ConfigError: a profile, region or endpoint is malformed or unknown.
+            SourceForbidden: credentials were asked for and cannot be had; says where was looked.
+        """
+        ...
+
+
 class Storage(Protocol):
     """One kind of source."""
 
@@ -63,6 +85,18 @@ class Storage(Protocol):
             SourceNotFound: nothing there; the text names pattern and what is there instead.
             SourceForbidden: no permission.
             SourceError: a directory in place of a file, a dead link, and so on.
+        """
+        ...
+
+    def list_all(self, source: str) -> tuple[StoredShard, ...]:
+        """Every file or object under `source`, at any depth, in natural order of the names.
+
+        For what is not weights: configuration, tokenizer, code. Hidden names are included.
+
+        Raises:
+            SourceNotFound: nothing there.
+            SourceForbidden: no permission.
+            SourceError: it cannot be listed for another reason.
         """
         ...
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from urllib.parse import unquote
 
 from streamer_client.contract.errors import ConfigError, SourceChanged, SourceError, SourceNotFound
 from streamer_client.storage.contract import StoredShard
 from streamer_client.storage.local_reader import LocalReader, changed, identity_of
-from streamer_client.storage.names import DEFAULT_PATTERN, select, told
+from streamer_client.storage.names import DEFAULT_PATTERN, natural_key, select, told
 from streamer_client.storage.os_errors import source_error
 
 _FILE_SCHEME = "file://"
@@ -43,6 +43,19 @@ class LocalStorage:
         if not stat.S_ISDIR(_status(base).st_mode):
             return (_shard(base),)
         return tuple(_shard(os.path.join(base, name)) for name in _matches(base, pattern))
+
+    def list_all(self, source: str) -> tuple[StoredShard, ...]:
+        """Every regular file under a directory, at any depth, or the file that `source` is.
+
+        Raises:
+            SourceNotFound: no such directory or file.
+            SourceForbidden: no permission.
+            SourceError: a dead link, or a name that is not UTF-8.
+        """
+        base = local_path(source)
+        if not stat.S_ISDIR(_status(base).st_mode):
+            return (_shard(base),)
+        return tuple(_shard(path) for path in sorted(_files_under(base), key=natural_key))
 
     def open(self, shard: StoredShard) -> LocalReader:
         """Open a shard for reading.
@@ -106,6 +119,17 @@ def _matches(directory: str, pattern: str | None) -> list[str]:
             "check the directory and the pattern"
         )
     return matches
+
+
+def _files_under(directory: str) -> Iterator[str]:
+    def refuse(error: OSError) -> None:
+        raise source_error(error.filename or directory, error, "list the directory") from error
+
+    for folder, _, names in os.walk(directory, onerror=refuse, followlinks=False):
+        for name in names:
+            path = os.path.join(folder, name)
+            if stat.S_ISREG(_status(path).st_mode):
+                yield path
 
 
 def _shard(path: str) -> StoredShard:

@@ -41,6 +41,7 @@ class LocalReader:
     """One open file of a known identity. Takes over `fd`."""
 
     piece_bytes = PIECE_BYTES
+    retries = 0
 
     def __init__(self, fd: int, shard: StoredShard) -> None:
         self._shard = shard

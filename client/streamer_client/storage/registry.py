@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from streamer_client.contract.errors import ConfigError
-from streamer_client.storage.contract import Storage
+from streamer_client.storage.contract import CallerEnvironment, Storage
 from streamer_client.storage.local import LocalStorage
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -21,6 +21,35 @@ _STORAGES: Final[Mapping[str, Callable[[Mapping[str, str]], Storage]]] = {
 _OBJECT_STORES: Final = frozenset({"s3", "gs", "az", "http", "https"})
 
 
+class _NoEnvironment:
+    """Files are read by whoever may read them; nothing of the caller's environment matters."""
+
+    def variables(self) -> dict[str, str]:
+        return {}
+
+
+_ENVIRONMENTS: Final[Mapping[str, Callable[[str, Mapping[str, str]], CallerEnvironment]]] = {
+    _PATH: lambda _uri, _environ: _NoEnvironment(),
+    "file": lambda _uri, _environ: _NoEnvironment(),
+}
+
+
+def caller_environment(uri: str, environ: Mapping[str, str]) -> CallerEnvironment:
+    """What of the calling process's environment goes along with an open of `uri`.
+
+    Args:
+        uri: a source or a shard.
+        environ: the caller's whole environment.
+
+    Raises:
+        ConfigError: no storage reads that kind.
+    """
+    factory = _ENVIRONMENTS.get(_scheme(uri))
+    if factory is None:
+        raise _unreadable(uri)
+    return factory(uri, environ)
+
+
 def storage_for(uri: str, environment: Mapping[str, str]) -> Storage:
     """The storage that reads `uri`, a path or a URI.
 
@@ -31,15 +60,23 @@ def storage_for(uri: str, environment: Mapping[str, str]) -> Storage:
     Raises:
         ConfigError: no storage reads that kind; the text names the kinds that can be read.
     """
+    factory = _STORAGES.get(_scheme(uri))
+    if factory is None:
+        raise _unreadable(uri)
+    return factory(environment)
+
+
+def _scheme(uri: str) -> str:
     match = _SCHEME.match(uri)
-    scheme = match[1].lower() if match else _PATH
-    factory = _STORAGES.get(scheme)
-    if factory is not None:
-        return factory(environment)
+    return match[1].lower() if match else _PATH
+
+
+def _unreadable(uri: str) -> ConfigError:
+    scheme = _scheme(uri)
     known = ", ".join(f"{name}://" for name in sorted(_STORAGES) if name)
     if scheme in _OBJECT_STORES:
-        raise ConfigError(
+        return ConfigError(
             f"{uri}: this version reads local paths only (plain, or {known}), no object storage; "
             "copy the checkpoint to a local directory and give that"
         )
-    raise ConfigError(f"{uri}: unknown kind of source {scheme}://; give a path, or {known}")
+    return ConfigError(f"{uri}: unknown kind of source {scheme}://; give a path, or {known}")
