@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
@@ -23,11 +24,12 @@ from streamerd.config import Settings, config_body, load_settings
 from streamerd.control.lock import SocketLock
 from streamerd.control.peers import Peers
 from streamerd.control.socket import ControlSocket
-from streamerd.notify import notify
+from streamerd.notify import SignsOfLife, notify, reloading, watchdog_s
 from streamerd.requests import Requests
 from streamerd.service import Service
 from streamerd.shm.slabs import mount_bytes
 from streamerd.state import events
+from streamerd.status import status_line
 from streamerd.workers.supervisor import Fleet
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._defect: BaseException | None = None
         self._idle_since_s = 0.0
+        self._signs = SignsOfLife(watchdog_s(os.environ, os.getpid()), TICK_S)
 
     async def run(self) -> None:
         """Serve until told to stop.
@@ -78,7 +81,7 @@ class Daemon:
             self._tick()
             await self._stopping.wait()
         finally:
-            notify("STOPPING=1")
+            notify("STOPPING=1", "STATUS=stopping")
             control.close()
             peers.close()
             await service.stop(STOP_GRACE_S)
@@ -116,7 +119,7 @@ class Daemon:
                 "memory_limit_bytes=%d; loads will wait when it is full",
                 free_bytes, total_bytes, settings.memory_limit_bytes,
             )  # fmt: skip
-        notify("READY=1")
+        notify("READY=1", f"STATUS={status_line(self._service)}")
         if self._arguments.ready_fd is not None:
             os.write(self._arguments.ready_fd, b"READY\n")
             os.close(self._arguments.ready_fd)
@@ -135,9 +138,18 @@ class Daemon:
         ):
             logger.info("idle, leaving idle_exit_s=%g", self._settings.idle_exit_s)
             self._stopping.set()
-        loop.call_later(TICK_S, self._tick)
+        self._signs.tick(loop.time(), status_line(service))
+        loop.call_later(self._signs.tick_s, self._tick)
 
     def _reload(self) -> None:
+        """Read the configuration again, and let systemd know when that is done."""
+        reloading()
+        try:
+            self._read_again()
+        finally:
+            notify("READY=1")
+
+    def _read_again(self) -> None:
         """Take a changed configuration over, as far as that goes without a restart."""
         try:
             settings, origins = _load(self._arguments)
@@ -174,6 +186,8 @@ async def _run(arguments: argparse.Namespace, settings: Settings, origins: dict[
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon; returns the exit code."""
     arguments = daemon_parser().parse_args(argv)
+    # systemd ends a hung daemon with SIGABRT: its log then shows where it hung.
+    faulthandler.enable()
     try:
         settings, origins = _load(arguments)
         logging.basicConfig(
