@@ -19,7 +19,7 @@ FILE: Final = Path(__file__).parents[1] / "systemd" / "streamerd.toml"
 
 _HEAD: Final = """\
 # Configuration of streamerd. Every key is here with its default, switched off: take the `#` away
-# from a line to change it, then `systemctl reload streamerd` (enough for memory_limit and log_level)
+# from a line to change it, then `systemctl reload streamerd` (does for memory_limit and log_level)
 # or `systemctl restart streamerd`. A flag or a STREAMERD_<KEY> variable wins over this file, and
 # `streamerctl config` shows what is in effect.
 """
