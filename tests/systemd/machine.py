@@ -1,8 +1,7 @@
 """A booted Debian to break: this machine's root below a throw-away overlay, under a real systemd.
 
-Owns mounts, boot, commands inside and the end. Everything that is written lies on a tmpfs in a mount
-namespace of its own, so that nothing is left whoever is killed. The packages that the tests need are
-those of this machine.
+Owns mounts, boot, commands inside and the end. Everything that is written lies on a tmpfs in a
+mount namespace of its own, so that nothing is left whoever is killed.
 """
 
 from __future__ import annotations
@@ -31,10 +30,11 @@ mount -t tmpfs -o size=2G,mode=755 tmpfs "$1"
 mkdir "$1/upper" "$1/work" "$1/root"
 mount -t overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" overlay "$1/root"
 rm -f "$1/root/etc/fstab" "$1"/root/etc/systemd/system/*.wants/*
-rm -rf "$1/root/opt/streamerd" "$1/root/etc/streamerd"
+# What images for containers have, and nodes do not: a policy that no service be started.
+rm -rf "$1/root/usr/sbin/policy-rc.d" "$1/root/opt/streamerd" "$1/root/etc/streamerd"
 shift
-exec systemd-nspawn --quiet --boot --directory="$0/root" --register=no --keep-unit --link-journal=no \
-    --private-network --hostname=streamer-test --console=pipe "$@" -- systemd.unit=basic.target
+exec systemd-nspawn --quiet --boot --directory="$0/root" --register=no --keep-unit \
+    --link-journal=no --private-network --console=pipe "$@" -- systemd.unit=basic.target
 """
 
 
@@ -98,7 +98,7 @@ class Machine:
     def enter(self, *command: str, user: str = "root") -> list[str]:
         """The command line that runs a command inside."""
         switch = [] if user == "root" else ["runuser", "-u", user, "--"]
-        namespaces = ["-m", "-u", "-i", "-n", "-p", "-C", "--wd=/"]
+        namespaces = ["-m", "-u", "-i", "-n", "-p", "-C", "--wdns=/"]
         return ["nsenter", "-t", str(self.init), *namespaces, *switch, *command]
 
     def run(

@@ -1,7 +1,8 @@
 """A client of the daemon inside the booted machine: `member.py USER`, steered by lines on stdin.
 
-`load DIR` opens it, answers `begun` after the first tensor, waits for another line, reads the rest and
-answers `done` with JSON: the way it took and a digest. Imports as root what the user may not reach.
+`load DIR` opens it, answers `begun` after the first tensor, waits for another line, reads the rest
+and answers `done` with JSON: the way it took and digests. Imports as root what
+the user may not reach.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def become(user: str) -> None:
 
 
 def say(line: str) -> None:
-    print(line, flush=True)
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def load(source: str) -> None:

@@ -63,5 +63,7 @@ def test_it_parses(tmp_path: Path, shell: str, file: str) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
     main(str(tmp_path))
-    done = subprocess.run([shell, "-n", tmp_path / file], check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [shell, "-n", tmp_path / file], check=False, capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, "")
