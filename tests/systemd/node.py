@@ -32,6 +32,7 @@ class Node:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.run = machine.run
+        self.files_before: set[str] = set()
 
     def install(self, package: Path, *options: str) -> str:
         """Install or upgrade; what apt said."""
@@ -79,6 +80,12 @@ class Node:
         """Pids, as the machine counts them, of all that runs in the unit."""
         tasks = self.run("cat", f"/sys/fs/cgroup/systemd{self.show('ControlGroup')}/cgroup.procs")
         return [int(pid) for pid in tasks.stdout.split()]
+
+    def files_of_ours(self) -> set[str]:
+        """Every file outside homes that has our name, but for the histories that logs keep."""
+        places = ("/etc", "/opt", "/usr", "/var", "/run", "/dev/shm")
+        found = self.run("find", *places, "-name", "*streamer[dc]*", "-not", "-path", "/var/log/*")
+        return set(found.stdout.splitlines())
 
     def model(self, name: str) -> str:
         """A checkpoint of two shards of 4 MiB; its path inside."""
