@@ -21,6 +21,7 @@ from streamer_client.contract.layout import BlockRange, block_count
 from streamer_client.storage.contract import StoredShard
 from streamerd import __version__
 from streamerd.cache import Cache
+from streamerd.checksums import Checksums
 from streamerd.service import Backing, Service, Ticket
 from streamerd.state import events
 from streamerd.state.events import LoadKey, ShardKey, ShardSpec
@@ -181,7 +182,11 @@ class Requests:
         specs = []
         for stored in shards:
             key = ShardKey(stored.uri, stored.identity)
-            backing = self._service.backings.setdefault(key, Backing(stored, environment))
+            backing = self._service.backings.get(key)
+            if backing is None:
+                checksums = Checksums(self._block_count(stored))
+                backing = Backing(stored, environment, checksums)
+                self._service.backings[key] = backing
             # The newest credentials serve: those of an earlier load may have expired.
             backing.environment = environment
             self._service.failures.pop(stored.uri, None)

@@ -21,6 +21,7 @@ from streamer_client.contract.errors import StreamerError
 from streamer_client.contract.layout import block_span
 from streamer_client.contract.socket import instance_of
 from streamer_client.storage.contract import StoredShard
+from streamerd.checksums import Checksums
 from streamerd.config import Settings
 from streamerd.control.peers import Peers
 from streamerd.control.socket import ControlSocket
@@ -50,6 +51,7 @@ class Backing:
 
     stored: StoredShard
     environment: Mapping[str, str]
+    checksums: Checksums
     slab: str = ""
 
 
@@ -230,7 +232,8 @@ class Service:
     ) -> None:
         at_s = self.now_s
         match answer:
-            case jobs.Fetched(device_bytes=device_bytes):
+            case jobs.Fetched(checksum=checksum, device_bytes=device_bytes):
+                self.backings[shard].checksums[block] = checksum
                 self.reading.source_bytes += size_bytes
                 self.reading.device_bytes += max(0, device_bytes)
                 self.rates.setdefault(shard, Rate()).add(at_s, size_bytes)

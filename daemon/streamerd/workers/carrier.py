@@ -20,6 +20,8 @@ from streamerd.shm.slabs import MOUNT
 from streamerd.workers.jobs import (
     Answer,
     AnyJob,
+    Checksum,
+    Checksummed,
     CloseSlab,
     Failed,
     Fetch,
@@ -35,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 OPEN_SLABS: Final = 64
 """Slabs, and readers, that a worker keeps open at once."""
+CHECKSUM_PIECE_BYTES: Final = 256 << 10
+"""A slab is summed up in pieces that stay in the processor's cache."""
 
 
 class Carrier:
@@ -75,6 +79,8 @@ class Carrier:
                 with self._slabs.borrow(job.slab, lambda: self._open(job.slab)) as slab:
                     slab.punch(job.start, job.stop)
                 return Finished(job.job)
+            case Checksum():
+                return self._checksum(job)
             case CloseSlab():
                 self._slabs.drop(job.slab)
                 self._readers.drop(job.slab)
@@ -113,6 +119,15 @@ class Carrier:
             device_bytes += count
             told = told and count >= 0
         return Fetched(job.job, checksum.intdigest(), device_bytes if told else -1)
+
+    def _checksum(self, job: Checksum) -> Checksummed:
+        checksum = xxhash.xxh3_64()
+        with self._slabs.borrow(job.slab, lambda: self._open(job.slab)) as slab:
+            for start in range(job.start, job.stop, CHECKSUM_PIECE_BYTES):
+                piece = self._buffer(min(CHECKSUM_PIECE_BYTES, job.stop - start))
+                slab.read(piece, start)
+                checksum.update(piece)
+        return Checksummed(job.job, checksum.intdigest())
 
     def _buffer(self, size_bytes: int) -> memoryview:
         """This thread's own buffer, on a page's boundary as O_DIRECT needs it."""

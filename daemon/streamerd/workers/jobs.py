@@ -48,6 +48,14 @@ class Punch(Job, frozen=True):
     stop: int
 
 
+class Checksum(Job, frozen=True):
+    """Take the checksum of bytes `start` to `stop` of a slab, as they lie there."""
+
+    slab: str
+    start: int
+    stop: int
+
+
 class CloseSlab(Job, frozen=True):
     """Drop descriptor and reader of a slab that will be unlinked."""
 
@@ -65,6 +73,11 @@ class Fetched(Job, frozen=True):
     """Bytes that did not come from the page cache; -1 when the storage cannot tell."""
 
 
+class Checksummed(Job, frozen=True):
+    checksum: int
+    """XXH3-64 of the range."""
+
+
 class Finished(Job, frozen=True):
     """A `Punch` or `CloseSlab` was carried out."""
 
@@ -77,8 +90,8 @@ class Failed(Job, frozen=True):
     no_space: bool = False
 
 
-AnyJob = Resolve | Fetch | Punch | CloseSlab
-Answer = Resolved | Fetched | Finished | Failed
+AnyJob = Resolve | Fetch | Punch | Checksum | CloseSlab
+Answer = Resolved | Fetched | Checksummed | Finished | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 job_decoder = msgspec.msgpack.Decoder(AnyJob)
