@@ -19,7 +19,7 @@ from streamerd.state.shard import Shard
 def adopt(model: Model, event: ShardAdopted) -> None:
     """Enter a shard that lies in memory; pinned, where its room can be set aside."""
     assert event.shard not in model.shards, "adoption comes before the first load"
-    shard = Shard(event.shard, event.size_bytes, model.rules.block_bytes)
+    shard = Shard(event.shard, event.size_bytes, model.rules.block_bytes, event.remote)
     shard.kept = event.in_use
     shard.last_used_s = event.last_used_s
     model.shards[shard.key] = shard

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import assert_never
 
-from streamerd.state import admission, adoption, claims, fetching
+from streamerd.state import admission, adoption, claims, credentials, fetching
 from streamerd.state.commands import AnyCommand, Finish
 from streamerd.state.events import (
     AnyEvent,
@@ -17,6 +17,7 @@ from streamerd.state.events import (
     BlockRefuted,
     BlocksConsumed,
     BlocksReleased,
+    CredentialsRenewed,
     EvictRequested,
     FetchFailed,
     LimitChanged,
@@ -92,6 +93,9 @@ class Core:
             case LoadClosed(at_s, key):
                 if load := model.loads.get(key):
                     admission.close_load(model, load, at_s)
+            case CredentialsRenewed():
+                if load := model.loads.get(event.load):
+                    credentials.renewed(model, load, event)
             case OwnerGone(at_s, owner):
                 for load in [load for load in model.loads.values() if load.key.owner == owner]:
                     admission.close_load(model, load, at_s)
@@ -106,8 +110,9 @@ class Core:
             case LimitChanged(_, limit_bytes):
                 model.ledger.limit_bytes = limit_bytes
                 fetching.shrink(model)
-            case Tick():
+            case Tick(at_s):
                 model.ledger.squeezed_to_bytes = None
+                credentials.tick(model, at_s)
             case _:
                 assert_never(event)
 
