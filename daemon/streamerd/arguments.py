@@ -13,7 +13,7 @@ from streamerd.settings import KEYS
 
 
 def daemon_parser() -> argparse.ArgumentParser:
-    """The parser of `streamerd`: one flag for each setting, and three of its own."""
+    """The parser of `streamerd`: one flag for each setting, and some of its own."""
     parser = argparse.ArgumentParser(
         prog="streamerd",
         usage="streamerd [--config FILE] [--KEY VALUE]...",
@@ -28,6 +28,9 @@ def daemon_parser() -> argparse.ArgumentParser:
             parser.add_argument(key.flag, metavar=key.metavar, help=key.help)
     parser.add_argument(
         "--ready-fd", type=int, metavar="FD", help="write READY to this descriptor when serving"
+    )
+    parser.add_argument(
+        "--clean", action="store_true", help="remove what a stopped daemon left, and exit"
     )
     parser.add_argument("--version", action="version", version=f"streamerd {__version__}")
     return parser

@@ -17,12 +17,14 @@ from typing import Any, Final
 import msgspec
 
 from streamer_client.contract.errors import ConfigError, StreamerError
+from streamer_client.contract.socket import instance_of
 from streamerd import __version__
 from streamerd.arguments import daemon_parser, overrides_of
 from streamerd.config import Settings, config_body, load_settings
 from streamerd.control.lock import SocketLock
 from streamerd.control.peers import Peers
 from streamerd.control.socket import ControlSocket
+from streamerd.keeper import Keeper, clean
 from streamerd.notify import notify
 from streamerd.requests import Requests
 from streamerd.service import Service
@@ -53,6 +55,8 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._defect: BaseException | None = None
         self._idle_since_s = 0.0
+        self._keep = True
+        """Whether the next daemon shall find what is in memory."""
 
     async def run(self) -> None:
         """Serve until told to stop.
@@ -67,11 +71,14 @@ class Daemon:
         control = ControlSocket(settings.socket, self._requests.receive)
         peers = Peers(self._requests.gone, settings.heartbeat_s)
         service.attach(control, peers)
-        service.sweep()
+        service.try_slabs()
+        keeper = Keeper(service)
+        await asyncio.get_running_loop().run_in_executor(None, keeper.inherit)
         self._watch_signals()
         asyncio.get_running_loop().set_exception_handler(self._give_up)
         try:
             await fleet.start()
+            keeper.adopt()
             control.open()
             self._announce_ready()
             self._idle_since_s = asyncio.get_running_loop().time()
@@ -82,6 +89,8 @@ class Daemon:
             control.close()
             peers.close()
             await service.stop(STOP_GRACE_S)
+            keep = self._keep and not (settings.ephemeral or settings.remove_on_stop)
+            keeper.leave(keep=keep, sound=self._defect is None)
         if self._defect is not None:
             raise StreamerError(
                 f"stopped by a defect ({self._defect!r}); please report it with the log"
@@ -98,9 +107,14 @@ class Daemon:
 
     def _watch_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
+        loop.add_signal_handler(signal.SIGINT, self._interrupted)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+    def _interrupted(self) -> None:
+        """Somebody at a terminal is done with it, and would not look for its memory later."""
+        self._keep = False
+        self._stopping.set()
 
     def _announce_ready(self) -> None:
         settings = self._settings
@@ -166,6 +180,12 @@ def _load(arguments: argparse.Namespace) -> tuple[Settings, dict[str, str]]:
     return load_settings(overrides_of(arguments), os.environ, arguments.config)
 
 
+def _clean(settings: Settings) -> None:
+    with SocketLock(settings.socket):
+        slabs = clean(settings.socket, instance_of(settings.socket))
+    sys.stderr.write(f"streamerd: {slabs} slabs of {settings.socket} removed\n")
+
+
 async def _run(arguments: argparse.Namespace, settings: Settings, origins: dict[str, str]) -> None:
     with SocketLock(settings.socket):
         await Daemon(arguments, settings, origins).run()
@@ -179,6 +199,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.basicConfig(
             level=settings.log_level.upper(), format="%(levelname)s %(name)s %(message)s"
         )
+        if arguments.clean:
+            _clean(settings)
+            return 0
         asyncio.run(_run(arguments, settings, origins))
     except ConfigError as error:
         sys.stderr.write(f"streamerd: {error}\n")

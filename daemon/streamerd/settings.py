@@ -39,6 +39,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lag_s: Seconds
     space_wait_s: Seconds
     ephemeral: bool
+    remove_on_stop: bool
     log_level: LogLevel
 
 
@@ -126,6 +127,8 @@ KEYS: Final = (
     Key("space_wait_s", "space_wait_s", Seconds, "S", "wait this long for room on /dev/shm",
         _fixed(30.0)),
     Key("ephemeral", "ephemeral", bool, "", "leave when no client has come for idle_exit_s",
+        _fixed(False)),
+    Key("remove_on_stop", "remove_on_stop", bool, "", "on SIGTERM, leave nothing in memory",
         _fixed(False)),
     Key("log_level", "log_level", LogLevel, "LEVEL", "debug, info, warning or error",
         _fixed("info")),

@@ -16,7 +16,7 @@ from streamer_client.contract.errors import StreamerError
 from streamer_client.storage.contract import Reader
 from streamer_client.storage.registry import storage_for
 from streamerd.shm.slab_file import NoSpace, SlabFile
-from streamerd.shm.slabs import MOUNT
+from streamerd.shm.slabs import MOUNT, remove_slab
 from streamerd.workers.jobs import (
     Answer,
     AnyJob,
@@ -30,6 +30,7 @@ from streamerd.workers.jobs import (
     Punch,
     Resolve,
     Resolved,
+    Unlink,
 )
 from streamerd.workers.pool import Pool
 
@@ -84,6 +85,9 @@ class Carrier:
             case CloseSlab():
                 self._slabs.drop(job.slab)
                 self._readers.drop(job.slab)
+                return Finished(job.job)
+            case Unlink():
+                remove_slab(job.slab)
                 return Finished(job.job)
             case _:
                 assert_never(job)

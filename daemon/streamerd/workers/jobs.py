@@ -62,6 +62,12 @@ class CloseSlab(Job, frozen=True):
     slab: str
 
 
+class Unlink(Job, frozen=True):
+    """Unlink a slab with all that is in it; the larger, the longer it takes."""
+
+    slab: str
+
+
 class Resolved(Job, frozen=True):
     shards: tuple[StoredShard, ...]
 
@@ -79,7 +85,7 @@ class Checksummed(Job, frozen=True):
 
 
 class Finished(Job, frozen=True):
-    """A `Punch` or `CloseSlab` was carried out."""
+    """A `Punch`, `CloseSlab` or `Unlink` was carried out."""
 
 
 class Failed(Job, frozen=True):
@@ -90,7 +96,7 @@ class Failed(Job, frozen=True):
     no_space: bool = False
 
 
-AnyJob = Resolve | Fetch | Punch | Checksum | CloseSlab
+AnyJob = Resolve | Fetch | Punch | Checksum | CloseSlab | Unlink
 Answer = Resolved | Fetched | Checksummed | Finished | Failed
 
 _encoder = msgspec.msgpack.Encoder()

@@ -68,9 +68,10 @@ def test_every_key_has_its_flag() -> None:
         "--space-wait-s": "4", "--log-level": "debug",
     }  # fmt: skip
     argv = [word for pair in given.items() for word in pair]
-    arguments = daemon_parser().parse_args([*argv, "--ephemeral", "--ready-fd", "7"])
+    switches = ["--ephemeral", "--remove-on-stop"]
+    arguments = daemon_parser().parse_args([*argv, *switches, "--ready-fd", "7"])
     settings, origins = _load(overrides_of(arguments))
-    assert settings == Settings("/s", GIB, 2, 3, 64 << 10, 1.0, 2.0, 3.0, 4.0, True, "debug")
+    assert settings == Settings("/s", GIB, 2, 3, 64 << 10, 1.0, 2.0, 3.0, 4.0, True, True, "debug")
     assert "default" not in origins.values()
     assert (arguments.ready_fd, arguments.config) == (7, None)
 
