@@ -208,7 +208,7 @@ def test_windows_over_a_partly_resident_checkpoint(
     assert kept
     streamerd.start()
     assert load(streamerd, tmp_path / "big") == [file.read_bytes()]
-    assert streamerd.totals()["source_read_bytes"] <= 40 * BLOCK - kept
+    assert streamerd.totals()["source_read_bytes"] < 40 * BLOCK - kept // 2
     assert streamerd.allocated_bytes() <= 16 * BLOCK
 
 

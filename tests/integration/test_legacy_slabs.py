@@ -6,6 +6,7 @@ import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import posix_ipc
@@ -46,7 +47,7 @@ class Left:
         flags: str = "111",
         size_bytes: int | None = None,
         backed: str | None = None,
-        **fields: object,
+        **fields: Any,
     ) -> Sidecar:
         """A slab with memory behind the blocks of `backed`, and a sidecar that claims `flags`."""
         size_bytes = len(flags) * BLOCK if size_bytes is None else size_bytes
@@ -153,7 +154,7 @@ def test_a_slab_partly_filled_and_in_use(left: Left, ended_well: bool) -> None:
         {"checksums": b""},
     ],
 )
-def test_a_sidecar_that_does_not_match_its_slab(left: Left, fields: dict[str, object]) -> None:
+def test_a_sidecar_that_does_not_match_its_slab(left: Left, fields: dict[str, Any]) -> None:
     left.slab(**fields)
     left.folder.mark()
     assert left.inherit() == []
