@@ -11,9 +11,11 @@ import asyncio
 import logging
 from typing import Final
 
+from streamer_client.contract.uris import is_remote
 from streamer_client.storage.contract import StoredShard
+from streamerd.backing import Backing
 from streamerd.checksums import Checksums
-from streamerd.service import Backing, Service
+from streamerd.service import Service
 from streamerd.shm.legacy import Inherited, inherit
 from streamerd.shm.sidecars import VERSION, Sidecar, SidecarFolder
 from streamerd.shm.slabs import inode_of, instance_slabs, remove_slab
@@ -79,7 +81,7 @@ class Keeper:
         key = ShardKey(sidecar.uri, sidecar.identity)
         stored = StoredShard(sidecar.uri, sidecar.size_bytes, sidecar.identity)
         checksums = Checksums.unpacked(sidecar.checksums)
-        service.backings[key] = Backing(stored, {}, checksums, sidecar.slab)
+        service.backings[key] = Backing(stored, checksums, sidecar.slab)
         event = events.ShardAdopted(
             service.now_s,
             key,
@@ -89,7 +91,7 @@ class Keeper:
             taken.in_use,
             sidecar.pinned,
             min(sidecar.last_used_s, service.now_s),
-            remote=_is_remote(sidecar.uri),
+            remote=is_remote(sidecar.uri),
         )
         service.post(event)
         logger.info(
@@ -103,7 +105,7 @@ class Keeper:
 
         Objects are looked at when a client opens them, with its credentials.
         """
-        if _is_remote(sidecar.uri):
+        if is_remote(sidecar.uri):
             return
         service = self._service
         job = jobs.Resolve(service.fleet.next_job(), sidecar.uri, None, None, {})
@@ -213,7 +215,3 @@ def clean(socket_path: str, instance: str) -> int:
         remove_slab(slab)
     SidecarFolder(socket_path).clear()
     return len(slabs)
-
-
-def _is_remote(uri: str) -> bool:
-    return "://" in uri and not uri.lower().startswith("file://")

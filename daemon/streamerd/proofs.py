@@ -6,45 +6,43 @@ of their threads is used at once, so that loads of other shards are read meanwhi
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
 
-from streamerd.state.events import ShardKey
+from streamer_client.contract.layout import block_span
+from streamerd.backing import Backing
+from streamerd.config import Settings
+from streamerd.state.events import AnyEvent, BlockProven, BlockRefuted, ShardKey
 from streamerd.workers import jobs
 from streamerd.workers.supervisor import Fleet
 
 logger = logging.getLogger(__name__)
 
 
-class Place(NamedTuple):
-    """Where a block lies, and what its bytes must sum up to."""
-
-    slab: str
-    start: int
-    stop: int
-    checksum: int
-
-
 class Proofs:
-    """Takes blocks and tells of each whether it is what was read.
+    """Carries `ProveBlocks` out.
 
     Args:
-        fleet: who does the reading.
-        find: where a block lies.
-        tell: called with shard, block and the verdict.
+        settings: block size.
+        fleet: who reads.
+        backings: what stands behind the core's shards.
+        post: gives an event to the core.
     """
 
     def __init__(
         self,
+        settings: Settings,
         fleet: Fleet,
-        find: Callable[[ShardKey, int], Place],
-        tell: Callable[[ShardKey, int, bool], None],
+        backings: Mapping[ShardKey, Backing],
+        post: Callable[[AnyEvent], None],
     ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._block_bytes = settings.block_bytes
         self._fleet = fleet
-        self._find = find
-        self._tell = tell
+        self._backings = backings
+        self._post = post
         self._queue: deque[tuple[ShardKey, int]] = deque()
         self._under_way = 0
 
@@ -59,24 +57,26 @@ class Proofs:
 
     def _submit(self, shard: ShardKey, block: int) -> None:
         self._under_way += 1
-        place = self._find(shard, block)
-        job = jobs.Checksum(self._fleet.next_job(), place.slab, place.start, place.stop)
+        backing = self._backings[shard]
+        start, stop = block_span(block, backing.stored.size_bytes, self._block_bytes)
+        job = jobs.Checksum(self._fleet.next_job(), backing.slab, start, stop)
 
         def answered(answer: jobs.Answer | None) -> None:
             self._under_way -= 1
-            if answer is None:
+            if answer is None:  # the worker died: again
                 self._queue.appendleft((shard, block))
             else:
-                self._judge(shard, block, place, answer)
+                self._judge(shard, block, answer)
             self._fill()
 
         self._fleet.submit(job, answered)
 
-    def _judge(self, shard: ShardKey, block: int, place: Place, answer: jobs.Answer) -> None:
-        right = isinstance(answer, jobs.Checksummed) and answer.checksum == place.checksum
-        if not right:
-            why = (
-                answer.message if isinstance(answer, jobs.Failed) else "other bytes than were read"
-            )
-            logger.warning("adopted block refused uri=%s block=%d %s", shard.uri, block, why)
-        self._tell(shard, block, right)
+    def _judge(self, shard: ShardKey, block: int, answer: jobs.Answer) -> None:
+        at_s = self._loop.time()
+        expected = self._backings[shard].checksums[block]
+        if isinstance(answer, jobs.Checksummed) and answer.checksum == expected:
+            self._post(BlockProven(at_s, shard, block))
+            return
+        why = answer.message if isinstance(answer, jobs.Failed) else "other bytes than were read"
+        logger.warning("adopted block refused uri=%s block=%d reason=%s", shard.uri, block, why)
+        self._post(BlockRefuted(at_s, shard, block))

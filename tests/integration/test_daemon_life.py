@@ -35,12 +35,7 @@ def test_sigterm_leaves_what_the_next_daemon_takes_over(
 
 
 @pytest.mark.parametrize(
-    ("flag", "number"),
-    [
-        ("--remove-on-stop", signal.SIGTERM),
-        ("--ephemeral", signal.SIGTERM),
-        ("--threads=2", signal.SIGINT),
-    ],
+    ("flag", "number"), [("--ephemeral", signal.SIGTERM), ("--threads=2", signal.SIGINT)]
 )
 def test_an_end_that_leaves_nothing(
     daemon_maker: Daemons, tmp_path: Path, flag: str, number: signal.Signals

@@ -54,10 +54,12 @@ def _expire(model: Model, load: Load, event: FetchFailed) -> None:
 
 def renewed(model: Model, load: Load, event: CredentialsRenewed) -> None:
     """A load's client sent what it has."""
+    if not load.lent.expired:
+        return
     if event.newer:
         load.lent.expired = False
         load.lent.renewed_s = event.at_s
-    elif load.lent.expired:
+    else:
         _give_up(model, load)
 
 
