@@ -25,6 +25,8 @@ from streamerd.control.lock import SocketLock
 from streamerd.control.peers import Peers
 from streamerd.control.socket import ControlSocket
 from streamerd.keeper import Keeper, clean
+from streamerd.memory_check import doubts, own_bytes
+from streamerd.memory_room import memory_room
 from streamerd.notify import notify
 from streamerd.requests import Requests
 from streamerd.service import Service
@@ -128,21 +130,31 @@ class Daemon:
     def _announce_ready(self) -> None:
         settings = self._settings
         logger.info(
-            "ready version=%s pid=%d socket=%s memory_limit_bytes=%d workers=%d threads=%d",
+            "ready version=%s pid=%d socket=%s memory_limit_bytes=%d memory_limit_from=%r "
+            "workers=%d threads=%d",
             __version__, os.getpid(), settings.socket, settings.memory_limit_bytes,
-            settings.workers, settings.threads,
+            self._origins["memory_limit"], settings.workers, settings.threads,
         )  # fmt: skip
-        total_bytes, free_bytes = mount_bytes()
-        if free_bytes < settings.memory_limit_bytes:
-            logger.warning(
-                "shared-memory mount has less room than memory_limit free_bytes=%d total_bytes=%d "
-                "memory_limit_bytes=%d; loads will wait when it is full",
-                free_bytes, total_bytes, settings.memory_limit_bytes,
-            )  # fmt: skip
+        self._warn_of_little_memory()
         notify("READY=1")
         if self._arguments.ready_fd is not None:
             os.write(self._arguments.ready_fd, b"READY\n")
             os.close(self._arguments.ready_fd)
+
+    def _warn_of_little_memory(self) -> None:
+        settings = self._settings
+        limit_bytes = settings.memory_limit_bytes
+        total_bytes, free_bytes = mount_bytes()
+        free_bytes += self._service.model.ledger.used_bytes  # adopted: within the limit already
+        if free_bytes < limit_bytes:
+            logger.warning(
+                "shared-memory mount has less room than memory_limit free_bytes=%d total_bytes=%d "
+                "memory_limit_bytes=%d; loads will wait when it is full",
+                free_bytes, total_bytes, limit_bytes,
+            )  # fmt: skip
+        own = own_bytes(settings.workers, settings.threads, settings.block_bytes)
+        for doubt in doubts(limit_bytes, own, memory_room()):
+            logger.warning("memory is tight: %s", doubt)
 
     def _tick(self) -> None:
         """Let time pass for the core, and see who is still there."""
