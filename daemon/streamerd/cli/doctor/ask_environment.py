@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import glob
 import importlib.metadata
 import os
@@ -24,7 +25,9 @@ def ask_python(environ: Mapping[str, str]) -> PythonFacts:
     prefix = environ.get("VIRTUAL_ENV") or environ.get("CONDA_PREFIX") or sys.prefix
     paths = glob.glob(f"{glob.escape(prefix)}/lib/python3*/site-packages") + [
         # Editable installs are found by this process's own path only.
-        path for path in sys.path if path and prefix == sys.prefix
+        path
+        for path in sys.path
+        if path and prefix == sys.prefix
     ]
     found = _distributions(paths)
     versions = {name: distribution.version for name, distribution in found.items()}
@@ -51,8 +54,7 @@ def _distributions(paths: Iterable[str]) -> dict[str, importlib.metadata.Distrib
 
 def _registers(distribution: importlib.metadata.Distribution) -> bool:
     return any(
-        point.group == _PLUGIN_GROUP and point.name == PLUGIN
-        for point in distribution.entry_points
+        point.group == _PLUGIN_GROUP and point.name == PLUGIN for point in distribution.entry_points
     )
 
 
@@ -70,14 +72,7 @@ def _has_cachestat() -> bool:
     """Asked about no file: a kernel that knows the call says EBADF."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall(ctypes.c_long(_CACHESTAT), -1, None, None, 0)
-    return ctypes.get_errno() not in (errno_of("ENOSYS"), errno_of("EPERM"))
-
-
-def errno_of(name: str) -> int:
-    """The number of an error by its name."""
-    import errno  # noqa: PLC0415 - one use
-
-    return int(getattr(errno, name))
+    return ctypes.get_errno() == errno.EBADF
 
 
 def _has_pidfd() -> bool:

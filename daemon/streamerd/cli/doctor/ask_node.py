@@ -1,4 +1,4 @@
-"""Gathers what the checks of daemon and memory judge: systemd, the socket, /dev/shm, control groups."""
+"""Gathers what the checks of daemon and memory judge: systemd, socket, /dev/shm, control group."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from streamerd.cli.doctor.memory import MountFacts, Segments
 from streamerd.cli.request import Requester
 from streamerd.cli.status import status_body
 from streamerd.cli.status_body import parse_status
-from streamerd.memory_room import cgroup_bytes
+from streamerd.memory_room import cgroup_limit
 from streamerd.shm.huge_pages import can_collapse
 from streamerd.shm.slabs import MOUNT, PREFIX, allocated_bytes, mount_bytes
 
@@ -113,7 +113,8 @@ def huge_option(mounts: str) -> str:
 
 def ask_cgroup(pid: int) -> int | None:
     """The memory limit of a process's control group."""
-    return cgroup_bytes("/", pid)
+    limit = cgroup_limit(process=str(pid))
+    return limit[0] if limit else None
 
 
 def ask_memlock() -> int | None:

@@ -1,6 +1,6 @@
-"""Is there a daemon, may this user talk to it, and is it of this version? Pure: facts in, verdict out.
+"""Is there a daemon, may this user talk to it, and is it of this version?
 
-The facts are gathered in `ask_node.py`.
+Pure: facts in, verdict out. The facts are gathered in `ask_node.py`.
 """
 
 from __future__ import annotations

@@ -76,7 +76,8 @@ def check_torch(python: PythonFacts, *, gpu: bool) -> Finding:
     """Whether torch and the machine agree on what there is."""
     machine = "a GPU" if gpu else "no GPU"
     if not python.torch:
-        return Finding("torch", State.NOTE, f"no torch in {python.prefix}; the machine has {machine}")
+        text = f"no torch in {python.prefix}; the machine has {machine}"
+        return Finding("torch", State.NOTE, text)
     text = f"torch {python.torch}, the machine has {machine}"
     if gpu and "+cpu" in python.torch:
         return Finding("torch", State.WARNING, text, "install a build of torch for the GPU")

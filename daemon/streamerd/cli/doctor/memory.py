@@ -57,7 +57,7 @@ def check_room(mount: MountFacts | None, limit_bytes: int | None, used_bytes: in
         return Finding(
             "room",
             State.WARNING,
-            f"{text}, and memory_limit allows {format_size(wanted)} more: loads wait when it is full",
+            f"{text}, memory_limit allows {format_size(wanted)} more: loads wait when it is full",
             f"remove what others keep there (`ls -l {MOUNT}`), lower memory_limit, or "
             f"`mount -o remount,size={size} {MOUNT}`",
         )
@@ -92,16 +92,18 @@ def check_cgroup(cgroup_bytes: int | None, limit_bytes: int | None) -> Finding:
         return Finding("cgroup", State.NOTE, "not compared: no daemon answers")
     if cgroup_bytes is None:
         return Finding("cgroup", State.OK, "the daemon's control group has no memory limit")
-    text = f"the daemon's control group may use {format_size(cgroup_bytes)}"
+    text = (
+        f"the daemon's control group may use {format_size(cgroup_bytes)}, "
+        f"memory_limit is {format_size(limit_bytes)}"
+    )
+    most = max(0, cgroup_bytes - HEADROOM_BYTES) >> 20
+    remedy = f"memory_limit = {most}MiB, or raise MemoryMax (`systemctl edit streamerd`)"
+    if limit_bytes >= cgroup_bytes:
+        return Finding("cgroup", State.FAILED, f"{text}: the kernel will kill it", remedy)
     if limit_bytes + HEADROOM_BYTES > cgroup_bytes:
-        most = max(0, cgroup_bytes - HEADROOM_BYTES) >> 20
-        return Finding(
-            "cgroup",
-            State.FAILED,
-            f"{text}, memory_limit is {format_size(limit_bytes)}: the kernel will kill it",
-            f"set memory_limit to {most}MiB at most, or raise MemoryMax (`systemctl edit streamerd`)",
-        )
-    return Finding("cgroup", State.OK, f"{text}, memory_limit is {format_size(limit_bytes)}")
+        text = f"{text}: little is left for its own processes"
+        return Finding("cgroup", State.WARNING, text, remedy)
+    return Finding("cgroup", State.OK, text)
 
 
 def check_memlock(limit_bytes: int | None, *, gpu: bool) -> Finding:
