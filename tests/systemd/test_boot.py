@@ -6,6 +6,7 @@ installation and purge begins with a fresh start of the service, so each can run
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -239,6 +240,28 @@ def test_a_wrong_configuration_is_told_once_and_not_tried_again(node: Node) -> N
     assert node.show("ActiveState") == "failed"
     assert (node.show("ExecMainStatus"), node.show("NRestarts")) == ("78", "0")
     assert "did you mean memory_limit" in node.journal()
+
+
+def test_the_doctor_knows_what_is_wrong(node: Node) -> None:
+    def doctor(user: str) -> dict[str, tuple[str, str]]:
+        done = node.run("streamerctl", "doctor", "--json", user=user, check=False)
+        findings = {f["check"]: (f["state"], f["remedy"]) for f in json.loads(done.stdout)}
+        failed = "fail" in {state for state, _ in findings.values()}
+        assert done.returncode == (1 if failed else 0)
+        return findings
+
+    started(node, memory_limit=ROOMY)
+    healthy = doctor(MEMBER)
+    for check in ("service", "socket", "daemon", "room", "cgroup", "segments", "kernel"):
+        assert healthy[check][0] == "ok", healthy
+    assert doctor(STRANGER)["socket"] == (
+        "fail",
+        f"`sudo usermod -aG streamerd {STRANGER}`, then log in again",
+    )
+    node.run("systemctl", "stop", "streamerd")
+    assert doctor(MEMBER)["service"] == ("fail", "`systemctl start streamerd`")
+    node.machine.write("/dev/shm/streamerd.0badf00d.1", "left over")
+    assert doctor(MEMBER)["segments"] == ("warn", "`rm /dev/shm/streamerd.0badf00d.*`")
 
 
 def test_it_stops_within_seconds_under_a_load(tight: Node, member: Member) -> None:

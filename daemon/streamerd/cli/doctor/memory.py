@@ -132,7 +132,7 @@ def check_segments(
     findings = []
     for segments in found:
         files = f"{MOUNT}/{PREFIX}{segments.instance}.*"
-        text = f"{segments.files} of {format_size(segments.allocated_bytes)}"
+        text = f"{segments.files} slabs, {format_size(segments.allocated_bytes)},"
         if segments.instance in living:
             continue
         if segments.instance in keeping:
