@@ -252,8 +252,9 @@ def test_the_doctor_knows_what_is_wrong(node: Node) -> None:
 
     started(node, memory_limit=ROOMY)
     healthy = doctor(MEMBER)
-    for check in ("service", "socket", "daemon", "room", "cgroup", "segments", "kernel"):
+    for check in ("service", "socket", "daemon", "cgroup", "segments", "kernel"):
         assert healthy[check][0] == "ok", healthy
+    assert healthy["room"][0] == "warn"  # 64 MiB are as little as a container has
     assert doctor(STRANGER)["socket"] == (
         "fail",
         f"`sudo usermod -aG streamerd {STRANGER}`, then log in again",
