@@ -1,4 +1,4 @@
-"""The Debian package, built once, and one booted machine for all tests of a session."""
+"""The Debian package, built once, and one booted machine with it for all tests of a session."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.daemon import REPOSITORY
 from tests.systemd.machine import Machine, why_not
+from tests.systemd.node import MEMBER, ROOMY, STRANGER, TIGHT, Member, Node, started
 
 BUILDS_WITH = ("dpkg-buildpackage", "dh", "dh_installsysusers")
 
@@ -40,3 +41,37 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     booted = Machine(tmp_path_factory.mktemp("boot"))
     yield booted
     booted.close()
+
+
+@pytest.fixture(scope="session")
+def node(machine: Machine, package: Path) -> Iterator[Node]:
+    """The machine with the package installed, two users, and a small /dev/shm."""
+    node = Node(machine)
+    node.run("mount", "-o", "remount,size=64M", "/dev/shm")
+    node.files_before = node.files_of_ours()
+    node.install(package)
+    node.run("useradd", "--create-home", "--groups", "streamerd", MEMBER)
+    node.run("useradd", "--create-home", STRANGER)
+    yield node
+    if machine.path("/usr/bin/streamerctl").exists():
+        node.run("systemctl", "stop", "streamerd")
+
+
+@pytest.fixture
+def roomy(node: Node) -> Node:
+    """Started with room for everything."""
+    started(node, memory_limit=ROOMY)
+    return node
+
+
+@pytest.fixture
+def tight(node: Node) -> Node:
+    """Started with room for a window only."""
+    started(node, memory_limit=TIGHT)
+    return node
+
+
+@pytest.fixture
+def member(node: Node) -> Iterator[Member]:
+    with Member(node) as client:
+        yield client

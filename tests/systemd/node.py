@@ -21,6 +21,9 @@ BLOCK: Final = 64 << 10
 SHARD_BLOCKS: Final = 64
 MODEL_BYTES: Final = 2 * SHARD_BLOCKS * BLOCK
 MEMBER, STRANGER = "alice", "bob"
+ROOMY: Final = 4 * MODEL_BYTES
+TIGHT: Final = 16 * BLOCK
+"""A checkpoint goes through a window, so that a load under way needs the daemon to its end."""
 CONFIG: Final = "/etc/streamerd/streamerd.toml"
 DROP_IN: Final = "/etc/systemd/system/streamerd.service.d/test.conf"
 READY_S: Final = 20.0
@@ -82,9 +85,10 @@ class Node:
         return [int(pid) for pid in tasks.stdout.split()]
 
     def files_of_ours(self) -> set[str]:
-        """Every file outside homes that has our name, but for the histories that logs keep."""
+        """Every file outside homes that has our name, but for logs and pages that man formatted."""
         places = ("/etc", "/opt", "/usr", "/var", "/run", "/dev/shm")
-        found = self.run("find", *places, "-name", "*streamer[dc]*", "-not", "-path", "/var/log/*")
+        others = ("-not", "-path", "/var/log/*", "-not", "-path", "/var/cache/man/*")
+        found = self.run("find", *places, "-name", "*streamer[dc]*", *others)
         return set(found.stdout.splitlines())
 
     def model(self, name: str) -> str:
