@@ -32,7 +32,7 @@ def say(line: str) -> None:
 
 
 def load(source: str) -> None:
-    digests = {}
+    digests: dict[str, str] = {}
     with streamer_client.connect(label="member") as client, client.open(source) as opened:
         for name, tensor in opened.tensors():
             if not digests:

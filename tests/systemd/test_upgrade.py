@@ -25,7 +25,7 @@ def newer(package: Path, tmp_path: Path) -> Path:
     with (tree / CONFIG.lstrip("/")).open("a") as config:
         config.write("# new in this version\n")
     path = tmp_path / "newer.deb"
-    command = ["dpkg-deb", "--root-owner-group", "-Zgzip", "--build", tree, path]
+    command = ["dpkg-deb", "--root-owner-group", "-Zgzip", "--build", str(tree), str(path)]
     subprocess.run(command, check=True, capture_output=True)
     return path
 
