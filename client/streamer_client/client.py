@@ -114,7 +114,8 @@ class Client:
 
         Args:
             files: of one kind of source, each once.
-            hold: as in `open`; so are `memory_limit` and `concurrency`.
+            hold: as in `open`; so are `memory_limit` and `concurrency`. What is not held is read
+                when a pass wants it, nothing before.
             memory_limit: in bytes.
             concurrency: how many reads at once.
 
@@ -122,7 +123,13 @@ class Client:
             StreamerError: as `open`.
         """
         return self._opener.feed(
-            open_request(files, hold=hold, memory_limit=memory_limit, concurrency=concurrency)
+            open_request(
+                files,
+                hold=hold,
+                memory_limit=memory_limit,
+                concurrency=concurrency,
+                at_once=hold,
+            )
         )
 
     def close(self) -> None:
@@ -169,6 +176,7 @@ class DaemonOpener:
                 hold=request.hold,
                 memory_limit=request.memory_limit,
                 concurrency=request.concurrency,
+                want="all" if request.at_once else "none",
                 environment=source_environment(request.source, self._environ),
             ),
         )

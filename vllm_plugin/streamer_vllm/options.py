@@ -12,12 +12,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from streamer_client.contract.errors import ConfigError
+from streamer_client.runai.settings import (
+    CONCURRENCY_ENV,
+    MEMORY_LIMIT_ENV,
+    MODE_ENV,
+    checked_concurrency,
+    checked_memory_limit,
+    integer_variable,
+)
 
 MODES: Final = ("auto", "required", "direct", "off")
 
-CONCURRENCY_ENV: Final = "RUNAI_STREAMER_CONCURRENCY"
-MEMORY_LIMIT_ENV: Final = "RUNAI_STREAMER_MEMORY_LIMIT"
-MODE_ENV: Final = "STREAMERD_MODE"
 SOCKET_ENV: Final = "STREAMERD_SOCKET"
 
 _KEYS: Final = ("concurrency", "distributed", "memory_limit", "mode", "socket")
@@ -82,22 +87,11 @@ def _checked_keys(extra: object, known: tuple[str, ...]) -> Mapping[str, object]
 
 
 def _concurrency(given: Mapping[str, object], environ: Mapping[str, str]) -> int | None:
-    number, origin = _integer(given, "concurrency", environ, CONCURRENCY_ENV)
-    if number is not None and number <= 0:
-        raise ConfigError(f"{origin} is {number}; it must be a positive integer")
-    return number
+    return checked_concurrency(*_integer(given, "concurrency", environ, CONCURRENCY_ENV))
 
 
 def _memory_limit(given: Mapping[str, object], environ: Mapping[str, str]) -> int:
-    number, origin = _integer(given, "memory_limit", environ, MEMORY_LIMIT_ENV)
-    if number is None:
-        return -1
-    if number < -1:
-        raise ConfigError(
-            f"{origin} is {number}; it must be an integer >= -1: "
-            "-1 for no limit, 0 for the smallest that works, or bytes"
-        )
-    return number
+    return checked_memory_limit(*_integer(given, "memory_limit", environ, MEMORY_LIMIT_ENV))
 
 
 def _integer(
@@ -109,13 +103,7 @@ def _integer(
         if isinstance(value, bool) or not isinstance(value, int):
             raise ConfigError(f"{key} is {value!r}; it must be an integer")
         return value, key
-    text = environ.get(variable, "").strip()
-    if not text:
-        return None, variable
-    try:
-        return int(text), variable
-    except ValueError as error:
-        raise ConfigError(f"{variable} is {text!r}; it must be an integer") from error
+    return integer_variable(environ, variable), variable
 
 
 def _text(given: Mapping[str, object], key: str) -> str | None:

@@ -43,5 +43,5 @@ def _rebuilt(kind: type[StreamerError], arguments: tuple[object, ...]) -> Stream
 @functools.cache
 def _class_of(kind: type[StreamerError]) -> type[StreamerError]:
     """A subclass of `kind` and of ValueError that goes by the same name."""
-    members = {"__module__": kind.__module__, "__doc__": kind.__doc__, "kind": kind}
+    members = {"__module__": __name__, "__doc__": kind.__doc__, "kind": kind}
     return type(kind.__name__, (_Both, kind, ValueError), members)

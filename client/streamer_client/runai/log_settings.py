@@ -13,8 +13,9 @@ from typing import Final
 LEVEL_ENV: Final = "RUNAI_STREAMER_LOG_LEVEL"
 STDERR_ENV: Final = "RUNAI_STREAMER_LOG_TO_STDERR"
 
-LOGGERS: Final = ("streamer_client", "vllm.streamer_vllm")
-"""The client's, and the plugin's, which lives below `vllm` where vLLM configures it."""
+CLIENT_LOGGER: Final = "streamer_client"
+PLUGIN_LOGGER: Final = "vllm.streamer_vllm"
+"""Below `vllm`, whose handlers vLLM configures: it takes the level only."""
 
 TRACE: Final = 5
 
@@ -43,12 +44,11 @@ def configure_logging(environ: Mapping[str, str]) -> None:
     named = environ.get(LEVEL_ENV, "").strip()
     level = _LEVELS.get(named.upper())
     to_stderr = environ.get(STDERR_ENV, "").strip() == "1"
-    for name in LOGGERS:
-        logger = logging.getLogger(name)
-        if level is not None:
-            logger.setLevel(level)
-        if to_stderr:
-            _send_to_stderr(logger)
+    if level is not None:
+        logging.getLogger(CLIENT_LOGGER).setLevel(level)
+        logging.getLogger(PLUGIN_LOGGER).setLevel(level)
+    if to_stderr:
+        _send_to_stderr(logging.getLogger(CLIENT_LOGGER))
     if named and level is None:
         log.warning(
             "event=unknown_log_level variable=%s value=%r known=%s",

@@ -13,7 +13,7 @@ import torch
 
 from streamer_client.contract.catalog import ShardCatalog, TensorEntry
 from streamer_client.contract.errors import ConfigError
-from streamer_client.feed import Feed, FeedShard
+from streamer_client.feed import Feed, FeedClosed, FeedShard
 from streamer_client.iteration import tensors
 
 
@@ -63,6 +63,7 @@ class Reading:
         self._ranges = ranges
         self._device = device
         self._begun = False
+        self._closed = False
 
     @property
     def mode(self) -> str:
@@ -75,12 +76,17 @@ class Reading:
             return
         self._begun = True
         try:
-            yield from read_ranges(self._feed, self._ranges, self._device)
+            for place, tensor in read_ranges(self._feed, self._ranges, self._device):
+                yield place, tensor
+                del tensor  # the caller alone decides how long it lives
+                if self._closed:  # also where all that follows was read ahead
+                    raise FeedClosed
         finally:
             self._feed.close()
 
     def close(self) -> None:
         """End the reading; whoever is in the middle of it meets FeedClosed. Idempotent."""
+        self._closed = True
         self._feed.close()
 
 
