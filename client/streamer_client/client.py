@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Protocol, Self
 from streamer_client.admin import Admin
 from streamer_client.contract.errors import SourceNotFound
 from streamer_client.contract.messages import Open
-from streamer_client.environment import source_environment
 from streamer_client.link import RECONNECT_S, Link
 from streamer_client.open_request import OpenRequest, Source, open_request
 from streamer_client.stats import Progress
@@ -164,6 +163,7 @@ class DaemonOpener:
 
     def feed(self, request: OpenRequest) -> Feed:
         from streamer_client.daemon_feed import DaemonFeed  # noqa: PLC0415
+        from streamer_client.storage.registry import caller_environment  # noqa: PLC0415
 
         return DaemonFeed(
             self._link,
@@ -177,7 +177,7 @@ class DaemonOpener:
                 memory_limit=request.memory_limit,
                 concurrency=request.concurrency,
                 want="all" if request.at_once else "none",
-                environment=source_environment(request.source, self._environ),
+                environment=caller_environment(request.source, self._environ).variables(),
             ),
         )
 
@@ -199,10 +199,13 @@ class DirectOpener:
         from streamer_client.chunk_size import chunk_bytes  # noqa: PLC0415
         from streamer_client.direct_feed import DirectFeed  # noqa: PLC0415
         from streamer_client.parallelism import read_threads  # noqa: PLC0415
-        from streamer_client.storage.registry import storage_for  # noqa: PLC0415
+        from streamer_client.storage.registry import (  # noqa: PLC0415
+            caller_environment,
+            storage_for,
+        )
 
         uri = request.files[0] if request.files else request.source
-        storage = storage_for(uri, self._environ)
+        storage = storage_for(uri, caller_environment(uri, self._environ).variables())
         stored = storage.list_shards(request.source, request.pattern, request.files)
         if not stored:
             raise SourceNotFound(f"{request.source} has no shards")

@@ -9,37 +9,31 @@ from __future__ import annotations
 import json
 import os
 
-from streamer_client.contract.errors import CorruptCheckpoint, SourceNotFound
+from streamer_client.contract.errors import CorruptCheckpoint, SourceForbidden, SourceNotFound
 from streamer_client.storage.contract import Storage, StoredShard
-from streamer_client.storage.names import DEFAULT_PATTERN, natural_key, select, told
+from streamer_client.storage.names import natural_key
 from streamer_client.storage.registry import caller_environment, storage_for
 
 
 def needed_objects(prefix: str, index_name: str) -> list[str] | None:
-    """Names under `prefix` of the safetensors objects to read.
+    """Names under `prefix` of the objects to read, part-2 before part-10.
+
+    Whether they are there is left to whoever opens them, who asks the store anyway.
 
     Returns:
-        None where there is no index, so that all are to be read.
+        None where there is no index, so that all safetensors objects are to be read.
 
     Raises:
-        SourceNotFound: nothing is there, or the index names an object that is not.
         CorruptCheckpoint: the index is malformed.
-        SourceError: the store cannot be listed or read.
+        SourceError: the store does not answer.
     """
     storage = storage_for(prefix, caller_environment(prefix, os.environ).variables())
-    base = prefix.rstrip("/") + "/"
-    found = {shard.uri.removeprefix(base): shard for shard in storage.list_all(prefix)}
-    index = found.get(index_name)
-    if index is None:
-        return None
-    named = set(_weight_map(_content(storage, index), index.uri).values())
-    missing = sorted(named - set(found), key=natural_key)
-    if missing:
-        raise SourceNotFound(
-            f"{prefix} lacks {told(missing)}, which its {index_name} names; is the checkpoint "
-            "complete, and the index its own?"
-        )
-    return [name for name in select(found, DEFAULT_PATTERN) if name in named]
+    try:
+        (index,) = storage.list_shards(prefix, None, [index_name])
+    except (SourceNotFound, SourceForbidden):
+        return None  # who may not list is told the latter of what is not there
+    weights = _weight_map(_content(storage, index), index.uri)
+    return sorted(set(weights.values()), key=natural_key)
 
 
 def _content(storage: Storage, shard: StoredShard) -> bytes:
@@ -60,11 +54,17 @@ def _weight_map(content: bytes, uri: str) -> dict[str, str]:
         CorruptCheckpoint: it is no index.
     """
     try:
-        index = json.loads(content)
-        weights = index["weight_map"]
-        return {str(name): str(file) for name, file in weights.items()}
+        weights = json.loads(content)["weight_map"]
+        found = {str(name): str(file) for name, file in weights.items()}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CorruptCheckpoint(
-            f"{uri}: it has no object `weight_map` of tensor and file names ({error!r}); "
-            "save or copy the index again"
-        ) from error
+        raise _no_index(uri, repr(error)) from error
+    if not found:
+        raise _no_index(uri, "it is empty")
+    return found
+
+
+def _no_index(uri: str, why: str) -> CorruptCheckpoint:
+    return CorruptCheckpoint(
+        f"{uri}: it has no object `weight_map` of tensor and file names ({why}); save or copy the "
+        "index again"
+    )

@@ -60,8 +60,8 @@ def needed_files(folder: str) -> list[str] | None:
         None where all are needed, or there are none: whoever opens the folder says what is wrong.
 
     Raises:
-        SourceNotFound: the index names a file that is not there.
-        SourceError: the object store cannot be listed, or the index is malformed.
+        SourceNotFound: the index of a directory names a file that is not there.
+        SourceError: the object store does not answer, or the index is malformed.
     """
     if scheme_of(folder):
         return needed_objects(folder, INDEX_NAME)

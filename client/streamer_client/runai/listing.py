@@ -11,7 +11,6 @@ from streamer_client.contract.errors import SourceNotFound
 from streamer_client.runai.credentials import S3Credentials, with_credentials
 from streamer_client.runai.failures import as_value_error
 from streamer_client.storage.contract import Storage, StoredShard
-from streamer_client.storage.names import DEFAULT_PATTERN, select
 from streamer_client.storage.registry import caller_environment, storage_for
 
 log = logging.getLogger(__name__)
@@ -32,12 +31,11 @@ def list_safetensors(path: str, s3_credentials: S3Credentials | None = None) -> 
     source = os.fspath(path)
     with as_value_error():
         try:
-            found = list_files(source, s3_credentials, recursive=False)
+            found = storage_of(source, s3_credentials).list_shards(source, None, None)
         except SourceNotFound as error:
             log.warning("event=no_safetensors source=%s reason=%r", source, str(error))
             return []
-    names = {shard.uri.rpartition("/")[2]: shard.uri for shard in found}
-    return [names[name] for name in select(names, DEFAULT_PATTERN)]
+    return [shard.uri for shard in found]
 
 
 def list_files(
@@ -70,12 +68,17 @@ def list_files(
 
 def found_under(storage: Storage, source: str) -> Iterator[tuple[StoredShard, str]]:
     """Every file under a source with its name from there; a source that is a file has its own."""
-    base = source if "://" in source else os.path.abspath(source)
+    base = (_place(source) if "://" in source else os.path.abspath(source)).rstrip("/") + "/"
     for shard in storage.list_all(source):
-        if shard.uri.endswith("/"):  # a marker that some tools leave for a folder
-            continue
-        relative = shard.uri.removeprefix(base.rstrip("/") + "/")
-        yield shard, shard.uri.rpartition("/")[2] if relative == shard.uri else relative
+        place = _place(shard.uri)
+        if not place.endswith("/"):  # else a marker that some tools leave for a folder
+            alone = not place.startswith(base)
+            yield shard, place.rpartition("/")[2] if alone else place.removeprefix(base)
+
+
+def _place(uri: str) -> str:
+    """What follows the scheme, which may be written in several ways, or the path itself."""
+    return uri.partition("://")[2] or uri
 
 
 def wanted(
