@@ -1,0 +1,186 @@
+"""`s3://` models on two ranks: config, tokenizer and weights from the store, tokens as from disk.
+
+Run:ai's package is not installed where these run; vLLM finds ours in its place.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import BLOCK, DaemonProcess
+from tests.support.object_server import ObjectServer, Seen, object_server
+from tests.vllm.conftest import checkpoint_bytes
+from tests.vllm.starts import Answer, Start, Starts
+from tests.vllm.test_same_answers import (
+    ISSUE_OPTIONS,
+    Environment,
+    assert_loaded_through,
+    assert_same,
+    through,
+)
+
+Model = Callable[[str], str]
+
+FOLDER = "ranks"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
+    assert find_spec("runai_model_streamer") is None, "these tests are about its absence"
+    with object_server(tmp_path_factory.mktemp("store")) as server:
+        server.put("models")
+        yield server
+
+
+@pytest.fixture
+def user(store: ObjectServer, tmp_path: Path) -> Environment:
+    """The environment of a user of the store, with a cache of the test's own."""
+    return (*store.environment.items(), ("VLLM_ASSETS_CACHE", str(tmp_path / "assets")))
+
+
+@pytest.fixture(scope="module")
+def unsharded(store: ObjectServer, model: Model, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The Llama model with an index, and beside it a copy of its weights that no index names."""
+    directory = tmp_path_factory.mktemp("objects") / "llama"
+    shutil.copytree(model("llama"), directory)
+    (weights,) = directory.glob("*.safetensors")
+    shutil.copyfile(weights, directory / "consolidated.safetensors")
+    header = weights.read_bytes()
+    names = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])
+    index = {
+        "metadata": {},
+        "weight_map": dict.fromkeys(set(names) - {"__metadata__"}, weights.name),
+    }
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    return store.upload(directory, "models", "team/llama")
+
+
+@pytest.fixture(scope="module")
+def sharded(
+    store: ObjectServer, default_shards: str, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """The model for two ranks, with the shards in a folder of their own."""
+    directory = tmp_path_factory.mktemp("objects") / "sharded"
+    (directory / FOLDER).mkdir(parents=True)
+    for path in Path(default_shards).iterdir():
+        within = directory / FOLDER if path.suffix == ".safetensors" else directory
+        shutil.copyfile(path, within / path.name)
+    return store.upload(directory, "models", "team/sharded")
+
+
+def assert_each_byte_crossed_once(gets: list[Seen], size_bytes: int) -> None:
+    """Ranged GETs of whole blocks, none twice, that add up to the checkpoint."""
+    assert {get.status for get in gets} == {206}
+    assert len({(get.path, get.range) for get in gets}) == len(gets)
+    assert max(get.size_bytes for get in gets) == BLOCK
+    assert sum(get.size_bytes for get in gets) == size_bytes
+
+
+def assert_config_came_from(store: ObjectServer, answer: Answer, prefix: str) -> None:
+    pulled = {get.path.rpartition("/")[2] for get in store.seen("GET", prefix)}
+    assert {"config.json", "tokenizer.json"} <= pulled
+    assert "event=pulled" not in answer.output, "the client's INFO is asked for, not given"
+
+
+def test_unsharded(
+    unsharded: str,
+    model: Model,
+    starts: Starts,
+    daemon: DaemonProcess,
+    store: ObjectServer,
+    user: Environment,
+) -> None:
+    store.forget()
+    answer = starts(
+        Start(
+            unsharded,
+            "runai_streamer",
+            tensor_parallel_size=2,
+            extra=ISSUE_OPTIONS,
+            environment=(*through(daemon), *user),
+        )
+    )
+    assert_same(answer, starts(Start(model("llama"), tensor_parallel_size=2)))
+    assert_loaded_through(daemon.socket, answer, ranks=2)
+    assert_config_came_from(store, answer, "team/llama")
+    weights = store.seen("GET", ".safetensors")
+    gets = [get for get in weights if get.path.endswith(".safetensors")]
+    assert_each_byte_crossed_once(gets, checkpoint_bytes(model("llama")))
+    assert not store.seen("GET", "consolidated")
+
+
+def test_sharded(
+    sharded: str,
+    default_shards: str,
+    model: Model,
+    starts: Starts,
+    daemon: DaemonProcess,
+    store: ObjectServer,
+    user: Environment,
+) -> None:
+    store.forget()
+    pattern = f"{FOLDER}/model-rank-{{rank}}-part-{{part}}.safetensors"
+    answer = starts(
+        Start(
+            f"{sharded}/",
+            "runai_streamer_sharded",
+            tensor_parallel_size=2,
+            extra=(*ISSUE_OPTIONS, ("pattern", pattern), ("distributed", True)),
+            environment=(*through(daemon), *user, ("RUNAI_STREAMER_LOG_TO_STDERR", "1")),
+        )
+    )
+    assert_same(answer, starts(Start(model("llama"), tensor_parallel_size=2)))
+    assert_loaded_through(daemon.socket, answer, ranks=2)
+    assert "event=pulled source=s3://models/team/sharded/ files=" in answer.output
+    gets = store.seen("GET", f"team/sharded/{FOLDER}/")
+    assert_each_byte_crossed_once(gets, checkpoint_bytes(default_shards))
+
+
+THEIRS = """
+def refuse(*args, **kwargs):
+    raise AssertionError("Run:ai's own package was asked")
+
+pull_files = list_safetensors = refuse
+
+class SafetensorsStreamer:
+    __init__ = refuse
+"""
+
+
+def test_ours_are_used_where_the_package_is_installed_too(
+    unsharded: str,
+    model: Model,
+    starts: Starts,
+    store: ObjectServer,
+    user: Environment,
+    tmp_path: Path,
+) -> None:
+    """And without a daemon: each rank reads for itself then."""
+    (tmp_path / "runai_model_streamer.py").write_text(THEIRS)
+    answer = starts(
+        Start(
+            unsharded,
+            "runai_streamer",
+            action="load",
+            environment=(*user, ("STREAMERD_MODE", "direct")),
+            import_path=str(tmp_path),
+        )
+    )
+    assert answer.digests == starts(Start(model("llama"))).digests
+    assert "via=direct" in answer.output
+
+
+def test_a_model_that_is_not_there_is_told(
+    starts: Starts, store: ObjectServer, user: Environment
+) -> None:
+    answer = starts.attempt(
+        Start("s3://models/team/lama", "runai_streamer", action="load", environment=user)
+    )
+    assert answer.returncode != 0
+    assert "SourceNotFound: s3://models/team/lama/" in answer.output
