@@ -10,10 +10,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from streamer_client.admin import Admin
-from streamer_client.contract.errors import SourceNotFound
 from streamer_client.contract.messages import Open
 from streamer_client.link import RECONNECT_S, Link
 from streamer_client.open_request import OpenRequest, Source, open_request
+from streamer_client.source_access import SourceAccesses
 from streamer_client.stats import Progress
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Client:
             hold: keep whole shards resident as long as views of them live. Without it, or where
                 they do not fit, `tensors` makes private copies and memory is given back on the way.
             memory_limit: bytes that this load may hold at once; -1 no limit, 0 the least.
-            concurrency: how many reads at once, where that can be chosen.
+            concurrency: how many reads at once; of an object store, how many connections.
             progress: see `stats.Progress`.
 
         Raises:
@@ -160,10 +160,10 @@ class DaemonOpener:
     def __init__(self, link: Link, environ: Mapping[str, str] = os.environ) -> None:
         self._link = link
         self._environ = environ
+        self._accesses = SourceAccesses()
 
     def feed(self, request: OpenRequest) -> Feed:
         from streamer_client.daemon_feed import DaemonFeed  # noqa: PLC0415
-        from streamer_client.storage.registry import caller_environment  # noqa: PLC0415
 
         return DaemonFeed(
             self._link,
@@ -177,8 +177,8 @@ class DaemonOpener:
                 memory_limit=request.memory_limit,
                 concurrency=request.concurrency,
                 want="all" if request.at_once else "none",
-                environment=caller_environment(request.source, self._environ).variables(),
             ),
+            self._accesses.of(_first_uri(request), self._environ),
         )
 
     def close(self) -> None:
@@ -195,30 +195,30 @@ class DirectOpener:
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._environ = environ
 
+        self._accesses = SourceAccesses()
+
     def feed(self, request: OpenRequest) -> Feed:
         from streamer_client.chunk_size import chunk_bytes  # noqa: PLC0415
-        from streamer_client.direct_feed import DirectFeed  # noqa: PLC0415
-        from streamer_client.parallelism import read_threads  # noqa: PLC0415
-        from streamer_client.storage.registry import (  # noqa: PLC0415
-            caller_environment,
-            storage_for,
-        )
+        from streamer_client.direct_feed import open_directly  # noqa: PLC0415
 
-        uri = request.files[0] if request.files else request.source
-        storage = storage_for(uri, caller_environment(uri, self._environ).variables())
-        stored = storage.list_shards(request.source, request.pattern, request.files)
-        if not stored:
-            raise SourceNotFound(f"{request.source} has no shards")
-        return DirectFeed(
-            storage,
-            stored,
+        uri = _first_uri(request)
+        return open_directly(
+            self._accesses.of(uri, self._environ),
+            request.source,
+            request.pattern,
+            request.files,
             memory_limit=request.memory_limit,
-            threads=read_threads(request.concurrency),
+            concurrency=request.concurrency,
             block_bytes=chunk_bytes(uri, self._environ),
         )
 
     def close(self) -> None:
         """Nothing is kept between opens."""
+
+
+def _first_uri(request: OpenRequest) -> str:
+    """What decides how all of it is read; a source is of one kind."""
+    return request.files[0] if request.files else request.source
 
 
 def daemon_client(
