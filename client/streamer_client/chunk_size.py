@@ -7,6 +7,7 @@ from typing import Final
 
 from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES, PAGE_BYTES
+from streamer_client.contract.uris import is_remote
 
 CHUNK_ENV: Final = "RUNAI_STREAMER_CHUNK_BYTESIZE"
 
@@ -30,6 +31,5 @@ def chunk_bytes(uri: str, environ: Mapping[str, str]) -> int:
         raise ConfigError(f"{CHUNK_ENV} is {text!r}; it must be a number of bytes") from error
     if size_bytes <= 0:
         raise ConfigError(f"{CHUNK_ENV} is {size_bytes}; it must be a positive number of bytes")
-    is_file = "://" not in uri or uri.startswith("file://")
-    size_bytes = max(size_bytes, MIN_FILE_BYTES if is_file else MIN_OBJECT_BYTES)
+    size_bytes = max(size_bytes, MIN_OBJECT_BYTES if is_remote(uri) else MIN_FILE_BYTES)
     return -(-size_bytes // PAGE_BYTES) * PAGE_BYTES

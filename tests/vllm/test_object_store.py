@@ -5,7 +5,6 @@ Run:ai's package is not installed where these run; vLLM finds ours in its place.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -46,18 +45,12 @@ def user(store: ObjectServer, tmp_path: Path) -> Environment:
 
 @pytest.fixture(scope="module")
 def unsharded(store: ObjectServer, model: Model, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The Llama model with an index, and beside it a copy of its weights that no index names."""
+    """The Llama model, and beside it a copy of some weights that its index does not name."""
     directory = tmp_path_factory.mktemp("objects") / "llama"
     shutil.copytree(model("llama"), directory)
-    (weights,) = directory.glob("*.safetensors")
+    assert (directory / "model.safetensors.index.json").exists()
+    weights = next(directory.glob("*.safetensors"))
     shutil.copyfile(weights, directory / "consolidated.safetensors")
-    header = weights.read_bytes()
-    names = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])
-    index = {
-        "metadata": {},
-        "weight_map": dict.fromkeys(set(names) - {"__metadata__"}, weights.name),
-    }
-    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     return store.upload(directory, "models", "team/llama")
 
 

@@ -19,7 +19,8 @@ from vllm.model_executor.model_loader.weight_utils import (
 from vllm.transformers_utils import repo_utils
 
 from streamer_client.contract.errors import SourceNotFound
-from streamer_client.storage.names import natural_key, scheme_of
+from streamer_client.contract.uris import is_remote
+from streamer_client.storage.names import natural_key
 from streamer_vllm.object_index import needed_objects
 
 SAFETENSORS: Final = "*.safetensors"
@@ -63,7 +64,7 @@ def needed_files(folder: str) -> list[str] | None:
         SourceNotFound: the index of a directory names a file that is not there.
         SourceError: the object store does not answer, or the index is malformed.
     """
-    if scheme_of(folder):
+    if is_remote(folder):
         return needed_objects(folder, INDEX_NAME)
     found = sorted(glob.glob(os.path.join(glob.escape(folder), SAFETENSORS)), key=natural_key)
     if not found:

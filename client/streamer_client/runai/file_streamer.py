@@ -14,13 +14,13 @@ from typing import Any, Final, Self
 import torch
 
 from streamer_client.contract.errors import ConfigError
+from streamer_client.contract.uris import scheme_of
 from streamer_client.runai.chunks import FileChunks
 from streamer_client.runai.credentials import S3Credentials
 from streamer_client.runai.failures import as_value_error
 from streamer_client.runai.listing import list_files
 from streamer_client.runai.ranges import Range, Reading, byte_range, check_ranges
 from streamer_client.runai.session import Session
-from streamer_client.storage.names import scheme_of
 
 _NOT_OPEN: Final = "the streamer is not open; use it as `with FileStreamer() as streamer:`"
 

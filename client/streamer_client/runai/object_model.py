@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import Final, Literal, Self
 
 from streamer_client.contract.errors import ConfigError, SourceNotFound
+from streamer_client.contract.uris import scheme_of
 from streamer_client.runai.credentials import S3Credentials
 from streamer_client.runai.failures import as_value_error
 from streamer_client.runai.pulling import pull_files
-from streamer_client.storage.names import scheme_of
 
 SCHEMES: Final = frozenset({"s3", "gs", "az"})
 

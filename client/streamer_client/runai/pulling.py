@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from streamer_client.contract.errors import SourceError
 from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES
+from streamer_client.contract.uris import is_remote
 from streamer_client.parallelism import read_threads
 from streamer_client.runai.credentials import S3Credentials
 from streamer_client.runai.failures import as_value_error
@@ -68,7 +69,7 @@ def pull_files(
             for shard, relative in found_under(storage, source)
             if wanted(shard.uri, relative, allow_pattern, ignore_pattern)
         ]
-        _pull_all(storage, jobs)
+        _pull_all(storage, jobs, concurrency(os.environ, source))
     log.info(
         "event=pulled source=%s files=%d bytes=%d seconds=%.3f to=%s",
         source,
@@ -105,10 +106,10 @@ def destination(directory: str, relative: str, uri: str) -> str:
     return path
 
 
-def _pull_all(storage: Storage, jobs: Sequence[_Job]) -> None:
+def _pull_all(storage: Storage, jobs: Sequence[_Job], at_once: int | None) -> None:
     if not jobs:
         return
-    threads = min(len(jobs), read_threads(concurrency(os.environ)))
+    threads = min(len(jobs), read_threads(at_once, remote=is_remote(jobs[0].shard.uri)))
     with ThreadPoolExecutor(threads, thread_name_prefix="pull") as pool:
         futures = [pool.submit(_pull_one, storage, job) for job in jobs]
         try:

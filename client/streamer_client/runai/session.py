@@ -46,7 +46,7 @@ class Session:
         environ = with_credentials(os.environ, credentials)
         limit = memory_limit(environ) if memory_limit_bytes is None else memory_limit_bytes
         return self._connected(environ).open_feed(
-            files, hold=hold, memory_limit=limit, concurrency=concurrency(environ)
+            files, hold=hold, memory_limit=limit, concurrency=concurrency(environ, files[0])
         )
 
     def _connected(self, environ: Mapping[str, str]) -> Client:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from streamer_client.contract.errors import ConfigError
+from streamer_client.contract.uris import is_remote
 
 CONCURRENCY_ENV: Final = "RUNAI_STREAMER_CONCURRENCY"
+OBJECT_CONCURRENCY_ENV: Final = "RUNAI_STREAMER_OBJ_CONCURRENCY"
 MEMORY_LIMIT_ENV: Final = "RUNAI_STREAMER_MEMORY_LIMIT"
 MODE_ENV: Final = "STREAMERD_MODE"
 
@@ -54,9 +56,14 @@ def checked_memory_limit(number: int | None, origin: str) -> int:
     return number
 
 
-def concurrency(environ: Mapping[str, str]) -> int | None:
-    """Reads at once that the environment asks for; None leaves it to whoever reads."""
-    return checked_concurrency(integer_variable(environ, CONCURRENCY_ENV), CONCURRENCY_ENV)
+def concurrency(environ: Mapping[str, str], source: str) -> int | None:
+    """Reads of a source at once that the environment asks for; None leaves it to whoever reads."""
+    own = _positive(environ, OBJECT_CONCURRENCY_ENV) if is_remote(source) else None
+    return _positive(environ, CONCURRENCY_ENV) if own is None else own
+
+
+def _positive(environ: Mapping[str, str], variable: str) -> int | None:
+    return checked_concurrency(integer_variable(environ, variable), variable)
 
 
 def memory_limit(environ: Mapping[str, str]) -> int:

@@ -40,9 +40,3 @@ def told(names: Sequence[str]) -> str:
     ordered = sorted(names, key=natural_key)
     more = f" and {len(ordered) - _SHOWN_NAMES} more" if len(ordered) > _SHOWN_NAMES else ""
     return ", ".join(ordered[:_SHOWN_NAMES]) + more
-
-
-def scheme_of(uri: str) -> str:
-    """The scheme of a URI in lower case; empty for a path, of which `file://` is another form."""
-    scheme, separator, _ = uri.partition("://")
-    return scheme.lower() if separator and scheme.lower() != "file" else ""
