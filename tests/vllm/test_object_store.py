@@ -6,6 +6,8 @@ Run:ai's package is not installed where these run; vLLM finds ours in its place.
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from tests.support.daemon import BLOCK, DaemonProcess
 from tests.support.object_server import ObjectServer, Seen, object_server
 from tests.vllm.conftest import checkpoint_bytes
-from tests.vllm.starts import Answer, Start, Starts
+from tests.vllm.starts import START_TIMEOUT_S, Answer, Start, Starts, clean_environment
 from tests.vllm.test_same_answers import (
     ISSUE_OPTIONS,
     Environment,
@@ -27,6 +29,7 @@ from tests.vllm.test_same_answers import (
 Model = Callable[[str], str]
 
 FOLDER = "ranks"
+PATTERN = f"{FOLDER}/model-rank-{{rank}}-part-{{part}}.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -55,16 +58,28 @@ def unsharded(store: ObjectServer, model: Model, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="module")
-def sharded(
-    store: ObjectServer, default_shards: str, tmp_path_factory: pytest.TempPathFactory
-) -> str:
-    """The model for two ranks, with the shards in a folder of their own."""
-    directory = tmp_path_factory.mktemp("objects") / "sharded"
-    (directory / FOLDER).mkdir(parents=True)
-    for path in Path(default_shards).iterdir():
-        within = directory / FOLDER if path.suffix == ".safetensors" else directory
-        shutil.copyfile(path, within / path.name)
-    return store.upload(directory, "models", "team/sharded")
+def shards(unsharded: str, store: ObjectServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model for two ranks, made from the store, with the shards in a folder of their own."""
+    out = tmp_path_factory.mktemp("objects") / "sharded"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "streamer_vllm.shard", unsharded, str(out)),
+            *("--tensor-parallel-size", "2", "--pattern", PATTERN, "--max-file-size", "1MiB"),
+        ],
+        env=clean_environment() | store.environment | {"STREAMERD_MODE": "direct"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=START_TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-6000:]
+    return out
+
+
+@pytest.fixture(scope="module")
+def sharded(store: ObjectServer, shards: Path) -> str:
+    return store.upload(shards, "models", "team/sharded")
 
 
 def assert_each_byte_crossed_once(gets: list[Seen], size_bytes: int) -> None:
@@ -110,7 +125,7 @@ def test_unsharded(
 
 def test_sharded(
     sharded: str,
-    default_shards: str,
+    shards: Path,
     model: Model,
     starts: Starts,
     daemon: DaemonProcess,
@@ -118,13 +133,12 @@ def test_sharded(
     user: Environment,
 ) -> None:
     store.forget()
-    pattern = f"{FOLDER}/model-rank-{{rank}}-part-{{part}}.safetensors"
     answer = starts(
         Start(
             f"{sharded}/",
             "runai_streamer_sharded",
             tensor_parallel_size=2,
-            extra=(*ISSUE_OPTIONS, ("pattern", pattern), ("distributed", True)),
+            extra=(*ISSUE_OPTIONS, ("pattern", PATTERN), ("distributed", True)),
             environment=(*through(daemon), *user, ("RUNAI_STREAMER_LOG_TO_STDERR", "1")),
         )
     )
@@ -132,7 +146,13 @@ def test_sharded(
     assert_loaded_through(daemon.socket, answer, ranks=2)
     assert "event=pulled source=s3://models/team/sharded/ files=" in answer.output
     gets = store.seen("GET", f"team/sharded/{FOLDER}/")
-    assert_each_byte_crossed_once(gets, checkpoint_bytes(default_shards))
+    assert_each_byte_crossed_once(gets, checkpoint_bytes(str(shards / FOLDER)))
+
+
+def test_shards_made_from_the_store_come_with_the_config(shards: Path, model: Model) -> None:
+    names = {path.name for path in Path(model("llama")).iterdir()}
+    expected = {name for name in names if "safetensors" not in name}
+    assert {path.name for path in shards.iterdir()} == expected | {FOLDER}
 
 
 THEIRS = """
@@ -176,4 +196,4 @@ def test_a_model_that_is_not_there_is_told(
         Start("s3://models/team/lama", "runai_streamer", action="load", environment=user)
     )
     assert answer.returncode != 0
-    assert "SourceNotFound: s3://models/team/lama/" in answer.output
+    assert "s3://models/team/lama/: nothing lies under it; check bucket and prefix" in answer.output

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
@@ -26,6 +26,8 @@ from streamer_client.storage.contract import Storage, StoredShard
 from streamer_client.storage.os_errors import source_error
 
 log = logging.getLogger(__name__)
+
+Choice = Callable[[str, str], bool]
 
 _UNSAFE: Final = frozenset({"", ".", ".."})
 
@@ -60,14 +62,25 @@ def pull_files(
         ValueError: there is nothing under `model_path`, it cannot be read, or a key would leave
             `dst`; also a StreamerError.
     """
-    source, directory = os.fspath(model_path), os.path.realpath(os.fspath(dst))
+
+    def taken(uri: str, relative: str) -> bool:
+        return wanted(uri, relative, allow_pattern, ignore_pattern)
+
+    pull_chosen(os.fspath(model_path), os.fspath(dst), taken, s3_credentials)
+
+
+def pull_chosen(
+    source: str, dst: str, chosen: Choice, credentials: S3Credentials | None = None
+) -> None:
+    """Bring the files that `chosen(uri, name from the source on)` takes; else as `pull_files`."""
+    directory = os.path.realpath(dst)
     began_s = time.perf_counter()
     with as_value_error():
-        storage = storage_of(source, s3_credentials)
+        storage = storage_of(source, credentials)
         jobs = [
             _Job(shard, destination(directory, relative, shard.uri))
             for shard, relative in found_under(storage, source)
-            if wanted(shard.uri, relative, allow_pattern, ignore_pattern)
+            if chosen(shard.uri, relative)
         ]
         _pull_all(storage, jobs, concurrency(os.environ, source))
     log.info(
