@@ -156,6 +156,10 @@ class DirectFeed:
             self._retired.clear()
         for reader in readers:
             reader.close()
+        if is_remote(self._stored[0].uri):
+            from streamer_client.storage.http.pool import close_idle  # noqa: PLC0415  not for files
+
+            close_idle()
 
 
 def open_directly(
