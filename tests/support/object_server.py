@@ -72,9 +72,9 @@ class ObjectServer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=START_S)
         try:
             path = f"/{bucket}/{quote(key)}" if key else f"/{bucket}"
-            connection.request("PUT", path, body=content, headers={"x-amz-acl": "private"})
+            connection.request("PUT", path, body=content)
             answer = connection.getresponse()
-            assert answer.status == 200, answer.read()
+            assert answer.status == 200, (answer.status, answer.read())
         finally:
             connection.close()
 
