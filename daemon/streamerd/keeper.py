@@ -8,9 +8,11 @@ at any moment is safe, `shm/legacy.py` what is believed of them. Runs in the dae
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import Final
 
+from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.uris import is_remote
 from streamer_client.storage.contract import StoredShard
 from streamerd.backing import Backing
@@ -152,7 +154,8 @@ class Keeper:
                 ok = False
         for slab in self._written.keys() - current.keys():
             self._folder.remove(slab)
-        self._written = current
+        # Somebody may have removed the folder, and all of it with it: next time all is written.
+        self._written = current if ok else {}
         return ok
 
     def _write(self, shard: Shard, backing: Backing, says: _Written) -> bool:
@@ -177,6 +180,8 @@ class Keeper:
             if not self._failing:
                 logger.warning("sidecar not written folder=%s error=%s", self._folder.path, error)
             self._failing = True
+            with contextlib.suppress(ConfigError):
+                self._folder.make()
             return False
         self._failing = False
         return True
@@ -203,7 +208,8 @@ class Keeper:
             if slab not in self._written:
                 remove_slab(slab)
         if not any(BlockState.UNPROVEN in shard.states for shard in shards):
-            self._folder.mark()
+            with contextlib.suppress(OSError):  # told by `_flush`, if there was anything to keep
+                self._folder.mark()
         kept_bytes = sum(shard.resident_bytes for shard in shards)
         logger.info("kept for the next daemon slabs=%d bytes=%d", len(self._written), kept_bytes)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -250,3 +251,26 @@ def test_evicted_shards_leave_no_sidecar(
     with RawClient(streamerd.socket) as client:
         client.request(m.Evict(client.next_id()), m.Done)
     eventually(lambda: not os.listdir(streamerd.sidecars))
+
+
+def test_a_folder_that_somebody_removed_is_made_again(
+    streamerd: DaemonProcess, tmp_path: Path, model: list[Path]
+) -> None:
+    loaded(streamerd, tmp_path / "m")
+    shutil.rmtree(streamerd.sidecars)
+    write_model(tmp_path / "n", shards=1, blocks=2)
+    load(streamerd, tmp_path / "n")
+    eventually(lambda: written_blocks(streamerd) == 12)
+    assert "sidecar not written" in streamerd.log
+    streamerd.stop()
+    streamerd.start()
+    assert load(streamerd, tmp_path / "m") == bytes_of(model)
+    assert streamerd.totals()["source_read_bytes"] == 0
+
+
+def test_a_file_in_place_of_the_folder_is_told(daemon_maker: Daemons) -> None:
+    daemon = daemon_maker.make()
+    daemon.sidecars.write_text("")
+    assert daemon.run_to_its_end() == 78
+    assert str(daemon.sidecars) in daemon.log
+    daemon.sidecars.unlink()
