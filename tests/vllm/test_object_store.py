@@ -201,6 +201,29 @@ def test_ours_are_used_where_the_package_is_installed_too(
     assert "via=direct" in answer.output
 
 
+def test_vllms_own_loader_streams_with_ours(
+    unsharded: str,
+    model: Model,
+    starts: Starts,
+    user: Environment,
+    absent: str,
+) -> None:
+    """`mode` = `off` leaves it in place, and without the package it could not stream."""
+    answer = starts(
+        Start(
+            unsharded,
+            "runai_streamer",
+            action="load",
+            extra=(("mode", "off"),),
+            environment=(*user, ("STREAMERD_MODE", "direct")),
+            import_path=absent,
+        )
+    )
+    assert answer.digests == starts(Start(model("llama"))).digests
+    assert "Loading safetensors using Runai Model Streamer: 100% Completed" in answer.output
+    assert "streamerd: loaded" not in answer.output
+
+
 def test_a_model_that_is_not_there_is_told(
     starts: Starts, store: GuardedStore, user: Environment
 ) -> None:
