@@ -36,7 +36,7 @@ class DaemonFeed:
 
     Args:
         link: way to the daemon.
-        request: what to open, without numbers and environment; its `want` must be `all`.
+        request: what to open, without numbers and environment.
         access: the way into the source.
     """
 
@@ -52,7 +52,9 @@ class DaemonFeed:
         self._running = False
         self._closed = False
         first = self._opening.first(self._cancelled())
-        first.expect_all()
+        wants_all = request.want == "all"
+        if wants_all:
+            first.expect_all()
         self._load: DaemonLoad | None = first
         self._opened_shards: tuple[OpenedShard, ...] = first.shards
         self.shards = tuple(FeedShard(shard.uri, shard.size_bytes) for shard in first.shards)
@@ -61,8 +63,9 @@ class DaemonFeed:
         self.threads = copy_threads()
         limit = request.memory_limit
         self.read_ahead_bytes = READ_AHEAD_BYTES if limit < 0 else min(limit, READ_AHEAD_BYTES)
-        self._order = whole([shard.size_bytes for shard in self.shards], self.block_bytes)
-        self._fresh = True
+        sizes = [shard.size_bytes for shard in self.shards]
+        self._order = whole(sizes, self.block_bytes) if wants_all else ()
+        self._fresh = wants_all
         self._done = self._nothing_done()
 
     def _cancelled(self) -> Callable[[], bool]:
