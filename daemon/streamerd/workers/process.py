@@ -62,7 +62,7 @@ def serve(channel: socket.socket, threads: int, connections: int, *, mapped: boo
 
 
 def _log(level: str) -> None:
-    """Log our own packages as told; libraries' debug lines may hold what requests are signed with."""
+    """Log our packages as told; a library's debug lines may hold what a request is signed with."""
     logging.basicConfig(format="%(levelname)s %(name)s[%(process)d] %(message)s")
     for ours in ("streamerd", "streamer_client", __name__):
         logging.getLogger(ours).setLevel(level)
