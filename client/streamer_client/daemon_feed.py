@@ -107,9 +107,8 @@ class DaemonFeed:
         A load that still has blocks of an earlier pass, or some on their way, is opened anew:
         they could fill the window with what this pass needs last, and it would never move on.
         """
-        if all(shard.held for shard in load.shards):
-            first = set(blocks(order))
-            load.want(order + in_order(pair for pair in load.ungranted() if pair not in first))
+        if load.held:
+            load.want_all(order)
         elif load.idle():
             load.want(order)
         else:
@@ -191,13 +190,16 @@ class DaemonFeed:
         remaining = self._remaining()
         load: DaemonLoad | None = None
         try:
-            load = self._reopened()
+            load = self._reopened(hold=self._request.hold)
         except SourceChanged:
             raise
         except StreamerError as error:
             self._direct = self._opened_directly(error)
         else:
-            if self._running:
+            load.take_over(dead)
+            if load.held:
+                load.want_all(remaining)
+            elif self._running:
                 load.want(remaining)
             log.warning("event=load_resumed socket=%s", self._link.socket_path)
         with self._guard:
@@ -213,15 +215,15 @@ class DaemonFeed:
             if not self._done[shard][block] and self._source(shard, block) is None
         )
 
-    def _reopened(self) -> DaemonLoad:
-        """The same shards in a new load that holds and wants nothing yet.
+    def _reopened(self, *, hold: bool = False) -> DaemonLoad:
+        """The same shards in a new load that wants nothing yet.
 
         Raises:
             SourceChanged: a shard is not what it was.
             StreamerError: no daemon, or it refuses.
         """
         files = tuple(shard.uri for shard in self.shards)
-        load = self._opening.again(files, self._cancelled())
+        load = self._opening.again(files, self._cancelled(), hold=hold)
         for was, now in zip(self._opened_shards, load.shards, strict=True):
             if (was.uri, was.identity, was.size_bytes) != (now.uri, now.identity, now.size_bytes):
                 load.close()
