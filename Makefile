@@ -67,7 +67,7 @@ $(READY): pyproject.toml
 	touch $@
 
 # Microsoft's emulator of Azure, which is on npm alone; without npm its tests are skipped.
-$(AZURITE): $(READY)
+$(AZURITE): | $(READY)
 	$(BIN)/python -m tests.support.azurite
 
 $(PEERS): $(READY)
