@@ -40,6 +40,12 @@ class Seen(NamedTuple):
     key: str
     token: str
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that the range asks for."""
+        start, _, last = self.range.removeprefix("bytes=").partition("-")
+        return int(last) + 1 - int(start) if last else 0
+
 
 class GuardedStore:
     """The server. A context manager."""
@@ -50,6 +56,8 @@ class GuardedStore:
         """Access keys that may not read."""
         self.expired: set[str] = set()
         """Session tokens that have expired."""
+        self.slow_downs = 0
+        """So many reads more are answered by 503."""
         self.open = threading.Event()
         """While it is not set, GETs of objects wait at the door."""
         self.open.set()
@@ -87,10 +95,10 @@ class GuardedStore:
         backend.put_object(bucket, key, data)
 
     def put_model(self, directory: Path, uri: str) -> None:
-        """Put every file of a directory under an s3:// prefix."""
+        """Put every file of a directory, at any depth, under an s3:// prefix."""
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-        for path in sorted(directory.iterdir()):
-            self.put(bucket, f"{prefix}/{path.name}", path.read_bytes())
+        for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+            self.put(bucket, f"{prefix}/{path.relative_to(directory)}", path.read_bytes())
 
     # --- what was seen --------------------------------------------------------------------------
 
@@ -98,6 +106,12 @@ class GuardedStore:
         """How often each range of each object was asked for."""
         gets = (each for each in list(self.seen) if each.method == "GET" and each.range)
         return Counter((each.path, each.range) for each in gets)
+
+    def gets(self, part: str) -> list[Seen]:
+        """Ranged GETs of objects with `part` in their path, in the order in which they came."""
+        return [
+            one for one in list(self.seen) if one.method == "GET" and one.range and part in one.path
+        ]
 
     # --- the door -------------------------------------------------------------------------------
 
@@ -119,8 +133,15 @@ class GuardedStore:
             return _refusal(start, seen, "400 Bad Request", "ExpiredToken", "The token has expired")
         if seen.key in self.denied:
             return _refusal(start, seen, "403 Forbidden", "AccessDenied", "Access Denied")
+        if seen.range and self._slows_down():
+            return _refusal(start, seen, "503 Slow Down", "SlowDown", "Reduce your request rate")
         answer: Iterable[bytes] = self._moto(environ, start)
         return answer
+
+    def _slows_down(self) -> bool:
+        with self._counting:
+            self.slow_downs -= 1
+            return self.slow_downs >= 0
 
     def _hold(self) -> None:
         with self._counting:
