@@ -29,7 +29,7 @@ from streamer_client.storage.s3.learned import LEARNED, Learned
 from streamer_client.storage.s3.remedies import EXPIRED, PASSING, remedy
 from streamer_client.storage.s3.settings import S3Settings
 from streamer_client.storage.s3.uri import requested
-from streamer_client.storage.s3.xml import Element, NotXml, parse_xml
+from streamer_client.storage.xml import Element, NotXml, parse_xml
 
 logger = logging.getLogger(__name__)
 

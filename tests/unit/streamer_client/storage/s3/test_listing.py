@@ -25,8 +25,8 @@ def test_keys_prefixes_and_where_it_goes_on() -> None:
             "<CommonPrefixes><Prefix>m/sub/</Prefix></CommonPrefixes>"
         ),
     )
-    assert found.keys == ("m/a b+c%20",)
-    assert found.prefixes == ("m/sub/",)
+    assert found.page.keys == ("m/a b+c%20",)
+    assert found.page.prefixes == ("m/sub/",)
     assert (found.token, found.truncated) == ("t+/=", True)
 
 
@@ -38,7 +38,7 @@ def test_names_that_xml_could_not_carry() -> None:
             "<Contents><Key>m%2Fa+b%2Bc%2520%01</Key></Contents>"
         ),
     )
-    assert found.keys == ("m/a b+c%20\x01",)
+    assert found.page.keys == ("m/a b+c%20\x01",)
     assert not found.truncated
 
 
