@@ -41,6 +41,8 @@ class Streamerd:
         import streamer_client
         import streamer_client.checkpoint
         import streamer_client.daemon_feed
+        import streamer_client.storage.s3.caller
+        import streamer_client.storage.s3.storage
 
         self._connect = streamer_client.connect
         self._objects = objects
@@ -59,7 +61,6 @@ class StreamerdDirect(Streamerd):
 
     def __init__(self, objects: Objects) -> None:
         super().__init__(objects)
-        import streamer_client.direct_feed  # noqa: F401  before the clock starts
 
         self._targets = {
             tensor.name: torch.ones((tensor.stop - tensor.start) // 2, dtype=torch.bfloat16)
