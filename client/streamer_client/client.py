@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from streamer_client.admin import Admin
-from streamer_client.contract.errors import SourceNotFound
 from streamer_client.contract.messages import Open
-from streamer_client.environment import source_environment
 from streamer_client.link import RECONNECT_S, Link
 from streamer_client.open_request import OpenRequest, Source, open_request
+from streamer_client.source_access import SourceAccesses
 from streamer_client.stats import Progress
 
 if TYPE_CHECKING:
@@ -80,7 +78,7 @@ class Client:
             hold: keep whole shards resident as long as views of them live. Without it, or where
                 they do not fit, `tensors` makes private copies and memory is given back on the way.
             memory_limit: bytes that this load may hold at once; -1 no limit, 0 the least.
-            concurrency: how many reads at once, where that can be chosen.
+            concurrency: how many reads at once; of an object store, how many connections.
             progress: see `stats.Progress`.
 
         Raises:
@@ -125,6 +123,7 @@ class DaemonOpener:
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self._accesses = SourceAccesses()
 
     def feed(self, request: OpenRequest) -> Feed:
         from streamer_client.daemon_feed import DaemonFeed  # noqa: PLC0415
@@ -140,8 +139,8 @@ class DaemonOpener:
                 hold=request.hold,
                 memory_limit=request.memory_limit,
                 concurrency=request.concurrency,
-                environment=source_environment(request.source, os.environ),
             ),
+            self._accesses.of(_first_uri(request)),
         )
 
     def close(self) -> None:
@@ -151,25 +150,28 @@ class DaemonOpener:
 class DirectOpener:
     """Opens in this process."""
 
-    def feed(self, request: OpenRequest) -> Feed:
-        from streamer_client.direct_feed import DirectFeed  # noqa: PLC0415
-        from streamer_client.parallelism import read_threads  # noqa: PLC0415
-        from streamer_client.storage.registry import storage_for  # noqa: PLC0415
+    def __init__(self) -> None:
+        self._accesses = SourceAccesses()
 
-        uri = request.files[0] if request.files else request.source
-        storage = storage_for(uri, os.environ)
-        stored = storage.list_shards(request.source, request.pattern, request.files)
-        if not stored:
-            raise SourceNotFound(f"{request.source} has no shards")
-        return DirectFeed(
-            storage,
-            stored,
+    def feed(self, request: OpenRequest) -> Feed:
+        from streamer_client.direct_feed import open_directly  # noqa: PLC0415
+
+        return open_directly(
+            self._accesses.of(_first_uri(request)),
+            request.source,
+            request.pattern,
+            request.files,
             memory_limit=request.memory_limit,
-            threads=read_threads(request.concurrency),
+            concurrency=request.concurrency,
         )
 
     def close(self) -> None:
         """Nothing is kept between opens."""
+
+
+def _first_uri(request: OpenRequest) -> str:
+    """What decides how all of it is read; a source is of one kind."""
+    return request.files[0] if request.files else request.source
 
 
 def daemon_client(socket_path: str, label: str = "", reconnect_s: float = RECONNECT_S) -> Client:

@@ -7,32 +7,28 @@ threads call it; the first of them that meets the loss repairs it for all.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import mmap
-import os
 import threading
-from collections.abc import Sequence
-from concurrent.futures import CancelledError
-from typing import Final
-
-import msgspec
+from collections.abc import Callable, Sequence
 
 from streamer_client.block_ranges import blocks, in_order, whole
-from streamer_client.contract.errors import DaemonUnavailable, SourceChanged, StreamerError
+from streamer_client.contract.errors import (
+    DaemonUnavailable,
+    SourceChanged,
+    StreamerError,
+)
 from streamer_client.contract.layout import BlockRange, block_count
 from streamer_client.contract.messages import Open, OpenedShard
-from streamer_client.direct_feed import READ_AHEAD_BYTES, DirectFeed, same_shards
+from streamer_client.direct_feed import READ_AHEAD_BYTES, DirectFeed, open_directly
 from streamer_client.feed import FeedClosed, FeedShard
 from streamer_client.link import Link
 from streamer_client.load import DaemonLoad
-from streamer_client.parallelism import copy_threads, read_threads
-from streamer_client.storage.registry import storage_for
+from streamer_client.load_opening import LoadOpening
+from streamer_client.parallelism import copy_threads
+from streamer_client.source_access import SourceAccess
 
 log = logging.getLogger(__name__)
-
-OPEN_ATTEMPTS: Final = 3
-"""Daemons that may die one after the other before a load was opened."""
 
 
 class DaemonFeed:
@@ -40,12 +36,14 @@ class DaemonFeed:
 
     Args:
         link: way to the daemon.
-        request: what to open, without numbers; its `want` must be `all`.
+        request: what to open, without numbers and environment; its `want` must be `all`.
+        access: the way into the source.
     """
 
-    def __init__(self, link: Link, request: Open) -> None:
+    def __init__(self, link: Link, request: Open, access: SourceAccess) -> None:
         self._link = link
         self._request = request
+        self._opening = LoadOpening(link, request, access)
         self._lost: list[DaemonLoad] = []
         self._direct: DirectFeed | None = None
         self._repair = threading.RLock()  # finalizers may close a feed anywhere
@@ -53,7 +51,7 @@ class DaemonFeed:
         self._pass = 0
         self._running = False
         self._closed = False
-        first = self._first()
+        first = self._opening.first(self._cancelled())
         first.expect_all()
         self._load: DaemonLoad | None = first
         self._opened_shards: tuple[OpenedShard, ...] = first.shards
@@ -67,29 +65,9 @@ class DaemonFeed:
         self._fresh = True
         self._done = self._nothing_done()
 
-    def _first(self) -> DaemonLoad:
-        """Open; ask the next daemon where one died before it answered, as it may while we wait."""
-        for attempt in itertools.count(1):
-            connection = self._link.connection
-            try:
-                return self._opened(self._request)
-            except DaemonUnavailable as error:
-                if connection.alive or attempt == OPEN_ATTEMPTS:
-                    raise
-                log.warning("event=opening_again reason=%r", str(error))
-        raise AssertionError
-
-    def _opened(self, request: Open) -> DaemonLoad:
-        connection = self._link.connection
-
-        def build(request_id: int, load: int) -> Open:
-            return msgspec.structs.replace(request, request_id=request_id, load=load)
-
+    def _cancelled(self) -> Callable[[], bool]:
         number = self._pass
-        try:
-            return DaemonLoad(connection, build, lambda: self._closed or number != self._pass)
-        except CancelledError as error:
-            raise FeedClosed from error
+        return lambda: self._closed or number != self._pass
 
     @property
     def mode(self) -> str:
@@ -240,10 +218,7 @@ class DaemonFeed:
             StreamerError: no daemon, or it refuses.
         """
         files = tuple(shard.uri for shard in self.shards)
-        request = msgspec.structs.replace(
-            self._request, files=files, pattern=None, want="none", hold=False
-        )
-        load = self._opened(request)
+        load = self._opening.again(files, self._cancelled())
         for was, now in zip(self._opened_shards, load.shards, strict=True):
             if (was.uri, was.identity, was.size_bytes) != (now.uri, now.identity, now.size_bytes):
                 load.close()
@@ -254,19 +229,15 @@ class DaemonFeed:
 
     def _opened_directly(self, why: StreamerError) -> DirectFeed:
         log.warning("event=reading_directly source=%s reason=%r", self._request.source, str(why))
-        environment = {**os.environ, **self._request.environment}
-        storage = storage_for(self.shards[0].uri, environment)
-        files = [shard.uri for shard in self.shards]
-        stored = storage.list_shards(self._request.source, None, files)
-        same_shards(
-            stored, [(one.uri, one.identity, one.size_bytes) for one in self._opened_shards]
-        )
-        return DirectFeed(
-            storage,
-            stored,
+        return open_directly(
+            self._opening.access,
+            self._request.source,
+            None,
+            [shard.uri for shard in self.shards],
             memory_limit=self._request.memory_limit,
-            threads=read_threads(self._request.concurrency),
+            concurrency=self._request.concurrency,
             block_bytes=self.block_bytes,
+            expected=[(one.uri, one.identity, one.size_bytes) for one in self._opened_shards],
         )
 
     # --- end -------------------------------------------------------------------------------------
@@ -283,6 +254,7 @@ class DaemonFeed:
         with self._guard:
             self._closed = True
             self._close_sources()
+        self._opening.close()
 
     def _unless_closed(self) -> None:
         """Close what was opened while somebody closed the feed."""

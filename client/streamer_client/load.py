@@ -22,6 +22,7 @@ from streamer_client.contract.messages import (
     Open,
     Opened,
     OpenedShard,
+    Renew,
     Waiting,
     Want,
 )
@@ -42,6 +43,8 @@ class DaemonLoad:
         connection: a greeted connection.
         build: makes the `Open` from request id and load number.
         cancelled: asked now and then while the load waits to be admitted.
+        credentials_wanted: called in the wire's thread when the daemon wants renewed ones; must not
+            wait. They go to `renew`.
     """
 
     shards: tuple[OpenedShard, ...] = ()
@@ -53,7 +56,9 @@ class DaemonLoad:
         connection: Connection,
         build: Callable[[int, int], Open],
         cancelled: Callable[[], bool] = lambda: False,
+        credentials_wanted: Callable[[], None] = lambda: None,
     ) -> None:
+        self.on_credentials_wanted = credentials_wanted
         self.connection = connection
         self.lost: StreamerError | None = None
         self._changed = threading.Condition()
@@ -158,6 +163,10 @@ class DaemonLoad:
                 flags = self._granted[shard][start:stop]
                 self._wanted[shard][start:stop] = bytes(1 - flag for flag in flags)
         self.connection.send(Want(self.number, tuple(order)))
+
+    def renew(self, environment: dict[str, str]) -> None:
+        """Give the daemon what to read with from now on."""
+        self.connection.send(Renew(self.number, environment))
 
     def ungranted(self) -> list[tuple[int, int]]:
         """Each `(shard, block)` that is not granted now, in file order."""

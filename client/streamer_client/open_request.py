@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from streamer_client.contract.errors import ConfigError
+from streamer_client.contract.uris import has_scheme
 
 Source = str | os.PathLike[str]
 
@@ -60,9 +61,9 @@ def open_request(
 
 
 def _absolute(base: str, path: str) -> str:
-    if "://" in path:
+    if has_scheme(path):
         return path
-    if "://" in base:
+    if has_scheme(base) and not os.path.isabs(path):
         return f"{base.rstrip('/')}/{path}"
     return os.path.abspath(os.path.join(base, path))
 

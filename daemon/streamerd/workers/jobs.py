@@ -62,8 +62,6 @@ class Checksum(Job, frozen=True):
 class Reread(Job, frozen=True):
     """Take the checksum of bytes `start` to `stop` of a shard, read from its source once more."""
 
-    slab: str
-    """Whose reader may be used."""
     shard: StoredShard
     environment: dict[str, str]
     start: int
