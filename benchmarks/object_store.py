@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import mmap
 import os
 import statistics
 import tempfile
@@ -66,23 +67,34 @@ class Bench:
         )
 
     def run(self, paths: list[str], way: str) -> None:
-        """One load of which nothing is cached."""
-        pids: list[int] = []
-        if way == "streamerd":
-            self._daemon.evict()
-            pids = self._daemon.pids
+        """One load of which nothing is cached, and for which as much free memory is at hand."""
+        back_memory(sum(map(os.path.getsize, paths)))
+        pids = self._daemon.pids if way == "streamerd" else []
         measured, _ = object_load.run(way, self._objects(paths), self._server, pids)
+        self._daemon.evict()
         row = self.rows.setdefault((len(paths), way), Row(len(paths), way))
         row.runs.append(measured)
 
     def verify(self, paths: list[str], ways: list[str]) -> None:
         """Let each way's bytes be compared with the files'."""
+        self._daemon.evict()
         expected = checkpoint_files.hashes(paths)
         for way in ways:
             _, spent = object_load.run(way, self._objects(paths), self._server, [], verify=True)
             if spent.hashes != expected:
                 raise RuntimeError(f"{way} delivers other bytes than the objects hold")
         print(f"{len(paths)} objects: bytes of {len(ways)} ways verified", flush=True)
+
+
+def back_memory(size_bytes: int) -> None:
+    """Use so much memory and give it back.
+
+    The host of a virtual machine backs memory when it is first used, slowly, and whoever came first
+    would pay for all.
+    """
+    with mmap.mmap(-1, size_bytes) as memory:
+        for start in range(0, size_bytes, mmap.PAGESIZE):
+            memory[start] = 1
 
 
 def table(rows: list[Row], size_bytes: int) -> Iterator[str]:
