@@ -31,6 +31,18 @@ interpreter lock and a smaller buffer in the kernel.
 """
 
 
+class CutOff(http.client.HTTPException):
+    """The connection ended before the body did.
+
+    Args:
+        got: bytes that came.
+        expected: bytes that were announced.
+    """
+
+    def __init__(self, got: int, expected: int) -> None:
+        super().__init__(f"the answer ended after {got} of {expected} bytes")
+
+
 class Connection:
     """A connection that is made when first used and kept for the next exchange."""
 
@@ -91,22 +103,29 @@ class Exchange:
             name.lower(): value for name, value in response.getheaders()
         }
         self._response = response
+        self._length = response.length or 0
         self._left = response.length  # None: chunked, or until the server closes
         self._socket = connected
         self._wake_bytes = 1
 
     def readinto(self, buffer: memoryview) -> int:
-        """Receive some bytes of the body; 0 at its end, or where it was cut off.
+        """Receive some bytes of the body; 0 at its end.
 
         `HTTPResponse.readinto` would fill the whole buffer, and not tell how much of it is filled
         when the connection breaks meanwhile.
+
+        Raises:
+            CutOff: the connection ended before the body did.
+            OSError, http.client.HTTPException: it broke.
         """
         if self._left is None:
             return self._response.readinto(buffer)
-        if not self._left:
+        if not self._left or not buffer:
             return 0
         self._sleep_until_much_came(self._left)
         count = self._response.fp.readinto1(buffer[: self._left])
+        if not count:
+            raise CutOff(self._length - self._left, self._length)
         self._left -= count
         return count
 
