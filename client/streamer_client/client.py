@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -100,6 +101,36 @@ class Client:
         self._checkpoints.add(checkpoint)
         return checkpoint
 
+    def open_feed(
+        self,
+        files: Sequence[Source],
+        *,
+        hold: bool = True,
+        memory_limit: int = -1,
+        concurrency: int | None = None,
+    ) -> Feed:
+        """The bytes of any files, for who makes more of them than a checkpoint; closes it too.
+
+        Args:
+            files: of one kind of source, each once.
+            hold: as in `open`; so are `memory_limit` and `concurrency`. What is not held is read
+                when a pass wants it, nothing before.
+            memory_limit: in bytes.
+            concurrency: how many reads at once.
+
+        Raises:
+            StreamerError: as `open`.
+        """
+        return self._opener.feed(
+            open_request(
+                files,
+                hold=hold,
+                memory_limit=memory_limit,
+                concurrency=concurrency,
+                at_once=hold,
+            )
+        )
+
     def close(self) -> None:
         """Close all checkpoints and leave the daemon; views stay valid. Idempotent."""
         for checkpoint in list(self._checkpoints):
@@ -119,10 +150,16 @@ class Client:
 
 
 class DaemonOpener:
-    """Opens through the daemon."""
+    """Opens through the daemon.
 
-    def __init__(self, link: Link) -> None:
+    Args:
+        link: the way to it.
+        environ: what names credentials and endpoints; this process's environment by default.
+    """
+
+    def __init__(self, link: Link, environ: Mapping[str, str] = os.environ) -> None:
         self._link = link
+        self._environ = environ
         self._accesses = SourceAccesses()
 
     def feed(self, request: OpenRequest) -> Feed:
@@ -139,8 +176,9 @@ class DaemonOpener:
                 hold=request.hold,
                 memory_limit=request.memory_limit,
                 concurrency=request.concurrency,
+                want="all" if request.at_once else "none",
             ),
-            self._accesses.of(_first_uri(request)),
+            self._accesses.of(_first_uri(request), self._environ),
         )
 
     def close(self) -> None:
@@ -148,21 +186,30 @@ class DaemonOpener:
 
 
 class DirectOpener:
-    """Opens in this process."""
+    """Opens in this process.
 
-    def __init__(self) -> None:
+    Args:
+        environ: what names credentials, endpoints and sizes; this process's by default.
+    """
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        self._environ = environ
+
         self._accesses = SourceAccesses()
 
     def feed(self, request: OpenRequest) -> Feed:
+        from streamer_client.chunk_size import chunk_bytes  # noqa: PLC0415
         from streamer_client.direct_feed import open_directly  # noqa: PLC0415
 
+        uri = _first_uri(request)
         return open_directly(
-            self._accesses.of(_first_uri(request)),
+            self._accesses.of(uri, self._environ),
             request.source,
             request.pattern,
             request.files,
             memory_limit=request.memory_limit,
             concurrency=request.concurrency,
+            block_bytes=chunk_bytes(uri, self._environ),
         )
 
     def close(self) -> None:
@@ -174,7 +221,12 @@ def _first_uri(request: OpenRequest) -> str:
     return request.files[0] if request.files else request.source
 
 
-def daemon_client(socket_path: str, label: str = "", reconnect_s: float = RECONNECT_S) -> Client:
+def daemon_client(
+    socket_path: str,
+    label: str = "",
+    reconnect_s: float = RECONNECT_S,
+    environ: Mapping[str, str] = os.environ,
+) -> Client:
     """A client of the daemon at a socket; `reconnect_s` is how long to look for a new one.
 
     Raises:
@@ -182,9 +234,9 @@ def daemon_client(socket_path: str, label: str = "", reconnect_s: float = RECONN
         ProtocolMismatch: it speaks another version.
     """
     link = Link(socket_path, label, reconnect_s)
-    return Client(DaemonOpener(link), Admin(link))
+    return Client(DaemonOpener(link, environ), Admin(link))
 
 
-def direct_client() -> Client:
+def direct_client(environ: Mapping[str, str] = os.environ) -> Client:
     """A client without a daemon."""
-    return Client(DirectOpener())
+    return Client(DirectOpener(environ))

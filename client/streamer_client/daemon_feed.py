@@ -36,7 +36,7 @@ class DaemonFeed:
 
     Args:
         link: way to the daemon.
-        request: what to open, without numbers and environment; its `want` must be `all`.
+        request: what to open, without numbers and environment.
         access: the way into the source.
     """
 
@@ -52,7 +52,9 @@ class DaemonFeed:
         self._running = False
         self._closed = False
         first = self._opening.first(self._cancelled())
-        first.expect_all()
+        wants_all = request.want == "all"
+        if wants_all:
+            first.expect_all()
         self._load: DaemonLoad | None = first
         self._opened_shards: tuple[OpenedShard, ...] = first.shards
         self.shards = tuple(FeedShard(shard.uri, shard.size_bytes) for shard in first.shards)
@@ -61,8 +63,9 @@ class DaemonFeed:
         self.threads = copy_threads()
         limit = request.memory_limit
         self.read_ahead_bytes = READ_AHEAD_BYTES if limit < 0 else min(limit, READ_AHEAD_BYTES)
-        self._order = whole([shard.size_bytes for shard in self.shards], self.block_bytes)
-        self._fresh = True
+        sizes = [shard.size_bytes for shard in self.shards]
+        self._order = whole(sizes, self.block_bytes) if wants_all else ()
+        self._fresh = wants_all
         self._done = self._nothing_done()
 
     def _cancelled(self) -> Callable[[], bool]:
@@ -104,9 +107,8 @@ class DaemonFeed:
         A load that still has blocks of an earlier pass, or some on their way, is opened anew:
         they could fill the window with what this pass needs last, and it would never move on.
         """
-        if all(shard.held for shard in load.shards):
-            first = set(blocks(order))
-            load.want(order + in_order(pair for pair in load.ungranted() if pair not in first))
+        if load.held:
+            load.want_all(order)
         elif load.idle():
             load.want(order)
         else:
@@ -188,13 +190,16 @@ class DaemonFeed:
         remaining = self._remaining()
         load: DaemonLoad | None = None
         try:
-            load = self._reopened()
+            load = self._reopened(hold=self._request.hold)
         except SourceChanged:
             raise
         except StreamerError as error:
             self._direct = self._opened_directly(error)
         else:
-            if self._running:
+            load.take_over(dead)
+            if load.held:
+                load.want_all(remaining)
+            elif self._running:
                 load.want(remaining)
             log.warning("event=load_resumed socket=%s", self._link.socket_path)
         with self._guard:
@@ -210,15 +215,15 @@ class DaemonFeed:
             if not self._done[shard][block] and self._source(shard, block) is None
         )
 
-    def _reopened(self) -> DaemonLoad:
-        """The same shards in a new load that holds and wants nothing yet.
+    def _reopened(self, *, hold: bool = False) -> DaemonLoad:
+        """The same shards in a new load that wants nothing yet.
 
         Raises:
             SourceChanged: a shard is not what it was.
             StreamerError: no daemon, or it refuses.
         """
         files = tuple(shard.uri for shard in self.shards)
-        load = self._opening.again(files, self._cancelled())
+        load = self._opening.again(files, self._cancelled(), hold=hold)
         for was, now in zip(self._opened_shards, load.shards, strict=True):
             if (was.uri, was.identity, was.size_bytes) != (now.uri, now.identity, now.size_bytes):
                 load.close()

@@ -70,10 +70,10 @@ class LoadOpening:
                 log.warning("event=opening_again reason=%r", str(error))
         raise AssertionError
 
-    def again(self, files: tuple[str, ...], cancelled: Cancelled) -> DaemonLoad:
-        """Open the same files in a load that holds and wants nothing yet; raises as `first`."""
+    def again(self, files: tuple[str, ...], cancelled: Cancelled, *, hold: bool) -> DaemonLoad:
+        """Open the same files in a load that wants nothing yet; raises as `first`."""
         request = msgspec.structs.replace(
-            self._request, files=files, pattern=None, want="none", hold=False
+            self._request, files=files, pattern=None, want="none", hold=hold
         )
         return self._opened(request, cancelled)
 

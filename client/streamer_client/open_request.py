@@ -22,6 +22,8 @@ class OpenRequest(msgspec.Struct, frozen=True):
     hold: bool
     memory_limit: int
     concurrency: int | None
+    at_once: bool = True
+    """Whether all blocks are wanted, so that reading begins with the open."""
 
 
 def open_request(
@@ -32,6 +34,7 @@ def open_request(
     hold: bool = True,
     memory_limit: int = -1,
     concurrency: int | None = None,
+    at_once: bool = True,
 ) -> OpenRequest:
     """Check the arguments of `open`; a sequence for `source` means `files`.
 
@@ -57,6 +60,7 @@ def open_request(
         hold=hold,
         memory_limit=memory_limit,
         concurrency=concurrency,
+        at_once=at_once,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +64,19 @@ def test_ranks_share_one_ranged_get_for_each_block(
     assert set(reads.values()) == {1}
     assert all(each.if_match for each in store.seen if each.range)
     assert streamerd.totals()["source_device_bytes"] >= 10 * BLOCK
+
+
+def test_retries_are_counted_for_daemon_and_shard(
+    streamerd: DaemonProcess, store: GuardedStore, files: list[bytes]
+) -> None:
+    store.slow_downs = 3
+    with RawClient(streamerd.socket) as client:
+        load = client.open(SOURCE, hold=True, environment=store.environ())
+        assert load.read_all() == files
+    assert sum(store.reads().values()) == 13
+    totals = streamerd.totals()
+    assert (totals["retries"], totals["errors"], totals["source_requests"]) == (3, 0, 10)
+    assert sum(row["retries"] for row in streamerd.shards().values()) == 3
 
 
 def test_a_changed_object_is_never_mixed(
@@ -190,6 +204,24 @@ def test_concurrency_is_connections_and_a_slow_store_holds_no_disk_up(
         store.open.set()
         assert again.read_all() == files
     assert set(store.reads().values()) == {1}
+
+
+def test_the_cap_holds_reads_back_until_it_is_raised(
+    daemon_maker: Daemons, store: GuardedStore, files: list[bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / "streamerd.toml"
+    path.write_text("bandwidth_limit = 1\n")  # a byte a second
+    daemon = daemon_maker.start(f"--config={path}", f"--memory-limit={16 * BLOCK}")
+    with RawClient(daemon.socket) as client:
+        load = client.open(SOURCE, want="none", environment=store.environ())
+        load.want((0, 0, 2))
+        load.await_grants(1)
+        assert sum(store.reads().values()) == 1
+        assert daemon.status()["bandwidth_limit_bytes_per_s"] == 1
+        path.write_text("bandwidth_limit = 0\n")
+        daemon.signal(signal.SIGHUP)
+        load.await_grants(2)
+    assert daemon.status()["bandwidth_limit_bytes_per_s"] == 0
 
 
 def test_a_daemon_that_dies_is_gone_on_without(

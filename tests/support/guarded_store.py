@@ -50,6 +50,8 @@ class GuardedStore:
         """Access keys that may not read."""
         self.expired: set[str] = set()
         """Session tokens that have expired."""
+        self.slow_downs = 0
+        """So many reads more are answered by 503."""
         self.open = threading.Event()
         """While it is not set, GETs of objects wait at the door."""
         self.open.set()
@@ -119,8 +121,15 @@ class GuardedStore:
             return _refusal(start, seen, "400 Bad Request", "ExpiredToken", "The token has expired")
         if seen.key in self.denied:
             return _refusal(start, seen, "403 Forbidden", "AccessDenied", "Access Denied")
+        if seen.range and self._slows_down():
+            return _refusal(start, seen, "503 Slow Down", "SlowDown", "Reduce your request rate")
         answer: Iterable[bytes] = self._moto(environ, start)
         return answer
+
+    def _slows_down(self) -> bool:
+        with self._counting:
+            self.slow_downs -= 1
+            return self.slow_downs >= 0
 
     def _hold(self) -> None:
         with self._counting:

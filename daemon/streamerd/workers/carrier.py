@@ -21,7 +21,7 @@ from streamer_client.contract.uris import is_remote
 from streamer_client.storage.contract import Reader
 from streamer_client.storage.registry import storage_for
 from streamerd.shm.slab_file import NoSpace, SlabFile
-from streamerd.shm.slabs import MOUNT
+from streamerd.shm.slabs import MOUNT, remove_slab
 from streamerd.workers.jobs import (
     Answer,
     AnyJob,
@@ -36,6 +36,7 @@ from streamerd.workers.jobs import (
     Reread,
     Resolve,
     Resolved,
+    Unlink,
 )
 from streamerd.workers.pool import Pool
 from streamerd.workers.readers import Readers
@@ -96,6 +97,9 @@ class Carrier:
                 self._slabs.drop((job.slab, True))
                 self._slabs.drop((job.slab, False))
                 self._readers.drop(job.slab)
+                return Finished(job.job)
+            case Unlink():
+                remove_slab(job.slab)
                 return Finished(job.job)
             case _:
                 assert_never(job)

@@ -1,0 +1,124 @@
+"""A program written for Run:ai's API: `python runai_program.py MODULE DIRECTORY` tells what it saw.
+
+The same text runs against `runai_model_streamer` and against ours; what it writes is compared. It
+uses nothing but that API, torch and the standard library, for it may run in another environment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def digest(tensor: Any) -> str:
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha256(bytes(flat.tolist())).hexdigest()[:16]
+
+
+def seen(tensors: Any) -> list[list[Any]]:
+    return sorted([name, str(one.dtype), list(one.shape), digest(one)] for name, one in tensors)
+
+
+def metadata(streamer: Any) -> dict[str, list[list[Any]]]:
+    return {
+        str(place): [
+            [
+                one.name,
+                one.dtype,
+                list(one.shape),
+                [one.offsets.start, one.offsets.end, one.offsets.get_diff()],
+                [one.get_bytesize(), one.get_item_count(), one.get_element_size()],
+                str(one.get_torch_dtype()),
+            ]
+            for one in tensors
+        ]
+        for place, tensors in streamer.files_to_tensors_metadata.items()
+    }
+
+
+def failing(call: Callable[[], object]) -> str:
+    """`ValueError`, or what else it raises: the class that callers catch."""
+    try:
+        call()
+    except ValueError:
+        return "ValueError"
+    except Exception as error:  # noqa: BLE001  whatever it is, it is told
+        return type(error).__name__
+    return "nothing"
+
+
+def run(module: str, directory: str) -> dict[str, Any]:
+    api = importlib.import_module(module)
+    one, two, cut = (f"{directory}/{name}.safetensors" for name in ("one", "two", "cut"))
+
+    def stream(paths: list[str], **options: Any) -> list[list[Any]]:
+        with api.SafetensorsStreamer() as streamer:
+            streamer.stream_files(paths, **options)
+            return seen(streamer.get_tensors())
+
+    def files(**options: Any) -> list[list[Any]]:
+        found = api.FileStreamer().list_files(directory, **options)
+        return sorted([path.removeprefix(directory), size] for path, size in found)
+
+    answers: dict[str, Any] = {}
+    with api.SafetensorsStreamer() as streamer:
+        streamer.stream_file(one)
+        answers["one file"] = [seen(streamer.get_tensors()), metadata(streamer)]
+        answers["again after the end"] = seen(streamer.get_tensors())
+        streamer.stream_files([one, two], None, "cpu", False)
+        answers["two files"] = [seen(streamer.get_tensors()), metadata(streamer)]
+        answers["sizes"] = [streamer.total_size, streamer.device_str]
+    answers["no file"] = stream([])
+    answers["a file twice"] = stream([one, one])
+    answers["device None"] = stream([one], device=None)
+    answers["distributed"] = stream([one], is_distributed=True)
+    answers["some tensors"] = stream([one, two], tensor_names=["b", "empty", "fp8"])
+    answers["borrowed"] = [name for name, *_ in stream([two], owned=False)]
+    answers["errors"] = {
+        "missing file": failing(lambda: stream([f"{directory}/none.safetensors"])),
+        "cut file": failing(lambda: stream([cut])),
+        "unknown tensor": failing(lambda: stream([one], tensor_names=["zz"])),
+        "tensor in two": failing(lambda: stream([one, two], tensor_names=["a"])),
+        "no names": failing(lambda: stream([one], tensor_names=[])),
+        "names in one text": failing(lambda: stream([one], tensor_names="a")),
+        "listing nothing": failing(lambda: api.FileStreamer().list_files(f"{directory}/none")),
+        "not entered": failing(lambda: list(api.FileStreamer().get_chunks())),
+        "unequal lists": failing(lambda: api.FileChunks(0, one, [0], [])),
+    }
+    with api.FileStreamer() as streamer:
+        streamer.stream_files([api.FileChunks(7, one, [8, 0, 3, 5, 8], [4, 8, 0, 600, 4])])
+        answers["chunks"] = sorted(
+            [file, place, str(chunk.dtype), list(chunk.shape), digest(chunk)]
+            for file, place, chunk in streamer.get_chunks()
+        )
+        beyond = [api.FileChunks(7, one, [8], [1 << 20])]
+        answers["errors"]["beyond the end"] = failing(
+            lambda: (streamer.stream_files(beyond), list(streamer.get_chunks()))
+        )
+    with api.DistributedStreamer() as streamer:
+        request = api.FileChunks.contiguous(3, two, 0, [8, 100, 1])
+        streamer.stream_files([request], None, "cpu", True)
+        answers["distributed chunks"] = sorted(
+            [file, place, list(chunk.shape), digest(chunk)]
+            for file, place, chunk in streamer.get_chunks()
+        )
+        answers["group"] = [streamer.get_group_size(), streamer.is_distributed]
+        answers["request"] = [request.total_size(), request.max_chunk_size(), request.offsets]
+    found = sorted(api.list_safetensors(directory))
+    answers["safetensors"] = [path.removeprefix(directory) for path in found]
+    answers["no safetensors"] = api.list_safetensors(f"{directory}/none")
+    answers["files"] = files()
+    answers["direct files"] = files(is_recursive=False)
+    answers["json files"] = files(allow_patterns=["*.json"])
+    answers["other files"] = files(ignore_patterns=["*.json", "*.safetensors"])
+    return answers
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(run(*sys.argv[1:]), indent=1, sort_keys=True))
