@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -81,9 +82,10 @@ def run(
     server: ObjectServer,
     daemon_pids: list[int],
     *,
+    at_start: Callable[[], None] = lambda: None,
     verify: bool = False,
 ) -> tuple[Measured, Spent]:
-    """Load once; `daemon_pids` work for it."""
+    """Load once; `daemon_pids` work for it, `at_start` is called when all else is ready."""
     ours, theirs = context.Pipe()
     child = context.Process(target=work, args=(theirs, way, objects, verify))
     child.start()
@@ -92,6 +94,7 @@ def run(
         ours.recv()
         server.requests()
         serving, daemon = _cpu_s(server.pids), _cpu_s(daemon_pids)
+        at_start()
         start_s = time.monotonic()
         ours.send("go")
         spent: Spent = ours.recv()
