@@ -78,10 +78,9 @@ class StreamerdDirect(Streamerd):
 
 
 class RunAi:
-    """Run:ai Model Streamer with its S3 plugin."""
+    """Run:ai Model Streamer with its S3 plugin, as many connections as by its own default."""
 
     def __init__(self, objects: Objects) -> None:
-        os.environ.setdefault("RUNAI_STREAMER_CONCURRENCY", str(objects.connections))
         import runai_model_streamer_s3  # noqa: F401  before the clock starts
         from runai_model_streamer import SafetensorsStreamer
 
@@ -92,6 +91,14 @@ class RunAi:
         with self._streamer() as streamer:
             streamer.stream_files(self._objects.uris)
             yield from streamer.get_tensors()
+
+
+class RunAiConnections(RunAi):
+    """With as many connections as the others."""
+
+    def __init__(self, objects: Objects) -> None:
+        os.environ["RUNAI_STREAMER_CONCURRENCY"] = str(objects.connections)
+        super().__init__(objects)
 
 
 class Way(NamedTuple):
@@ -109,6 +116,7 @@ WAYS = {
     "streamerd direct": Way(StreamerdDirect),
     "bare, existing memory": Way(BareExisting),
     "runai": Way(RunAi, keep=False),
+    "runai, connections": Way(RunAiConnections, keep=False),
     "runai, kept": Way(RunAi),
     "boto3": Way(Boto3),
     "awscrt": Way(Crt),

@@ -33,7 +33,7 @@ BARE = ("bare", "bare, huge pages")
 COMPARED = (
     *(("streamerd", peer, 0.9) for peer in BARE),
     ("streamerd direct", "bare, existing memory", 0.9),
-    *(("streamerd", peer, 3.0) for peer in ("runai", "runai, kept")),
+    *(("streamerd", peer, 3.0) for peer in ("runai", "runai, connections", "runai, kept")),
     ("streamerd direct", "runai", 3.0),
     *(("streamerd", peer, 1.0) for peer in ("boto3", "awscrt", "obstore")),
 )
