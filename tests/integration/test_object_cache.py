@@ -13,6 +13,7 @@ from streamerd.cli.main import main
 from tests.support.checkpoints import write_model
 from tests.support.daemon import DaemonProcess
 from tests.support.guarded_store import GuardedStore, guarded_store
+from tests.support.waiting import eventually
 
 SOURCE = "s3://models/llama"
 Run = Callable[..., tuple[int, str]]
@@ -96,5 +97,7 @@ def test_a_prefetch_whose_credentials_expire_fails_with_the_stores_words(
     assert run("prefetch", SOURCE, "--no-wait")[0] == 0
     store.expired.add("token-one")
     store.open.set()
+    eventually(lambda: [each["state"] for each in sources(run)[SOURCE]] == ["failed", "failed"])
+    assert all("ExpiredToken" in each["error"] for each in sources(run)[SOURCE])
     code, out = run("prefetch", SOURCE)
     assert (code, "ExpiredToken" in out) == (1, True)

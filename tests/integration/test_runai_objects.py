@@ -24,35 +24,29 @@ from streamer_client.runai import (
 )
 from tests.support.checkpoints import write_model
 from tests.support.daemon import BLOCK, DaemonProcess
-from tests.support.object_server import ObjectServer, object_server
+from tests.support.guarded_store import SECRET, GuardedStore, guarded_store
 from tests.support.runai_package import PROGRAM, answers, write_files
 
 RECORDED: dict[str, Any] = json.loads(PROGRAM.with_name("runai_0_17_answers.json").read_text())
 BLOCKS = 4
+URI = "s3://models/llama"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
-    with object_server(tmp_path_factory.mktemp("store")) as running:
-        running.put("models")
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[GuardedStore]:
+    """A server, and this process in the environment of its user."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "RUNAI_"))]:
+        monkeypatch.delenv(name)
+    with guarded_store() as running:
+        for name, value in running.environ().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("STREAMERD_MODE", "direct")
         yield running
 
 
 @pytest.fixture
-def store(server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> ObjectServer:
-    """The server, and this process in the environment of its user."""
-    for name in [name for name in os.environ if name.startswith(("AWS_", "RUNAI_"))]:
-        monkeypatch.delenv(name)
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("STREAMERD_MODE", "direct")
-    server.forget()
-    return server
-
-
-@pytest.fixture
 def daemon(
-    store: ObjectServer, streamerd: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+    store: GuardedStore, streamerd: DaemonProcess, monkeypatch: pytest.MonkeyPatch
 ) -> DaemonProcess:
     monkeypatch.setenv("STREAMERD_MODE", "required")
     monkeypatch.setenv("STREAMERD_SOCKET", streamerd.socket)
@@ -60,35 +54,34 @@ def daemon(
 
 
 @pytest.fixture
-def model(store: ObjectServer, tmp_path: Path) -> tuple[str, list[Path]]:
-    """A model of two shards under a prefix of the test's own, and the files it was made of."""
+def model(store: GuardedStore, tmp_path: Path) -> tuple[str, list[Path]]:
+    """A model of two shards, and the files it was made of."""
     paths = write_model(tmp_path / "m", 2, BLOCKS)
     (tmp_path / "m" / "config.json").write_text("{}")
     (tmp_path / "m" / "sub").mkdir()
     (tmp_path / "m" / "sub" / "more.json").write_text("[]")
-    uri = store.upload(tmp_path / "m", "models", tmp_path.name)
-    store.forget()
-    return uri, paths
+    store.put_model(tmp_path / "m", URI)
+    return URI, paths
 
 
-def test_answers_are_the_same_as_from_files(store: ObjectServer, tmp_path: Path) -> None:
+def test_answers_are_the_same_as_from_files(store: GuardedStore, tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     write_files(tmp_path / "files")
-    uri = store.upload(tmp_path / "files", "models", tmp_path.name)
-    assert answers(sys.executable, "streamer_client.runai", uri) == RECORDED
+    store.put_model(tmp_path / "files", URI)
+    assert answers(sys.executable, "streamer_client.runai", URI) == RECORDED
 
 
 def test_answers_are_the_same_through_a_daemon(
-    daemon: DaemonProcess, store: ObjectServer, tmp_path: Path
+    daemon: DaemonProcess, store: GuardedStore, tmp_path: Path
 ) -> None:
     (tmp_path / "files").mkdir()
     write_files(tmp_path / "files")
-    uri = store.upload(tmp_path / "files", "models", tmp_path.name)
-    assert answers(sys.executable, "streamer_client.runai", uri) == RECORDED
+    store.put_model(tmp_path / "files", URI)
+    assert answers(sys.executable, "streamer_client.runai", URI) == RECORDED
 
 
 def test_two_streams_are_one_read_of_each_byte(
-    daemon: DaemonProcess, store: ObjectServer, model: tuple[str, list[Path]]
+    daemon: DaemonProcess, store: GuardedStore, model: tuple[str, list[Path]]
 ) -> None:
     uri, paths = model
     for _ in range(2):
@@ -98,14 +91,14 @@ def test_two_streams_are_one_read_of_each_byte(
     stored = {name: tensor for path in paths for name, tensor in load_file(path).items()}
     assert found.keys() == stored.keys()
     assert all(torch.equal(tensor, stored[name]) for name, tensor in found.items())
-    gets = store.seen("GET", ".safetensors")
+    gets = store.gets(".safetensors")
     assert len({(get.path, get.range) for get in gets}) == len(gets) == 2 * BLOCKS
     assert {get.size_bytes for get in gets} == {BLOCK}
 
 
 def test_credentials_and_endpoint_of_the_call_are_used(
     daemon: DaemonProcess,
-    store: ObjectServer,
+    store: GuardedStore,
     model: tuple[str, list[Path]],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -113,21 +106,20 @@ def test_credentials_and_endpoint_of_the_call_are_used(
     uri, _ = model
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ambient")
-    own = S3Credentials("of-the-call", "its-secret", endpoint=store.endpoint)
+    own = S3Credentials("of-the-call", SECRET, endpoint=store.endpoint)
     files = list_safetensors(uri, own)
     pull_files(uri, str(tmp_path / "dst"), ["*.json"], s3_credentials=own)
     with SafetensorsStreamer() as streamer:
         streamer.stream_files(files, s3_credentials=own)
         assert list(streamer.get_tensors())
-    requests = store.seen()
-    assert len(requests) > 2 * BLOCKS
-    assert all("Credential=of-the-call/" in one.authorization for one in requests)
-    assert "its-secret" not in daemon.log
-    assert "its-secret" not in json.dumps(daemon.status())
+    assert len(store.gets(".safetensors")) == 2 * BLOCKS
+    assert {one.key for one in store.seen} == {"of-the-call"}
+    assert SECRET not in daemon.log
+    assert SECRET not in json.dumps(daemon.status())
 
 
 def test_pulling_and_listing(
-    store: ObjectServer, model: tuple[str, list[Path]], tmp_path: Path
+    store: GuardedStore, model: tuple[str, list[Path]], tmp_path: Path
 ) -> None:
     uri, paths = model
     assert list_safetensors(f"{uri}/") == [f"{uri}/{path.name}" for path in paths]
@@ -141,7 +133,7 @@ def test_pulling_and_listing(
 
 
 def test_a_model_is_mirrored_once(
-    store: ObjectServer, model: tuple[str, list[Path]], tmp_path: Path
+    store: GuardedStore, model: tuple[str, list[Path]], tmp_path: Path
 ) -> None:
     uri, _ = model
     for _ in range(2):
@@ -152,20 +144,20 @@ def test_a_model_is_mirrored_once(
         "sub",
         ".runai_complete",
     }
-    assert len(store.seen("GET", "config.json")) == 1
+    assert len(store.gets("config.json")) == 1
 
 
 @pytest.mark.parametrize("key", ["../../evil", "a/../../evil", "/evil"])
-def test_keys_that_lead_elsewhere(store: ObjectServer, tmp_path: Path, key: str) -> None:
-    prefix = tmp_path.name
-    store.put("models", f"{prefix}/config.json", b"{}")
-    store.put("models", f"{prefix}/{key}", b"evil")
+def test_keys_that_lead_elsewhere(store: GuardedStore, tmp_path: Path, key: str) -> None:
+    store.put("models", "llama/config.json", b"{}")
+    store.put("models", f"llama/{key}", b"evil")
     with pytest.raises(SourceError, match=f"evil: its name would be written outside of {tmp_path}"):
-        pull_files(f"s3://models/{prefix}", str(tmp_path / "dst"))
+        pull_files(URI, str(tmp_path / "dst"))
     assert not (tmp_path / "dst").exists()
 
 
-def test_what_is_not_there_is_named(store: ObjectServer, tmp_path: Path) -> None:
+def test_what_is_not_there_is_named(store: GuardedStore, tmp_path: Path) -> None:
+    store.put("models", "other/config.json", b"{}")
     with pytest.raises(SourceNotFound, match="s3://no-such-bucket/m"):
         pull_files("s3://no-such-bucket/m", str(tmp_path / "dst"))
     assert list_safetensors("s3://models/nothing/here") == []

@@ -40,6 +40,12 @@ class Seen(NamedTuple):
     key: str
     token: str
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that the range asks for."""
+        start, _, last = self.range.removeprefix("bytes=").partition("-")
+        return int(last) + 1 - int(start) if last else 0
+
 
 class GuardedStore:
     """The server. A context manager."""
@@ -89,10 +95,10 @@ class GuardedStore:
         backend.put_object(bucket, key, data)
 
     def put_model(self, directory: Path, uri: str) -> None:
-        """Put every file of a directory under an s3:// prefix."""
+        """Put every file of a directory, at any depth, under an s3:// prefix."""
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-        for path in sorted(directory.iterdir()):
-            self.put(bucket, f"{prefix}/{path.name}", path.read_bytes())
+        for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+            self.put(bucket, f"{prefix}/{path.relative_to(directory)}", path.read_bytes())
 
     # --- what was seen --------------------------------------------------------------------------
 
@@ -100,6 +106,12 @@ class GuardedStore:
         """How often each range of each object was asked for."""
         gets = (each for each in list(self.seen) if each.method == "GET" and each.range)
         return Counter((each.path, each.range) for each in gets)
+
+    def gets(self, part: str) -> list[Seen]:
+        """Ranged GETs of objects with `part` in their path, in the order in which they came."""
+        return [
+            one for one in list(self.seen) if one.method == "GET" and one.range and part in one.path
+        ]
 
     # --- the door -------------------------------------------------------------------------------
 

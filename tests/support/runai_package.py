@@ -59,7 +59,7 @@ def write_files(directory: Path) -> None:
     (directory / "deep" / "er" / "more.json").write_text("[1]")
 
 
-def answers(python: str, module: str, directory: Path, **environment: str) -> dict[str, Any]:
+def answers(python: str, module: str, directory: Path | str, **environment: str) -> dict[str, Any]:
     """What the program tells of a module."""
     done = subprocess.run(
         [python, str(PROGRAM), module, str(directory)],

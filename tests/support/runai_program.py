@@ -53,19 +53,13 @@ def failing(call: Callable[[], object]) -> str:
     return "nothing"
 
 
-def run(module: str, directory: str) -> dict[str, Any]:
-    api = importlib.import_module(module)
-    one, two, cut = (f"{directory}/{name}.safetensors" for name in ("one", "two", "cut"))
+def stream(api: Any, paths: list[str], **options: Any) -> list[list[Any]]:
+    with api.SafetensorsStreamer() as streamer:
+        streamer.stream_files(paths, **options)
+        return seen(streamer.get_tensors())
 
-    def stream(paths: list[str], **options: Any) -> list[list[Any]]:
-        with api.SafetensorsStreamer() as streamer:
-            streamer.stream_files(paths, **options)
-            return seen(streamer.get_tensors())
 
-    def files(**options: Any) -> list[list[Any]]:
-        found = api.FileStreamer().list_files(directory, **options)
-        return sorted([path.removeprefix(directory), size] for path, size in found)
-
+def tensors(api: Any, one: str, two: str) -> dict[str, Any]:
     answers: dict[str, Any] = {}
     with api.SafetensorsStreamer() as streamer:
         streamer.stream_file(one)
@@ -74,32 +68,22 @@ def run(module: str, directory: str) -> dict[str, Any]:
         streamer.stream_files([one, two], None, "cpu", False)
         answers["two files"] = [seen(streamer.get_tensors()), metadata(streamer)]
         answers["sizes"] = [streamer.total_size, streamer.device_str]
-    answers["no file"] = stream([])
-    answers["a file twice"] = stream([one, one])
-    answers["device None"] = stream([one], device=None)
-    answers["distributed"] = stream([one], is_distributed=True)
-    answers["some tensors"] = stream([one, two], tensor_names=["b", "empty", "fp8"])
-    answers["borrowed"] = [name for name, *_ in stream([two], owned=False)]
-    answers["errors"] = {
-        "missing file": failing(lambda: stream([f"{directory}/none.safetensors"])),
-        "cut file": failing(lambda: stream([cut])),
-        "unknown tensor": failing(lambda: stream([one], tensor_names=["zz"])),
-        "tensor in two": failing(lambda: stream([one, two], tensor_names=["a"])),
-        "no names": failing(lambda: stream([one], tensor_names=[])),
-        "names in one text": failing(lambda: stream([one], tensor_names="a")),
-        "listing nothing": failing(lambda: api.FileStreamer().list_files(f"{directory}/none")),
-        "not entered": failing(lambda: list(api.FileStreamer().get_chunks())),
-        "unequal lists": failing(lambda: api.FileChunks(0, one, [0], [])),
-    }
+    answers["no file"] = stream(api, [])
+    answers["a file twice"] = stream(api, [one, one])
+    answers["device None"] = stream(api, [one], device=None)
+    answers["distributed"] = stream(api, [one], is_distributed=True)
+    answers["some tensors"] = stream(api, [one, two], tensor_names=["b", "empty", "fp8"])
+    answers["borrowed"] = [name for name, *_ in stream(api, [two], owned=False)]
+    return answers
+
+
+def chunks(api: Any, one: str, two: str) -> dict[str, Any]:
+    answers: dict[str, Any] = {}
     with api.FileStreamer() as streamer:
         streamer.stream_files([api.FileChunks(7, one, [8, 0, 3, 5, 8], [4, 8, 0, 600, 4])])
         answers["chunks"] = sorted(
             [file, place, str(chunk.dtype), list(chunk.shape), digest(chunk)]
             for file, place, chunk in streamer.get_chunks()
-        )
-        beyond = [api.FileChunks(7, one, [8], [1 << 20])]
-        answers["errors"]["beyond the end"] = failing(
-            lambda: (streamer.stream_files(beyond), list(streamer.get_chunks()))
         )
     with api.DistributedStreamer() as streamer:
         request = api.FileChunks.contiguous(3, two, 0, [8, 100, 1])
@@ -110,14 +94,55 @@ def run(module: str, directory: str) -> dict[str, Any]:
         )
         answers["group"] = [streamer.get_group_size(), streamer.is_distributed]
         answers["request"] = [request.total_size(), request.max_chunk_size(), request.offsets]
-    found = sorted(api.list_safetensors(directory))
-    answers["safetensors"] = [path.removeprefix(directory) for path in found]
-    answers["no safetensors"] = api.list_safetensors(f"{directory}/none")
-    answers["files"] = files()
-    answers["direct files"] = files(is_recursive=False)
-    answers["json files"] = files(allow_patterns=["*.json"])
-    answers["other files"] = files(ignore_patterns=["*.json", "*.safetensors"])
     return answers
+
+
+def errors(api: Any, directory: str, one: str, two: str) -> dict[str, str]:
+    def beyond() -> None:
+        with api.FileStreamer() as streamer:
+            streamer.stream_files([api.FileChunks(7, one, [8], [1 << 20])])
+            list(streamer.get_chunks())
+
+    none = f"{directory}/none"
+    return {
+        "missing file": failing(lambda: stream(api, [f"{none}.safetensors"])),
+        "cut file": failing(lambda: stream(api, [f"{directory}/cut.safetensors"])),
+        "unknown tensor": failing(lambda: stream(api, [one], tensor_names=["zz"])),
+        "tensor in two": failing(lambda: stream(api, [one, two], tensor_names=["a"])),
+        "no names": failing(lambda: stream(api, [one], tensor_names=[])),
+        "names in one text": failing(lambda: stream(api, [one], tensor_names="a")),
+        "listing nothing": failing(lambda: api.FileStreamer().list_files(none)),
+        "not entered": failing(lambda: list(api.FileStreamer().get_chunks())),
+        "unequal lists": failing(lambda: api.FileChunks(0, one, [0], [])),
+        "beyond the end": failing(beyond),
+    }
+
+
+def listings(api: Any, directory: str) -> dict[str, Any]:
+    def files(**options: Any) -> list[list[Any]]:
+        found = api.FileStreamer().list_files(directory, **options)
+        return sorted([path.removeprefix(directory), size] for path, size in found)
+
+    found = sorted(api.list_safetensors(directory))
+    return {
+        "safetensors": [path.removeprefix(directory) for path in found],
+        "no safetensors": api.list_safetensors(f"{directory}/none"),
+        "files": files(),
+        "direct files": files(is_recursive=False),
+        "json files": files(allow_patterns=["*.json"]),
+        "other files": files(ignore_patterns=["*.json", "*.safetensors"]),
+    }
+
+
+def run(module: str, directory: str) -> dict[str, Any]:
+    api = importlib.import_module(module)
+    one, two = (f"{directory}/{name}.safetensors" for name in ("one", "two"))
+    return {
+        **tensors(api, one, two),
+        **chunks(api, one, two),
+        "errors": errors(api, directory, one, two),
+        **listings(api, directory),
+    }
 
 
 if __name__ == "__main__":

@@ -5,10 +5,9 @@ Here it is the typed error of this package as well, with its code and its remedy
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from streamer_client.contract.errors import StreamerError
 
@@ -40,8 +39,10 @@ def _rebuilt(kind: type[StreamerError], arguments: tuple[object, ...]) -> Stream
     return _class_of(kind)(*arguments)
 
 
-@functools.cache
+_made: Final[dict[type[StreamerError], type[StreamerError]]] = {}
+
+
 def _class_of(kind: type[StreamerError]) -> type[StreamerError]:
-    """A subclass of `kind` and of ValueError that goes by the same name."""
+    """A subclass of `kind` and of ValueError that goes by the same name; one for each kind."""
     members = {"__module__": __name__, "__doc__": kind.__doc__, "kind": kind}
-    return type(kind.__name__, (_Both, kind, ValueError), members)
+    return _made.setdefault(kind, type(kind.__name__, (_Both, kind, ValueError), members))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TextIO
 
 LEVEL_ENV: Final = "RUNAI_STREAMER_LOG_LEVEL"
 STDERR_ENV: Final = "RUNAI_STREAMER_LOG_TO_STDERR"
@@ -70,5 +70,5 @@ def _send_to_stderr(logger: logging.Logger) -> None:
         logger.setLevel(logging.INFO)
 
 
-class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
+class _StderrHandler(logging.StreamHandler[TextIO]):
     """Ours, so that a second call sees it."""

@@ -39,12 +39,38 @@ def _web_caller(uri: str, environ: Mapping[str, str]) -> CallerEnvironment:
     return WebCaller(uri, environ)
 
 
+def _gs_storage(environment: Mapping[str, str]) -> Storage:
+    from streamer_client.storage.gs.storage import GsStorage  # noqa: PLC0415
+
+    return GsStorage(environment)
+
+
+def _gs_caller(uri: str, environ: Mapping[str, str]) -> CallerEnvironment:
+    from streamer_client.storage.gs.caller import GsCaller  # noqa: PLC0415
+
+    return GsCaller(uri, environ)
+
+
+def _az_storage(environment: Mapping[str, str]) -> Storage:
+    from streamer_client.storage.az.storage import AzStorage  # noqa: PLC0415
+
+    return AzStorage(environment)
+
+
+def _az_caller(uri: str, environ: Mapping[str, str]) -> CallerEnvironment:
+    from streamer_client.storage.az.caller import AzCaller  # noqa: PLC0415
+
+    return AzCaller(uri, environ)
+
+
 _STORAGES: Final[Mapping[str, Callable[[Mapping[str, str]], Storage]]] = {
     _PATH: lambda _environment: LocalStorage(),
     "file": lambda _environment: LocalStorage(),
     "s3": _s3_storage,
     "http": _web_storage,
     "https": _web_storage,
+    "gs": _gs_storage,
+    "az": _az_storage,
 }
 
 _WITH_SECRETS: Final = frozenset({"http", "https", "az"})
@@ -63,6 +89,8 @@ _ENVIRONMENTS: Final[Mapping[str, Callable[[str, Mapping[str, str]], CallerEnvir
     "s3": _s3_caller,
     "http": _web_caller,
     "https": _web_caller,
+    "gs": _gs_caller,
+    "az": _az_caller,
 }
 
 

@@ -88,7 +88,7 @@ class Placeholder:
     """What vLLM puts in the place of a package that is not installed."""
 
 
-def of_package(name: str) -> types.FunctionType:
+def of_package(name: str) -> object:
     def function() -> None: ...
 
     function.__module__ = f"runai_model_streamer.{name}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from streamer_client.contract.errors import ConfigError
+from streamer_client.storage.az.storage import AzStorage
+from streamer_client.storage.gs.storage import GsStorage
 from streamer_client.storage.local import LocalStorage
 from streamer_client.storage.registry import caller_environment, public_uri, storage_for
 from streamer_client.storage.s3.storage import S3Storage
@@ -24,6 +26,14 @@ def test_s3(uri: str) -> None:
 @pytest.mark.parametrize("uri", ["http://h/m", "https://h/m", "HTTPS://h/m"])
 def test_web(uri: str) -> None:
     assert isinstance(storage_for(uri, {}), WebStorage)
+
+
+def test_google_and_azure() -> None:
+    assert isinstance(storage_for("gs://bucket/k", {}), GsStorage)
+    endpoint = {"AZURE_STORAGE_ENDPOINT": "https://acc.blob.core.windows.net"}
+    assert isinstance(storage_for("az://container/k", endpoint), AzStorage)
+    with pytest.raises(ConfigError, match="AZURE_STORAGE_ACCOUNT_NAME"):
+        storage_for("az://container/k", {})
 
 
 def test_an_unknown_scheme_is_told_the_known_ones() -> None:
