@@ -17,7 +17,7 @@ AZURITE := .stores/node_modules/azurite/package.json
 CODE   := daemon client vllm_plugin tests benchmarks docs
 ARGS   ?=
 
-.PHONY: help venv test lint format demo bench bench-core diagrams example-config clean \
+.PHONY: help venv test lint format demo bench bench-s3 bench-core diagrams example-config clean \
     install-systemd uninstall-systemd deb
 
 help: ## this list
@@ -44,6 +44,9 @@ demo: $(READY) ## vLLM on CPU loads a sharded model twice; the second time reads
 
 bench: $(PEERS) ## against safetensors and Run:ai Model Streamer, same checkpoint, same run
 	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+bench-s3: $(PEERS) ## object storage: nginx on loopback, against Run:ai, boto3, awscrt and obstore
+	$(BIN)/python -m benchmarks.object_store $(ARGS)
 
 bench-core: $(READY) ## the daemon's decisions and codec alone, without I/O
 	$(BIN)/python -m benchmarks.core $(ARGS)
@@ -90,5 +93,6 @@ $(AZURITE): | $(READY)
 	$(BIN)/python -m tests.support.azurite
 
 $(PEERS): $(READY)
-	$(PIP) install --quiet runai-model-streamer==0.17.0
+	$(PIP) install --quiet runai-model-streamer==0.17.0 runai-model-streamer-s3==0.17.0 \
+	    awscrt==0.38.1 obstore==0.12.1
 	touch $@

@@ -212,10 +212,10 @@ def comparisons(rows: list[Row]) -> Iterator[tuple[str, float]]:
             yield f"{text} (wanted {wanted:g} x)", other / mine
 
 
-def machine() -> dict[str, object]:
-    """What the figures belong to."""
+def machine(packages: tuple[str, ...] = ()) -> dict[str, object]:
+    """What the figures belong to; `packages` are named beside the usual ones."""
     versions = {}
-    for package in ("torch", "safetensors", "runai-model-streamer"):
+    for package in ("torch", "safetensors", "runai-model-streamer", *packages):
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
     return {

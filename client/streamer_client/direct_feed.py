@@ -68,6 +68,7 @@ class DirectFeed:
         self._opened: dict[int, _Opened] = {}
         self._retired: list[Reader] = []
         """Readers whose credentials expired, while other threads may still read with them."""
+        self._own = threading.local()
         self._lock = threading.Lock()
         self._pass = 0
         self._closed = False
@@ -90,7 +91,7 @@ class DirectFeed:
         total = sum(len(buffer) for buffer in buffers)
         small = total < SCATTER_BYTES * len(buffers)
         if len(buffers) > 1 and (small or self._one_request(shard)):
-            scratch = memoryview(bytearray(total))
+            scratch = self._scratch(total)
             self._read(shard, scratch, start)
             at = 0
             for buffer in buffers:
@@ -101,6 +102,13 @@ class DirectFeed:
             if buffer:
                 self._read(shard, buffer, start)
             start += len(buffer)
+
+    def _scratch(self, size_bytes: int) -> memoryview:
+        """This thread's own; new memory each time would cost as much again as the copy."""
+        memory: bytearray | None = getattr(self._own, "memory", None)
+        if memory is None or len(memory) < size_bytes:
+            memory = self._own.memory = bytearray(size_bytes)
+        return memoryview(memory)[:size_bytes]
 
     def _one_request(self, shard: int) -> bool:
         """Whether a request costs more than copying what came with it to where it belongs."""

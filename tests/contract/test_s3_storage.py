@@ -184,7 +184,9 @@ def test_a_store_that_ignores_conditions_is_seen_through() -> None:
 def test_what_is_not_there_is_told_apart(bucket: Bucket) -> None:
     with pytest.raises(SourceNotFound, match=r"NoSuchBucket.*check the bucket's name"):
         bucket.storage.list_shards("s3://no-such-bucket/m", None, None)
-    with pytest.raises(SourceNotFound, match=r"NoSuchKey.*check the key"):
+    with pytest.raises(
+        SourceNotFound, match=r"neither an object nor a prefix.*NoSuchKey.*check the key"
+    ):
         bucket.storage.list_shards(bucket.uri("none.bin"), None, None)
     with pytest.raises(SourceNotFound, match="nothing lies under it"):
         bucket.storage.list_shards(f"s3://{bucket.bucket}", None, None)

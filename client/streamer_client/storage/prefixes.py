@@ -121,7 +121,13 @@ class Prefixes:
             raise SourceNotFound(
                 f"{uri}: nothing lies under it; check the name and the prefix for typing errors"
             )
-        return self._shards([uri])
+        try:
+            return self._shards([uri])
+        except SourceNotFound as error:
+            told_by = str(error).removeprefix(f"{uri}: does not exist: ")
+            raise SourceNotFound(
+                f"{uri}: neither an object nor a prefix with objects under it: {told_by}"
+            ) from error
 
     def _shards(self, uris: Iterable[ObjectUri]) -> tuple[StoredShard, ...]:
         wanted = list(uris)

@@ -21,6 +21,9 @@ from streamer_client.storage.http.shown import shown
 
 Fault = OSError | http.client.HTTPException
 
+_PROXY_REMEDY = (
+    "check HTTP_PROXY, HTTPS_PROXY and that the proxy runs, or list the store's host in NO_PROXY"
+)
 _UNREACHABLE = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL)
 
 
@@ -37,7 +40,9 @@ def transport_fault(
         host = proxy.host if proxy else origin.host
         return Transient(
             f"the name {host} of {where} does not resolve: {error.strerror}",
-            remedy="check the endpoint and region for typing errors, and DNS",
+            remedy=_PROXY_REMEDY
+            if proxy
+            else "check the endpoint and region for typing errors, and DNS",
             connecting=True,
         )
     if isinstance(error, TimeoutError):
@@ -54,14 +59,16 @@ def transport_fault(
             f"{request.about}: no connection to {where}: {error.strerror}; raise the limit of "
             "open files (`ulimit -n`, LimitNOFILE)"
         )
-    return _lost(error, where)
+    return _lost(error, where, through_proxy=proxy is not None)
 
 
-def _lost(error: Fault, where: str) -> Transient:
+def _lost(error: Fault, where: str, *, through_proxy: bool) -> Transient:
     if isinstance(error, OSError) and error.errno in _UNREACHABLE:
         return Transient(
             f"no connection to {where}: {error.strerror}",
-            remedy="check that the endpoint is right, that the store runs, and the firewall",
+            remedy=_PROXY_REMEDY
+            if through_proxy
+            else "check that the endpoint is right, that the store runs, and the firewall",
             connecting=True,
         )
     if isinstance(error, http.client.RemoteDisconnected):

@@ -8,7 +8,7 @@ vLLM rank, streamerctl), never in the daemon.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import botocore.exceptions
@@ -53,7 +53,9 @@ class S3Caller:
             ConfigError: a profile, region or endpoint is malformed or unknown.
             SourceForbidden: credentials are configured and cannot be had; says how they failed.
         """
-        found = {name: self._environ[name] for name in VARIABLES if self._environ.get(name)}
+        found = self._given(VARIABLES)
+        # What is malformed is told here, where it is set, and by the name it is set under.
+        s3_settings(found | self._given((*ENDPOINTS, *SECRETS)))
         try:
             found |= self._resolved(found)
         except (botocore.exceptions.ProfileNotFound, botocore.exceptions.ConfigParseError) as error:
@@ -66,8 +68,11 @@ class S3Caller:
                 "them (for example `aws sso login`), or set RUNAI_STREAMER_S3_UNSIGNED=1 for a "
                 "public bucket"
             ) from error
-        s3_settings(found)  # what is malformed is told here, where it is set
+        s3_settings(found)  # a profile's part of it, too
         return found
+
+    def _given(self, names: Iterable[str]) -> dict[str, str]:
+        return {name: self._environ[name] for name in names if self._environ.get(name)}
 
     def _resolved(self, given: Mapping[str, str]) -> dict[str, str]:
         session = self._session if self._renewing else None

@@ -26,7 +26,7 @@ from streamer_client.storage.http.refusals import (
 from streamer_client.storage.http.retry import SendAgain, Transient
 from streamer_client.storage.s3.endpoints import bucket_url
 from streamer_client.storage.s3.learned import LEARNED, Learned
-from streamer_client.storage.s3.remedies import EXPIRED, PASSING, remedy
+from streamer_client.storage.s3.remedies import EXPIRED, PASSING, permission, remedy
 from streamer_client.storage.s3.settings import S3Settings
 from streamer_client.storage.s3.uri import requested
 from streamer_client.storage.xml import Element, NotXml, parse_xml
@@ -99,8 +99,9 @@ class S3Dialect:
                 "`aws sso login`), or use a profile or role that renews itself"
             )
         listing = "list-type=" in request.url
-        what = remedy(self.settings, uri, told.code, listing=listing)
-        return refusal(sent, answer, told, forbidden=what, missing=what, other=what)
+        what = remedy(self.settings, told.code)
+        who = what or permission(self.settings, uri, listing=listing)
+        return refusal(sent, answer, told, forbidden=who, missing=what, other=what)
 
     def _region(self, bucket: str) -> str:
         return self._learned.regions.get(self.endpoint, bucket) or self.settings.region

@@ -23,14 +23,12 @@ _LOOKED: Final = (
 )
 
 
-def remedy(settings: S3Settings, uri: ObjectUri, code: str, *, listing: bool) -> str:
-    """What to do, for the end of an error's text.
+def remedy(settings: S3Settings, code: str) -> str:
+    """What to do, for the end of an error's text; empty where the code alone does not say it.
 
     Args:
         settings: how the store was asked.
-        uri: the bucket, and the key or prefix.
         code: the store's own word; empty where it said none.
-        listing: a listing was asked for, not an object.
     """
     match code:
         case "NoSuchBucket":
@@ -61,10 +59,17 @@ def remedy(settings: S3Settings, uri: ObjectUri, code: str, *, listing: bool) ->
         case "InvalidBucketName":
             return "no bucket can have this name: check it for typing errors"
         case _:
-            return _permission(settings, uri, listing=listing)
+            return ""
 
 
-def _permission(settings: S3Settings, uri: ObjectUri, *, listing: bool) -> str:
+def permission(settings: S3Settings, uri: ObjectUri, *, listing: bool) -> str:
+    """Who was refused, and which permission is needed.
+
+    Args:
+        settings: how the store was asked.
+        uri: the bucket, and the key or prefix.
+        listing: a listing was asked for, not an object.
+    """
     arn = f"arn:aws:s3:::{uri.bucket}"
     action = f"s3:ListBucket on {arn}" if listing else f"s3:GetObject on {arn}/{uri.key}"
     if settings.unsigned:

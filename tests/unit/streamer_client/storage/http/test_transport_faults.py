@@ -90,3 +90,15 @@ def test_which_authorities_were_trusted_is_told() -> None:
     for bundle, told in (("/my.pem", "trusted are: /my.pem"), ("", "the system's authorities")):
         found = transport_fault(certificate_error(), REQUEST, HttpSettings(ca_bundle=bundle))
         assert told in str(found)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionRefusedError(111, "Connection refused"), socket.gaierror(-2, "Name not known")],
+)
+def test_an_unreachable_proxy_is_to_be_looked_at_before_the_store(error: Fault) -> None:
+    settings = HttpSettings(proxies=proxies_of({"HTTPS_PROXY": "http://proxy:3128"}))
+    fault = transport_fault(error, REQUEST, settings)
+    assert isinstance(fault, Transient)
+    assert "through the proxy http://proxy:3128" in str(fault)
+    assert "NO_PROXY" in fault.remedy

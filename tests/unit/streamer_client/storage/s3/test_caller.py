@@ -158,3 +158,20 @@ def test_what_is_configured_wrongly(config: Path, monkeypatch: pytest.MonkeyPatc
         variables()
     with pytest.raises(ConfigError, match="no name of a bucket"):
         variables("s3://")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("AWS_ENDPOINT_URL", "store:9000:1", "AWS_ENDPOINT_URL: "),
+        ("RUNAI_STREAMER_S3_ENDPOINT", "ftp://store", "RUNAI_STREAMER_S3_ENDPOINT: "),
+        ("AWS_ACCESS_KEY_ID", "id", "AWS_SECRET_ACCESS_KEY is not; set both"),
+    ],
+)
+def test_what_is_malformed_is_told_by_the_name_that_was_set(
+    name: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as caught:
+        variables()
+    assert told in str(caught.value)

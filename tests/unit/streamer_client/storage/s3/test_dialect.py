@@ -54,7 +54,8 @@ def refused(
     [
         (404, "NoSuchBucket", SourceNotFound, "check the bucket's name"),
         (404, "NoSuchKey", SourceNotFound, "check the key"),
-        (404, "", SourceNotFound, ""),
+        (404, "", SourceNotFound, "check the name"),
+        (405, "MethodNotAllowed", SourceError, "check the endpoint"),
         (403, "AccessDenied", SourceForbidden, "s3:GetObject on arn:aws:s3:::bucket/m/a.st"),
         (403, "AllAccessDisabled", SourceForbidden, "AWS_REQUEST_PAYER"),
         (403, "InvalidAccessKeyId", SourceForbidden, "AWS_ACCESS_KEY_ID"),
