@@ -23,7 +23,7 @@ from streamer_client.contract.errors import DaemonUnavailable, SourceChanged, St
 from streamer_client.contract.layout import BlockRange, block_count
 from streamer_client.contract.messages import Open, OpenedShard
 from streamer_client.direct_feed import READ_AHEAD_BYTES, DirectFeed, same_shards
-from streamer_client.feed import FeedClosed, FeedShard
+from streamer_client.feed import FeedClosed, FeedShard, Image
 from streamer_client.link import Link
 from streamer_client.load import DaemonLoad
 from streamer_client.parallelism import copy_threads, read_threads
@@ -160,6 +160,10 @@ class DaemonFeed:
         if source is None:  # consumed by an ended pass
             raise FeedClosed
         source.read_into(buffers, shard, start)
+
+    def image(self, shard: int, block: int) -> Image | None:
+        source = self._source(shard, block)
+        return None if source is None else source.image(shard)
 
     def consumed(self, number: int, shard: int, block: int) -> None:
         if number != self._pass:

@@ -225,6 +225,9 @@ class DaemonLoad:
         if slab is not None:
             slab.read_into(buffers, start)
 
+    def image(self, shard: int) -> Slab | None:
+        return self._slabs[shard]
+
     def mapping(self, shard: int) -> mmap.mmap:
         """The private mapping of a held shard; while anything refers to it the lease goes on."""
         with self._changed:
