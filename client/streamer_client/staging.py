@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -64,19 +65,30 @@ class StagedGroup:
 
 
 def _split(flat: torch.Tensor, span: GroupSpan) -> Iterator[Handed]:
-    """A span's tensors. Neighbours of one dtype are cut by one call, as there may be thousands."""
+    """A span's tensors. Neighbours that differ in the first dimension at most are cut by one call.
+
+    There may be thousands, and a view of each would take longer than copying its bytes.
+    """
     forms = [torch_form(entry.dtype, entry.shape) for entry in span.entries]
     first, at = 0, span.at
     while first < len(forms):
-        dtype = forms[first][0]
-        last = first
-        while last < len(forms) and forms[last][0] is dtype:
+        dtype, shape = forms[first]
+        last = first + 1
+        while last < len(forms) and forms[last][0] is dtype and forms[last][1][1:] == shape[1:]:
             last += 1
         entries = span.entries[first:last]
-        sizes = [(entry.stop - entry.start) // dtype.itemsize for entry in entries]
         stop = at + entries[-1].stop - entries[0].start
-        # not `split`: autograd forbids to write to views that came from one call
-        parts = torch.unsafe_split_with_sizes(flat[at:stop].view(dtype), sizes)
-        for entry, (_, shape), part in zip(entries, forms[first:last], parts, strict=True):
-            yield entry, part if len(shape) == 1 else part.view(shape)
+        shapes = [form[1] for form in forms[first:last]]
+        yield from zip(entries, _cut(flat[at:stop].view(dtype), shapes), strict=True)
         first, at = last, stop
+
+
+def _cut(flat: torch.Tensor, shapes: list[tuple[int, ...]]) -> Sequence[torch.Tensor]:
+    """Tensors that lie in `flat` one after the other; only their first dimensions differ."""
+    if not (flat.numel() and all(shapes)):  # scalars, and empty rows
+        parts = torch.unsafe_split_with_sizes(flat, [math.prod(shape) for shape in shapes])
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+    # not `split`: autograd forbids to write to views that came from one call
+    rows = flat.view(-1, *shapes[0][1:])
+    cut: Sequence[torch.Tensor] = torch.unsafe_split_with_sizes(rows, [one[0] for one in shapes])
+    return cut

@@ -43,10 +43,10 @@ def near(allowed: frozenset[int], pci_address: str | None, sysfs: str = SYSFS) -
 def pci_address(device: torch.device) -> str | None:
     """A CUDA device's address on the PCI bus, as sysfs writes it; None if torch does not tell."""
     properties = torch.cuda.get_device_properties(device)
-    numbers = [getattr(properties, f"pci_{part}_id", None) for part in ("domain", "bus", "device")]
-    if any(number is None for number in numbers):
-        return None
-    return "{:04x}:{:02x}:{:02x}.0".format(*numbers)
+    domain, bus, place = (
+        getattr(properties, f"pci_{part}_id", -1) for part in ("domain", "bus", "device")
+    )
+    return None if min(domain, bus, place) < 0 else f"{domain:04x}:{bus:02x}:{place:02x}.0"
 
 
 def ranks_here() -> int:

@@ -7,7 +7,7 @@ touches a device stands in `Device`, so that all else is tested without one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import torch
 
@@ -16,6 +16,7 @@ from streamer_client.destination import Target, host_memory
 from streamer_client.ring.lanes import CudaFailure
 
 T = TypeVar("T")
+_cuda: Final[Any] = torch.cuda  # its events and streams have no types
 
 
 class Sending(Protocol):
@@ -124,7 +125,7 @@ class CudaDevice:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._fence = torch.cuda.Event()
+        self._fence = _cuda.Event()
 
     def pinned(self, size_bytes: int) -> torch.Tensor:
         return torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True)
@@ -138,7 +139,7 @@ class CudaDevice:
 
 class _CudaSending:
     def __init__(self, device: torch.device, fence: torch.cuda.Event) -> None:
-        self._stream = torch.cuda.Stream(device)
+        self._stream = _cuda.Stream(device)
         self._fence = fence
 
     def copy(self, to: torch.Tensor, source: torch.Tensor) -> None:
@@ -147,6 +148,7 @@ class _CudaSending:
             to.copy_(source, non_blocking=True)
 
     def mark(self) -> Callable[[], None]:
-        event = torch.cuda.Event(blocking=True)
+        event = _cuda.Event(blocking=True)
         event.record(self._stream)
-        return event.synchronize
+        wait: Callable[[], None] = event.synchronize
+        return wait
