@@ -35,9 +35,10 @@ class Copier(Generic[T]):
         feed: where blocks come from.
         number: the running pass.
         engine: how bytes are put into destinations; the copier closes it.
+        most_blocks: more threads than blocks are of no use.
     """
 
-    def __init__(self, feed: Feed, number: int, engine: CopyEngine) -> None:
+    def __init__(self, feed: Feed, number: int, engine: CopyEngine, most_blocks: int) -> None:
         self._feed = feed
         self._number = number
         self._engine = engine
@@ -46,10 +47,14 @@ class Copier(Generic[T]):
             queue.SimpleQueue()
         )
         self._outstanding = 0
-        self._threads: list[threading.Thread] = []
-        self._most_threads = max(1, engine.threads)
-        self._most_jobs = JOBS_PER_THREAD * self._most_threads
         self._closed = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"streamer-copy-{place}", daemon=True)
+            for place in range(max(1, min(engine.threads, most_blocks)))
+        ]
+        self._most_jobs = JOBS_PER_THREAD * len(self._threads)
+        for thread in self._threads:
+            thread.start()
         _living.add(self)
 
     def __enter__(self) -> Self:
@@ -79,14 +84,6 @@ class Copier(Generic[T]):
             yield from self.collect()
         self._outstanding += 1
         self._jobs.put(job)
-        if len(self._threads) < self._most_threads:
-            self._start_thread()
-
-    def _start_thread(self) -> None:
-        name = f"streamer-copy-{len(self._threads)}"
-        thread = threading.Thread(target=self._work, name=name, daemon=True)
-        thread.start()
-        self._threads.append(thread)
 
     def collect(self) -> Iterator[T]:
         """Wait for one job to finish; yields the destinations that it completed.
@@ -113,6 +110,7 @@ class Copier(Generic[T]):
             yield from self.collect()
 
     def _work(self) -> None:
+        self._engine.enter()
         while (job := self._jobs.get()) is not None:
             try:
                 ticket = self._carry_out(job)

@@ -25,7 +25,10 @@ ARRIVED: Final = 0
 
 
 class CopyEngine(Protocol):
-    """Copies runs. `copy` and `leave` are called in copying threads, all else in the caller's."""
+    """Copies runs.
+
+    `enter`, `copy` and `leave` are called in copying threads, all else in the caller's.
+    """
 
     @property
     def threads(self) -> int:
@@ -34,6 +37,10 @@ class CopyEngine(Protocol):
 
     def fence(self) -> None:
         """Memory was allocated: copy into it only after what the caller's device does now."""
+        ...
+
+    def enter(self) -> None:
+        """The calling thread will copy: prepare what takes time. Raises nothing."""
         ...
 
     def copy(self, feed: Feed, shard: int, run: Run[Target]) -> int:
@@ -71,6 +78,8 @@ class SynchronousEngine:
         self.threads = threads
 
     def fence(self) -> None: ...
+
+    def enter(self) -> None: ...
 
     def settle(self, ticket: int) -> None: ...
 
@@ -126,6 +135,7 @@ class MixedEngine:
         self._other = other
         self.threads = other.threads
         self.fence = other.fence
+        self.enter = other.enter
         self.settle = other.settle
         self.leave = other.leave
         self.close = other.close

@@ -14,6 +14,7 @@ from typing import Final
 import torch
 
 from streamer_client.block_jobs import block_jobs
+from streamer_client.block_ranges import count
 from streamer_client.contract.catalog import ShardCatalog, TensorEntry
 from streamer_client.contract.layout import blocks_of_bytes
 from streamer_client.copier import Copier
@@ -130,10 +131,11 @@ class _Copies:
 
     def run(self, first: int) -> Iterator[list[Handed]]:
         feed = self._feed
-        number = feed.begin(reading_order(feed, self._headers, self._select, first))
+        order = reading_order(feed, self._headers, self._select, first)
+        number = feed.begin(order)
         engine = engine_for([self._device], feed)
         self._fence = engine.fence
-        with Copier[Staged](feed, number, engine) as copier:
+        with Copier[Staged](feed, number, engine, count(order)) as copier:
             for shard in range(first, len(feed.shards)):
                 catalog = self._headers.in_pass(number, shard)
                 yield from self._shard_copies(copier, shard, catalog)

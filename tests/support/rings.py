@@ -20,11 +20,15 @@ class LazyDevice:
         self.pinned_bytes = 0
         self.fail_next = False
 
-    def pinned(self, size_bytes: int) -> torch.Tensor:
+    def pin(self, size_bytes: int) -> torch.Tensor:
         self.pinned_bytes += size_bytes
         return torch.empty(size_bytes, dtype=torch.uint8)
 
-    def sending(self) -> LazySending:
+    def unpin(self, memory: torch.Tensor) -> None:
+        self.pinned_bytes -= memory.nbytes
+
+    def sending(self, slots: int) -> LazySending:
+        assert slots > 0
         return LazySending(self)
 
     def fence(self) -> None:
@@ -35,13 +39,19 @@ class LazySending:
     def __init__(self, device: LazyDevice) -> None:
         self._device = device
         self._started: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.caught_up = 0
+
+    def catch_up(self) -> None:
+        self.caught_up = self._device.fences
 
     def copy(self, to: torch.Tensor, source: torch.Tensor) -> None:
+        assert self.caught_up == self._device.fences
         if self._device.fail_next:
             raise RuntimeError("CUDA error: an illegal memory access\nmore lines")
         self._started.append((to, source))
 
-    def mark(self) -> Callable[[], None]:
+    def mark(self, slot: int) -> Callable[[], None]:
+        del slot
         return self._finish
 
     def _finish(self) -> None:

@@ -7,6 +7,7 @@ they are still on their way to the device.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -63,6 +64,12 @@ class RingEngine:
             raise CopyFailed(f"the GPU refuses an event: {failure.what}") from failure
 
     # --- copying threads -------------------------------------------------------------------------
+
+    def enter(self) -> None:
+        """Pin the first slot, while the first blocks are still on their way."""
+        with contextlib.suppress(CudaFailure):  # the first copy meets it again, and tells
+            lane, _ = self._lane()
+            lane.slot()
 
     def copy(self, feed: Feed, shard: int, run: Run[Target]) -> int:
         try:

@@ -122,6 +122,8 @@ def test_errors_of_torch_are_told_alike() -> None:
 
     def work() -> None:
         try:
+            engine.enter()
+            assert device.pinned_bytes == 4096
             engine.copy(cast("Any", FileFeed(DATA)), 0, run_over([Memory(10)], 0))
         finally:
             engine.leave()
@@ -129,6 +131,7 @@ def test_errors_of_torch_are_told_alike() -> None:
     with pytest.raises(CopyFailed, match=r"illegal memory access$"):
         in_thread(work)
     engine.close()
+    assert device.pinned_bytes == 0
 
 
 def test_copies_that_do_not_arrive(compiled: CompiledRing, shard_fd: int) -> None:
@@ -152,6 +155,21 @@ def test_copies_that_do_not_arrive(compiled: CompiledRing, shard_fd: int) -> Non
     with pytest.raises(CopyFailed, match="refuses an event"):
         other.fence()
     other.close()
+
+
+def test_entering_pins_one_slot_and_says_nothing_of_failures(compiled: CompiledRing) -> None:
+    engine = RingEngine(compiled.ring(3, 8192), 1)
+
+    def work() -> None:
+        engine.enter()
+        assert compiled.fake.fake_pinned() == 8192
+        engine.leave()
+        assert compiled.fake.fake_pinned() == 0
+
+    in_thread(work)
+    compiled.fail("cuMemHostRegister_v2")
+    in_thread(lambda: (engine.enter(), engine.leave())[0])
+    engine.close()
 
 
 def test_a_slab_that_was_cut(compiled: CompiledRing, shard_fd: int) -> None:
