@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 
 from streamer_client.contract.errors import MemoryLimitError, RequestRefused, SourceNotFound
+from streamer_client.contract.uris import is_remote
 from streamer_client.storage.local import local_path
 from streamerd.service import Service
 from streamerd.state import events
@@ -22,7 +23,12 @@ class Cache:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def _shards_of(self, source: str) -> list[Shard]:
+    def shards_of(self, source: str) -> list[Shard]:
+        """The shards directly under a directory or prefix, or the one that is named.
+
+        Raises:
+            SourceNotFound: nothing of it is in memory.
+        """
         uri = _as_listed(source)
         found = [
             shard
@@ -45,7 +51,7 @@ class Cache:
             RequestRefused: somebody leases it, or it is pinned; the text says who.
         """
         if sources:
-            shards = [shard for source in sources for shard in self._shards_of(source)]
+            shards = [shard for source in sources for shard in self.shards_of(source)]
             for shard in shards:
                 self._refuse_if_kept(shard)
         else:
@@ -81,7 +87,7 @@ class Cache:
             SourceNotFound: nothing of it is in memory.
             MemoryLimitError: its room cannot be set aside.
         """
-        shards = self._shards_of(source)
+        shards = self.shards_of(source)
         keys = tuple(shard.key for shard in shards)
         self._service.post(events.PinRequested(self._service.now_s, keys))
         self._service.turn()
@@ -101,7 +107,7 @@ class Cache:
             SourceNotFound: nothing of it is in memory.
             RequestRefused: it is not pinned.
         """
-        keys = tuple(shard.key for shard in self._shards_of(source) if shard.pinned)
+        keys = tuple(shard.key for shard in self.shards_of(source) if shard.pinned)
         if not keys:
             raise RequestRefused(f"{source} is not pinned")
         self._service.post(events.UnpinRequested(self._service.now_s, keys))
@@ -110,5 +116,7 @@ class Cache:
 
 def _as_listed(source: str) -> str:
     """The source as the URIs of its shards begin."""
-    is_file = "://" not in source or source.lower().startswith("file://")
-    return local_path(source) if is_file else source.rstrip("/")
+    if not is_remote(source):
+        return local_path(source)
+    scheme, _, path = source.partition("://")
+    return f"{scheme.lower()}://{path.rstrip('/')}"

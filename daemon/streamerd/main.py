@@ -37,7 +37,11 @@ EXIT_CONFIG = 78
 """EX_CONFIG of sysexits.h; the unit does not restart after it."""
 TICK_S = 1.0
 STOP_GRACE_S = 5.0
-_RELOADED: Final = {"memory_limit": "memory_limit_bytes", "log_level": "log_level"}
+_RELOADED: Final = {
+    "memory_limit": "memory_limit_bytes",
+    "bandwidth_limit": "bandwidth_limit_bytes",
+    "log_level": "log_level",
+}
 """Settings that SIGHUP takes over: key to field."""
 
 
@@ -61,7 +65,12 @@ class Daemon:
             StreamerError: the daemon cannot start here, or has met a defect of its own.
         """
         settings = self._settings
-        fleet = Fleet(settings.workers, settings.threads, settings.log_level)
+        fleet = Fleet(
+            settings.workers,
+            settings.threads,
+            settings.log_level,
+            connections=settings.connections,
+        )
         self._service = service = Service(settings, fleet)
         self._requests = Requests(service, config_body(settings, self._origins))
         control = ControlSocket(settings.socket, self._requests.receive)
@@ -147,6 +156,7 @@ class Daemon:
         logging.getLogger().setLevel(settings.log_level.upper())
         limit_bytes = settings.memory_limit_bytes
         self._service.post(events.LimitChanged(self._service.now_s, limit_bytes))
+        self._service.fetches.pace.set_rate(settings.bandwidth_limit_bytes)
         self._take_over(settings, origins)
         logger.info("configuration reloaded memory_limit_bytes=%d", limit_bytes)
 

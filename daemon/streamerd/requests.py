@@ -15,16 +15,20 @@ from streamer_client.contract.errors import (
     ConfigError,
     ProtocolMismatch,
     StreamerError,
-    error_from_code,
 )
 from streamer_client.contract.layout import BlockRange, block_count
+from streamer_client.contract.uris import is_remote
 from streamer_client.storage.contract import StoredShard
 from streamerd import __version__
+from streamerd.backing import Backing
 from streamerd.cache import Cache
-from streamerd.service import Backing, Service, Ticket
+from streamerd.checksums import Checksums
+from streamerd.resolved import first_bytes, resolved_shards, total_bytes
+from streamerd.service import Service, Ticket
 from streamerd.state import events
 from streamerd.state.events import LoadKey, ShardKey, ShardSpec
 from streamerd.status import status_body
+from streamerd.verification import Verification
 from streamerd.workers import jobs
 
 logger = logging.getLogger(__name__)
@@ -38,7 +42,13 @@ _FIRST_BLOCKS: dict[str, Callable[[int], int]] = {
     "none": lambda _blocks: 0,
 }
 
-_JUDGED_BY_STATE = (messages.GetStatus, messages.Evict, messages.Pin, messages.Unpin)
+_JUDGED_BY_STATE = (
+    messages.GetStatus,
+    messages.Evict,
+    messages.Pin,
+    messages.Unpin,
+    messages.Verify,
+)
 
 
 class Requests:
@@ -51,6 +61,8 @@ class Requests:
         self._resolving: dict[LoadKey, int] = {}
         """Opens whose source a worker lists, by the numbers of their requests."""
         self._prefetches = 0
+        self._verifications: dict[str, list[Verification]] = {}
+        """Those under way, by who asked."""
 
     def receive(self, peer: str, pid: int, message: messages.ClientMessage) -> None:
         """Answer one message."""
@@ -88,6 +100,8 @@ class Requests:
                 self._resolving.pop(LoadKey(peer, load), None)
                 self._service.tickets.pop(LoadKey(peer, load), None)
                 self._service.post(events.LoadClosed(self._service.now_s, LoadKey(peer, load)))
+            case messages.Renew(load, environment):
+                self._renew(LoadKey(peer, load), environment)
             case messages.Goodbye():
                 self._service.peers.remove(peer)
                 self.gone(peer)
@@ -105,6 +119,8 @@ class Requests:
                 self._send(peer, messages.Done(request_id, self._cache.pin(source)))
             case messages.Unpin(request_id, source):
                 self._send(peer, messages.Done(request_id, self._cache.unpin(source)))
+            case messages.Verify(source=source):
+                self._verify(peer, message, source)
 
     def gone(self, peer: str) -> None:
         """A client left or died."""
@@ -112,6 +128,8 @@ class Requests:
             del self._resolving[key]
         for key in [key for key in self._service.tickets if key.owner == peer]:
             del self._service.tickets[key]
+        for verification in self._verifications.pop(peer, ()):
+            verification.stop()
         self._service.post(events.OwnerGone(self._service.now_s, peer))
 
     def _hello(self, peer: str, pid: int, message: messages.Hello) -> None:
@@ -161,35 +179,37 @@ class Requests:
             event = events.LoadOpened(
                 self._service.now_s,
                 key,
-                self._specs(shards, message.environment),
+                self._specs(shards),
                 tuple(wants),
                 hold=message.hold,
                 memory_limit=message.memory_limit,
                 concurrency=message.concurrency,
             )
-            self._post_open(event, Ticket(peer, message.request_id, _total_bytes(shards)))
+            ticket = Ticket(peer, message.request_id, total_bytes(shards))
+            self._post_open(event, ticket, message.environment)
 
         self._resolve(peer, message, message.files, opened)
 
     def _block_count(self, shard: StoredShard) -> int:
         return block_count(shard.size_bytes, self._service.settings.block_bytes)
 
-    def _specs(
-        self, shards: Sequence[StoredShard], environment: dict[str, str]
-    ) -> tuple[ShardSpec, ...]:
+    def _specs(self, shards: Sequence[StoredShard]) -> tuple[ShardSpec, ...]:
         """Note where shards are read from; the core only sees their keys and sizes."""
         specs = []
         for stored in shards:
             key = ShardKey(stored.uri, stored.identity)
-            backing = self._service.backings.setdefault(key, Backing(stored, environment))
-            # The newest credentials serve: those of an earlier load may have expired.
-            backing.environment = environment
+            if key not in self._service.backings:
+                checksums = Checksums(self._block_count(stored))
+                self._service.backings[key] = Backing(stored, checksums)
             self._service.failures.pop(stored.uri, None)
-            specs.append(ShardSpec(key, stored.size_bytes))
+            specs.append(ShardSpec(key, stored.size_bytes, is_remote(stored.uri)))
         return tuple(specs)
 
-    def _post_open(self, event: events.LoadOpened, ticket: Ticket) -> None:
+    def _post_open(
+        self, event: events.LoadOpened, ticket: Ticket, environment: dict[str, str]
+    ) -> None:
         self._service.tickets[event.load] = ticket
+        self._service.environments.lend(event.load, environment)
         self._service.post(event)
 
     def _resolve(
@@ -206,7 +226,7 @@ class Requests:
 
         def answered(answer: jobs.Answer | None) -> None:
             try:
-                then(_resolved(message.source, answer))
+                then(resolved_shards(message.source, answer))
             except StreamerError as error:
                 if isinstance(message, messages.Open):
                     self._resolving.pop(LoadKey(peer, message.load), None)
@@ -235,58 +255,35 @@ class Requests:
         if load is not None and all(0 <= index < len(load.shards) for index in shards):
             self._service.post(events.ShardsReleased(self._service.now_s, key, shards))
 
+    def _renew(self, key: LoadKey, environment: dict[str, str]) -> None:
+        if key in self._service.environments:
+            newer = self._service.environments.renew(key, environment)
+            self._service.post(events.CredentialsRenewed(self._service.now_s, key, newer))
+
     def _prefetch(self, peer: str, message: messages.Prefetch) -> None:
         def resolved(shards: tuple[StoredShard, ...]) -> None:
             self._prefetches += 1
             key = LoadKey(PREFETCH_OWNER, self._prefetches)
-            chosen, wants = self._first_bytes(shards, message.limit_bytes)
+            block_bytes = self._service.settings.block_bytes
+            chosen, wants = first_bytes(shards, message.limit_bytes, block_bytes)
             event = events.LoadOpened(
                 self._service.now_s,
                 key,
-                self._specs(chosen, message.environment),
+                self._specs(chosen),
                 wants,
                 hold=True,
                 hold_required=True,
                 pin=message.pin,
             )
-            self._post_open(event, Ticket(peer, message.request_id, _total_bytes(chosen)))
+            ticket = Ticket(peer, message.request_id, total_bytes(chosen))
+            self._post_open(event, ticket, message.environment)
 
         self._resolve(peer, message, None, resolved)
 
-    def _first_bytes(
-        self, shards: tuple[StoredShard, ...], limit_bytes: int
-    ) -> tuple[tuple[StoredShard, ...], tuple[BlockRange, ...]]:
-        """The shards, and of each the blocks, that the first `limit_bytes` (-1: all) reach into."""
-        block_bytes = self._service.settings.block_bytes
-        chosen: list[StoredShard] = []
-        wants: list[BlockRange] = []
-        left = limit_bytes
-        for shard in shards:
-            blocks = self._block_count(shard)
-            if limit_bytes >= 0:
-                blocks = blocks if left >= shard.size_bytes else left // block_bytes
-                left -= min(left, shard.size_bytes)
-            if blocks or not shard.size_bytes:
-                wants.append(BlockRange(len(chosen), 0, blocks))
-                chosen.append(shard)
-        if not chosen:
-            raise ConfigError(
-                f"--memory-limit {limit_bytes} is less than one block of {block_bytes} bytes"
-            )
-        return tuple(chosen), tuple(wants)
-
-
-def _resolved(source: str, answer: jobs.Answer | None) -> tuple[StoredShard, ...]:
-    match answer:
-        case jobs.Resolved(_, shards):
-            if len({shard.uri for shard in shards}) < len(shards):
-                raise ConfigError(f"{source}: a file is named twice; name each once")
-            return shards
-        case jobs.Failed(_, code, message):
-            raise error_from_code(code, message)
-        case _:
-            raise StreamerError(f"{source}: the worker that listed it died; try again")
-
-
-def _total_bytes(shards: Sequence[StoredShard]) -> int:
-    return sum(shard.size_bytes for shard in shards)
+    def _verify(self, peer: str, message: messages.Verify, source: str) -> None:
+        shards = self._cache.shards_of(source)
+        verification = Verification(
+            self._service, message, shards, lambda told: self._send(peer, told)
+        )
+        self._verifications.setdefault(peer, []).append(verification)
+        verification.start()

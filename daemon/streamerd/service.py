@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, assert_never
 
@@ -20,15 +20,16 @@ from streamer_client.contract import messages
 from streamer_client.contract.errors import StreamerError
 from streamer_client.contract.layout import block_span
 from streamer_client.contract.socket import instance_of
-from streamer_client.storage.contract import StoredShard
+from streamerd.backing import Backing
 from streamerd.config import Settings
 from streamerd.control.peers import Peers
 from streamerd.control.socket import ControlSocket
-from streamerd.progress import Rate
+from streamerd.environments import Environments
+from streamerd.fetches import Fetches
 from streamerd.shm.slabs import create_slab, instance_slabs, remove_slab, slab_name
 from streamerd.state import commands, events
 from streamerd.state.core import Core
-from streamerd.state.events import FailureKind, LoadKey, ShardKey
+from streamerd.state.events import LoadKey, ShardKey
 from streamerd.state.model import Model, Rules
 from streamerd.workers import jobs
 from streamerd.workers.supervisor import Fleet
@@ -42,15 +43,6 @@ At 30 GB/s and eight ranks each block alone would be 17 messages; fetch workers 
 block waiting meanwhile."""
 RECENT_FAILURES = 100
 """Failed shards that `status` remembers after their last lease ended."""
-
-
-@dataclass(slots=True)
-class Backing:
-    """What stands behind a shard of the core: where it is read from, and its slab."""
-
-    stored: StoredShard
-    environment: Mapping[str, str]
-    slab: str = ""
 
 
 @dataclass(slots=True)
@@ -70,15 +62,6 @@ class Failure(msgspec.Struct, frozen=True):
     message: str
 
 
-@dataclass(slots=True)
-class Reading:
-    """What was read from sources since the start."""
-
-    source_bytes: int = 0
-    device_bytes: int = 0
-    requests: int = 0
-
-
 class Service:
     """Owns core, fleet and slabs; `requests.py` feeds it what clients ask."""
 
@@ -90,6 +73,8 @@ class Service:
             block_bytes=settings.block_bytes,
             # Each thread finds its next block waiting: one being read, one in the channel.
             slots=2 * fleet.slots,
+            remote_slots=settings.connections,
+            credentials_wait_s=settings.credentials_wait_s,
             lag_s=settings.lag_s,
             space_wait_s=settings.space_wait_s,
         )
@@ -97,8 +82,8 @@ class Service:
         self.backings: dict[ShardKey, Backing] = {}
         self.tickets: dict[LoadKey, Ticket] = {}
         self.failures: dict[str, Failure] = {}
-        self.rates: dict[ShardKey, Rate] = {}
-        self.reading = Reading()
+        self.environments = Environments()
+        self.fetches = Fetches(settings, fleet, self.backings, self.environments, self.post)
         self.peers: Peers
         self.control: ControlSocket
         self._loop = asyncio.get_running_loop()
@@ -146,6 +131,8 @@ class Service:
             if shard not in self.model.shards:
                 self.backings.pop(shard, None)
         self._removed.clear()
+        if len(self.environments) > len(self.model.loads):
+            self.environments.keep(self.model.loads)
         self._tell_departures()
 
     def when_gone(self, shards: tuple[ShardKey, ...], then: Callable[[], None]) -> None:
@@ -163,8 +150,8 @@ class Service:
 
     def _carry_out(self, command: commands.AnyCommand) -> None:
         match command:
-            case commands.FetchBlock(shard, block):
-                self._fetch(shard, block)
+            case commands.FetchBlock():
+                self.fetches.begin(command)
             case commands.Announce(load, ranges):
                 self.control.send(load.owner, messages.Granted(load.number, ranges))
             case commands.ReleaseBlocks():
@@ -184,6 +171,9 @@ class Service:
                 self.control.send(load.owner, report)
             case commands.FailShard():
                 self._fail(command)
+            case commands.AskCredentials(load):
+                logger.info("credentials expired owner=%s load=%d", load.owner, load.number)
+                self.control.send(load.owner, messages.CredentialsWanted(load.number))
             case commands.Reject(load, code, message):
                 ticket = self.tickets.pop(load)
                 self.control.send(ticket.peer, messages.Failed(ticket.request_id, code, message))
@@ -209,42 +199,15 @@ class Service:
         backing = self.backings[shard]
         slab, backing.slab = backing.slab, ""
         self._removed.append(shard)
-        self.rates.pop(shard, None)
+        self.fetches.rates.pop(shard, None)
         remove_slab(slab)
         self.fleet.broadcast(lambda job: jobs.CloseSlab(job, slab), lambda: None)
 
     # --- workers --------------------------------------------------------------------------------
 
-    def _fetch(self, shard: ShardKey, block: int) -> None:
-        backing = self.backings[shard]
-        size_bytes = backing.stored.size_bytes
-        start, stop = block_span(block, size_bytes, self.settings.block_bytes)
-        number = self.fleet.next_job()
-        environment = dict(backing.environment)
-        job = jobs.Fetch(number, backing.slab, backing.stored, environment, start, stop)
-        self.reading.requests += 1
-        self.fleet.submit(job, lambda answer: self._fetched(shard, block, stop - start, answer))
-
-    def _fetched(
-        self, shard: ShardKey, block: int, size_bytes: int, answer: jobs.Answer | None
-    ) -> None:
-        at_s = self.now_s
-        match answer:
-            case jobs.Fetched(device_bytes=device_bytes):
-                self.reading.source_bytes += size_bytes
-                self.reading.device_bytes += max(0, device_bytes)
-                self.rates.setdefault(shard, Rate()).add(at_s, size_bytes)
-                self.post(events.BlockFetched(at_s, shard, block))
-            case jobs.Failed(_, code, message, no_space):
-                kind = FailureKind.NO_SPACE if no_space else FailureKind.ERROR
-                self.post(events.FetchFailed(at_s, shard, block, kind, code, message))
-            case _:
-                lost = FailureKind.WORKER_LOST
-                text = f"reading {shard.uri} ended a fetch worker"
-                self.post(events.FetchFailed(at_s, shard, block, lost, "internal", text))
-
     def _release(self, command: commands.ReleaseBlocks) -> None:
         backing = self.backings[command.shard]
+        backing.releases += 1
         start, _ = block_span(command.start, backing.stored.size_bytes, self.settings.block_bytes)
         size_bytes = self.model.shards[command.shard].bytes_of(command.start, command.stop)
         job = jobs.Punch(self.fleet.next_job(), backing.slab, start, start + size_bytes)

@@ -21,6 +21,7 @@ ENV_PREFIX: Final = "STREAMERD_"
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 Count = Annotated[int, msgspec.Meta(ge=1, le=256)]
+Connections = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 BlockBytes = Annotated[int, msgspec.Meta(ge=MIN_BLOCK_BYTES, multiple_of=PAGE_BYTES)]
 Bytes = Annotated[int, msgspec.Meta(ge=0)]
@@ -33,11 +34,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_limit_bytes: Bytes
     workers: Count
     threads: Count
+    connections: Connections
+    bandwidth_limit_bytes: Bytes
     block_bytes: BlockBytes
     idle_exit_s: Seconds
     heartbeat_s: Seconds
     lag_s: Seconds
     space_wait_s: Seconds
+    credentials_wait_s: Seconds
     ephemeral: bool
     log_level: LogLevel
 
@@ -114,6 +118,11 @@ KEYS: Final = (
         "most shared memory to use; half of what there is", _memory_limit_default, is_size=True),
     Key("workers", "workers", Count, "N", "fetch processes", _workers_default),
     Key("threads", "threads", Count, "N", "threads in each fetch process", _fixed(4)),
+    Key("connections", "connections", Connections, "N",
+        "reads from object stores at once, of all loads", _fixed(32),
+        accepts="a whole number from 1 to 1024"),
+    Key("bandwidth_limit", "bandwidth_limit_bytes", Bytes, "SIZE",
+        "most bytes a second from object stores; 0 for no cap", _fixed(0), is_size=True),
     Key("block_size", "block_bytes", BlockBytes, "SIZE", "unit of reading and releasing",
         _fixed(DEFAULT_BLOCK_BYTES), is_size=True,
         accepts="a multiple of 4096 bytes, 64KiB or more"),
@@ -125,6 +134,8 @@ KEYS: Final = (
         _fixed(30.0)),
     Key("space_wait_s", "space_wait_s", Seconds, "S", "wait this long for room on /dev/shm",
         _fixed(30.0)),
+    Key("credentials_wait_s", "credentials_wait_s", Seconds, "S",
+        "wait this long for expired credentials to be renewed", _fixed(60.0)),
     Key("ephemeral", "ephemeral", bool, "", "leave when no client has come for idle_exit_s",
         _fixed(False)),
     Key("log_level", "log_level", LogLevel, "LEVEL", "debug, info, warning or error",

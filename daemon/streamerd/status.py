@@ -22,6 +22,7 @@ def status_body(service: Service) -> dict[str, object]:
         "memory": _memory(service),
         "sources": _sources(service),
         "waiting": _waiting(service),
+        "bandwidth_limit_bytes_per_s": service.fetches.pace.bytes_per_s,
         "totals": _totals(service),
         "workers": service.fleet.pids,
     }
@@ -59,6 +60,7 @@ def _row(uri: str, size_bytes: int, state: str) -> dict[str, object]:
         "state": state,
         "pinned": False,
         "leases": [],
+        "retries": 0,
         "bytes_per_s": 0.0,
         "eta_s": None,
         "error": None,
@@ -67,7 +69,7 @@ def _row(uri: str, size_bytes: int, state: str) -> dict[str, object]:
 
 def _shard(service: Service, shard: Shard) -> dict[str, object]:
     state = _state(shard)
-    rate = service.rates.get(shard.key)
+    rate = service.fetches.rates.get(shard.key)
     bytes_per_s = rate.bytes_per_s(service.now_s) if rate and state == "streaming" else 0.0
     resident_bytes = min(shard.resident_bytes, shard.size_bytes)
     missing_bytes = shard.size_bytes - resident_bytes
@@ -76,6 +78,7 @@ def _shard(service: Service, shard: Shard) -> dict[str, object]:
         "resident_bytes": resident_bytes,
         "pinned": shard.pinned,
         "leases": _leases(service, shard),
+        "retries": service.backings[shard.key].retries,
         "bytes_per_s": round(bytes_per_s, 1),
         "eta_s": round(missing_bytes / bytes_per_s, 3) if bytes_per_s else None,
         "error": shard.error[1] if shard.error else None,
@@ -123,7 +126,7 @@ def _waiting(service: Service) -> list[dict[str, object]]:
 
 
 def _totals(service: Service) -> dict[str, object]:
-    totals, reading = service.model.totals, service.reading
+    totals, reading = service.model.totals, service.fetches.reading
     return {
         "source_read_bytes": reading.source_bytes,
         "source_device_bytes": reading.device_bytes,
@@ -132,7 +135,7 @@ def _totals(service: Service) -> dict[str, object]:
         "block_hits": totals.block_hits,
         "block_misses": totals.block_misses,
         "evicted_bytes": totals.evicted_bytes,
-        "retries": totals.retries,
+        "retries": totals.retries + reading.retries,
         "errors": totals.errors,
         "worker_restarts": service.fleet.restarts,
     }

@@ -52,6 +52,7 @@ class ShardRow(msgspec.Struct, forbid_unknown_fields=True):
     leases: list[Lease]
     bytes_per_s: float
     eta_s: float | None
+    retries: int
     error: str | None
 
 
@@ -92,6 +93,7 @@ class StatusBody(msgspec.Struct, forbid_unknown_fields=True):
     totals: Totals
     workers: list[int]
     """Added to what INTERFACE promises."""
+    bandwidth_limit_bytes_per_s: int
 
 
 def status(daemon: DaemonProcess) -> StatusBody:

@@ -101,6 +101,10 @@ async def test_fetch_punch_and_close_bit_for_bit(
             assert answer.checksum == xxhash.xxh3_64_intdigest(part)
         assert content(slab, stored.size_bytes) == expected
         assert allocated_bytes(slab) == 5 * BLOCK
+        summed = await ask(made, lambda number: jobs.Checksum(number, slab, BLOCK, 4 * BLOCK - 5))
+        part = expected[BLOCK : 4 * BLOCK - 5]
+        assert isinstance(summed, jobs.Checksummed)
+        assert summed == jobs.Checksummed(summed.job, xxhash.xxh3_64_intdigest(part))
         punched = await ask(made, lambda number: jobs.Punch(number, slab, BLOCK, 3 * BLOCK))
         assert isinstance(punched, jobs.Finished)
         assert allocated_bytes(slab) == 3 * BLOCK
@@ -123,6 +127,8 @@ async def test_what_cannot_be_read_is_told_and_the_worker_goes_on(
         assert isinstance(answer, jobs.Failed)
         assert answer.code == "source-not-found"
         answer = await ask(made, fetch("/streamerd.none.none", stored, 0))
+        assert isinstance(answer, jobs.Failed)
+        answer = await ask(made, lambda number: jobs.Checksum(number, slab, 0, 9 * BLOCK))
         assert isinstance(answer, jobs.Failed)
         os.truncate(stored.uri, 10)
         answer = await ask(made, fetch(slab, stored, 0))

@@ -19,6 +19,8 @@ from streamerd.state.model import Rules
 
 BLOCK = 64 << 10
 SIZES = (3 * BLOCK, 2 * BLOCK + 5000, 1, 6 * BLOCK - 1, 0)
+REMOTE = (False, True, False, True, False)
+RULES = Rules(BLOCK, slots=3, remote_slots=2, lag_s=30, space_wait_s=30, credentials_wait_s=40)
 Granted = dict[LoadKey, set[tuple[int, int]]]
 
 
@@ -27,7 +29,7 @@ class CoreMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.core = Core(7 * BLOCK, Rules(block_bytes=BLOCK, slots=3, lag_s=30, space_wait_s=30))
+        self.core = Core(7 * BLOCK, RULES)
         self.now_s = 0.0
         self.opened = 0
         self.generation = [0] * len(SIZES)
@@ -74,8 +76,10 @@ class CoreMachine(RuleBasedStateMachine):
             case commands.RemoveSlab(shard):
                 self.slabs.remove(shard)
                 assert not any(key == shard for key, _ in [*self.backed, *self.reading])
-            case commands.FetchBlock(shard, block):
+            case commands.FetchBlock(shard, block, lender):
                 assert shard in self.slabs
+                assert any(spec.key == shard for spec in self.loads[lender].shards)
+                assert not self.core.model.loads[lender].lent.expired
                 assert (shard, block) not in self.backed
                 assert (shard, block) not in self.reading
                 self.reading.append((shard, block))
@@ -103,6 +107,8 @@ class CoreMachine(RuleBasedStateMachine):
                 self.forget(load)
             case commands.ReportWaiting():
                 pass
+            case commands.AskCredentials(load):
+                assert load.owner != "prefetches", "nobody there to be asked"
 
     def take(self, load: LoadKey, ranges: tuple[BlockRange, ...]) -> None:
         for index, start, stop in ranges:
@@ -159,8 +165,12 @@ class CoreMachine(RuleBasedStateMachine):
         if len(self.loads) >= 4:
             return
         specs = tuple(
-            ShardSpec(ShardKey(f"f{n}", f"v{self.generation[n]}"), SIZES[n]) for n in numbers
+            ShardSpec(ShardKey(f"f{n}", f"v{self.generation[n]}"), SIZES[n], REMOTE[n])
+            for n in numbers
+            if REMOTE[n] == REMOTE[numbers[0]]
         )
+        if prefetch is not None:
+            owner = "prefetches"
         wants = [
             BlockRange(index, block, block + 1)
             for index, spec in enumerate(specs)
@@ -244,7 +254,13 @@ class CoreMachine(RuleBasedStateMachine):
         if isinstance(outcome, FailureKind):
             if outcome is not FailureKind.NO_SPACE:
                 self.backed.add((shard, block))
-            self.turn(events.FetchFailed(self.now_s, shard, block, outcome, "source", "no"))
+            blamed: tuple[LoadKey, ...] = ()
+            if outcome in (FailureKind.DENIED, FailureKind.EXPIRED):
+                blamed = tuple(
+                    data.draw(st.sets(st.sampled_from(sorted(self.loads)))) if self.loads else ()
+                )
+            failed = events.FetchFailed(self.now_s, shard, block, outcome, "source", "no", blamed)
+            self.turn(failed)
         else:
             self.backed.add((shard, block))
             self.turn(events.BlockFetched(self.now_s, shard, block))
@@ -257,6 +273,12 @@ class CoreMachine(RuleBasedStateMachine):
         blocks = range(command.start, command.stop)
         self.backed.difference_update((command.shard, block) for block in blocks)
         self.turn(events.BlocksReleased(self.now_s, command.shard, command.start, command.stop))
+
+    @precondition(lambda self: self.loads)
+    @rule(data=st.data(), newer=st.booleans())
+    def renew(self, data: st.DataObject, newer: bool) -> None:
+        load = data.draw(st.sampled_from(sorted(self.loads)))
+        self.turn(events.CredentialsRenewed(self.now_s, load, newer))
 
     # --- operator and clock ---------------------------------------------------------------------
 

@@ -40,12 +40,22 @@ class Play:
         slots: fetches at once.
         sizes: letter to size in blocks; a fraction makes the last block short.
         lag_s: after how long a reader lags.
+        remote: letters of shards that are read over the network.
+        remote_slots: fetches of those at once.
     """
 
     def __init__(
-        self, limit: int, sizes: dict[str, float], slots: int = 100, lag_s: float = 30.0
+        self,
+        limit: int,
+        sizes: dict[str, float],
+        slots: int = 100,
+        lag_s: float = 30.0,
+        *,
+        remote: str = "",
+        remote_slots: int = 100,
     ) -> None:
-        rules = Rules(block_bytes=BLOCK, slots=slots, lag_s=lag_s, space_wait_s=30.0)
+        rules = Rules(BLOCK, slots, remote_slots, lag_s=lag_s, space_wait_s=30.0)
+        self.remote = remote
         self.core = Core(limit * BLOCK, rules)
         self.sizes = sizes
         self.at_s = 0.0
@@ -71,7 +81,8 @@ class Play:
         **options: object,
     ) -> e.LoadOpened:
         specs = tuple(
-            ShardSpec(key(letter, version), int(self.sizes[letter] * BLOCK)) for letter in letters
+            ShardSpec(key(letter, version), int(self.sizes[letter] * BLOCK), letter in self.remote)
+            for letter in letters
         )
         if wants is None:
             wants = tuple(
@@ -101,6 +112,16 @@ class Play:
         self, letter: str, block: int, kind: FailureKind = FailureKind.ERROR
     ) -> list[c.AnyCommand]:
         return self.turn(e.FetchFailed(self.at_s, key(letter), block, kind, "source", "no"))
+
+    def refuses(
+        self, letter: str, block: int, kind: FailureKind, *blamed: str
+    ) -> list[c.AnyCommand]:
+        """A store refuses the credentials that the blamed loads lend."""
+        keys = tuple(load_key(owner) for owner in blamed)
+        return self.turn(e.FetchFailed(self.at_s, key(letter), block, kind, "no", "text", keys))
+
+    def renews(self, owner: str, *, newer: bool = True) -> list[c.AnyCommand]:
+        return self.turn(e.CredentialsRenewed(self.at_s, load_key(owner), newer))
 
     def consume(self, owner: str, *ranges: tuple[int, int, int]) -> list[c.AnyCommand]:
         named = tuple(BlockRange(*item) for item in ranges)

@@ -37,6 +37,7 @@ from streamer_client.contract.messages import (
     Opened,
     OpenedShard,
     ReleaseShards,
+    Renew,
     ShardFailed,
     Status,
     Waiting,
@@ -196,6 +197,8 @@ class ScriptedDaemon:
                     self._end(self._loads.pop(key))
             case GetStatus(request_id=request_id):
                 self._send(client, Status(request_id, {"pid": os.getpid()}))
+            case Renew():
+                pass
             case _:
                 self._send(client, Failed(message.request_id, "refused", "the script says no"))
 

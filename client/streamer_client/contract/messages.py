@@ -13,13 +13,14 @@ import msgspec
 
 from streamer_client.contract.errors import ProtocolMismatch
 from streamer_client.contract.layout import BlockRange
+from streamer_client.contract.redacted import Redacted
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 
 Json = dict[str, object]
 
 
-class Message(msgspec.Struct, frozen=True, tag=True, array_like=False, forbid_unknown_fields=True):
+class Message(Redacted, frozen=True, tag=True, array_like=False, forbid_unknown_fields=True):
     """Base of all messages; `tag` is the class name."""
 
 
@@ -56,7 +57,18 @@ class Open(Message, frozen=True):
     hold: bool = False
     memory_limit: int = -1
     concurrency: int | None = None
-    environment: dict[str, str] = {}
+    environment: dict[str, str] = msgspec.field(default_factory=dict)
+    """What reading depends on: credentials, region, endpoint. Secret: kept in memory only."""
+
+
+class Renew(Message, frozen=True):
+    """The environment of a load as it is now: in answer to `CredentialsWanted`, or unasked.
+
+    The same as before means that the client has nothing newer.
+    """
+
+    load: int
+    environment: dict[str, str]
 
 
 class Want(Message, frozen=True):
@@ -113,7 +125,7 @@ class Prefetch(Message, frozen=True):
     pattern: str | None = None
     pin: bool = False
     limit_bytes: int = -1
-    environment: dict[str, str] = {}
+    environment: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Evict(Message, frozen=True):
@@ -131,6 +143,19 @@ class Pin(Message, frozen=True):
 class Unpin(Message, frozen=True):
     request_id: int
     source: str
+
+
+class Verify(Message, frozen=True):
+    """Compares what of `source` is in memory with the checksums taken when it was read.
+
+    With `against_source`, the source itself is read again, with `environment`. Answered by
+    `Verified`, after any number of `Verifying`, or by `Failed`.
+    """
+
+    request_id: int
+    source: str
+    against_source: bool = False
+    environment: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 # --- daemon to client ---------------------------------------------------------------------------
@@ -186,6 +211,12 @@ class ShardFailed(Message, frozen=True):
     message: str
 
 
+class CredentialsWanted(Message, frozen=True):
+    """The credentials of this load have expired; answered by `Renew`."""
+
+    load: int
+
+
 class Waiting(Message, frozen=True):
     """The load waits for memory; `Opened` follows when there is room."""
 
@@ -218,6 +249,36 @@ class Accepted(Message, frozen=True):
     total_bytes: int
 
 
+class Verifying(Message, frozen=True):
+    """How far a verification is."""
+
+    request_id: int
+    done_bytes: int
+    total_bytes: int
+
+
+class Finding(msgspec.Struct, frozen=True, array_like=True):
+    """Bytes `start` to `stop` of a shard that are wrong, or could not be compared."""
+
+    uri: str
+    block: int
+    start: int
+    stop: int
+    message: str
+
+
+class Verified(Message, frozen=True):
+    """The end of a verification; right when `findings` is empty.
+
+    `skipped_bytes` were given up, or their shard was, before their turn came.
+    """
+
+    request_id: int
+    checked_bytes: int
+    skipped_bytes: int
+    findings: tuple[Finding, ...]
+
+
 class Status(Message, frozen=True):
     """The answer to `GetStatus`: the documented JSON of `streamerctl status --json`."""
 
@@ -247,16 +308,21 @@ ClientMessage = (
     | Evict
     | Pin
     | Unpin
+    | Renew
+    | Verify
 )
 DaemonMessage = (
     Welcome
     | Opened
     | Granted
     | ShardFailed
+    | CredentialsWanted
     | Waiting
     | Failed
     | Done
     | Accepted
+    | Verifying
+    | Verified
     | Status
     | Config
     | Heartbeat

@@ -13,12 +13,26 @@ from streamer_client.storage.local import LocalStorage
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _PATH: Final = ""
 
+
+def _s3_storage(environment: Mapping[str, str]) -> Storage:
+    from streamer_client.storage.s3.storage import S3Storage  # noqa: PLC0415 - as all object stores
+
+    return S3Storage(environment)
+
+
+def _s3_caller(uri: str, environ: Mapping[str, str]) -> CallerEnvironment:
+    from streamer_client.storage.s3.caller import S3Caller  # noqa: PLC0415 - imports botocore
+
+    return S3Caller(uri, environ)
+
+
 _STORAGES: Final[Mapping[str, Callable[[Mapping[str, str]], Storage]]] = {
     _PATH: lambda _environment: LocalStorage(),
     "file": lambda _environment: LocalStorage(),
+    "s3": _s3_storage,
 }
 
-_OBJECT_STORES: Final = frozenset({"s3", "gs", "az", "http", "https"})
+_OBJECT_STORES: Final = frozenset({"gs", "az", "http", "https"})
 
 
 class _NoEnvironment:
@@ -31,6 +45,7 @@ class _NoEnvironment:
 _ENVIRONMENTS: Final[Mapping[str, Callable[[str, Mapping[str, str]], CallerEnvironment]]] = {
     _PATH: lambda _uri, _environ: _NoEnvironment(),
     "file": lambda _uri, _environ: _NoEnvironment(),
+    "s3": _s3_caller,
 }
 
 

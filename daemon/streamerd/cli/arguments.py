@@ -10,14 +10,13 @@ from typing import Final
 from streamer_client.contract.sizes import parse_size
 from streamer_client.contract.socket import default_socket
 from streamerd import __version__
-from streamerd.cli import cache, config, prefetch, shard, status
+from streamerd.cli import cache, config, prefetch, shard, status, verify
 
 Command = Callable[[argparse.Namespace], int]
 
 _EPILOG: Final = """\
-Socket: --socket, else $STREAMERD_SOCKET, else /run/streamerd/control.sock where
-it exists, else the one of this user's own daemon.
-Exit codes: 0 done, 1 failed, 2 usage, 69 no daemon, 78 bad configuration.
+Socket: --socket, $STREAMERD_SOCKET, /run/streamerd/control.sock, or your own.
+Exit: 0 done, 1 failed, 2 usage, 69 no daemon, 78 bad configuration.
 `streamerctl COMMAND -h` tells more, with an example."""
 
 
@@ -37,6 +36,7 @@ def control_parser() -> argparse.ArgumentParser:
     _add_status(commands, socket)
     _add_prefetch(commands, socket)
     _add_cache(commands, socket)
+    _add_verify(commands, socket)
     _add_shard(commands)
     _add_config(commands, socket)
     return parser
@@ -132,6 +132,28 @@ def _add_cache(
             example=f"streamerctl {name} /models/llama",
         )
         parser.add_argument("source", metavar="SOURCE", help="directory, file or URI")
+
+
+def _add_verify(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], socket: argparse.ArgumentParser
+) -> None:
+    parser = _subcommand(
+        commands,
+        "verify",
+        verify.run,
+        socket,
+        help_text="compare memory with its checksums, or with the source",
+        example="streamerctl verify s3://models/llama --source",
+    )
+    parser.add_argument(
+        "source", metavar="SOURCE", nargs="?", help="only this; all that is in memory by default"
+    )
+    parser.add_argument(
+        "--source",
+        dest="against_source",
+        action="store_true",
+        help="also read the source again, with this shell's credentials",
+    )
 
 
 def _add_shard(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

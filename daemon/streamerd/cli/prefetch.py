@@ -21,7 +21,7 @@ from streamer_client.contract.messages import Accepted, Prefetch
 from streamer_client.contract.sizes import format_size
 from streamerd.cli.exit_codes import DONE
 from streamerd.cli.request import Requester
-from streamerd.cli.source_name import absolute_source
+from streamerd.cli.source_name import absolute_source, environment_of
 from streamerd.cli.status import status_body
 from streamerd.cli.status_body import StatusBody, parse_status
 from streamerd.cli.status_view import shards_word
@@ -59,7 +59,12 @@ def run(arguments: argparse.Namespace) -> int:
     source = absolute_source(arguments.source)
     with Requester(arguments.socket) as requester:
         request = Prefetch(
-            requester.next_id(), source, arguments.pattern, arguments.pin, arguments.memory_limit
+            requester.next_id(),
+            source,
+            arguments.pattern,
+            arguments.pin,
+            arguments.memory_limit,
+            environment_of(source),
         )
         accepted = requester.ask(request, Accepted)
         what = f"{shards_word(len(accepted.uris))}, {format_size(accepted.total_bytes)}"

@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import time
+from collections.abc import Callable
 from itertools import count
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -25,6 +26,7 @@ from streamer_client.contract.messages import (
     Heartbeat,
     Hello,
     Message,
+    Verifying,
     Welcome,
     decode_daemon,
     encode,
@@ -83,8 +85,13 @@ class Requester:
         """A request number not used before in this conversation."""
         return next(self._ids)
 
-    def ask(self, request: Message, answer: type[Answer]) -> Answer:
-        """Send a request and wait for its answer.
+    def ask(
+        self,
+        request: Message,
+        answer: type[Answer],
+        progress: Callable[[Verifying], None] = lambda _told: None,
+    ) -> Answer:
+        """Send a request and wait for its answer; `progress` hears of what comes before.
 
         Raises:
             StreamerError: what the daemon answered `Failed` with, as the class that it was there.
@@ -96,7 +103,9 @@ class Requester:
                 raise error_from_code(message.code, message.message)
             if isinstance(message, answer):
                 return message
-            if not isinstance(message, Heartbeat):
+            if isinstance(message, Verifying):
+                progress(message)
+            elif not isinstance(message, Heartbeat):
                 raise ProtocolMismatch(
                     f"asked {type(request).__name__}, and the daemon at {self._path} answered "
                     f"{type(message).__name__}; install the same version of streamerd on both sides"

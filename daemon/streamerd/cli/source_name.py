@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import os
 
+from streamer_client.storage.registry import caller_environment
+
 
 def absolute_source(source: str) -> str:
     """A URI as it stands; a path made absolute against the caller's working directory."""
     return source if "://" in source else os.path.abspath(os.path.expanduser(source))
+
+
+def environment_of(source: str) -> dict[str, str]:
+    """What of this process's environment the daemon needs to read a source: see the registry.
+
+    Raises:
+        ConfigError: nothing reads that kind, or a setting for it is wrong.
+        SourceForbidden: credentials were asked for and cannot be had.
+    """
+    return caller_environment(source, os.environ).variables()

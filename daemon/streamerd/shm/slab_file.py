@@ -102,6 +102,19 @@ class SlabFile:
             with self._turn:
                 done += os.pwrite(self._fd, data[done:], start + done)
 
+    def read(self, buffer: memoryview, start: int) -> None:
+        """Fill the whole of `buffer` from byte `start` on; what has no memory reads as zeros.
+
+        Raises:
+            OSError: the slab ends before.
+        """
+        done = 0
+        while done < len(buffer):
+            count = os.preadv(self._fd, [buffer[done:]], start + done)
+            if count == 0:
+                raise OSError(errno.EIO, f"the slab ends at byte {start + done}")
+            done += count
+
     def punch(self, start: int, stop: int) -> None:
         """Give the memory behind these bytes back at once; they read as zeros from then on."""
         if _fallocate(self._fd, _KEEP_SIZE | _PUNCH_HOLE, start, stop - start):

@@ -48,7 +48,7 @@ def _shard_of(model: Model, spec: ShardSpec) -> Shard:
             settle(model, other)
     shard = model.shards.get(spec.key)
     if shard is None:
-        shard = Shard(spec.key, spec.size_bytes, model.rules.block_bytes)
+        shard = Shard(spec.key, spec.size_bytes, model.rules.block_bytes, spec.remote)
         model.shards[spec.key] = shard
         model.emit(CreateSlab(spec.key, spec.size_bytes))
     # Who comes after a failure tries again.

@@ -21,11 +21,12 @@ def claim_all(model: Model) -> None:
 
     Who has enough pending to keep every slot busy need not claim yet: it does so for more at once.
     """
-    enough = model.rules.slots
     wanting = [
         load
         for load in model.loads.values()
-        if load.wants and load.admitted and load.pending_blocks < enough
+        if load.wants
+        and load.admitted
+        and load.pending_blocks < model.rules.slots_of(remote=load.remote)
     ]
     if wanting:
         fair_bytes = _fair_bytes(model)

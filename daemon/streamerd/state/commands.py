@@ -30,6 +30,8 @@ class FetchBlock(Command, frozen=True):
 
     shard: ShardKey
     block: int
+    lender: LoadKey
+    """Whose credentials are used, where reading takes any."""
 
 
 class ReleaseBlocks(Command, frozen=True):
@@ -74,6 +76,12 @@ class FailShard(Command, frozen=True):
     message: str
 
 
+class AskCredentials(Command, frozen=True):
+    """Ask a load's client for renewed credentials: those that it lent have expired."""
+
+    load: LoadKey
+
+
 class Reject(Command, frozen=True):
     """Refuse an open; nothing of it remains."""
 
@@ -97,6 +105,7 @@ AnyCommand = (
     | Announce
     | ReportWaiting
     | FailShard
+    | AskCredentials
     | Reject
     | Finish
 )

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import assert_never
 
-from streamerd.state import admission, claims, fetching
+from streamerd.state import admission, claims, credentials, fetching
 from streamerd.state.commands import AnyCommand, Finish
 from streamerd.state.events import (
     AnyEvent,
     BlockFetched,
     BlocksConsumed,
     BlocksReleased,
+    CredentialsRenewed,
     EvictRequested,
     FetchFailed,
     LimitChanged,
@@ -82,6 +83,9 @@ class Core:
             case LoadClosed(at_s, key):
                 if load := model.loads.get(key):
                     admission.close_load(model, load, at_s)
+            case CredentialsRenewed():
+                if load := model.loads.get(event.load):
+                    credentials.renewed(model, load, event)
             case OwnerGone(at_s, owner):
                 for load in [load for load in model.loads.values() if load.key.owner == owner]:
                     admission.close_load(model, load, at_s)
@@ -96,8 +100,9 @@ class Core:
             case LimitChanged(_, limit_bytes):
                 model.ledger.limit_bytes = limit_bytes
                 fetching.shrink(model)
-            case Tick():
+            case Tick(at_s):
                 model.ledger.squeezed_to_bytes = None
+                credentials.tick(model, at_s)
             case _:
                 assert_never(event)
 

@@ -27,6 +27,8 @@ class LoadKey(NamedTuple):
 class ShardSpec(msgspec.Struct, frozen=True):
     key: ShardKey
     size_bytes: int
+    remote: bool = False
+    """Read over the network: with connections instead of disk threads, and with credentials."""
 
 
 class FailureKind(Enum):
@@ -38,6 +40,10 @@ class FailureKind(Enum):
     """The mount is full although the limit is not: wait or evict, then again."""
     WORKER_LOST = "worker-lost"
     """The worker died: again, a few times."""
+    DENIED = "denied"
+    """The credentials that were used may not read it: the shard fails for who lent them."""
+    EXPIRED = "expired"
+    """The credentials that were used passed once and do not now: not with them until renewed."""
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -79,6 +85,13 @@ class LoadClosed(Event, frozen=True):
     load: LoadKey
 
 
+class CredentialsRenewed(Event, frozen=True):
+    """A client answered for a load; `newer` is false where it has nothing but what expired."""
+
+    load: LoadKey
+    newer: bool = True
+
+
 class OwnerGone(Event, frozen=True):
     """A client left or died: all its loads end."""
 
@@ -96,6 +109,8 @@ class FetchFailed(Event, frozen=True):
     kind: FailureKind
     code: str
     message: str
+    blamed: tuple[LoadKey, ...] = ()
+    """Loads whose credentials are now those that were `DENIED` or `EXPIRED`."""
 
 
 class BlocksReleased(Event, frozen=True):
@@ -136,6 +151,7 @@ AnyEvent = (
     | BlocksConsumed
     | ShardsReleased
     | LoadClosed
+    | CredentialsRenewed
     | OwnerGone
     | BlockFetched
     | FetchFailed

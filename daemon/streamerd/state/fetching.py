@@ -9,10 +9,11 @@ from collections.abc import Iterable
 
 from streamer_client.contract.errors import MemoryLimitError, StreamerError
 from streamer_client.contract.layout import BlockRange
-from streamerd.state import claims
-from streamerd.state.commands import FailShard, FetchBlock, ReleaseBlocks
-from streamerd.state.events import BlockFetched, BlocksReleased, FailureKind, FetchFailed
+from streamerd.state import credentials
+from streamerd.state.commands import FetchBlock, ReleaseBlocks
+from streamerd.state.events import BlockFetched, BlocksReleased, FailureKind, FetchFailed, LoadKey
 from streamerd.state.eviction import Victim
+from streamerd.state.failing import fail_shard
 from streamerd.state.lifecycle import Trigger
 from streamerd.state.load import Load, Phase
 from streamerd.state.model import Model
@@ -21,40 +22,47 @@ from streamerd.state.shard import Shard
 
 def dispatch(model: Model, now_s: float) -> None:
     """Start fetches until all slots are busy, nothing is wanted, or room must be made first."""
-    while len(model.fetching) < model.rules.slots:
-        due = _next_fetch(model)
-        if due is None:
-            return
-        load, index, block = due
+    while (due := _next_fetch(model)) is not None:
+        load, index, block, lender = due
         shard = load.shards[index]
         size_bytes = shard.bytes_of(block, block + 1)
         if not model.ledger.room_for(size_bytes):
-            _make_room(model, size_bytes, now_s)
+            _make_room(model, size_bytes, now_s, remote=shard.remote)
             return
         load.last_fetched = index
         load.in_flight += 1
         shard.move(block, Trigger.RESERVE)
         model.ledger.used_bytes += size_bytes
         model.fetching[shard.key, block] = load.key
-        model.emit(FetchBlock(shard.key, block))
+        model.busy[shard.remote] += 1
+        model.emit(FetchBlock(shard.key, block, lender))
 
 
-def _next_fetch(model: Model) -> tuple[Load, int, int] | None:
-    """The load whose turn it is, and the block that it needs next."""
+def _next_fetch(model: Model) -> tuple[Load, int, int, LoadKey] | None:
+    """The load whose turn it is, the block that it needs next, and whose credentials to use."""
     for _ in range(len(model.rotation)):
         load = model.loads[model.rotation[0]]
         model.rotation.rotate(-1)
         if load.concurrency is not None and load.in_flight >= load.concurrency:
             continue
+        if model.free_slots(remote=load.remote) <= 0:
+            continue
         if due := load.next_fetch():
-            return load, *due
+            lender = credentials.lender(model, load, due[0])
+            if lender is not None:
+                return load, *due, lender
     return None
 
 
-def _make_room(model: Model, size_bytes: int, now_s: float) -> None:
+def _make_room(model: Model, size_bytes: int, now_s: float, *, remote: bool) -> None:
     """Release what the free slots could take; stuck loads give way for one block only."""
-    queued = sum(stop - start for load in model.loads.values() for _, start, stop in load.to_fetch)
-    free_slots = model.rules.slots - len(model.fetching)
+    queued = sum(
+        stop - start
+        for load in model.loads.values()
+        if load.remote == remote
+        for _, start, stop in load.to_fetch
+    )
+    free_slots = model.free_slots(remote=remote)
     demand_bytes = max(size_bytes, min(free_slots, queued) * model.rules.block_bytes)
     demand_bytes = min(demand_bytes, model.ledger.usable_bytes)
     _release_victims(model, model.eviction.unwanted(), demand_bytes)
@@ -129,6 +137,9 @@ def failed(model: Model, event: FetchFailed) -> None:
     if event.kind is FailureKind.ERROR:
         fail_shard(model, shard, event.code, event.message)
         return
+    if event.kind in (FailureKind.DENIED, FailureKind.EXPIRED):
+        credentials.refused(model, shard, event)
+        return
     attempts = shard.attempts[event.block] = shard.attempts.get(event.block, 0) + 1
     model.totals.retries += 1
     if attempts >= model.rules.attempts:
@@ -137,6 +148,7 @@ def failed(model: Model, event: FetchFailed) -> None:
 
 
 def _end_fetch(model: Model, shard: Shard, block: int) -> None:
+    model.busy[shard.remote] -= 1
     load = model.loads.get(model.fetching.pop((shard.key, block)))
     if load is not None:
         load.in_flight -= 1
@@ -175,27 +187,3 @@ def _fetch_again(model: Model, shard: Shard, block: int) -> None:
         load = model.loads[key]
         if load.phases[index][block] == Phase.CLAIMED:
             load.to_fetch.appendleft(BlockRange(index, block, block + 1))
-
-
-def fail_shard(model: Model, shard: Shard, code: str, message: str) -> None:
-    """No load gets a further block of this shard; each is told once."""
-    if shard.error is None:  # several blocks may be under way when the first fails
-        model.totals.errors += 1
-        shard.error = (code, message)
-    for key, index in shard.loads.items():
-        load = model.loads[key]
-        if index in load.failed:
-            continue
-        load.failed.add(index)
-        _drop_pending(model, load, index)
-        model.emit(FailShard(key, index, code, message))
-
-
-def _drop_pending(model: Model, load: Load, index: int) -> None:
-    """Claims on blocks that will not come end; what was granted stays readable."""
-    phases = load.phases[index]
-    for block in range(len(phases)):
-        if phases[block] == Phase.CLAIMED:
-            claims.unclaim(model, load, index, block, block + 1, Phase.CLAIMED)
-        elif phases[block] == Phase.WANTED:
-            phases[block] = Phase.NONE

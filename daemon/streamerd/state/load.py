@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import islice
+from math import inf
 from typing import Final
 
 from streamer_client.contract.layout import BlockRange
@@ -32,6 +33,20 @@ SLABS_AT_ONCE: Final = 4
 Page cache to slabs, 16 threads on 16 processors: one slab 4 GB/s, four slabs 14; on 2 processors
 half as fast again.
 """
+
+
+@dataclass(slots=True)
+class LentCredentials:
+    """How the credentials stand that came with a load; `credentials.py` decides."""
+
+    expired: bool = False
+    """Not used until they are renewed."""
+    since_s: float = 0.0
+    """When they expired first, of expiries that no good while lies between."""
+    renewed_s: float = -inf
+    error: tuple[str, str] = ("", "")
+    """Code and text of the last refusal."""
+
 
 _FORGET_WANTED = bytes.maketrans(bytes([Phase.WANTED]), bytes([Phase.NONE]))
 
@@ -73,9 +88,15 @@ class Load:
     failed: set[int] = field(default_factory=set)
     released: set[int] = field(default_factory=set)
     last_progress_s: float = 0.0
+    lent: LentCredentials = field(default_factory=LentCredentials)
 
     def __post_init__(self) -> None:
         self.phases = [bytearray(shard.blocks) for shard in self.shards]
+
+    @property
+    def remote(self) -> bool:
+        """Whether it reads over the network; all shards of a load are of one kind of source."""
+        return bool(self.shards) and self.shards[0].remote
 
     @property
     def commitment_bytes(self) -> int:

@@ -24,18 +24,26 @@ class Rules(msgspec.Struct, frozen=True):
 
     block_bytes: int
     slots: int
-    """Fetches that may be under way at once."""
+    """Fetches from this machine's files that may be under way at once."""
+    remote_slots: int = 32
+    """Fetches over the network that may be under way at once, beside those."""
     lag_s: float = 30.0
     """A reader that consumes nothing for this long no longer holds the others up."""
     space_wait_s: float = 30.0
     """How long a mount without room is waited for."""
     attempts: int = 3
     """Workers that may die over one block before its shard fails."""
+    credentials_wait_s: float = 60.0
+    """How long a load whose credentials expired waits for renewed ones before it fails."""
 
     @property
     def window_bytes(self) -> int:
         """The smallest window."""
         return WINDOW_BLOCKS * self.block_bytes
+
+    def slots_of(self, *, remote: bool) -> int:
+        """Slots of one kind; a slow store takes none of a disk's, and the other way round."""
+        return self.remote_slots if remote else self.slots
 
 
 @dataclass(slots=True)
@@ -63,6 +71,8 @@ class Model:
     """Admitted loads, the one whose turn it is to fetch first."""
     fetching: dict[tuple[ShardKey, int], LoadKey] = field(default_factory=dict)
     """Blocks under way, and the load that asked first."""
+    busy: dict[bool, int] = field(default_factory=lambda: {False: 0, True: 0})
+    """How many of `fetching` are remote, and how many are not."""
     totals: Totals = field(default_factory=Totals)
     no_space_since_s: float | None = None
     eviction: Eviction = field(init=False)
@@ -75,6 +85,10 @@ class Model:
 
     def __post_init__(self) -> None:
         self.eviction = Eviction(self.shards, self.loads, self.rules.lag_s)
+
+    def free_slots(self, *, remote: bool) -> int:
+        """Fetches of one kind that may still be started."""
+        return self.rules.slots_of(remote=remote) - self.busy[remote]
 
     def emit(self, command: AnyCommand) -> None:
         self.outbox.append(command)

@@ -19,6 +19,7 @@ class Shard:
     key: ShardKey
     size_bytes: int
     block_bytes: int
+    remote: bool = False
     blocks: int = 0
     slab_bytes: int = 0
     """Bytes of shared memory when all of it is resident."""

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Final
+from enum import Enum
+from typing import Final, assert_never
 
 import msgspec
 
+from streamer_client.contract.redacted import Redacted
+from streamer_client.contract.uris import is_remote
 from streamer_client.storage.contract import StoredShard
 
 _LENGTH: Final = struct.Struct("<I")
 
 
-class Job(msgspec.Struct, frozen=True, tag=True):
+class Job(Redacted, frozen=True, tag=True):
     job: int
     """Number of the job; the answer carries it."""
 
@@ -48,6 +51,25 @@ class Punch(Job, frozen=True):
     stop: int
 
 
+class Checksum(Job, frozen=True):
+    """Take the checksum of bytes `start` to `stop` of a slab, as they lie there."""
+
+    slab: str
+    start: int
+    stop: int
+
+
+class Reread(Job, frozen=True):
+    """Take the checksum of bytes `start` to `stop` of a shard, read from its source once more."""
+
+    slab: str
+    """Whose reader may be used."""
+    shard: StoredShard
+    environment: dict[str, str]
+    start: int
+    stop: int
+
+
 class CloseSlab(Job, frozen=True):
     """Drop descriptor and reader of a slab that will be unlinked."""
 
@@ -62,7 +84,14 @@ class Fetched(Job, frozen=True):
     checksum: int
     """XXH3-64 of the block."""
     device_bytes: int
-    """Bytes that did not come from the page cache; -1 when the storage cannot tell."""
+    """Bytes from device or network, not from the page cache; -1 when the storage cannot tell."""
+    retries: int = 0
+    """Requests made again for this shard since the last answer that told them."""
+
+
+class Checksummed(Job, frozen=True):
+    checksum: int
+    """XXH3-64 of the range."""
 
 
 class Finished(Job, frozen=True):
@@ -75,10 +104,35 @@ class Failed(Job, frozen=True):
     code: str
     message: str
     no_space: bool = False
+    retries: int = 0
 
 
-AnyJob = Resolve | Fetch | Punch | CloseSlab
-Answer = Resolved | Fetched | Finished | Failed
+AnyJob = Resolve | Fetch | Punch | Checksum | Reread | CloseSlab
+Answer = Resolved | Fetched | Checksummed | Finished | Failed
+
+
+class Lane(Enum):
+    """Threads of a worker that wait for one kind of thing; no lane holds another up."""
+
+    DISK = "disk"
+    STORE = "store"
+    """Reads over the network, many at once as each mostly waits."""
+    ASIDE = "aside"
+    """What nobody's blocks wait for: listing sources, reading again for `verify`."""
+
+
+def lane_of(job: AnyJob) -> Lane:
+    """Where a job is carried out."""
+    match job:
+        case Fetch():
+            return Lane.STORE if is_remote(job.shard.uri) else Lane.DISK
+        case Resolve() | Reread():
+            return Lane.ASIDE
+        case Punch() | Checksum() | CloseSlab():
+            return Lane.DISK
+        case _:
+            assert_never(job)
+
 
 _encoder = msgspec.msgpack.Encoder()
 job_decoder = msgspec.msgpack.Decoder(AnyJob)

@@ -11,11 +11,20 @@ import logging
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from streamer_client.contract.errors import StreamerError
-from streamerd.workers.jobs import Answer, AnyJob, CloseSlab, FrameBuffer, answer_decoder, frame
+from streamerd.workers.jobs import (
+    Answer,
+    AnyJob,
+    CloseSlab,
+    FrameBuffer,
+    Lane,
+    answer_decoder,
+    frame,
+    lane_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -36,22 +45,21 @@ class Worker(asyncio.Protocol):
     def __init__(self, fleet: Fleet, number: int) -> None:
         self._fleet = fleet
         self.number = number
-        self.pending: dict[int, OnAnswer] = {}
+        self.pending: dict[int, tuple[Lane, OnAnswer]] = {}
+        self.busy = dict.fromkeys(Lane, 0)
+        """How many of `pending` are in each lane."""
         self.failures = 0
         self.alive = False
         self._frames = FrameBuffer()
         self._transport: asyncio.WriteTransport | None = None
         self.process: subprocess.Popen[bytes] | None = None
 
-    async def start(self, threads: int, log_level: str) -> None:
+    async def start(self, options: Sequence[str]) -> None:
         """Spawn the process. It needs no readiness: jobs wait in the channel."""
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", "streamerd.workers.process"]
-            command += ["--fd", str(theirs.fileno()), "--threads", str(threads)]
-            command += ["--log-level", log_level]
-            if self._fleet.mapped:
-                command.append("--mapped")
+            command += ["--fd", str(theirs.fileno()), *options]
             try:
                 # Not asyncio's subprocess: the end shows on the channel, no watcher is needed.
                 self.process = subprocess.Popen(  # noqa: ASYNC220  spawning takes a millisecond
@@ -78,8 +86,9 @@ class Worker(asyncio.Protocol):
         for body in self._frames.feed(data):
             answer = answer_decoder.decode(body)
             self.failures = 0
-            on_answer = self.pending.pop(answer.job, None)
-            if on_answer is not None:
+            if answer.job in self.pending:
+                lane, on_answer = self.pending.pop(answer.job)
+                self.busy[lane] -= 1
                 on_answer(answer)
 
     def connection_lost(self, _error: Exception | None) -> None:
@@ -93,12 +102,15 @@ class Worker(asyncio.Protocol):
             code = self.process.wait()
             self._fleet.worker_ended(self, code)
         pending, self.pending = self.pending, {}
-        for on_answer in pending.values():
+        self.busy = dict.fromkeys(Lane, 0)
+        for _, on_answer in pending.values():
             on_answer(None)
 
     def send(self, job: AnyJob, on_answer: OnAnswer) -> None:
         assert self._transport is not None
-        self.pending[job.job] = on_answer
+        lane = lane_of(job)
+        self.pending[job.job] = lane, on_answer
+        self.busy[lane] += 1
         self._transport.write(frame(job))
 
     def close(self) -> None:
@@ -108,7 +120,16 @@ class Worker(asyncio.Protocol):
 
 
 class Fleet:
-    """A fixed number of workers, each with a few threads."""
+    """A fixed number of workers, each with a few threads.
+
+    Args:
+        workers: processes.
+        threads: of each, that read files.
+        log_level: of the workers.
+        backoff_s: see `BACKOFF_S`.
+        mapped: fill slabs through mappings; None decides by the number of threads.
+        connections: to stores, of all workers together.
+    """
 
     def __init__(
         self,
@@ -118,10 +139,12 @@ class Fleet:
         backoff_s: tuple[float, ...] = BACKOFF_S,
         *,
         mapped: bool | None = None,
+        connections: int = 32,
     ) -> None:
-        self.mapped = workers * threads >= MAPPED_FROM_SLOTS if mapped is None else mapped
+        mapped = workers * threads >= MAPPED_FROM_SLOTS if mapped is None else mapped
         self._threads = threads
-        self._log_level = log_level
+        self._options = ["--threads", str(threads), "--log-level", log_level]
+        self._options += ["--connections", str(connections), *(["--mapped"] if mapped else [])]
         self._backoff_s = backoff_s
         self._workers = [Worker(self, number) for number in range(workers)]
         self._timers: dict[int, asyncio.TimerHandle] = {}
@@ -135,7 +158,7 @@ class Fleet:
 
     @property
     def slots(self) -> int:
-        """Jobs that can be worked on at once."""
+        """Files that can be read at once."""
         return len(self._workers) * self._threads
 
     @property
@@ -157,7 +180,7 @@ class Fleet:
         ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         try:
             for worker in self._workers:
-                await worker.start(self._threads, self._log_level)
+                await worker.start(self._options)
         except OSError as error:
             raise StreamerError(f"cannot start a fetch worker: {error}") from error
         self.broadcast(lambda job: CloseSlab(job, ""), lambda: ready.set_result(True))
@@ -166,12 +189,13 @@ class Fleet:
             raise StreamerError("a fetch worker ended at once; the lines above say why")
 
     def submit(self, job: AnyJob, on_answer: OnAnswer) -> None:
-        """Give a job to the worker with the fewest; without any alive, to the next that starts."""
+        """Give a job to the worker with the fewest of its kind, or to the next that starts."""
         if self.stopping:
             return
         alive = [worker for worker in self._workers if worker.alive]
         if alive:
-            min(alive, key=lambda worker: len(worker.pending)).send(job, on_answer)
+            lane = lane_of(job)
+            min(alive, key=lambda worker: worker.busy[lane]).send(job, on_answer)
         else:
             self._waiting.append((job, on_answer))
 
@@ -214,7 +238,7 @@ class Fleet:
 
     async def _start_again(self, worker: Worker) -> None:
         try:
-            await worker.start(self._threads, self._log_level)
+            await worker.start(self._options)
         except OSError as error:
             logger.error("worker not started number=%d error=%s", worker.number, error)
             self.worker_ended(worker, -1)

@@ -7,6 +7,7 @@ import pytest
 from streamer_client.contract.errors import ConfigError
 from streamer_client.storage.local import LocalStorage
 from streamer_client.storage.registry import storage_for
+from streamer_client.storage.s3.storage import S3Storage
 
 
 @pytest.mark.parametrize("uri", ["/m", "m", "./m", "file:///m", "FILE:///m", "C:/m", "a:b//c"])
@@ -14,7 +15,12 @@ def test_local(uri: str) -> None:
     assert isinstance(storage_for(uri, {}), LocalStorage)
 
 
-@pytest.mark.parametrize("uri", ["s3://b/k", "gs://b/k", "az://c/k", "https://h/k", "S3://b"])
+@pytest.mark.parametrize("uri", ["s3://bucket/k", "S3://bucket"])
+def test_s3(uri: str) -> None:
+    assert isinstance(storage_for(uri, {}), S3Storage)
+
+
+@pytest.mark.parametrize("uri", ["gs://b/k", "az://c/k", "https://h/k"])
 def test_object_stores_are_refused_in_plain_words(uri: str) -> None:
     with pytest.raises(ConfigError, match="local paths only") as caught:
         storage_for(uri, {})

@@ -7,7 +7,7 @@ import pytest
 from streamerd.cli.arguments import control_parser
 from streamerd.cli.shard import writer_command
 
-COMMANDS = ("status", "prefetch", "evict", "pin", "unpin", "shard", "config")
+COMMANDS = ("status", "prefetch", "evict", "pin", "unpin", "verify", "shard", "config")
 
 
 def _parse(*argv: str) -> argparse.Namespace:

@@ -65,12 +65,15 @@ def test_every_key_has_its_flag() -> None:
     given = {
         "--socket": "/s", "--memory-limit": "1GiB", "--workers": "2", "--threads": "3",
         "--block-size": "64KiB", "--idle-exit-s": "1", "--heartbeat-s": "2", "--lag-s": "3",
-        "--space-wait-s": "4", "--log-level": "debug",
+        "--space-wait-s": "4", "--credentials-wait-s": "5", "--log-level": "debug",
+        "--connections": "1000", "--bandwidth-limit": "1GB",
     }  # fmt: skip
     argv = [word for pair in given.items() for word in pair]
     arguments = daemon_parser().parse_args([*argv, "--ephemeral", "--ready-fd", "7"])
     settings, origins = _load(overrides_of(arguments))
-    assert settings == Settings("/s", GIB, 2, 3, 64 << 10, 1.0, 2.0, 3.0, 4.0, True, "debug")
+    assert settings == Settings(
+        "/s", GIB, 2, 3, 1000, 10**9, 64 << 10, 1.0, 2.0, 3.0, 4.0, 5.0, True, "debug"
+    )
     assert "default" not in origins.values()
     assert (arguments.ready_fd, arguments.config) == (7, None)
 

@@ -13,6 +13,8 @@ from streamer_client.storage.contract import StoredShard
 from streamerd.workers.jobs import (
     Answer,
     AnyJob,
+    Checksum,
+    Checksummed,
     CloseSlab,
     Failed,
     Fetch,
@@ -34,11 +36,13 @@ JOBS: list[AnyJob] = [
     Resolve(2, "/m", "*.x", None, {}),
     Fetch(3, "/slab", SHARD, {}, 2**40 - 1, 2**40),
     Punch(4, "/slab", 0, 4096),
+    Checksum(6, "/slab", 4096, 8192),
     CloseSlab(5, "/slab"),
 ]
 ANSWERS: list[Answer] = [
     Resolved(1, (SHARD,)),
     Fetched(2, 2**64 - 1, -1),
+    Checksummed(5, 2**64 - 1),
     Finished(3),
     Failed(4, "source", "no", no_space=True),
 ]

@@ -1,0 +1,19 @@
+"""How sources and shards are named: absolute paths, or URIs with a scheme. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def has_scheme(source: str) -> bool:
+    """Whether a source is a URI rather than a path."""
+    return _SCHEME.match(source) is not None
+
+
+def is_remote(source: str) -> bool:
+    """Whether reading it takes a network, and so connections and credentials."""
+    match = _SCHEME.match(source)
+    return match is not None and match[1].lower() != "file"

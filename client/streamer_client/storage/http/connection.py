@@ -1,0 +1,196 @@
+"""One connection to one origin, and one exchange on it.
+
+Owns the sockets and the framing, both by `http.client`. A body goes from the socket straight into
+the caller's memory. One thread uses a connection at a time; `pool.py` hands them out.
+"""
+
+from __future__ import annotations
+
+import http.client
+import select
+import socket
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from streamer_client.contract.errors import SourceError
+from streamer_client.storage.http.messages import Answer, Request
+from streamer_client.storage.http.origin import Origin, target_of
+from streamer_client.storage.http.proxies import Proxy
+from streamer_client.storage.http.settings import HttpSettings
+from streamer_client.storage.http.tls import tls_context
+
+_UNUSED_BODY_BYTES: Final = 64 << 10
+"""A rest of a body no longer than this is read, to keep the connection; else it is closed."""
+
+
+class Connection:
+    """A connection that is made when first used and kept for the next exchange."""
+
+    def __init__(self, origin: Origin, settings: HttpSettings) -> None:
+        self.origin = origin
+        self.proxy = settings.proxies.of(origin)
+        self.used = False
+        """Whether an exchange on it has ended well: a failure may then be a closed idle one."""
+        self._connected = False
+        self._settings = settings
+        self._http = _connection(origin, settings, self.proxy)
+
+    def exchange(self, request: Request) -> Exchange:
+        """Send a request and receive the head of its answer.
+
+        Raises:
+            OSError, http.client.HTTPException: `transport_faults.py` says what they mean.
+        """
+        if not self._connected:
+            self._connect()
+        headers = {"Host": self.origin.authority, "Accept-Encoding": "identity", **request.headers}
+        target = target_of(request.url)
+        if self.proxy and self.origin.scheme == "http":
+            target = f"{self.origin}{target}"
+            if self.proxy.authorization:
+                headers["Proxy-Authorization"] = self.proxy.authorization
+        self._http.request(request.method, target, headers=headers)
+        return Exchange(self._http.getresponse())
+
+    def _connect(self) -> None:
+        self._http.connect()
+        self._http.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._http.sock.settimeout(self._settings.read_timeout_s)
+        self._connected = True
+
+    def alive(self) -> bool:
+        """Whether an idle connection still stands: its peer has neither closed it nor spoken."""
+        if self._http.sock is None:
+            return False
+        poll = select.poll()
+        poll.register(self._http.sock, select.POLLIN)
+        return not poll.poll(0)
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._http.close()
+
+
+class Exchange:
+    """An answer whose head was received and whose body is about to be."""
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self.status = response.status
+        self.headers: Mapping[str, str] = {
+            name.lower(): value for name, value in response.getheaders()
+        }
+        self._response = response
+        self._left = response.length  # None: chunked, or until the server closes
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Receive some bytes of the body; 0 at its end, or where it was cut off.
+
+        `HTTPResponse.readinto` would fill the whole buffer, and not tell how much of it is filled
+        when the connection breaks meanwhile.
+        """
+        if self._left is None:
+            return self._response.readinto(buffer)
+        if not self._left:
+            return 0
+        count = self._response.fp.readinto1(buffer[: self._left])
+        self._left -= count
+        return count
+
+    def read(self, limit_bytes: int) -> bytes:
+        """At most so many bytes of the body."""
+        if self._left is None:
+            return self._response.read(limit_bytes)
+        target = bytearray(min(limit_bytes, self._left))
+        done = 0
+        with memoryview(target) as view:
+            while done < len(target) and (count := self.readinto(view[done:])):
+                done += count
+        return bytes(target[:done])
+
+    def finish(self) -> bool:
+        """End the exchange; whether the connection may carry another one."""
+        left = self._left
+        if left is None:
+            reusable = self._response.isclosed()
+        else:
+            if 0 < left <= _UNUSED_BODY_BYTES:
+                self.read(left)
+            reusable = self._left == 0
+        reusable = reusable and not self._response.will_close
+        self._response.close()
+        return reusable
+
+
+class Lent(Protocol):
+    """Who takes a connection back."""
+
+    def give_back(self, connection: Connection) -> None: ...
+
+
+class Sent:
+    """An exchange in progress; leaving the `with` block gives its connection back or closes it."""
+
+    def __init__(self, exchange: Exchange, connection: Connection, lender: Lent) -> None:
+        self.exchange = exchange
+        self._connection = connection
+        self._lender = lender
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # After an error a connection is in an unknown state. After a refusal it is not: its body
+        # was read before the refusal was raised.
+        if (kind is None or self.exchange.status >= 300) and self._finished():
+            self._connection.used = True
+            self._lender.give_back(self._connection)
+        else:
+            self._connection.close()
+
+    def answer(self, limit_bytes: int) -> Answer:
+        """The head, with the body up to `limit_bytes`."""
+        exchange = self.exchange
+        return Answer(exchange.status, exchange.headers, exchange.read(limit_bytes))
+
+    def _finished(self) -> bool:
+        try:
+            return self.exchange.finish()
+        except (OSError, http.client.HTTPException):
+            return False
+
+
+def _connection(
+    origin: Origin, settings: HttpSettings, proxy: Proxy | None
+) -> http.client.HTTPConnection:
+    host, port = (proxy.host, proxy.port) if proxy else (origin.host, origin.port)
+    if origin.scheme == "http":
+        return http.client.HTTPConnection(host, port, timeout=settings.connect_timeout_s)
+    context = tls_context(settings.ca_bundle, settings.verify)
+    connection = http.client.HTTPSConnection(
+        host, port, timeout=settings.connect_timeout_s, context=context
+    )
+    if proxy:
+        allowed = {"Proxy-Authorization": proxy.authorization} if proxy.authorization else {}
+        connection.set_tunnel(origin.host, origin.port, headers=allowed)
+    return connection
+
+
+def plain_body(about: str, headers: Mapping[str, str]) -> None:
+    """Refuse a body that is packed on its way: its ranges are not the object's.
+
+    Raises:
+        SourceError: naming the encoding.
+    """
+    encoding = headers.get("content-encoding", "")
+    # aws-chunked is a trace of how an object was uploaded, and says nothing of these bytes.
+    if encoding not in ("", "identity", "aws-chunked"):
+        raise SourceError(
+            f"{about}: is sent with Content-Encoding {encoding}, so its ranges are not those of "
+            "the file; store it, and let the server send it, without compression"
+        )

@@ -1,0 +1,156 @@
+"""Sends requests until they are answered: connections, retries and refusals in one place.
+
+Runs in the threads of fetch workers and, without a daemon, of the client. Thread-safe.
+"""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from streamer_client.contract.errors import SourceError
+from streamer_client.storage.http.connection import Sent
+from streamer_client.storage.http.dialect import Dialect
+from streamer_client.storage.http.messages import Answer, Request
+from streamer_client.storage.http.pool import ConnectionPool
+from streamer_client.storage.http.retry import Attempts, RetryPolicy, SendAgain, Transient
+from streamer_client.storage.http.transport_faults import transport_fault
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+REFUSAL_BYTES: Final = 64 << 10
+ANSWER_BYTES: Final = 16 << 20
+"""Room for a page of a listing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Clock, sleep and chance, so that tests need none of them."""
+
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    chance: Callable[[], float] = random.random
+
+
+class HttpEngine:
+    """Speaks to the stores of one dialect over one pool."""
+
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        dialect: Dialect,
+        policy: RetryPolicy | None = None,
+        waits: Waits | None = None,
+    ) -> None:
+        self._pool = pool
+        self._dialect = dialect
+        self._policy = policy or RetryPolicy()
+        self._waits = waits or Waits()
+
+    def ask(
+        self,
+        request: Request,
+        *,
+        unjudged: frozenset[int] = frozenset(),
+        limit_bytes: int = ANSWER_BYTES,
+    ) -> Answer:
+        """Send a request, again while that may help, and give the whole answer.
+
+        Args:
+            request: not yet prepared.
+            unjudged: statuses that are an answer to the caller, where they mean nothing else.
+            limit_bytes: of the body, how much is wanted at most.
+
+        Raises:
+            StreamerError: as the dialect and `transport_faults.py` say.
+        """
+
+        def once(_attempts: Attempts) -> Answer:
+            with self.sent(request, unjudged) as sent:
+                return sent.answer(limit_bytes)
+
+        return self.persist(request, once)
+
+    def persist(
+        self,
+        request: Request,
+        once: Callable[[Attempts], T],
+        on_again: Callable[[], None] | None = None,
+    ) -> T:
+        """Call `once` until it returns, waiting after each `Transient`.
+
+        Args:
+            request: what it is about, for errors.
+            once: makes one attempt; tells `Attempts` of progress.
+            on_again: called before each attempt but the first.
+
+        Raises:
+            SourceError: it did not pass within the policy's bounds.
+            StreamerError: whatever else `once` raises.
+        """
+        waits = self._waits
+        attempts = Attempts(self._policy, waits.clock())
+        while True:
+            try:
+                return once(attempts)
+            except SendAgain as verdict:
+                if not attempts.corrected():
+                    raise SourceError(
+                        f"{request.about}: sent from one place to another without end: {verdict}; "
+                        "give the right endpoint and region"
+                    ) from verdict
+                delay_s = 0.0
+            except Transient as fault:
+                delay_s = self._delay_s(request, attempts, fault)
+            if on_again:
+                on_again()
+            if delay_s:
+                waits.sleep(delay_s)
+
+    def _delay_s(self, request: Request, attempts: Attempts, fault: Transient) -> float:
+        waits = self._waits
+        now_s = waits.clock()
+        reached = not fault.connecting or self._pool.reached(self._dialect.prepared(request).url)
+        delay_s = attempts.delay_s(fault, now_s, waits.chance(), reached=reached)
+        if delay_s is None:
+            raise SourceError(
+                f"{request.about}: given up after {attempts.made} attempts in "
+                f"{attempts.elapsed_s(now_s):.1f} s: {fault}; {fault.remedy}"
+            ) from fault
+        logger.info(
+            "request_again about=%s attempt=%d delay_s=%.2f reason=%s",
+            request.about,
+            attempts.made + 1,
+            delay_s,
+            fault,
+        )
+        return delay_s
+
+    @contextmanager
+    def sent(self, request: Request, unjudged: frozenset[int] = frozenset()) -> Iterator[Sent]:
+        """One attempt: an exchange that was answered by 2xx or by one of `unjudged`.
+
+        What goes wrong with the connection inside the block is told as outside.
+
+        Raises:
+            Transient, SendAgain: another attempt may pass.
+            StreamerError: it will not.
+        """
+        prepared = self._dialect.prepared(request)
+        try:
+            with self._pool.send(prepared) as sent:
+                status = sent.exchange.status
+                if not 200 <= status < 300 and status not in unjudged:
+                    answer = sent.answer(REFUSAL_BYTES)
+                    raise self._dialect.refusal(request, prepared, answer)
+                yield sent
+        except (OSError, http.client.HTTPException) as error:
+            raise transport_fault(error, prepared, self._pool.settings) from error

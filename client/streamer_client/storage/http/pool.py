@@ -1,0 +1,133 @@
+"""Kept-alive connections: those of one process that connect in the same way share them.
+
+Thread-safe. Idle connections are bounded in number and age; `close_idle` ends all of them.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from streamer_client.storage.http.connection import Connection, Sent
+from streamer_client.storage.http.messages import Request
+from streamer_client.storage.http.origin import Origin, origin_of
+from streamer_client.storage.http.settings import HttpSettings
+
+MAX_IDLE: Final = 64
+"""Idle connections of one pool, over all its origins."""
+
+MAX_IDLE_S: Final = 30.0
+"""Stores close idle connections after some 20 to 60 s; an old one is not worth the trial."""
+
+MAX_POOLS: Final = 16
+
+_STALE: Final = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+"""How a connection fails that the server had closed while it was idle."""
+
+
+class ConnectionPool:
+    """Connections made with one set of settings."""
+
+    def __init__(
+        self,
+        settings: HttpSettings,
+        *,
+        make: Callable[[Origin, HttpSettings], Connection] = Connection,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings
+        self._make = make
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._idle: dict[Origin, list[tuple[float, Connection]]] = {}
+        self._reached: set[Origin] = set()
+
+    def send(self, request: Request) -> Sent:
+        """Send a request over an idle or a new connection; a stale one is replaced at once.
+
+        Raises:
+            OSError, http.client.HTTPException: `transport_faults.py` says what they mean.
+            ConfigError: the URL or the CA bundle cannot be used.
+        """
+        origin = origin_of(request.url)
+        connection = self._take(origin) or self._make(origin, self.settings)
+        while True:
+            try:
+                exchange = connection.exchange(request)
+            except (OSError, http.client.HTTPException) as error:
+                connection.close()
+                if not (connection.used and isinstance(error, _STALE)):
+                    raise
+                connection = self._make(origin, self.settings)
+            except BaseException:
+                connection.close()
+                raise
+            else:
+                self._reached.add(origin)
+                return Sent(exchange, connection, self)
+
+    def reached(self, url: str) -> bool:
+        """Whether this origin ever answered: then a failure to connect is not a wrong address."""
+        return origin_of(url) in self._reached
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection for the next request, within the bounds."""
+        now = self._clock()
+        with self._lock:
+            idle = self._idle.setdefault(connection.origin, [])
+            surplus = [old for since, old in idle if now - since > MAX_IDLE_S]
+            idle[:] = [entry for entry in idle if now - entry[0] <= MAX_IDLE_S]
+            if sum(map(len, self._idle.values())) < MAX_IDLE:
+                idle.append((now, connection))
+            else:
+                surplus.append(connection)
+        for old in surplus:
+            old.close()
+
+    def close_idle(self) -> None:
+        """Close every connection that is not in use. The pool stays usable."""
+        with self._lock:
+            idle, self._idle = self._idle, {}
+        for kept in idle.values():
+            for _, connection in kept:
+                connection.close()
+
+    def _take(self, origin: Origin) -> Connection | None:
+        """The connection used last, if it still stands."""
+        while True:
+            with self._lock:
+                kept = self._idle.get(origin)
+                if not kept:
+                    return None
+                since, connection = kept.pop()
+            if self._clock() - since <= MAX_IDLE_S and connection.alive():
+                return connection
+            connection.close()
+
+
+_pools: Final[OrderedDict[HttpSettings, ConnectionPool]] = OrderedDict()
+_pools_lock: Final = threading.Lock()
+
+
+def pool_for(settings: HttpSettings) -> ConnectionPool:
+    """The process's pool for these settings; of many settings, the ones asked for last are kept."""
+    with _pools_lock:
+        pool = _pools.pop(settings, None) or ConnectionPool(settings)
+        _pools[settings] = pool
+        dropped = _pools.popitem(last=False)[1] if len(_pools) > MAX_POOLS else None
+    if dropped:
+        dropped.close_idle()
+    return pool
+
+
+def close_idle() -> None:
+    """Close the idle connections of all the process's pools, which stay usable."""
+    with _pools_lock:
+        pools = list(_pools.values())
+    for pool in pools:
+        pool.close_idle()

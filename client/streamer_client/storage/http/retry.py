@@ -1,0 +1,131 @@
+"""When a request is made again, and when not any more. Pure: clock and chance come in as values.
+
+Waits grow exponentially with full jitter: each is drawn evenly from zero to its bound, so that many
+readers that failed together do not come back together
+(https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from streamer_client.contract.errors import ConfigError
+from streamer_client.storage.http.settings import whole_number
+
+UNREACHED_ATTEMPTS: Final = 4
+"""For a server that never answered: rather a wrong address than a restart."""
+
+VARIABLES: Final = ("RUNAI_STREAMER_S3_MAX_RETRIES", "AWS_MAX_ATTEMPTS")
+
+
+class Transient(Exception):
+    """What may pass: a server too busy, a connection lost, an answer cut off.
+
+    No error of a user's: one is made of it if it lasts.
+
+    Args:
+        reason: what happened, for the error if it does not pass.
+        after_s: how long the server asks to wait; 0 if it does not.
+        remedy: what a person can do if it does not pass.
+        connecting: no connection came about at all.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        after_s: float = 0.0,
+        remedy: str = "look at the store's state, then try again",
+        connecting: bool = False,
+    ) -> None:
+        super().__init__(reason)
+        self.after_s = after_s
+        self.remedy = remedy
+        self.connecting = connecting
+
+
+class SendAgain(Exception):
+    """The refusal told how to ask rightly (a region, the server's time): ask again at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How patient to be with one request."""
+
+    max_attempts: int = 10
+    """Failures in a row that brought nothing, the first included."""
+    first_delay_s: float = 0.25
+    max_delay_s: float = 10.0
+    max_asked_delay_s: float = 30.0
+    """Longest wait that a server may ask for."""
+    deadline_s: float = 300.0
+    """From the first attempt; no wait goes beyond it."""
+    max_corrections: int = 4
+    """Times that a request may be sent again because its refusal said how."""
+
+
+def retry_policy(environment: Mapping[str, str]) -> RetryPolicy:
+    """`RUNAI_STREAMER_S3_MAX_RETRIES` (after the first attempt), else `AWS_MAX_ATTEMPTS` (in all).
+
+    Raises:
+        ConfigError: one is malformed.
+    """
+    retries = whole_number(environment, "RUNAI_STREAMER_S3_MAX_RETRIES")
+    attempts = whole_number(environment, "AWS_MAX_ATTEMPTS")
+    if retries is not None:
+        return RetryPolicy(max_attempts=retries + 1)
+    if attempts is None:
+        return RetryPolicy()
+    if attempts == 0:
+        raise ConfigError("AWS_MAX_ATTEMPTS=0: would never ask at all; set at least 1")
+    return RetryPolicy(max_attempts=attempts)
+
+
+class Attempts:
+    """The account of one request's attempts."""
+
+    def __init__(self, policy: RetryPolicy, started_s: float) -> None:
+        self.made = 0
+        """Attempts that failed."""
+        self._policy = policy
+        self._started_s = started_s
+        self._in_vain = 0
+        self._corrections = 0
+
+    def progressed(self) -> None:
+        """Some bytes came: a server that gives them piece by piece is no dead one."""
+        self._in_vain = 0
+
+    def corrected(self) -> bool:
+        """Whether to send again because the refusal said how; not for ever."""
+        self._corrections += 1
+        return self._corrections <= self._policy.max_corrections
+
+    def delay_s(
+        self, fault: Transient, now_s: float, chance: float, *, reached: bool
+    ) -> float | None:
+        """How long to wait before the next attempt; None: give up.
+
+        Args:
+            fault: what happened.
+            now_s: the clock that `started_s` was taken from.
+            chance: evenly between 0 and 1.
+            reached: the server answered before, at least once.
+        """
+        policy = self._policy
+        self.made += 1
+        self._in_vain += 1
+        allowed = policy.max_attempts
+        if fault.connecting and not reached:
+            allowed = min(allowed, UNREACHED_ATTEMPTS)
+        if self._in_vain >= allowed:
+            return None
+        bound = min(policy.max_delay_s, policy.first_delay_s * 2.0 ** min(self._in_vain - 1, 30))
+        delay = max(chance * bound, min(fault.after_s, policy.max_asked_delay_s))
+        return delay if now_s + delay - self._started_s <= policy.deadline_s else None
+
+    def elapsed_s(self, now_s: float) -> float:
+        """Seconds since the first attempt began."""
+        return now_s - self._started_s

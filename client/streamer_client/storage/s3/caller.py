@@ -1,0 +1,135 @@
+"""What a caller sends along to have S3 read for it: resolved here, so that nobody else must.
+
+botocore finds the credentials as the AWS command line does: environment, profile, SSO, web
+identity, assumed role, process, container and instance metadata. Runs in the caller's process (a
+vLLM rank, streamerctl), never in the daemon.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Final
+
+import botocore.exceptions
+from botocore.credentials import Credentials, RefreshableCredentials
+from botocore.session import Session
+
+from streamer_client.contract.errors import ConfigError, SourceForbidden
+from streamer_client.storage.http.settings import flag
+from streamer_client.storage.s3.settings import (
+    ENDPOINTS,
+    SECRETS,
+    UNSIGNED,
+    VARIABLES,
+    VIRTUAL,
+    s3_settings,
+)
+from streamer_client.storage.s3.uri import s3_uri
+
+_TRAVELLING_ENDPOINT: Final = "AWS_ENDPOINT_URL_S3"
+
+
+class S3Caller:
+    """The environment of one caller; asked again, it gives credentials that still hold.
+
+    Args:
+        uri: the source, for errors.
+        environ: the caller's variables. botocore itself looks for credentials in the process's own
+            (`os.environ`), for which this stands.
+    """
+
+    def __init__(self, uri: str, environ: Mapping[str, str]) -> None:
+        s3_uri(uri)
+        self._uri = uri
+        self._environ = environ
+        self._session: Session | None = None
+        self._renewing: RefreshableCredentials | None = None
+
+    def variables(self) -> dict[str, str]:
+        """Credentials, region, endpoint and options, under the names that `settings.py` reads.
+
+        Raises:
+            ConfigError: a profile, region or endpoint is malformed or unknown.
+            SourceForbidden: credentials are configured and cannot be had; says how they failed.
+        """
+        found = {name: self._environ[name] for name in VARIABLES if self._environ.get(name)}
+        try:
+            found |= self._resolved(found)
+        except (botocore.exceptions.ProfileNotFound, botocore.exceptions.ConfigParseError) as error:
+            raise ConfigError(
+                f"{self._uri}: {error}; correct AWS_PROFILE, or the file it should be in"
+            ) from error
+        except (botocore.exceptions.BotoCoreError, OSError) as error:
+            raise SourceForbidden(
+                f"{self._uri}: credentials are configured, and could not be had: {error}; renew "
+                "them (for example `aws sso login`), or set RUNAI_STREAMER_S3_UNSIGNED=1 for a "
+                "public bucket"
+            ) from error
+        s3_settings(found)  # what is malformed is told here, where it is set
+        return found
+
+    def _resolved(self, given: Mapping[str, str]) -> dict[str, str]:
+        session = self._session if self._renewing else None
+        if session is None:
+            # Anew each time: a static file or variable may have been renewed from outside.
+            session = self._session = Session()
+        found = _configured(session, given, self._endpoint())
+        if not flag(given, UNSIGNED, default=False):
+            found |= self._credentials(session)
+        return {name: value for name, value in found.items() if value}
+
+    def _endpoint(self) -> str:
+        return next((self._environ[name] for name in ENDPOINTS if self._environ.get(name)), "")
+
+    def _credentials(self, session: Session) -> dict[str, str]:
+        given = [self._environ.get(name, "") for name in SECRETS]
+        if given[0] and given[1]:
+            return dict(zip(SECRETS, given, strict=True))
+        credentials: Credentials | None = self._renewing or session.get_credentials()
+        if credentials is None:
+            return {}
+        if isinstance(credentials, RefreshableCredentials):
+            self._renewing = credentials
+        frozen = credentials.get_frozen_credentials()
+        values = (frozen.access_key or "", frozen.secret_key or "", frozen.token or "")
+        return dict(zip(SECRETS, values, strict=True))
+
+
+def _configured(session: Session, given: Mapping[str, str], endpoint: str) -> dict[str, str]:
+    """What a profile says, where no variable says otherwise."""
+    scoped: dict[str, Any] = session.get_scoped_config()
+    s3 = scoped.get("s3")
+    options: dict[str, Any] = s3 if isinstance(s3, dict) else {}
+    region = given.get("AWS_REGION") or session.get_config_variable("region") or ""
+    found = {
+        "AWS_REGION": str(region),
+        _TRAVELLING_ENDPOINT: endpoint or _configured_endpoint(session, scoped),
+        "AWS_CA_BUNDLE": _absolute(given.get("AWS_CA_BUNDLE") or str(scoped.get("ca_bundle", ""))),
+        "SSL_CERT_FILE": _absolute(given.get("SSL_CERT_FILE", "")),
+    }
+    for name, option in (
+        ("AWS_USE_FIPS_ENDPOINT", scoped.get("use_fips_endpoint")),
+        ("AWS_USE_DUALSTACK_ENDPOINT", scoped.get("use_dualstack_endpoint")),
+        ("AWS_MAX_ATTEMPTS", scoped.get("max_attempts")),
+        (VIRTUAL, {"path": "0", "virtual": "1"}.get(str(options.get("addressing_style")))),
+    ):
+        if option and not given.get(name):
+            found[name] = str(option)
+    return found
+
+
+def _configured_endpoint(session: Session, scoped: Mapping[str, Any]) -> str:
+    """`endpoint_url` of the profile's services section for s3, else of the profile."""
+    if str(scoped.get("ignore_configured_endpoint_urls", "")).lower() == "true":
+        return ""
+    services: Mapping[str, Any] = session.full_config.get("services", {})
+    section: Any = services.get(str(scoped.get("services", "")), {})
+    s3: Any = section.get("s3", {}) if isinstance(section, dict) else {}
+    own = s3.get("endpoint_url") if isinstance(s3, dict) else None
+    return str(own or scoped.get("endpoint_url") or "")
+
+
+def _absolute(path: str) -> str:
+    """The reader has another working directory."""
+    return os.path.abspath(os.path.expanduser(path)) if path else ""

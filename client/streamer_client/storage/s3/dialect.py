@@ -1,0 +1,159 @@
+"""Speaks S3: addresses and signs each request, and understands refusals.
+
+What a refusal teaches (the bucket's region, another host, the store's time) is remembered for the
+process, and the next attempt is right. Thread-safe.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final
+from urllib.parse import urlsplit
+
+from streamer_client.contract.errors import CredentialsExpired
+from streamer_client.storage.http.dialect import Verdict
+from streamer_client.storage.http.messages import Answer, Request
+from streamer_client.storage.http.refusals import Told, date_of, refusal, refusal_text
+from streamer_client.storage.http.retry import SendAgain, Transient
+from streamer_client.storage.s3.endpoints import bucket_url
+from streamer_client.storage.s3.learned import LEARNED, Learned
+from streamer_client.storage.s3.remedies import EXPIRED, PASSING, remedy
+from streamer_client.storage.s3.settings import S3Settings
+from streamer_client.storage.s3.uri import requested
+from streamer_client.storage.s3.xml import Element, NotXml, parse_xml
+
+logger = logging.getLogger(__name__)
+
+SKEW_S: Final = 60.0
+"""A clock that is wrong by less is not why a request was refused."""
+
+_MOVED: Final = (301, 302, 307, 308)
+
+
+def utc_now() -> dt.datetime:
+    """This machine's time."""
+    return dt.datetime.now(dt.UTC)
+
+
+class S3Dialect:
+    """One caller's way to one store.
+
+    Args:
+        settings: the caller's.
+        learned: what refusals taught; the process's own unless given.
+        clock: the time, in UTC.
+    """
+
+    def __init__(
+        self,
+        settings: S3Settings,
+        learned: Learned = LEARNED,
+        clock: Callable[[], dt.datetime] = utc_now,
+    ) -> None:
+        self.settings = settings
+        self.endpoint = settings.endpoint or "aws"
+        """What the objects of one store are told from those of another by."""
+        self._learned = learned
+        self._clock = clock
+
+    def prepared(self, request: Request) -> Request:
+        """Where the bucket is, with the caller's signature if there are keys."""
+        bucket = requested(request.url).bucket
+        region = self._region(bucket)
+        base = bucket_url(self.settings, region, bucket)
+        host = self._learned.hosts.get(self.endpoint, bucket)
+        if host:
+            base = host + urlsplit(base).path
+        # The key may begin with slashes of its own, so nothing is normalised.
+        url = base + request.url.removeprefix(f"s3://{bucket}")
+        headers = dict(request.headers)
+        if self.settings.requester_pays:
+            headers["x-amz-request-payer"] = "requester"
+        signed = self._signed(request.method, url, headers, region)
+        return replace(request, url=url, headers=signed)
+
+    def refusal(self, request: Request, sent: Request, answer: Answer) -> Verdict:
+        """What S3 means; see `Dialect`."""
+        error = _error_element(answer)
+        told = Told(error.value("Code"), error.value("Message"))
+        uri = requested(request.url)
+        again = self._lesson(uri.bucket, sent, answer, error)
+        if again:
+            logger.info("s3_corrected about=%s %s", request.about, again)
+            return again
+        text = refusal_text(sent, answer, told)
+        if told.code in PASSING:
+            return Transient(text)
+        if told.code in EXPIRED or (told.code == "InvalidToken" and "expired" in told.message):
+            return CredentialsExpired(
+                f"{request.about}: the credentials have expired: {text}; renew them (for example "
+                "`aws sso login`), or use a profile or role that renews itself"
+            )
+        listing = "list-type=" in request.url
+        what = remedy(self.settings, uri, told.code, listing=listing)
+        return refusal(sent, answer, told, forbidden=what, missing=what, other=what)
+
+    def _region(self, bucket: str) -> str:
+        return self._learned.regions.get(self.endpoint, bucket) or self.settings.region
+
+    def _signed(
+        self, method: str, url: str, headers: dict[str, str], region: str
+    ) -> Mapping[str, str]:
+        keys = self.settings.keys
+        if keys is None:
+            return headers
+        from streamer_client.storage.s3.signing import signed_headers  # noqa: PLC0415 - 10 MB
+
+        skew_s = self._learned.skews.get(self.endpoint, "") or 0.0
+        now = self._clock() + dt.timedelta(seconds=skew_s)
+        return signed_headers(keys, region, method, url, headers, now)
+
+    def _lesson(
+        self, bucket: str, sent: Request, answer: Answer, error: Element
+    ) -> SendAgain | None:
+        """What the refusal teaches, if that is news."""
+        region = answer.headers.get("x-amz-bucket-region") or error.value("Region")
+        wrong_region = answer.status in (*_MOVED, 400) or (
+            answer.status == 403 and error.value("Code") == "AuthorizationHeaderMalformed"
+        )
+        if wrong_region and region and region != self._region(bucket):
+            self._learned.regions.learn(self.endpoint, bucket, region)
+            return SendAgain(f"region={region}")
+        if answer.status in _MOVED:
+            return self._moved(bucket, sent.url, answer.headers.get("location", ""))
+        if error.value("Code") == "RequestTimeTooSkewed":
+            return self._skewed(answer)
+        return None
+
+    def _moved(self, bucket: str, url: str, location: str) -> SendAgain | None:
+        old, new = urlsplit(url), urlsplit(location)
+        # Never from TLS to plain text.
+        if new.scheme != old.scheme or not new.netloc or new.netloc == old.netloc:
+            return None
+        host = f"{new.scheme}://{new.netloc}"
+        if not self._learned.hosts.learn(self.endpoint, bucket, host):
+            return None
+        return SendAgain(f"host={host}")
+
+    def _skewed(self, answer: Answer) -> SendAgain | None:
+        theirs = date_of(answer.headers.get("date", ""))
+        if theirs is None:
+            return None
+        skew_s = (theirs - self._clock()).total_seconds()
+        known_s = self._learned.skews.get(self.endpoint, "") or 0.0
+        if abs(skew_s - known_s) < SKEW_S:
+            return None
+        self._learned.skews.learn(self.endpoint, "", skew_s)
+        return SendAgain(f"clock_skew_s={skew_s:.0f}")
+
+
+def _error_element(answer: Answer) -> Element:
+    """The `<Error>` of a refusal; an empty one where the body is another, as a proxy's is."""
+    try:
+        root = parse_xml(answer.body)
+    except NotXml:
+        return Element("Error")
+    return root if root.name == "Error" else Element("Error")

@@ -1,0 +1,110 @@
+"""Lists what lies under a prefix, page by page (ListObjectsV2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote, unquote_plus
+
+from streamer_client.contract.errors import SourceError
+from streamer_client.storage.http.engine import HttpEngine
+from streamer_client.storage.http.messages import Request
+from streamer_client.storage.s3.uri import S3Uri
+from streamer_client.storage.s3.xml import Element, NotXml, parse_xml
+
+PAGE_KEYS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a listing."""
+
+    keys: tuple[str, ...]
+    prefixes: tuple[str, ...]
+    """What is deeper, each once, with its slash; empty for a recursive listing."""
+    token: str
+    """For the next page; empty after the last one, or where the store gives none."""
+    truncated: bool
+
+
+def list_keys(engine: HttpEngine, uri: S3Uri, *, deep: bool) -> Iterator[Page]:
+    """The keys under a prefix, directory markers left out.
+
+    Args:
+        engine: of the caller.
+        uri: a bucket, or a prefix without or with its slash.
+        deep: everything, not only what is directly under it.
+
+    Raises:
+        SourceForbidden: the caller may not list.
+        SourceNotFound: there is no such bucket.
+        SourceError: the answer is no listing.
+    """
+    token = after = ""
+    while True:
+        query = _query(uri.prefix, deep=deep, token=token, after=after)
+        request = Request("GET", S3Uri(uri.bucket, "").request_url(query), str(uri))
+        page = parse_page(uri, engine.ask(request).body)
+        yield page
+        last = max((*page.keys, *page.prefixes), default="")
+        if not page.truncated:
+            return
+        if not page.token and last <= after:
+            raise SourceError(
+                f"{uri}: the store says that its listing goes on, and not where; ask for the "
+                "files by name instead"
+            )
+        token, after = page.token, last
+
+
+def parse_page(uri: S3Uri, body: bytes) -> Page:
+    """One page.
+
+    Raises:
+        SourceError: it is none.
+    """
+    try:
+        root = parse_xml(body)
+    except NotXml as error:
+        raise SourceError(_not_a_listing(uri, str(error))) from error
+    if root.name != "ListBucketResult":
+        raise SourceError(_not_a_listing(uri, f"it is a <{root.name}>"))
+    encoded = root.value("EncodingType") == "url"
+
+    def names(elements: Iterator[Element], field: str) -> tuple[str, ...]:
+        texts = (element.value(field) for element in elements)
+        return tuple(unquote_plus(text) if encoded else text for text in texts)
+
+    keys = names(root.all("Contents"), "Key")
+    return Page(
+        tuple(key for key in keys if not key.endswith("/")),
+        names(root.all("CommonPrefixes"), "Prefix"),
+        root.value("NextContinuationToken"),
+        root.value("IsTruncated") == "true",
+    )
+
+
+def _query(prefix: str, *, deep: bool, token: str, after: str) -> str:
+    """The query of one page.
+
+    A store that knows only the first version of ListObjects ignores `list-type` and gives no token;
+    it goes on from `marker`, as one of the second version would from `start-after`.
+    """
+    fields = {"list-type": "2", "encoding-type": "url", "max-keys": str(PAGE_KEYS)}
+    if prefix:
+        fields["prefix"] = prefix
+    if not deep:
+        fields["delimiter"] = "/"
+    if token:
+        fields["continuation-token"] = token
+    elif after:
+        fields["start-after"] = fields["marker"] = after
+    return "&".join(f"{name}={quote(value, safe='')}" for name, value in sorted(fields.items()))
+
+
+def _not_a_listing(uri: S3Uri, why: str) -> str:
+    return (
+        f"{uri}: the answer to ListObjectsV2 is no listing: {why}; check that the endpoint is the "
+        "store's S3 interface, and no console or web page"
+    )

@@ -1,0 +1,124 @@
+"""What a caller's variables say about S3. Parsed once, at the edge. Pure.
+
+| variable | meaning |
+|---|---|
+| `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN` | sign with these, if any |
+| `AWS_REGION`, `AWS_DEFAULT_REGION` | where the bucket is; a wrong one is found out |
+| `RUNAI_STREAMER_S3_ENDPOINT`, `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL` | in this order |
+| `RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING` | 1: bucket in the host's name, 0: in the path |
+| `RUNAI_STREAMER_S3_UNSIGNED` | 1: never sign, for public buckets |
+| `AWS_REQUEST_PAYER` | `requester`: the reader pays |
+| `AWS_USE_FIPS_ENDPOINT`, `AWS_USE_DUALSTACK_ENDPOINT` | which of Amazon's endpoints |
+
+Run:ai's own default for virtual addressing is 1 everywhere, and its documentation tells users of
+other stores to set 0. Here it need not be set: see `endpoints.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from streamer_client.contract.errors import ConfigError
+from streamer_client.storage.http import retry
+from streamer_client.storage.http import settings as http_settings
+from streamer_client.storage.http.origin import origin_of
+from streamer_client.storage.http.retry import RetryPolicy, retry_policy
+from streamer_client.storage.http.settings import HttpSettings, flag
+from streamer_client.storage.http.shown import shown
+
+DEFAULT_REGION: Final = "us-east-1"
+
+VIRTUAL: Final = "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING"
+UNSIGNED: Final = "RUNAI_STREAMER_S3_UNSIGNED"
+ENDPOINTS: Final = ("RUNAI_STREAMER_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+SECRETS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
+VARIABLES: Final = (
+    *("AWS_REGION", "AWS_REQUEST_PAYER", "AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT"),
+    *(VIRTUAL, UNSIGNED),
+    *http_settings.VARIABLES,
+    *retry.VARIABLES,
+)
+"""What travels with an open as the caller has it set, besides endpoint and credentials."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What requests are signed with. Never shown."""
+
+    access_key_id: str = field(repr=False)
+    secret_access_key: str = field(repr=False)
+    session_token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class S3Settings:
+    """How a store is reached and asked."""
+
+    keys: Keys | None = None
+    """None: requests are not signed."""
+    region: str = DEFAULT_REGION
+    endpoint: str = ""
+    """`scheme://host[:port][/path]` without a slash at its end; empty: Amazon's own."""
+    virtual: bool | None = None
+    """None: by what is usual where the endpoint is; see `endpoints.py`."""
+    unsigned: bool = False
+    """Asked not to sign, rather than without credentials."""
+    requester_pays: bool = False
+    fips: bool = False
+    dualstack: bool = False
+    http: HttpSettings = field(default_factory=HttpSettings)
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+
+
+def s3_settings(environment: Mapping[str, str]) -> S3Settings:
+    """Read the variables.
+
+    Raises:
+        ConfigError: one of them is malformed; the text names it.
+    """
+    unsigned = flag(environment, UNSIGNED, default=False)
+    given = environment.get(VIRTUAL, "")
+    return S3Settings(
+        keys=None if unsigned else _keys(environment),
+        region=environment.get("AWS_REGION")
+        or environment.get("AWS_DEFAULT_REGION")
+        or DEFAULT_REGION,
+        endpoint=_endpoint(environment),
+        virtual=flag(environment, VIRTUAL, default=True) if given.strip() else None,
+        unsigned=unsigned,
+        requester_pays=environment.get("AWS_REQUEST_PAYER", "").strip().lower() == "requester",
+        fips=flag(environment, "AWS_USE_FIPS_ENDPOINT", default=False),
+        dualstack=flag(environment, "AWS_USE_DUALSTACK_ENDPOINT", default=False),
+        http=http_settings.http_settings(environment),
+        policy=retry_policy(environment),
+    )
+
+
+def _keys(environment: Mapping[str, str]) -> Keys | None:
+    key_id, secret, token = (environment.get(name, "").strip() for name in SECRETS)
+    if bool(key_id) != bool(secret):
+        present, missing = SECRETS[:2] if key_id else SECRETS[1::-1]
+        raise ConfigError(f"{present} is set and {missing} is not; set both, or neither")
+    return Keys(key_id, secret, token) if key_id else None
+
+
+def _endpoint(environment: Mapping[str, str]) -> str:
+    name = next((name for name in ENDPOINTS if environment.get(name, "").strip()), "")
+    if not name:
+        return ""
+    text = environment[name].strip().rstrip("/")
+    url = text if "://" in text else f"https://{text}"
+    try:
+        origin = origin_of(url)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
+    if "?" in url or "#" in url or "@" in url:
+        raise ConfigError(
+            f"{name}={shown(text)}: neither user, query nor fragment belong into an endpoint; "
+            "write https://host[:port]"
+        )
+    path = url.partition("://")[2].partition("/")[2]
+    return f"{origin}/{path}" if path else str(origin)

@@ -1,0 +1,55 @@
+"""Signs requests with botocore's own signer (AWS Signature Version 4).
+
+About 60 microseconds a request, of which one reads 8 MiB: not worth caching. Imported with the
+first signed request: botocore's part costs some 10 MB of memory.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Final
+
+from botocore.auth import EMPTY_SHA256_HASH, SIGV4_TIMESTAMP, S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from streamer_client.storage.s3.settings import Keys
+
+SERVICE: Final = "s3"
+
+
+def signed_headers(
+    keys: Keys,
+    region: str,
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    now: dt.datetime,
+) -> dict[str, str]:
+    """The headers with those added that sign them.
+
+    botocore's `add_auth` signs at this machine's time; its parts can do so at the store's.
+
+    Args:
+        keys: what to sign with.
+        region: of the bucket.
+        method: GET or HEAD.
+        url: as it will be sent.
+        headers: all that will be sent, but Host.
+        now: the store's time, in UTC.
+    """
+    signer = S3SigV4Auth(Credentials(keys.access_key_id, keys.secret_access_key), SERVICE, region)
+    timestamp = now.strftime(SIGV4_TIMESTAMP)
+    all_headers = {**headers, "X-Amz-Date": timestamp, "X-Amz-Content-SHA256": EMPTY_SHA256_HASH}
+    if keys.session_token:
+        all_headers["X-Amz-Security-Token"] = keys.session_token
+    request = AWSRequest(method=method, url=url, headers=all_headers)
+    request.context["timestamp"] = timestamp
+    to_sign = signer.string_to_sign(request, signer.canonical_request(request))
+    names = signer.signed_headers(signer.headers_to_sign(request))
+    all_headers["Authorization"] = (
+        f"AWS4-HMAC-SHA256 Credential={signer.scope(request)}, SignedHeaders={names}, "
+        f"Signature={signer.signature(to_sign, request)}"
+    )
+    return all_headers

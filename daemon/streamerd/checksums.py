@@ -1,0 +1,49 @@
+"""The checksum of each block of one shard: XXH3-64, taken by the worker that read it.
+
+One array a shard, so that a thousand blocks cost 8 KB and can be written down as they lie. Kept by
+the daemon's loop; `streamerctl verify` uses them, and adoption after a daemon that was killed.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from typing import Self
+
+
+class Checksums:
+    """Checksums by block number; 0 until a block was read."""
+
+    def __init__(self, blocks: int) -> None:
+        self._values = array("Q", bytes(8 * blocks))
+
+    @classmethod
+    def unpacked(cls, packed: bytes) -> Self:
+        """Those that `packed` gave.
+
+        Raises:
+            ValueError: the bytes are not whole checksums.
+        """
+        checksums = cls(0)
+        checksums._values = _little(array("Q", packed))
+        return checksums
+
+    def packed(self) -> bytes:
+        """All of them, eight bytes each, the lowest byte first."""
+        return _little(self._values[:]).tobytes()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, block: int) -> int:
+        return self._values[block]
+
+    def __setitem__(self, block: int, checksum: int) -> None:
+        self._values[block] = checksum
+
+
+def _little(values: array[int]) -> array[int]:
+    """The same array in the order of bytes in which it is written down, or back."""
+    if sys.byteorder != "little":
+        values.byteswap()
+    return values

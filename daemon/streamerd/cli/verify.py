@@ -1,0 +1,75 @@
+"""`streamerctl verify`: have the daemon compare what is in memory, and tell what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from streamer_client.contract.messages import Finding, Verified, Verify, Verifying
+from streamer_client.contract.sizes import format_size
+from streamerd.cli.exit_codes import DONE, FAILED
+from streamerd.cli.request import Requester
+from streamerd.cli.source_name import absolute_source, environment_of
+from streamerd.cli.status import status_body
+from streamerd.cli.status_body import parse_status
+from streamerd.cli.terminal import console
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Verify one source, or each that has something in memory; 1 when anything is wrong."""
+    with Requester(arguments.socket) as requester:
+        if arguments.source is not None:
+            sources = [absolute_source(arguments.source)]
+        else:
+            listed = parse_status(status_body(requester)).sources
+            sources = [each.uri for each in listed if any(s.resident_bytes for s in each.shards)]
+        answers = [
+            _verified(requester, source, against_source=arguments.against_source)
+            for source in sources
+        ]
+    if not sources:
+        console().print("nothing in memory to verify")
+    return FAILED if any(answer.findings for answer in answers) else DONE
+
+
+def _verified(requester: Requester, source: str, *, against_source: bool) -> Verified:
+    environment = environment_of(source) if against_source else {}
+    request = Verify(requester.next_id(), source, against_source, environment)
+    out = console()
+    bar = Progress(
+        TextColumn("verify"),
+        BarColumn(bar_width=None),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        console=out,
+        transient=True,
+        disable=not out.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("verify", total=None)
+
+        def show(told: Verifying) -> None:
+            bar.update(task, completed=told.done_bytes, total=told.total_bytes)
+
+        answer = requester.ask(request, Verified, show)
+    out.print(summary(source, answer, against_source=against_source), soft_wrap=True, markup=False)
+    for finding in answer.findings:
+        out.print(told_finding(finding), style="red", soft_wrap=True, markup=False)
+    return answer
+
+
+def summary(source: str, answer: Verified, *, against_source: bool) -> str:
+    """One line: what was compared with what, and whether it was right."""
+    what = "checksums and source" if against_source else "checksums"
+    verdict = f"{len(answer.findings)} WRONG" if answer.findings else "right"
+    line = f"{source}: {format_size(answer.checked_bytes)} against {what}: {verdict}"
+    if answer.skipped_bytes:
+        line += f" ({format_size(answer.skipped_bytes)} were given up meanwhile)"
+    return line
+
+
+def told_finding(finding: Finding) -> str:
+    """Where something is wrong, and what."""
+    where = f"block {finding.block}, bytes {finding.start}-{finding.stop}"
+    return f"  {finding.uri}: {where}: {finding.message}"
