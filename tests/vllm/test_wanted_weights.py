@@ -59,9 +59,7 @@ def test_experts_of_other_ranks_are_left_out(plugin: Any, monkeypatch: pytest.Mo
     )
 
 
-def test_what_the_model_does_not_use_is_left_out(
-    plugin: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_model_leaves_is_left_out(plugin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     local_experts(plugin, monkeypatch, None)
     unwanted = plugin.unwanted_weights(Model(), CONFIG)
     assert unwanted is not None

@@ -1,8 +1,8 @@
 """The load format `runai_streamer`: any safetensors checkpoint, read once for all ranks.
 
-Every rank goes through the checkpoint, except for what vLLM tells that it will not use, and the model
-takes what it needs. On the CPU tensors are views of the shared slabs, so nothing is copied but what
-a rank keeps; for a GPU they are made there, a bounded way ahead.
+Every rank goes through the checkpoint, except for what vLLM tells that it will not use, and the
+model takes what it needs. On the CPU tensors are views of the shared slabs, so nothing is copied
+but what a rank keeps; for a GPU they are made there, a bounded way ahead.
 """
 
 from __future__ import annotations
