@@ -31,6 +31,8 @@ from streamer_client.wire import DaemonSilent
 
 log = logging.getLogger(__name__)
 
+GIVE_BACK_BLOCKS: Final = 8
+"""A message for each block costs a copying thread more than it is worth when nobody waits."""
 FIRST_REPORT_S: Final = 10.0
 """The second line about waiting comes after so many seconds, each later one after twice as many."""
 
@@ -59,6 +61,7 @@ class DaemonLoad:
         self._changed = threading.Condition()
         self._wanted: list[bytearray] = []
         self._granted: list[bytearray] = []
+        self._given_back: list[BlockRange] = []
         self._failed: dict[int, StreamerError] = {}
         self._mappings: dict[int, mmap.mmap] = {}
         self._slabs: list[Slab | None] = []
@@ -151,6 +154,7 @@ class DaemonLoad:
 
     def want(self, order: Sequence[BlockRange]) -> None:
         """Replace what is wanted and not yet granted; blocks granted already are left out."""
+        self._give_back()
         with self._changed:
             for wanted in self._wanted:
                 wanted[:] = bytes(len(wanted))
@@ -213,12 +217,24 @@ class DaemonLoad:
             self._changed.notify_all()
 
     def consumed(self, shard: int, start: int, stop: int) -> None:
-        """Give granted blocks back, unless the shard is held anyway."""
+        """Give granted blocks back, unless the shard is held anyway.
+
+        At once while blocks are lacking, as these may need the room; else a few at a time.
+        """
         if self.shards[shard].held:
             return
         with self._changed:
             self._granted[shard][start:stop] = bytes(stop - start)
-        self.connection.send(Consumed(self.number, (BlockRange(shard, start, stop),)))
+            self._given_back.append(BlockRange(shard, start, stop))
+            lacking = any(1 in wanted for wanted in self._wanted)
+        if lacking or len(self._given_back) >= GIVE_BACK_BLOCKS:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        with self._changed:
+            ranges, self._given_back = tuple(self._given_back), []
+        if ranges:
+            self.connection.send(Consumed(self.number, ranges))
 
     def read_into(self, buffers: Sequence[memoryview], shard: int, start: int) -> None:
         slab = self._slabs[shard]
@@ -248,6 +264,7 @@ class DaemonLoad:
             self._closed = True
             self._mappings.clear()
             self._changed.notify_all()
+        self._give_back()
         if not all(shard.held for shard in self.shards):
             self.connection.send(Want(self.number, ()))
         self._lease.close(range(len(self._granted)))

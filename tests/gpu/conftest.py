@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,7 +19,19 @@ def _needs_a_gpu() -> None:
 
     if not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")
-    torch.empty(1, device="cuda")  # the context's own threads and descriptors are no leak
+    _warm_up()
+
+
+@functools.cache
+def _warm_up() -> None:
+    """The context's own threads and descriptors, made at the first need, are no leak of a test."""
+    import torch
+
+    torch.empty(1 << 20, dtype=torch.uint8, pin_memory=True).to("cuda", non_blocking=True)
+    with torch.cuda.stream(torch.cuda.Stream()):
+        event = torch.cuda.Event(blocking=True)
+        event.record()
+    event.synchronize()
 
 
 @pytest.fixture(scope="session")

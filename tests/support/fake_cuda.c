@@ -9,16 +9,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OK = 0, INVALID_VALUE = 1, INVALID_CONTEXT = 201, MOST_REGIONS = 4096 };
+enum { OK = 0, INVALID_VALUE = 1, NOT_READY = 600, INVALID_CONTEXT = 201, MOST_REGIONS = 4096 };
 
 struct event;
 
 struct operation {
     struct operation *next;
     char *to;
-    const void *from;   /* NULL: fill with `byte` */
+    const void *from;   /* NULL: fill with `byte`, or write `value` if there is no size */
     size_t bytes;
     int byte;
+    uint32_t value;
     struct event *wait; /* not NULL: wait for it, as it was then */
     uint64_t until;
 };
@@ -66,6 +67,7 @@ static void run_until(struct stream *stream, uint64_t until) {
         stream->done++;
         if (one->wait != NULL) run_until(one->wait->stream, one->until);
         else if (one->from != NULL) memcpy(one->to, one->from, one->bytes);
+        else if (one->bytes == 0) memcpy(one->to, &one->value, sizeof one->value);
         else memset(one->to, one->byte, one->bytes);
         free(one);
     }
@@ -210,9 +212,25 @@ int cuEventRecord(struct event *event, struct stream *stream) {
     return end(OK);
 }
 
-int cuEventSynchronize(struct event *event) {
+/* Who asks is waiting. */
+int cuStreamQuery(struct stream *stream) {
     BEGIN();
-    if (event->stream != NULL) run_until(event->stream, event->until);
+    int ready = stream->done == stream->sent;
+    run_until(stream, stream->sent);
+    return end(ready ? OK : NOT_READY);
+}
+
+int cuStreamWriteValue32_v2(struct stream *stream, uint64_t to, uint32_t value, unsigned flags) {
+    (void)flags;
+    BEGIN();
+    send(stream, (struct operation){.to = (char *)(uintptr_t)to, .value = value});
+    return end(OK);
+}
+
+int cuMemHostGetDevicePointer_v2(uint64_t *there, void *here, unsigned flags) {
+    (void)flags;
+    BEGIN();
+    *there = (uint64_t)(uintptr_t)here;
     return end(OK);
 }
 

@@ -83,7 +83,7 @@ class RingEngine:
         image = feed.image(shard, run.start // feed.block_bytes)
         if image is not None:
             try:
-                if lane.copy(image.fd, run.start, run.stop - run.start, run.pieces):
+                if lane.copy(image, run.start, run.stop - run.start, run.pieces):
                     return
             except ShortImage as error:
                 raise DaemonUnavailable(

@@ -13,6 +13,7 @@ from typing import Protocol
 from streamer_client.block_jobs import Piece
 from streamer_client.contract.errors import StreamerError
 from streamer_client.destination import Target
+from streamer_client.feed import Image
 
 
 class CopyFailed(StreamerError):
@@ -47,8 +48,8 @@ class Lane(Protocol):
         """Slots sent so far: what `wait` takes."""
         ...
 
-    def copy(self, fd: int, start: int, total: int, pieces: Sequence[Piece[Target]]) -> bool:
-        """Read bytes of a file and send them, slot by slot; on return they are read.
+    def copy(self, image: Image, start: int, total: int, pieces: Sequence[Piece[Target]]) -> bool:
+        """Read bytes of an image and send them, slot by slot; on return they are read.
 
         Returns:
             Whether this kind of lane can; if not, nothing was done: fill slots instead.

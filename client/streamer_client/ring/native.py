@@ -13,11 +13,13 @@ import functools
 import importlib.machinery
 import logging
 import os
+import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from streamer_client.block_jobs import Piece
 from streamer_client.destination import Target, memory_at
+from streamer_client.feed import Image
 from streamer_client.ring.lanes import CudaFailure, ShortImage
 
 log = logging.getLogger(__name__)
@@ -25,7 +27,7 @@ log = logging.getLogger(__name__)
 LIBRARY_ENV: Final = "STREAMERD_RING_LIBRARY"
 """Path of the compiled part, or `off`."""
 DRIVER: Final = "libcuda.so.1"
-_ABI: Final = 2
+_ABI: Final = 3
 _FAILED_CUDA, _FAILED_SYSTEM, _FAILED_SHORT, _FAILED_DRIVER = 1, 2, 3, 4
 
 
@@ -53,12 +55,14 @@ _SIGNATURES: Final = {
     "ring_fence": (_INT, (_POINTER, _POINTER, _POINTER)),
     "ring_close": (None, (_POINTER,)),
     "lane_open": (_POINTER, (_POINTER, _POINTER)),
-    "lane_copy": (_INT, (_POINTER, _INT, _U64, _U64, _POINTER, _POINTER)),
+    "lane_copy": (_INT, (_POINTER, _INT, _POINTER, _U64, _U64, _POINTER, _POINTER)),
     "lane_slot": (_POINTER, (_POINTER, _POINTER)),
     "lane_send": (_INT, (_POINTER, _U64, _U64, _POINTER, _POINTER)),
     "lane_sent": (_U64, (_POINTER,)),
     "lane_wait": (_INT, (_POINTER, _U64, _POINTER)),
     "lane_close": (_INT, (_POINTER, _POINTER)),
+    "image_map": (_POINTER, (_INT, _U64)),
+    "image_unmap": (None, (_POINTER, _U64)),
 }
 
 
@@ -122,6 +126,7 @@ class NativeRing:
         self.slot_bytes = slot_bytes
         self._library = library
         self._stream = stream
+        self._images = _Images(library)
         failure = _Failure()
         self._ring: int | None = library.ring_open(
             driver.encode(), device, slots, slot_bytes, ctypes.byref(failure)
@@ -141,19 +146,49 @@ class NativeRing:
         lane = self._library.lane_open(self._ring, ctypes.byref(failure))
         if not lane:
             _raise(failure)
-        return NativeLane(self._library, lane, self.slot_bytes)
+        return NativeLane(self._library, lane, self.slot_bytes, self._images)
 
     def close(self) -> None:
         ring, self._ring = self._ring, None
         if ring:
+            self._images.close()
             self._library.ring_close(ring)
+
+
+class _Images:
+    """Mappings of the images that lanes read, each made at its first use."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        self._lock = threading.Lock()
+        self._mapped: dict[Image, tuple[int | None, int]] = {}
+
+    def address(self, image: Image, stop: int) -> int | None:
+        """Where an image is mapped; None if it cannot be, or has no bytes up to `stop`."""
+        found = self._mapped.get(image)
+        if found is None:
+            with self._lock:
+                found = self._mapped.get(image)
+                if found is None:
+                    size_bytes = os.fstat(image.fd).st_size
+                    found = self._library.image_map(image.fd, size_bytes), size_bytes
+                    self._mapped[image] = found
+        address, size_bytes = found
+        return address if stop <= size_bytes else None
+
+    def close(self) -> None:
+        for address, size_bytes in self._mapped.values():
+            if address:
+                self._library.image_unmap(address, size_bytes)
+        self._mapped.clear()
 
 
 class NativeLane:
     """One lane of it; see `lanes.Lane`."""
 
-    def __init__(self, library: ctypes.CDLL, lane: int, slot_bytes: int) -> None:
+    def __init__(self, library: ctypes.CDLL, lane: int, slot_bytes: int, images: _Images) -> None:
         self._library = library
+        self._images = images
         self._lane = lane
         self._slot_bytes = slot_bytes
         self._failure = _Failure()
@@ -163,10 +198,11 @@ class NativeLane:
     def sent(self) -> int:
         return int(self._library.lane_sent(self._lane))
 
-    def copy(self, fd: int, start: int, total: int, pieces: Sequence[Piece[Target]]) -> bool:
+    def copy(self, image: Image, start: int, total: int, pieces: Sequence[Piece[Target]]) -> bool:
         where = _addresses(pieces)
         address, _ = where.buffer_info()
-        if self._library.lane_copy(self._lane, fd, start, total, address, self._told):
+        mapped = self._images.address(image, start + total)
+        if self._library.lane_copy(self._lane, image.fd, mapped, start, total, address, self._told):
             _raise(self._failure)
         return True
 

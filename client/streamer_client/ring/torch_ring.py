@@ -14,6 +14,7 @@ import torch
 
 from streamer_client.block_jobs import Piece
 from streamer_client.destination import Target, host_memory
+from streamer_client.feed import Image
 from streamer_client.ring.lanes import CudaFailure
 
 T = TypeVar("T")
@@ -72,8 +73,8 @@ class TorchLane:
         self._marks: list[Callable[[], None] | None] = [None] * slots
         self.sent = 0
 
-    def copy(self, fd: int, start: int, total: int, pieces: Sequence[Piece[Target]]) -> bool:
-        del fd, start, total, pieces
+    def copy(self, image: Image, start: int, total: int, pieces: Sequence[Piece[Target]]) -> bool:
+        del image, start, total, pieces
         return False
 
     def slot(self) -> memoryview:

@@ -6,7 +6,7 @@ import ctypes
 
 import pytest
 from tests.support.compiled_ring import CompiledRing
-from tests.support.rings import Memory, cut, run_over
+from tests.support.rings import Memory, OpenFile, cut, run_over
 from tests.unit.streamer_client.ring.conftest import DATA, MakeRing
 
 from streamer_client.ring.lanes import CudaFailure, ShortImage
@@ -67,7 +67,7 @@ def test_a_file_is_read_and_sent(
     ring = compiled.ring(3, slot_bytes)
     lane = ring.lane()
     targets = cut(50_000, 1, 3, 4096, 4097, 30_000)
-    assert lane.copy(shard_fd, start, 50_000, run_over(targets, start).pieces)
+    assert lane.copy(OpenFile(shard_fd), start, 50_000, run_over(targets, start).pieces)
     lane.wait(lane.sent)
     assert b"".join(target.bytes for target in targets) == DATA[start : start + 50_000]
     lane.close()
@@ -79,12 +79,13 @@ def test_slots_are_pinned_as_they_are_used_and_freed_with_the_lane(
 ) -> None:
     ring = compiled.ring(3, 8192)
     lane = ring.lane()
-    assert compiled.fake.fake_pinned() == 0
+    flags = compiled.fake.fake_pinned()
+    assert flags == 4096
     target = Memory(50_000)
-    lane.copy(shard_fd, 0, 10_000, [(target, 0, 10_000)])  # type: ignore[list-item]
-    assert compiled.fake.fake_pinned() == 2 * 8192
-    lane.copy(shard_fd, 0, 50_000, run_over([target], 0).pieces)
-    assert compiled.fake.fake_peak() == 3 * 8192
+    lane.copy(OpenFile(shard_fd), 0, 10_000, [(target, 0, 10_000)])  # type: ignore[list-item]
+    assert compiled.fake.fake_pinned() == flags + 2 * 8192
+    lane.copy(OpenFile(shard_fd), 0, 50_000, run_over([target], 0).pieces)
+    assert compiled.fake.fake_peak() == flags + 3 * 8192
     lane.close()
     assert compiled.fake.fake_pinned() == 0
     ring.close()
@@ -102,7 +103,7 @@ def test_copies_wait_for_what_the_caller_does_before_a_fence(
     target = Memory(100)
     compiled.fake.fake_fill(callers, target.address, 100, 0x55)
     ring.fence()
-    lane.copy(shard_fd, 0, 100, run_over([target], 0).pieces)
+    lane.copy(OpenFile(shard_fd), 0, 100, run_over([target], 0).pieces)
     lane.wait(lane.sent)
     compiled.fake.cuStreamSynchronize(callers)
     assert target.bytes == DATA[:100]
@@ -117,9 +118,9 @@ def test_a_file_that_ends_early(compiled: CompiledRing, shard_fd: int) -> None:
     ring = compiled.ring()
     lane = ring.lane()
     with pytest.raises(ShortImage):
-        lane.copy(shard_fd, len(DATA) - 10, 20, run_over([Memory(20)], 0).pieces)
-    with pytest.raises(OSError, match="pread"):
-        lane.copy(-1, 0, 20, run_over([Memory(20)], 0).pieces)
+        lane.copy(OpenFile(shard_fd), len(DATA) - 10, 20, run_over([Memory(20)], 0).pieces)
+    with pytest.raises(OSError, match="Bad file"):
+        lane.copy(OpenFile(-1), 0, 20, run_over([Memory(20)], 0).pieces)
     lane.close()
     ring.close()
 
@@ -132,14 +133,15 @@ def test_a_copy_that_cannot_be_sent_tells_how_far_it_came(
     targets = cut(10_000, 100, 9000)
     compiled.fail("cuMemcpyHtoDAsync_v2", after=2)
     with pytest.raises(CudaFailure, match="CUDA_ERROR_ILLEGAL_ADDRESS") as caught:
-        lane.copy(shard_fd, 0, 10_000, run_over(targets, 0).pieces)
+        lane.copy(OpenFile(shard_fd), 0, 10_000, run_over(targets, 0).pieces)
     assert caught.value.at_bytes == 4096
     lane.close()
     ring.close()
 
 
 @pytest.mark.parametrize(
-    "name", ["cuMemHostRegister_v2", "cuEventRecord", "cuEventSynchronize", "cuStreamWaitEvent"]
+    "name",
+    ["cuMemHostRegister_v2", "cuStreamWriteValue32_v2", "cuStreamQuery", "cuStreamWaitEvent"],
 )
 def test_failures_on_the_way(compiled: CompiledRing, shard_fd: int, name: str) -> None:
     ring = compiled.ring()
@@ -147,7 +149,7 @@ def test_failures_on_the_way(compiled: CompiledRing, shard_fd: int, name: str) -
     ring.fence()
     compiled.fail(name)
     with pytest.raises(CudaFailure, match="ILLEGAL"):
-        lane.copy(shard_fd, 0, 30_000, run_over([Memory(30_000)], 0).pieces)
+        lane.copy(OpenFile(shard_fd), 0, 30_000, run_over([Memory(30_000)], 0).pieces)
     lane.close()
     ring.close()
 
@@ -163,9 +165,10 @@ def test_a_device_that_cannot_be_used(compiled: CompiledRing, name: str) -> None
 
 def test_a_lane_that_cannot_be_made(compiled: CompiledRing) -> None:
     ring = compiled.ring()
-    compiled.fail("cuEventCreate", after=1)
-    with pytest.raises(CudaFailure, match="ILLEGAL"):
-        ring.lane()
+    for name in ("cuMemHostRegister_v2", "cuMemHostGetDevicePointer_v2"):
+        compiled.fail(name)
+        with pytest.raises(CudaFailure, match="ILLEGAL"):
+            ring.lane()
     ring.close()
 
 
@@ -174,8 +177,8 @@ def test_waiting_and_closing_tell_of_copies_that_failed(
 ) -> None:
     ring = compiled.ring()
     lane = ring.lane()
-    lane.copy(shard_fd, 0, 10, run_over([Memory(10)], 0).pieces)
-    compiled.fail("cuEventSynchronize")
+    lane.copy(OpenFile(shard_fd), 0, 10, run_over([Memory(10)], 0).pieces)
+    compiled.fail("cuStreamQuery")
     with pytest.raises(CudaFailure):
         lane.wait(lane.sent)
     compiled.fail("cuStreamSynchronize")
