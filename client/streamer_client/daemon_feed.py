@@ -141,6 +141,8 @@ class DaemonFeed:
         with self._guard:
             if number == self._pass and not self._closed:
                 self._next_pass(running=False)
+                if self._load is not None:
+                    self._load.give_back()
 
     def wait(self, number: int, shard: int, block: int) -> None:
         while True:

@@ -154,7 +154,7 @@ class DaemonLoad:
 
     def want(self, order: Sequence[BlockRange]) -> None:
         """Replace what is wanted and not yet granted; blocks granted already are left out."""
-        self._give_back()
+        self.give_back()
         with self._changed:
             for wanted in self._wanted:
                 wanted[:] = bytes(len(wanted))
@@ -228,9 +228,10 @@ class DaemonLoad:
             self._given_back.append(BlockRange(shard, start, stop))
             lacking = any(1 in wanted for wanted in self._wanted)
         if lacking or len(self._given_back) >= GIVE_BACK_BLOCKS:
-            self._give_back()
+            self.give_back()
 
-    def _give_back(self) -> None:
+    def give_back(self) -> None:
+        """Tell of the blocks that were consumed and not told of yet."""
         with self._changed:
             ranges, self._given_back = tuple(self._given_back), []
         if ranges:
@@ -264,7 +265,7 @@ class DaemonLoad:
             self._closed = True
             self._mappings.clear()
             self._changed.notify_all()
-        self._give_back()
+        self.give_back()
         if not all(shard.held for shard in self.shards):
             self.connection.send(Want(self.number, ()))
         self._lease.close(range(len(self._granted)))
