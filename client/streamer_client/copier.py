@@ -118,6 +118,7 @@ class Copier(Generic[T]):
                 self._finished.put(error)
             else:
                 self._finished.put((job, ticket))
+            del job  # waiting for the next one, it would keep the memory of this one
         self._engine.leave()
 
     def _carry_out(self, job: BlockJob[T]) -> int:

@@ -132,8 +132,9 @@ class DaemonFeed:
         elif load.idle():
             load.want(order)
         else:
+            load.close()  # first: there may not be room for the windows of both
+            load.forget()
             self._load = self._reopened()
-            load.close()
             self._load.want(order)
             self._unless_closed()
 

@@ -139,9 +139,7 @@ class DaemonLoad:
         with self._changed:
             self.lost = error
             if isinstance(error, DaemonSilent):  # it may wake up and release what is not held
-                for shard, granted in zip(self.shards, self._granted, strict=True):
-                    if not shard.held:
-                        granted[:] = bytes(len(granted))
+                self.forget()
             self._changed.notify_all()
 
     # --- copying threads -------------------------------------------------------------------------
@@ -256,6 +254,13 @@ class DaemonLoad:
             if mapping is None:
                 raise ValueError(f"shard {shard} is empty and has nothing to map")
             return mapping
+
+    def forget(self) -> None:
+        """Count nothing as granted that the daemon may release."""
+        with self._changed:
+            for shard, granted in zip(self.shards, self._granted, strict=True):
+                if not shard.held:
+                    granted[:] = bytes(len(granted))
 
     def close(self) -> None:
         """End the load, except for the shards that views still refer to. Idempotent."""
