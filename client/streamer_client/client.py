@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from streamer_client.admin import Admin
-from streamer_client.contract.errors import SourceNotFound
 from streamer_client.contract.messages import Open
-from streamer_client.environment import source_environment
 from streamer_client.link import RECONNECT_S, Link
 from streamer_client.open_request import OpenRequest, Source, open_request
+from streamer_client.source_access import SourceAccesses
 from streamer_client.stats import Progress
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ class Client:
             hold: keep whole shards resident as long as views of them live. Without it, or where
                 they do not fit, `tensors` makes private copies and memory is given back on the way.
             memory_limit: bytes that this load may hold at once; -1 no limit, 0 the least.
-            concurrency: how many reads at once, where that can be chosen.
+            concurrency: how many reads at once; of an object store, how many connections.
             progress: see `stats.Progress`.
 
         Raises:
@@ -102,6 +101,36 @@ class Client:
         self._checkpoints.add(checkpoint)
         return checkpoint
 
+    def open_feed(
+        self,
+        files: Sequence[Source],
+        *,
+        hold: bool = True,
+        memory_limit: int = -1,
+        concurrency: int | None = None,
+    ) -> Feed:
+        """The bytes of any files, for who makes more of them than a checkpoint; closes it too.
+
+        Args:
+            files: of one kind of source, each once.
+            hold: as in `open`; so are `memory_limit` and `concurrency`. What is not held is read
+                when a pass wants it, nothing before.
+            memory_limit: in bytes.
+            concurrency: how many reads at once.
+
+        Raises:
+            StreamerError: as `open`.
+        """
+        return self._opener.feed(
+            open_request(
+                files,
+                hold=hold,
+                memory_limit=memory_limit,
+                concurrency=concurrency,
+                at_once=hold,
+            )
+        )
+
     def close(self) -> None:
         """Close all checkpoints and leave the daemon; views stay valid. Idempotent."""
         for checkpoint in list(self._checkpoints):
@@ -121,10 +150,17 @@ class Client:
 
 
 class DaemonOpener:
-    """Opens through the daemon."""
+    """Opens through the daemon.
 
-    def __init__(self, link: Link) -> None:
+    Args:
+        link: the way to it.
+        environ: what names credentials and endpoints; this process's environment by default.
+    """
+
+    def __init__(self, link: Link, environ: Mapping[str, str] = os.environ) -> None:
         self._link = link
+        self._environ = environ
+        self._accesses = SourceAccesses()
 
     def feed(self, request: OpenRequest) -> Feed:
         from streamer_client.daemon_feed import DaemonFeed  # noqa: PLC0415
@@ -140,8 +176,9 @@ class DaemonOpener:
                 hold=request.hold,
                 memory_limit=request.memory_limit,
                 concurrency=request.concurrency,
-                environment=source_environment(request.source, os.environ),
+                want="all" if request.at_once else "none",
             ),
+            self._accesses.of(_first_uri(request), self._environ),
         )
 
     def close(self) -> None:
@@ -149,30 +186,47 @@ class DaemonOpener:
 
 
 class DirectOpener:
-    """Opens in this process."""
+    """Opens in this process.
+
+    Args:
+        environ: what names credentials, endpoints and sizes; this process's by default.
+    """
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        self._environ = environ
+
+        self._accesses = SourceAccesses()
 
     def feed(self, request: OpenRequest) -> Feed:
-        from streamer_client.direct_feed import DirectFeed  # noqa: PLC0415
-        from streamer_client.parallelism import read_threads  # noqa: PLC0415
-        from streamer_client.storage.registry import storage_for  # noqa: PLC0415
+        from streamer_client.chunk_size import chunk_bytes  # noqa: PLC0415
+        from streamer_client.direct_feed import open_directly  # noqa: PLC0415
 
-        uri = request.files[0] if request.files else request.source
-        storage = storage_for(uri, os.environ)
-        stored = storage.list_shards(request.source, request.pattern, request.files)
-        if not stored:
-            raise SourceNotFound(f"{request.source} has no shards")
-        return DirectFeed(
-            storage,
-            stored,
+        uri = _first_uri(request)
+        return open_directly(
+            self._accesses.of(uri, self._environ),
+            request.source,
+            request.pattern,
+            request.files,
             memory_limit=request.memory_limit,
-            threads=read_threads(request.concurrency),
+            concurrency=request.concurrency,
+            block_bytes=chunk_bytes(uri, self._environ),
         )
 
     def close(self) -> None:
         """Nothing is kept between opens."""
 
 
-def daemon_client(socket_path: str, label: str = "", reconnect_s: float = RECONNECT_S) -> Client:
+def _first_uri(request: OpenRequest) -> str:
+    """What decides how all of it is read; a source is of one kind."""
+    return request.files[0] if request.files else request.source
+
+
+def daemon_client(
+    socket_path: str,
+    label: str = "",
+    reconnect_s: float = RECONNECT_S,
+    environ: Mapping[str, str] = os.environ,
+) -> Client:
     """A client of the daemon at a socket; `reconnect_s` is how long to look for a new one.
 
     Raises:
@@ -180,9 +234,9 @@ def daemon_client(socket_path: str, label: str = "", reconnect_s: float = RECONN
         ProtocolMismatch: it speaks another version.
     """
     link = Link(socket_path, label, reconnect_s)
-    return Client(DaemonOpener(link), Admin(link))
+    return Client(DaemonOpener(link, environ), Admin(link))
 
 
-def direct_client() -> Client:
+def direct_client(environ: Mapping[str, str] = os.environ) -> Client:
     """A client without a daemon."""
-    return Client(DirectOpener())
+    return Client(DirectOpener(environ))

@@ -28,10 +28,8 @@ from streamer_client.contract.errors import (
 from streamer_client.contract.layout import BlockRange
 from streamer_client.contract.messages import (
     PROTOCOL,
-    Accepted,
-    Config,
+    CredentialsWanted,
     DaemonMessage,
-    Done,
     Failed,
     Granted,
     Heartbeat,
@@ -39,7 +37,7 @@ from streamer_client.contract.messages import (
     Message,
     Opened,
     ShardFailed,
-    Status,
+    Verifying,
     Waiting,
     Welcome,
 )
@@ -62,6 +60,7 @@ class LoadListener(Protocol):
     def on_granted(self, ranges: tuple[BlockRange, ...]) -> None: ...
     def on_shard_failed(self, shard: int, error: StreamerError) -> None: ...
     def on_waiting(self, message: Waiting) -> None: ...
+    def on_credentials_wanted(self) -> None: ...
     def on_lost(self, error: StreamerError) -> None: ...
 
 
@@ -267,13 +266,18 @@ class Connection:
             case Waiting(load=load):
                 if listener := self._listeners.get(load):
                     listener.on_waiting(message)
+            case CredentialsWanted(load=load):
+                if listener := self._listeners.get(load):
+                    listener.on_credentials_wanted()
             case Failed(request_id=-1, code=code, message=text):
                 raise error_from_code(code, text)
             case Opened(load=load, request_id=request_id):
                 if listener := self._listeners.get(load):
                     listener.on_opened(message)
                 self._answer(request_id, message)
-            case Welcome() | Failed() | Done() | Accepted() | Status() | Config():
+            case Verifying():
+                pass  # only who asks for a verification cares, and `streamerctl` does so itself
+            case _:
                 self._answer(message.request_id, message)
 
     def _answer(self, request_id: int, message: DaemonMessage) -> None:

@@ -7,32 +7,28 @@ threads call it; the first of them that meets the loss repairs it for all.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import mmap
-import os
 import threading
-from collections.abc import Sequence
-from concurrent.futures import CancelledError
-from typing import Final
-
-import msgspec
+from collections.abc import Callable, Sequence
 
 from streamer_client.block_ranges import blocks, in_order, whole
-from streamer_client.contract.errors import DaemonUnavailable, SourceChanged, StreamerError
+from streamer_client.contract.errors import (
+    DaemonUnavailable,
+    SourceChanged,
+    StreamerError,
+)
 from streamer_client.contract.layout import BlockRange, block_count
 from streamer_client.contract.messages import Open, OpenedShard
-from streamer_client.direct_feed import READ_AHEAD_BYTES, DirectFeed, same_shards
+from streamer_client.direct_feed import READ_AHEAD_BYTES, DirectFeed, open_directly
 from streamer_client.feed import FeedClosed, FeedShard, Image
 from streamer_client.link import Link
 from streamer_client.load import DaemonLoad
-from streamer_client.parallelism import copy_threads, read_threads
-from streamer_client.storage.registry import storage_for
+from streamer_client.load_opening import LoadOpening
+from streamer_client.parallelism import copy_threads
+from streamer_client.source_access import SourceAccess
 
 log = logging.getLogger(__name__)
-
-OPEN_ATTEMPTS: Final = 3
-"""Daemons that may die one after the other before a load was opened."""
 
 
 class DaemonFeed:
@@ -40,12 +36,14 @@ class DaemonFeed:
 
     Args:
         link: way to the daemon.
-        request: what to open, without numbers; its `want` must be `all`.
+        request: what to open, without numbers and environment.
+        access: the way into the source.
     """
 
-    def __init__(self, link: Link, request: Open) -> None:
+    def __init__(self, link: Link, request: Open, access: SourceAccess) -> None:
         self._link = link
         self._request = request
+        self._opening = LoadOpening(link, request, access)
         self._lost: list[DaemonLoad] = []
         self._direct: DirectFeed | None = None
         self._repair = threading.RLock()  # finalizers may close a feed anywhere
@@ -53,8 +51,10 @@ class DaemonFeed:
         self._pass = 0
         self._running = False
         self._closed = False
-        first = self._first()
-        first.expect_all()
+        first = self._opening.first(self._cancelled())
+        wants_all = request.want == "all"
+        if wants_all:
+            first.expect_all()
         self._load: DaemonLoad | None = first
         self._opened_shards: tuple[OpenedShard, ...] = first.shards
         self.shards = tuple(FeedShard(shard.uri, shard.size_bytes) for shard in first.shards)
@@ -63,33 +63,14 @@ class DaemonFeed:
         self.threads = copy_threads()
         limit = request.memory_limit
         self.read_ahead_bytes = READ_AHEAD_BYTES if limit < 0 else min(limit, READ_AHEAD_BYTES)
-        self._order = whole([shard.size_bytes for shard in self.shards], self.block_bytes)
-        self._fresh = True
+        sizes = [shard.size_bytes for shard in self.shards]
+        self._order = whole(sizes, self.block_bytes) if wants_all else ()
+        self._fresh = wants_all
         self._done = self._nothing_done()
 
-    def _first(self) -> DaemonLoad:
-        """Open; ask the next daemon where one died before it answered, as it may while we wait."""
-        for attempt in itertools.count(1):
-            connection = self._link.connection
-            try:
-                return self._opened(self._request)
-            except DaemonUnavailable as error:
-                if connection.alive or attempt == OPEN_ATTEMPTS:
-                    raise
-                log.warning("event=opening_again reason=%r", str(error))
-        raise AssertionError
-
-    def _opened(self, request: Open) -> DaemonLoad:
-        connection = self._link.connection
-
-        def build(request_id: int, load: int) -> Open:
-            return msgspec.structs.replace(request, request_id=request_id, load=load)
-
+    def _cancelled(self) -> Callable[[], bool]:
         number = self._pass
-        try:
-            return DaemonLoad(connection, build, lambda: self._closed or number != self._pass)
-        except CancelledError as error:
-            raise FeedClosed from error
+        return lambda: self._closed or number != self._pass
 
     @property
     def mode(self) -> str:
@@ -126,9 +107,8 @@ class DaemonFeed:
         A load that still has blocks of an earlier pass, or some on their way, is opened anew:
         they could fill the window with what this pass needs last, and it would never move on.
         """
-        if all(shard.held for shard in load.shards):
-            first = set(blocks(order))
-            load.want(order + in_order(pair for pair in load.ungranted() if pair not in first))
+        if load.held:
+            load.want_all(order)
         elif load.idle():
             load.want(order)
         else:
@@ -217,13 +197,16 @@ class DaemonFeed:
         remaining = self._remaining()
         load: DaemonLoad | None = None
         try:
-            load = self._reopened()
+            load = self._reopened(hold=self._request.hold)
         except SourceChanged:
             raise
         except StreamerError as error:
             self._direct = self._opened_directly(error)
         else:
-            if self._running:
+            load.take_over(dead)
+            if load.held:
+                load.want_all(remaining)
+            elif self._running:
                 load.want(remaining)
             log.warning("event=load_resumed socket=%s", self._link.socket_path)
         with self._guard:
@@ -239,18 +222,15 @@ class DaemonFeed:
             if not self._done[shard][block] and self._source(shard, block) is None
         )
 
-    def _reopened(self) -> DaemonLoad:
-        """The same shards in a new load that holds and wants nothing yet.
+    def _reopened(self, *, hold: bool = False) -> DaemonLoad:
+        """The same shards in a new load that wants nothing yet.
 
         Raises:
             SourceChanged: a shard is not what it was.
             StreamerError: no daemon, or it refuses.
         """
         files = tuple(shard.uri for shard in self.shards)
-        request = msgspec.structs.replace(
-            self._request, files=files, pattern=None, want="none", hold=False
-        )
-        load = self._opened(request)
+        load = self._opening.again(files, self._cancelled(), hold=hold)
         for was, now in zip(self._opened_shards, load.shards, strict=True):
             if (was.uri, was.identity, was.size_bytes) != (now.uri, now.identity, now.size_bytes):
                 load.close()
@@ -261,19 +241,15 @@ class DaemonFeed:
 
     def _opened_directly(self, why: StreamerError) -> DirectFeed:
         log.warning("event=reading_directly source=%s reason=%r", self._request.source, str(why))
-        environment = {**os.environ, **self._request.environment}
-        storage = storage_for(self.shards[0].uri, environment)
-        files = [shard.uri for shard in self.shards]
-        stored = storage.list_shards(self._request.source, None, files)
-        same_shards(
-            stored, [(one.uri, one.identity, one.size_bytes) for one in self._opened_shards]
-        )
-        return DirectFeed(
-            storage,
-            stored,
+        return open_directly(
+            self._opening.access,
+            self._request.source,
+            None,
+            [shard.uri for shard in self.shards],
             memory_limit=self._request.memory_limit,
-            threads=read_threads(self._request.concurrency),
+            concurrency=self._request.concurrency,
             block_bytes=self.block_bytes,
+            expected=[(one.uri, one.identity, one.size_bytes) for one in self._opened_shards],
         )
 
     # --- end -------------------------------------------------------------------------------------
@@ -290,6 +266,7 @@ class DaemonFeed:
         with self._guard:
             self._closed = True
             self._close_sources()
+        self._opening.close()
 
     def _unless_closed(self) -> None:
         """Close what was opened while somebody closed the feed."""

@@ -8,17 +8,27 @@ from __future__ import annotations
 
 import mmap
 import threading
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
-from streamer_client.contract.errors import SourceChanged
+from streamer_client.contract.errors import CredentialsExpired, SourceChanged, SourceNotFound
 from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES, BlockRange
+from streamer_client.contract.uris import is_remote
 from streamer_client.feed import FeedClosed, FeedShard
+from streamer_client.parallelism import read_threads
+from streamer_client.source_access import SourceAccess
 from streamer_client.storage.contract import Reader, Storage, StoredShard
 
 READ_AHEAD_BYTES: Final = 128 << 20
 SCATTER_BYTES: Final = 256 << 10
 """Buffers smaller than this on average are read as one range and then copied apart."""
+
+
+class _Opened(NamedTuple):
+    """A reader, and the storage whose credentials it has."""
+
+    reader: Reader
+    storage: Storage
 
 
 class DirectFeed:
@@ -30,6 +40,7 @@ class DirectFeed:
         memory_limit: bytes of private memory to read ahead into; -1 a default, 0 none.
         threads: how many threads a reader should use.
         block_bytes: unit of reading.
+        renewed: a storage with newer credentials than the last, None where there are none.
     """
 
     mode = "direct"
@@ -43,6 +54,7 @@ class DirectFeed:
         memory_limit: int = -1,
         threads: int,
         block_bytes: int = DEFAULT_BLOCK_BYTES,
+        renewed: Callable[[], Storage | None] = lambda: None,
     ) -> None:
         self.shards = tuple(FeedShard(shard.uri, shard.size_bytes) for shard in stored)
         self.block_bytes = block_bytes
@@ -52,7 +64,10 @@ class DirectFeed:
         )
         self._storage = storage
         self._stored = tuple(stored)
-        self._readers: dict[int, Reader] = {}
+        self._renewed = renewed
+        self._opened: dict[int, _Opened] = {}
+        self._retired: list[Reader] = []
+        """Readers whose credentials expired, while other threads may still read with them."""
         self._lock = threading.Lock()
         self._pass = 0
         self._closed = False
@@ -72,11 +87,11 @@ class DirectFeed:
             raise FeedClosed
 
     def read_into(self, buffers: Sequence[memoryview], shard: int, start: int) -> None:
-        reader = self._reader(shard)
         total = sum(len(buffer) for buffer in buffers)
-        if len(buffers) > 1 and total < SCATTER_BYTES * len(buffers):
+        small = total < SCATTER_BYTES * len(buffers)
+        if len(buffers) > 1 and (small or self._one_request(shard)):
             scratch = memoryview(bytearray(total))
-            reader.readinto(scratch, start)
+            self._read(shard, scratch, start)
             at = 0
             for buffer in buffers:
                 buffer[:] = scratch[at : at + len(buffer)]
@@ -84,17 +99,43 @@ class DirectFeed:
             return
         for buffer in buffers:
             if buffer:
-                reader.readinto(buffer, start)
+                self._read(shard, buffer, start)
             start += len(buffer)
 
-    def _reader(self, shard: int) -> Reader:
+    def _one_request(self, shard: int) -> bool:
+        """Whether a request costs more than copying what came with it to where it belongs."""
+        return self._of(shard).reader.piece_bytes == 0
+
+    def _read(self, shard: int, buffer: memoryview, start: int) -> None:
+        opened = self._of(shard)
+        try:
+            opened.reader.readinto(buffer, start)
+        except CredentialsExpired:
+            if not self._renew(shard, opened):
+                raise
+            self._of(shard).reader.readinto(buffer, start)
+
+    def _of(self, shard: int) -> _Opened:
         with self._lock:
             if self._closed:
                 raise FeedClosed
-            reader = self._readers.get(shard)
-            if reader is None:
-                reader = self._readers[shard] = self._storage.open(self._stored[shard])
-            return reader
+            opened = self._opened.get(shard)
+            if opened is None:
+                reader = self._storage.open(self._stored[shard])
+                opened = self._opened[shard] = _Opened(reader, self._storage)
+            return opened
+
+    def _renew(self, shard: int, expired: _Opened) -> bool:
+        """Have the shard opened anew; False where nothing newer than `expired` is to be had."""
+        with self._lock:
+            if expired.storage is self._storage:
+                storage = self._renewed()
+                if storage is None:
+                    return False
+                self._storage = storage
+            if self._opened.get(shard) is expired:
+                self._retired.append(self._opened.pop(shard).reader)
+            return True
 
     def image(self, shard: int, block: int) -> None:
         del shard, block  # how a file is best read is known to its reader
@@ -113,9 +154,57 @@ class DirectFeed:
     def close(self) -> None:
         with self._lock:
             self._closed = True
-            readers, self._readers = self._readers, {}
-        for reader in readers.values():
+            readers = [*self._retired, *(opened.reader for opened in self._opened.values())]
+            self._opened.clear()
+            self._retired.clear()
+        for reader in readers:
             reader.close()
+        if is_remote(self._stored[0].uri):
+            from streamer_client.storage.http.pool import close_idle  # noqa: PLC0415  not for files
+
+            close_idle()
+
+
+def open_directly(
+    access: SourceAccess,
+    source: str,
+    pattern: str | None,
+    files: Sequence[str] | None,
+    *,
+    memory_limit: int = -1,
+    concurrency: int | None = None,
+    block_bytes: int = DEFAULT_BLOCK_BYTES,
+    expected: Sequence[tuple[str, str, int]] = (),
+) -> DirectFeed:
+    """Find a source's shards and read them in this process.
+
+    Args:
+        access: the way into the source.
+        source: as in `Storage.list_shards`, and so `pattern` and `files`.
+        pattern: a glob.
+        files: the shards themselves.
+        memory_limit: see `DirectFeed`.
+        concurrency: threads, and connections, to read with.
+        block_bytes: unit of reading.
+        expected: `(uri, identity, size_bytes)` of shards that must not have changed.
+
+    Raises:
+        SourceError: it cannot be read, or has no shards.
+        SourceChanged: a shard is not as expected.
+    """
+    storage = access.storage()
+    stored = storage.list_shards(source, pattern, files)
+    if not stored:
+        raise SourceNotFound(f"{source} has no shards")
+    same_shards(stored, expected)
+    return DirectFeed(
+        storage,
+        stored,
+        memory_limit=memory_limit,
+        threads=read_threads(concurrency, remote=is_remote(stored[0].uri)),
+        block_bytes=block_bytes,
+        renewed=access.renewed_storage,
+    )
 
 
 def same_shards(found: Sequence[StoredShard], expected: Sequence[tuple[str, str, int]]) -> None:

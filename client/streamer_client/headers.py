@@ -6,7 +6,7 @@ name is there twice. What a header says is parsed and validated by the contract'
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 from streamer_client.contract.catalog import ShardCatalog, header_bytes, parse_header
 from streamer_client.contract.errors import CorruptCheckpoint
@@ -17,14 +17,27 @@ FIRST_READ_BYTES: Final = 64 << 10
 """Read at once from the first block; most headers are shorter, and a request costs more."""
 
 
+class ShardHeaders(Protocol):
+    """What a pass asks about the shards it reads; see `Headers` for the meaning."""
+
+    def known(self, shard: int) -> ShardCatalog | None: ...
+    def in_pass(self, number: int, shard: int) -> ShardCatalog: ...
+    def in_view(self, shard: int) -> ShardCatalog | None: ...
+
+
 class Headers:
     """The headers of a feed's shards, as far as they were read.
 
     One thread at a time reads them.
+
+    Args:
+        feed: the shards.
+        unique: whether a name in two shards is an error, as it is for a checkpoint.
     """
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Feed, *, unique: bool = True) -> None:
         self._feed = feed
+        self._unique = unique
         self._known: dict[int, ShardCatalog] = {}
         self._owner: dict[str, str] = {}
 
@@ -97,7 +110,7 @@ class Headers:
     def _learn(self, shard: int, part: _PartialHeader) -> ShardCatalog:
         catalog = part.parsed()
         for entry in catalog.entries:
-            other = self._owner.get(entry.name)
+            other = self._owner.get(entry.name) if self._unique else None
             if other is not None:
                 raise CorruptCheckpoint(
                     f"tensor {entry.name} is in two shards, {other} and {catalog.uri}; one of them "

@@ -22,7 +22,7 @@ from streamer_client.destination import fresh
 from streamer_client.dtypes import torch_form
 from streamer_client.engines import engine_for
 from streamer_client.feed import Feed
-from streamer_client.headers import Headers
+from streamer_client.headers import ShardHeaders
 from streamer_client.reading_order import Select, by_name, reading_order
 from streamer_client.staging import Handed, Staged, StagedGroup
 from streamer_client.staging_groups import GroupSpan, StagingGroup, each_alone, small_together
@@ -32,7 +32,7 @@ DEVICE_AHEAD_BYTES: Final = 1 << 30
 
 
 def tensors(
-    feed: Feed, headers: Headers, device: torch.device, names: frozenset[str] | None
+    feed: Feed, headers: ShardHeaders, device: torch.device, names: frozenset[str] | None
 ) -> Iterator[list[Handed]]:
     """All tensors, or the named ones, in file order; with names, all headers must be known.
 
@@ -56,7 +56,7 @@ def _from(select: Select, first: int, place: int) -> Select:
 
 
 def _all_views(
-    feed: Feed, headers: Headers, select: Select
+    feed: Feed, headers: ShardHeaders, select: Select
 ) -> Generator[list[Handed], None, tuple[int, int]]:
     """Views, up to the shard and the place in it from which on there are none."""
     for shard in range(len(feed.shards)):
@@ -114,7 +114,9 @@ def _aligned(mapping: mmap.mmap, entry: TensorEntry) -> torch.Tensor:
 class _Copies:
     """One pass that makes private tensors, in file order."""
 
-    def __init__(self, feed: Feed, headers: Headers, device: torch.device, select: Select) -> None:
+    def __init__(
+        self, feed: Feed, headers: ShardHeaders, device: torch.device, select: Select
+    ) -> None:
         self._feed = feed
         self._headers = headers
         self._device = device

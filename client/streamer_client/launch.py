@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from streamer_client.admin import Admin
@@ -51,6 +52,7 @@ def open_client(
     socket: str | None = None,
     label: str = "",
     reconnect_s: float = RECONNECT_S,
+    environ: Mapping[str, str] = os.environ,
 ) -> Client:
     """A client of the mode asked for; `Checkpoint.stats.mode` tells which way a load took.
 
@@ -59,6 +61,7 @@ def open_client(
         socket: the daemon's socket; by default as INTERFACE says.
         label: what `streamerctl status` shows for this client.
         reconnect_s: how long a load looks for a new daemon when its own dies.
+        environ: what names credentials and endpoints of sources.
 
     Raises:
         ConfigError: no such mode.
@@ -69,23 +72,26 @@ def open_client(
     found = socket or default_socket(os.environ, os.getuid(), os.path.exists)
     match chosen:
         case "direct":
-            return direct_client()
+            return direct_client(environ)
         case "required":
-            return daemon_client(found, label, reconnect_s)
+            return daemon_client(found, label, reconnect_s, environ)
         case "auto":
-            return _auto_client(found, socket or os.environ.get(SOCKET_ENV), label, reconnect_s)
+            named = socket or os.environ.get(SOCKET_ENV)
+            return _auto_client(found, named, label, reconnect_s, environ)
         case _:
             raise ConfigError(f"mode is {chosen!r}; it is one of {', '.join(MODES)}")
 
 
-def _auto_client(found: str, named: str | None, label: str, reconnect_s: float) -> Client:
+def _auto_client(
+    found: str, named: str | None, label: str, reconnect_s: float, environ: Mapping[str, str]
+) -> Client:
     own = named or user_socket(os.environ, os.getuid())
     try:
         link = _link_to_any(found, own, label, reconnect_s)
     except (DaemonUnavailable, ProtocolMismatch, RequestRefused, ConfigError, OSError) as error:
         log.warning("event=no_daemon mode=direct reason=%r", str(error))
-        return direct_client()
-    return Client(_AutoOpener(link), Admin(link))
+        return direct_client(environ)
+    return Client(_AutoOpener(link, environ), Admin(link))
 
 
 def _link_to_any(found: str, own: str, label: str, reconnect_s: float) -> Link:
@@ -113,15 +119,16 @@ def _answers(socket_path: str) -> bool:
 class _AutoOpener:
     """Opens through the daemon, and in this process what the daemon will not or cannot serve."""
 
-    def __init__(self, link: Link) -> None:
-        self._daemon = DaemonOpener(link)
+    def __init__(self, link: Link, environ: Mapping[str, str]) -> None:
+        self._daemon = DaemonOpener(link, environ)
+        self._direct = DirectOpener(environ)
 
     def feed(self, request: OpenRequest) -> Feed:
         try:
             return self._daemon.feed(request)
         except _READ_OURSELVES as error:
             try:
-                feed = DirectOpener().feed(request)
+                feed = self._direct.feed(request)
             except StreamerError as own_error:
                 raise own_error from error
             log.warning("event=reading_directly source=%s reason=%r", request.source, str(error))

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from streamer_client.block_ranges import blocks, in_order
 from streamer_client.connection import Connection
 from streamer_client.contract.errors import ProtocolMismatch, StreamerError
 from streamer_client.contract.layout import BlockRange, block_count
@@ -22,6 +23,7 @@ from streamer_client.contract.messages import (
     Open,
     Opened,
     OpenedShard,
+    Renew,
     Waiting,
     Want,
 )
@@ -44,6 +46,8 @@ class DaemonLoad:
         connection: a greeted connection.
         build: makes the `Open` from request id and load number.
         cancelled: asked now and then while the load waits to be admitted.
+        credentials_wanted: called in the wire's thread when the daemon wants renewed ones; must not
+            wait. They go to `renew`.
     """
 
     shards: tuple[OpenedShard, ...] = ()
@@ -55,7 +59,9 @@ class DaemonLoad:
         connection: Connection,
         build: Callable[[int, int], Open],
         cancelled: Callable[[], bool] = lambda: False,
+        credentials_wanted: Callable[[], None] = lambda: None,
     ) -> None:
+        self.on_credentials_wanted = credentials_wanted
         self.connection = connection
         self.lost: StreamerError | None = None
         self._changed = threading.Condition()
@@ -161,14 +167,25 @@ class DaemonLoad:
                 self._wanted[shard][start:stop] = bytes(1 - flag for flag in flags)
         self.connection.send(Want(self.number, tuple(order)))
 
-    def ungranted(self) -> list[tuple[int, int]]:
-        """Each `(shard, block)` that is not granted now, in file order."""
-        return [
+    def renew(self, environment: dict[str, str]) -> None:
+        """Give the daemon what to read with from now on."""
+        self.connection.send(Renew(self.number, environment))
+
+    def want_all(self, first: Sequence[BlockRange]) -> None:
+        """Want these blocks first, then all others that are not granted, in file order."""
+        named = set(blocks(first))
+        rest = (
             (shard, block)
             for shard, flags in enumerate(self._granted)
             for block, flag in enumerate(flags)
-            if not flag
-        ]
+            if not flag and (shard, block) not in named
+        )
+        self.want((*first, *in_order(rest)))
+
+    @property
+    def held(self) -> bool:
+        """Whether every shard stays resident as a whole."""
+        return all(shard.held for shard in self.shards)
 
     def idle(self) -> bool:
         """Nothing of the shards that are not held is wanted or granted."""
@@ -262,6 +279,25 @@ class DaemonLoad:
                 if not shard.held:
                     granted[:] = bytes(len(granted))
 
+    def take_over(self, dead: DaemonLoad) -> None:
+        """Lease what the views of a dead load refer to, where this daemon has adopted its slabs.
+
+        Views that are handed out from now on are made of the same mappings.
+        """
+        with self._changed:
+            for shard, mapping in dead.mappings().items():
+                ours, theirs = self._slabs[shard], dead._slabs[shard]
+                if ours is None or theirs is None or not ours.is_same(theirs):
+                    continue
+                if self.shards[shard].held:
+                    self._mappings[shard] = mapping
+                    self._lease.attach(shard, mapping)
+
+    def mappings(self) -> dict[int, mmap.mmap]:
+        """The mappings made so far, by shard."""
+        with self._changed:
+            return dict(self._mappings)
+
     def close(self) -> None:
         """End the load, except for the shards that views still refer to. Idempotent."""
         with self._changed:
@@ -271,6 +307,6 @@ class DaemonLoad:
             self._mappings.clear()
             self._changed.notify_all()
         self.give_back()
-        if not all(shard.held for shard in self.shards):
+        if not self.held:
             self.connection.send(Want(self.number, ()))
         self._lease.close(range(len(self._granted)))

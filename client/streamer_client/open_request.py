@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from streamer_client.contract.errors import ConfigError
+from streamer_client.contract.uris import has_scheme
 
 Source = str | os.PathLike[str]
 
@@ -21,6 +22,8 @@ class OpenRequest(msgspec.Struct, frozen=True):
     hold: bool
     memory_limit: int
     concurrency: int | None
+    at_once: bool = True
+    """Whether all blocks are wanted, so that reading begins with the open."""
 
 
 def open_request(
@@ -31,6 +34,7 @@ def open_request(
     hold: bool = True,
     memory_limit: int = -1,
     concurrency: int | None = None,
+    at_once: bool = True,
 ) -> OpenRequest:
     """Check the arguments of `open`; a sequence for `source` means `files`.
 
@@ -56,13 +60,14 @@ def open_request(
         hold=hold,
         memory_limit=memory_limit,
         concurrency=concurrency,
+        at_once=at_once,
     )
 
 
 def _absolute(base: str, path: str) -> str:
-    if "://" in path:
+    if has_scheme(path):
         return path
-    if "://" in base:
+    if has_scheme(base) and not os.path.isabs(path):
         return f"{base.rstrip('/')}/{path}"
     return os.path.abspath(os.path.join(base, path))
 

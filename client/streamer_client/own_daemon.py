@@ -1,8 +1,8 @@
 """Starting a daemon for this user: one, however many ranks ask at the same time.
 
 Owns the lock, the directory of the socket, and waiting until the daemon is ready. The daemon is
-started in a session of its own and outlives this process; it leaves by itself when it is no longer
-used.
+nobody's child, in a session of its own, and outlives this process: vLLM's server kills all its
+descendants at the end. It leaves by itself when it is no longer used.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import fcntl
 import logging
 import os
 import select
+import signal
 import stat
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -28,6 +28,8 @@ READY_TIMEOUT_S: Final = 60.0
 LOG_TAIL_BYTES: Final = 2000
 LOG_NAME: Final = "daemon.log"
 LOCK_NAME: Final = "launch.lock"
+
+_ORPHAN: Final = '"$@" >&2 & echo $!'
 
 _daemon_command: Sequence[str] = (sys.executable, "-m", "streamerd")
 
@@ -79,48 +81,52 @@ def start_daemon(socket_path: str, timeout_s: float = READY_TIMEOUT_S) -> int:
     log_path = os.path.join(os.path.dirname(socket_path), LOG_NAME)
     ready, told = os.pipe()
     try:
-        with open(log_path, "ab", opener=_open_private) as log_file:
-            process = subprocess.Popen(
-                [
-                    *_daemon_command,
-                    *("--ephemeral", "--socket", socket_path, "--ready-fd", str(told)),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log_file,
-                stderr=log_file,
-                pass_fds=[told],
-                start_new_session=True,
-            )
+        options = ("--ephemeral", "--socket", socket_path, "--ready-fd", str(told))
+        pid = _spawn_orphan([*_daemon_command, *options], told, log_path)
         os.close(told)
         told = -1
-        _reap(process)
-        _await_ready(ready, process, log_path, timeout_s)
+        _await_ready(ready, pid, log_path, timeout_s)
     finally:
         os.close(ready)
         if told >= 0:
             os.close(told)
-    log.info("event=daemon_started pid=%d socket=%s log=%s", process.pid, socket_path, log_path)
-    return process.pid
+    log.info("event=daemon_started pid=%d socket=%s log=%s", pid, socket_path, log_path)
+    return pid
+
+
+def _spawn_orphan(command: Sequence[str], told: int, log_path: str) -> int:
+    """Start a command that init adopts at once: the shell that starts it ends; returns its pid."""
+    with open(log_path, "ab", opener=_open_private) as log_file:
+        shell = subprocess.run(
+            ["/bin/sh", "-c", _ORPHAN, "sh", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            pass_fds=[told],
+            start_new_session=True,
+            text=True,
+            check=False,
+        )
+    try:
+        return int(shell.stdout)
+    except ValueError as error:
+        raise DaemonUnavailable(
+            f"streamerd could not be started for this user; see {log_path}"
+        ) from error
 
 
 def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
-def _reap(process: subprocess.Popen[bytes]) -> None:
-    """Have a thread wait for the daemon, so that it is no zombie should it end before we do."""
-    threading.Thread(target=process.wait, name=f"streamer-reap-{process.pid}", daemon=True).start()
-
-
-def _await_ready(
-    ready: int, process: subprocess.Popen[bytes], log_path: str, timeout_s: float
-) -> None:
+def _await_ready(ready: int, pid: int, log_path: str, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     answered, _, _ = select.select([ready], [], [], max(0.0, deadline - time.monotonic()))
     if answered and os.read(ready, 16):
         return
     if not answered:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     what = "ended before it was ready" if answered else f"was not ready within {timeout_s} s"
     raise DaemonUnavailable(
         f"streamerd, started for this user, {what}; the end of its log {log_path}: "

@@ -15,6 +15,11 @@ def copy_threads() -> int:
     return min(MAX_COPY_THREADS, len(os.sched_getaffinity(0)))
 
 
-def read_threads(concurrency: int | None) -> int:
-    """Threads that read from storage; they mostly wait, so there may be more than processors."""
+def read_threads(concurrency: int | None, *, remote: bool = False) -> int:
+    """Threads that read from storage; they mostly wait, so there may be more than processors.
+
+    A remote source has a connection for each, and those wait even more.
+    """
+    if remote:
+        return concurrency or MAX_READ_THREADS
     return concurrency or min(MAX_READ_THREADS, 4 * len(os.sched_getaffinity(0)))

@@ -8,7 +8,7 @@ from streamer_client.block_jobs import data_order
 from streamer_client.contract.catalog import ShardCatalog, TensorEntry
 from streamer_client.contract.layout import BlockRange, block_count
 from streamer_client.feed import Feed
-from streamer_client.headers import Headers
+from streamer_client.headers import ShardHeaders
 
 Select = Callable[[int, ShardCatalog], Sequence[TensorEntry]]
 """Chooses the tensors of a shard that are wanted, keeping the file order."""
@@ -26,7 +26,7 @@ def by_name(names: frozenset[str] | None) -> Select:
 
 
 def reading_order(
-    feed: Feed, headers: Headers, select: Select, first: int = 0
+    feed: Feed, headers: ShardHeaders, select: Select, first: int = 0
 ) -> tuple[BlockRange, ...]:
     """Blocks of shards `first` and later.
 
@@ -40,7 +40,9 @@ def reading_order(
     )
 
 
-def _shard_order(feed: Feed, headers: Headers, select: Select, shard: int) -> Iterator[BlockRange]:
+def _shard_order(
+    feed: Feed, headers: ShardHeaders, select: Select, shard: int
+) -> Iterator[BlockRange]:
     known = headers.known(shard)
     size_bytes = feed.shards[shard].size_bytes
     if known is not None:

@@ -13,14 +13,14 @@ from streamerd.settings import KEYS
 
 
 def daemon_parser() -> argparse.ArgumentParser:
-    """The parser of `streamerd`: one flag for each setting, and three of its own."""
+    """The parser of `streamerd`: one flag for each setting, and some of its own."""
     parser = argparse.ArgumentParser(
         prog="streamerd",
         usage="streamerd [--config FILE] [--KEY VALUE]...",
-        description="Reads model checkpoints into shared memory once, for every rank of the node.",
+        description="Reads model checkpoints into shared memory once, for every rank of the node. "
+        "Sizes: 64GiB, 500MB, bytes. A flag wins over STREAMERD_KEY, that over FILE.",
         # Flags and their help on one line each, so that all of them fit a screen.
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=26),
-        epilog="Sizes: 64GiB, 500MB, bytes. A flag wins over STREAMERD_KEY, that over FILE.",
     )
     parser.add_argument("--config", metavar="FILE", help=f"TOML file instead of {SYSTEM_CONFIG}")
     for key in KEYS:
@@ -28,6 +28,9 @@ def daemon_parser() -> argparse.ArgumentParser:
             parser.add_argument(key.flag, action="store_true", default=None, help=key.help)
         else:
             parser.add_argument(key.flag, metavar=key.metavar, help=key.help)
+    parser.add_argument(
+        "--clean", action="store_true", help="remove what a stopped daemon left, and exit"
+    )
     # For programs that start it: READY is written to this descriptor once it serves.
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"streamerd {__version__}")

@@ -12,6 +12,9 @@ from typing import Final, Protocol
 BURST_S: Final = 0.1
 """After a pause so many seconds' worth may come at once."""
 
+LEAST_WAIT_S: Final = 0.001
+"""Shorter waits than a clock can tell would never end; what is waited too long is earned."""
+
 
 class TokenBucket:
     """Says when the next read may begin so that, over time, no more than the rate is read.
@@ -45,7 +48,9 @@ class TokenBucket:
         earned = (now_s - self._seen_s) * self.bytes_per_s
         self._level_bytes = min(self._level_bytes + earned, self.bytes_per_s * BURST_S)
         self._seen_s = now_s
-        return max(0.0, -self._level_bytes / self.bytes_per_s)
+        if self._level_bytes >= 0.0:
+            return 0.0
+        return max(LEAST_WAIT_S, -self._level_bytes / self.bytes_per_s)
 
     def take(self, size_bytes: int) -> None:
         """Note that a read of so many bytes begins."""

@@ -19,16 +19,18 @@ import msgspec
 from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.layout import (
     DEFAULT_BLOCK_BYTES,
-    PAGE_BYTES,
     WINDOW_BLOCKS,
 )
 from streamer_client.contract.sizes import exact_size, format_size, parse_size
 from streamer_client.contract.socket import MAX_SOCKET_PATH_BYTES
-from streamerd.memory_room import SHM_MOUNT, MemoryRoom, memory_room
+from streamerd.memory_check import contradiction, own_bytes
+from streamerd.memory_room import MemoryRoom, memory_room
 from streamerd.settings import ENV_PREFIX, KEYS, Context, Key, Settings
 
 __all__ = ["SYSTEM_CONFIG", "Settings", "config_body", "load_settings", "nearest_name"]
 
+DEFAULT: Final = "default"
+"""The origin of a value that nobody gave."""
 SYSTEM_CONFIG: Final = "/etc/streamerd/streamerd.toml"
 CLIENT_ENV: Final = frozenset(
     {"STREAMERD_MODE", "STREAMERD_RING", "STREAMERD_RING_LIBRARY", "STREAMERD_SHARD_WRITER"}
@@ -73,7 +75,9 @@ def load_settings(
     fields = {_BY_NAME[name].field: _typed(_BY_NAME[name], value) for name, value in given.items()}
     context = Context(environ, room or memory_room())
     _fill_defaults(fields, context)
-    origins = {key.name: given[key.name].origin if key.name in given else "default" for key in KEYS}
+    origins = {key.name: given[key.name].origin if key.name in given else DEFAULT for key in KEYS}
+    if "memory_limit" not in given and (lowest := context.room.lowest):
+        origins["memory_limit"] = f"{DEFAULT} (half of {lowest[1]}, {format_size(lowest[0])})"
     settings = msgspec.convert(fields, Settings)
     _check(settings, context.room, origins)
     return settings, origins
@@ -167,13 +171,8 @@ def _check(settings: Settings, room: MemoryRoom, origins: Mapping[str, str]) -> 
             f"{exact_size(settings.block_bytes)} = {window_bytes} bytes; raise memory_limit or "
             "lower block_size"
         )
-    if room.mount_bytes is not None and limit_bytes > room.mount_bytes:
-        raise ConfigError(
-            f"{where}, more than the {SHM_MOUNT} mount's {room.mount_bytes} bytes "
-            f"({format_size(room.mount_bytes)}); lower memory_limit, or enlarge the mount with: "
-            f"mount -o remount,size={exact_size(_whole_pages(limit_bytes))} {SHM_MOUNT}"
-        )
-
-
-def _whole_pages(size_bytes: int) -> int:
-    return -(-size_bytes // PAGE_BYTES) * PAGE_BYTES
+    if origins["memory_limit"].startswith(DEFAULT):
+        return  # half of what there is: tight at worst
+    own = own_bytes(settings.workers, settings.threads, settings.block_bytes)
+    if against := contradiction(limit_bytes, own, room):
+        raise ConfigError(f"{where}, {against}")

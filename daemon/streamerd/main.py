@@ -17,12 +17,16 @@ from typing import Any, Final
 import msgspec
 
 from streamer_client.contract.errors import ConfigError, StreamerError
+from streamer_client.contract.socket import instance_of
 from streamerd import __version__
 from streamerd.arguments import daemon_parser, overrides_of
 from streamerd.config import Settings, config_body, load_settings
 from streamerd.control.lock import SocketLock
 from streamerd.control.peers import Peers
 from streamerd.control.socket import ControlSocket
+from streamerd.keeper import Keeper, clean
+from streamerd.memory_check import doubts, own_bytes
+from streamerd.memory_room import memory_room
 from streamerd.notify import notify
 from streamerd.requests import Requests
 from streamerd.service import Service
@@ -57,6 +61,8 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._defect: BaseException | None = None
         self._idle_since_s = 0.0
+        self._keep = True
+        """Whether the next daemon shall find what is in memory."""
 
     async def run(self) -> None:
         """Serve until told to stop.
@@ -76,11 +82,14 @@ class Daemon:
         control = ControlSocket(settings.socket, self._requests.receive)
         peers = Peers(self._requests.gone, settings.heartbeat_s)
         service.attach(control, peers)
-        service.sweep()
+        service.try_slabs()
+        keeper = Keeper(service)
+        await asyncio.get_running_loop().run_in_executor(None, keeper.inherit)
         self._watch_signals()
         asyncio.get_running_loop().set_exception_handler(self._give_up)
         try:
             await fleet.start()
+            keeper.adopt()
             control.open()
             self._announce_ready()
             self._idle_since_s = asyncio.get_running_loop().time()
@@ -91,6 +100,8 @@ class Daemon:
             control.close()
             peers.close()
             await service.stop(STOP_GRACE_S)
+            keep = self._keep and not settings.ephemeral
+            keeper.leave(keep=keep, sound=self._defect is None)
         if self._defect is not None:
             raise StreamerError(
                 f"stopped by a defect ({self._defect!r}); please report it with the log"
@@ -107,28 +118,43 @@ class Daemon:
 
     def _watch_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
+        loop.add_signal_handler(signal.SIGINT, self._interrupted)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+    def _interrupted(self) -> None:
+        """Somebody at a terminal is done with it, and would not look for its memory later."""
+        self._keep = False
+        self._stopping.set()
 
     def _announce_ready(self) -> None:
         settings = self._settings
         logger.info(
-            "ready version=%s pid=%d socket=%s memory_limit_bytes=%d workers=%d threads=%d",
+            "ready version=%s pid=%d socket=%s memory_limit_bytes=%d memory_limit_from=%r "
+            "workers=%d threads=%d",
             __version__, os.getpid(), settings.socket, settings.memory_limit_bytes,
-            settings.workers, settings.threads,
+            self._origins["memory_limit"], settings.workers, settings.threads,
         )  # fmt: skip
-        total_bytes, free_bytes = mount_bytes()
-        if free_bytes < settings.memory_limit_bytes:
-            logger.warning(
-                "shared-memory mount has less room than memory_limit free_bytes=%d total_bytes=%d "
-                "memory_limit_bytes=%d; loads will wait when it is full",
-                free_bytes, total_bytes, settings.memory_limit_bytes,
-            )  # fmt: skip
+        self._warn_of_little_memory()
         notify("READY=1")
         if self._arguments.ready_fd is not None:
             os.write(self._arguments.ready_fd, b"READY\n")
             os.close(self._arguments.ready_fd)
+
+    def _warn_of_little_memory(self) -> None:
+        settings = self._settings
+        limit_bytes = settings.memory_limit_bytes
+        total_bytes, free_bytes = mount_bytes()
+        free_bytes += self._service.model.ledger.used_bytes  # adopted: within the limit already
+        if free_bytes < limit_bytes:
+            logger.warning(
+                "shared-memory mount has less room than memory_limit free_bytes=%d total_bytes=%d "
+                "memory_limit_bytes=%d; loads will wait when it is full",
+                free_bytes, total_bytes, limit_bytes,
+            )  # fmt: skip
+        own = own_bytes(settings.workers, settings.threads, settings.block_bytes)
+        for doubt in doubts(limit_bytes, own, memory_room()):
+            logger.warning("memory is tight: %s", doubt)
 
     def _tick(self) -> None:
         """Let time pass for the core, and see who is still there."""
@@ -176,6 +202,12 @@ def _load(arguments: argparse.Namespace) -> tuple[Settings, dict[str, str]]:
     return load_settings(overrides_of(arguments), os.environ, arguments.config)
 
 
+def _clean(settings: Settings) -> None:
+    with SocketLock(settings.socket):
+        slabs = clean(settings.socket, instance_of(settings.socket))
+    sys.stderr.write(f"streamerd: {slabs} slabs of {settings.socket} removed\n")
+
+
 async def _run(arguments: argparse.Namespace, settings: Settings, origins: dict[str, str]) -> None:
     with SocketLock(settings.socket):
         await Daemon(arguments, settings, origins).run()
@@ -189,6 +221,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.basicConfig(
             level=settings.log_level.upper(), format="%(levelname)s %(name)s %(message)s"
         )
+        if arguments.clean:
+            _clean(settings)
+            return 0
         asyncio.run(_run(arguments, settings, origins))
     except ConfigError as error:
         sys.stderr.write(f"streamerd: {error}\n")

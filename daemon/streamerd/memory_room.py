@@ -1,7 +1,8 @@
 """How much memory this process may use for slabs.
 
-Owns the three ceilings that the default memory limit is taken from: the machine's memory, the
-control group's limit and the size of the shared-memory mount. Read once, at start, by the daemon.
+Owns the three ceilings: the machine's memory, the control group's limit and the size of the
+shared-memory mount. Read at start, by the daemon; `memory_check.py` says what they mean for
+`memory_limit`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Final, NamedTuple
 SHM_MOUNT: Final = "/dev/shm"
 _UNLIMITED_V1_BYTES: Final = 1 << 60
 """cgroup v1 says "no limit" with a number near 2**63 rather than with a word."""
+_RECLAIMED: Final = ("inactive_file", "active_file")
+"""Of memory.stat: page cache, which gives way."""
 
 
 class MemoryRoom(NamedTuple):
@@ -21,28 +24,46 @@ class MemoryRoom(NamedTuple):
     machine_bytes: int | None
     cgroup_bytes: int | None
     mount_bytes: int | None
+    cgroup_file: str = ""
+    """The file that holds the control group's limit."""
+    cgroup_used_bytes: int = 0
+    """What the group of that file uses already, without page cache and without shared memory."""
 
     @property
-    def usable_bytes(self) -> int | None:
-        """The lowest ceiling."""
-        return min((ceiling for ceiling in self if ceiling is not None), default=None)
+    def lowest(self) -> tuple[int, str] | None:
+        """The lowest ceiling, and what it is; None where none can be told."""
+        ceilings = (
+            (self.cgroup_bytes, f"the control group's limit in {self.cgroup_file}"),
+            (self.mount_bytes, f"the size of {SHM_MOUNT}"),
+            (self.machine_bytes, "the machine's memory"),
+        )
+        known = [(size, what) for size, what in ceilings if size is not None]
+        return min(known, key=lambda ceiling: ceiling[0], default=None)
 
 
 def memory_room(root: str = "/") -> MemoryRoom:
     """The ceilings of the running process; `root` is where `proc` and `sys` are looked for."""
-    return MemoryRoom(_machine_bytes(root), _cgroup_bytes(root), _mount_bytes(root))
+    machine_bytes, mount_bytes = _machine_bytes(root), _mount_bytes(root)
+    limit = _cgroup_limit(root)
+    if limit is None:
+        return MemoryRoom(machine_bytes, None, mount_bytes)
+    limit_bytes, file = limit
+    used_bytes = _cgroup_used_bytes(root, file)
+    return MemoryRoom(machine_bytes, limit_bytes, mount_bytes, f"/{file}", used_bytes)
 
 
 def cgroup_files(membership: str) -> list[str]:
     """Files that may limit memory, for a text like /proc/self/cgroup (cgroups(7)).
 
-    Each group on the way up can limit, so all of them are named, below /sys/fs/cgroup.
+    Each group on the way up can limit, so all of them are named, below /sys/fs/cgroup. Above
+    memory.high the kernel slows a group down until it hardly moves, so it is a limit too.
     """
     files = []
     for line in membership.splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            files += [f"{group}memory.max" for group in _ancestors(path)]
+            for group in _ancestors(path):
+                files += [f"{group}memory.max", f"{group}memory.high"]
         elif "memory" in controllers.split(","):
             files += [f"memory/{group}memory.limit_in_bytes" for group in _ancestors(path)]
     return files
@@ -53,11 +74,24 @@ def _ancestors(path: str) -> list[str]:
     return ["".join(f"{part}/" for part in parts[:depth]) for depth in range(len(parts), -1, -1)]
 
 
-def _cgroup_bytes(root: str) -> int | None:
-    membership = _read(root, "proc/self/cgroup")
-    texts = (_read(root, f"sys/fs/cgroup/{file}").strip() for file in cgroup_files(membership))
-    limits = [int(text) for text in texts if text.isdigit()]
-    return min((limit for limit in limits if limit < _UNLIMITED_V1_BYTES), default=None)
+def _cgroup_limit(root: str) -> tuple[int, str] | None:
+    """The lowest limit and its file below `root`."""
+    files = [f"sys/fs/cgroup/{name}" for name in cgroup_files(_read(root, "proc/self/cgroup"))]
+    texts = ((_read(root, file).strip(), file) for file in files)
+    limits = [(int(text), file) for text, file in texts if text.isdigit()]
+    known = [limit for limit in limits if limit[0] < _UNLIMITED_V1_BYTES]
+    return min(known, key=lambda limit: limit[0], default=None)
+
+
+def _cgroup_used_bytes(root: str, limit_file: str) -> int:
+    group = os.path.dirname(limit_file)
+    texts = (_read(root, f"{group}/memory.{name}") for name in ("current", "usage_in_bytes"))
+    used_bytes = next((int(text) for text in texts if text.strip().isdigit()), 0)
+    for line in _read(root, f"{group}/memory.stat").splitlines():
+        name, _, value = line.partition(" ")
+        if name in _RECLAIMED or name == "shmem":
+            used_bytes -= int(value)
+    return max(0, used_bytes)
 
 
 def _machine_bytes(root: str) -> int | None:

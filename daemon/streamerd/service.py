@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, assert_never
@@ -26,7 +27,8 @@ from streamerd.control.peers import Peers
 from streamerd.control.socket import ControlSocket
 from streamerd.environments import Environments
 from streamerd.fetches import Fetches
-from streamerd.shm.slabs import create_slab, instance_slabs, remove_slab, slab_name
+from streamerd.proofs import Proofs
+from streamerd.shm.slabs import create_slab, remove_slab, slab_name
 from streamerd.state import commands, events
 from streamerd.state.core import Core
 from streamerd.state.events import LoadKey, ShardKey
@@ -84,13 +86,14 @@ class Service:
         self.failures: dict[str, Failure] = {}
         self.environments = Environments()
         self.fetches = Fetches(settings, fleet, self.backings, self.environments, self.post)
+        self.proofs = Proofs(settings, fleet, self.backings, self.post)
         self.peers: Peers
         self.control: ControlSocket
         self._loop = asyncio.get_running_loop()
         self._events: list[events.AnyEvent] = []
         self._turn_due = False
         self._turned_s = 0.0
-        self._slabs_made = 0
+        self._slabs_made = secrets.randbits(60)
         self._departures: list[tuple[tuple[ShardKey, ...], Callable[[], None]]] = []
         """Evicted shards, and whom to tell when their memory is free."""
         self._removed: list[ShardKey] = []
@@ -160,6 +163,10 @@ class Service:
                 self._create(shard, size_bytes)
             case commands.RemoveSlab(shard):
                 self._remove(shard)
+            case commands.ReplaceSlab():
+                self._replace(command)
+            case commands.ProveBlocks(shard, start, stop):
+                self.proofs.prove(shard, start, stop)
             case commands.Admit():
                 self._admit(command)
             case commands.ReportWaiting(load, needs, available, limit):
@@ -185,10 +192,14 @@ class Service:
 
     # --- slabs ----------------------------------------------------------------------------------
 
+    def new_slab_name(self, uri: str, identity: str) -> str:
+        """A name that no slab has had, of this daemon or of those before it."""
+        self._slabs_made += 1
+        return slab_name(self.instance, uri, identity, self._slabs_made)
+
     def _create(self, shard: ShardKey, size_bytes: int) -> None:
         backing = self.backings[shard]
-        self._slabs_made += 1
-        backing.slab = slab_name(self.instance, shard.uri, shard.identity, self._slabs_made)
+        backing.slab = self.new_slab_name(shard.uri, shard.identity)
         try:
             create_slab(backing.slab, size_bytes)
         except StreamerError as error:
@@ -202,6 +213,24 @@ class Service:
         self.fetches.rates.pop(shard, None)
         remove_slab(slab)
         self.fleet.broadcast(lambda job: jobs.CloseSlab(job, slab), lambda: None)
+
+    def _replace(self, command: commands.ReplaceSlab) -> None:
+        """Unlink in a worker: freeing gigabytes takes a while. First nobody of us has it open."""
+        shard = command.shard
+        slab = self.backings[shard].slab
+        self._create(shard, command.size_bytes)
+
+        def unlink() -> None:
+            self.fleet.submit(jobs.Unlink(self.fleet.next_job(), slab), unlinked)
+
+        def unlinked(answer: jobs.Answer | None) -> None:
+            if answer is None:
+                unlink()
+                return
+            for start, stop in command.ranges:
+                self.post(events.BlocksReleased(self.now_s, shard, start, stop))
+
+        self.fleet.broadcast(lambda job: jobs.CloseSlab(job, slab), unlink)
 
     # --- workers --------------------------------------------------------------------------------
 
@@ -270,23 +299,17 @@ class Service:
 
     # --- life -----------------------------------------------------------------------------------
 
-    def sweep(self) -> None:
-        """Remove what an earlier daemon on this socket left behind, and see that slabs can be made.
+    def try_slabs(self) -> None:
+        """See that slabs can be made.
 
         Raises:
             StreamerError: no shared memory can be had here.
         """
-        for name in instance_slabs(self.instance):
-            logger.info("stale slab removed name=%s", name)
-            remove_slab(name)
-        probe = slab_name(self.instance, "", "", 0)
+        probe = self.new_slab_name("", "")
         create_slab(probe, 0)
         remove_slab(probe)
 
     async def stop(self, grace_s: float) -> None:
-        """End the workers and remove every slab."""
+        """End the workers; nothing happens in any slab from then on."""
         await self.fleet.stop(grace_s)
-        for backing in self.backings.values():
-            if backing.slab:
-                remove_slab(backing.slab)
         logger.info("stopped pid=%d", os.getpid())

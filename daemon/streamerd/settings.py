@@ -99,13 +99,13 @@ def _workers_default(_context: Context) -> int:
 
 
 def _memory_limit_default(context: Context) -> int:
-    usable_bytes = context.room.usable_bytes
-    if usable_bytes is None:
+    lowest = context.room.lowest
+    if lowest is None:
         raise ConfigError(
             "cannot tell how much memory there is (no MemTotal, no control group limit and no "
             f"{SHM_MOUNT} mount); set memory_limit"
         )
-    return usable_bytes // 2 // context.block_bytes * context.block_bytes
+    return lowest[0] // 2 // context.block_bytes * context.block_bytes
 
 
 def _fixed(value: object) -> Callable[[Context], object]:

@@ -140,7 +140,7 @@ class Verification:
     def _reread(self, look: _Look) -> None:
         environment = self._request.environment if is_remote(look.shard.uri) else {}
         number, stored = self._service.fleet.next_job(), look.backing.stored
-        job = jobs.Reread(number, look.slab, stored, environment, look.start, look.stop)
+        job = jobs.Reread(number, stored, environment, look.start, look.stop)
 
         def read() -> None:
             self._service.fleet.submit(job, lambda answer: self._read_again(look, answer))

@@ -12,6 +12,7 @@ import torch
 from streamer_client.checkpoint import Checkpoint
 from streamer_client.client import Client, daemon_client
 from streamer_client.contract.errors import DaemonUnavailable, SourceChanged
+from streamer_client.contract.messages import Close, Open, ReleaseShards
 from tests.support.checkpoints import random_tensor, write_shard
 from tests.support.scripted_daemon import Script, ScriptedDaemon, scripted_daemon
 from tests.support.waiting import eventually
@@ -111,6 +112,46 @@ def test_a_new_daemon_takes_over(
             assert checkpoint.stats.mode == "daemon"
             assert successor.greeted
             checkpoint.close()
+
+
+def test_views_are_leased_again_from_a_daemon_that_adopted_their_slabs(
+    socket_path: Path, source: Path
+) -> None:
+    script = Script(block_bytes=BLOCK, allowed_grants=9)
+    with (
+        scripted_daemon(socket_path, script) as first,
+        daemon_client(first.socket_path, reconnect_s=10) as client,
+        client.open(source) as checkpoint,
+    ):
+        reading = Reading(read_views, checkpoint)
+        eventually(lambda: script.allowed_grants == 0, what="all allowed grants")
+        first.kill()
+        second = Script(block_bytes=BLOCK, adopts=first.slabs())
+        with scripted_daemon(first.socket_path, second) as successor:
+            found = reading.result()
+            (reopened,) = successor.seen(Open)
+            assert (reopened.hold, reopened.want) == (True, "none")
+            checkpoint.close()
+            assert_right(found)
+            # One mapping a shard, made in the first daemon's time and used in the second's.
+            starts = {name: tensor.data_ptr() for name, tensor in found.items()}
+            assert starts["0.11"] - starts["0.0"] == 11 * starts_apart(found)
+            client.admin.status()  # what was sent before it has arrived
+            assert not successor.seen(Close)
+            assert not successor.seen(ReleaseShards)
+            del found["0.0"]
+            for name in [name for name in found if name.startswith("1.")]:
+                del found[name]
+            eventually(lambda: successor.seen(ReleaseShards))
+            assert [one.shards for one in successor.seen(ReleaseShards)] == [(1,)]
+            found.clear()
+            reading.found = {}
+            eventually(lambda: successor.seen(Close))
+
+
+def starts_apart(found: dict[str, torch.Tensor]) -> int:
+    """Bytes between the starts of neighbours."""
+    return found["0.1"].nbytes
 
 
 @reads

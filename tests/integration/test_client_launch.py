@@ -34,6 +34,7 @@ with scripted_daemon(arguments["--socket"]) as daemon:
     os.close(int(arguments["--ready-fd"]))
     while not os.path.exists(arguments["--socket"] + ".stop"):
         daemon._stop.wait(0.01)
+open(arguments["--socket"] + ".ended", "w").close()
 """
 
 BAD = "import sys; sys.exit('there is no room')"
@@ -102,14 +103,11 @@ def test_auto_reads_itself_what_the_daemon_may_not(
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> Iterator[None]:
-    """Daemons that this process starts are waited for, so that no reaping thread stays."""
+    """Daemons that this process starts are ended."""
     monkeypatch.setattr(own_daemon, "_daemon_command", command(GOOD))
     yield
     Path(f"{socket_path}.stop").touch()
-    eventually(
-        lambda: not [t for t in threading.enumerate() if t.name.startswith("streamer-reap")],
-        what="the started daemon's end",
-    )
+    eventually(Path(f"{socket_path}.ended").exists, what="the started daemon's end")
 
 
 @pytest.mark.usefixtures("started")
@@ -130,6 +128,16 @@ def test_auto_starts_one_daemon_for_all(socket_path: Path, source: Path) -> None
         thread.join(60)
     assert modes == ["daemon"] * 3
     assert Path(f"{socket_path}.starts").read_text() == "x"
+
+
+@pytest.mark.usefixtures("started")
+def test_a_daemon_is_no_descendant_of_who_starts_it(socket_path: Path) -> None:
+    """vLLM ends all of its own, and the daemon is there for the next start."""
+    pid = own_daemon.start_daemon(str(socket_path))
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    parent, session = int(fields[1]), int(fields[3])
+    assert parent != os.getpid()
+    assert session != os.getsid(0)
 
 
 def test_auto_goes_direct_when_no_daemon_starts(

@@ -17,14 +17,54 @@ from tests.support.raw_client import RawClient
 from tests.support.waiting import eventually
 
 
-def test_sigterm_leaves_nothing(streamerd: DaemonProcess, tmp_path: Path) -> None:
-    write_model(tmp_path / "m", shards=2, blocks=3)
-    with RawClient(streamerd.socket) as client:
-        client.open(str(tmp_path / "m"), hold=True).await_grants(6)
-        assert len(streamerd.segments()) == 2
-        assert streamerd.stop() == 0
-    assert streamerd.segments() == []
+def _loaded(daemon: DaemonProcess, source: Path) -> None:
+    write_model(source, shards=2, blocks=3)
+    with RawClient(daemon.socket) as client:
+        client.open(str(source), hold=True).await_grants(6)
+    assert len(daemon.segments()) == 2
+
+
+def test_sigterm_leaves_what_the_next_daemon_takes_over(
+    streamerd: DaemonProcess, tmp_path: Path
+) -> None:
+    _loaded(streamerd, tmp_path / "m")
+    assert streamerd.stop() == 0
+    assert len(streamerd.segments()) == 2
+    assert len(os.listdir(streamerd.sidecars)) == 3  # and the mark
     assert not os.path.exists(streamerd.socket)
+
+
+@pytest.mark.parametrize(
+    ("flag", "number"), [("--ephemeral", signal.SIGTERM), ("--threads=2", signal.SIGINT)]
+)
+def test_an_end_that_leaves_nothing(
+    daemon_maker: Daemons, tmp_path: Path, flag: str, number: signal.Signals
+) -> None:
+    daemon = daemon_maker.start(flag)
+    _loaded(daemon, tmp_path / "m")
+    daemon.signal(number)
+    assert daemon.wait() == 0
+    assert daemon.segments() == []
+    assert not daemon.sidecars.exists()
+
+
+def test_clean_removes_what_is_left_and_nothing_of_others(
+    daemon_maker: Daemons, tmp_path: Path
+) -> None:
+    daemon, other = daemon_maker.start(), daemon_maker.start()
+    for one in (daemon, other):
+        _loaded(one, tmp_path / "m")
+    cleaner = daemon_maker.make("--clean", socket_path=Path(daemon.socket))
+    cleaner.log_path = tmp_path / "cleaner.log"
+    assert cleaner.run_to_its_end() == 78
+    assert f"(pid {daemon.pid}) already serves" in cleaner.log
+    for one in (daemon, other):
+        one.stop()
+    assert cleaner.run_to_its_end() == 0
+    assert "2 slabs" in cleaner.log
+    assert daemon.segments() == []
+    assert not daemon.sidecars.exists()
+    assert len(other.segments()) == 2
 
 
 def test_sigterm_while_blocks_are_on_their_way(streamerd: DaemonProcess, tmp_path: Path) -> None:
@@ -42,7 +82,6 @@ def test_sigterm_while_blocks_are_on_their_way(streamerd: DaemonProcess, tmp_pat
         for pid in workers:
             os.kill(pid, signal.SIGCONT)
         assert streamerd.wait() == 0
-    assert streamerd.segments() == []
     assert "Traceback" not in streamerd.log
     assert "ERROR" not in streamerd.log
 
@@ -65,20 +104,6 @@ def test_a_stale_socket_file_is_replaced(daemon_maker: Daemons) -> None:
         stale.bind(daemon.socket)
     assert stat.S_ISSOCK(os.stat(daemon.socket).st_mode)
     assert daemon.start().status()["socket"] == daemon.socket
-
-
-def test_leftovers_of_a_killed_daemon_are_removed(streamerd: DaemonProcess, tmp_path: Path) -> None:
-    write_model(tmp_path / "m", shards=2, blocks=3)
-    with RawClient(streamerd.socket) as client:
-        client.open(str(tmp_path / "m"), hold=True).await_grants(6)
-        streamerd.kill()
-        assert len(streamerd.segments()) == 2
-        assert os.path.exists(streamerd.socket)
-        client.abandon()
-    streamerd.start()
-    assert streamerd.segments() == []
-    with RawClient(streamerd.socket) as client:
-        client.open(str(tmp_path / "m"), hold=True).await_grants(6)
 
 
 @pytest.mark.parametrize(

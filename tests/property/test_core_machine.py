@@ -41,6 +41,9 @@ class CoreMachine(RuleBasedStateMachine):
         self.backed: set[tuple[ShardKey, int]] = set()
         self.releasing: list[commands.ReleaseBlocks] = []
         self.granted: Granted = {}
+        self.proving: list[tuple[ShardKey, int]] = []
+        self.mapped: set[tuple[ShardKey, int]] = set()
+        """Blocks in slabs that clients of an earlier daemon still read."""
         self.failed: set[tuple[LoadKey, int]] = set()
         self.history: list[events.LoadOpened] = []
         self.gathered: list[events.AnyEvent] = []
@@ -76,6 +79,15 @@ class CoreMachine(RuleBasedStateMachine):
             case commands.RemoveSlab(shard):
                 self.slabs.remove(shard)
                 assert not any(key == shard for key, _ in [*self.backed, *self.reading])
+            case commands.ReplaceSlab(shard, _, ranges):
+                assert shard in self.slabs
+                assert not any(key == shard for key, _ in [*self.reading, *self.proving])
+                for start, stop in ranges:
+                    assert not any(self.holders_of(shard, block) for block in range(start, stop))
+                    self.releasing.append(commands.ReleaseBlocks(shard, start, stop))
+                self.mapped = {entry for entry in self.mapped if entry[0] != shard}
+            case commands.ProveBlocks(shard, start, stop):
+                self.proving += [(shard, block) for block in range(start, stop)]
             case commands.FetchBlock(shard, block, lender):
                 assert shard in self.slabs
                 assert any(spec.key == shard for spec in self.loads[lender].shards)
@@ -87,6 +99,7 @@ class CoreMachine(RuleBasedStateMachine):
             case commands.ReleaseBlocks(shard, start, stop):
                 for block in range(start, stop):
                     assert not self.holders_of(shard, block), "a granted block was taken away"
+                    assert (shard, block) not in self.mapped, "taken from under old views"
                 self.releasing.append(command)
             case commands.Admit(load, held, granted):
                 assert load not in self.admitted
@@ -221,6 +234,9 @@ class CoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.admitted)
     @rule(data=st.data())
     def release_shard(self, data: st.DataObject) -> None:
+        self.run_turns()  # what the core says of it before counts as said before
+        if not self.admitted:
+            return
         load = data.draw(st.sampled_from(sorted(self.admitted)))
         index = data.draw(st.integers(0, len(self.loads[load].shards) - 1))
         self.granted[load] = {entry for entry in self.granted[load] if entry[0] != index}
@@ -273,6 +289,45 @@ class CoreMachine(RuleBasedStateMachine):
         blocks = range(command.start, command.stop)
         self.backed.difference_update((command.shard, block) for block in blocks)
         self.turn(events.BlocksReleased(self.now_s, command.shard, command.start, command.stop))
+
+    @precondition(lambda self: self.proving)
+    @rule(data=st.data(), right=st.sampled_from([True, True, False]))
+    def end_proof(self, data: st.DataObject, right: bool) -> None:
+        at = data.draw(st.integers(0, len(self.proving) - 1))
+        shard, block = self.proving.pop(at)
+        if right:
+            self.turn(events.BlockProven(self.now_s, shard, block))
+        else:
+            self.mapped.discard((shard, block))
+            self.turn(events.BlockRefuted(self.now_s, shard, block))
+
+    @rule(data=st.data(), proven=st.booleans())
+    def restart(self, data: st.DataObject, proven: bool) -> None:
+        """Another daemon takes over what the last one left, for clients that come anew."""
+        self.run_turns()
+        old = self.core.model
+        self.core = Core(old.ledger.limit_bytes, old.rules)
+        for load in list(self.loads):
+            self.forget(load)
+        self.reading, self.releasing, self.proving = [], [], []
+        self.slabs, self.backed, self.mapped = set(), set(), set()
+        self.failed = set()
+        adopted = []
+        for key, shard in sorted(old.shards.items()):
+            in_use = data.draw(st.booleans())
+            if not shard.resident_bytes or data.draw(st.sampled_from([False, False, True])):
+                continue
+            runs = shard.resident_runs()
+            blocks = {(key, block) for start, stop in runs for block in range(start, stop)}
+            self.slabs.add(key)
+            self.backed |= blocks
+            self.mapped |= blocks if in_use else set()
+            adopted.append(
+                events.ShardAdopted(
+                    self.now_s, key, shard.size_bytes, runs, proven, in_use, shard.pinned, 0.0
+                )
+            )
+        self.turn(*adopted)
 
     @precondition(lambda self: self.loads)
     @rule(data=st.data(), newer=st.booleans())
@@ -327,12 +382,14 @@ class CoreMachine(RuleBasedStateMachine):
                 break
             self.everybody_works()
         assert not self.loads, f"deadlock: {self.loads.keys()} of {self.core.model.ledger}"
-        while self.reading or self.releasing:
+        while self.reading or self.releasing or self.proving:
             self.workers_work()
         invariants.check(self.core.model)
         assert self.core.model.ledger.committed_bytes == 0
 
     def workers_work(self) -> None:
+        while self.proving:
+            self.turn(events.BlockProven(self.now_s, *self.proving.pop()))
         while self.reading:
             shard, block = self.reading.pop()
             self.backed.add((shard, block))

@@ -64,6 +64,11 @@ class DaemonProcess:
         """Leave a flag out that is given by itself."""
         self._flags = tuple(flag for flag in self._flags if not flag.startswith(name))
 
+    def replace_flag(self, flag: str) -> None:
+        """Give a flag another value from the next start on."""
+        self.drop_flag(flag.partition("=")[0])
+        self._flags = (*self._flags, flag)
+
     # --- life -----------------------------------------------------------------------------------
 
     def start(self) -> DaemonProcess:
@@ -132,8 +137,10 @@ class DaemonProcess:
                 self.stop()
             except subprocess.TimeoutExpired:
                 self.kill()
+        # It leaves its slabs for a next daemon, and a killed one its socket too.
         for name in self.segments():
             os.unlink(SHM_DIR / name)
+        shutil.rmtree(self.sidecars, ignore_errors=True)
 
     # --- what it shows --------------------------------------------------------------------------
 
@@ -144,6 +151,11 @@ class DaemonProcess:
     @property
     def instance(self) -> str:
         return instance_of(self.socket)
+
+    @property
+    def sidecars(self) -> Path:
+        """Where it writes down what its slabs hold."""
+        return Path(self.socket + ".slabs")
 
     def segments(self) -> list[str]:
         """Names of its slabs in /dev/shm."""

@@ -170,14 +170,20 @@ def _load(options: dict[str, Any], stop_at: Any, say: Any) -> None:
 
     from streamer_client.client import daemon_client
 
+    os.environ.update(options.get("environ", {}))
     found: dict[str, bytes] = {}
     kept = []
     with (
-        daemon_client(options["socket"], label=options.get("label", "loader")) as client,
+        daemon_client(
+            options["socket"],
+            label=options.get("label", "loader"),
+            reconnect_s=options.get("reconnect_s", 5.0),
+        ) as client,
         client.open(
             options["source"],
             hold=options.get("hold", True),
             memory_limit=options.get("memory_limit", -1),
+            concurrency=options.get("concurrency"),
         ) as checkpoint,
     ):
         for name, tensor in checkpoint.tensors():

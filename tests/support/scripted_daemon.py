@@ -68,6 +68,8 @@ class Script:
     waits_first: int = 0
     fail_shards: dict[int, StreamerError] = field(default_factory=dict)
     change_identity: bool = False
+    adopts: dict[str, str] = field(default_factory=dict)
+    """URI to slab of an earlier daemon, whose bytes count as granted when they are wanted."""
 
 
 @dataclass
@@ -135,6 +137,14 @@ class ScriptedDaemon:
             for stored, (_, fd) in zip(load.stored, load.slabs, strict=True)
             if stored.uri == uri
         ]
+
+    def slabs(self) -> dict[str, str]:
+        """URI to slab of all open loads."""
+        return {
+            stored.uri: name
+            for load in self._loads.values()
+            for stored, (name, _) in zip(load.stored, load.slabs, strict=True)
+        }
 
     @property
     def open_loads(self) -> int:
@@ -228,7 +238,7 @@ class ScriptedDaemon:
             message.load,
             stored,
             [storage.open(one) for one in stored],
-            [self._slab(one.size_bytes) for one in stored],
+            [self._slab(one) for one in stored],
             message.hold and self.script.holds,
             [],
         )
@@ -250,11 +260,14 @@ class ScriptedDaemon:
         )
         return Opened(message.request_id, message.load, self.script.block_bytes, shards, (), 0)
 
-    def _slab(self, size_bytes: int) -> tuple[str, int]:
+    def _slab(self, stored: StoredShard) -> tuple[str, int]:
+        if stored.uri in self.script.adopts:
+            name = self.script.adopts[stored.uri]
+            return name, posix_ipc.SharedMemory(name).fd
         instance = instance_of(self.socket_path)
         name = f"/streamerd.{instance}.{os.getpid()}{next(_serial):06d}"
         memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o640)
-        os.ftruncate(memory.fd, slab_bytes(size_bytes))
+        os.ftruncate(memory.fd, slab_bytes(stored.size_bytes))
         self._slab_names.append(name)
         return name, memory.fd
 

@@ -39,6 +39,8 @@ class Start:
     extra: tuple[tuple[str, object], ...] = ()
     """`model_loader_extra_config`."""
     environment: tuple[tuple[str, str], ...] = ()
+    import_path: str = ""
+    """A directory to import from before all others."""
     save: bool = False
     """Whether the probe keeps the shards that vLLM's own writer makes."""
 
@@ -117,11 +119,10 @@ class Starts:
 
     def _environment(self, start: Start, digests: Path, saved: Path) -> dict[str, str]:
         environment = clean_environment()
-        path = os.pathsep.join(
-            [str(self._plugins), str(HERE / "probe"), environment.get("PYTHONPATH", "")]
-        )
+        places = [start.import_path, str(self._plugins), str(HERE / "probe")]
+        places.append(environment.get("PYTHONPATH", ""))
         environment |= {
-            "PYTHONPATH": path.rstrip(os.pathsep),
+            "PYTHONPATH": os.pathsep.join(place for place in places if place),
             "LOAD_PROBE_DIR": str(digests),
         }
         if start.save:
@@ -131,7 +132,7 @@ class Starts:
 
 def clean_environment() -> dict[str, str]:
     """This process's environment without what speaks to the loaders, and with what tests need."""
-    spoken = ("RUNAI_STREAMER_", "STREAMERD_MODE", "STREAMERD_SOCKET")
+    spoken = ("RUNAI_STREAMER_", "STREAMERD_MODE", "STREAMERD_SOCKET", "AWS_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(spoken)}
     return kept | BASE_ENVIRONMENT
 

@@ -1,4 +1,7 @@
-"""All of a model that is not weights: configuration, tokenizer, code. Copied beside new shards."""
+"""All of a model that is not weights: configuration, tokenizer, code. Copied beside new shards.
+
+The model is a directory, a Hugging Face id, or lies in an object store.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ import json
 import os
 import shutil
 from typing import Final
+
+from streamer_client.contract.uris import is_remote
+from streamer_client.runai.pulling import pull_chosen
 
 WEIGHTS: Final = (
     "*.safetensors",
@@ -24,7 +30,14 @@ WEIGHTS: Final = (
 
 
 def copy_model_files(model: str, directory: str, revision: str | None) -> None:
-    """Copy what lies directly in the model's folder and is not weights."""
+    """Copy what lies directly in the model's folder and is not weights.
+
+    Raises:
+        SourceError: the object store of the model does not give it.
+    """
+    if is_remote(model):
+        pull_chosen(model, directory, lambda _uri, name: "/" not in name and not is_weights(name))
+        return
     folder = model if os.path.isdir(model) else _snapshot(model, revision)
     for entry in os.scandir(folder):
         if entry.is_file() and not is_weights(entry.name):

@@ -12,12 +12,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from streamer_client.contract.errors import ConfigError
+from streamer_client.contract.uris import is_remote
+from streamer_client.runai.settings import (
+    CONCURRENCY_ENV,
+    MEMORY_LIMIT_ENV,
+    MODE_ENV,
+    OBJECT_CONCURRENCY_ENV,
+    checked_concurrency,
+    checked_memory_limit,
+    integer_variable,
+)
 
 MODES: Final = ("auto", "required", "direct", "off")
 
-CONCURRENCY_ENV: Final = "RUNAI_STREAMER_CONCURRENCY"
-MEMORY_LIMIT_ENV: Final = "RUNAI_STREAMER_MEMORY_LIMIT"
-MODE_ENV: Final = "STREAMERD_MODE"
 SOCKET_ENV: Final = "STREAMERD_SOCKET"
 
 _KEYS: Final = ("concurrency", "distributed", "memory_limit", "mode", "socket")
@@ -30,6 +37,8 @@ class Options:
 
     concurrency: int | None = None
     """Reads at once; None leaves the choice to whoever reads."""
+    object_concurrency: int | None = None
+    """The same for object stores, where the environment tells them apart."""
     memory_limit_bytes: int = -1
     """-1 no limit of the load's own, 0 the smallest window that works, N at most N bytes."""
     pattern: str | None = None
@@ -38,6 +47,11 @@ class Options:
     """Accepted for Run:ai's sake: the daemon reads once for all ranks anyway."""
     socket: str | None = None
     mode: str = "auto"
+
+    def concurrency_for(self, source: str) -> int | None:
+        """Reads of a source at once."""
+        own = self.object_concurrency if is_remote(source) else None
+        return self.concurrency if own is None else own
 
 
 def parse_options(extra: object, environ: Mapping[str, str], *, sharded: bool) -> Options:
@@ -53,7 +67,10 @@ def parse_options(extra: object, environ: Mapping[str, str], *, sharded: bool) -
     """
     given = _checked_keys(extra, _SHARDED_KEYS if sharded else _KEYS)
     return Options(
-        concurrency=_concurrency(given, environ),
+        concurrency=_concurrency(given, environ, CONCURRENCY_ENV),
+        object_concurrency=(
+            None if "concurrency" in given else _concurrency(given, environ, OBJECT_CONCURRENCY_ENV)
+        ),
         memory_limit_bytes=_memory_limit(given, environ),
         pattern=_text(given, "pattern"),
         distributed=_flag(given, "distributed"),
@@ -81,23 +98,14 @@ def _checked_keys(extra: object, known: tuple[str, ...]) -> Mapping[str, object]
     return extra
 
 
-def _concurrency(given: Mapping[str, object], environ: Mapping[str, str]) -> int | None:
-    number, origin = _integer(given, "concurrency", environ, CONCURRENCY_ENV)
-    if number is not None and number <= 0:
-        raise ConfigError(f"{origin} is {number}; it must be a positive integer")
-    return number
+def _concurrency(
+    given: Mapping[str, object], environ: Mapping[str, str], variable: str
+) -> int | None:
+    return checked_concurrency(*_integer(given, "concurrency", environ, variable))
 
 
 def _memory_limit(given: Mapping[str, object], environ: Mapping[str, str]) -> int:
-    number, origin = _integer(given, "memory_limit", environ, MEMORY_LIMIT_ENV)
-    if number is None:
-        return -1
-    if number < -1:
-        raise ConfigError(
-            f"{origin} is {number}; it must be an integer >= -1: "
-            "-1 for no limit, 0 for the smallest that works, or bytes"
-        )
-    return number
+    return checked_memory_limit(*_integer(given, "memory_limit", environ, MEMORY_LIMIT_ENV))
 
 
 def _integer(
@@ -109,13 +117,7 @@ def _integer(
         if isinstance(value, bool) or not isinstance(value, int):
             raise ConfigError(f"{key} is {value!r}; it must be an integer")
         return value, key
-    text = environ.get(variable, "").strip()
-    if not text:
-        return None, variable
-    try:
-        return int(text), variable
-    except ValueError as error:
-        raise ConfigError(f"{variable} is {text!r}; it must be an integer") from error
+    return integer_variable(environ, variable), variable
 
 
 def _text(given: Mapping[str, object], key: str) -> str | None:

@@ -1,21 +1,21 @@
-"""Puts the loaders where vLLM looks for them, at the moment when vLLM itself imports that place.
+"""Puts loaders and Run:ai's functions where vLLM looks for them, once vLLM imports that place.
 
-Owns the hook and the names. Importing vLLM's loaders takes seconds and pulls torch in, which an API
-server never needs: so the import is awaited, not made. Runs in every vLLM process.
+Owns the names of vLLM's that are touched. Runs in every vLLM process.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.abc
-import importlib.machinery
 import os
-import sys
-from collections.abc import Sequence
 from types import ModuleType
 from typing import Final
 
+from streamer_vllm.awaited import when_imported
+
 REGISTRY_MODULE: Final = "vllm.model_executor.model_loader"
+PULLING_MODULE: Final = "vllm.transformers_utils.runai_utils"
+ITERATING_MODULE: Final = "vllm.model_executor.model_loader.weight_utils"
+
 UNSHARDED_FORMAT: Final = "runai_streamer"
 SHARDED_FORMAT: Final = "runai_streamer_sharded"
 WRITER_FORMAT: Final = "streamerd_save"
@@ -28,14 +28,22 @@ _LOADERS: Final = {
 }
 _WRITER: Final = {WRITER_FORMAT: ("streamer_vllm.shard_writer", "ShardWriter")}
 
+_PULLING: Final = {
+    "runai_pull_files": "pull_files",
+    "runai_list_safetensors": "list_safetensors",
+    "RunaiObjectStorageModel": "ObjectStorageModel",  # in vLLM's next, pull request 36696
+}
+_ITERATING: Final = {"SafetensorsStreamer": "SafetensorsStreamer"}
+
+_RUNAI: Final = "streamer_client.runai"
+_RUNAI_PACKAGE: Final = "runai_model_streamer"
+
 
 def install() -> None:
-    """Register now if vLLM has its loaders imported, else as soon as it does. Idempotent."""
-    module = sys.modules.get(REGISTRY_MODULE)
-    if module is not None:
-        register_loaders(module)
-    elif not any(isinstance(finder, _Awaiting) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Awaiting())
+    """Register now what vLLM has imported, and the rest as soon as it is. Idempotent."""
+    when_imported(REGISTRY_MODULE, register_loaders)
+    when_imported(PULLING_MODULE, give_pulling)
+    when_imported(ITERATING_MODULE, give_iterating)
 
 
 def register_loaders(registry: ModuleType) -> None:
@@ -50,35 +58,28 @@ def register_loaders(registry: ModuleType) -> None:
             registry.register_model_loader(load_format)(loader)
 
 
-class _Awaiting(importlib.abc.MetaPathFinder):
-    """Finds nothing of its own; runs `register_loaders` right after the one import it awaits."""
+def give_pulling(module: ModuleType) -> None:
+    """Config and tokenizer of an object store's model come through our storage.
 
-    def find_spec(
-        self,
-        fullname: str,
-        path: Sequence[str] | None,
-        target: ModuleType | None = None,
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != REGISTRY_MODULE:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _ThenRegister(spec.loader)
-        return spec
+    Also where Run:ai's package is installed: credentials, endpoint, retries and the text of errors
+    are then the same for config and weights, and its own S3 or GCS package is not needed.
+    """
+    _give(module, _PULLING)
 
 
-class _ThenRegister(importlib.abc.Loader):
-    """A module's own loader, and the registration after it."""
+def give_iterating(module: ModuleType) -> None:
+    """VLLM's own loaders, which `mode` = `off` leaves in place, work without Run:ai's package.
 
-    def __init__(self, inner: importlib.abc.Loader) -> None:
-        self._inner = inner
+    Where that is installed they keep it: whoever says `off` wants no other.
+    """
+    current = getattr(module, "SafetensorsStreamer", None)
+    if getattr(current, "__module__", "").partition(".")[0] != _RUNAI_PACKAGE:
+        _give(module, _ITERATING)
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        return self._inner.create_module(spec)
 
-    def exec_module(self, module: ModuleType) -> None:
-        if module.__spec__ is not None:
-            module.__spec__.loader = module.__loader__ = self._inner
-        self._inner.exec_module(module)
-        register_loaders(module)
+def _give(module: ModuleType, names: dict[str, str]) -> None:
+    """Set those of the names that this vLLM uses."""
+    runai = importlib.import_module(_RUNAI)
+    for theirs, ours in names.items():
+        if hasattr(module, theirs):
+            setattr(module, theirs, getattr(runai, ours))

@@ -42,7 +42,7 @@ def opened(
             files,
             hold=hold,
             memory_limit=options.memory_limit_bytes,
-            concurrency=options.concurrency,
+            concurrency=options.concurrency_for(source),
             progress=progress,
         ) as checkpoint,
     ):

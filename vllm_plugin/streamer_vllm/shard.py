@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from streamer_client.contract.errors import ConfigError
+from streamer_client.contract.errors import ConfigError, SourceError
 from streamer_client.contract.sizes import parse_size
+from streamer_client.contract.uris import is_remote
 from streamer_vllm.model_files import apply_umask, copy_model_files, untie_word_embeddings
 from streamer_vllm.pattern import Place, file_name
 from streamer_vllm.registration import WRITER_ENV, WRITER_FORMAT
@@ -80,8 +81,27 @@ def _appearing(out: str) -> Iterator[str]:
         raise
 
 
+@contextmanager
+def _local(job: Job) -> Iterator[tuple[str, str | None]]:
+    """What vLLM is to take for the model, and where its weights are if that is somewhere else.
+
+    vLLM lets only Run:ai's load formats near an object store, so it gets a directory.
+    """
+    if not is_remote(job.model):
+        yield job.model, None
+        return
+    with tempfile.TemporaryDirectory(prefix="streamerd-model-") as directory:
+        copy_model_files(job.model, directory, None)
+        yield directory, job.model
+
+
 def _load_and_write(job: Job, directory: str) -> VllmConfig:
     """Start the workers, which write as they load, and stop them."""
+    with _local(job) as (model, weights):
+        return _run_workers(job, directory, model, weights)
+
+
+def _run_workers(job: Job, directory: str, model: str, weights: str | None) -> VllmConfig:
     from vllm.engine.arg_utils import EngineArgs  # noqa: PLC0415  seconds to import
     from vllm.v1.executor.abstract import Executor  # noqa: PLC0415
 
@@ -89,9 +109,10 @@ def _load_and_write(job: Job, directory: str) -> VllmConfig:
         "directory": directory,
         "pattern": job.pattern,
         "max_file_bytes": job.max_file_bytes,
+        "weights": weights,
     }
     config = EngineArgs(
-        model=job.model,
+        model=model,
         revision=job.revision,
         tokenizer_revision=job.revision,
         trust_remote_code=job.trust_remote_code,
@@ -120,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Write a checkpoint that runai_streamer_sharded and sharded_state load: "
         "each rank's own files. Takes as many devices as ranks.",
     )
-    parser.add_argument("model", metavar="MODEL", help="directory or Hugging Face id")
+    parser.add_argument("model", metavar="MODEL", help="directory, Hugging Face id or s3://...")
     parser.add_argument("out", metavar="OUT", help="directory to make; must not hold anything")
     parser.add_argument("--tensor-parallel-size", type=int, required=True, metavar="N")
     parser.add_argument("--pipeline-parallel-size", type=int, default=1, metavar="M")
@@ -166,10 +187,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         )
     except ConfigError as error:
-        print(f"streamerctl shard: {error}", file=sys.stderr)  # noqa: T201  a program's own answer
-        return os.EX_CONFIG
+        return _failed(error, os.EX_CONFIG)
+    except SourceError as error:
+        return _failed(error, 1)
     print(f"{options.out}: {len(written)} shard files")  # noqa: T201  a program's own answer
     return 0
+
+
+def _failed(error: Exception, code: int) -> int:
+    print(f"streamerctl shard: {error}", file=sys.stderr)  # noqa: T201  a program's own answer
+    return code
 
 
 def _prepare_environment() -> None:

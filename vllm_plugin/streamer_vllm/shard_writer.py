@@ -7,6 +7,7 @@ each rank of the process tree that `shard.py` starts.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,9 +24,11 @@ from streamer_client.contract.errors import ConfigError
 from streamer_vllm.model_files import apply_umask
 from streamer_vllm.pattern import file_name
 from streamer_vllm.place import current_place
+from streamer_vllm.registration import UNSHARDED_FORMAT
 from streamer_vllm.sharded import state_dict_to_load
+from streamer_vllm.unsharded import UnshardedLoader
 
-WRITER_KEYS: Final = ("directory", "pattern", "max_file_bytes")
+WRITER_KEYS: Final = ("directory", "pattern", "max_file_bytes", "weights")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class Target:
     directory: str
     pattern: str | None = None
     max_file_bytes: int | None = None
+    weights: str | None = None
+    """Where the weights are in an object store; None: where the model is."""
 
 
 class ShardWriter(DefaultModelLoader):
@@ -51,7 +56,12 @@ class ShardWriter(DefaultModelLoader):
         super().__init__(LoadConfig(load_format="auto", download_dir=load_config.download_dir))
 
     def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
-        super().load_weights(model, model_config)
+        if self.target.weights is None:
+            super().load_weights(model, model_config)
+        else:
+            stored = copy.copy(model_config)
+            stored.model_weights = self.target.weights
+            UnshardedLoader(LoadConfig(load_format=UNSHARDED_FORMAT)).load_weights(model, stored)
         write_shard(state_dict_to_load(model), self.target)
 
 

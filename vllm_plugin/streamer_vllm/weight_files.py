@@ -1,6 +1,6 @@
-"""Which files a model's weights are in: a local directory, or a Hugging Face id that vLLM resolves.
+"""Which files a model's weights are in: a directory, an object store, or a Hugging Face id.
 
-Downloading, caching and revisions are left to vLLM's own functions.
+Downloading, caching and revisions of the latter are left to vLLM's own functions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from vllm.model_executor.model_loader.weight_utils import (
 from vllm.transformers_utils import repo_utils
 
 from streamer_client.contract.errors import SourceNotFound
+from streamer_client.contract.uris import is_remote
 from streamer_client.storage.names import natural_key
+from streamer_vllm.object_index import needed_objects
 
 SAFETENSORS: Final = "*.safetensors"
 INDEX_NAME: Final = "model.safetensors.index.json"
@@ -56,11 +58,14 @@ def needed_files(folder: str) -> list[str] | None:
     """The safetensors files to read, those that the index leaves out dropped.
 
     Returns:
-        None where the folder is not local or has none: whoever opens it says what is wrong.
+        None where all are needed, or there are none: whoever opens the folder says what is wrong.
 
     Raises:
-        SourceNotFound: the index names a file that is not there.
+        SourceNotFound: the index of a directory names a file that is not there.
+        SourceError: the object store does not answer, or the index is malformed.
     """
+    if is_remote(folder):
+        return needed_objects(folder, INDEX_NAME)
     found = sorted(glob.glob(os.path.join(glob.escape(folder), SAFETENSORS)), key=natural_key)
     if not found:
         return None

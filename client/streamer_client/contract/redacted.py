@@ -15,6 +15,8 @@ import msgspec
 HIDDEN: Final = "***"
 _SECRET: Final = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|ACCOUNT_KEY|SAS|CONNECTION_STRING")
 """Variables whose values are secrets; an access key's id, a region or an endpoint is none."""
+_USER_INFO: Final = re.compile(r"://[^/]*@")
+"""A URL with a password in it, such as a proxy's."""
 _LEAST_LETTERS: Final = 6
 """Shorter values are no secrets, and hiding them would spoil every text they occur in."""
 
@@ -38,7 +40,7 @@ def without_secrets(text: str, environment: Mapping[str, str]) -> str:
     secrets = [
         re.escape(value)
         for name, value in environment.items()
-        if _SECRET.search(name) and len(value) >= _LEAST_LETTERS
+        if len(value) >= _LEAST_LETTERS and (_SECRET.search(name) or _USER_INFO.search(value))
     ]
     return (
         re.sub("|".join(sorted(secrets, key=len, reverse=True)), HIDDEN, text) if secrets else text

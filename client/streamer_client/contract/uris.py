@@ -15,5 +15,11 @@ def has_scheme(source: str) -> bool:
 
 def is_remote(source: str) -> bool:
     """Whether reading it takes a network, and so connections and credentials."""
+    return scheme_of(source) != ""
+
+
+def scheme_of(source: str) -> str:
+    """The kind of store, in lower case; empty for a path, of which `file://` is another form."""
     match = _SCHEME.match(source)
-    return match is not None and match[1].lower() != "file"
+    scheme = match[1].lower() if match else ""
+    return "" if scheme == "file" else scheme

@@ -8,6 +8,7 @@ from typing import Final
 
 from streamer_client.contract.errors import ConfigError
 from streamer_client.storage.contract import CallerEnvironment, Storage
+from streamer_client.storage.http.shown import without_secrets
 from streamer_client.storage.local import LocalStorage
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -26,13 +27,53 @@ def _s3_caller(uri: str, environ: Mapping[str, str]) -> CallerEnvironment:
     return S3Caller(uri, environ)
 
 
+def _web_storage(environment: Mapping[str, str]) -> Storage:
+    from streamer_client.storage.web.storage import WebStorage  # noqa: PLC0415
+
+    return WebStorage(environment)
+
+
+def _web_caller(uri: str, environ: Mapping[str, str]) -> CallerEnvironment:
+    from streamer_client.storage.web.caller import WebCaller  # noqa: PLC0415
+
+    return WebCaller(uri, environ)
+
+
+def _gs_storage(environment: Mapping[str, str]) -> Storage:
+    from streamer_client.storage.gs.storage import GsStorage  # noqa: PLC0415
+
+    return GsStorage(environment)
+
+
+def _gs_caller(uri: str, environ: Mapping[str, str]) -> CallerEnvironment:
+    from streamer_client.storage.gs.caller import GsCaller  # noqa: PLC0415
+
+    return GsCaller(uri, environ)
+
+
+def _az_storage(environment: Mapping[str, str]) -> Storage:
+    from streamer_client.storage.az.storage import AzStorage  # noqa: PLC0415
+
+    return AzStorage(environment)
+
+
+def _az_caller(uri: str, environ: Mapping[str, str]) -> CallerEnvironment:
+    from streamer_client.storage.az.caller import AzCaller  # noqa: PLC0415
+
+    return AzCaller(uri, environ)
+
+
 _STORAGES: Final[Mapping[str, Callable[[Mapping[str, str]], Storage]]] = {
     _PATH: lambda _environment: LocalStorage(),
     "file": lambda _environment: LocalStorage(),
     "s3": _s3_storage,
+    "http": _web_storage,
+    "https": _web_storage,
+    "gs": _gs_storage,
+    "az": _az_storage,
 }
 
-_OBJECT_STORES: Final = frozenset({"gs", "az", "http", "https"})
+_WITH_SECRETS: Final = frozenset({"http", "https", "az"})
 
 
 class _NoEnvironment:
@@ -46,6 +87,10 @@ _ENVIRONMENTS: Final[Mapping[str, Callable[[str, Mapping[str, str]], CallerEnvir
     _PATH: lambda _uri, _environ: _NoEnvironment(),
     "file": lambda _uri, _environ: _NoEnvironment(),
     "s3": _s3_caller,
+    "http": _web_caller,
+    "https": _web_caller,
+    "gs": _gs_caller,
+    "az": _az_caller,
 }
 
 
@@ -63,6 +108,15 @@ def caller_environment(uri: str, environ: Mapping[str, str]) -> CallerEnvironmen
     if factory is None:
         raise _unreadable(uri)
     return factory(uri, environ)
+
+
+def public_uri(uri: str) -> str:
+    """The source or shard as it may be sent, kept, logged and shown.
+
+    A password or signature in it travels with `caller_environment` instead, which is asked with the
+    URI as the user gave it.
+    """
+    return without_secrets(uri) if _scheme(uri) in _WITH_SECRETS else uri
 
 
 def storage_for(uri: str, environment: Mapping[str, str]) -> Storage:
@@ -87,11 +141,7 @@ def _scheme(uri: str) -> str:
 
 
 def _unreadable(uri: str) -> ConfigError:
-    scheme = _scheme(uri)
     known = ", ".join(f"{name}://" for name in sorted(_STORAGES) if name)
-    if scheme in _OBJECT_STORES:
-        return ConfigError(
-            f"{uri}: this version reads local paths only (plain, or {known}), no object storage; "
-            "copy the checkpoint to a local directory and give that"
-        )
-    return ConfigError(f"{uri}: unknown kind of source {scheme}://; give a path, or {known}")
+    return ConfigError(
+        f"{public_uri(uri)}: unknown kind of source {_scheme(uri)}://; give a path, or {known}"
+    )

@@ -164,7 +164,9 @@ def _add_shard(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help_text="write a checkpoint with each rank's files apart",
         example="streamerctl shard /models/llama /models/llama-tp4 --tensor-parallel-size 4",
     )
-    parser.add_argument("model", metavar="MODEL", help="checkpoint directory, or Hugging Face id")
+    parser.add_argument(
+        "model", metavar="MODEL", help="checkpoint directory, Hugging Face id, or s3://..."
+    )
     parser.add_argument("out", metavar="OUT", help="directory to make")
     parser.add_argument(
         "--tensor-parallel-size", metavar="N", type=_count, required=True, help="ranks a stage"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 
+from streamer_client.contract.uris import has_scheme
 from streamer_client.storage.registry import caller_environment
 
 
 def absolute_source(source: str) -> str:
     """A URI as it stands; a path made absolute against the caller's working directory."""
-    return source if "://" in source else os.path.abspath(os.path.expanduser(source))
+    return source if has_scheme(source) else os.path.abspath(os.path.expanduser(source))
 
 
 def environment_of(source: str) -> dict[str, str]:

@@ -36,6 +36,8 @@ class Shard(msgspec.Struct, frozen=True):
     bytes_per_s: float | None
     eta_s: float | None
     error: str | None
+    retries: int = 0
+    """Of requests to its source; a daemon before protocol 2 tells none."""
 
 
 class Source(msgspec.Struct, frozen=True):

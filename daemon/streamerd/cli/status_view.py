@@ -153,6 +153,8 @@ def _name(shard: Shard, source: Source) -> str:
 
 def _state(shard: Shard) -> Text:
     text = Text(shard.state, style=_STATE_STYLES.get(shard.state, ""))
+    if shard.retries and shard.state == "streaming":
+        text.append(f", {shard.retries} retried", style="yellow")
     return text.append(" pinned", style="yellow") if shard.pinned else text
 
 

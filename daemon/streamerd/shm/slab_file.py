@@ -117,9 +117,7 @@ class SlabFile:
 
     def punch(self, start: int, stop: int) -> None:
         """Give the memory behind these bytes back at once; they read as zeros from then on."""
-        if _fallocate(self._fd, _KEEP_SIZE | _PUNCH_HOLE, start, stop - start):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
+        punch_hole(self._fd, start, stop)
 
     def close(self) -> None:
         """Unmap and close. Idempotent."""
@@ -128,3 +126,14 @@ class SlabFile:
                 self._map.close()
             os.close(self._fd)
             self._fd = -1
+
+
+def punch_hole(fd: int, start: int, stop: int) -> None:
+    """Give the memory behind bytes `start` to `stop` of an object back.
+
+    Raises:
+        OSError: it cannot be done.
+    """
+    if _fallocate(fd, _KEEP_SIZE | _PUNCH_HOLE, start, stop - start):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -25,8 +25,8 @@ MODE: Final = 0o640
 def slab_name(instance: str, uri: str, identity: str, generation: int) -> str:
     """The object's name for shm_open(3): one content of one shard of one daemon.
 
-    `generation` never repeats in a daemon's life, so that a name that was removed does not come
-    back while a worker may still have the old object mapped.
+    `generation` never repeats, not in the next daemon's life either: a name that was removed does
+    not come back while somebody may still have the old object mapped.
     """
     text = f"{uri}\0{identity}\0{generation}"
     digest = hashlib.blake2s(text.encode(), digest_size=12).hexdigest()
@@ -77,6 +77,15 @@ def instance_slabs(instance: str) -> list[str]:
     """Names of all slabs of one daemon instance that exist now."""
     start = f"{PREFIX}{instance}."
     return sorted(f"/{entry}" for entry in os.listdir(MOUNT) if entry.startswith(start))
+
+
+def inode_of(name: str) -> int:
+    """What tells an object from another of its name.
+
+    Raises:
+        OSError: there is none.
+    """
+    return os.stat(MOUNT + name).st_ino
 
 
 def allocated_bytes(name: str) -> int:

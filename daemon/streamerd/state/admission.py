@@ -10,7 +10,7 @@ from streamer_client.contract.errors import MemoryLimitError
 from streamerd.state import claims
 from streamerd.state.commands import CreateSlab, Reject, RemoveSlab, ReportWaiting
 from streamerd.state.events import LoadOpened, ShardSpec
-from streamerd.state.fetching import release_range
+from streamerd.state.fetching import discard, release_range
 from streamerd.state.load import Load, Phase
 from streamerd.state.model import Model
 from streamerd.state.shard import Shard
@@ -61,12 +61,10 @@ def admit(model: Model, load: Load) -> bool:
     """Admit a load where its promise fits."""
     if load.hold and _can_hold(model, load):
         _hold(model, load)
-    elif load.hold_required:
+    elif load.hold_required or not _keep(model, load):
         return False
-    elif model.ledger.can_commit(load.window_bytes):
-        model.ledger.committed_bytes += load.commitment_bytes
     else:
-        return False
+        model.ledger.committed_bytes += load.commitment_bytes
     load.admitted = True
     model.rotation.append(load.key)
     model.admitted[load.key] = sum(
@@ -94,6 +92,29 @@ def _hold(model: Model, load: Load) -> None:
     for shard in load.shards:
         shard.holders += 1
         shard.pinned = shard.pinned or load.pin
+
+
+def _keep(model: Model, load: Load) -> bool:
+    """Promise a load its window, and whole those shards whose blocks may not go singly.
+
+    Where these do not fit, slabs that no running load leases begin anew, empty.
+    """
+    loose = [shard for shard in load.shards if shard.kept and not shard.committed]
+    whole_bytes = _bytes_to_hold(loose)
+    spare_bytes = model.rules.window_bytes if loose else 0
+    if not model.ledger.can_commit(load.window_bytes + whole_bytes + spare_bytes):
+        if not model.ledger.can_commit(load.window_bytes):
+            return False
+        if not all(shard.discardable for shard in loose):
+            return False
+        for shard in loose:
+            discard(model, shard)
+        whole_bytes = 0
+    model.ledger.committed_bytes += whole_bytes
+    load.keeps = {index for index, shard in enumerate(load.shards) if shard.kept}
+    for index in load.keeps:
+        load.shards[index].holders += 1
+    return True
 
 
 def _queue(model: Model, load: Load) -> None:
@@ -129,7 +150,7 @@ def release_shard(model: Model, load: Load, index: int, at_s: float) -> None:
     load.released.add(index)
     del shard.loads[load.key]
     shard.last_used_s = at_s
-    if load.held:
+    if load.held or index in load.keeps:
         shard.holders -= 1
         if not shard.committed:
             model.ledger.committed_bytes -= shard.slab_bytes

@@ -25,6 +25,26 @@ class RemoveSlab(Command, frozen=True):
     shard: ShardKey
 
 
+class ReplaceSlab(Command, frozen=True):
+    """Unlink a shard's object as a whole and make an empty one in its place.
+
+    Whoever has the old one mapped keeps its bytes. When it is gone, the blocks of `ranges` were
+    released.
+    """
+
+    shard: ShardKey
+    size_bytes: int
+    ranges: tuple[tuple[int, int], ...]
+
+
+class ProveBlocks(Command, frozen=True):
+    """Compare adopted blocks with their checksums, each for itself."""
+
+    shard: ShardKey
+    start: int
+    stop: int
+
+
 class FetchBlock(Command, frozen=True):
     """Back and read one block; it is reserved in the ledger."""
 
@@ -99,6 +119,8 @@ class Finish(Command, frozen=True):
 AnyCommand = (
     CreateSlab
     | RemoveSlab
+    | ReplaceSlab
+    | ProveBlocks
     | FetchBlock
     | ReleaseBlocks
     | Admit

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import assert_never
 
-from streamerd.state import admission, claims, credentials, fetching
+from streamerd.state import admission, adoption, claims, credentials, fetching
 from streamerd.state.commands import AnyCommand, Finish
 from streamerd.state.events import (
     AnyEvent,
     BlockFetched,
+    BlockProven,
+    BlockRefuted,
     BlocksConsumed,
     BlocksReleased,
     CredentialsRenewed,
@@ -23,6 +25,7 @@ from streamerd.state.events import (
     LoadOpened,
     OwnerGone,
     PinRequested,
+    ShardAdopted,
     ShardKey,
     ShardsReleased,
     Tick,
@@ -71,6 +74,13 @@ class Core:
                 self._settle(event.shard)
             case BlocksReleased():
                 admission.settle(model, fetching.released(model, event))
+            case ShardAdopted():
+                adoption.adopt(model, event)
+            case BlockProven(_, key, block):
+                adoption.proven(model, key, block)
+                self._settle(key)
+            case BlockRefuted(_, key, block):
+                adoption.refuted(model, key, block)
             case LoadOpened():
                 admission.open_load(model, event)
             case WantsReplaced(_, key, wants):

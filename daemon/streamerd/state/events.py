@@ -113,6 +113,39 @@ class FetchFailed(Event, frozen=True):
     """Loads whose credentials are now those that were `DENIED` or `EXPIRED`."""
 
 
+class ShardAdopted(Event, frozen=True):
+    """A slab that an earlier daemon left was taken over; no load knows the shard yet.
+
+    The caller has seen to it that all of them fit the memory limit.
+    """
+
+    shard: ShardKey
+    size_bytes: int
+    resident: tuple[tuple[int, int], ...]
+    """Blocks that lie in the slab, as half-open ranges."""
+    proven: bool
+    """Whether they may be granted as they are; else each awaits `BlockProven`."""
+    in_use: bool
+    """Clients of the earlier daemon may have the slab mapped."""
+    pinned: bool
+    last_used_s: float
+    remote: bool = False
+
+
+class BlockProven(Event, frozen=True):
+    """An adopted block has the checksum that was taken when it was read."""
+
+    shard: ShardKey
+    block: int
+
+
+class BlockRefuted(Event, frozen=True):
+    """An adopted block is not what was read."""
+
+    shard: ShardKey
+    block: int
+
+
 class BlocksReleased(Event, frozen=True):
     """Memory behind these blocks went back to the system."""
 
@@ -155,6 +188,9 @@ AnyEvent = (
     | OwnerGone
     | BlockFetched
     | FetchFailed
+    | ShardAdopted
+    | BlockProven
+    | BlockRefuted
     | BlocksReleased
     | EvictRequested
     | PinRequested

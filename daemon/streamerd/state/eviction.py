@@ -37,9 +37,14 @@ class Eviction:
         yield from self._spent()
 
     def _unleased(self) -> Iterator[Victim]:
-        idle = [s for s in self.shards.values() if not s.loads and not s.committed]
+        # A kept shard that only waiting loads lease can begin anew for them.
+        idle = [s for s in self.shards.values() if (s.kept or not s.loads) and not s.committed]
         idle.sort(key=lambda shard: (not shard.stale, shard.last_used_s))
         for shard in idle:
+            if shard.kept:
+                if shard.discardable and shard.resident_bytes:
+                    yield shard, 0
+                continue
             # From the end, so that what remains is what a next load reads first.
             for block in range(shard.blocks - 1, -1, -1):
                 if shard.releasable(block):

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from streamer_client.contract.errors import MemoryLimitError, StreamerError
 from streamer_client.contract.layout import BlockRange
 from streamerd.state import credentials
-from streamerd.state.commands import FetchBlock, ReleaseBlocks
+from streamerd.state.commands import FetchBlock, ReleaseBlocks, ReplaceSlab
 from streamerd.state.events import BlockFetched, BlocksReleased, FailureKind, FetchFailed, LoadKey
 from streamerd.state.eviction import Victim
 from streamerd.state.failing import fail_shard
@@ -74,8 +74,11 @@ def _release_victims(model: Model, victims: Iterable[Victim], demand_bytes: int)
     if model.ledger.shortage(demand_bytes) <= 0:
         return
     for shard, block in victims:
-        model.totals.evicted_bytes += shard.bytes_of(block, block + 1)
-        _release(model, shard, block)
+        if shard.kept:
+            discard(model, shard)
+        else:
+            model.totals.evicted_bytes += shard.bytes_of(block, block + 1)
+            _release(model, shard, block)
         if model.ledger.shortage(demand_bytes) <= 0:
             return
 
@@ -87,10 +90,24 @@ def shrink(model: Model) -> None:
 
 def _release(model: Model, shard: Shard, block: int) -> None:
     shard.move(block, Trigger.RELEASE)
-    _give_back(model, shard, block)
+    give_back(model, shard, block)
 
 
-def _give_back(model: Model, shard: Shard, block: int) -> None:
+def discard(model: Model, shard: Shard) -> None:
+    """Give up a kept slab as a whole, where it can go; the shard has an empty one from then on."""
+    if not shard.discardable:
+        return
+    ranges = shard.resident_runs()
+    for start, stop in ranges:
+        size_bytes = shard.bytes_of(start, stop)
+        model.totals.evicted_bytes += size_bytes
+        model.ledger.releasing_bytes += size_bytes
+        shard.move_range(start, stop, Trigger.RELEASE)
+    shard.kept = False
+    model.emit(ReplaceSlab(shard.key, shard.size_bytes, ranges))
+
+
+def give_back(model: Model, shard: Shard, block: int) -> None:
     """Ask for a block's memory back, in one command with its neighbours of this turn."""
     model.ledger.releasing_bytes += shard.bytes_of(block, block + 1)
     last = model.outbox[-1] if model.outbox else None
@@ -105,7 +122,8 @@ def _give_back(model: Model, shard: Shard, block: int) -> None:
 
 
 def release_range(model: Model, shard: Shard, start: int, stop: int) -> None:
-    """Release every releasable block of a range."""
+    """Release every releasable block of a range; of a kept shard, all or nothing."""
+    discard(model, shard)
     for block in range(start, stop):
         if shard.releasable(block):
             model.totals.evicted_bytes += shard.bytes_of(block, block + 1)
@@ -133,7 +151,7 @@ def failed(model: Model, event: FetchFailed) -> None:
         _no_space(model, shard, event)
         return
     shard.move(event.block, Trigger.BROKEN)
-    _give_back(model, shard, event.block)
+    give_back(model, shard, event.block)
     if event.kind is FailureKind.ERROR:
         fail_shard(model, shard, event.code, event.message)
         return

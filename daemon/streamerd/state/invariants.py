@@ -51,7 +51,9 @@ def _check_ledger(model: Model) -> None:
 def _check_shard(model: Model, shard: Shard) -> None:
     _same("resident bytes", shard.resident_bytes, _bytes_in(shard, BlockState.RESIDENT))
     loads = [(model.loads[key], index) for key, index in shard.loads.items()]
-    _same("holders", shard.holders, sum(load.held for load, _ in loads))
+    _same("holders", shard.holders, sum(load.held or index in load.keeps for load, index in loads))
+    if any(load.admitted for load, _ in loads):
+        assert shard.committed or not shard.kept, f"{shard.key.uri} may not go, and is no promise"
     for block in range(shard.blocks):
         claims = sum(load.phases[index][block] >= Phase.CLAIMED for load, index in loads)
         _same(f"claims on {shard.key.uri}[{block}]", shard.claims[block], claims)

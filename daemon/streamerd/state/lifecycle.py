@@ -21,6 +21,8 @@ class BlockState(IntEnum):
     """Its bytes are in the slab."""
     RELEASING = 3
     """A worker gives its memory back; reserved until that is done."""
+    UNPROVEN = 4
+    """Left by a daemon that was killed; a worker compares it with its checksum before it counts."""
 
 
 class Trigger(IntEnum):
@@ -32,6 +34,9 @@ class Trigger(IntEnum):
     BROKEN = 3
     RELEASE = 4
     RELEASED = 5
+    ADOPT = 6
+    PROVEN = 7
+    REFUTED = 8
 
 
 TRANSITIONS: Final[dict[tuple[int, int], BlockState]] = {
@@ -43,6 +48,9 @@ TRANSITIONS: Final[dict[tuple[int, int], BlockState]] = {
     (BlockState.FETCHING, Trigger.BROKEN): BlockState.RELEASING,
     (BlockState.RESIDENT, Trigger.RELEASE): BlockState.RELEASING,
     (BlockState.RELEASING, Trigger.RELEASED): BlockState.ABSENT,
+    (BlockState.ABSENT, Trigger.ADOPT): BlockState.UNPROVEN,
+    (BlockState.UNPROVEN, Trigger.PROVEN): BlockState.RESIDENT,
+    (BlockState.UNPROVEN, Trigger.REFUTED): BlockState.RELEASING,
 }
 
 

@@ -71,6 +71,8 @@ class Load:
     """Its own `memory_limit`, raised to the smallest window; None for no cap."""
     admitted: bool = False
     held: bool = False
+    keeps: set[int] = field(default_factory=set)
+    """Shards that stay whole while it runs although it reads through a window; `Shard.kept`."""
     finished: bool = False
     phases: list[bytearray] = field(default_factory=list)
     wants: deque[BlockRange] = field(default_factory=deque)

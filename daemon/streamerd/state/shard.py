@@ -30,6 +30,12 @@ class Shard:
     """Loads that lease the shard, with the number it has in each."""
     holders: int = 0
     pinned: bool = False
+    kept: bool = False
+    """Clients of an earlier daemon may have the slab mapped: no block of it is taken away singly.
+
+    It goes as a whole, by unlinking, which leaves its bytes to them; and while a running load
+    leases it, it is committed, so that nobody waits for its blocks.
+    """
     stale: bool = False
     """Its source changed, or it was evicted: it goes with its last lease, unless opened again."""
     error: tuple[str, str] | None = None
@@ -66,6 +72,16 @@ class Shard:
         self.states[block] = new
         return new
 
+    def move_range(self, start: int, stop: int, trigger: Trigger) -> None:
+        """Move blocks that all stand alike."""
+        old = self.states[start]
+        assert self.states.count(old, start, stop) == stop - start, "blocks of different states"
+        new = next_state(old, trigger, where=(self.key.uri, start))
+        if BlockState.RESIDENT in (old, new):
+            sign = 1 if new is BlockState.RESIDENT else -1
+            self.resident_bytes += sign * self.bytes_of(start, stop)
+        self.states[start:stop] = bytes([new]) * (stop - start)
+
     def all_resident(self, start: int, stop: int) -> bool:
         """Whether blocks `start` to `stop` are all resident; one pass in C."""
         return self.states.count(BlockState.RESIDENT, start, stop) == stop - start
@@ -83,7 +99,26 @@ class Shard:
             self.states[block] == BlockState.RESIDENT
             and not self.claims[block]
             and not self.committed
+            and not self.kept
         )
+
+    @property
+    def discardable(self) -> bool:
+        """Whether a kept slab can go as a whole: nothing is under way, no running load has it."""
+        at_rest = self.states.count(BlockState.RESIDENT) + self.states.count(BlockState.ABSENT)
+        return self.kept and not self.committed and at_rest == self.blocks
+
+    def resident_runs(self) -> tuple[tuple[int, int], ...]:
+        """Its resident blocks as half-open ranges."""
+        runs = []
+        start = self.states.find(BlockState.RESIDENT)
+        while start >= 0:
+            stop = start + 1
+            while stop < self.blocks and self.states[stop] == BlockState.RESIDENT:
+                stop += 1
+            runs.append((start, stop))
+            start = self.states.find(BlockState.RESIDENT, stop)
+        return tuple(runs)
 
     @property
     def empty(self) -> bool:

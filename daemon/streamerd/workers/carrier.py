@@ -5,12 +5,12 @@ Runs in the threads of a fetch worker.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import mmap
 import threading
 import traceback
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from typing import Final, assert_never
 
 import xxhash
@@ -21,7 +21,7 @@ from streamer_client.contract.uris import is_remote
 from streamer_client.storage.contract import Reader
 from streamer_client.storage.registry import storage_for
 from streamerd.shm.slab_file import NoSpace, SlabFile
-from streamerd.shm.slabs import MOUNT
+from streamerd.shm.slabs import MOUNT, remove_slab
 from streamerd.workers.jobs import (
     Answer,
     AnyJob,
@@ -36,6 +36,7 @@ from streamerd.workers.jobs import (
     Reread,
     Resolve,
     Resolved,
+    Unlink,
 )
 from streamerd.workers.pool import Pool
 from streamerd.workers.readers import Readers
@@ -97,10 +98,15 @@ class Carrier:
                 self._slabs.drop((job.slab, False))
                 self._readers.drop(job.slab)
                 return Finished(job.job)
+            case Unlink():
+                remove_slab(job.slab)
+                return Finished(job.job)
             case _:
                 assert_never(job)
 
-    def _borrow(self, slab: str, *, mapped: bool = False) -> AbstractContextManager[SlabFile]:
+    def _borrow(
+        self, slab: str, *, mapped: bool = False
+    ) -> contextlib.AbstractContextManager[SlabFile]:
         mapped = mapped or self._mapped
         return self._slabs.borrow((slab, mapped), lambda: SlabFile(slab, mapped=mapped))
 
@@ -139,11 +145,13 @@ class Carrier:
 
     def _reread(self, job: Reread) -> Checksummed:
         checksum = xxhash.xxh3_64()
-        with self._readers.borrow(job.slab, job.shard, job.environment) as shard:
-            piece_bytes = shard.reader.piece_bytes or job.stop - job.start
+        # Opened anew: a reader kept from before might still read what was unlinked since.
+        opened = storage_for(job.shard.uri, job.environment).open(job.shard)
+        with contextlib.closing(opened) as reader:
+            piece_bytes = reader.piece_bytes or job.stop - job.start
             for start in range(job.start, job.stop, piece_bytes):
                 piece = self._buffer(min(piece_bytes, job.stop - start))
-                shard.reader.readinto(piece, start)
+                reader.readinto(piece, start)
                 checksum.update(piece)
         return Checksummed(job.job, checksum.intdigest())
 

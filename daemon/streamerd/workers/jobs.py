@@ -62,8 +62,6 @@ class Checksum(Job, frozen=True):
 class Reread(Job, frozen=True):
     """Take the checksum of bytes `start` to `stop` of a shard, read from its source once more."""
 
-    slab: str
-    """Whose reader may be used."""
     shard: StoredShard
     environment: dict[str, str]
     start: int
@@ -72,6 +70,12 @@ class Reread(Job, frozen=True):
 
 class CloseSlab(Job, frozen=True):
     """Drop descriptor and reader of a slab that will be unlinked."""
+
+    slab: str
+
+
+class Unlink(Job, frozen=True):
+    """Unlink a slab with all that is in it; the larger, the longer it takes."""
 
     slab: str
 
@@ -95,7 +99,7 @@ class Checksummed(Job, frozen=True):
 
 
 class Finished(Job, frozen=True):
-    """A `Punch` or `CloseSlab` was carried out."""
+    """A `Punch`, `CloseSlab` or `Unlink` was carried out."""
 
 
 class Failed(Job, frozen=True):
@@ -107,7 +111,7 @@ class Failed(Job, frozen=True):
     retries: int = 0
 
 
-AnyJob = Resolve | Fetch | Punch | Checksum | Reread | CloseSlab
+AnyJob = Resolve | Fetch | Punch | Checksum | Reread | CloseSlab | Unlink
 Answer = Resolved | Fetched | Checksummed | Finished | Failed
 
 
@@ -118,7 +122,7 @@ class Lane(Enum):
     STORE = "store"
     """Reads over the network, many at once as each mostly waits."""
     ASIDE = "aside"
-    """What nobody's blocks wait for: listing sources, reading again for `verify`."""
+    """What nobody's blocks wait for: listing sources, reading again for `verify`, unlinking."""
 
 
 def lane_of(job: AnyJob) -> Lane:
@@ -126,7 +130,7 @@ def lane_of(job: AnyJob) -> Lane:
     match job:
         case Fetch():
             return Lane.STORE if is_remote(job.shard.uri) else Lane.DISK
-        case Resolve() | Reread():
+        case Resolve() | Reread() | Unlink():
             return Lane.ASIDE
         case Punch() | Checksum() | CloseSlab():
             return Lane.DISK

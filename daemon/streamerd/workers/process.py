@@ -61,6 +61,13 @@ def serve(channel: socket.socket, threads: int, connections: int, *, mapped: boo
     carrier.close()
 
 
+def _log(level: str) -> None:
+    """Log our packages as told; a library's debug lines may hold what a request is signed with."""
+    logging.basicConfig(format="%(levelname)s %(name)s[%(process)d] %(message)s")
+    for ours in ("streamerd", "streamer_client", __name__):
+        logging.getLogger(ours).setLevel(level)
+
+
 def main() -> None:
     """Run one worker; started by `streamerd.workers.supervisor`, not by people."""
     parser = argparse.ArgumentParser(prog="streamerd-worker", description=main.__doc__)
@@ -76,9 +83,7 @@ def main() -> None:
     # Should the daemon die while every thread is in a read, the kernel ends this process all the
     # same.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    logging.basicConfig(
-        level=arguments.log_level.upper(), format="%(levelname)s %(name)s[%(process)d] %(message)s"
-    )
+    _log(arguments.log_level.upper())
     with socket.socket(fileno=arguments.fd) as channel:
         serve(channel, arguments.threads, arguments.connections, mapped=arguments.mapped)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from streamer_client.contract.errors import ConfigError
-from streamer_client.environment import source_environment
 from streamer_client.open_request import open_request
 
 
@@ -29,11 +28,10 @@ def test_uris_stay_as_they_are() -> None:
     assert request.files == ("s3://bucket/model/a.safetensors",)
 
 
-def test_only_what_bears_on_the_source_is_sent() -> None:
-    environ = {"AWS_REGION": "x", "HOME": "/root", "RUNAI_STREAMER_S3_ENDPOINT": "y"}
-    assert source_environment("/models/m", environ) == {}
-    assert source_environment("file:///models/m", environ) == {}
-    assert source_environment("s3://m", environ) == {
-        "AWS_REGION": "x",
-        "RUNAI_STREAMER_S3_ENDPOINT": "y",
-    }
+def test_a_file_of_this_machine_beside_a_uri_stays_one() -> None:
+    request = open_request("s3://bucket/model/", files=["/m/a.safetensors", "b.safetensors"])
+    assert request.files == ("/m/a.safetensors", "s3://bucket/model/b.safetensors")
+
+
+def test_the_source_of_objects_is_their_prefix() -> None:
+    assert open_request(["s3://bucket/model/a.safetensors"]).source == "s3://bucket/model"

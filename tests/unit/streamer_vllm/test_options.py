@@ -123,3 +123,12 @@ def test_a_pattern_belongs_to_sharded_checkpoints() -> None:
 def test_the_config_is_an_object(extra: object) -> None:
     with pytest.raises(ConfigError, match="JSON object"):
         parsed(extra)
+
+
+def test_object_stores_may_have_a_concurrency_of_their_own() -> None:
+    environ = {"RUNAI_STREAMER_CONCURRENCY": "16", "RUNAI_STREAMER_OBJ_CONCURRENCY": "4"}
+    options = parse_options({}, environ, sharded=False)
+    assert options.concurrency_for("s3://bucket/m") == 4
+    assert options.concurrency_for("/m") == 16
+    options = parse_options({"concurrency": 2}, environ, sharded=False)
+    assert options.concurrency_for("s3://bucket/m") == options.concurrency_for("/m") == 2

@@ -24,6 +24,18 @@ _UNUSED_BODY_BYTES: Final = 64 << 10
 """A rest of a body no longer than this is read, to keep the connection; else it is closed."""
 
 
+class CutOff(http.client.HTTPException):
+    """The connection ended before the body did.
+
+    Args:
+        got: bytes that came.
+        expected: bytes that were announced.
+    """
+
+    def __init__(self, got: int, expected: int) -> None:
+        super().__init__(f"the answer ended after {got} of {expected} bytes")
+
+
 class Connection:
     """A connection that is made when first used and kept for the next exchange."""
 
@@ -81,19 +93,26 @@ class Exchange:
             name.lower(): value for name, value in response.getheaders()
         }
         self._response = response
+        self._length = response.length or 0
         self._left = response.length  # None: chunked, or until the server closes
 
     def readinto(self, buffer: memoryview) -> int:
-        """Receive some bytes of the body; 0 at its end, or where it was cut off.
+        """Receive some bytes of the body; 0 at its end.
 
         `HTTPResponse.readinto` would fill the whole buffer, and not tell how much of it is filled
         when the connection breaks meanwhile.
+
+        Raises:
+            CutOff: the connection ended before the body did.
+            OSError, http.client.HTTPException: it broke.
         """
         if self._left is None:
             return self._response.readinto(buffer)
-        if not self._left:
+        if not self._left or not buffer:
             return 0
         count = self._response.fp.readinto1(buffer[: self._left])
+        if not count:
+            raise CutOff(self._length - self._left, self._length)
         self._left -= count
         return count
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from streamer_client.contract.errors import SourceChanged, SourceError, SourceNotFound
@@ -18,8 +18,16 @@ _SILENT: Final = frozenset({400, 401, 403, 404, 405, 501})
 It passes where only GET was signed, as with presigned URLs, or where a server knows no HEAD."""
 
 
-def probe(engine: HttpEngine, request: Request) -> Proof:
-    """Size and proof of the object that `request` (a HEAD) leads to.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An object that is there."""
+
+    proof: Proof
+    media_type: str
+
+
+def probe(engine: HttpEngine, request: Request) -> Found:
+    """What `request` (a HEAD) leads to.
 
     Raises:
         SourceNotFound: there is no such object.
@@ -40,7 +48,9 @@ def probe(engine: HttpEngine, request: Request) -> Proof:
             f"{request.about}: the server does not say how long it is (no Content-Length), so it "
             "cannot be read in blocks; serve it as a plain file"
         )
-    return proof_of(answer.headers, size_bytes)
+    return Found(
+        proof_of(answer.headers, size_bytes), answer.headers.get("content-type", "").lower()
+    )
 
 
 def stored_shard(engine: HttpEngine, request: Request, kind: str, endpoint: str) -> StoredShard:
@@ -49,7 +59,7 @@ def stored_shard(engine: HttpEngine, request: Request, kind: str, endpoint: str)
     Raises:
         SourceError: as `probe` says.
     """
-    proof = probe(engine, request)
+    proof = probe(engine, request).proof
     return StoredShard(request.about, proof.size_bytes, proof.identity(kind, endpoint))
 
 
@@ -63,7 +73,7 @@ def unchanged(
         SourceError: as `probe` says.
     """
     try:
-        proof = probe(engine, request)
+        proof = probe(engine, request).proof
     except SourceNotFound as error:
         raise vanished(shard, error) from error
     found = proof.identity(kind, endpoint)

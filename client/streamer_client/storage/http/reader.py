@@ -12,13 +12,13 @@ from dataclasses import replace
 
 from streamer_client.contract.errors import SourceNotFound
 from streamer_client.storage.contract import StoredShard
-from streamer_client.storage.http.connection import Exchange, plain_body
+from streamer_client.storage.http.connection import CutOff, Exchange, plain_body
 from streamer_client.storage.http.content_range import check_range, range_header
 from streamer_client.storage.http.engine import HttpEngine
 from streamer_client.storage.http.messages import Request
 from streamer_client.storage.http.probe import changed, vanished
 from streamer_client.storage.http.proof import Proof
-from streamer_client.storage.http.retry import Attempts, Transient
+from streamer_client.storage.http.retry import Attempts
 
 
 class ObjectReader:
@@ -96,9 +96,7 @@ class ObjectReader:
             while done < length:
                 count = sent.exchange.readinto(target[done:length])
                 if not count:
-                    raise Transient(
-                        f"the answer ended after {done} of {length} bytes of the range from {start}"
-                    )
+                    raise CutOff(done, length)
                 done += count
                 yield count
 

@@ -85,15 +85,14 @@ def _tls_fault(
             f"(trusted are: {trusted}); set AWS_CA_BUNDLE to a PEM file with the authority that "
             "signed it, readable also where the daemon runs, or correct the endpoint's name"
         )
-    reason = (error.reason or "").replace("_", " ").lower()
+    # Errors that ssl itself makes up have no reason.
+    reason = str(getattr(error, "reason", None) or error).replace("_", " ").lower()
     if "wrong version number" in reason or "http request" in reason:
         return SourceError(
             f"{request.about}: {where} does not speak TLS; write the endpoint with http://, or "
             "give the port that speaks TLS"
         )
-    return Transient(
-        f"TLS with {where} broke: {reason or error}", remedy="look at the store's TLS set-up"
-    )
+    return Transient(f"TLS with {where} broke: {reason}", remedy="look at the store's TLS set-up")
 
 
 def _tunnel_fault(error: OSError, request: Request, where: str) -> Transient | SourceError:

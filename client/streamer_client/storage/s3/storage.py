@@ -12,7 +12,7 @@ from typing import Final
 
 from streamer_client.contract.errors import ConfigError, SourceForbidden, SourceNotFound
 from streamer_client.storage.contract import StoredShard
-from streamer_client.storage.http.engine import HttpEngine
+from streamer_client.storage.http.engine import HttpEngine, Waits
 from streamer_client.storage.http.messages import Request
 from streamer_client.storage.http.pool import pool_for
 from streamer_client.storage.http.probe import stored_shard, unchanged
@@ -33,15 +33,16 @@ class S3Storage:
 
     Args:
         environment: the caller's variables; see `settings.py`.
+        waits: clock and sleep, for tests.
 
     Raises:
         ConfigError: one of them is malformed.
     """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], waits: Waits | None = None) -> None:
         settings = s3_settings(environment)
         self._dialect = S3Dialect(settings)
-        self._engine = HttpEngine(pool_for(settings.http), self._dialect, settings.policy)
+        self._engine = HttpEngine(pool_for(settings.http), self._dialect, settings.policy, waits)
 
     def list_shards(
         self, source: str, pattern: str | None, files: Sequence[str] | None

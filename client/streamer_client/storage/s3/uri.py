@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from streamer_client.contract.errors import ConfigError
 
-_SCHEME: Final = re.compile(r"s3a?://", re.IGNORECASE)
+_SCHEME: Final = re.compile(r"s3://", re.IGNORECASE)
 # What buckets are called on AWS, and on stores that allow more (capitals, underscores).
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _EXPRESS: Final = "--x-s3"

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 
 from streamer_client.contract.errors import ConfigError
+from streamer_client.storage.az.storage import AzStorage
+from streamer_client.storage.gs.storage import GsStorage
 from streamer_client.storage.local import LocalStorage
-from streamer_client.storage.registry import storage_for
+from streamer_client.storage.registry import caller_environment, public_uri, storage_for
 from streamer_client.storage.s3.storage import S3Storage
+from streamer_client.storage.web.storage import WebStorage
 
 
 @pytest.mark.parametrize("uri", ["/m", "m", "./m", "file:///m", "FILE:///m", "C:/m", "a:b//c"])
@@ -20,13 +23,38 @@ def test_s3(uri: str) -> None:
     assert isinstance(storage_for(uri, {}), S3Storage)
 
 
-@pytest.mark.parametrize("uri", ["gs://b/k", "az://c/k", "https://h/k"])
-def test_object_stores_are_refused_in_plain_words(uri: str) -> None:
-    with pytest.raises(ConfigError, match="local paths only") as caught:
-        storage_for(uri, {})
-    assert str(caught.value).startswith(uri)
+@pytest.mark.parametrize("uri", ["http://h/m", "https://h/m", "HTTPS://h/m"])
+def test_web(uri: str) -> None:
+    assert isinstance(storage_for(uri, {}), WebStorage)
+
+
+def test_google_and_azure() -> None:
+    assert isinstance(storage_for("gs://bucket/k", {}), GsStorage)
+    endpoint = {"AZURE_STORAGE_ENDPOINT": "https://acc.blob.core.windows.net"}
+    assert isinstance(storage_for("az://container/k", endpoint), AzStorage)
+    with pytest.raises(ConfigError, match="AZURE_STORAGE_ACCOUNT_NAME"):
+        storage_for("az://container/k", {})
 
 
 def test_an_unknown_scheme_is_told_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"ftp://.*file://"):
         storage_for("ftp://h/m", {})
+
+
+def test_every_kind_that_is_read_says_what_travels_along() -> None:
+    for uri in ("/m", "file:///m", "https://h/m"):
+        assert caller_environment(uri, {}).variables() == {}
+    with pytest.raises(ConfigError, match="ftp"):
+        caller_environment("ftp://h/m", {})
+
+
+@pytest.mark.parametrize(
+    ("uri", "public"),
+    [
+        ("https://u:p@h/m?X-Amz-Signature=1&part=2", "https://h/m?part=2"),
+        ("/m/u:p@h?sig=1", "/m/u:p@h?sig=1"),
+        ("s3://bucket/a?sig=1", "s3://bucket/a?sig=1"),
+    ],
+)
+def test_public_uri(uri: str, public: str) -> None:
+    assert public_uri(uri) == public

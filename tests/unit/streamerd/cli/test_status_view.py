@@ -127,6 +127,18 @@ def test_leases_are_told_by_process_over_all_shards_of_a_source() -> None:
     assert "  leased by  pid 7  rank 0  2 shards, 75% consumed\n" in _text(body, 80)
 
 
+def test_retries_are_told_while_a_shard_comes_in() -> None:
+    body = empty_body()
+    rows = [
+        shard("s3://b/m/a", GIB, 0, "streaming", retries=3),
+        shard("s3://b/m/b", GIB, GIB, "resident", retries=2),
+    ]
+    body["sources"] = [{"uri": "s3://b/m", "shards": rows}]
+    text = _text(body, 80)
+    assert "streaming, 3 retried" in text
+    assert "2 retried" not in text
+
+
 def test_text_from_outside_is_shown_as_it_is() -> None:
     body = empty_body()
     body["waiting"] = [{"pid": 5, "label": "[bold]rank :smile:", "needs_bytes": 1024}]

@@ -36,6 +36,40 @@ def test_the_default_limit_is_half_of_the_lowest_ceiling() -> None:
     assert _load(room=tight)[0].memory_limit_bytes == 2 * GIB
 
 
+def test_the_origin_of_the_default_limit_tells_which_ceiling_decided() -> None:
+    tight = ROOM._replace(cgroup_bytes=4 * GIB, cgroup_file="/sys/fs/cgroup/a/memory.high")
+    assert _load(room=tight)[1]["memory_limit"] == (
+        "default (half of the control group's limit in /sys/fs/cgroup/a/memory.high, 4.00 GiB)"
+    )
+    small = ROOM._replace(machine_bytes=2 * GIB)
+    assert _load(room=small)[1]["memory_limit"] == (
+        "default (half of the machine's memory, 2.00 GiB)"
+    )
+    assert _load({"memory_limit": "1GiB"}, room=small)[1]["memory_limit"] == "flag --memory-limit"
+
+
+def test_a_configured_limit_must_fit_the_group_with_the_daemon_itself() -> None:
+    tight = ROOM._replace(cgroup_bytes=4 * GIB, cgroup_file="/sys/fs/cgroup/a/memory.max")
+    given: dict[str, object] = {"workers": "1", "threads": "4", "block_size": "8MiB"}
+    # 64 MiB, and for the worker 32 MiB and four blocks.
+    fits = 4 * GIB - (128 << 20)
+    with pytest.raises(ConfigError, match=rf"Lower memory_limit to {fits} .*MemoryMax=") as error:
+        _load({**given, "memory_limit": str(fits + 1)}, room=tight)
+    assert "/sys/fs/cgroup/a/memory.max" in str(error.value)
+    assert _load({**given, "memory_limit": str(fits)}, room=tight)[0].memory_limit_bytes == fits
+
+
+def test_a_default_limit_is_never_refused() -> None:
+    tiny = ROOM._replace(cgroup_bytes=64 << 20)
+    assert _load(room=tiny)[0].memory_limit_bytes == 32 << 20
+
+
+def test_a_configured_limit_must_fit_the_machine() -> None:
+    small = ROOM._replace(machine_bytes=2 * GIB)
+    with pytest.raises(ConfigError, match="more than the machine's 2147483648 bytes"):
+        _load({"memory_limit": "3GiB"}, room=small)
+
+
 def test_the_default_limit_is_whole_blocks() -> None:
     odd = ROOM._replace(cgroup_bytes=101 << 20)
     assert _load(room=odd)[0].memory_limit_bytes == 48 << 20
@@ -55,6 +89,7 @@ def test_flag_wins_over_variable_over_file_over_default(tmp_path: Path) -> None:
     assert (settings.workers, settings.threads, settings.lag_s) == (5, 3, 2.0)
     assert (settings.heartbeat_s, settings.idle_exit_s) == (2.0, 600.0)
     assert origins == dict.fromkeys((key.name for key in KEYS), "default") | {
+        "memory_limit": "default (half of the size of /dev/shm, 32.0 GiB)",
         "workers": "flag --workers",
         "threads": "environment STREAMERD_THREADS",
         "lag_s": str(toml),

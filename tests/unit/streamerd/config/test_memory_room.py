@@ -15,11 +15,13 @@ def _tree(root: Path, files: dict[str, str]) -> str:
 
 
 def test_every_group_on_the_way_up_may_limit() -> None:
-    assert cgroup_files("0::/kubepods/pod1/c1\n") == [
-        "kubepods/pod1/c1/memory.max",
+    assert cgroup_files("0::/kubepods/pod1\n") == [
         "kubepods/pod1/memory.max",
+        "kubepods/pod1/memory.high",
         "kubepods/memory.max",
+        "kubepods/memory.high",
         "memory.max",
+        "memory.high",
     ]
 
 
@@ -30,11 +32,17 @@ def test_version_1_names_the_memory_controller_only() -> None:
         "memory/docker/memory.limit_in_bytes",
         "memory/memory.limit_in_bytes",
         "memory.max",
+        "memory.high",
     ]
 
 
 def test_a_path_outside_the_namespace_stays_below_the_mount() -> None:
-    assert cgroup_files("0::/../../other\n") == ["other/memory.max", "memory.max"]
+    assert cgroup_files("0::/../../other\n") == [
+        "other/memory.max",
+        "other/memory.high",
+        "memory.max",
+        "memory.high",
+    ]
 
 
 def test_the_lowest_group_limit_counts(tmp_path: Path) -> None:
@@ -51,6 +59,34 @@ def test_the_lowest_group_limit_counts(tmp_path: Path) -> None:
     room = memory_room(root)
     assert room.machine_bytes == 1000 * 1024
     assert room.cgroup_bytes == 4096
+    assert room.cgroup_file == "/sys/fs/cgroup/pod/memory.max"
+
+
+def test_the_threshold_above_which_a_group_is_slowed_counts_too(tmp_path: Path) -> None:
+    root = _tree(
+        tmp_path,
+        {
+            "proc/self/cgroup": "0::/a\n",
+            "sys/fs/cgroup/a/memory.max": "8192\n",
+            "sys/fs/cgroup/a/memory.high": "4096\n",
+        },
+    )
+    assert memory_room(root).cgroup_bytes == 4096
+    assert memory_room(root).cgroup_file == "/sys/fs/cgroup/a/memory.high"
+
+
+def test_what_the_limiting_group_uses_already(tmp_path: Path) -> None:
+    root = _tree(
+        tmp_path,
+        {
+            "proc/self/cgroup": "0::/pod/c1\n",
+            "sys/fs/cgroup/pod/memory.max": "8192\n",
+            "sys/fs/cgroup/pod/memory.current": "5000\n",
+            "sys/fs/cgroup/pod/memory.stat": "anon 1\nshmem 100\nactive_file 20\ninactive_file 3\n",
+            "sys/fs/cgroup/pod/c1/memory.current": "7\n",
+        },
+    )
+    assert memory_room(root).cgroup_used_bytes == 5000 - 123
 
 
 def test_version_1_without_a_limit_is_no_ceiling(tmp_path: Path) -> None:
@@ -66,8 +102,11 @@ def test_version_1_without_a_limit_is_no_ceiling(tmp_path: Path) -> None:
 
 def test_what_cannot_be_told_is_no_ceiling(tmp_path: Path) -> None:
     assert memory_room(str(tmp_path / "nothing")) == MemoryRoom(None, None, None)
-    assert MemoryRoom(None, None, None).usable_bytes is None
+    assert MemoryRoom(None, None, None).lowest is None
 
 
-def test_the_lowest_ceiling_is_usable() -> None:
-    assert MemoryRoom(30, None, 20).usable_bytes == 20
+def test_the_lowest_ceiling_is_named() -> None:
+    assert MemoryRoom(30, None, 20).lowest == (20, "the size of /dev/shm")
+    assert MemoryRoom(10, None, 20).lowest == (10, "the machine's memory")
+    group = "the control group's limit in /x/memory.max"
+    assert MemoryRoom(10, 5, 20, "/x/memory.max").lowest == (5, group)

@@ -57,7 +57,18 @@ def test_memory_is_given_back_before_a_block_is_absent_again() -> None:
     }
 
 
-def test_resident_is_reached_by_a_fetch_alone() -> None:
+def test_resident_is_reached_by_a_fetch_or_a_proof_alone() -> None:
     assert [pair for pair, new in TRANSITIONS.items() if new is BlockState.RESIDENT] == [
-        (BlockState.FETCHING, Trigger.FETCHED)
+        (BlockState.FETCHING, Trigger.FETCHED),
+        (BlockState.UNPROVEN, Trigger.PROVEN),
     ]
+
+
+def test_a_range_moves_as_its_blocks_would() -> None:
+    one, all_at_once = in_state(BlockState.ABSENT), in_state(BlockState.ABSENT)
+    for trigger in (Trigger.ADOPT, Trigger.PROVEN, Trigger.RELEASE):
+        for block in range(3):
+            one.move(block, trigger)
+        all_at_once.move_range(0, 3, trigger)
+        assert all_at_once.states == one.states
+        assert all_at_once.resident_bytes == one.resident_bytes

@@ -23,6 +23,7 @@ from streamerd.workers.jobs import (
     FrameBuffer,
     Job,
     Punch,
+    Reread,
     Resolve,
     Resolved,
     answer_decoder,
@@ -36,6 +37,7 @@ JOBS: list[AnyJob] = [
     Resolve(2, "/m", "*.x", None, {}),
     Fetch(3, "/slab", SHARD, {}, 2**40 - 1, 2**40),
     Punch(4, "/slab", 0, 4096),
+    Reread(7, SHARD, {"KEY": "é"}, 4096, 8192),
     Checksum(6, "/slab", 4096, 8192),
     CloseSlab(5, "/slab"),
 ]

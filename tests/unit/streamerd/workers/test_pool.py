@@ -96,3 +96,71 @@ def test_threads_open_one_thing_once(log: list[str]) -> None:
         assert {future.result() for future in [threads.submit(use) for _ in range(8)]} == {"a"}
     assert log == ["open a"]
     pool.close()
+
+
+def test_opening_one_thing_holds_up_nobody_who_wants_another(log: list[str]) -> None:
+    pool: Pool[Thing] = Pool(4)
+    opening, go_on = threading.Event(), threading.Event()
+
+    def slowly() -> Thing:
+        opening.set()
+        assert go_on.wait(10)
+        return Thing(log, "slow")
+
+    def use_slow() -> str:
+        with pool.borrow("slow", slowly) as thing:
+            return thing.name
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.submit(use_slow), threads.submit(use_slow)
+        assert opening.wait(10)
+        with pool.borrow("quick", lambda: Thing(log, "quick")):
+            assert log == ["open quick"]
+        go_on.set()
+        assert (first.result(10), second.result(10)) == ("slow", "slow")
+    assert log == ["open quick", "open slow"]
+    pool.close()
+
+
+def test_all_who_wait_for_one_opening_hear_of_its_failure_and_the_next_tries_again(
+    log: list[str],
+) -> None:
+    pool: Pool[Thing] = Pool(4)
+    opening, go_on = threading.Event(), threading.Event()
+    tries: list[None] = []
+
+    def refuse() -> Thing:
+        tries.append(None)
+        opening.set()
+        assert go_on.wait(10)
+        raise OSError("no")
+
+    def use() -> None:
+        with pytest.raises(OSError, match="no"), pool.borrow("a", refuse):
+            pass
+
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(use)
+        assert opening.wait(10)
+        entry = pool._entries["a"]
+        with ThreadPoolExecutor(1) as others:
+            second = others.submit(use)
+            while entry.users < 2:  # until the second waits for the first
+                pass
+            go_on.set()
+            first.result(10)
+            second.result(10)
+    assert len(tries) == 1
+    with pool.borrow("a", lambda: Thing(log, "a")) as thing:
+        assert thing.name == "a"
+    pool.close()
+
+
+def test_dropping_what_is_meant(log: list[str]) -> None:
+    pool: Pool[Thing] = Pool(4)
+    for key in (("x", 1), ("x", 2), ("y", 1)):
+        with pool.borrow(key, functools.partial(Thing, log, f"{key[0]}{key[1]}")):
+            pass
+    pool.drop_where(lambda key: isinstance(key, tuple) and key[0] == "x")
+    assert log[3:] == ["close x1", "close x2"]
+    pool.close()

@@ -1,0 +1,62 @@
+"""The Run:ai Model Streamer's Python API (0.17) over this project's engine.
+
+    from streamer_client.runai import SafetensorsStreamer
+
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_files(["s3://models/llama/model.safetensors"])
+        for name, tensor in streamer.get_tensors():
+            ...
+
+Code written for `runai_model_streamer` runs after changing that import; `docs/
+runai-compatibility.md` tells of every difference. Importing this package is cheap: torch, storage
+and client come with the first name that needs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from streamer_client.runai.log_settings import configure_logging
+
+if TYPE_CHECKING:
+    from streamer_client.runai.chunks import FileChunks
+    from streamer_client.runai.credentials import S3Credentials
+    from streamer_client.runai.distributed_streamer import DistributedStreamer
+    from streamer_client.runai.file_streamer import FileStreamer
+    from streamer_client.runai.listing import list_safetensors
+    from streamer_client.runai.object_model import ObjectStorageModel
+    from streamer_client.runai.pulling import pull_files
+    from streamer_client.runai.safetensors_streamer import SafetensorsStreamer
+
+__all__ = [
+    "DistributedStreamer",
+    "FileChunks",
+    "FileStreamer",
+    "ObjectStorageModel",
+    "S3Credentials",
+    "SafetensorsStreamer",
+    "list_safetensors",
+    "pull_files",
+]
+
+_HOMES: Final = {
+    "DistributedStreamer": "distributed_streamer",
+    "FileChunks": "chunks",
+    "FileStreamer": "file_streamer",
+    "ObjectStorageModel": "object_model",
+    "S3Credentials": "credentials",
+    "SafetensorsStreamer": "safetensors_streamer",
+    "list_safetensors": "listing",
+    "pull_files": "pulling",
+}
+
+configure_logging(os.environ)
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)

@@ -1,0 +1,74 @@
+"""Run:ai's variables for logs, applied to this project's loggers.
+
+The one place where the client configures logging, and only because a variable asks for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Final, TextIO
+
+LEVEL_ENV: Final = "RUNAI_STREAMER_LOG_LEVEL"
+STDERR_ENV: Final = "RUNAI_STREAMER_LOG_TO_STDERR"
+
+CLIENT_LOGGER: Final = "streamer_client"
+PLUGIN_LOGGER: Final = "vllm.streamer_vllm"
+"""Below `vllm`, whose handlers vLLM configures: it takes the level only."""
+
+TRACE: Final = 5
+
+_LEVELS: Final[Mapping[str, int]] = {
+    "TRACE": TRACE,
+    "SPAM": TRACE,
+    "DEBUG": logging.DEBUG,
+    "VERBOSE": logging.DEBUG,
+    "INFO": logging.INFO,
+    "NOTICE": logging.INFO,
+    "SUCCESS": logging.INFO,
+    "WARNING": logging.WARNING,
+    "WARN": logging.WARNING,
+    "ERROR": logging.ERROR,
+    "CRITICAL": logging.CRITICAL,
+    "FATAL": logging.CRITICAL,
+}
+
+_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
+
+log = logging.getLogger(__name__)
+
+
+def configure_logging(environ: Mapping[str, str]) -> None:
+    """Set level and handler as the environment asks; nothing where it is silent. Idempotent."""
+    named = environ.get(LEVEL_ENV, "").strip()
+    level = _LEVELS.get(named.upper())
+    to_stderr = environ.get(STDERR_ENV, "").strip() == "1"
+    if level is not None:
+        logging.getLogger(CLIENT_LOGGER).setLevel(level)
+        logging.getLogger(PLUGIN_LOGGER).setLevel(level)
+    if to_stderr:
+        _send_to_stderr(logging.getLogger(CLIENT_LOGGER))
+    if named and level is None:
+        log.warning(
+            "event=unknown_log_level variable=%s value=%r known=%s",
+            LEVEL_ENV,
+            named,
+            ",".join(_LEVELS),
+        )
+
+
+def _send_to_stderr(logger: logging.Logger) -> None:
+    """Log to stderr and nowhere else: a handler of the application would repeat each line."""
+    if any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
+        return
+    handler = _StderrHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    logger.addHandler(handler)
+    logger.propagate = False
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Ours, so that a second call sees it."""

@@ -1,0 +1,150 @@
+"""Bringing files of a source to a local directory: configuration, tokenizer, code, or all of it.
+
+Owns where each file goes and that it appears whole. Files are read side by side by a few threads,
+each with a buffer of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, NamedTuple
+
+from streamer_client.contract.errors import SourceError
+from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES
+from streamer_client.contract.uris import is_remote
+from streamer_client.parallelism import read_threads
+from streamer_client.runai.credentials import S3Credentials
+from streamer_client.runai.failures import as_value_error
+from streamer_client.runai.listing import found_under, storage_of, wanted
+from streamer_client.runai.partial_file import PartialFile
+from streamer_client.runai.settings import concurrency
+from streamer_client.storage.contract import Storage, StoredShard
+from streamer_client.storage.os_errors import source_error
+
+log = logging.getLogger(__name__)
+
+Choice = Callable[[str, str], bool]
+
+_UNSAFE: Final = frozenset({"", ".", ".."})
+
+
+class _Job(NamedTuple):
+    """One file to bring, and where to."""
+
+    shard: StoredShard
+    path: str
+
+
+def pull_files(
+    model_path: str,
+    dst: str,
+    allow_pattern: list[str] | None = None,
+    ignore_pattern: list[str] | None = None,
+    s3_credentials: S3Credentials | None = None,
+) -> None:
+    """Bring the files under `model_path`, at any depth, to the directory `dst`.
+
+    Each appears whole, in place of an earlier one of its name; of a call that fails, the files that
+    were finished stay.
+
+    Args:
+        model_path: an object-store prefix, or a directory.
+        dst: the directory to bring them to; made if it is not there.
+        allow_pattern: globs; bring only what any of them takes.
+        ignore_pattern: globs; leave out what any of them takes.
+        s3_credentials: win over the environment.
+
+    Raises:
+        ValueError: there is nothing under `model_path`, it cannot be read, or a key would leave
+            `dst`; also a StreamerError.
+    """
+
+    def taken(uri: str, relative: str) -> bool:
+        return wanted(uri, relative, allow_pattern, ignore_pattern)
+
+    pull_chosen(os.fspath(model_path), os.fspath(dst), taken, s3_credentials)
+
+
+def pull_chosen(
+    source: str, dst: str, chosen: Choice, credentials: S3Credentials | None = None
+) -> None:
+    """Bring the files that `chosen(uri, name from the source on)` takes; else as `pull_files`."""
+    directory = os.path.realpath(dst)
+    began_s = time.perf_counter()
+    with as_value_error():
+        storage = storage_of(source, credentials)
+        jobs = [
+            _Job(shard, destination(directory, relative, shard.uri))
+            for shard, relative in found_under(storage, source)
+            if chosen(shard.uri, relative)
+        ]
+        _pull_all(storage, jobs, concurrency(os.environ, source))
+    log.info(
+        "event=pulled source=%s files=%d bytes=%d seconds=%.3f to=%s",
+        source,
+        len(jobs),
+        sum(job.shard.size_bytes for job in jobs),
+        time.perf_counter() - began_s,
+        directory,
+    )
+
+
+def destination(directory: str, relative: str, uri: str) -> str:
+    """Where a file goes: always under `directory`.
+
+    Args:
+        directory: without symbolic links in it.
+        relative: the file's name from its source.
+        uri: the file, for the text of errors.
+
+    Raises:
+        SourceError: the name or a link in its way leads elsewhere.
+    """
+    parts = relative.split("/")
+    path = os.path.join(directory, *parts)
+    inside = os.path.realpath(os.path.dirname(path))
+    if (
+        _UNSAFE.intersection(parts)
+        or "\0" in relative
+        or os.path.commonpath([directory, inside]) != directory
+    ):
+        raise SourceError(
+            f"{uri}: its name would be written outside of {directory}, so nothing was brought; "
+            "rename the object, or leave it out by a pattern"
+        )
+    return path
+
+
+def _pull_all(storage: Storage, jobs: Sequence[_Job], at_once: int | None) -> None:
+    if not jobs:
+        return
+    threads = min(len(jobs), read_threads(at_once, remote=is_remote(jobs[0].shard.uri)))
+    with ThreadPoolExecutor(threads, thread_name_prefix="pull") as pool:
+        futures = [pool.submit(_pull_one, storage, job) for job in jobs]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+
+
+def _pull_one(storage: Storage, job: _Job) -> None:
+    shard = job.shard
+    reader = storage.open(shard)
+    try:
+        buffer = memoryview(bytearray(min(DEFAULT_BLOCK_BYTES, shard.size_bytes)))
+        with PartialFile(job.path) as file:
+            for start in range(0, shard.size_bytes, DEFAULT_BLOCK_BYTES):
+                part = buffer[: shard.size_bytes - start]
+                reader.readinto(part, start)
+                file.write(part, start)
+    except OSError as error:
+        raise source_error(job.path, error, "write it") from error
+    finally:
+        reader.close()

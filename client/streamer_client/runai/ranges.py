@@ -1,0 +1,148 @@
+"""Ranges of files read through a feed, whatever the files are.
+
+Owns the plan: a pass reads each block once and in order, so ranges that overlap go to passes of
+their own. What the bytes mean is left to the caller, who names dtype and shape of each range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+from streamer_client.contract.catalog import ShardCatalog, TensorEntry
+from streamer_client.contract.errors import ConfigError
+from streamer_client.feed import Feed, FeedClosed, FeedShard
+from streamer_client.iteration import tensors
+
+
+class Range(NamedTuple):
+    """Bytes `start` to `stop` of shard number `shard`, and the form they are handed out in."""
+
+    shard: int
+    start: int
+    stop: int
+    dtype: str
+    """As safetensors names it."""
+    shape: tuple[int, ...]
+
+
+def byte_range(shard: int, start: int, size_bytes: int) -> Range:
+    """A range of plain bytes, handed out as `(1, size_bytes)`."""
+    return Range(shard, start, start + size_bytes, "U8", (1, size_bytes))
+
+
+def read_ranges(
+    feed: Feed, ranges: Sequence[Range], device: torch.device
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Each range's place in the list and its tensor, in the order of the files.
+
+    Raises:
+        FeedClosed: the feed was closed meanwhile.
+        StreamerError: a file could not be read.
+    """
+    for layer in _layers(ranges):
+        planned = _Planned(feed.shards, ranges, layer)
+        for batch in tensors(feed, planned, device, None):
+            while batch:
+                entry, tensor = batch.pop()
+                yield int(entry.name), tensor
+                del entry, tensor  # the caller alone decides how long it lives
+
+
+class Reading:
+    """Ranges of files that are read once.
+
+    Args:
+        feed: the files' bytes; closed with the reading.
+        ranges: what to hand out.
+        device: where to.
+    """
+
+    def __init__(self, feed: Feed, ranges: Sequence[Range], device: torch.device) -> None:
+        self._feed = feed
+        self._ranges = ranges
+        self._device = device
+        self._begun = False
+        self._closed = False
+
+    @property
+    def mode(self) -> str:
+        """Where the bytes come from; see `Feed.mode`."""
+        return self._feed.mode
+
+    def once(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """As `read_ranges`, the first time; nothing after that. Closes the feed at its end."""
+        if self._begun:
+            return
+        self._begun = True
+        try:
+            for place, tensor in read_ranges(self._feed, self._ranges, self._device):
+                yield place, tensor
+                del tensor  # the caller alone decides how long it lives
+                if self._closed:  # also where all that follows was read ahead
+                    raise FeedClosed
+        finally:
+            self._feed.close()
+
+    def close(self) -> None:
+        """End the reading; whoever is in the middle of it meets FeedClosed. Idempotent."""
+        self._closed = True
+        self._feed.close()
+
+
+def check_ranges(shards: Sequence[FeedShard], ranges: Sequence[Range]) -> None:
+    """Check that every range lies in its file.
+
+    Raises:
+        ConfigError: naming the first that does not.
+    """
+    for shard, start, stop, _, _ in ranges:
+        uri, size_bytes = shards[shard]
+        if not 0 <= start <= stop <= size_bytes:
+            raise ConfigError(
+                f"{uri}: bytes {start} to {stop} were asked for, and it has {size_bytes}; "
+                "is it the file that the ranges were made for?"
+            )
+
+
+def _layers(ranges: Sequence[Range]) -> list[list[int]]:
+    """Places of ranges, each list in file order and free of overlaps; nearly always one list."""
+    layers: list[list[int]] = []
+    ends: list[tuple[int, int]] = []
+    for place in sorted(range(len(ranges)), key=lambda place: ranges[place][:3]):
+        shard, start, stop = ranges[place][:3]
+        layer = next((one for one, end in enumerate(ends) if end <= (shard, start)), len(ends))
+        if layer == len(ends):
+            layers.append([])
+            ends.append((shard, stop))
+        layers[layer].append(place)
+        ends[layer] = (shard, stop)
+    return layers
+
+
+class _Planned:
+    """Stands where a pass asks for headers: what is wanted of each shard is known beforehand."""
+
+    def __init__(
+        self, shards: Sequence[FeedShard], ranges: Sequence[Range], places: Sequence[int]
+    ) -> None:
+        entries: list[list[TensorEntry]] = [[] for _ in shards]
+        for place in places:
+            shard, start, stop, dtype, shape = ranges[place]
+            entries[shard].append(TensorEntry(str(place), dtype, shape, start, stop))
+        self._catalogs = [
+            ShardCatalog(shard.uri, shard.size_bytes, 0, tuple(wanted), {})
+            for shard, wanted in zip(shards, entries, strict=True)
+        ]
+
+    def known(self, shard: int) -> ShardCatalog:
+        return self._catalogs[shard]
+
+    def in_pass(self, number: int, shard: int) -> ShardCatalog:
+        del number
+        return self._catalogs[shard]
+
+    def in_view(self, shard: int) -> ShardCatalog:
+        return self._catalogs[shard]

@@ -1,0 +1,63 @@
+"""One streamer's clients: made when they are needed, closed when the streamer is left."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from streamer_client.launch import open_client
+from streamer_client.runai.credentials import S3Credentials, with_credentials
+from streamer_client.runai.settings import concurrency, memory_limit, mode
+
+if TYPE_CHECKING:
+    from streamer_client.client import Client
+    from streamer_client.feed import Feed
+
+LABEL = "runai api"
+
+
+class Session:
+    """Opens files with whatever credentials each call brings. For one thread."""
+
+    def __init__(self) -> None:
+        self._client: Client | None = None
+        self._environ: Mapping[str, str] = {}
+
+    def open(
+        self,
+        files: Sequence[str],
+        credentials: S3Credentials | None,
+        *,
+        hold: bool,
+        memory_limit_bytes: int | None = None,
+    ) -> Feed:
+        """The files' bytes; the caller closes the feed.
+
+        Args:
+            files: of one kind of source, each once.
+            credentials: win over the environment.
+            hold: keep whole files in shared memory as long as views of them live.
+            memory_limit_bytes: wins over the environment; see `Client.open`.
+
+        Raises:
+            StreamerError: they cannot be read.
+        """
+        environ = with_credentials(os.environ, credentials)
+        limit = memory_limit(environ) if memory_limit_bytes is None else memory_limit_bytes
+        return self._connected(environ).open_feed(
+            files, hold=hold, memory_limit=limit, concurrency=concurrency(environ, files[0])
+        )
+
+    def _connected(self, environ: Mapping[str, str]) -> Client:
+        if self._client is None or self._environ != environ:
+            self.close()
+            self._client = open_client(mode(environ), label=LABEL, environ=environ)
+            self._environ = dict(environ)
+        return self._client
+
+    def close(self) -> None:
+        """Leave the daemon; tensors that were handed out stay valid. Idempotent."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()

@@ -1,0 +1,77 @@
+"""What Run:ai's and this project's variables say about a stream. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from streamer_client.contract.errors import ConfigError
+from streamer_client.contract.uris import is_remote
+
+CONCURRENCY_ENV: Final = "RUNAI_STREAMER_CONCURRENCY"
+OBJECT_CONCURRENCY_ENV: Final = "RUNAI_STREAMER_OBJ_CONCURRENCY"
+MEMORY_LIMIT_ENV: Final = "RUNAI_STREAMER_MEMORY_LIMIT"
+MODE_ENV: Final = "STREAMERD_MODE"
+
+
+def integer_variable(environ: Mapping[str, str], variable: str) -> int | None:
+    """The number in a variable; None where it is unset or empty.
+
+    Raises:
+        ConfigError: it is not an integer.
+    """
+    text = environ.get(variable, "").strip()
+    if not text:
+        return None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ConfigError(f"{variable} is {text!r}; it must be an integer") from error
+
+
+def checked_concurrency(number: int | None, origin: str) -> int | None:
+    """Reads at once.
+
+    Raises:
+        ConfigError: not positive; names `origin`.
+    """
+    if number is not None and number <= 0:
+        raise ConfigError(f"{origin} is {number}; it must be a positive integer")
+    return number
+
+
+def checked_memory_limit(number: int | None, origin: str) -> int:
+    """Bytes a load may hold at once; -1, the default, is no limit of its own.
+
+    Raises:
+        ConfigError: less than -1; names `origin`.
+    """
+    if number is None:
+        return -1
+    if number < -1:
+        raise ConfigError(
+            f"{origin} is {number}; it must be an integer >= -1: "
+            "-1 for no limit, 0 for the smallest that works, or bytes"
+        )
+    return number
+
+
+def concurrency(environ: Mapping[str, str], source: str) -> int | None:
+    """Reads of a source at once that the environment asks for; None leaves it to whoever reads."""
+    own = _positive(environ, OBJECT_CONCURRENCY_ENV) if is_remote(source) else None
+    return _positive(environ, CONCURRENCY_ENV) if own is None else own
+
+
+def _positive(environ: Mapping[str, str], variable: str) -> int | None:
+    return checked_concurrency(integer_variable(environ, variable), variable)
+
+
+def memory_limit(environ: Mapping[str, str]) -> int:
+    """Bytes that the environment allows a load to hold at once, or -1."""
+    return checked_memory_limit(integer_variable(environ, MEMORY_LIMIT_ENV), MEMORY_LIMIT_ENV)
+
+
+def mode(environ: Mapping[str, str]) -> str:
+    """How to read. `off` is said to vLLM's plugin; here it means: leave the daemon alone."""
+    chosen = environ.get(MODE_ENV) or "auto"
+    return "direct" if chosen == "off" else chosen

@@ -1,0 +1,66 @@
+"""Azure's connection strings, taken apart. Pure.
+
+https://learn.microsoft.com/azure/storage/common/storage-configure-connection-string
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from streamer_client.contract.errors import ConfigError
+
+VARIABLE: Final = "AZURE_STORAGE_CONNECTION_STRING"
+
+DEFAULT_SUFFIX: Final = "core.windows.net"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionString:
+    """What it says; empty where it says nothing."""
+
+    endpoint: str
+    account: str = ""
+    key: str = field(default="", repr=False)
+    sas: str = field(default="", repr=False)
+
+
+def connection_string(text: str) -> ConnectionString:
+    """Parse one.
+
+    Raises:
+        ConfigError: it is none, or names no account; the text does not show it.
+    """
+    fields = _fields(text)
+    account = fields.get("accountname", "")
+    endpoint = fields.get("blobendpoint", "")
+    if not endpoint and account:
+        scheme = fields.get("defaultendpointsprotocol", "https")
+        suffix = fields.get("endpointsuffix", DEFAULT_SUFFIX)
+        endpoint = f"{scheme}://{account}.blob.{suffix}"
+    if not endpoint:
+        raise ConfigError(f"{VARIABLE}: has neither AccountName nor BlobEndpoint; copy all of it")
+    return ConnectionString(
+        endpoint,
+        account,
+        fields.get("accountkey", ""),
+        fields.get("sharedaccesssignature", "").lstrip("?"),
+    )
+
+
+def _fields(text: str) -> dict[str, str]:
+    fields = {}
+    for part in text.strip().strip(";").split(";"):
+        name, found, value = part.partition("=")
+        if not found:
+            raise ConfigError(
+                f"{VARIABLE}: is no list of Name=value with semicolons between; copy all of it, "
+                "in quotes"
+            )
+        fields[name.strip().lower()] = value.strip()
+    if fields.get("usedevelopmentstorage", "").lower() == "true":
+        raise ConfigError(
+            f"{VARIABLE}: says UseDevelopmentStorage and nothing more; write the emulator's whole "
+            "connection string (AccountName, AccountKey, BlobEndpoint)"
+        )
+    return fields

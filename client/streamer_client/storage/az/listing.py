@@ -1,0 +1,58 @@
+"""The XML in which Azure lists blobs, as typed values. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from streamer_client.contract.errors import SourceError
+from streamer_client.storage.object_uri import ObjectUri
+from streamer_client.storage.prefixes import Page
+from streamer_client.storage.s3.xml import Element, NotXml, parse_xml
+
+
+@dataclass(frozen=True, slots=True)
+class MarkedPage:
+    """One page, and where the next one begins."""
+
+    page: Page
+    marker: str
+    """Empty after the last page."""
+
+
+def parse_page(uri: ObjectUri, body: bytes) -> MarkedPage:
+    """One page of a listing with metadata.
+
+    Raises:
+        SourceError: the answer is something else.
+    """
+    try:
+        root = parse_xml(body)
+    except NotXml as error:
+        raise _not_a_listing(uri, str(error)) from error
+    if root.name != "EnumerationResults":
+        raise _not_a_listing(uri, f"it is a <{root.name}>")
+    found = next(root.all("Blobs"), Element("Blobs"))
+    return MarkedPage(
+        Page(
+            tuple(blob.value("Name") for blob in found.all("Blob") if not _is_directory(blob)),
+            tuple(prefix.value("Name") for prefix in found.all("BlobPrefix")),
+        ),
+        root.value("NextMarker"),
+    )
+
+
+def _is_directory(blob: Element) -> bool:
+    """Whether it only stands for a directory: accounts with a hierarchical namespace list those."""
+    if blob.value("Name").endswith("/"):
+        return True
+    metadata = next(blob.all("Metadata"), Element("Metadata"))
+    # The service is known to capitalise names of metadata at times.
+    flags = (field.text for field in metadata.children if field.name.lower() == "hdi_isfolder")
+    return "true" in flags
+
+
+def _not_a_listing(uri: ObjectUri, why: str) -> SourceError:
+    return SourceError(
+        f"{uri}: the answer to List Blobs is no listing: {why}; check that "
+        "AZURE_STORAGE_ENDPOINT is the account's blob endpoint (https://account.blob...)"
+    )

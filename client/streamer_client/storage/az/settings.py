@@ -1,0 +1,70 @@
+"""What a caller's variables say about Azure Blob Storage. Parsed once, at the edge. Pure.
+
+| variable | meaning |
+|---|---|
+| `AZURE_STORAGE_ENDPOINT` | the account's blob endpoint, `https://account.blob.core.windows.net` |
+| `AZURE_STORAGE_SAS_TOKEN` | the signature that each URL needs, if any |
+| `STREAMER_AZURE_BEARER` | the access token that requests carry, if any |
+| `STREAMER_AZURE_ANONYMOUS` | 1: no credentials, for public containers |
+
+What else a caller may set (account, key, connection string) is resolved by `caller.py` into these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from streamer_client.contract.errors import ConfigError
+from streamer_client.storage.http import settings as http_settings
+from streamer_client.storage.http.endpoint import check_bearer, endpoint_url
+from streamer_client.storage.http.retry import RetryPolicy, retry_policy
+from streamer_client.storage.http.settings import HttpSettings, flag
+
+ENDPOINT: Final = "AZURE_STORAGE_ENDPOINT"
+SAS: Final = "AZURE_STORAGE_SAS_TOKEN"
+BEARER: Final = "STREAMER_AZURE_BEARER"
+ANONYMOUS: Final = "STREAMER_AZURE_ANONYMOUS"
+
+
+@dataclass(frozen=True, slots=True)
+class AzSettings:
+    """How an account is reached and asked."""
+
+    endpoint: str
+    """With the account in its host's name or, as Azurite has it, in its path."""
+    sas: str = field(default="", repr=False)
+    """A query without its question mark; empty: URLs are not signed."""
+    bearer: str = field(default="", repr=False)
+    http: HttpSettings = field(default_factory=HttpSettings)
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+
+
+def az_settings(environment: Mapping[str, str]) -> AzSettings:
+    """Read the variables.
+
+    Raises:
+        ConfigError: one of them is missing or malformed; the text names it.
+    """
+    text = environment.get(ENDPOINT, "").strip()
+    if not text:
+        raise ConfigError(
+            "az:// sources need to know the storage account: set AZURE_STORAGE_ACCOUNT_NAME, "
+            f"AZURE_STORAGE_CONNECTION_STRING or {ENDPOINT}"
+        )
+    anonymous = flag(environment, ANONYMOUS, default=False)
+    sas = "" if anonymous else environment.get(SAS, "").strip().lstrip("?")
+    if sas and "sig=" not in sas:
+        raise ConfigError(f"{SAS}: holds no signature (sig=...); set all that follows the ? in it")
+    endpoint = endpoint_url(ENDPOINT, text)
+    bearer = "" if anonymous or sas else environment.get(BEARER, "").strip()
+    if bearer:
+        check_bearer(ENDPOINT, endpoint)
+    return AzSettings(
+        endpoint=endpoint,
+        sas=sas,
+        bearer=bearer,
+        http=http_settings.http_settings(environment),
+        policy=retry_policy(environment),
+    )

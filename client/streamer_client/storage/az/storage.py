@@ -1,0 +1,119 @@
+"""Azure Blob Storage as a kind of source: looking at, listing and opening blobs.
+
+`prefixes.py` finds the shards, `http/reader.py` reads them. Runs in the daemon's fetch workers and,
+without a daemon, in the client. What it knows of the caller are the variables that came with the
+open, never this process's own environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from streamer_client.storage.az.dialect import AzDialect
+from streamer_client.storage.az.listing import parse_page
+from streamer_client.storage.az.settings import az_settings
+from streamer_client.storage.az.uri import az_uri, blob_url, listing_url
+from streamer_client.storage.contract import StoredShard
+from streamer_client.storage.http.engine import HttpEngine, Waits
+from streamer_client.storage.http.messages import Request
+from streamer_client.storage.http.pool import pool_for
+from streamer_client.storage.http.probe import stored_shard, unchanged
+from streamer_client.storage.http.reader import ObjectReader
+from streamer_client.storage.object_uri import ObjectUri
+from streamer_client.storage.prefixes import Page, Prefixes
+
+KIND: Final = "az"
+
+PAGE_KEYS: Final = 5000
+
+
+class AzStorage:
+    """Blobs of one account, as one caller may read them.
+
+    Args:
+        environment: the caller's variables; see `settings.py`.
+        waits: clock and sleep, for tests.
+        page_keys: blobs asked for at once; Azure gives no more than 5000.
+
+    Raises:
+        ConfigError: one of them is malformed.
+    """
+
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        waits: Waits | None = None,
+        page_keys: int = PAGE_KEYS,
+    ) -> None:
+        settings = az_settings(environment)
+        self._endpoint = settings.endpoint
+        self._page_keys = page_keys
+        self._engine = HttpEngine(
+            pool_for(settings.http), AzDialect(settings), settings.policy, waits
+        )
+        self._prefixes = Prefixes(self)
+
+    def list_shards(
+        self, source: str, pattern: str | None, files: Sequence[str] | None
+    ) -> tuple[StoredShard, ...]:
+        """The shards under a prefix; see `Storage`.
+
+        Raises:
+            SourceNotFound: no such container or blob, or nothing that the pattern takes.
+            SourceForbidden: the caller may not list or read.
+            CredentialsExpired: not any more.
+            ConfigError: the source is malformed, or `files` is empty or names a blob twice.
+        """
+        return self._prefixes.list_shards(source, pattern, files)
+
+    def list_all(self, source: str) -> tuple[StoredShard, ...]:
+        """Every blob under a prefix, at any depth, or the blob that `source` is.
+
+        Raises:
+            SourceNotFound: nothing there.
+            SourceForbidden: the caller may not list or read.
+        """
+        return self._prefixes.list_all(source)
+
+    def open(self, shard: StoredShard) -> ObjectReader:
+        """Open a blob for reading; one HEAD tells that it is still the same.
+
+        Raises:
+            SourceChanged: it is no longer what `shard.identity` says, or it vanished.
+            SourceForbidden: the caller may not read it.
+        """
+        request = self._head(az_uri(shard.uri))
+        proof = unchanged(self._engine, request, shard, KIND, self._endpoint)
+        return ObjectReader(self._engine, shard, request, proof)
+
+    def uri(self, text: str) -> ObjectUri:
+        """See `ObjectStore`."""
+        return az_uri(text)
+
+    def pages(self, uri: ObjectUri, *, deep: bool) -> Iterator[Page]:
+        """See `ObjectStore`."""
+        query = {
+            "restype": "container",
+            "comp": "list",
+            "include": "metadata",
+            "maxresults": str(self._page_keys),
+        }
+        if uri.prefix:
+            query["prefix"] = uri.prefix
+        if not deep:
+            query["delimiter"] = "/"
+        while True:
+            url = listing_url(self._endpoint, uri, query)
+            found = parse_page(uri, self._engine.ask(Request("GET", url, str(uri))).body)
+            yield found.page
+            if not found.marker:
+                return
+            query["marker"] = found.marker
+
+    def look(self, uri: ObjectUri) -> StoredShard:
+        """See `ObjectStore`."""
+        return stored_shard(self._engine, self._head(uri), KIND, self._endpoint)
+
+    def _head(self, uri: ObjectUri) -> Request:
+        return Request("HEAD", blob_url(self._endpoint, uri), str(uri))

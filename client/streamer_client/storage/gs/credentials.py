@@ -1,0 +1,105 @@
+"""Access tokens of Google's, by google-auth: from files, gcloud's login or the metadata server.
+
+Importing this module imports google-auth; `caller.py` does so when a token is first needed.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any, Final
+
+import google.auth
+import requests
+from google.auth import exceptions
+from google.auth.credentials import Credentials
+from google.auth.transport.requests import Request
+
+from streamer_client.contract.errors import SourceForbidden
+from streamer_client.storage.gs.settings import ANONYMOUS, BEARER, USER_PROJECT
+
+logger = logging.getLogger(__name__)
+
+SCOPES: Final = ("https://www.googleapis.com/auth/devstorage.read_only",)
+"""All that the token can be used for, whatever the account may do."""
+
+
+class GoogleCredentials:
+    """One caller's credentials; found once, their token renewed when it is about to expire.
+
+    Args:
+        uri: the source, for errors.
+        file: a credential file; empty: Application Default Credentials.
+    """
+
+    def __init__(self, uri: str, file: str) -> None:
+        self._uri = uri
+        self._file = file
+        self._sought = False
+        self._credentials: Credentials | None = None
+
+    def variables(self) -> dict[str, str]:
+        """Token and project under the names that travel, and `universe`; empty where none is found.
+
+        Raises:
+            SourceForbidden: credentials are configured and cannot be had.
+        """
+        credentials = self._found()
+        if credentials is None:
+            return {}
+        # google-auth calls a token invalid some minutes before it expires.
+        if not credentials.valid:
+            self._renew(credentials)
+        found = {
+            BEARER: str(credentials.token or ""),
+            USER_PROJECT: str(getattr(credentials, "quota_project_id", None) or ""),
+            "universe": str(getattr(credentials, "universe_domain", "") or ""),
+        }
+        return {name: value for name, value in found.items() if value}
+
+    def _found(self) -> Credentials | None:
+        if not self._sought:
+            self._credentials = self._from_file() if self._file else self._default()
+            self._sought = True
+        return self._credentials
+
+    def _from_file(self) -> Credentials:
+        try:
+            with warnings.catch_warnings():
+                # google-auth warns of files from strangers; this one the caller chose itself.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                load: Any = google.auth.load_credentials_from_file  # untyped, as some of its kin
+                found: Credentials = load(self._file, scopes=SCOPES)[0]
+        except (exceptions.GoogleAuthError, OSError, ValueError) as error:
+            raise SourceForbidden(
+                f"{self._uri}: the credential file {self._file} cannot be used: {error}; correct "
+                "RUNAI_STREAMER_GCS_CREDENTIAL_FILE or GOOGLE_APPLICATION_CREDENTIALS"
+            ) from error
+        return found
+
+    def _default(self) -> Credentials | None:
+        try:
+            found: Credentials = google.auth.default(scopes=SCOPES)[0]
+        except exceptions.DefaultCredentialsError as error:
+            logger.info("no_google_credentials source=%s reason=%s", self._uri, error)
+            return None
+        return found
+
+    def _renew(self, credentials: Any) -> None:
+        try:
+            with requests.Session() as session:
+                credentials.refresh(Request(session=session))
+        except (exceptions.GoogleAuthError, OSError) as error:
+            raise SourceForbidden(
+                f"{self._uri}: credentials are configured, and no access token could be had: "
+                f"{_first_line(error)}; renew them (for example `gcloud auth application-default "
+                f"login`), or set {ANONYMOUS}=1 for a public bucket"
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """The message alone: what follows may be the token server's whole answer."""
+    told: object = error
+    while isinstance(told, Exception) and told.args:
+        told = told.args[0]
+    return str(told).partition("\n")[0][:300]

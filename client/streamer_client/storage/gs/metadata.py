@@ -1,0 +1,95 @@
+"""The JSON in which Google Cloud Storage answers, as typed values. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from streamer_client.contract.errors import SourceError
+from streamer_client.storage.http.messages import Answer
+from streamer_client.storage.http.refusals import Told
+
+METADATA_FIELDS = "size,generation,contentEncoding"
+LISTING_FIELDS = "items(name),prefixes,nextPageToken"
+
+
+class ObjectMetadata(msgspec.Struct, rename="camel", frozen=True):
+    """What proves an object's content: each content has a generation of its own."""
+
+    size: str
+    """Decimal; the API writes 64-bit numbers as strings."""
+    generation: str
+    content_encoding: str = ""
+
+    @property
+    def size_bytes(self) -> int:
+        return int(self.size)
+
+
+class Item(msgspec.Struct, frozen=True):
+    """One object of a listing."""
+
+    name: str
+
+
+class Listing(msgspec.Struct, rename="camel", frozen=True):
+    """One page of a listing."""
+
+    items: list[Item] = msgspec.field(default_factory=list)
+    prefixes: list[str] = msgspec.field(default_factory=list)
+    next_page_token: str = ""
+
+
+class _Reason(msgspec.Struct):
+    reason: str = ""
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+    errors: list[_Reason] = msgspec.field(default_factory=list)
+
+
+class _Refusal(msgspec.Struct):
+    error: _Error
+
+
+def object_metadata(about: str, body: bytes) -> ObjectMetadata:
+    """The metadata of one object.
+
+    Raises:
+        SourceError: the answer is something else.
+    """
+    try:
+        found = msgspec.json.decode(body, type=ObjectMetadata)
+        int(found.size)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise SourceError(_not_json_api(about, error)) from error
+    return found
+
+
+def listing(about: str, body: bytes) -> Listing:
+    """One page of a listing.
+
+    Raises:
+        SourceError: the answer is something else.
+    """
+    try:
+        return msgspec.json.decode(body, type=Listing)
+    except msgspec.DecodeError as error:
+        raise SourceError(_not_json_api(about, error)) from error
+
+
+def told_by(answer: Answer) -> Told:
+    """What a refusal says: JSON mostly, plain text where content was asked for."""
+    try:
+        error = msgspec.json.decode(answer.body, type=_Refusal).error
+    except msgspec.DecodeError:
+        plain = answer.headers.get("content-type", "").startswith("text/plain")
+        return Told("", answer.body.decode(errors="replace").strip() if plain else "")
+    return Told(error.errors[0].reason if error.errors else "", error.message)
+
+
+def _not_json_api(about: str, error: Exception) -> str:
+    return (
+        f"{about}: the answer is none of Cloud Storage's JSON API: {error}; check that "
+        "STREAMER_GCS_ENDPOINT is the store's interface, and no console or web page"
+    )

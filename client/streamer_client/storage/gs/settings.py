@@ -1,0 +1,64 @@
+"""What a caller's variables say about Google Cloud Storage. Parsed once, at the edge. Pure.
+
+| variable | meaning |
+|---|---|
+| `STREAMER_GCS_BEARER` | the access token that requests carry, if any |
+| `STREAMER_GCS_ENDPOINT` | another endpoint than Google's, for private access |
+| `GOOGLE_CLOUD_QUOTA_PROJECT` | the project that is billed, for buckets whose reader pays |
+| `RUNAI_STREAMER_GCS_USE_ANONYMOUS_CREDENTIALS` | 1: no credentials, for public buckets |
+
+What else a caller may set (credential files, emulators) is resolved by `caller.py` into these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from streamer_client.storage.http import settings as http_settings
+from streamer_client.storage.http.endpoint import check_bearer, endpoint_url
+from streamer_client.storage.http.retry import RetryPolicy, retry_policy
+from streamer_client.storage.http.settings import HttpSettings, flag
+
+BEARER: Final = "STREAMER_GCS_BEARER"
+ENDPOINT: Final = "STREAMER_GCS_ENDPOINT"
+USER_PROJECT: Final = "GOOGLE_CLOUD_QUOTA_PROJECT"
+ANONYMOUS: Final = "RUNAI_STREAMER_GCS_USE_ANONYMOUS_CREDENTIALS"
+
+DEFAULT_ENDPOINT: Final = "https://storage.googleapis.com"
+
+
+@dataclass(frozen=True, slots=True)
+class GsSettings:
+    """How the store is reached and asked."""
+
+    endpoint: str = DEFAULT_ENDPOINT
+    bearer: str = field(default="", repr=False)
+    """Empty: requests are anonymous."""
+    anonymous: bool = False
+    """Asked to be, rather than without credentials."""
+    user_project: str = ""
+    http: HttpSettings = field(default_factory=HttpSettings)
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+
+
+def gs_settings(environment: Mapping[str, str]) -> GsSettings:
+    """Read the variables.
+
+    Raises:
+        ConfigError: one of them is malformed; the text names it.
+    """
+    anonymous = flag(environment, ANONYMOUS, default=False)
+    endpoint = endpoint_url(ENDPOINT, environment.get(ENDPOINT) or DEFAULT_ENDPOINT)
+    bearer = "" if anonymous else environment.get(BEARER, "").strip()
+    if bearer:
+        check_bearer(ENDPOINT, endpoint)
+    return GsSettings(
+        endpoint=endpoint,
+        bearer=bearer,
+        anonymous=anonymous,
+        user_project=environment.get(USER_PROJECT, "").strip(),
+        http=http_settings.http_settings(environment),
+        policy=retry_policy(environment),
+    )

@@ -1,0 +1,135 @@
+"""Google Cloud Storage as a kind of source: looking at, listing and opening objects.
+
+`prefixes.py` finds the shards, `http/reader.py` reads them. Runs in the daemon's fetch workers and,
+without a daemon, in the client. What it knows of the caller are the variables that came with the
+open, never this process's own environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from streamer_client.contract.errors import SourceError, SourceNotFound
+from streamer_client.storage.contract import StoredShard
+from streamer_client.storage.gs.dialect import GsDialect
+from streamer_client.storage.gs.metadata import (
+    LISTING_FIELDS,
+    METADATA_FIELDS,
+    ObjectMetadata,
+    listing,
+    object_metadata,
+)
+from streamer_client.storage.gs.settings import gs_settings
+from streamer_client.storage.gs.uri import gs_uri, listing_url, object_url
+from streamer_client.storage.http.engine import HttpEngine, Waits
+from streamer_client.storage.http.messages import Request
+from streamer_client.storage.http.pool import pool_for
+from streamer_client.storage.http.probe import changed, vanished
+from streamer_client.storage.http.proof import Proof
+from streamer_client.storage.http.reader import ObjectReader
+from streamer_client.storage.object_uri import ObjectUri
+from streamer_client.storage.prefixes import Page, Prefixes
+
+KIND: Final = "gs"
+
+PAGE_KEYS: Final = 1000
+
+
+class GsStorage:
+    """Objects of one store, as one caller may read them.
+
+    Args:
+        environment: the caller's variables; see `settings.py`.
+        waits: clock and sleep, for tests.
+
+    Raises:
+        ConfigError: one of them is malformed.
+    """
+
+    def __init__(self, environment: Mapping[str, str], waits: Waits | None = None) -> None:
+        settings = gs_settings(environment)
+        self._endpoint = settings.endpoint
+        self._engine = HttpEngine(
+            pool_for(settings.http), GsDialect(settings), settings.policy, waits
+        )
+        self._prefixes = Prefixes(self)
+
+    def list_shards(
+        self, source: str, pattern: str | None, files: Sequence[str] | None
+    ) -> tuple[StoredShard, ...]:
+        """The shards under a prefix; see `Storage`.
+
+        Raises:
+            SourceNotFound: no such bucket or object, or nothing that the pattern takes.
+            SourceForbidden: the caller may not list or read.
+            CredentialsExpired: not any more.
+            ConfigError: the source is malformed, or `files` is empty or names an object twice.
+        """
+        return self._prefixes.list_shards(source, pattern, files)
+
+    def list_all(self, source: str) -> tuple[StoredShard, ...]:
+        """Every object under a prefix, at any depth, or the object that `source` is.
+
+        Raises:
+            SourceNotFound: nothing there.
+            SourceForbidden: the caller may not list or read.
+        """
+        return self._prefixes.list_all(source)
+
+    def open(self, shard: StoredShard) -> ObjectReader:
+        """Open an object for reading; its metadata tells that it is still the same.
+
+        Raises:
+            SourceChanged: it is no longer what `shard.identity` says, or it vanished.
+            SourceForbidden: the caller may not read it.
+            SourceError: it is stored compressed, so that ranges of it are not its bytes.
+        """
+        uri = gs_uri(shard.uri)
+        try:
+            found = self._metadata(uri)
+        except SourceNotFound as error:
+            raise vanished(shard, error) from error
+        identity = self._identity(found)
+        if identity != shard.identity:
+            raise changed(shard, f"expected {shard.identity}, found {identity}")
+        if found.content_encoding not in ("", "identity"):
+            raise SourceError(
+                f"{shard.uri}: is stored compressed (Content-Encoding {found.content_encoding}), "
+                "so it cannot be read in blocks; upload it as it is"
+            )
+        query = {"alt": "media", "ifGenerationMatch": found.generation}
+        request = Request("GET", object_url(self._endpoint, uri, query), shard.uri)
+        return ObjectReader(
+            self._engine, shard, request, Proof(found.size_bytes, version=found.generation)
+        )
+
+    def uri(self, text: str) -> ObjectUri:
+        """See `ObjectStore`."""
+        return gs_uri(text)
+
+    def pages(self, uri: ObjectUri, *, deep: bool) -> Iterator[Page]:
+        """See `ObjectStore`."""
+        query = {"maxResults": str(PAGE_KEYS), "fields": LISTING_FIELDS, "prefix": uri.prefix}
+        if not deep:
+            query["delimiter"] = "/"
+        while True:
+            url = listing_url(self._endpoint, uri, query)
+            page = listing(str(uri), self._engine.ask(Request("GET", url, str(uri))).body)
+            keys = tuple(item.name for item in page.items if not item.name.endswith("/"))
+            yield Page(keys, tuple(page.prefixes))
+            if not page.next_page_token:
+                return
+            query["pageToken"] = page.next_page_token
+
+    def look(self, uri: ObjectUri) -> StoredShard:
+        """See `ObjectStore`."""
+        found = self._metadata(uri)
+        return StoredShard(str(uri), found.size_bytes, self._identity(found))
+
+    def _metadata(self, uri: ObjectUri) -> ObjectMetadata:
+        url = object_url(self._endpoint, uri, {"fields": METADATA_FIELDS})
+        return object_metadata(str(uri), self._engine.ask(Request("GET", url, str(uri))).body)
+
+    def _identity(self, found: ObjectMetadata) -> str:
+        return f"{KIND}:{self._endpoint} {found.size_bytes} {found.generation}"

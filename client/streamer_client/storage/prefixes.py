@@ -1,0 +1,141 @@
+"""Finds the shards of a source where objects have keys, and prefixes stand for directories.
+
+Owns which objects a source means; the store behind it says what there is. Runs wherever a storage
+does: in fetch workers and, without a daemon, in the client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from streamer_client.contract.errors import ConfigError, SourceForbidden, SourceNotFound
+from streamer_client.storage.contract import StoredShard
+from streamer_client.storage.names import DEFAULT_PATTERN, natural_key, select, told
+from streamer_client.storage.object_uri import ObjectUri
+
+LOOKS_AT_ONCE: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a listing."""
+
+    keys: tuple[str, ...]
+    """Of objects; what only stands for a directory is left out."""
+    prefixes: tuple[str, ...] = ()
+    """What is deeper, each once, with its slash; empty for a recursive listing."""
+
+
+class ObjectStore(Protocol):
+    """What one kind of store adds. Thread-safe."""
+
+    def uri(self, text: str) -> ObjectUri:
+        """Parse a source or shard.
+
+        Raises:
+            ConfigError: it is malformed.
+        """
+        ...
+
+    def pages(self, uri: ObjectUri, *, deep: bool) -> Iterator[Page]:
+        """What lies under a prefix: all of it, or only what is directly under it.
+
+        Raises:
+            SourceForbidden: the caller may not list.
+            SourceNotFound: there is no such bucket.
+        """
+        ...
+
+    def look(self, uri: ObjectUri) -> StoredShard:
+        """One object, looked at with the caller's credentials.
+
+        Raises:
+            SourceNotFound: there is no such object.
+            SourceForbidden: the caller may not read it.
+        """
+        ...
+
+
+class Prefixes:
+    """The sources of one store, as one caller may read them."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def list_shards(
+        self, source: str, pattern: str | None, files: Sequence[str] | None
+    ) -> tuple[StoredShard, ...]:
+        """See `Storage.list_shards`. Each shard was looked at with the caller's credentials."""
+        base = self._store.uri(source)
+        if files is not None:
+            return self._shards(self._named(base, files))
+        names, below = self._names(base)
+        if not names and not below:
+            return self._object(base)
+        wanted = pattern or DEFAULT_PATTERN
+        matches = select(names, wanted)
+        if not matches:
+            raise SourceNotFound(
+                f"{base}: no object matches {wanted!r}; there is: {told([*names, *below])}; "
+                "check the prefix and the pattern"
+            )
+        return self._shards(base.under(name) for name in matches)
+
+    def list_all(self, source: str) -> tuple[StoredShard, ...]:
+        """See `Storage.list_all`."""
+        base = self._store.uri(source)
+        keys = [key for page in self._store.pages(base, deep=True) for key in page.keys]
+        if not keys:
+            return self._object(base)
+        return self._shards(base.named(key) for key in sorted(keys, key=natural_key))
+
+    def _names(self, base: ObjectUri) -> tuple[list[str], list[str]]:
+        """Names of objects directly under a prefix, and of prefixes under it."""
+        skip = len(base.prefix)
+        try:
+            pages = list(self._store.pages(base, deep=False))
+        except SourceForbidden:
+            # Who may read an object may not always list; the object alone can be asked for.
+            if self._is_object(base):
+                return [], []
+            raise
+        names = [key[skip:] for page in pages for key in page.keys]
+        below = [prefix[skip:] for page in pages for prefix in page.prefixes]
+        return names, below
+
+    def _is_object(self, uri: ObjectUri) -> bool:
+        try:
+            return bool(self._object(uri))
+        except (SourceForbidden, SourceNotFound):
+            return False
+
+    def _object(self, uri: ObjectUri) -> tuple[StoredShard, ...]:
+        """What is no prefix, as the one object that it may be."""
+        if not uri.key or uri.key.endswith("/"):
+            raise SourceNotFound(
+                f"{uri}: nothing lies under it; check the name and the prefix for typing errors"
+            )
+        return self._shards([uri])
+
+    def _shards(self, uris: Iterable[ObjectUri]) -> tuple[StoredShard, ...]:
+        wanted = list(uris)
+        if len(wanted) == 1:
+            return (self._store.look(wanted[0]),)
+        with ThreadPoolExecutor(min(LOOKS_AT_ONCE, len(wanted)), "object-look") as threads:
+            return tuple(threads.map(self._store.look, wanted))
+
+    def _named(self, base: ObjectUri, files: Sequence[str]) -> list[ObjectUri]:
+        if not files:
+            raise ConfigError(
+                f"{base}: the list of files is empty; name at least one, or leave it out"
+            )
+        uris = [self._store.uri(name) if "://" in name else base.under(name) for name in files]
+        twice = sorted({str(uri) for uri in uris if uris.count(uri) > 1})
+        if twice:
+            raise ConfigError(
+                f"{base}: the list of files names twice: {told(twice)}; name each once"
+            )
+        return uris

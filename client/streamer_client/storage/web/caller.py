@@ -1,0 +1,31 @@
+"""What a caller sends along to have a web server's files read for it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from streamer_client.storage.http import retry
+from streamer_client.storage.http import settings as http_settings
+from streamer_client.storage.http.origin import origin_of
+from streamer_client.storage.web.secrets import secrets_of
+
+
+class WebCaller:
+    """The environment of one caller; the secrets of its URL among it."""
+
+    def __init__(self, uri: str, environ: Mapping[str, str]) -> None:
+        origin_of(uri)
+        self._uri = uri
+        self._environ = environ
+
+    def variables(self) -> dict[str, str]:
+        """Certificates, proxies, timeouts and secrets.
+
+        Raises:
+            ConfigError: one of the variables is malformed.
+        """
+        names = (*http_settings.VARIABLES, *retry.VARIABLES)
+        found = {name: self._environ[name] for name in names if self._environ.get(name)}
+        http_settings.http_settings(found)
+        retry.retry_policy(found)
+        return found | secrets_of(self._uri, self._environ).variables()

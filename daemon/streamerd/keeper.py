@@ -1,0 +1,223 @@
+"""Keeps the cache over the daemon's end: writes down what is in memory, and takes it over at start.
+
+Owns when sidecars are written and what they say; `shm/sidecars.py` owns their form and why a kill
+at any moment is safe, `shm/legacy.py` what is believed of them. Runs in the daemon's loop, except
+`inherit`, which runs in a thread before anything is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Final
+
+from streamer_client.contract.errors import ConfigError
+from streamer_client.contract.uris import is_remote
+from streamer_client.storage.contract import StoredShard
+from streamerd.backing import Backing
+from streamerd.checksums import Checksums
+from streamerd.service import Service
+from streamerd.shm.legacy import Inherited, inherit
+from streamerd.shm.sidecars import VERSION, Sidecar, SidecarFolder
+from streamerd.shm.slabs import inode_of, instance_slabs, remove_slab
+from streamerd.state import events
+from streamerd.state.events import ShardKey
+from streamerd.state.lifecycle import BlockState
+from streamerd.state.shard import Shard
+from streamerd.workers import jobs
+
+logger = logging.getLogger(__name__)
+
+FLUSH_S: Final = 0.5
+"""How old a sidecar may be."""
+
+_IN_SLAB: Final = (BlockState.RESIDENT, BlockState.UNPROVEN)
+_FLAGS: Final = bytes(int(state in _IN_SLAB) for state in range(256))
+
+_Written = tuple[bytes, bool, float]
+"""What a sidecar says that may change: resident blocks, pinned, last use."""
+
+
+class Keeper:
+    """What remains of one instance's slabs."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._folder = SidecarFolder(service.settings.socket)
+        self._written: dict[str, _Written] = {}
+        self._inherited: list[Inherited] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._failing = False
+
+    # --- start ----------------------------------------------------------------------------------
+
+    def inherit(self) -> None:
+        """Take over what an earlier daemon left, remove the rest. May take seconds: in a thread.
+
+        Raises:
+            ConfigError: there is no shared memory, or sidecars cannot be written here.
+        """
+        service, settings = self._service, self._service.settings
+        self._folder.make()
+        self._inherited = inherit(
+            self._folder,
+            service.instance,
+            settings.memory_limit_bytes,
+            settings.block_bytes,
+            lambda sidecar: service.new_slab_name(sidecar.uri, sidecar.identity),
+        )
+
+    def adopt(self) -> None:
+        """Make what was taken over part of the cache; workers run, and nobody is served yet."""
+        for taken in self._inherited:
+            self._adopt(taken)
+        self._service.turn()
+        for taken in self._inherited:
+            self._look_at_source(taken.sidecar)
+        self._inherited.clear()
+        self._flush_again()
+
+    def _adopt(self, taken: Inherited) -> None:
+        service, sidecar = self._service, taken.sidecar
+        key = ShardKey(sidecar.uri, sidecar.identity)
+        stored = StoredShard(sidecar.uri, sidecar.size_bytes, sidecar.identity)
+        checksums = Checksums.unpacked(sidecar.checksums)
+        service.backings[key] = Backing(stored, checksums, sidecar.slab)
+        event = events.ShardAdopted(
+            service.now_s,
+            key,
+            sidecar.size_bytes,
+            taken.resident,
+            taken.proven,
+            taken.in_use,
+            sidecar.pinned,
+            min(sidecar.last_used_s, service.now_s),
+            remote=is_remote(sidecar.uri),
+        )
+        service.post(event)
+        logger.info(
+            "slab adopted uri=%s blocks=%d proven=%s in_use=%s pinned=%s",
+            sidecar.uri, sum(stop - start for start, stop in taken.resident), taken.proven,
+            taken.in_use, sidecar.pinned,
+        )  # fmt: skip
+
+    def _look_at_source(self, sidecar: Sidecar) -> None:
+        """Let a file that is no longer what it was go at once; nobody will open that content again.
+
+        Objects are looked at when a client opens them, with its credentials.
+        """
+        if is_remote(sidecar.uri):
+            return
+        service = self._service
+        job = jobs.Resolve(service.fleet.next_job(), sidecar.uri, None, None, {})
+
+        def answered(answer: jobs.Answer | None) -> None:
+            match answer:
+                case jobs.Resolved(_, (shard,)) if shard.identity != sidecar.identity:
+                    pass
+                case jobs.Failed(_, "source-not-found"):
+                    pass
+                case _:
+                    return
+            logger.info("adopted slab goes uri=%s reason=the file changed", sidecar.uri)
+            keys = (ShardKey(sidecar.uri, sidecar.identity),)
+            service.post(events.UnpinRequested(service.now_s, keys))
+            service.post(events.EvictRequested(service.now_s, keys))
+
+        service.fleet.submit(job, answered)
+
+    # --- while it runs --------------------------------------------------------------------------
+
+    def _flush_again(self) -> None:
+        self._flush(self._service.started_s)
+        self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self._flush_again)
+
+    def _flush(self, leased_s: float) -> bool:
+        """Write what has changed; whether all of it could be written.
+
+        Args:
+            leased_s: the time of last use of what is leased now, at least.
+        """
+        current: dict[str, _Written] = {}
+        ok = True
+        for key, shard in self._service.model.shards.items():
+            backing = self._service.backings[key]
+            resident = bytes(shard.states).translate(_FLAGS)
+            if not backing.slab or 1 not in resident:
+                continue
+            last_used_s = max(shard.last_used_s, leased_s) if shard.loads else shard.last_used_s
+            says = (resident, shard.pinned, last_used_s)
+            if self._written.get(backing.slab) == says or self._write(shard, backing, says):
+                current[backing.slab] = says
+            else:
+                ok = False
+        for slab in self._written.keys() - current.keys():
+            self._folder.remove(slab)
+        # Somebody may have removed the folder, and all of it with it: next time all is written.
+        self._written = current if ok else {}
+        return ok
+
+    def _write(self, shard: Shard, backing: Backing, says: _Written) -> bool:
+        resident, pinned, last_used_s = says
+        try:
+            self._folder.write(
+                Sidecar(
+                    VERSION,
+                    shard.key.uri,
+                    shard.key.identity,
+                    shard.size_bytes,
+                    shard.block_bytes,
+                    backing.slab,
+                    inode_of(backing.slab),
+                    resident,
+                    backing.checksums.packed(),
+                    pinned,
+                    last_used_s,
+                )
+            )
+        except OSError as error:
+            if not self._failing:
+                logger.warning("sidecar not written folder=%s error=%s", self._folder.path, error)
+            self._failing = True
+            with contextlib.suppress(ConfigError):
+                self._folder.make()
+            return False
+        self._failing = False
+        return True
+
+    # --- end ------------------------------------------------------------------------------------
+
+    def leave(self, *, keep: bool, sound: bool) -> None:
+        """The workers have ended: keep what is in memory for the next daemon, or remove it.
+
+        Args:
+            keep: keep it.
+            sound: the account is true; else the next daemon shall prove every block.
+        """
+        if self._timer is None:
+            return  # it never served: what was taken over lies as it lay
+        self._timer.cancel()
+        if not keep:
+            clean(self._service.settings.socket, self._service.instance)
+            return
+        shards = self._service.model.shards.values()
+        if not sound or not self._flush(self._service.now_s):
+            return
+        for slab in instance_slabs(self._service.instance):
+            if slab not in self._written:
+                remove_slab(slab)
+        if not any(BlockState.UNPROVEN in shard.states for shard in shards):
+            with contextlib.suppress(OSError):  # told by `_flush`, if there was anything to keep
+                self._folder.mark()
+        kept_bytes = sum(shard.resident_bytes for shard in shards)
+        logger.info("kept for the next daemon slabs=%d bytes=%d", len(self._written), kept_bytes)
+
+
+def clean(socket_path: str, instance: str) -> int:
+    """Remove every slab and sidecar of an instance that does not run; how many slabs there were."""
+    slabs = instance_slabs(instance)
+    for slab in slabs:
+        remove_slab(slab)
+    SidecarFolder(socket_path).clear()
+    return len(slabs)

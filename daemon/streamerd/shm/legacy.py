@@ -1,0 +1,171 @@
+"""Taking over the slabs that an earlier daemon of this instance left.
+
+Owns which of them are worth it, what must be true of an object before it is believed to be the
+slab that its sidecar tells of, and removing all the rest. Runs once, before the daemon serves.
+
+A slab gets a new name first, and only then is asked who else has it open. Whoever opened it under
+the old name shows in the answer; whoever comes later does not find it. So a slab of which it is
+said that nobody has it is no different from one of our own making.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NamedTuple
+
+import msgspec
+
+from streamer_client.contract.layout import block_count, blocks_bytes, slab_bytes
+from streamerd.shm.sidecars import Sidecar, SidecarFolder
+from streamerd.shm.slab_file import punch_hole
+from streamerd.shm.slabs import MOUNT, instance_slabs, remove_slab
+
+logger = logging.getLogger(__name__)
+
+Run = tuple[int, int]
+_F_SETSIG: Final = 10
+"""Of fcntl(2) on Linux; the fcntl module has no name for it."""
+
+
+class Inherited(NamedTuple):
+    """A slab that was taken over, under its new name."""
+
+    sidecar: Sidecar
+    resident: tuple[Run, ...]
+    """Its blocks as half-open ranges."""
+    proven: bool
+    """Whether the blocks are known to be there as they were read."""
+    in_use: bool
+    """Somebody else has it open, or it cannot be told."""
+
+
+def inherit(
+    folder: SidecarFolder,
+    instance: str,
+    limit_bytes: int,
+    block_bytes: int,
+    new_name: Callable[[Sidecar], str],
+) -> list[Inherited]:
+    """Take over what fits and is sound; remove everything else of this instance.
+
+    Args:
+        folder: where the sidecars are.
+        instance: whose slabs; no other name is touched.
+        limit_bytes: most shared memory to take over.
+        block_bytes: slabs of other blocks are of no use.
+        new_name: makes a name that was never used.
+    """
+    ended_well = folder.take_mark()
+    known = [
+        sidecar
+        for sidecar in folder.read_all()
+        if _is_sound(sidecar) and sidecar.block_bytes == block_bytes
+    ]
+    inherited = [
+        taken
+        for sidecar in choose(known, limit_bytes)
+        if (taken := _take_over(sidecar, new_name(sidecar), ended_well=ended_well))
+    ]
+    kept = {taken.sidecar.slab for taken in inherited}
+    for name in instance_slabs(instance):
+        if name not in kept:
+            logger.info("stale slab removed name=%s", name)
+            remove_slab(name)
+    for sidecar in folder.read_all():
+        folder.remove(sidecar.slab)
+    for taken in inherited:
+        folder.write(taken.sidecar)
+    return inherited
+
+
+def choose(known: Iterable[Sidecar], limit_bytes: int) -> list[Sidecar]:
+    """Those that fit the limit together: what is pinned first, then what was used last. Pure."""
+    chosen, left_bytes = [], limit_bytes
+    for sidecar in sorted(known, key=lambda one: (not one.pinned, -one.last_used_s)):
+        size_bytes = _resident_bytes(sidecar)
+        if 0 < size_bytes <= left_bytes:
+            chosen.append(sidecar)
+            left_bytes -= size_bytes
+    return chosen
+
+
+def _is_sound(sidecar: Sidecar) -> bool:
+    blocks = block_count(sidecar.size_bytes, max(1, sidecar.block_bytes))
+    return len(sidecar.resident) == blocks and len(sidecar.checksums) == 8 * blocks
+
+
+def _resident_bytes(sidecar: Sidecar) -> int:
+    return sum(
+        blocks_bytes(start, stop, sidecar.size_bytes, sidecar.block_bytes)
+        for start, stop in _runs(sidecar.resident, 1)
+    )
+
+
+def _take_over(sidecar: Sidecar, name: str, *, ended_well: bool) -> Inherited | None:
+    try:
+        fd = os.open(MOUNT + sidecar.slab, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        logger.info("slab not adopted uri=%s reason=%s", sidecar.uri, error.strerror)
+        return None
+    try:
+        return _checked(sidecar, name, fd, ended_well=ended_well)
+    except OSError as error:
+        logger.warning("slab not adopted uri=%s reason=%s", sidecar.uri, error.strerror)
+        return None
+    finally:
+        os.close(fd)
+
+
+def _checked(sidecar: Sidecar, name: str, fd: int, *, ended_well: bool) -> Inherited | None:
+    found = os.fstat(fd)
+    if not (
+        stat.S_ISREG(found.st_mode)
+        and found.st_uid == os.geteuid()
+        and (found.st_ino, found.st_size) == (sidecar.inode, slab_bytes(sidecar.size_bytes))
+    ):
+        logger.warning("slab not adopted uri=%s reason=another object", sidecar.uri)
+        return None
+    os.rename(MOUNT + sidecar.slab, MOUNT + name)
+    in_use = _in_use(fd)
+    missing = list(_runs(sidecar.resident, 0))
+    if missing and in_use and not ended_well:
+        logger.info("slab not adopted uri=%s reason=partly filled and in use", sidecar.uri)
+        return None
+    for start, stop in missing:
+        at, size = start * sidecar.block_bytes, sidecar.size_bytes
+        punch_hole(fd, at, at + blocks_bytes(start, stop, size, sidecar.block_bytes))
+    # A block cannot be there without memory behind it.
+    backed = os.fstat(fd).st_blocks * 512 >= _resident_bytes(sidecar)
+    resident = tuple(_runs(sidecar.resident, 1))
+    renamed = msgspec.structs.replace(sidecar, slab=name)
+    return Inherited(renamed, resident, ended_well and backed, in_use)
+
+
+def _runs(flags: bytes, flag: int) -> Iterator[Run]:
+    """Runs of `flag` as half-open ranges."""
+    start = flags.find(flag)
+    while start >= 0:
+        stop = flags.find(1 - flag, start)
+        stop = len(flags) if stop < 0 else stop
+        yield start, stop
+        start = flags.find(flag, stop)
+
+
+def _in_use(fd: int) -> bool:
+    """Whether anybody else has the file open or mapped; a mapping keeps its file open.
+
+    The kernel grants a write lease on a file only to who alone has it open: F_SETLEASE of fcntl(2).
+    """
+    with contextlib.suppress(OSError):
+        # Should somebody open it just now, the kernel says so by a signal that does nothing.
+        fcntl.fcntl(fd, _F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        return False
+    return True

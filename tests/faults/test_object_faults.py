@@ -1,0 +1,193 @@
+"""Loads from a store of which most answers are wrong, slow or cut off."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final
+
+import pytest
+
+from streamer_client.contract.errors import SourceError, StreamerError
+from streamer_client.storage.http.engine import Waits
+from streamer_client.storage.s3.storage import S3Storage
+from tests.contract.storage_contract import content
+from tests.support.fault_proxy import Fault, FaultProxy, fault_proxy
+from tests.support.object_backends import MemoryStore
+
+LOADS: Final = 200
+RATE: Final = 0.1
+SIZE: Final = 200_003
+BLOCK: Final = 64 << 10
+HUSH: Final = "hush-this-is-the-secret"
+HUSH_TOO: Final = "hush-this-is-the-token"
+
+Block = tuple[str, int]
+"""The path of an object, and where the block ends: what a resumed range has in common with it."""
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    store = MemoryStore()
+    for place in range(4):
+        store.put(f"/bucket/m/m-{place}.safetensors", content(SIZE, seed=place))
+    return store
+
+
+@pytest.fixture
+def proxy(store: MemoryStore) -> Iterator[FaultProxy]:
+    with fault_proxy(store) as proxy:
+        yield proxy
+
+
+def s3_storage(proxy: FaultProxy, seed: int = 0, *, timeout_ms: int = 100) -> S3Storage:
+    """Patient in attempts, not in time: waits are not slept, a silent server is soon given up."""
+    environment = {
+        "AWS_ACCESS_KEY_ID": "TESTKEYID",
+        "AWS_SECRET_ACCESS_KEY": HUSH,
+        "AWS_SESSION_TOKEN": HUSH_TOO,
+        "AWS_ENDPOINT_URL": proxy.url,
+        "RUNAI_STREAMER_S3_REQUEST_TIMEOUT_MS": str(timeout_ms),
+    }
+    chance = random.Random(seed)
+    return S3Storage(environment, Waits(sleep=lambda _seconds: None, chance=chance.random))
+
+
+@dataclass
+class Outcome:
+    """What became of one load."""
+
+    error: StreamerError | None = None
+    retries: int = 0
+    blocks: set[Block] = field(default_factory=set)
+
+
+def load(storage: S3Storage, store: MemoryStore, place: int) -> Outcome:
+    """List, open and read one shard in blocks; every byte that is handed out is compared."""
+    path = f"/bucket/m/m-{place}.safetensors"
+    outcome = Outcome()
+    try:
+        (shard,) = storage.list_shards("s3://bucket/m", f"m-{place}.*", None)
+        reader = storage.open(shard)
+    except StreamerError as error:
+        outcome.error = error
+        return outcome
+    target = bytearray(SIZE)
+    for start in range(0, SIZE, BLOCK):
+        stop = min(start + BLOCK, SIZE)
+        outcome.blocks.add((path, stop))
+        try:
+            reader.readinto(memoryview(target)[start:stop], start)
+        except StreamerError as error:
+            outcome.error = error
+            break
+        assert target[start:stop] == store.objects[path][start:stop]
+    outcome.retries = reader.retries
+    reader.close()
+    return outcome
+
+
+def test_two_hundred_loads_end_right_or_with_the_right_error(
+    proxy: FaultProxy, store: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    proxy.rates = dict.fromkeys(Fault, RATE)
+    with ThreadPoolExecutor(4) as threads:
+        outcomes = list(
+            threads.map(
+                lambda place: load(s3_storage(proxy, place), store, place % 4), range(LOADS)
+            )
+        )
+    seen = proxy.gets()
+    # All kinds happened, about as often as they should.
+    faults = Counter(entry.fault for entry in proxy.seen)
+    assert set(faults) == {*Fault, None}
+    assert min(faults.values()) > len(proxy.seen) * RATE / 2
+    # Whoever gave up says that it did, after how many attempts, and over what.
+    failed = [outcome.error for outcome in outcomes if outcome.error]
+    assert len(failed) < LOADS / 4, "retrying hardly helps"
+    for error in failed:
+        assert type(error) is SourceError
+        assert "given up after 10 attempts" in str(error)
+        assert str(error).startswith("s3://bucket/m")
+    # No block was read more often than its retries explain.
+    blocks = sum(len(outcome.blocks) for outcome in outcomes)
+    assert len([entry for entry in seen if entry.asked.range != (0, 1)]) <= blocks + sum(
+        outcome.retries for outcome in outcomes
+    )
+    assert caplog.records, "retries are told in the log"
+    told = caplog.text + "".join(map(str, failed))
+    assert HUSH not in told
+    assert HUSH_TOO not in told
+
+
+def test_what_came_before_the_connection_broke_is_not_asked_for_again(
+    proxy: FaultProxy, store: MemoryStore
+) -> None:
+    storage = s3_storage(proxy, timeout_ms=1000)
+    (shard,) = storage.list_shards("s3://bucket/m", "m-0*", None)
+    reader = storage.open(shard)
+    proxy.script = [Fault.SHORT, Fault.STALL, Fault.SLOW_DOWN, Fault.SHORT, None]
+    target = bytearray(8000)
+    reader.readinto(memoryview(target), 1000)
+    assert target == store.objects["/bucket/m/m-0.safetensors"][1000:9000]
+    asked = [entry.asked.range for entry in proxy.gets()]
+    assert asked == [(1000, 9000), (5000, 9000), (7000, 9000), (7000, 9000), (8000, 9000)]
+    assert reader.retries == 4
+    etags = {entry.asked.headers["if-match"] for entry in proxy.gets()}
+    assert etags == {shard.identity.rpartition(" ")[2]}
+    reader.close()
+
+
+@pytest.mark.parametrize("fault", Fault)
+def test_each_fault_alone_passes(proxy: FaultProxy, store: MemoryStore, fault: Fault) -> None:
+    storage = s3_storage(proxy, timeout_ms=200 if fault is Fault.STALL else 20_000)
+    (shard,) = storage.list_shards("s3://bucket/m", "m-1*", None)
+    reader = storage.open(shard)
+    proxy.script = [fault]
+    target = bytearray(SIZE)
+    reader.readinto(memoryview(target), 0)
+    assert target == store.objects["/bucket/m/m-1.safetensors"]
+    assert reader.retries == 1
+    reader.close()
+
+
+@pytest.mark.parametrize("fault", Fault)
+def test_each_fault_that_stays_is_told_with_what_to_do(proxy: FaultProxy, fault: Fault) -> None:
+    storage = s3_storage(proxy, timeout_ms=200 if fault is Fault.STALL else 20_000)
+    (shard,) = storage.list_shards("s3://bucket/m", "m-1*", None)
+    reader = storage.open(shard)
+    proxy.script = [fault] * 40
+    with pytest.raises(SourceError, match="given up after ") as caught:
+        reader.readinto(memoryview(bytearray(1)), 0)
+    assert type(caught.value) is SourceError
+    text = str(caught.value)
+    assert text.startswith("s3://bucket/m/m-1.safetensors: ")
+    assert proxy.url in text
+    if isinstance(fault.value, int):
+        assert f"HTTP {fault.value}" in text
+        assert "x-amz-request-id FAULT" in text
+    assert len(proxy.gets()) == 10
+    reader.close()
+
+
+def test_a_connection_that_died_while_idle_is_no_failure(
+    proxy: FaultProxy, store: MemoryStore
+) -> None:
+    """The server closes after its answer, and the next request finds out."""
+    storage = s3_storage(proxy, timeout_ms=20_000)
+    (shard,) = storage.list_shards("s3://bucket/m", "m-2*", None)
+    reader = storage.open(shard)
+    target = bytearray(SIZE)
+    store.extra = {"Connection": "close"}
+    for start in range(0, SIZE, BLOCK):
+        stop = min(start + BLOCK, SIZE)
+        reader.readinto(memoryview(target)[start:stop], start)
+    assert target == store.objects["/bucket/m/m-2.safetensors"]
+    assert reader.retries == 0
+    assert len(proxy.gets()) == 4
+    reader.close()

@@ -1,0 +1,111 @@
+"""Microsoft's emulator of Azure Storage, from npm, in a process of its own.
+
+It lies in `.stores/` in the repository's root, where it is put on first use, or beforehand by
+`python -m tests.support.azurite`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import os
+import re
+import secrets
+import shutil
+import subprocess
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from azure.storage.blob import BlobServiceClient
+
+VERSION: Final = "3.35.0"
+ACCOUNT: Final = "streamertests"
+
+_HOME: Final = Path(__file__).parents[2] / ".stores"
+_SCRIPT: Final = _HOME / "node_modules/azurite/dist/src/blob/main.js"
+_LISTENS: Final = re.compile(r"listens on (https?://\S+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Azurite:
+    """A running one."""
+
+    url: str
+    """`http://127.0.0.1:port`, without the account."""
+    key: str
+    """Of the account, made for this run."""
+
+    def endpoint(self, url: str = "") -> str:
+        """The account's blob endpoint, at another server in front of it if one is given."""
+        return f"{url or self.url}/{ACCOUNT}"
+
+    def service(self, **options: Any) -> BlobServiceClient:
+        """Azure's own client, as somebody else who writes blobs."""
+        return BlobServiceClient(self.endpoint(), credential=self.key, **options)
+
+
+@functools.cache
+def azurite_missing() -> str:
+    """Why there is none; empty where there is. Installs it if it can."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        return "Azurite needs node and npm, and they are not installed"
+    _HOME.mkdir(exist_ok=True)
+    with (_HOME / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another worktree's or worker's tests may install it too
+        if _SCRIPT.exists():
+            return ""
+        command = ["npm", "install", "--prefix", str(_HOME), "--no-audit", "--no-fund"]
+        done = subprocess.run(
+            [*command, f"azurite@{VERSION}"], capture_output=True, text=True, check=False
+        )
+    return "" if _SCRIPT.exists() else f"npm install azurite failed: {done.stderr.strip()[-300:]}"
+
+
+@contextlib.contextmanager
+def azurite(certificate: Path | None = None) -> Iterator[Azurite]:
+    """A running one, with nothing in it; in memory alone.
+
+    Args:
+        certificate: a PEM file with a server's key and certificate; then it speaks TLS and takes
+            access tokens too, of which it verifies all but the signature.
+    """
+    key = b64encode(secrets.token_bytes(32)).decode()
+    secure = ["--cert", str(certificate), "--key", str(certificate), "--oauth", "basic"]
+    with subprocess.Popen(
+        [
+            *("node", str(_SCRIPT), "--blobHost", "127.0.0.1", "--blobPort", "0"),
+            *("--inMemoryPersistence", "--silent", "--disableTelemetry", "--skipApiVersionCheck"),
+            *(secure if certificate else []),
+        ],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env={**_without_proxies(os.environ), "AZURITE_ACCOUNTS": f"{ACCOUNT}:{key}"},
+        cwd=_HOME,
+    ) as process:
+        try:
+            yield Azurite(_url(process), key)
+        finally:
+            process.terminate()
+            process.wait(30)  # before its output is closed, which it writes to at its end
+
+
+def _url(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    for line in process.stdout:
+        found = _LISTENS.search(line)
+        if found:
+            return found[1]
+    raise AssertionError(f"Azurite ended with {process.wait()} before it listened")
+
+
+def _without_proxies(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environ.items() if "proxy" not in name.lower()}
+
+
+if __name__ == "__main__":
+    print(azurite_missing() or "Azurite is installed")  # noqa: T201 - for whoever runs `make test`

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from streamer_client.contract.errors import ConfigError, SourceForbidden, SourceNotFound
+from streamer_client.feed import FeedClosed
+from streamer_client.runai.failures import as_value_error
+
+
+def raised(error: Exception) -> ValueError:
+    with pytest.raises(ValueError, match=str(error)) as caught, as_value_error():
+        raise error
+    return caught.value
+
+
+def test_an_error_is_both_what_it_was_and_a_value_error() -> None:
+    error = raised(SourceNotFound("no such bucket"))
+    assert isinstance(error, SourceNotFound)
+    assert not isinstance(error, SourceForbidden)
+    assert (type(error).__name__, error.code) == ("SourceNotFound", "source-not-found")
+    assert type(error.__cause__) is SourceNotFound
+
+
+def test_one_that_takes_no_text_keeps_its_own() -> None:
+    assert isinstance(raised(FeedClosed()), FeedClosed)
+
+
+def test_what_is_a_value_error_already_passes() -> None:
+    error = ConfigError("no")
+    assert raised(error) is error
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(KeyError), as_value_error():
+        raise KeyError("x")
+
+
+def test_it_crosses_processes() -> None:
+    error = pickle.loads(pickle.dumps(raised(SourceNotFound("gone"))))  # noqa: S301
+    assert isinstance(error, SourceNotFound)
+    assert isinstance(error, ValueError)
+    assert str(error) == "gone"

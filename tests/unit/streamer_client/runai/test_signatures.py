@@ -1,0 +1,44 @@
+"""Every name, parameter and default of `runai_model_streamer` 0.17, as recorded from it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support import runai_signatures
+from tests.support.runai_package import MISSING, PACKAGE, interpreter
+
+import streamer_client.runai
+
+RECORDED: dict[str, Any] = json.loads(
+    Path(runai_signatures.__file__).with_name("runai_0_17_signatures.json").read_text()
+)
+
+
+def test_ours_are_theirs() -> None:
+    assert runai_signatures.signatures("streamer_client.runai") == RECORDED
+
+
+def test_the_record_is_right() -> None:
+    python = interpreter()
+    if python is None:
+        pytest.skip(MISSING)
+    command = [python, runai_signatures.__file__, PACKAGE]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    assert json.loads(told) == RECORDED
+
+
+def test_all_public_names_are_there() -> None:
+    package = importlib.import_module("streamer_client.runai")
+    assert set(runai_signatures.NAMES) < set(package.__all__)
+    for name in package.__all__:
+        assert getattr(package, name).__name__ == name
+
+
+def test_another_name_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        streamer_client.runai.__getattr__("Nothing")

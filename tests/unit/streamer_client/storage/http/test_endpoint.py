@@ -1,0 +1,61 @@
+"""Endpoints as users write them, what travels along, and where tokens may go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from streamer_client.contract.errors import ConfigError
+from streamer_client.storage.http.endpoint import check_bearer, endpoint_url
+from streamer_client.storage.http.travelling import http_variables
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("https://h/", "https://h"),
+        ("h:8443", "https://h:8443"),
+        ("http://h:80", "http://h"),
+        (" https://h/account/ ", "https://h/account"),
+    ],
+)
+def test_endpoint_url(text: str, url: str) -> None:
+    assert endpoint_url("NAME", text) == url
+
+
+@pytest.mark.parametrize("text", ["ftp://h", "https://", "https://h:x", "https://h?a=1"])
+def test_what_is_no_endpoint_is_told_with_its_variable(text: str) -> None:
+    with pytest.raises(ConfigError, match="NAME"):
+        endpoint_url("NAME", text)
+
+
+def test_a_password_in_an_endpoint_is_not_shown() -> None:
+    with pytest.raises(ConfigError) as caught:
+        endpoint_url("NAME", "https://user:hush@h")
+    assert "hush" not in str(caught.value)
+
+
+def test_tokens_go_by_tls_or_stay_on_this_machine() -> None:
+    for endpoint in ("https://h", "http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1"):
+        check_bearer("NAME", endpoint)
+    for endpoint in ("http://h", "http://10.0.0.1"):
+        with pytest.raises(ConfigError, match=r"NAME=http.*plain text"):
+            check_bearer("NAME", endpoint)
+
+
+def test_only_what_is_set_travels_and_paths_are_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    environ = {
+        "AWS_CA_BUNDLE": "ca.pem",
+        "HTTPS_PROXY": "http://p:1",
+        "NO_PROXY": "",
+        "HOME": "/h",
+        "AZURE_CLIENT_SECRET": "hush",
+    }
+    assert http_variables(environ) == {
+        "AWS_CA_BUNDLE": str(tmp_path / "ca.pem"),
+        "HTTPS_PROXY": "http://p:1",
+    }
