@@ -16,7 +16,7 @@ AZURITE := .stores/node_modules/azurite/package.json
 CODE   := daemon client vllm_plugin tests benchmarks docs
 ARGS   ?=
 
-.PHONY: help venv test lint format demo bench bench-core diagrams clean
+.PHONY: help venv test lint format demo bench bench-core bench-gpu diagrams clean
 
 help: ## this list
 	@echo "usage: make TARGET [PYTHON=python3.12] [ARGS=...]"
@@ -45,6 +45,10 @@ bench: $(PEERS) ## against safetensors and Run:ai Model Streamer, same checkpoin
 
 bench-core: $(READY) ## the daemon's decisions and codec alone, without I/O
 	$(BIN)/python -m benchmarks.core $(ARGS)
+
+bench-gpu: $(PEERS) ## on a GPU, against its peers; root and a good half of the memory in /dev/shm
+	$(PIP) install --quiet fastsafetensors==0.5.0 instanttensor==0.2.2
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 diagrams: $(READY) ## docs/state.md anew from the daemon's transition table
 	$(BIN)/python docs/make_state_page.py

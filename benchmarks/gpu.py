@@ -11,14 +11,12 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 import torch
@@ -26,11 +24,11 @@ import torch
 from benchmarks import checkpoint_files, gpu_files
 from benchmarks.gpu_files import GIB, Wanted
 from benchmarks.gpu_loaders import LOADERS, OURS
+from benchmarks.gpu_report import ALONE, INTO, TENSORS, Row, comparisons, table
 from benchmarks.gpu_worker import Took, Worker
 from benchmarks.peers import Daemon, machine
 
 SHM = "/dev/shm/streamerd-bench-gpu"
-INTO, TENSORS = "streamerd into", "streamerd tensors"
 PEERS = tuple(name for name in LOADERS if name not in OURS)
 PARTS = ("dense", "small", "huge", "warm", "cold", "large", "two")
 
@@ -43,23 +41,6 @@ class Checkpoint(NamedTuple):
     @property
     def size_bytes(self) -> int:
         return sum(os.path.getsize(path) for path in self.paths)
-
-
-class Row(msgspec.Struct):
-    """The repetitions of one loader on one checkpoint in one state."""
-
-    checkpoint: str
-    state: str
-    loader: str
-    size_bytes: int
-    seconds: list[float] = []
-    first_s: list[float] = []
-    error: str = ""
-    verified: bool = False
-
-    @property
-    def gb_per_s(self) -> float:
-        return self.size_bytes / statistics.median(self.seconds) / 1e9 if self.seconds else 0.0
 
 
 class Bench:
@@ -137,19 +118,6 @@ class Bench:
         self.daemon.stop()
 
 
-def table(rows: Sequence[Row], ceiling: float) -> Iterator[str]:
-    for row in rows:
-        name = f"{row.checkpoint:12}{row.state:10}{row.loader:32}"
-        if not row.seconds:
-            yield f"{name} failed: {row.error[:90]}"
-            continue
-        seconds = statistics.median(row.seconds)
-        first = f"{statistics.median(row.first_s) * 1e3:8.0f}" if row.first_s else " " * 8
-        over = f"{row.gb_per_s * 1e9 / ceiling:6.2f}" if ceiling else ""
-        runs = " ".join(f"{one:.3f}" for one in row.seconds)
-        yield f"{name}{seconds:8.3f} s{row.gb_per_s:7.2f} GB/s{over} first {first} ms  ({runs})"
-
-
 def tmpfs_parts(bench: Bench, parts: Sequence[str]) -> None:
     """Files in memory: ours resident in the daemon, the peers' on tmpfs."""
     ours = tuple(name for name in OURS if name != "streamerd direct")
@@ -205,7 +173,7 @@ def disk_parts(bench: Bench, parts: Sequence[str]) -> None:
         for _ in range(bench.options.repetitions):
             cold(INTO)
             rates.append(read_alone(one.paths))
-        row = Row(one.name, "cold", "reading alone, O_DIRECT", one.size_bytes, rates)
+        row = Row(one.name, "cold", ALONE, one.size_bytes, rates)
         bench.rows.append(row)
         print("\n".join(table([row], bench.ceiling)), flush=True)
         bench.compare(one, "cold", (INTO, TENSORS, "streamerd direct"), cold)
@@ -287,41 +255,6 @@ def _together(workers: Sequence[Worker], ranks: Sequence[Checkpoint], *, verify:
     return max(each.stop_s for each in took) - min(each.start_s for each in took)
 
 
-def comparisons(bench: Bench) -> Iterator[tuple[str, float, float]]:
-    """What was to be shown: a text, the figure, what was wanted."""
-    rate = {(row.checkpoint, row.state, row.loader): row.gb_per_s for row in bench.rows}
-
-    def over(text: str, wanted: float, ours: tuple[str, ...], theirs: tuple[str, ...]) -> Any:
-        mine, other = rate.get(ours), rate.get(theirs)  # type: ignore[call-overload]
-        if mine and other:
-            yield f"{text}, {ours[2]}", mine / other, wanted
-
-    for loader in (INTO, TENSORS):
-        for name, wanted in (("dense-12", 0.80), ("dense-48", 0.88)):
-            mine = rate.get((name, "memory", loader))
-            if mine and bench.ceiling:
-                yield f"{name} over pinned copies, {loader}", mine * 1e9 / bench.ceiling, wanted
-        ours = ("dense-12", "memory", loader)
-        yield from over("12 GiB over InstantTensor", 1.05, ours, (*ours[:2], "instanttensor"))
-        for peer in ("runai", "runai buffered"):
-            yield from over(f"12 GiB over {peer}", 6.5, ours, (*ours[:2], peer))
-        for name in ("small-64k", "small-4k"):
-            ours = (name, "memory", loader)
-            yield from over(f"{name} over safetensors", 3, ours, (*ours[:2], "safetensors"))
-            yield from over(f"{name} over InstantTensor", 1, ours, (*ours[:2], "instanttensor"))
-        disk = f"dense-{bench.options.disk_gib}"
-        ours = (disk, "cold", loader)
-        alone = (disk, "cold", "reading alone, O_DIRECT")
-        yield from over("cold, rate over reading alone", 1 / 1.05, ours, alone)
-        ours = (disk, "warm", loader)
-        yield from over("warm, first load over safetensors", 3, ours, (*ours[:2], "safetensors"))
-        name = f"rank-{bench.options.rank_gib}"
-        pair = (name, "two ranks", loader)
-        yield from over("two ranks over one", 1.3, pair, (name, "one rank", loader))
-        theirs = (*pair[:2], "instanttensor")
-        yield from over("two ranks over InstantTensor", 1.05, pair, theirs)
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
@@ -360,7 +293,15 @@ def main() -> None:
 
 
 def report(bench: Bench, cards: list[str]) -> None:
-    found = list(comparisons(bench))
+    options = bench.options
+    found = list(
+        comparisons(
+            bench.rows,
+            bench.ceiling,
+            disk_gib=options.disk_gib,
+            rank_gib=options.rank_gib,
+        )
+    )
     for text, figure, wanted in found:
         print(f"{figure:7.2f} x (wanted {wanted:.2f}) {text}")
     gpu = subprocess.run(
@@ -380,4 +321,4 @@ def report(bench: Bench, cards: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -6,6 +6,7 @@ a loader's tensors are verified where they are, at the GPU's speed, against what
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import json
 import os
@@ -129,7 +130,7 @@ def _write(path: str, wanted: Sequence[Wanted], device: str) -> None:
 
 def _data(
     wanted: Sequence[Wanted], start: int, device: str
-) -> Iterator[tuple[int, Callable[[], memoryview]]]:
+) -> Iterator[tuple[int, Callable[[], torch.Tensor]]]:
     """Places in the file, and what makes the bytes there."""
     for one in wanted:
         for at in range(0, one.size_bytes, CHUNK_BYTES):
@@ -138,13 +139,14 @@ def _data(
         start += one.size_bytes
 
 
-def _made(name: str, at: int, size_bytes: int, device: str) -> memoryview:
-    return memoryview(pattern(name, at, size_bytes, device).cpu().numpy())
+def _made(name: str, at: int, size_bytes: int, device: str) -> torch.Tensor:
+    return pattern(name, at, size_bytes, device).cpu()
 
 
-def _put(fd: int, place: int, make: Callable[[], memoryview]) -> None:
-    data = make()
-    while len(data):
+def _put(fd: int, place: int, make: Callable[[], torch.Tensor]) -> None:
+    made = make()
+    data = memoryview((ctypes.c_char * made.nbytes).from_address(made.data_ptr()))
+    while data:
         count = os.pwrite(fd, data, place)
         place += count
         data = data[count:]

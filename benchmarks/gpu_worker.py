@@ -129,7 +129,8 @@ def _load(
     try:
         loader = loader or LOADERS[name][0](socket, device)
         kept = _prepared(loader, kept, wanted, device)
-        told = pipe.send("ready") is None
+        pipe.send("ready")
+        told = True
         pipe.recv()
         took, kept = _timed(loader, paths, kept)
         if verify:

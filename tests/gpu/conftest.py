@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.compiled_ring import RING_SOURCE
 
 from streamer_client.ring import native
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _context() -> None:
+    """Makes the device's context before a test: its threads and descriptors are no leak of one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return
+    cuda: Any = torch.cuda  # its streams and events have no types
+    torch.empty(1 << 20, dtype=torch.uint8, pin_memory=True).to("cuda", non_blocking=True)
+    with cuda.stream(cuda.Stream()):
+        event = cuda.Event(blocking=True)
+        event.record()
+    event.synchronize()
 
 
 @pytest.fixture(autouse=True)
@@ -19,19 +34,6 @@ def _needs_a_gpu() -> None:
 
     if not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")
-    _warm_up()
-
-
-@functools.cache
-def _warm_up() -> None:
-    """The context's own threads and descriptors, made at the first need, are no leak of a test."""
-    import torch
-
-    torch.empty(1 << 20, dtype=torch.uint8, pin_memory=True).to("cuda", non_blocking=True)
-    with torch.cuda.stream(torch.cuda.Stream()):
-        event = torch.cuda.Event(blocking=True)
-        event.record()
-    event.synchronize()
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +44,7 @@ def built_library(tmp_path_factory: pytest.TempPathFactory) -> str | None:
     if found is not None or compiler is None:
         return found
     path: Path = tmp_path_factory.mktemp("ring") / "ring.so"
-    command = [compiler, "-O2", "-shared", "-fPIC", "-o", path, RING_SOURCE, "-ldl"]
+    command = [compiler, "-O2", "-shared", "-fPIC", "-o", str(path), str(RING_SOURCE), "-ldl"]
     subprocess.run(command, check=True)
     return str(path)
 

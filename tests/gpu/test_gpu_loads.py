@@ -6,6 +6,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -118,7 +119,7 @@ def test_some_names_only(model: Path, way: Way) -> None:
 def test_what_does_not_fit_as_it_is_goes_the_slow_way(model: Path, way: Way) -> None:
     daemon, hold = way
     wanted = expected(model)
-    targets = {name: torch.zeros_like(tensor, device=GPU) for name, tensor in wanted.items()}
+    targets = {name: torch.empty_like(tensor, device=GPU) for name, tensor in wanted.items()}
     targets["big"] = torch.zeros(80_000, dtype=torch.float64, device=GPU)
     targets["small.007"] = torch.zeros(5, 7, dtype=torch.bfloat16, device=GPU).t()
     targets["small.008"] = torch.zeros(8, 5, dtype=torch.bfloat16)
@@ -140,7 +141,8 @@ def test_memory_that_is_still_in_use_is_waited_for(model: Path, streamerd: Daemo
         size = 2 * max(tensor.nbytes for tensor in wanted.values())
         torch.cuda.empty_cache()
         late = [torch.empty(size, dtype=torch.uint8, device=GPU) for _ in range(40)]
-        torch.cuda._sleep(200_000_000)
+        cuda: Any = torch.cuda
+        cuda._sleep(200_000_000)
         for tensor in late:
             tensor.fill_(0xAA)
         late.clear()

@@ -168,7 +168,12 @@ def test_entering_pins_one_slot_and_says_nothing_of_failures(compiled: CompiledR
 
     in_thread(work)
     compiled.fail("cuMemHostRegister_v2")
-    in_thread(lambda: (engine.enter(), engine.leave())[0])
+
+    def enter_and_leave() -> None:
+        engine.enter()
+        engine.leave()
+
+    in_thread(enter_and_leave)
     engine.close()
 
 
