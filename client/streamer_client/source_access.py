@@ -16,7 +16,7 @@ from typing import Final
 
 from streamer_client.contract.errors import StreamerError
 from streamer_client.storage.contract import CallerEnvironment, Storage
-from streamer_client.storage.registry import caller_environment, storage_for
+from streamer_client.storage.registry import caller_environment, public_uri, storage_for
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class SourceAccess:
     """
 
     def __init__(self, uri: str, caller: CallerEnvironment) -> None:
-        self.uri = uri
+        self.uri = public_uri(uri)
         self._caller = caller
         self._lock = threading.Lock()
         self._last: dict[str, str] | None = None

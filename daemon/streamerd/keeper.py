@@ -74,6 +74,7 @@ class Keeper:
             self._adopt(taken)
         self._service.turn()
         for taken in self._inherited:
+            self._warn_if_let_go(taken.sidecar)
             self._look_at_source(taken.sidecar)
         self._inherited.clear()
         self._flush_again()
@@ -101,6 +102,14 @@ class Keeper:
             sidecar.uri, sum(stop - start for start, stop in taken.resident), taken.proven,
             taken.in_use, sidecar.pinned,
         )  # fmt: skip
+
+    def _warn_if_let_go(self, sidecar: Sidecar) -> None:
+        shard = self._service.model.shards.get(ShardKey(sidecar.uri, sidecar.identity))
+        if sidecar.pinned and not (shard and shard.pinned):
+            logger.warning(
+                "not pinned any more: no room can be set aside within memory_limit uri=%s",
+                sidecar.uri,
+            )
 
     def _look_at_source(self, sidecar: Sidecar) -> None:
         """Let a file that is no longer what it was go at once; nobody will open that content again.

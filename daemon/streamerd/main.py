@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
@@ -27,11 +28,12 @@ from streamerd.control.socket import ControlSocket
 from streamerd.keeper import Keeper, clean
 from streamerd.memory_check import doubts, own_bytes
 from streamerd.memory_room import memory_room
-from streamerd.notify import notify
+from streamerd.notify import SignsOfLife, notify, reloading, watchdog_s
 from streamerd.requests import Requests
 from streamerd.service import Service
 from streamerd.shm.slabs import mount_bytes
 from streamerd.state import events
+from streamerd.status import status_line
 from streamerd.workers.supervisor import Fleet
 
 logger = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._defect: BaseException | None = None
         self._idle_since_s = 0.0
+        self._signs = SignsOfLife(watchdog_s(os.environ, os.getpid()), TICK_S)
         self._keep = True
         """Whether the next daemon shall find what is in memory."""
 
@@ -96,7 +99,7 @@ class Daemon:
             self._tick()
             await self._stopping.wait()
         finally:
-            notify("STOPPING=1")
+            notify("STOPPING=1", "STATUS=stopping")
             control.close()
             peers.close()
             await service.stop(STOP_GRACE_S)
@@ -136,7 +139,7 @@ class Daemon:
             self._origins["memory_limit"], settings.workers, settings.threads,
         )  # fmt: skip
         self._warn_of_little_memory()
-        notify("READY=1")
+        notify("READY=1", f"STATUS={status_line(self._service)}")
         if self._arguments.ready_fd is not None:
             os.write(self._arguments.ready_fd, b"READY\n")
             os.close(self._arguments.ready_fd)
@@ -170,9 +173,18 @@ class Daemon:
         ):
             logger.info("idle, leaving idle_exit_s=%g", self._settings.idle_exit_s)
             self._stopping.set()
-        loop.call_later(TICK_S, self._tick)
+        self._signs.tick(loop.time(), status_line(service))
+        loop.call_later(self._signs.tick_s, self._tick)
 
     def _reload(self) -> None:
+        """Read the configuration again, and let systemd know when that is done."""
+        reloading()
+        try:
+            self._read_again()
+        finally:
+            notify("READY=1")
+
+    def _read_again(self) -> None:
         """Take a changed configuration over, as far as that goes without a restart."""
         try:
             settings, origins = _load(self._arguments)
@@ -216,6 +228,8 @@ async def _run(arguments: argparse.Namespace, settings: Settings, origins: dict[
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon; returns the exit code."""
     arguments = daemon_parser().parse_args(argv)
+    # systemd ends a hung daemon with SIGABRT: its log then shows where it hung.
+    faulthandler.enable()
     try:
         settings, origins = _load(arguments)
         logging.basicConfig(

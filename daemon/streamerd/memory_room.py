@@ -44,7 +44,7 @@ class MemoryRoom(NamedTuple):
 def memory_room(root: str = "/") -> MemoryRoom:
     """The ceilings of the running process; `root` is where `proc` and `sys` are looked for."""
     machine_bytes, mount_bytes = _machine_bytes(root), _mount_bytes(root)
-    limit = _cgroup_limit(root)
+    limit = cgroup_limit(root)
     if limit is None:
         return MemoryRoom(machine_bytes, None, mount_bytes)
     limit_bytes, file = limit
@@ -74,9 +74,10 @@ def _ancestors(path: str) -> list[str]:
     return ["".join(f"{part}/" for part in parts[:depth]) for depth in range(len(parts), -1, -1)]
 
 
-def _cgroup_limit(root: str) -> tuple[int, str] | None:
-    """The lowest limit and its file below `root`."""
-    files = [f"sys/fs/cgroup/{name}" for name in cgroup_files(_read(root, "proc/self/cgroup"))]
+def cgroup_limit(root: str = "/", process: str = "self") -> tuple[int, str] | None:
+    """The lowest limit of a process's control groups, in bytes, and its file below `root`."""
+    membership = _read(root, f"proc/{process}/cgroup")
+    files = [f"sys/fs/cgroup/{name}" for name in cgroup_files(membership)]
     texts = ((_read(root, file).strip(), file) for file in files)
     limits = [(int(text), file) for text, file in texts if text.isdigit()]
     known = [limit for limit in limits if limit[0] < _UNLIMITED_V1_BYTES]

@@ -1,6 +1,8 @@
 """Tells systemd how the daemon is: sd_notify(3) over the datagram socket in $NOTIFY_SOCKET.
 
-Without that variable nothing is sent.
+Owns the wire and what systemd hears while the daemon runs: a status line, and a sign of life for
+its watchdog (sd_watchdog_enabled(3)). Without $NOTIFY_SOCKET nothing is sent. Runs in the daemon's
+loop, which is the point: a loop that hangs gives no sign.
 """
 
 from __future__ import annotations
@@ -8,8 +10,13 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
+from collections.abc import Callable, Mapping
 
 logger = logging.getLogger(__name__)
+
+Send = Callable[..., None]
+"""Like `notify`."""
 
 
 def notify(*assignments: str) -> None:
@@ -24,3 +31,49 @@ def notify(*assignments: str) -> None:
             channel.sendto("\n".join(assignments).encode(), address)
         except OSError as error:
             logger.warning("systemd not told assignments=%s error=%s", assignments, error.strerror)
+
+
+def reloading() -> None:
+    """Say that a reload begins; systemd waits for the READY=1 that ends it."""
+    notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+
+def watchdog_s(environ: Mapping[str, str], pid: int) -> float | None:
+    """Seconds after which systemd takes this process for hung; None when it does not watch it."""
+    microseconds = environ.get("WATCHDOG_USEC", "")
+    watched = environ.get("WATCHDOG_PID") or str(pid)
+    if not microseconds.isdigit() or int(microseconds) == 0 or watched != str(pid):
+        return None
+    return int(microseconds) / 1e6
+
+
+class SignsOfLife:
+    """What systemd hears each tick.
+
+    Args:
+        watchdog_s: its patience; None when it has no watchdog.
+        tick_s: how often `tick` would be called without a watchdog.
+        send: carries assignments.
+    """
+
+    def __init__(self, watchdog_s: float | None, tick_s: float, send: Send = notify) -> None:
+        self._send = send
+        self._watched = watchdog_s is not None
+        # Twice in the time allowed, so that one late tick is forgiven (sd_watchdog_enabled(3)).
+        self._every_s = tick_s if watchdog_s is None else watchdog_s / 2
+        self.tick_s = min(tick_s, self._every_s)
+        self._said_s = float("-inf")
+        self._status = ""
+
+    def tick(self, now_s: float, status: str) -> None:
+        """Say that the loop goes round, when that is due, and the status when it changed."""
+        assignments = []
+        # What would be late at the next tick is due at this one.
+        if self._watched and now_s + self.tick_s - self._said_s > self._every_s:
+            assignments.append("WATCHDOG=1")
+            self._said_s = now_s
+        if status != self._status:
+            assignments.append(f"STATUS={status}")
+            self._status = status
+        if assignments:
+            self._send(*assignments)

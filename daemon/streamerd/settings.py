@@ -14,7 +14,7 @@ import msgspec
 
 from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES, MIN_BLOCK_BYTES, PAGE_BYTES
-from streamer_client.contract.socket import default_socket
+from streamer_client.contract.socket import SYSTEM_SOCKET, default_socket
 from streamerd.memory_room import SHM_MOUNT, MemoryRoom
 
 ENV_PREFIX: Final = "STREAMERD_"
@@ -91,6 +91,9 @@ _WANTS: Final = {
 
 
 def _socket_default(context: Context) -> str:
+    # systemd made the directory for us: we are the system's daemon, though the socket is not there.
+    if os.path.dirname(SYSTEM_SOCKET) in context.environ.get("RUNTIME_DIRECTORY", "").split(":"):
+        return SYSTEM_SOCKET
     return default_socket(context.environ, os.getuid(), os.path.exists)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 
+from streamer_client.contract.sizes import format_size
 from streamerd import __version__
 from streamerd.service import Service
 from streamerd.state.lifecycle import BlockState
@@ -26,6 +27,17 @@ def status_body(service: Service) -> dict[str, object]:
         "totals": _totals(service),
         "workers": service.fleet.pids,
     }
+
+
+def status_line(service: Service) -> str:
+    """One line for `systemctl status`: memory and running loads."""
+    ledger, model = service.model.ledger, service.model
+    percent = 100 * ledger.used_bytes // max(1, ledger.limit_bytes)
+    running = len(model.loads) - len(model.waiting)
+    return (
+        f"{format_size(ledger.used_bytes)} of {format_size(ledger.limit_bytes)} ({percent}%) in "
+        f"memory; loads: {running} running, {len(model.waiting)} waiting"
+    )
 
 
 def _memory(service: Service) -> dict[str, object]:

@@ -13,13 +13,17 @@ from typing import Final
 import pytest
 
 from streamer_client.contract.errors import SourceError, StreamerError
+from streamer_client.contract.messages import Failed, ShardFailed
 from streamer_client.storage.http.engine import Waits
 from streamer_client.storage.s3.storage import S3Storage
 from tests.contract.storage_contract import content
+from tests.support.daemon import DaemonProcess, Daemons
 from tests.support.fault_proxy import Fault, FaultProxy, fault_proxy
 from tests.support.object_backends import MemoryStore
+from tests.support.raw_client import RawClient, RawLoad
 
 LOADS: Final = 200
+DAEMON_LOADS: Final = 100
 RATE: Final = 0.1
 SIZE: Final = 200_003
 BLOCK: Final = 64 << 10
@@ -191,3 +195,61 @@ def test_a_connection_that_died_while_idle_is_no_failure(
     assert reader.retries == 0
     assert len(proxy.gets()) == 4
     reader.close()
+
+
+# --- through a real daemon
+
+
+def daemon_load(daemon: DaemonProcess, environment: dict[str, str], source: str) -> bytes | str:
+    """One load by a client of its own: the bytes of its shard, or the error it ended with."""
+    with RawClient(daemon.socket) as client:
+        load = RawLoad(client, source, hold=True, environment=environment)
+        answer = client.receive()
+        if isinstance(answer, Failed):
+            return f"{answer.code}: {answer.message}"
+        client.put_back(answer)
+        load.opened()
+        while load.blocks - load.granted:
+            message = client.listen()
+            if isinstance(message, ShardFailed):
+                return f"{message.code}: {message.message}"
+        return b"".join(load.bytes_of(*block) for block in sorted(load.blocks))
+
+
+def test_loads_through_a_daemon(
+    daemon_maker: Daemons, proxy: FaultProxy, store: MemoryStore
+) -> None:
+    daemon = daemon_maker.start(f"--memory-limit={4 * DAEMON_LOADS * BLOCK}")
+    sources = [f"model-{place}" for place in range(DAEMON_LOADS)]
+    for place, source in enumerate(sources):
+        store.put(f"/bucket/{source}/m.safetensors", content(SIZE, seed=place))
+    # Half as often as above: here the waits are slept.
+    proxy.rates = dict.fromkeys(Fault, RATE / 2)
+    environment = {
+        "AWS_ACCESS_KEY_ID": "TESTKEYID",
+        "AWS_SECRET_ACCESS_KEY": HUSH,
+        "AWS_SESSION_TOKEN": HUSH_TOO,
+        "AWS_ENDPOINT_URL": proxy.url,
+        "RUNAI_STREAMER_S3_REQUEST_TIMEOUT_MS": "200",
+    }
+
+    def load_one(source: str) -> bytes | str:
+        return daemon_load(daemon, environment, f"s3://bucket/{source}")
+
+    with ThreadPoolExecutor(8) as threads:
+        outcomes = list(threads.map(load_one, sources))
+    right = 0
+    for source, outcome in zip(sources, outcomes, strict=True):
+        if isinstance(outcome, str):
+            assert outcome.startswith(f"source: s3://bucket/{source}")
+            assert "given up after 10 attempts" in outcome
+        else:
+            assert outcome == store.objects[f"/bucket/{source}/m.safetensors"]
+            right += 1
+    assert right > DAEMON_LOADS * 3 / 4
+    gets = [entry for entry in proxy.gets() if entry.asked.range != (0, 1)]
+    blocks = DAEMON_LOADS * -(-SIZE // BLOCK)
+    assert len(gets) <= blocks + daemon.totals()["retries"]
+    told = f"{daemon.log}{daemon.status()}{outcomes}"
+    assert HUSH not in told
+    assert HUSH_TOO not in told

@@ -159,6 +159,20 @@ def test_pins_survive(
     assert pinned == {str(model[0]): True, str(model[1]): False}
 
 
+def test_a_pin_without_room_is_let_go_and_told(
+    streamerd: DaemonProcess, tmp_path: Path, model: list[Path]
+) -> None:
+    loaded(streamerd, tmp_path / "m")
+    with RawClient(streamerd.socket) as client:
+        client.request(m.Pin(client.next_id(), str(tmp_path / "m")), m.Done)
+    streamerd.stop()
+    streamerd.replace_flag(f"--memory-limit={6 * BLOCK}")
+    streamerd.start()
+    assert len(streamerd.shards()) == 1
+    assert not any(row["pinned"] for row in streamerd.shards().values())
+    assert "not pinned any more" in streamerd.log
+
+
 def _sidecars(daemon: DaemonProcess) -> list[Any]:
     from streamerd.shm.sidecars import SidecarFolder
 

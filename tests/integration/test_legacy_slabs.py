@@ -192,6 +192,15 @@ def test_a_lower_limit_takes_what_was_used_last(left: Left) -> None:
     assert len(instance_slabs(left.instance)) == 2
 
 
+def test_of_two_slabs_with_one_content_one_is_taken(left: Left) -> None:
+    one, other = left.slab(uri="/m/a"), left.slab(uri="/m/a")
+    changed = left.slab(uri="/m/a", identity="newer")
+    taken = {again.sidecar.inode for again in left.inherit()}
+    assert taken == {other.inode, changed.inode}
+    assert one.inode not in taken
+    assert len(instance_slabs(left.instance)) == 2
+
+
 def test_a_slab_without_blocks_is_not_worth_it(left: Left) -> None:
     left.slab("000")
     left.slab("", size_bytes=0)

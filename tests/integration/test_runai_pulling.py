@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -144,8 +144,10 @@ def test_a_name_that_leads_elsewhere_stops_everything(
     """No file system has such names, object stores do."""
     listed = LocalStorage.list_all
 
-    def with_a_bad_key(self: LocalStorage, name: str) -> tuple[StoredShard, ...]:
-        return (*listed(self, name), StoredShard(f"{source}/../../evil", 1, "x"))
+    def with_a_bad_key(
+        self: LocalStorage, name: str, take: Callable[[str], bool] | None = None
+    ) -> tuple[StoredShard, ...]:
+        return (*listed(self, name, take), StoredShard(f"{source}/../../evil", 1, "x"))
 
     monkeypatch.setattr(LocalStorage, "list_all", with_a_bad_key)
     with pytest.raises(SourceError, match="outside of"):

@@ -177,7 +177,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, reply: Reply, body_bytes: int) -> None:
         self.send_response(reply.status)
         for name, value in {"Content-Length": str(len(reply.body)), **reply.headers}.items():
-            self.send_header(name, value)
+            if value:
+                self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(memoryview(reply.body)[:body_bytes])

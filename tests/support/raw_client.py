@@ -82,6 +82,10 @@ class RawClient:
             self.listen()
         return self._unread.popleft()
 
+    def put_back(self, message: DaemonMessage) -> None:
+        """Let `receive` give a message again."""
+        self._unread.appendleft(message)
+
     def listen(self) -> DaemonMessage:
         """Wait for one message; a grant is noted with its load, any other is kept for `receive`."""
         if not self._socket.poll(int(ANSWER_S * 1000)):

@@ -13,7 +13,9 @@ from typing import Any, Final
 import msgspec
 
 HIDDEN: Final = "***"
-_SECRET: Final = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|ACCOUNT_KEY|SAS|CONNECTION_STRING")
+_SECRET: Final = re.compile(
+    r"SECRET|TOKEN|PASSWORD|CREDENTIAL|ACCOUNT_KEY|SAS|CONNECTION_STRING|USERINFO|QUERY|BEARER"
+)
 """Variables whose values are secrets; an access key's id, a region or an endpoint is none."""
 _USER_INFO: Final = re.compile(r"://[^/]*@")
 """A URL with a password in it, such as a proxy's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from streamer_client.contract.errors import SourceNotFound
 from streamer_client.runai.credentials import S3Credentials, with_credentials
@@ -14,6 +14,9 @@ from streamer_client.storage.contract import Storage, StoredShard
 from streamer_client.storage.registry import caller_environment, storage_for
 
 log = logging.getLogger(__name__)
+
+Choice = Callable[[str, str], bool]
+"""Asked of a file's URI and its name from the source on."""
 
 
 def list_safetensors(path: str, s3_credentials: S3Credentials | None = None) -> list[str]:
@@ -59,21 +62,31 @@ def list_files(
         SourceNotFound: there is no such directory, bucket or prefix.
         SourceError: it cannot be listed.
     """
-    return [
-        shard
-        for shard, relative in found_under(storage_of(source, credentials), source)
-        if (recursive or "/" not in relative) and wanted(shard.uri, relative, allow, ignore)
-    ]
+
+    def chosen(uri: str, relative: str) -> bool:
+        return (recursive or "/" not in relative) and wanted(uri, relative, allow, ignore)
+
+    found = found_under(storage_of(source, credentials), source, chosen)
+    return [shard for shard, _ in found]
 
 
-def found_under(storage: Storage, source: str) -> Iterator[tuple[StoredShard, str]]:
-    """Every file under a source with its name from there; a source that is a file has its own."""
+def found_under(storage: Storage, source: str, chosen: Choice) -> Iterator[tuple[StoredShard, str]]:
+    """The chosen files under a source, each with its name from there.
+
+    A source that is a file has its own name. What is not chosen is not looked at.
+    """
     base = (_place(source) if "://" in source else os.path.abspath(source)).rstrip("/") + "/"
-    for shard in storage.list_all(source):
-        place = _place(shard.uri)
-        if not place.endswith("/"):  # else a marker that some tools leave for a folder
-            alone = not place.startswith(base)
-            yield shard, place.rpartition("/")[2] if alone else place.removeprefix(base)
+
+    def relative(uri: str) -> str:
+        place = _place(uri)
+        return place.removeprefix(base) if place.startswith(base) else place.rpartition("/")[2]
+
+    def take(uri: str) -> bool:
+        # What ends in a slash is a marker that some tools leave for a folder.
+        return not uri.endswith("/") and chosen(uri, relative(uri))
+
+    for shard in storage.list_all(source, take):
+        yield shard, relative(shard.uri)
 
 
 def _place(uri: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
@@ -19,15 +19,13 @@ from streamer_client.contract.uris import is_remote
 from streamer_client.parallelism import read_threads
 from streamer_client.runai.credentials import S3Credentials
 from streamer_client.runai.failures import as_value_error
-from streamer_client.runai.listing import found_under, storage_of, wanted
+from streamer_client.runai.listing import Choice, found_under, storage_of, wanted
 from streamer_client.runai.partial_file import PartialFile
 from streamer_client.runai.settings import concurrency
 from streamer_client.storage.contract import Storage, StoredShard
 from streamer_client.storage.os_errors import source_error
 
 log = logging.getLogger(__name__)
-
-Choice = Callable[[str, str], bool]
 
 _UNSAFE: Final = frozenset({"", ".", ".."})
 
@@ -79,8 +77,7 @@ def pull_chosen(
         storage = storage_of(source, credentials)
         jobs = [
             _Job(shard, destination(directory, relative, shard.uri))
-            for shard, relative in found_under(storage, source)
-            if chosen(shard.uri, relative)
+            for shard, relative in found_under(storage, source, chosen)
         ]
         _pull_all(storage, jobs, concurrency(os.environ, source))
     log.info(

@@ -6,7 +6,7 @@ thread-safe: several threads read different blocks of one `Reader` at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -88,10 +88,17 @@ class Storage(Protocol):
         """
         ...
 
-    def list_all(self, source: str) -> tuple[StoredShard, ...]:
+    def list_all(
+        self, source: str, take: Callable[[str], bool] | None = None
+    ) -> tuple[StoredShard, ...]:
         """Every file or object under `source`, at any depth, in natural order of the names.
 
         For what is not weights: configuration, tokenizer, code. Hidden names are included.
+
+        Args:
+            source: a directory or prefix, or a file itself.
+            take: asked of each URI before the object is looked at, which costs a request; None
+                takes all.
 
         Raises:
             SourceNotFound: nothing there.

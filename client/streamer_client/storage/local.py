@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from urllib.parse import unquote
 
 from streamer_client.contract.errors import ConfigError, SourceChanged, SourceError, SourceNotFound
@@ -44,7 +44,9 @@ class LocalStorage:
             return (_shard(base),)
         return tuple(_shard(os.path.join(base, name)) for name in _matches(base, pattern))
 
-    def list_all(self, source: str) -> tuple[StoredShard, ...]:
+    def list_all(
+        self, source: str, take: Callable[[str], bool] | None = None
+    ) -> tuple[StoredShard, ...]:
         """Every regular file under a directory, at any depth, or the file that `source` is.
 
         Raises:
@@ -54,8 +56,10 @@ class LocalStorage:
         """
         base = local_path(source)
         if not stat.S_ISDIR(_status(base).st_mode):
-            return (_shard(base),)
-        return tuple(_shard(path) for path in sorted(_files_under(base), key=natural_key))
+            paths = [base]
+        else:
+            paths = sorted(_files_under(base), key=natural_key)
+        return tuple(_shard(path) for path in paths if take is None or take(path))
 
     def open(self, shard: StoredShard) -> LocalReader:
         """Open a shard for reading.

@@ -6,7 +6,7 @@ does: in fetch workers and, without a daemon, in the client.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -84,13 +84,16 @@ class Prefixes:
             )
         return self._shards(base.under(name) for name in matches)
 
-    def list_all(self, source: str) -> tuple[StoredShard, ...]:
+    def list_all(
+        self, source: str, take: Callable[[str], bool] | None = None
+    ) -> tuple[StoredShard, ...]:
         """See `Storage.list_all`."""
         base = self._store.uri(source)
         keys = [key for page in self._store.pages(base, deep=True) for key in page.keys]
         if not keys:
-            return self._object(base)
-        return self._shards(base.named(key) for key in sorted(keys, key=natural_key))
+            return tuple(s for s in self._object(base) if take is None or take(s.uri))
+        found = (base.named(key) for key in sorted(keys, key=natural_key))
+        return self._shards(uri for uri in found if take is None or take(str(uri)))
 
     def _names(self, base: ObjectUri) -> tuple[list[str], list[str]]:
         """Names of objects directly under a prefix, and of prefixes under it."""
@@ -122,8 +125,8 @@ class Prefixes:
 
     def _shards(self, uris: Iterable[ObjectUri]) -> tuple[StoredShard, ...]:
         wanted = list(uris)
-        if len(wanted) == 1:
-            return (self._store.look(wanted[0]),)
+        if len(wanted) < 2:
+            return tuple(map(self._store.look, wanted))
         with ThreadPoolExecutor(min(LOOKS_AT_ONCE, len(wanted)), "object-look") as threads:
             return tuple(threads.map(self._store.look, wanted))
 

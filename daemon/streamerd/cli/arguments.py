@@ -11,6 +11,7 @@ from streamer_client.contract.sizes import parse_size
 from streamer_client.contract.socket import default_socket
 from streamerd import __version__
 from streamerd.cli import cache, config, prefetch, shard, status, verify
+from streamerd.cli.doctor import run as doctor
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -39,6 +40,7 @@ def control_parser() -> argparse.ArgumentParser:
     _add_verify(commands, socket)
     _add_shard(commands)
     _add_config(commands, socket)
+    _add_doctor(commands, socket)
     return parser
 
 
@@ -192,6 +194,25 @@ def _add_config(
         example="streamerctl config --json",
     )
     parser.add_argument("--json", action="store_true", help='{"key": {"value", "origin"}}')
+
+
+def _add_doctor(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], socket: argparse.ArgumentParser
+) -> None:
+    parser = _subcommand(
+        commands,
+        "doctor",
+        doctor.run,
+        socket,
+        help_text="check what usually goes wrong, each with its remedy",
+        example="streamerctl doctor s3://models/llama",
+    )
+    parser.add_argument(
+        "source", metavar="SOURCE", nargs="?", help="and whether this can be listed and read"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help='[{"check", "state", "text", "remedy"}]'
+    )
 
 
 def _size(text: str) -> int:

@@ -21,7 +21,7 @@ from streamer_client.contract.messages import Accepted, Prefetch
 from streamer_client.contract.sizes import format_size
 from streamerd.cli.exit_codes import DONE
 from streamerd.cli.request import Requester
-from streamerd.cli.source_name import absolute_source, environment_of
+from streamerd.cli.source_name import absolute_source, environment_of, public_source
 from streamerd.cli.status import status_body
 from streamerd.cli.status_body import StatusBody, parse_status
 from streamerd.cli.status_view import shards_word
@@ -56,7 +56,7 @@ def progress_of(body: StatusBody, accepted: Accepted) -> PrefetchProgress:
 def run(arguments: argparse.Namespace) -> int:
     """Ask for a prefetch, and wait for it unless told not to."""
     out = console()
-    source = absolute_source(arguments.source)
+    source = public_source(arguments.source)
     with Requester(arguments.socket) as requester:
         request = Prefetch(
             requester.next_id(),
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.pattern,
             arguments.pin,
             arguments.memory_limit,
-            environment_of(source),
+            environment_of(absolute_source(arguments.source)),
         )
         accepted = requester.ask(request, Accepted)
         what = f"{shards_word(len(accepted.uris))}, {format_size(accepted.total_bytes)}"

@@ -7,7 +7,9 @@ waits for an answer, which is the only time that it stays connected for long.
 from __future__ import annotations
 
 import errno
+import grp
 import os
+import pwd
 import socket
 import time
 from collections.abc import Callable
@@ -144,8 +146,8 @@ def _unavailable(socket_path: str, error: OSError) -> str:
     match error.errno:
         case errno.EACCES | errno.EPERM:
             return (
-                f"no permission to connect to {socket_path}; run as a user of its group, or choose "
-                "another daemon with --socket or STREAMERD_SOCKET"
+                f"no permission to connect to {socket_path}; {_how_to_join(socket_path)}, or "
+                "choose another daemon with --socket or STREAMERD_SOCKET"
             )
         case errno.ECONNREFUSED:
             what = "has no daemon behind it: the socket file is left over from one that died"
@@ -157,3 +159,13 @@ def _unavailable(socket_path: str, error: OSError) -> str:
         f"{socket_path} {what}; start one with `systemctl start streamerd` or "
         f"`streamerd --socket {socket_path}`, or name another with --socket or STREAMERD_SOCKET"
     )
+
+
+def _how_to_join(socket_path: str) -> str:
+    """What makes this user a member of the socket's group."""
+    try:
+        group = grp.getgrgid(os.stat(socket_path).st_gid).gr_name
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except (OSError, KeyError):
+        return "run as a user of its group"
+    return f"join its group with `sudo usermod -aG {group} {user}` and log in again"

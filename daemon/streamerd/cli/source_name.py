@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 
 from streamer_client.contract.uris import has_scheme
-from streamer_client.storage.registry import caller_environment
+from streamer_client.storage.registry import caller_environment, public_uri
 
 
 def absolute_source(source: str) -> str:
     """A URI as it stands; a path made absolute against the caller's working directory."""
     return source if has_scheme(source) else os.path.abspath(os.path.expanduser(source))
+
+
+def public_source(source: str) -> str:
+    """As the daemon keeps it and shows it: an absolute source without the secrets of its URL."""
+    return public_uri(absolute_source(source))
 
 
 def environment_of(source: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from streamer_client.contract.messages import Finding, Verified, Verify, Verifyi
 from streamer_client.contract.sizes import format_size
 from streamerd.cli.exit_codes import DONE, FAILED
 from streamerd.cli.request import Requester
-from streamerd.cli.source_name import absolute_source, environment_of
+from streamerd.cli.source_name import absolute_source, environment_of, public_source
 from streamerd.cli.status import status_body
 from streamerd.cli.status_body import parse_status
 from streamerd.cli.terminal import console
@@ -35,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _verified(requester: Requester, source: str, *, against_source: bool) -> Verified:
     environment = environment_of(source) if against_source else {}
+    source = public_source(source)
     request = Verify(requester.next_id(), source, against_source, environment)
     out = console()
     bar = Progress(

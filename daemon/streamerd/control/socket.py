@@ -55,11 +55,15 @@ class ControlSocket:
         self._socket.rcvhwm = 0
         self._socket.linger = 500
         self._socket.router_mandatory = 1
+        # By umask, not by chmod afterwards: a client that looks for its new daemon would be refused
+        # in between.
+        umask = os.umask(0o777 & ~self._mode)
         try:
             self._socket.bind(f"ipc://{self._path}")
-            os.chmod(self._path, self._mode)
         except (zmq.ZMQError, OSError) as error:
             raise ConfigError(f"cannot listen on {self._path}: {error}") from error
+        finally:
+            os.umask(umask)
         self._loop.add_reader(self._descriptor, self._drain)
         self._schedule()
 

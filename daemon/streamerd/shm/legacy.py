@@ -85,14 +85,19 @@ def inherit(
 
 
 def choose(known: Iterable[Sidecar], limit_bytes: int) -> list[Sidecar]:
-    """Those that fit the limit together: what is pinned first, then what was used last. Pure."""
-    chosen, left_bytes = [], limit_bytes
+    """Those that fit the limit together: what is pinned first, then what was used last. Pure.
+
+    One of each content: a daemon that was killed while it replaced a slab has left both.
+    """
+    chosen: dict[tuple[str, str], Sidecar] = {}
+    left_bytes = limit_bytes
     for sidecar in sorted(known, key=lambda one: (not one.pinned, -one.last_used_s)):
+        key = sidecar.uri, sidecar.identity
         size_bytes = _resident_bytes(sidecar)
-        if 0 < size_bytes <= left_bytes:
-            chosen.append(sidecar)
+        if key not in chosen and 0 < size_bytes <= left_bytes:
+            chosen[key] = sidecar
             left_bytes -= size_bytes
-    return chosen
+    return list(chosen.values())
 
 
 def _is_sound(sidecar: Sidecar) -> bool:

@@ -57,6 +57,7 @@ class Core:
         claims.grant_arrived(model)
         admission.admit_waiting(model)
         claims.claim_all(model)
+        fetching.shrink(model)
         fetching.dispatch(model, now_s)
         return [*model.drain(), *self._finished()]
 
@@ -109,7 +110,6 @@ class Core:
                     admission.unpin(model, shard)
             case LimitChanged(_, limit_bytes):
                 model.ledger.limit_bytes = limit_bytes
-                fetching.shrink(model)
             case Tick(at_s):
                 model.ledger.squeezed_to_bytes = None
                 credentials.tick(model, at_s)

@@ -84,7 +84,10 @@ def _release_victims(model: Model, victims: Iterable[Victim], demand_bytes: int)
 
 
 def shrink(model: Model) -> None:
-    """Release unwanted blocks until memory is within a limit that was lowered."""
+    """Release unwanted blocks until memory is within a limit that was lowered.
+
+    Asked each turn: what was in use then may be given up only later.
+    """
     _release_victims(model, model.eviction.unwanted(), 0)
 
 

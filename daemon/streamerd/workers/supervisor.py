@@ -35,6 +35,9 @@ first."""
 MAPPED_FROM_SLOTS: Final = 8
 """With so many threads, slabs are mapped even without huge pages: see `shm/slab_file.py`."""
 
+_ISOLATED: Final = ("-I",) if sys.flags.isolated else ()
+"""A daemon that ignores its environment's Python settings has workers that do."""
+
 OnAnswer = Callable[[Answer | None], None]
 """Called with the answer, or None when the worker died before it gave one."""
 
@@ -58,7 +61,7 @@ class Worker(asyncio.Protocol):
         """Spawn the process. It needs no readiness: jobs wait in the channel."""
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "streamerd.workers.process"]
+            command = [sys.executable, *_ISOLATED, "-m", "streamerd.workers.process"]
             command += ["--fd", str(theirs.fileno()), *options]
             try:
                 # Not asyncio's subprocess: the end shows on the channel, no watcher is needed.
@@ -260,9 +263,13 @@ class Fleet:
         for worker in self._workers:
             worker.close()
         loop = asyncio.get_running_loop()
-        for worker in self._workers:
-            if worker.process is not None:
-                await loop.run_in_executor(None, _reap, worker.process, grace_s)
+        # Side by side: workers that hang together are waited for once, not one after the other.
+        ends = (
+            loop.run_in_executor(None, _reap, worker.process, grace_s)
+            for worker in self._workers
+            if worker.process is not None
+        )
+        await asyncio.gather(*ends)
 
 
 def _reap(process: subprocess.Popen[bytes], grace_s: float) -> None:

@@ -47,7 +47,7 @@ class Store:
     ) -> tuple[StoredShard, ...]:
         return (SHARD,)
 
-    def list_all(self, source: str) -> tuple[StoredShard, ...]:
+    def list_all(self, source: str, take: object = None) -> tuple[StoredShard, ...]:
         return (SHARD,)
 
     def open(self, shard: StoredShard) -> Bytes:

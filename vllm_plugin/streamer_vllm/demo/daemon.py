@@ -51,7 +51,8 @@ def streamerctl_command() -> list[str]:
 def running_daemon(socket_path: str, log_path: str) -> Iterator[DemoDaemon]:
     """A daemon for the time of a `with` block; it answers when the block begins."""
     ready, tell_ready = os.pipe()
-    command = [sys.executable, "-m", "streamerd", "--ephemeral"]
+    # Ephemeral: it leaves nothing in memory.
+    command = [sys.executable, "-m", "streamerd", "--ephemeral", "--idle-exit-s", "86400"]
     command += ["--socket", socket_path, "--ready-fd", str(tell_ready)]
     try:
         child = Child("streamerd", command, {}, log_path, pass_fds=(tell_ready,))

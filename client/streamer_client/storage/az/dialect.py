@@ -15,7 +15,7 @@ from streamer_client.storage.http.dialect import Verdict
 from streamer_client.storage.http.messages import Answer, Request
 from streamer_client.storage.http.refusals import Told, refusal, refusal_text
 from streamer_client.storage.http.retry import Transient
-from streamer_client.storage.s3.xml import Element, NotXml, parse_xml
+from streamer_client.storage.xml import Element, NotXml, parse_xml
 
 API_VERSION: Final = "2019-12-12"
 """The first that tells versions of blobs; newer ones change nothing that is used here."""

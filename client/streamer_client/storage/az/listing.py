@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from streamer_client.contract.errors import SourceError
 from streamer_client.storage.object_uri import ObjectUri
 from streamer_client.storage.prefixes import Page
-from streamer_client.storage.s3.xml import Element, NotXml, parse_xml
+from streamer_client.storage.xml import Element, NotXml, parse_xml
 
 
 @dataclass(frozen=True, slots=True)

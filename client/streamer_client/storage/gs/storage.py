@@ -7,7 +7,7 @@ open, never this process's own environment.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from streamer_client.contract.errors import SourceError, SourceNotFound
@@ -68,14 +68,16 @@ class GsStorage:
         """
         return self._prefixes.list_shards(source, pattern, files)
 
-    def list_all(self, source: str) -> tuple[StoredShard, ...]:
+    def list_all(
+        self, source: str, take: Callable[[str], bool] | None = None
+    ) -> tuple[StoredShard, ...]:
         """Every object under a prefix, at any depth, or the object that `source` is.
 
         Raises:
             SourceNotFound: nothing there.
             SourceForbidden: the caller may not list or read.
         """
-        return self._prefixes.list_all(source)
+        return self._prefixes.list_all(source, take)
 
     def open(self, shard: StoredShard) -> ObjectReader:
         """Open an object for reading; its metadata tells that it is still the same.

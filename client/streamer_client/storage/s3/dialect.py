@@ -16,14 +16,20 @@ from urllib.parse import urlsplit
 from streamer_client.contract.errors import CredentialsExpired
 from streamer_client.storage.http.dialect import Verdict
 from streamer_client.storage.http.messages import Answer, Request
-from streamer_client.storage.http.refusals import Told, date_of, refusal, refusal_text
+from streamer_client.storage.http.refusals import (
+    Told,
+    date_of,
+    refusal,
+    refusal_text,
+    retry_after_s,
+)
 from streamer_client.storage.http.retry import SendAgain, Transient
 from streamer_client.storage.s3.endpoints import bucket_url
 from streamer_client.storage.s3.learned import LEARNED, Learned
 from streamer_client.storage.s3.remedies import EXPIRED, PASSING, remedy
 from streamer_client.storage.s3.settings import S3Settings
 from streamer_client.storage.s3.uri import requested
-from streamer_client.storage.s3.xml import Element, NotXml, parse_xml
+from streamer_client.storage.xml import Element, NotXml, parse_xml
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +92,7 @@ class S3Dialect:
             return again
         text = refusal_text(sent, answer, told)
         if told.code in PASSING:
-            return Transient(text)
+            return Transient(text, after_s=retry_after_s(answer.headers))
         if told.code in EXPIRED or (told.code == "InvalidToken" and "expired" in told.message):
             return CredentialsExpired(
                 f"{request.about}: the credentials have expired: {text}; renew them (for example "

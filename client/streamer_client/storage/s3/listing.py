@@ -10,25 +10,25 @@ from urllib.parse import quote, unquote_plus
 from streamer_client.contract.errors import SourceError
 from streamer_client.storage.http.engine import HttpEngine
 from streamer_client.storage.http.messages import Request
-from streamer_client.storage.s3.uri import S3Uri
-from streamer_client.storage.s3.xml import Element, NotXml, parse_xml
+from streamer_client.storage.object_uri import ObjectUri
+from streamer_client.storage.prefixes import Page
+from streamer_client.storage.s3.uri import request_url
+from streamer_client.storage.xml import Element, NotXml, parse_xml
 
 PAGE_KEYS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """One page of a listing."""
+class Listed:
+    """One page, and how the listing goes on."""
 
-    keys: tuple[str, ...]
-    prefixes: tuple[str, ...]
-    """What is deeper, each once, with its slash; empty for a recursive listing."""
+    page: Page
     token: str
     """For the next page; empty after the last one, or where the store gives none."""
     truncated: bool
 
 
-def list_keys(engine: HttpEngine, uri: S3Uri, *, deep: bool) -> Iterator[Page]:
+def list_keys(engine: HttpEngine, uri: ObjectUri, *, deep: bool) -> Iterator[Page]:
     """The keys under a prefix, directory markers left out.
 
     Args:
@@ -44,21 +44,21 @@ def list_keys(engine: HttpEngine, uri: S3Uri, *, deep: bool) -> Iterator[Page]:
     token = after = ""
     while True:
         query = _query(uri.prefix, deep=deep, token=token, after=after)
-        request = Request("GET", S3Uri(uri.bucket, "").request_url(query), str(uri))
-        page = parse_page(uri, engine.ask(request).body)
-        yield page
-        last = max((*page.keys, *page.prefixes), default="")
-        if not page.truncated:
+        request = Request("GET", request_url(uri.named(""), query), str(uri))
+        found = parse_page(uri, engine.ask(request).body)
+        yield found.page
+        last = max((*found.page.keys, *found.page.prefixes), default="")
+        if not found.truncated:
             return
-        if not page.token and last <= after:
+        if not found.token and last <= after:
             raise SourceError(
                 f"{uri}: the store says that its listing goes on, and not where; ask for the "
                 "files by name instead"
             )
-        token, after = page.token, last
+        token, after = found.token, last
 
 
-def parse_page(uri: S3Uri, body: bytes) -> Page:
+def parse_page(uri: ObjectUri, body: bytes) -> Listed:
     """One page.
 
     Raises:
@@ -77,9 +77,11 @@ def parse_page(uri: S3Uri, body: bytes) -> Page:
         return tuple(unquote_plus(text) if encoded else text for text in texts)
 
     keys = names(root.all("Contents"), "Key")
-    return Page(
-        tuple(key for key in keys if not key.endswith("/")),
-        names(root.all("CommonPrefixes"), "Prefix"),
+    return Listed(
+        Page(
+            tuple(key for key in keys if not key.endswith("/")),
+            names(root.all("CommonPrefixes"), "Prefix"),
+        ),
         root.value("NextContinuationToken"),
         root.value("IsTruncated") == "true",
     )
@@ -103,7 +105,7 @@ def _query(prefix: str, *, deep: bool, token: str, after: str) -> str:
     return "&".join(f"{name}={quote(value, safe='')}" for name, value in sorted(fields.items()))
 
 
-def _not_a_listing(uri: S3Uri, why: str) -> str:
+def _not_a_listing(uri: ObjectUri, why: str) -> str:
     return (
         f"{uri}: the answer to ListObjectsV2 is no listing: {why}; check that the endpoint is the "
         "store's S3 interface, and no console or web page"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from streamer_client.storage.object_uri import ObjectUri
 from streamer_client.storage.s3.settings import S3Settings
-from streamer_client.storage.s3.uri import S3Uri
 
 EXPIRED: Final = frozenset(
     {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
@@ -23,7 +23,7 @@ _LOOKED: Final = (
 )
 
 
-def remedy(settings: S3Settings, uri: S3Uri, code: str, *, listing: bool) -> str:
+def remedy(settings: S3Settings, uri: ObjectUri, code: str, *, listing: bool) -> str:
     """What to do, for the end of an error's text.
 
     Args:
@@ -64,7 +64,7 @@ def remedy(settings: S3Settings, uri: S3Uri, code: str, *, listing: bool) -> str
             return _permission(settings, uri, listing=listing)
 
 
-def _permission(settings: S3Settings, uri: S3Uri, *, listing: bool) -> str:
+def _permission(settings: S3Settings, uri: ObjectUri, *, listing: bool) -> str:
     arn = f"arn:aws:s3:::{uri.bucket}"
     action = f"s3:ListBucket on {arn}" if listing else f"s3:GetObject on {arn}/{uri.key}"
     if settings.unsigned:

@@ -23,10 +23,9 @@ from typing import Final
 from streamer_client.contract.errors import ConfigError
 from streamer_client.storage.http import retry
 from streamer_client.storage.http import settings as http_settings
-from streamer_client.storage.http.origin import origin_of
+from streamer_client.storage.http.endpoint import endpoint_url
 from streamer_client.storage.http.retry import RetryPolicy, retry_policy
 from streamer_client.storage.http.settings import HttpSettings, flag
-from streamer_client.storage.http.shown import shown
 
 DEFAULT_REGION: Final = "us-east-1"
 
@@ -107,18 +106,4 @@ def _keys(environment: Mapping[str, str]) -> Keys | None:
 
 def _endpoint(environment: Mapping[str, str]) -> str:
     name = next((name for name in ENDPOINTS if environment.get(name, "").strip()), "")
-    if not name:
-        return ""
-    text = environment[name].strip().rstrip("/")
-    url = text if "://" in text else f"https://{text}"
-    try:
-        origin = origin_of(url)
-    except ConfigError as error:
-        raise ConfigError(f"{name}: {error}") from error
-    if "?" in url or "#" in url or "@" in url:
-        raise ConfigError(
-            f"{name}={shown(text)}: neither user, query nor fragment belong into an endpoint; "
-            "write https://host[:port]"
-        )
-    path = url.partition("://")[2].partition("/")[2]
-    return f"{origin}/{path}" if path else str(origin)
+    return endpoint_url(name, environment[name]) if name else ""

@@ -6,51 +6,25 @@ Keys are taken literally, as the AWS command line does: a percent sign is a perc
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, unquote, urlsplit
 
 from streamer_client.contract.errors import ConfigError
+from streamer_client.storage.object_uri import ObjectUri, split_uri
 
-_SCHEME: Final = re.compile(r"s3://", re.IGNORECASE)
+SCHEME: Final = "s3"
 # What buckets are called on AWS, and on stores that allow more (capitals, underscores).
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _EXPRESS: Final = "--x-s3"
 
 
-@dataclass(frozen=True, slots=True)
-class S3Uri:
-    """An object, or with an empty key or one that ends in a slash, what lies under it."""
-
-    bucket: str
-    key: str
-
-    def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.key}" if self.key else f"s3://{self.bucket}"
-
-    @property
-    def prefix(self) -> str:
-        """What the keys under it begin with; empty for the whole bucket."""
-        return f"{self.key.rstrip('/')}/" if self.key.strip("/") else ""
-
-    def under(self, name: str) -> S3Uri:
-        """The object of this name under it."""
-        return S3Uri(self.bucket, self.prefix + name)
-
-    def request_url(self, query: str = "") -> str:
-        """As a request carries it until it is known which host serves it."""
-        path = quote(self.key, safe="/~")
-        return f"s3://{self.bucket}/{path}" + (f"?{query}" if query else "")
-
-
-def s3_uri(text: str) -> S3Uri:
+def s3_uri(text: str) -> ObjectUri:
     """Parse a source or shard.
 
     Raises:
         ConfigError: it is not `s3://bucket/key`, or is of a kind that cannot be read.
     """
-    scheme = _SCHEME.match(text)
-    bucket, _, key = (text[scheme.end() :] if scheme else "").partition("/")
+    bucket, key = split_uri(text, SCHEME)
     if bucket.startswith("arn:"):
         raise ConfigError(f"{text}: access points are not known; give the bucket, or the alias")
     if not _BUCKET.fullmatch(bucket):
@@ -59,10 +33,16 @@ def s3_uri(text: str) -> S3Uri:
         raise ConfigError(
             f"{text}: directory buckets (S3 Express) are not known; copy it to an ordinary bucket"
         )
-    return S3Uri(bucket, key)
+    return ObjectUri(SCHEME, bucket, key)
 
 
-def requested(url: str) -> S3Uri:
+def request_url(uri: ObjectUri, query: str = "") -> str:
+    """As a request carries it until it is known which host serves it."""
+    path = quote(uri.key, safe="/~")
+    return f"{SCHEME}://{uri.bucket}/{path}" + (f"?{query}" if query else "")
+
+
+def requested(url: str) -> ObjectUri:
     """The inverse of `request_url`, without its query."""
     parts = urlsplit(url)
-    return S3Uri(parts.netloc, unquote(parts.path[1:]))
+    return ObjectUri(SCHEME, parts.netloc, unquote(parts.path[1:]))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from streamer_client.storage.http import retry
-from streamer_client.storage.http import settings as http_settings
 from streamer_client.storage.http.origin import origin_of
+from streamer_client.storage.http.retry import retry_policy
+from streamer_client.storage.http.settings import http_settings
+from streamer_client.storage.http.travelling import http_variables
 from streamer_client.storage.web.secrets import secrets_of
 
 
@@ -24,8 +25,7 @@ class WebCaller:
         Raises:
             ConfigError: one of the variables is malformed.
         """
-        names = (*http_settings.VARIABLES, *retry.VARIABLES)
-        found = {name: self._environ[name] for name in names if self._environ.get(name)}
-        http_settings.http_settings(found)
-        retry.retry_policy(found)
+        found = http_variables(self._environ)
+        http_settings(found)
+        retry_policy(found)
         return found | secrets_of(self._uri, self._environ).variables()

@@ -6,7 +6,7 @@ no secrets: those come with the caller's variables.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 from urllib.parse import quote, urlsplit
@@ -76,7 +76,9 @@ class WebStorage:
             return (self._shard(_under(base, pattern)),)
         return self._shards(self._matches(base, pattern or DEFAULT_PATTERN))
 
-    def list_all(self, source: str) -> tuple[StoredShard, ...]:
+    def list_all(
+        self, source: str, take: Callable[[str], bool] | None = None
+    ) -> tuple[StoredShard, ...]:
         """The weights, and of what usually lies beside them whatever is there.
 
         Raises:
@@ -86,13 +88,14 @@ class WebStorage:
         if not base.endswith("/"):
             alone = self._file(base)
             if alone is not None:
-                return (alone,)
+                return (alone,) if take is None or take(alone.uri) else ()
         weights = self._weights(base)
         names = [*BESIDE, *([INDEX] if weights and weights != [SINGLE] else []), *weights]
         found = self._existing(_under(base, name) for name in names)
         if not found:
             raise SourceNotFound(_unlistable(base, "nothing of a checkpoint was found"))
-        return tuple(sorted(found, key=lambda shard: natural_key(shard.uri)))
+        taken = (shard for shard in found if take is None or take(shard.uri))
+        return tuple(sorted(taken, key=lambda shard: natural_key(shard.uri)))
 
     def open(self, shard: StoredShard) -> ObjectReader:
         """Open a file for reading; one HEAD tells that it is still the same.

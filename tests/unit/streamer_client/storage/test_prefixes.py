@@ -49,6 +49,13 @@ def test_a_prefix_is_no_other_that_begins_so() -> None:
     assert uris(found.list_all("xs://b/m/")) == ["xs://b/m/a.safetensors"]
 
 
+def test_what_is_not_taken_is_not_looked_at() -> None:
+    found = Prefixes(Names("m/a.json", "m/b.bin", unreadable=True))
+    assert found.list_all("xs://b/m", lambda uri: uri.endswith(".txt")) == ()
+    with pytest.raises(SourceForbidden, match=r"xs://b/m/a.json: may not be read"):
+        found.list_all("xs://b/m", lambda uri: uri.endswith(".json"))
+
+
 def test_only_what_is_directly_under_it_and_what_is_deeper_is_told() -> None:
     found = Prefixes(Names("m/x.bin", "m/deep/a.safetensors"))
     with pytest.raises(SourceNotFound, match=r"'\*\.safetensors'; there is: deep/, x.bin"):

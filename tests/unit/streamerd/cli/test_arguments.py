@@ -7,7 +7,7 @@ import pytest
 from streamerd.cli.arguments import control_parser
 from streamerd.cli.shard import writer_command
 
-COMMANDS = ("status", "prefetch", "evict", "pin", "unpin", "verify", "shard", "config")
+COMMANDS = ("status", "prefetch", "evict", "pin", "unpin", "verify", "shard", "config", "doctor")
 
 
 def _parse(*argv: str) -> argparse.Namespace:

@@ -165,6 +165,13 @@ def test_the_socket_follows_the_order_that_clients_follow() -> None:
     assert (settings.socket, origins["socket"]) == ("/x/y.sock", "environment STREAMERD_SOCKET")
 
 
+def test_the_system_daemon_makes_the_system_socket() -> None:
+    environ = {"RUNTIME_DIRECTORY": "/run/other:/run/streamerd"}
+    assert _load(environ=environ)[0].socket == "/run/streamerd/control.sock"
+    other = _load(environ={"RUNTIME_DIRECTORY": "/run/other"})[0].socket
+    assert other == "/run/user/7/streamerd/control.sock"
+
+
 @pytest.mark.parametrize(
     ("name", "raw", "says"),
     [

@@ -140,6 +140,17 @@ def test_a_lower_limit_takes_what_nobody_uses() -> None:
     assert play.resident("b") == [0, 1, 2, 3]
 
 
+def test_a_lower_limit_takes_what_was_in_use_once_it_is_not() -> None:
+    play = Play(10, {"a": 8})
+    play.open("x", "a", hold=True)
+    play.fetch_all()
+    play.core.handle([e.LimitChanged(play.at_s, 5 * BLOCK)])
+    assert play.model.ledger.releasing_bytes == 0
+    # Not by `play.close`: its invariants hold again only when the blocks are released.
+    play.core.handle([e.LoadClosed(play.at_s, load_key("x"))])
+    assert play.model.ledger.releasing_bytes == 3 * BLOCK
+
+
 def test_evicting_takes_only_what_is_free() -> None:
     play = Play(10, {"a": 4})
     play.open("x", "a")

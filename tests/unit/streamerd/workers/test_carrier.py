@@ -28,7 +28,7 @@ class Failing:
     ) -> tuple[StoredShard, ...]:
         raise self.error(self._text)
 
-    def list_all(self, source: str) -> tuple[StoredShard, ...]:
+    def list_all(self, source: str, take: object = None) -> tuple[StoredShard, ...]:
         raise self.error(self._text)
 
     def open(self, shard: StoredShard) -> Reader:

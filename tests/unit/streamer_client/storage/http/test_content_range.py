@@ -38,14 +38,19 @@ def test_another_range_is_no_change_but_an_error(text: str) -> None:
     assert str(caught.value).startswith("s3://b/k: ")
 
 
-def test_another_size_is_a_change() -> None:
-    for call in (
-        lambda: checked(206, 10, 20, 100, content_range="bytes 10-19/101"),
-        lambda: checked(200, 0, 100, 100, content_length="101"),
-        lambda: checked(200, 10, 20, 100, content_length="10"),
-    ):
-        with pytest.raises(SourceChanged, match="open the checkpoint again"):
-            call()
+@pytest.mark.parametrize(
+    ("status", "start", "stop", "headers"),
+    [
+        (206, 10, 20, {"content_range": "bytes 10-19/101"}),
+        (200, 0, 100, {"content_length": "101"}),
+        (200, 10, 20, {"content_length": "10"}),
+    ],
+)
+def test_another_size_is_a_change(
+    status: int, start: int, stop: int, headers: dict[str, str]
+) -> None:
+    with pytest.raises(SourceChanged, match="open the checkpoint again"):
+        checked(status, start, stop, 100, **headers)
 
 
 def test_everything_is_right_only_when_everything_was_asked_for() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamer_client.contract.errors import ConfigError
-from streamer_client.storage.s3.uri import S3Uri, requested, s3_uri
+from streamer_client.storage.s3.uri import request_url, requested, s3_uri
 
 
 @pytest.mark.parametrize(
@@ -48,9 +48,9 @@ def test_what_cannot_be_read(text: str, why: str) -> None:
     "key", ["", "a/b", "a b+c%20", "ü/模", "//a//", "q?x=1&y", "a#b", "./../x"]
 )
 def test_a_request_carries_any_key(key: str) -> None:
-    uri = S3Uri("bucket", key)
-    assert requested(uri.request_url("list-type=2&x=%2F")) == uri
-    assert requested(uri.request_url()) == uri
+    uri = s3_uri(f"s3://bucket/{key}")
+    assert requested(request_url(uri, "list-type=2&x=%2F")) == uri
+    assert requested(request_url(uri)) == uri
 
 
 def test_names_under_it() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamer_client.storage.s3.xml import NotXml, parse_xml
+from streamer_client.storage.xml import NotXml, parse_xml
 
 
 def test_a_tree_without_namespaces() -> None:

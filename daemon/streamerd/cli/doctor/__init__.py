@@ -1,0 +1,1 @@
+"""`streamerctl doctor`: what usually goes wrong, one line each with the remedy."""

@@ -1,0 +1,159 @@
+"""Gathers what the checks of daemon and memory judge: systemd, socket, /dev/shm, control group."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import re
+import resource
+import shutil
+import socket
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+from typing import Final
+
+from streamer_client.contract.errors import StreamerError
+from streamer_client.contract.socket import SYSTEM_SOCKET, instance_of
+from streamerd.cli.doctor.daemon import DaemonFacts, ServiceFacts, SocketFacts
+from streamerd.cli.doctor.memory import MountFacts, Segments
+from streamerd.cli.request import Requester
+from streamerd.cli.status import status_body
+from streamerd.cli.status_body import parse_status
+from streamerd.memory_room import cgroup_limit
+from streamerd.shm.huge_pages import can_collapse
+from streamerd.shm.slabs import MOUNT, PREFIX, allocated_bytes, mount_bytes
+
+_CONNECT_S: Final = 2.0
+_SLAB: Final = re.compile(re.escape(PREFIX) + r"(?P<instance>[0-9a-f]+)\.")
+_PROPERTIES: Final = ("LoadState", "ActiveState", "Result", "NRestarts")
+
+
+def ask_service() -> ServiceFacts:
+    """What systemd says, where it is the init."""
+    if not os.path.isdir("/run/systemd/system") or shutil.which("systemctl") is None:
+        return ServiceFacts()
+    command = ["systemctl", "show", "streamerd.service", f"--property={','.join(_PROPERTIES)}"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=10)
+    told = dict(line.partition("=")[::2] for line in done.stdout.splitlines())
+    load, active, result, restarts = (told.get(name, "") for name in _PROPERTIES)
+    return ServiceFacts(load, active, result, int(restarts) if restarts.isdigit() else 0)
+
+
+def ask_socket(path: str) -> SocketFacts:
+    """Connect once, and see whose the socket is."""
+    user = _user()
+    error = _connect_error(path)
+    try:
+        entry = grp.getgrgid(os.stat(path).st_gid)
+    except (OSError, KeyError):
+        return SocketFacts(path, user, error)
+    return SocketFacts(
+        path,
+        user,
+        error,
+        entry.gr_name,
+        in_database=user in entry.gr_mem,
+        in_session=entry.gr_gid in (os.getegid(), *os.getgroups()),
+    )
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+def _connect_error(path: str) -> int | None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_CONNECT_S)
+        try:
+            probe.connect(path)
+        except OSError as error:
+            return error.errno or -1
+    return None
+
+
+def ask_daemon(path: str) -> DaemonFacts | str:
+    """What the daemon answers, or the error's text."""
+    try:
+        with Requester(path) as requester:
+            body = parse_status(status_body(requester))
+    except StreamerError as error:
+        return str(error)
+    memory = body.memory
+    return DaemonFacts(
+        *(body.version, body.pid, body.uptime_s, body.instance),
+        *(memory.limit_bytes, memory.used_bytes),
+    )
+
+
+def ask_mount() -> MountFacts | None:
+    """The shared-memory mount; None when there is none."""
+    try:
+        total_bytes, free_bytes = mount_bytes()
+    except StreamerError:
+        return None
+    mounts = Path("/proc/self/mounts").read_text(encoding="utf-8")
+    return MountFacts(total_bytes, free_bytes, huge_option(mounts), can_collapse())
+
+
+def huge_option(mounts: str) -> str:
+    """The `huge=` of the shared-memory mount in a text like /proc/self/mounts. Pure."""
+    options = "never"
+    for line in mounts.splitlines():
+        fields = line.split()
+        if len(fields) > 3 and fields[1] == MOUNT:  # the last one lies on top
+            found = re.search(r"(?:^|,)huge=(\w+)", fields[3])
+            options = found[1] if found else "never"
+    return options
+
+
+def ask_cgroup(pid: int) -> int | None:
+    """The memory limit of a process's control group."""
+    limit = cgroup_limit(process=str(pid))
+    return limit[0] if limit else None
+
+
+def ask_memlock() -> int | None:
+    """How much this process may lock; None for no limit."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def ask_segments() -> list[Segments]:
+    """The slabs on the mount, by instance."""
+    files: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(os.listdir(MOUNT)) if os.path.isdir(MOUNT) else ():
+        if match := _SLAB.match(name):
+            files[match["instance"]].append(f"/{name}")
+    return [
+        Segments(instance, len(names), sum(map(_allocated, names)))
+        for instance, names in files.items()
+    ]
+
+
+def _allocated(name: str) -> int:
+    try:
+        return allocated_bytes(name)
+    except FileNotFoundError:
+        return 0  # removed since
+
+
+def ask_living() -> set[str]:
+    """Instances of every socket that is open in this network namespace: see proc(5), net/unix."""
+    lines = Path("/proc/net/unix").read_text(encoding="utf-8").splitlines()[1:]
+    return living_instances(lines)
+
+
+def living_instances(lines: list[str]) -> set[str]:
+    """Instances of the paths in lines of /proc/net/unix. Pure."""
+    paths = (line.split(maxsplit=7)[7:] for line in lines)
+    return {instance_of(path[0]) for path in paths if path and path[0].startswith("/")}
+
+
+def ask_keeping(socket_path: str) -> set[str]:
+    """Instances whose daemon is likely to come back: the system's, and the one asked about."""
+    return {instance_of(SYSTEM_SOCKET), instance_of(socket_path)}

@@ -1,0 +1,128 @@
+"""Is there a daemon, may this user talk to it, and is it of this version?
+
+Pure: facts in, verdict out. The facts are gathered in `ask_node.py`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+
+from streamer_client.contract.sizes import format_size
+from streamerd.cli.doctor.finding import Finding, State
+
+_START = "systemctl start streamerd"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceFacts:
+    """What systemd says of streamerd.service; each empty where there is no systemd."""
+
+    load_state: str = ""
+    active_state: str = ""
+    result: str = ""
+    restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SocketFacts:
+    """The control socket as this user finds it."""
+
+    path: str
+    user: str
+    connect_error: int | None
+    """errno of a connect; None when it connected."""
+    group: str = ""
+    in_database: bool = False
+    """The user is a member of `group` by the group database."""
+    in_session: bool = False
+    """The user's present processes are members of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonFacts:
+    """What the daemon answered."""
+
+    version: str
+    pid: int
+    uptime_s: float
+    instance: str
+    limit_bytes: int
+    used_bytes: int
+
+
+def check_service(service: ServiceFacts, *, answers: bool) -> Finding:
+    """The unit's state."""
+    state, text, remedy = _service(service, answers=answers)
+    return Finding("service", state, text, remedy)
+
+
+def _service(service: ServiceFacts, *, answers: bool) -> tuple[State, str, str]:
+    active = service.active_state
+    if not service.load_state:
+        return State.NOTE, "no systemd here", ""
+    if service.load_state == "not-found":
+        return State.NOTE, "streamerd.service is not installed", ""
+    if active == "active":
+        restarts = f", restarted {service.restarts} times" if service.restarts else ""
+        return State.OK, f"streamerd.service is active{restarts}", ""
+    if active == "failed":
+        remedy = "see `journalctl -u streamerd -n 20`, then `systemctl restart streamerd`"
+        return State.FAILED, f"streamerd.service failed ({service.result})", remedy
+    if active == "inactive" and answers:
+        text = "streamerd.service is stopped; a daemon that was started otherwise answers"
+        return State.WARNING, text, f"stop that one and `{_START}`"
+    if active == "inactive":
+        return State.FAILED, "streamerd.service is stopped", f"`{_START}`"
+    return State.WARNING, f"streamerd.service is {active}", "wait, or see `journalctl -u streamerd`"
+
+
+def check_socket(socket: SocketFacts) -> Finding:
+    """Whether this user can connect."""
+    state, text, remedy = _socket(socket)
+    return Finding("socket", state, f"{socket.path} {text}", remedy)
+
+
+def _socket(socket: SocketFacts) -> tuple[State, str, str]:
+    match socket.connect_error:
+        case None:
+            return State.OK, f"may be used by {socket.user}", ""
+        case errno.ENOENT:
+            text = "does not exist; vLLM starts a daemon of its own where it may (mode=auto)"
+            return State.WARNING, text, f"`{_START}`, or `streamerd --socket {socket.path}`"
+        case errno.ECONNREFUSED:
+            return State.FAILED, "is left over from a daemon that died", f"`{_START}`"
+        case errno.EACCES | errno.EPERM:
+            return State.FAILED, f"may not be used by {socket.user}", _how_to_join(socket)
+        case number:
+            return State.FAILED, f"cannot be reached: {os.strerror(number)}", "see the daemon's log"
+
+
+def _how_to_join(socket: SocketFacts) -> str:
+    if socket.in_session:
+        return f"the daemon must let its group in: `chmod 0660 {socket.path}`"
+    if socket.in_database:
+        return f"{socket.user} joined {socket.group} after logging in: log in again"
+    group = socket.group or "streamerd"
+    return f"`sudo usermod -aG {group} {socket.user}`, then log in again"
+
+
+def check_daemon(answer: DaemonFacts | str | None, version: str) -> Finding:
+    """Whether it answers, as this version.
+
+    Args:
+        answer: what it answered, or the error's text, or None when it was not asked.
+        version: of this program.
+    """
+    if answer is None:
+        return Finding("daemon", State.NOTE, "not asked: the socket cannot be used")
+    if isinstance(answer, str):
+        return Finding("daemon", State.FAILED, answer, "`systemctl restart streamerd`")
+    if answer.version != version:
+        text = f"is of version {answer.version}, this program of {version}"
+        remedy = "install the same version on both sides, then `systemctl restart streamerd`"
+        return Finding("daemon", State.WARNING, text, remedy)
+    used = f"{format_size(answer.used_bytes)} of {format_size(answer.limit_bytes)} in use"
+    text = f"version {answer.version}, pid {answer.pid}, up {answer.uptime_s:.0f} s, {used}"
+    return Finding("daemon", State.OK, text)

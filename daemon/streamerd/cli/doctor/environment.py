@@ -1,0 +1,103 @@
+"""Is vLLM's side installed, and what does this machine offer? Pure: facts in, verdict out."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from streamerd.cli.doctor.finding import Finding, State
+
+OLDEST_VLLM: Final = (0, 20)
+PLUGIN: Final = "streamerd"
+"""The plugin's name among vLLM's entry points."""
+
+
+@dataclass(frozen=True, slots=True)
+class PythonFacts:
+    """What is installed in one Python environment; versions, or empty."""
+
+    prefix: str
+    vllm: str = ""
+    streamerd: str = ""
+    torch: str = ""
+    registered: bool = False
+    """The plugin stands among vLLM's entry points."""
+    allowed_plugins: str | None = None
+    """`VLLM_PLUGINS`, where it is set."""
+    mode: str = ""
+    """`STREAMERD_MODE`."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFacts:
+    """What the running kernel can do."""
+
+    release: str
+    collapse: bool
+    cachestat: bool
+    pidfd: bool
+
+
+def check_vllm(python: PythonFacts, daemon_version: str | None) -> Finding:
+    """Whether vLLM of this environment would use the daemon."""
+    state, text, remedy = _vllm(python, daemon_version)
+    return Finding("vllm", state, text, remedy)
+
+
+def _vllm(python: PythonFacts, daemon_version: str | None) -> tuple[State, str, str]:
+    here = f"in {python.prefix}"
+    if not python.vllm:
+        remedy = "with vLLM's environment activated, `streamerctl doctor` looks there"
+        return State.NOTE, f"no vLLM {here}", remedy
+    if _version(python.vllm) < OLDEST_VLLM:
+        oldest = ".".join(map(str, OLDEST_VLLM))
+        return State.FAILED, f"vLLM {python.vllm} {here} is too old", f"install {oldest} or newer"
+    install = "`pip install streamerd` in that environment"
+    if not python.streamerd or not python.registered:
+        return State.FAILED, f"vLLM {python.vllm} {here} has no streamerd plugin", install
+    allowed = python.allowed_plugins
+    if allowed is not None and PLUGIN not in [name.strip() for name in allowed.split(",")]:
+        text = f"VLLM_PLUGINS={allowed} keeps the plugin from being loaded"
+        return State.FAILED, text, f"add {PLUGIN} to it, or unset it"
+    if python.mode == "off":
+        return State.WARNING, "STREAMERD_MODE=off: vLLM's own loaders are used", "unset it"
+    text = f"vLLM {python.vllm} with streamerd {python.streamerd} {here}"
+    if daemon_version is not None and daemon_version != python.streamerd:
+        return State.WARNING, f"{text}, the daemon is of {daemon_version}", install
+    return State.OK, text, ""
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:2])
+
+
+def check_torch(python: PythonFacts, *, gpu: bool) -> Finding:
+    """Whether torch and the machine agree on what there is."""
+    machine = "a GPU" if gpu else "no GPU"
+    if not python.torch:
+        text = f"no torch in {python.prefix}; the machine has {machine}"
+        return Finding("torch", State.NOTE, text)
+    text = f"torch {python.torch}, the machine has {machine}"
+    if gpu and "+cpu" in python.torch:
+        return Finding("torch", State.WARNING, text, "install a build of torch for the GPU")
+    return Finding("torch", State.OK, text)
+
+
+def check_kernel(kernel: KernelFacts) -> Finding:
+    """Whether the kernel has what makes loads fast and ends of clients known."""
+    features = {
+        "pidfd": kernel.pidfd,
+        "huge pages on demand": kernel.collapse,
+        "cachestat": kernel.cachestat,
+    }
+    have = ", ".join(name for name, there in features.items() if there) or "none of what is used"
+    lacks = ", ".join(name for name, there in features.items() if not there)
+    text = f"Linux {kernel.release}: {have}"
+    if not kernel.pidfd:
+        remedy = "Linux 5.3 or newer: without pidfd, leases of dead clients end minutes later"
+        return Finding("kernel", State.WARNING, f"{text}; lacks {lacks}", remedy)
+    if lacks:
+        remedy = "nothing must be done; Linux 6.5 has all of it, and loads faster"
+        return Finding("kernel", State.NOTE, f"{text}; lacks {lacks}", remedy)
+    return Finding("kernel", State.OK, text)

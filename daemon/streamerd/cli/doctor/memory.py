@@ -1,0 +1,145 @@
+"""Is there memory for what the daemon may use? Pure: facts in, verdict out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from streamer_client.contract.sizes import exact_size, format_size
+from streamerd.cli.doctor.finding import Finding, State
+from streamerd.shm.slabs import MOUNT, PREFIX
+
+SMALL_MOUNT_BYTES: Final = 1 << 30
+"""Container engines give 64 MiB unless told otherwise."""
+HEADROOM_BYTES: Final = 256 << 20
+"""What the daemon's processes need beside slabs, generously."""
+PINNED_BYTES: Final = 256 << 20
+"""A rank's ring of pinned buffers, and as much again."""
+
+
+@dataclass(frozen=True, slots=True)
+class MountFacts:
+    """The shared-memory mount; sizes in bytes."""
+
+    total_bytes: int
+    free_bytes: int
+    huge: str
+    """Its `huge=` option."""
+    collapses: bool
+    """The kernel makes huge pages of it on demand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """The slabs of one daemon instance."""
+
+    instance: str
+    files: int
+    allocated_bytes: int
+
+
+def check_room(mount: MountFacts | None, limit_bytes: int | None, used_bytes: int) -> Finding:
+    """Whether the mount holds what the daemon may still take.
+
+    Args:
+        mount: None when there is none.
+        limit_bytes: the daemon's memory limit; None when no daemon answers.
+        used_bytes: what its slabs take now.
+    """
+    if mount is None:
+        text = f"{MOUNT} is not mounted"
+        return Finding("room", State.FAILED, text, f"`mount -t tmpfs tmpfs {MOUNT}`")
+    text = f"{format_size(mount.free_bytes)} of {format_size(mount.total_bytes)} free on {MOUNT}"
+    wanted = 0 if limit_bytes is None else limit_bytes - used_bytes
+    if mount.free_bytes < wanted:
+        size = exact_size(-(-(mount.total_bytes - mount.free_bytes + wanted) // 4096) * 4096)
+        return Finding(
+            "room",
+            State.WARNING,
+            f"{text}, memory_limit allows {format_size(wanted)} more: loads wait when it is full",
+            f"remove what others keep there (`ls -l {MOUNT}`), lower memory_limit, or "
+            f"`mount -o remount,size={size} {MOUNT}`",
+        )
+    if mount.total_bytes < SMALL_MOUNT_BYTES:
+        remedy = "in a container: --shm-size, or an emptyDir with `medium: Memory`"
+        return Finding("room", State.WARNING, f"{text}, which holds no model", remedy)
+    return Finding("room", State.OK, text)
+
+
+def check_huge_pages(mount: MountFacts) -> Finding:
+    """Whether slabs get huge pages; without them filling and copying takes three times as long."""
+    if mount.collapses:
+        return Finding("huge pages", State.OK, "the kernel makes them on demand")
+    if mount.huge in ("always", "within_size"):
+        return Finding("huge pages", State.OK, f"{MOUNT} is mounted with huge={mount.huge}")
+    return Finding(
+        "huge pages",
+        State.WARNING,
+        f"none: {MOUNT} is mounted with huge={mount.huge}, and the kernel makes none on demand",
+        f"`mount -o remount,huge=within_size {MOUNT}`, or Linux 6.1",
+    )
+
+
+def check_cgroup(cgroup_bytes: int | None, limit_bytes: int | None) -> Finding:
+    """Whether the daemon's control group holds its memory limit.
+
+    Args:
+        cgroup_bytes: its limit; None for none.
+        limit_bytes: the daemon's memory limit; None when no daemon answers.
+    """
+    if limit_bytes is None:
+        return Finding("cgroup", State.NOTE, "not compared: no daemon answers")
+    if cgroup_bytes is None:
+        return Finding("cgroup", State.OK, "the daemon's control group has no memory limit")
+    text = (
+        f"the daemon's control group may use {format_size(cgroup_bytes)}, "
+        f"memory_limit is {format_size(limit_bytes)}"
+    )
+    most = max(0, cgroup_bytes - HEADROOM_BYTES) >> 20
+    remedy = f"memory_limit = {most}MiB, or raise MemoryMax (`systemctl edit streamerd`)"
+    if limit_bytes >= cgroup_bytes:
+        return Finding("cgroup", State.FAILED, f"{text}: the kernel will kill it", remedy)
+    if limit_bytes + HEADROOM_BYTES > cgroup_bytes:
+        text = f"{text}: little is left for its own processes"
+        return Finding("cgroup", State.WARNING, text, remedy)
+    return Finding("cgroup", State.OK, text)
+
+
+def check_memlock(limit_bytes: int | None, *, gpu: bool) -> Finding:
+    """Whether ranks may pin their buffers; None for no limit."""
+    if limit_bytes is None:
+        return Finding("memlock", State.OK, "no limit")
+    text = f"this user may lock {format_size(limit_bytes)}"
+    if not gpu:
+        return Finding("memlock", State.OK, f"{text}; without a GPU nothing is locked")
+    if limit_bytes < PINNED_BYTES:
+        remedy = "`ulimit -l unlimited`, LimitMEMLOCK=infinity, or docker's --ulimit memlock=-1"
+        return Finding("memlock", State.WARNING, f"{text}; drivers may refuse to pin more", remedy)
+    return Finding("memlock", State.OK, text)
+
+
+def check_segments(
+    found: Sequence[Segments], living: Collection[str], keeping: Collection[str]
+) -> list[Finding]:
+    """Slabs that nobody serves.
+
+    Args:
+        found: what lies on the mount.
+        living: instances of daemons whose sockets are open now.
+        keeping: instances that a daemon started later would take over.
+    """
+    findings = []
+    for segments in found:
+        files = f"{MOUNT}/{PREFIX}{segments.instance}.*"
+        text = f"{segments.files} slabs, {format_size(segments.allocated_bytes)},"
+        if segments.instance in living:
+            continue
+        if segments.instance in keeping:
+            text = f"{text} wait for the next start of their daemon"
+            remedy = f"to give the memory back instead: `rm {files}`"
+            findings.append(Finding("segments", State.NOTE, text, remedy))
+        else:
+            text = f"{text} are left over from a daemon that died ({segments.instance})"
+            findings.append(Finding("segments", State.WARNING, text, f"`rm {files}`"))
+    return findings or [Finding("segments", State.OK, "none left over from dead daemons")]

@@ -1,0 +1,75 @@
+"""`streamerctl doctor`: gather, judge, show."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+
+from streamerd import __version__
+from streamerd.cli.doctor import ask_environment, ask_node
+from streamerd.cli.doctor.daemon import DaemonFacts, check_daemon, check_service, check_socket
+from streamerd.cli.doctor.environment import check_kernel, check_torch, check_vllm
+from streamerd.cli.doctor.finding import Finding, any_failed
+from streamerd.cli.doctor.memory import (
+    check_cgroup,
+    check_huge_pages,
+    check_memlock,
+    check_room,
+    check_segments,
+)
+from streamerd.cli.doctor.source import check_source
+from streamerd.cli.doctor.view import as_json, show
+from streamerd.cli.exit_codes import DONE, FAILED
+from streamerd.cli.source_name import absolute_source
+from streamerd.cli.terminal import console
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Look at everything; fails when something must be mended."""
+    findings = look(arguments.socket)
+    if arguments.source:
+        findings += check_source(absolute_source(arguments.source), os.environ)
+    if arguments.json:
+        sys.stdout.write(json.dumps(as_json(findings), indent=2) + "\n")
+    else:
+        show(findings, console())
+    return FAILED if any_failed(findings) else DONE
+
+
+def look(socket_path: str) -> list[Finding]:
+    """All checks but that of a source."""
+    socket = ask_node.ask_socket(socket_path)
+    answer = ask_node.ask_daemon(socket_path) if socket.connect_error is None else None
+    daemon = answer if isinstance(answer, DaemonFacts) else None
+    return [
+        check_service(ask_node.ask_service(), answers=daemon is not None),
+        check_socket(socket),
+        check_daemon(answer, __version__),
+        *_memory(daemon, socket_path),
+        *_machine(daemon),
+    ]
+
+
+def _memory(daemon: DaemonFacts | None, socket_path: str) -> list[Finding]:
+    limit_bytes = daemon.limit_bytes if daemon else None
+    mount = ask_node.ask_mount()
+    return [
+        check_room(mount, limit_bytes, daemon.used_bytes if daemon else 0),
+        *([check_huge_pages(mount)] if mount else []),
+        check_cgroup(ask_node.ask_cgroup(daemon.pid) if daemon else None, limit_bytes),
+        check_memlock(ask_node.ask_memlock(), gpu=ask_environment.ask_gpu()),
+        *check_segments(
+            ask_node.ask_segments(), ask_node.ask_living(), ask_node.ask_keeping(socket_path)
+        ),
+    ]
+
+
+def _machine(daemon: DaemonFacts | None) -> list[Finding]:
+    python = ask_environment.ask_python(os.environ)
+    return [
+        check_vllm(python, daemon.version if daemon else None),
+        check_torch(python, gpu=ask_environment.ask_gpu()),
+        check_kernel(ask_environment.ask_kernel()),
+    ]

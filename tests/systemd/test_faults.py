@@ -1,0 +1,86 @@
+"""The service under a real systemd when things go wrong: killed, hung, full, told nonsense."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.waiting import eventually
+from tests.systemd.node import CONFIG, DROP_IN, MEMBER, READY_S, ROOMY, Member, Node, started
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def test_a_killed_daemon_is_started_again_and_loads_go_on(tight: Node, member: Member) -> None:
+    model = tight.model("killed")
+    member.begin(model)
+    pid = tight.main_pid
+    tight.run("kill", "-KILL", str(pid))
+    eventually(lambda: tight.restarted(pid), READY_S)
+    assert tight.show("NRestarts") == "1"
+    assert member.finish(model) == "daemon"
+
+
+def test_a_killed_worker_is_replaced_under_a_load(tight: Node, member: Member) -> None:
+    model = tight.model("worker")
+    member.begin(model)
+    main = tight.main_pid
+    for pid in tight.processes():
+        if pid != main:
+            tight.run("kill", "-KILL", str(pid))
+    assert member.finish(model) == "daemon"
+    assert tight.status()["totals"]["worker_restarts"] >= 1
+    assert tight.main_pid == main
+
+
+def test_a_hung_loop_is_restarted_by_the_watchdog(roomy: Node) -> None:
+    roomy.machine.write(DROP_IN, "[Service]\nWatchdogSec=1\n")
+    roomy.run("systemctl", "daemon-reload")
+    roomy.run("systemctl", "restart", "streamerd")
+    pid = roomy.main_pid
+    roomy.run("kill", "-STOP", str(pid))
+    eventually(lambda: roomy.restarted(pid), READY_S)
+    journal = roomy.journal()
+    assert "Watchdog timeout" in journal
+    assert 'File "' in journal.partition("Watchdog timeout")[2], "where it hung is not in the log"
+
+
+def test_a_daemon_that_works_is_not_taken_for_hung(roomy: Node, member: Member) -> None:
+    roomy.machine.write(DROP_IN, "[Service]\nWatchdogSec=1\n")
+    roomy.run("systemctl", "daemon-reload")
+    roomy.run("systemctl", "restart", "streamerd")
+    pid = roomy.main_pid
+    for turn in range(3):
+        member.load(roomy.model(f"busy{turn}"))
+    before = int(roomy.show("WatchdogTimestampMonotonic"))
+    eventually(lambda: int(roomy.show("WatchdogTimestampMonotonic")) > before + 2_000_000)
+    assert roomy.main_pid == pid
+
+
+def test_a_full_mount_makes_loads_wait_and_harms_nobody(roomy: Node, member: Member) -> None:
+    model = roomy.model("waiting")
+    pid = roomy.main_pid
+    fill = "head -c 1G /dev/zero > /dev/shm/others 2> /dev/null"
+    assert roomy.run("bash", "-c", fill, check=False).returncode == 1
+    asked = roomy.run("streamerctl", "prefetch", "--no-wait", model, user=MEMBER)
+    assert asked.returncode == 0
+    assert roomy.resident_bytes() == 0
+    roomy.run("rm", "/dev/shm/others")
+    assert member.load(model) == "daemon"
+    assert roomy.main_pid == pid
+
+
+def test_a_wrong_configuration_is_told_once_and_not_tried_again(node: Node) -> None:
+    started(node, memory_limit=ROOMY)
+    node.machine.write(CONFIG, "memory_limt = 1\n")
+    node.run("systemctl", "restart", "streamerd", check=False)
+    assert node.show("ActiveState") == "failed"
+    assert (node.show("ExecMainStatus"), node.show("NRestarts")) == ("78", "0")
+    assert "did you mean memory_limit" in node.journal()
+
+
+def test_it_stops_within_seconds_under_a_load(tight: Node, member: Member) -> None:
+    model = tight.model("stopped")
+    member.begin(model)
+    tight.run("systemctl", "stop", "streamerd", timeout_s=14)  # TimeoutStopSec would kill at 15
+    assert tight.show("Result") == "success"
+    assert member.finish(model) == "daemon+direct"

@@ -1,0 +1,63 @@
+"""The Debian package as a file: what lintian says of it, what it carries and needs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import REPOSITORY
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def _told(*command: str | Path) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_lintian_has_nothing_to_say(package: Path) -> None:
+    if shutil.which("lintian") is None:
+        pytest.skip("needs lintian")
+    assert _told("lintian", "--fail-on", "error,warning", package) == ""
+
+
+def test_it_carries_all_that_a_node_needs_and_no_torch(package: Path) -> None:
+    files = {line.split()[5].lstrip(".") for line in _told("dpkg", "-c", package).splitlines()}
+    assert {
+        "/etc/streamerd/streamerd.toml",
+        "/lib/systemd/system/streamerd.service",
+        "/usr/bin/streamerctl",
+        "/usr/bin/streamerd",
+        "/usr/lib/sysusers.d/streamerd.conf",
+        "/usr/lib/tmpfiles.d/streamerd.conf",
+        "/usr/share/bash-completion/completions/streamerctl",
+        "/usr/share/fish/vendor_completions.d/streamerctl.fish",
+        "/usr/share/man/man1/streamerctl.1.gz",
+        "/usr/share/man/man8/streamerd.8.gz",
+        "/usr/share/zsh/vendor-completions/_streamerctl",
+    } <= files
+    packages = {path.split("/site-packages/")[1] for path in files if "/site-packages/" in path}
+    assert any(name.startswith("boto3/") for name in packages)
+    assert not any(re.match("torch|vllm|numpy|pip|setuptools", name) for name in packages)
+
+
+def test_it_asks_for_the_python_that_it_was_built_with(package: Path) -> None:
+    depends = _told("dpkg-deb", "-f", package, "Depends")
+    version = _told("/usr/bin/python3", "-c", "import sys; print(*sys.version_info[:2])").split()
+    major, minor = map(int, version)
+    assert f"python3 (>= {major}.{minor}), python3 (<< {major}.{minor + 1})" in depends
+
+
+def test_its_configuration_is_a_conffile(package: Path) -> None:
+    conffiles = _told("dpkg-deb", "--info", package, "conffiles").split()
+    assert conffiles == ["/etc/streamerd/streamerd.toml"]
+
+
+def test_its_version_is_the_projects() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    first = (REPOSITORY / "systemd" / "debian" / "changelog").read_text().split("\n", 1)[0]
+    assert first.startswith(f"streamerd ({project['version']}) ")

@@ -1,0 +1,160 @@
+"""What a caller sends along, from variables, profiles and whatever botocore finds."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from streamer_client.contract.errors import ConfigError, SourceForbidden
+from streamer_client.storage.s3.caller import S3Caller
+from streamer_client.storage.s3.settings import s3_settings
+
+
+@pytest.fixture(autouse=True)
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No variable of this machine's, and configuration files of the test's own."""
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "RUNAI_", "SSL_")) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    return tmp_path
+
+
+def variables(uri: str = "s3://bucket/m") -> dict[str, str]:
+    return S3Caller(uri, os.environ).variables()
+
+
+def test_nothing_anywhere_means_unsigned() -> None:
+    assert variables() == {}
+
+
+def test_variables_travel_under_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "AWS_ACCESS_KEY_ID": "id",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_SESSION_TOKEN": "token",
+        "AWS_REGION": "eu-west-1",
+        "AWS_CA_BUNDLE": "/a.pem",
+        "HTTPS_PROXY": "http://proxy:1",
+        "no_proxy": "h",
+        "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0",
+        "RUNAI_STREAMER_S3_REQUEST_TIMEOUT_MS": "5000",
+        "RUNAI_STREAMER_S3_MAX_RETRIES": "7",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("UNRELATED", "x")
+    assert variables() == given
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("RUNAI_STREAMER_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+        ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+        ("AWS_ENDPOINT_URL",),
+    ],
+)
+def test_endpoints_in_their_order(names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    for place, name in enumerate(names):
+        monkeypatch.setenv(name, f"http://host{place}")
+    assert s3_settings(variables()).endpoint == "http://host0"
+
+
+def test_a_profile_with_all_that_it_can_say(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (config / "config").write_text(
+        "[profile lab]\nregion = lab-1\nca_bundle = ~/lab.pem\nservices = lab-services\n"
+        "endpoint_url = http://general:1\ns3 =\n  addressing_style = path\n"
+        "use_dualstack_endpoint = true\nmax_attempts = 3\n"
+        "[services lab-services]\ns3 =\n  endpoint_url = http://lab:9000\n"
+    )
+    (config / "credentials").write_text(
+        "[lab]\naws_access_key_id = id\naws_secret_access_key = secret\n"
+    )
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    assert variables() == {
+        "AWS_ACCESS_KEY_ID": "id",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "lab-1",
+        "AWS_ENDPOINT_URL_S3": "http://lab:9000",
+        "AWS_CA_BUNDLE": os.path.expanduser("~/lab.pem"),
+        "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0",
+        "AWS_USE_DUALSTACK_ENDPOINT": "true",
+        "AWS_MAX_ATTEMPTS": "3",
+    }
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://mine:1")
+    assert variables()["AWS_ENDPOINT_URL_S3"] == "http://mine:1"
+
+
+def test_a_static_file_that_was_renewed_is_read_again(config: Path) -> None:
+    caller = S3Caller("s3://bucket/m", os.environ)
+    for number in (1, 2):
+        (config / "credentials").write_text(
+            f"[default]\naws_access_key_id = id{number}\naws_secret_access_key = s{number}\n"
+        )
+        assert caller.variables()["AWS_ACCESS_KEY_ID"] == f"id{number}"
+
+
+def process_profile(config: Path, expires_in: dt.timedelta) -> None:
+    """A profile whose credentials come from a program, which counts how often it was called."""
+    counter = config / "calls"
+    answer = {
+        "Version": 1,
+        "SecretAccessKey": "secret",
+        "SessionToken": "token",
+        "Expiration": (dt.datetime.now(dt.UTC) + expires_in).isoformat(),
+    }
+    program = config / "program.py"
+    program.write_text(
+        "import json\n"
+        f"open({str(counter)!r}, 'a').write('.')\n"
+        f"calls = len(open({str(counter)!r}).read())\n"
+        f"answer = json.loads({json.dumps(answer)!r})\n"
+        "print(json.dumps({**answer, 'AccessKeyId': f'id{calls}'}))\n"
+    )
+    (config / "config").write_text(f"[default]\ncredential_process = {sys.executable} {program}\n")
+
+
+def test_credentials_about_to_expire_are_renewed(config: Path) -> None:
+    process_profile(config, dt.timedelta(minutes=1))
+    caller = S3Caller("s3://bucket/m", os.environ)
+    first, second = caller.variables(), caller.variables()
+    assert "AWS_SESSION_TOKEN" in first
+    assert first["AWS_ACCESS_KEY_ID"] != second["AWS_ACCESS_KEY_ID"]
+
+
+def test_credentials_that_hold_are_not_asked_for_again(config: Path) -> None:
+    process_profile(config, dt.timedelta(hours=1))
+    caller = S3Caller("s3://bucket/m", os.environ)
+    assert caller.variables() == caller.variables()
+    assert (config / "calls").read_text() == "."
+
+
+def test_unsigned_asks_for_no_credentials(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    process_profile(config, dt.timedelta(hours=1))
+    monkeypatch.setenv("RUNAI_STREAMER_S3_UNSIGNED", "1")
+    assert variables() == {"RUNAI_STREAMER_S3_UNSIGNED": "1"}
+    assert not (config / "calls").exists()
+
+
+def test_what_is_configured_wrongly(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (config / "config").write_text("[default]\ncredential_process = false\n")
+    with pytest.raises(SourceForbidden, match=r"s3://bucket/m: credentials are configured.*renew"):
+        variables()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "ftp://h")
+    monkeypatch.setenv("RUNAI_STREAMER_S3_UNSIGNED", "1")
+    with pytest.raises(ConfigError, match="ftp"):
+        variables()
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setenv("AWS_PROFILE", "absent")
+    with pytest.raises(ConfigError, match=r"absent.*correct AWS_PROFILE"):
+        variables()
+    with pytest.raises(ConfigError, match="no name of a bucket"):
+        variables("s3://")
