@@ -17,7 +17,7 @@ AZURITE := .stores/node_modules/azurite/package.json
 CODE   := daemon client vllm_plugin tests benchmarks docs
 ARGS   ?=
 
-.PHONY: help venv test lint format demo bench bench-s3 bench-core diagrams example-config clean \
+.PHONY: help venv test lint format demo bench bench-s3 bench-core bench-gpu diagrams example-config clean \
     install-systemd uninstall-systemd deb
 
 help: ## this list
@@ -50,6 +50,10 @@ bench-s3: $(PEERS) ## object storage: nginx on loopback, against Run:ai, boto3, 
 
 bench-core: $(READY) ## the daemon's decisions and codec alone, without I/O
 	$(BIN)/python -m benchmarks.core $(ARGS)
+
+bench-gpu: $(PEERS) ## on a GPU, against its peers; root and a good half of the memory in /dev/shm
+	$(PIP) install --quiet fastsafetensors==0.5.0 instanttensor==0.2.2
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 diagrams: $(READY) ## docs/state.md anew from the daemon's transition table
 	$(BIN)/python docs/make_state_page.py

@@ -47,3 +47,8 @@ def in_order(pairs: Iterable[tuple[int, int]]) -> tuple[BlockRange, ...]:
         else:
             out.append(BlockRange(shard, block, block + 1))
     return tuple(out)
+
+
+def count(ranges: Iterable[BlockRange]) -> int:
+    """How many blocks there are in ranges that do not overlap."""
+    return sum(stop - start for _, start, stop in ranges)

@@ -96,17 +96,19 @@ class Checkpoint:
                     f"{self._stats.source} has no tensor {', '.join(unknown)}; "
                     "`catalog` shows what it has"
                 )
-        items = tensors(self._feed, self._headers, torch.device(device), wanted)
+        batches = tensors(self._feed, self._headers, torch.device(device), wanted)
+        stats = self._stats
         while True:
             start = time.perf_counter()
-            item = next(items, None)
-            self._stats.seconds += time.perf_counter() - start
-            if item is None:
+            batch = next(batches, None)
+            stats.seconds += time.perf_counter() - start
+            if batch is None:
                 return
-            entry, tensor = item
-            self._stats.loaded(entry.stop - entry.start)
-            yield entry.name, tensor
-            del item, tensor  # the caller alone decides how long it lives
+            while batch:
+                entry, tensor = batch.pop()
+                stats.loaded(entry.stop - entry.start)
+                yield entry.name, tensor
+                del tensor  # the caller alone decides how long it lives
 
     def load_into(
         self,

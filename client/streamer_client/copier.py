@@ -12,40 +12,45 @@ import queue
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import Final, Self
+from typing import Any, Final, Generic, Self, TypeVar
 
 from streamer_client.block_jobs import BlockJob
-from streamer_client.copy_engine import CopyEngine
-from streamer_client.destination import Destination
+from streamer_client.copy_engine import ARRIVED, CopyEngine
+from streamer_client.destination import Target
 from streamer_client.feed import Feed
 
-JOBS_PER_THREAD: Final = 2
-"""One being copied, one waiting, so that no thread idles while the caller plans."""
+JOBS_PER_THREAD: Final = 4
+"""One being copied, one waiting so that no thread idles while the caller plans, and two that were
+read and are still on their way to a device."""
 
-Job = BlockJob[Destination]
+T = TypeVar("T", bound=Target)
 
-_living: weakref.WeakSet[Copier] = weakref.WeakSet()
+_living: weakref.WeakSet[Copier[Any]] = weakref.WeakSet()
 
 
-class Copier:
+class Copier(Generic[T]):
     """Copies the blocks of one pass. A context manager: leaving it ends pass and threads.
 
     Args:
         feed: where blocks come from.
         number: the running pass.
-        engine: how bytes are put into destinations.
+        engine: how bytes are put into destinations; the copier closes it.
+        most_blocks: more threads than blocks are of no use.
     """
 
-    def __init__(self, feed: Feed, number: int, engine: CopyEngine) -> None:
+    def __init__(self, feed: Feed, number: int, engine: CopyEngine, most_blocks: int) -> None:
         self._feed = feed
         self._number = number
         self._engine = engine
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._finished: queue.SimpleQueue[Job | BaseException] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[BlockJob[T] | None] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[tuple[BlockJob[T], int] | BaseException] = (
+            queue.SimpleQueue()
+        )
         self._outstanding = 0
+        self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"streamer-copy-{place}", daemon=True)
-            for place in range(max(1, feed.threads))
+            for place in range(max(1, min(engine.threads, most_blocks)))
         ]
         self._most_jobs = JOBS_PER_THREAD * len(self._threads)
         for thread in self._threads:
@@ -59,17 +64,18 @@ class Copier:
         self.close()
 
     def close(self) -> None:
-        """End the pass and the threads. Idempotent."""
-        threads, self._threads = self._threads, []
-        if not threads:
+        """End the pass and the threads; nothing is copied any more on return. Idempotent."""
+        if self._closed:
             return
+        self._closed = True
         self._feed.end(self._number)
-        for _thread in threads:
+        for _thread in self._threads:
             self._jobs.put(None)
-        for thread in threads:
+        for thread in self._threads:
             thread.join()
+        self._engine.close()
 
-    def submit(self, job: Job) -> Iterator[Destination]:
+    def submit(self, job: BlockJob[T]) -> Iterator[T]:
         """Hand a job to the threads; yields destinations that others have completed meanwhile.
 
         Must be iterated to its end.
@@ -79,7 +85,7 @@ class Copier:
         self._outstanding += 1
         self._jobs.put(job)
 
-    def collect(self) -> Iterator[Destination]:
+    def collect(self) -> Iterator[T]:
         """Wait for one job to finish; yields the destinations that it completed.
 
         Raises:
@@ -90,31 +96,38 @@ class Copier:
         self._outstanding -= 1
         if isinstance(done, BaseException):
             raise done
-        for run in done.runs:
+        job, ticket = done
+        self._engine.settle(ticket)
+        for run in job.runs:
             for piece in run.pieces:
                 piece.destination.left_bytes -= piece.stop - piece.start
                 if piece.destination.left_bytes == 0:
                     yield piece.destination
 
-    def drain(self) -> Iterator[Destination]:
+    def drain(self) -> Iterator[T]:
         """Wait for all jobs; yields the destinations completed."""
         while self._outstanding:
             yield from self.collect()
 
     def _work(self) -> None:
+        self._engine.enter()
         while (job := self._jobs.get()) is not None:
             try:
-                self._carry_out(job)
+                ticket = self._carry_out(job)
             except BaseException as error:  # noqa: BLE001  raised in the caller's thread
                 self._finished.put(error)
             else:
-                self._finished.put(job)
+                self._finished.put((job, ticket))
+            del job  # waiting for the next one, it would keep the memory of this one
+        self._engine.leave()
 
-    def _carry_out(self, job: Job) -> None:
+    def _carry_out(self, job: BlockJob[T]) -> int:
         self._feed.wait(self._number, job.shard, job.block)
+        ticket = ARRIVED
         for run in job.runs:
-            self._engine.copy(self._feed, job.shard, run)
+            ticket = max(ticket, self._engine.copy(self._feed, job.shard, run))
         self._feed.consumed(self._number, job.shard, job.block)
+        return ticket
 
 
 @atexit.register

@@ -21,7 +21,7 @@ from streamer_client.contract.errors import (
 from streamer_client.contract.layout import BlockRange, block_count
 from streamer_client.contract.messages import Open, OpenedShard
 from streamer_client.direct_feed import READ_AHEAD_BYTES, DirectFeed, open_directly
-from streamer_client.feed import FeedClosed, FeedShard
+from streamer_client.feed import FeedClosed, FeedShard, Image
 from streamer_client.link import Link
 from streamer_client.load import DaemonLoad
 from streamer_client.load_opening import LoadOpening
@@ -112,8 +112,9 @@ class DaemonFeed:
         elif load.idle():
             load.want(order)
         else:
+            load.close()  # first: there may not be room for the windows of both
+            load.forget()
             self._load = self._reopened()
-            load.close()
             self._load.want(order)
             self._unless_closed()
 
@@ -121,6 +122,8 @@ class DaemonFeed:
         with self._guard:
             if number == self._pass and not self._closed:
                 self._next_pass(running=False)
+                if self._load is not None:
+                    self._load.give_back()
 
     def wait(self, number: int, shard: int, block: int) -> None:
         while True:
@@ -140,6 +143,10 @@ class DaemonFeed:
         if source is None:  # consumed by an ended pass
             raise FeedClosed
         source.read_into(buffers, shard, start)
+
+    def image(self, shard: int, block: int) -> Image | None:
+        source = self._source(shard, block)
+        return None if source is None else source.image(shard)
 
     def consumed(self, number: int, shard: int, block: int) -> None:
         if number != self._pass:

@@ -8,7 +8,7 @@ of the target is narrowed to the stored size where that is smaller, then copied 
 from __future__ import annotations
 
 import ctypes
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 
@@ -22,6 +22,29 @@ _from_memory: Final = ctypes.PYFUNCTYPE(
 )(("PyMemoryView_FromMemory", ctypes.pythonapi))
 _WRITABLE: Final = 0x200
 """PyBUF_WRITE of Python's object.h."""
+
+
+class Target(Protocol):
+    """Memory that bytes are copied to, as those see it who copy."""
+
+    left_bytes: int
+    """Bytes not yet there; counted down by whoever collects finished jobs."""
+    memory: memoryview | None
+    """The bytes for system calls; None on other devices than the CPU."""
+
+    @property
+    def flat(self) -> torch.Tensor:
+        """The bytes as a flat uint8 tensor."""
+        ...
+
+    @property
+    def address(self) -> int:
+        """Where they begin in the device's memory."""
+        ...
+
+    def told(self, start: int, stop: int) -> str:
+        """What bytes `start` to `stop` are, for the text of errors."""
+        ...
 
 
 class Destination:
@@ -52,14 +75,21 @@ class Destination:
         self.tensor = tensor
         self.target = target
         self.left_bytes = entry.stop - entry.start
-        """Bytes not yet there; counted down by whoever collects finished jobs."""
         self.memory = host_memory(tensor) if tensor.device.type == "cpu" else None
-        """The bytes for system calls; None on other devices."""
 
     @property
     def flat(self) -> torch.Tensor:
         """The bytes as a flat uint8 tensor."""
         return self.tensor.reshape(-1).view(torch.uint8)
+
+    @property
+    def address(self) -> int:
+        """Where the bytes begin in the device's memory."""
+        return self.tensor.data_ptr()
+
+    def told(self, start: int, stop: int) -> str:
+        """What bytes `start` to `stop` are, for the text of errors."""
+        return f"bytes {start} to {stop} of tensor {self.entry.name} of {self.uri}"
 
     def finish(self) -> None:
         """Carry the staged tensor over.
@@ -75,9 +105,12 @@ class Destination:
 def host_memory(tensor: torch.Tensor) -> memoryview:
     """The bytes of a contiguous tensor on the CPU; valid while the tensor lives."""
     size = tensor.nbytes
-    if not size:
-        return memoryview(b"")
-    memory: memoryview = _from_memory(tensor.data_ptr(), size, _WRITABLE)
+    return memory_at(tensor.data_ptr(), size) if size else memoryview(b"")
+
+
+def memory_at(address: int, size_bytes: int) -> memoryview:
+    """Writable memory of this process; whoever asks keeps it alive."""
+    memory: memoryview = _from_memory(address, size_bytes, _WRITABLE)
     return memory
 
 

@@ -145,6 +145,9 @@ class DirectFeed:
                 self._retired.append(self._opened.pop(shard).reader)
             return True
 
+    def image(self, shard: int, block: int) -> None:
+        del shard, block  # how a file is best read is known to its reader
+
     def consumed(self, number: int, shard: int, block: int) -> None:
         del number, shard, block
 

@@ -32,6 +32,13 @@ class FeedClosed(StreamerError):
         )
 
 
+class Image(Protocol):
+    """A file that holds a shard's bytes at their own offsets; open as long as it is referenced."""
+
+    @property
+    def fd(self) -> int: ...
+
+
 class Feed(Protocol):
     """A checkpoint's blocks. Thread-safe, except that one thread begins and ends passes."""
 
@@ -82,6 +89,13 @@ class Feed(Protocol):
         """Fill the buffers, one after the other, with the shard's bytes from `start` on.
 
         All of them lie in one block that was waited for.
+        """
+        ...
+
+    def image(self, shard: int, block: int) -> Image | None:
+        """Where a block that was waited for can be read by system calls, instead of `read_into`.
+
+        None where it cannot; until the block is consumed, what is there are the shard's bytes.
         """
         ...
 

@@ -1,34 +1,42 @@
 """Handing tensors out, shard after shard: views of held shards, private copies of all others.
 
-Runs in the thread that iterates; the copies are made by a copier's threads, a bounded way ahead.
+Runs in the thread that iterates; the copies are made by a copier's threads, a bounded way ahead. On
+a device they are private copies always: staged there, small neighbours in one allocation.
 """
 
 from __future__ import annotations
 
 import mmap
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Final
 
 import torch
 
 from streamer_client.block_jobs import block_jobs
+from streamer_client.block_ranges import count
 from streamer_client.contract.catalog import ShardCatalog, TensorEntry
 from streamer_client.contract.layout import blocks_of_bytes
 from streamer_client.copier import Copier
-from streamer_client.copy_engine import engine_for
-from streamer_client.destination import Destination, fresh
+from streamer_client.destination import fresh
 from streamer_client.dtypes import torch_form
+from streamer_client.engines import engine_for
 from streamer_client.feed import Feed
 from streamer_client.headers import ShardHeaders
 from streamer_client.reading_order import Select, by_name, reading_order
+from streamer_client.staging import Handed, Staged, StagedGroup
+from streamer_client.staging_groups import GroupSpan, StagingGroup, each_alone, small_together
 
-Handed = tuple[TensorEntry, torch.Tensor]
+DEVICE_AHEAD_BYTES: Final = 1 << 30
+"""The most that is staged on a device; two of the largest tensors if that is more."""
 
 
 def tensors(
     feed: Feed, headers: ShardHeaders, device: torch.device, names: frozenset[str] | None
-) -> Iterator[Handed]:
+) -> Iterator[list[Handed]]:
     """All tensors, or the named ones, in file order; with names, all headers must be known.
+
+    They come in lists of those that are there at the same time, the last one first: to be popped.
 
     Raises:
         FeedClosed: the checkpoint was closed meanwhile, or another pass over it was begun.
@@ -49,7 +57,7 @@ def _from(select: Select, first: int, place: int) -> Select:
 
 def _all_views(
     feed: Feed, headers: ShardHeaders, select: Select
-) -> Generator[Handed, None, tuple[int, int]]:
+) -> Generator[list[Handed], None, tuple[int, int]]:
     """Views, up to the shard and the place in it from which on there are none."""
     for shard in range(len(feed.shards)):
         catalog = headers.in_view(shard) if feed.views(shard) else None
@@ -63,7 +71,7 @@ def _all_views(
 
 def _shard_views(
     feed: Feed, shard: int, entries: Sequence[TensorEntry]
-) -> Generator[Handed, None, int | None]:
+) -> Generator[list[Handed], None, int | None]:
     """Views of one shard's tensors; returns the place of the first that cannot be viewed."""
     mapping: mmap.mmap | None = None
     waited = range(0)
@@ -74,7 +82,7 @@ def _shard_views(
             if mapping is None:
                 return place
             waited = range(start, stop)
-        yield entry, _view(mapping, entry)
+        yield [(entry, _view(mapping, entry))]
     return None
 
 
@@ -113,57 +121,88 @@ class _Copies:
         self._headers = headers
         self._device = device
         self._select = select
+        self._on_host = device.type == "cpu"
+        self._most_ahead_bytes = feed.read_ahead_bytes
+        self._largest_bytes = 0
         self._shard = 0
         self._planned_bytes = 0
         self._ahead_bytes = 0
-        self._pending: deque[tuple[int, Destination]] = deque()
+        self._placed: StagedGroup | None = None
+        self._fence: Callable[[], None] = _no_fence
+        self._pending: deque[tuple[int, StagedGroup]] = deque()
 
-    def run(self, first: int) -> Iterator[Handed]:
+    def run(self, first: int) -> Iterator[list[Handed]]:
         feed = self._feed
-        number = feed.begin(reading_order(feed, self._headers, self._select, first))
-        with Copier(feed, number, engine_for({self._device.type})) as copier:
+        order = reading_order(feed, self._headers, self._select, first)
+        number = feed.begin(order)
+        engine = engine_for([self._device], feed)
+        self._fence = engine.fence
+        with Copier[Staged](feed, number, engine, count(order)) as copier:
             for shard in range(first, len(feed.shards)):
                 catalog = self._headers.in_pass(number, shard)
                 yield from self._shard_copies(copier, shard, catalog)
             while self._pending:
                 yield from self._finished()
                 if self._pending:
-                    _collect(copier)
+                    _count(copier.collect())
 
-    def _shard_copies(self, copier: Copier, shard: int, catalog: ShardCatalog) -> Iterator[Handed]:
+    def _shard_copies(
+        self, copier: Copier[Staged], shard: int, catalog: ShardCatalog
+    ) -> Iterator[list[Handed]]:
         entries: Sequence[TensorEntry] = self._select(shard, catalog)
         self._shard, self._planned_bytes = shard, 0
-        for job in block_jobs(shard, entries, self._feed.block_bytes, self._place):
-            for _ in copier.submit(job):
-                pass
+        groups = list(each_alone(entries) if self._on_host else small_together(entries))
+        if not self._on_host:
+            self._widen(groups)
+        spans = [span for group in groups for span in group.spans]
+        for job in block_jobs(shard, spans, self._feed.block_bytes, self._place):
+            _count(copier.submit(job))
             self._planned_bytes = (job.block + 1) * self._feed.block_bytes
             yield from self._finished()
             while self._must_wait():
-                _collect(copier)
+                _count(copier.collect())
                 yield from self._finished()
 
-    def _place(self, entry: TensorEntry) -> Destination:
-        destination = Destination(entry, fresh(entry, self._device))
-        self._ahead_bytes += destination.left_bytes
-        self._pending.append((self._shard, destination))
-        return destination
+    def _place(self, span: GroupSpan) -> Staged:
+        """Memory for a span; that of its whole group with the first."""
+        if self._placed is None or span.group.spans[0] is span:
+            self._placed = placed = StagedGroup(span.group, self._device)
+            self._fence()
+            self._ahead_bytes += placed.size_bytes
+            self._pending.append((self._shard, placed))
+        return Staged(self._placed, span)
 
-    def _finished(self) -> Iterator[Handed]:
+    def _widen(self, groups: Sequence[StagingGroup]) -> None:
+        """Choose what may be ahead so that the next block's tensors still stay below the bound."""
+        largest = max((group.size_bytes for group in groups), default=0)
+        self._largest_bytes = largest = max(largest, self._largest_bytes)
+        bound = max(DEVICE_AHEAD_BYTES, 2 * largest)
+        self._most_ahead_bytes = bound - largest - self._feed.block_bytes
+
+    def _finished(self) -> Iterator[list[Handed]]:
         while self._pending and self._pending[0][1].left_bytes == 0:
-            _, destination = self._pending.popleft()
-            entry, tensor = destination.entry, destination.tensor
-            self._ahead_bytes -= entry.stop - entry.start
-            del destination
-            yield entry, tensor
+            _, placed = self._pending.popleft()
+            self._ahead_bytes -= placed.size_bytes
+            handed = placed.tensors()
+            handed.reverse()
+            if placed is self._placed:
+                self._placed = None
+            del placed
+            yield handed
 
     def _must_wait(self) -> bool:
-        """Too much is copied ahead, and the next tensor needs nothing that is not planned yet."""
-        if not self._pending or self._ahead_bytes <= self._feed.read_ahead_bytes:
+        """Too much is copied ahead, and the next tensors need nothing that is not planned yet."""
+        if not self._pending or self._ahead_bytes <= self._most_ahead_bytes:
             return False
         shard, head = self._pending[0]
-        return shard < self._shard or head.entry.stop <= self._planned_bytes
+        return shard < self._shard or head.stop <= self._planned_bytes
 
 
-def _collect(copier: Copier) -> None:
-    for _ in copier.collect():
-        pass
+def _count(completed: Iterator[Staged]) -> None:
+    """Note for each span that was completed that its group has less to wait for."""
+    for staged in completed:
+        staged.owner.left_bytes -= staged.span.stop - staged.span.start
+
+
+def _no_fence() -> None:
+    """Before the pass there is no engine to tell."""

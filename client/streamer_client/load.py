@@ -33,6 +33,8 @@ from streamer_client.wire import DaemonSilent
 
 log = logging.getLogger(__name__)
 
+GIVE_BACK_BLOCKS: Final = 8
+"""A message for each block costs a copying thread more than it is worth when nobody waits."""
 FIRST_REPORT_S: Final = 10.0
 """The second line about waiting comes after so many seconds, each later one after twice as many."""
 
@@ -65,6 +67,7 @@ class DaemonLoad:
         self._changed = threading.Condition()
         self._wanted: list[bytearray] = []
         self._granted: list[bytearray] = []
+        self._given_back: list[BlockRange] = []
         self._failed: dict[int, StreamerError] = {}
         self._mappings: dict[int, mmap.mmap] = {}
         self._slabs: list[Slab | None] = []
@@ -142,9 +145,7 @@ class DaemonLoad:
         with self._changed:
             self.lost = error
             if isinstance(error, DaemonSilent):  # it may wake up and release what is not held
-                for shard, granted in zip(self.shards, self._granted, strict=True):
-                    if not shard.held:
-                        granted[:] = bytes(len(granted))
+                self.forget()
             self._changed.notify_all()
 
     # --- copying threads -------------------------------------------------------------------------
@@ -157,6 +158,7 @@ class DaemonLoad:
 
     def want(self, order: Sequence[BlockRange]) -> None:
         """Replace what is wanted and not yet granted; blocks granted already are left out."""
+        self.give_back()
         with self._changed:
             for wanted in self._wanted:
                 wanted[:] = bytes(len(wanted))
@@ -230,17 +232,33 @@ class DaemonLoad:
             self._changed.notify_all()
 
     def consumed(self, shard: int, start: int, stop: int) -> None:
-        """Give granted blocks back, unless the shard is held anyway."""
+        """Give granted blocks back, unless the shard is held anyway.
+
+        At once while blocks are lacking, as these may need the room; else a few at a time.
+        """
         if self.shards[shard].held:
             return
         with self._changed:
             self._granted[shard][start:stop] = bytes(stop - start)
-        self.connection.send(Consumed(self.number, (BlockRange(shard, start, stop),)))
+            self._given_back.append(BlockRange(shard, start, stop))
+            lacking = any(1 in wanted for wanted in self._wanted)
+        if lacking or len(self._given_back) >= GIVE_BACK_BLOCKS:
+            self.give_back()
+
+    def give_back(self) -> None:
+        """Tell of the blocks that were consumed and not told of yet."""
+        with self._changed:
+            ranges, self._given_back = tuple(self._given_back), []
+        if ranges:
+            self.connection.send(Consumed(self.number, ranges))
 
     def read_into(self, buffers: Sequence[memoryview], shard: int, start: int) -> None:
         slab = self._slabs[shard]
         if slab is not None:
             slab.read_into(buffers, start)
+
+    def image(self, shard: int) -> Slab | None:
+        return self._slabs[shard]
 
     def mapping(self, shard: int) -> mmap.mmap:
         """The private mapping of a held shard; while anything refers to it the lease goes on."""
@@ -253,6 +271,13 @@ class DaemonLoad:
             if mapping is None:
                 raise ValueError(f"shard {shard} is empty and has nothing to map")
             return mapping
+
+    def forget(self) -> None:
+        """Count nothing as granted that the daemon may release."""
+        with self._changed:
+            for shard, granted in zip(self.shards, self._granted, strict=True):
+                if not shard.held:
+                    granted[:] = bytes(len(granted))
 
     def take_over(self, dead: DaemonLoad) -> None:
         """Lease what the views of a dead load refer to, where this daemon has adopted its slabs.
@@ -281,6 +306,7 @@ class DaemonLoad:
             self._closed = True
             self._mappings.clear()
             self._changed.notify_all()
+        self.give_back()
         if not self.held:
             self.connection.send(Want(self.number, ()))
         self._lease.close(range(len(self._granted)))

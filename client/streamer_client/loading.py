@@ -14,12 +14,13 @@ from typing import Final
 import torch
 
 from streamer_client.block_jobs import block_jobs
+from streamer_client.block_ranges import count
 from streamer_client.catalog_view import CatalogEntry
 from streamer_client.contract.catalog import ShardCatalog, TensorEntry
 from streamer_client.contract.errors import ConfigError, SourceError
 from streamer_client.copier import Copier
-from streamer_client.copy_engine import engine_for
 from streamer_client.destination import Destination, fresh, matches, plain
+from streamer_client.engines import engine_for
 from streamer_client.feed import Feed
 from streamer_client.headers import Headers
 from streamer_client.reading_order import by_name, reading_order
@@ -93,9 +94,11 @@ class Loading:
 
     def _pass(self) -> None:
         select = by_name(None if self._strict else frozenset(self._targets))
-        number = self._feed.begin(reading_order(self._feed, self._headers, select))
-        devices = {target.device.type for target in self._targets.values()}
-        with Copier(self._feed, number, engine_for(devices)) as copier:
+        order = reading_order(self._feed, self._headers, select)
+        number = self._feed.begin(order)
+        engine = engine_for({target.device for target in self._targets.values()}, self._feed)
+        with Copier[Destination](self._feed, number, engine, count(order)) as copier:
+            engine.fence()
             for shard in range(len(self._feed.shards)):
                 catalog = self._headers.in_pass(number, shard)
                 self._load_shard(copier, shard, catalog, select(shard, catalog))
@@ -106,7 +109,7 @@ class Loading:
 
     def _load_shard(
         self,
-        copier: Copier,
+        copier: Copier[Destination],
         shard: int,
         catalog: ShardCatalog,
         entries: Sequence[TensorEntry],
@@ -148,10 +151,11 @@ class Loading:
     def _shares_later(self, name: str) -> bool:
         """Whether an earlier tensor of this pass goes to the same memory."""
         group = self._groups.get(name)
-        if group is None or group not in self._claimed:
-            self._claimed.update(() if group is None else (group,))
+        if group is None:
             return False
-        return True
+        later = group in self._claimed
+        self._claimed.add(group)
+        return later
 
     def _finish(self, completed: Iterable[Destination]) -> None:
         for destination in completed:

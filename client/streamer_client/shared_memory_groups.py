@@ -12,20 +12,23 @@ def sharing_groups(targets: Mapping[str, torch.Tensor]) -> dict[str, int]:
 
     Strided tensors whose extents interleave count as overlapping: wrong only on the safe side.
     """
-    extents = sorted(
-        (str(tensor.device), *_extent(tensor), name)
-        for name, tensor in targets.items()
-        if tensor.numel()
-    )
+    by_device: dict[torch.device, list[tuple[int, int, str]]] = {}
+    for name, tensor in targets.items():
+        start, stop = _extent(tensor)
+        if start < stop:
+            by_device.setdefault(tensor.device, []).append((start, stop, name))
     groups: dict[str, int] = {}
-    device, stop, previous, group = "", 0, "", 0
-    for where, start, end, name in extents:
-        if where == device and start < stop:
-            groups[previous] = groups[name] = group
-            stop = max(stop, end)
-        else:
-            device, stop, group = where, end, group + 1
-        previous = name
+    group = 0
+    for extents in by_device.values():
+        extents.sort()
+        stop, previous = 0, ""
+        for start, end, name in extents:
+            if start < stop:
+                groups[previous] = groups[name] = group
+                stop = max(stop, end)
+            else:
+                stop, group = end, group + 1
+            previous = name
     return groups
 
 

@@ -36,13 +36,13 @@ class Slab:
         self.name = name
         self.size_bytes = size_bytes
         try:
-            self._fd = posix_ipc.SharedMemory(name, read_only=True).fd
+            self.fd = posix_ipc.SharedMemory(name, read_only=True).fd
         except (posix_ipc.Error, OSError) as error:
             raise DaemonUnavailable(
                 f"the slab /dev/shm{name} cannot be opened by user {os.getuid()} ({error}); "
                 "is the daemon in another container or of another group?"
             ) from error
-        weakref.finalize(self, os.close, self._fd).atexit = False
+        weakref.finalize(self, os.close, self.fd).atexit = False
 
     def read_into(self, buffers: Sequence[memoryview], start: int) -> None:
         """Fill the buffers, one after the other, with the bytes from `start` on."""
@@ -54,7 +54,7 @@ class Slab:
         """One group of buffers; returns the bytes read. preadv(2) may stop short at a signal."""
         total = 0
         while buffers:
-            count = os.preadv(self._fd, buffers, start + total)
+            count = os.preadv(self.fd, buffers, start + total)
             if count == 0 and any(len(buffer) for buffer in buffers):
                 raise DaemonUnavailable(
                     f"the slab /dev/shm{self.name} ends at byte {start + total}, before the shard"
@@ -68,7 +68,7 @@ class Slab:
 
     def is_same(self, other: Slab) -> bool:
         """Whether both are one object, whatever its names."""
-        ours, theirs = os.fstat(self._fd), os.fstat(other._fd)
+        ours, theirs = os.fstat(self.fd), os.fstat(other.fd)
         return (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino)
 
     def map(self) -> mmap.mmap:
@@ -77,7 +77,7 @@ class Slab:
         MAP_NORESERVE, because else the kernel charges it all as if it would be written.
         """
         return mmap.mmap(
-            self._fd,
+            self.fd,
             slab_bytes(self.size_bytes),
             flags=mmap.MAP_PRIVATE | MAP_NORESERVE,
             prot=mmap.PROT_READ | mmap.PROT_WRITE,

@@ -32,7 +32,9 @@ __all__ = ["SYSTEM_CONFIG", "Settings", "config_body", "load_settings", "nearest
 DEFAULT: Final = "default"
 """The origin of a value that nobody gave."""
 SYSTEM_CONFIG: Final = "/etc/streamerd/streamerd.toml"
-CLIENT_ENV: Final = frozenset({"STREAMERD_MODE", "STREAMERD_SHARD_WRITER"})
+CLIENT_ENV: Final = frozenset(
+    {"STREAMERD_MODE", "STREAMERD_RING", "STREAMERD_RING_LIBRARY", "STREAMERD_SHARD_WRITER"}
+)
 """Variables of this prefix that clients read; the daemon started by one inherits them."""
 _SERVICE_LINK: Final = re.compile(r"STREAMERD_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_.*)?)")
 """Kubernetes sets these in every pod next to a Service called `streamerd`; they are no settings."""

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from streamer_client import connect
 from streamer_client.client import Client
 from streamer_client.contract.messages import Consumed, Open
-from tests.support.checkpoints import random_tensor, write_shard
+from tests.support.checkpoints import random_tensor, write_model, write_shard
+from tests.support.daemon import BLOCK as DAEMON_BLOCK
+from tests.support.daemon import Daemons
 from tests.support.scripted_daemon import Script, ScriptedDaemon
 
 BLOCK = 4096
@@ -122,3 +125,15 @@ def test_closing_in_the_middle_of_an_iteration(client: Client, checkpoint_dir: P
         list(iterator)
     with pytest.raises(FeedClosed, match="closed"):
         _ = checkpoint.load_into({})
+
+
+def test_a_pass_over_some_names_where_two_windows_have_no_room(
+    daemon_maker: Daemons, tmp_path: Path
+) -> None:
+    """The load that holds blocks of the pass before makes room before it is opened anew."""
+    source = tmp_path / "model"
+    write_model(source, shards=3, blocks=5)
+    daemon = daemon_maker.start(f"--memory-limit={4 * DAEMON_BLOCK}")
+    with connect(daemon.socket) as client, client.open(source, hold=False) as checkpoint:
+        wanted = set(list(checkpoint.catalog)[::2])
+        assert {name for name, _ in checkpoint.tensors(names=wanted)} == wanted

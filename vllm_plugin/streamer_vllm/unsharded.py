@@ -1,7 +1,8 @@
 """The load format `runai_streamer`: any safetensors checkpoint, read once for all ranks.
 
-Every rank goes through the whole checkpoint and the model takes what it needs. Tensors are views of
-the shared slabs, so nothing is copied but what a rank keeps.
+Every rank goes through the checkpoint, except for what vLLM tells that it will not use, and the
+model takes what it needs. On the CPU tensors are views of the shared slabs, so nothing is copied
+but what a rank keeps; for a GPU they are made there, a bounded way ahead.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
 from streamer_vllm.loader import StreamerLoader
 from streamer_vllm.session import opened
+from streamer_vllm.wanted_weights import device_of, unwanted_weights, wanted_names
 from streamer_vllm.weight_files import needed_files
 
 
@@ -32,7 +34,10 @@ class UnshardedLoader(StreamerLoader):
             hold=True,
             bar=self.load_config.use_tqdm_on_load,
         ) as checkpoint:
-            loaded = cast("Any", model).load_weights(checkpoint.tensors())
+            unwanted = unwanted_weights(model, model_config)
+            names = None if unwanted is None else wanted_names(checkpoint.catalog, unwanted)
+            tensors = checkpoint.tensors(device_of(model), names)
+            loaded = cast("Any", model).load_weights(tensors)
         if loaded is not None and model_config.quantization is None:
             # vLLM's default loader knows which parameters need not be in a checkpoint.
             DefaultModelLoader(LoadConfig()).track_weights_loading(model, loaded)

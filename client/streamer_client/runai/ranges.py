@@ -44,9 +44,11 @@ def read_ranges(
     """
     for layer in _layers(ranges):
         planned = _Planned(feed.shards, ranges, layer)
-        for entry, tensor in tensors(feed, planned, device, None):
-            yield int(entry.name), tensor
-            del entry, tensor  # the caller alone decides how long it lives
+        for batch in tensors(feed, planned, device, None):
+            while batch:
+                entry, tensor = batch.pop()
+                yield int(entry.name), tensor
+                del entry, tensor  # the caller alone decides how long it lives
 
 
 class Reading:

@@ -17,9 +17,9 @@ from streamer_client.copy_engine import (
     HostEngine,
     MixedEngine,
     StagedEngine,
-    engine_for,
 )
 from streamer_client.destination import Destination
+from streamer_client.engines import engine_for
 
 FILE = random.Random(7).randbytes(5000)
 
@@ -32,7 +32,7 @@ class BytesFeed:
             start += len(buffer)
 
 
-@pytest.mark.parametrize("engine", [HostEngine(), StagedEngine(pinned=False), MixedEngine()])
+@pytest.mark.parametrize("engine", [HostEngine(1), StagedEngine(1), MixedEngine(StagedEngine(1))])
 def test_bytes_arrive(engine: CopyEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copy_engine, "STAGE_BYTES", 100)
     entries = [
@@ -54,7 +54,14 @@ def test_bytes_arrive(engine: CopyEngine, monkeypatch: pytest.MonkeyPatch) -> No
         assert bytes(placed[entry.name].flat.tolist()) == FILE[entry.start : entry.stop]
 
 
+class ThreadedFeed(BytesFeed):
+    threads = 3
+
+
 def test_which_engine_for_which_devices() -> None:
-    assert isinstance(engine_for({"cpu"}), HostEngine)
-    assert isinstance(engine_for(set()), HostEngine)
-    assert isinstance(engine_for({"cpu", "cuda"}), MixedEngine)
+    feed = cast("Any", ThreadedFeed())
+    cpu, other = torch.device("cpu"), torch.device("xpu")
+    assert isinstance(engine_for({cpu}, feed), HostEngine)
+    assert isinstance(engine_for(set(), feed), HostEngine)
+    assert isinstance(engine_for({cpu, other}, feed), MixedEngine)
+    assert engine_for({other}, feed).threads == 3

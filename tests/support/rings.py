@@ -1,0 +1,129 @@
+"""Tests of rings: a device whose copies are done only when waited for, and what is copied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+
+from streamer_client.block_jobs import Piece, Run
+from streamer_client.destination import Target, host_memory
+
+
+class LazyDevice:
+    """A `torch_ring.Device` on this machine's memory; `fail_next` fails the next copy."""
+
+    def __init__(self) -> None:
+        self.fences = 0
+        self.pinned_bytes = 0
+        self.fail_next = False
+
+    def pin(self, size_bytes: int) -> torch.Tensor:
+        self.pinned_bytes += size_bytes
+        return torch.empty(size_bytes, dtype=torch.uint8)
+
+    def unpin(self, memory: torch.Tensor) -> None:
+        self.pinned_bytes -= memory.nbytes
+
+    def sending(self, slots: int) -> LazySending:
+        assert slots > 0
+        return LazySending(self)
+
+    def fence(self) -> None:
+        self.fences += 1
+
+
+class LazySending:
+    def __init__(self, device: LazyDevice) -> None:
+        self._device = device
+        self._started: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.caught_up = 0
+
+    def catch_up(self) -> None:
+        self.caught_up = self._device.fences
+
+    def copy(self, to: torch.Tensor, source: torch.Tensor) -> None:
+        assert self.caught_up == self._device.fences
+        if self._device.fail_next:
+            raise RuntimeError("CUDA error: an illegal memory access\nmore lines")
+        self._started.append((to, source))
+
+    def mark(self, slot: int) -> Callable[[], None]:
+        del slot
+        return self._finish
+
+    def _finish(self) -> None:
+        for to, source in self._started:
+            to.copy_(source)
+        self._started.clear()
+
+
+_kept: list[torch.Tensor] = []
+"""Lazy copies may be done after a test has let go of what they go to."""
+
+
+class Memory:
+    """A `Target` that is plain memory taken for a device's."""
+
+    memory: memoryview | None = None
+
+    def __init__(self, size_bytes: int, name: str = "it") -> None:
+        self.flat = torch.full((size_bytes,), 0xEE, dtype=torch.uint8)
+        _kept.append(self.flat)
+        self.left_bytes = size_bytes
+        self.address = self.flat.data_ptr()
+        self.name = name
+
+    def told(self, start: int, stop: int) -> str:
+        return f"bytes {start} to {stop} of {self.name}"
+
+    @property
+    def bytes(self) -> bytes:
+        return bytes(host_memory(self.flat))
+
+
+def run_over(targets: Sequence[Memory], start: int) -> Run[Target]:
+    """A run that fills these, one after the other, with a shard's bytes from `start` on."""
+    run: Run[Any] = Run(start)
+    for target in targets:
+        run.pieces.append(Piece(target, 0, target.left_bytes))
+        run.stop += target.left_bytes
+    return run
+
+
+def cut(total: int, *edges: int) -> list[Memory]:
+    """Targets of `total` bytes in all, cut at these edges."""
+    return [Memory(b - a, f"tensor {a}") for a, b in pairwise((0, *edges, total))]
+
+
+class OpenFile:
+    """An `Image`."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+
+class FileFeed:
+    """A feed of one shard: by system calls from `fd` where that is given, else by `read_into`."""
+
+    mode = "daemon"
+
+    def __init__(self, data: bytes, fd: int | None = None, block_bytes: int = 16 << 10) -> None:
+        self.block_bytes = block_bytes
+        self.threads = 2
+        self.shards = [cast("Any", type("Shard", (), {"uri": "/the/shard"}))]
+        self._data = data
+        self._fd = fd
+
+    def image(self, shard: int, block: int) -> OpenFile | None:
+        assert (shard, block >= 0) == (0, True)
+        return None if self._fd is None else OpenFile(self._fd)
+
+    def read_into(self, buffers: Sequence[memoryview], shard: int, start: int) -> None:
+        assert shard == 0
+        assert self._fd is None
+        for buffer in buffers:
+            buffer[:] = self._data[start : start + len(buffer)]
+            start += len(buffer)
