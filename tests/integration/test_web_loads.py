@@ -22,7 +22,7 @@ HUSH = "hush-hush"
 def site(tmp_path: Path) -> Iterator[FaultProxy]:
     """A server of a checkpoint of two shards with an index."""
     store = MemoryStore()
-    weights = {}
+    weights: dict[str, str] = {}
     for path in write_model(tmp_path / "llama", shards=2, blocks=2):
         store.put(f"/llama/{path.name}", path.read_bytes())
         weights |= dict.fromkeys(load_file(path), path.name)
