@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from streamer_client.contract.errors import ConfigError
@@ -58,3 +61,13 @@ def test_every_kind_that_is_read_says_what_travels_along() -> None:
 )
 def test_public_uri(uri: str, public: str) -> None:
     assert public_uri(uri) == public
+
+
+def test_a_process_that_reads_files_pays_for_no_store() -> None:
+    """botocore alone would be some 15 MB in every daemon."""
+    program = (
+        "import sys; from streamer_client.storage.registry import storage_for\n"
+        "storage_for('/m', {}); assert 'http.client' not in sys.modules\n"
+        "storage_for('s3://bucket/m', {}); assert 'botocore' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
