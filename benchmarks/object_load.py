@@ -6,6 +6,7 @@ says that it is ready, and loads when told.
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import resource
 import time
@@ -72,8 +73,8 @@ def _hash(tensor: Any) -> int:
     import xxhash
 
     if isinstance(tensor, torch.Tensor):
-        tensor = memoryview(tensor.view(torch.uint8).numpy())
-    return xxhash.xxh3_64_intdigest(tensor)
+        tensor = (ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr())
+    return xxhash.xxh3_64_intdigest(memoryview(tensor))
 
 
 def run(
