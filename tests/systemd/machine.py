@@ -75,8 +75,10 @@ class Machine:
             self.close()
             raise
         for folder in (REPOSITORY, Path(sys.prefix)):
-            for parent in folder.parents:
-                self.path(parent).chmod(self.path(parent).stat().st_mode | 0o011)
+            for parent in map(self.path, folder.parents):
+                mode = parent.stat().st_mode
+                if mode & 0o011 != 0o011:  # what is bound read-only allows no change, needed or not
+                    parent.chmod(mode | 0o011)
 
     def _find_init(self) -> int:
         if self._process.poll() is not None:
