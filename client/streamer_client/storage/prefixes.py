@@ -6,6 +6,7 @@ does: in fetch workers and, without a daemon, in the client.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -148,3 +149,45 @@ class Prefixes:
                 f"{base}: the list of files names twice: {told(twice)}; name each once"
             )
         return uris
+
+
+class PrefixStorage(ABC):
+    """Base of such a store's `Storage`: listing, over the store's own `ObjectStore`."""
+
+    @abstractmethod
+    def uri(self, text: str) -> ObjectUri:
+        """See `ObjectStore`."""
+
+    @abstractmethod
+    def pages(self, uri: ObjectUri, *, deep: bool) -> Iterator[Page]:
+        """See `ObjectStore`."""
+
+    @abstractmethod
+    def look(self, uri: ObjectUri) -> StoredShard:
+        """See `ObjectStore`."""
+
+    def list_shards(
+        self, source: str, pattern: str | None, files: Sequence[str] | None
+    ) -> tuple[StoredShard, ...]:
+        """The shards under a prefix, in natural order of their names, or `files` in their own.
+
+        Each was looked at with the caller's credentials.
+
+        Raises:
+            SourceNotFound: no such bucket or object, or nothing that the pattern takes.
+            SourceForbidden: the caller may not list or read.
+            CredentialsExpired: not any more.
+            ConfigError: the source is malformed, or `files` is empty or names an object twice.
+        """
+        return Prefixes(self).list_shards(source, pattern, files)
+
+    def list_all(
+        self, source: str, take: Callable[[str], bool] | None = None
+    ) -> tuple[StoredShard, ...]:
+        """Every object under a prefix, at any depth, or the object that `source` is.
+
+        Raises:
+            SourceNotFound: nothing there.
+            SourceForbidden: the caller may not list or read.
+        """
+        return Prefixes(self).list_all(source, take)

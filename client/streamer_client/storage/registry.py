@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from streamer_client.contract.errors import ConfigError
+from streamer_client.contract.uris import scheme_of
 from streamer_client.storage.contract import CallerEnvironment, Storage
 from streamer_client.storage.http.shown import without_secrets
 from streamer_client.storage.local import LocalStorage
 
-_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _PATH: Final = ""
+"""What `scheme_of` says of a path, and of `file://`."""
 
 
 def _s3_storage(environment: Mapping[str, str]) -> Storage:
@@ -65,7 +65,6 @@ def _az_caller(uri: str, environ: Mapping[str, str]) -> CallerEnvironment:
 
 _STORAGES: Final[Mapping[str, Callable[[Mapping[str, str]], Storage]]] = {
     _PATH: lambda _environment: LocalStorage(),
-    "file": lambda _environment: LocalStorage(),
     "s3": _s3_storage,
     "http": _web_storage,
     "https": _web_storage,
@@ -85,7 +84,6 @@ class _NoEnvironment:
 
 _ENVIRONMENTS: Final[Mapping[str, Callable[[str, Mapping[str, str]], CallerEnvironment]]] = {
     _PATH: lambda _uri, _environ: _NoEnvironment(),
-    "file": lambda _uri, _environ: _NoEnvironment(),
     "s3": _s3_caller,
     "http": _web_caller,
     "https": _web_caller,
@@ -104,7 +102,7 @@ def caller_environment(uri: str, environ: Mapping[str, str]) -> CallerEnvironmen
     Raises:
         ConfigError: no storage reads that kind.
     """
-    factory = _ENVIRONMENTS.get(_scheme(uri))
+    factory = _ENVIRONMENTS.get(scheme_of(uri))
     if factory is None:
         raise _unreadable(uri)
     return factory(uri, environ)
@@ -116,7 +114,7 @@ def public_uri(uri: str) -> str:
     A password or signature in it travels with `caller_environment` instead, which is asked with the
     URI as the user gave it.
     """
-    return without_secrets(uri) if _scheme(uri) in _WITH_SECRETS else uri
+    return without_secrets(uri) if scheme_of(uri) in _WITH_SECRETS else uri
 
 
 def storage_for(uri: str, environment: Mapping[str, str]) -> Storage:
@@ -129,19 +127,14 @@ def storage_for(uri: str, environment: Mapping[str, str]) -> Storage:
     Raises:
         ConfigError: no storage reads that kind; the text names the kinds that can be read.
     """
-    factory = _STORAGES.get(_scheme(uri))
+    factory = _STORAGES.get(scheme_of(uri))
     if factory is None:
         raise _unreadable(uri)
     return factory(environment)
 
 
-def _scheme(uri: str) -> str:
-    match = _SCHEME.match(uri)
-    return match[1].lower() if match else _PATH
-
-
 def _unreadable(uri: str) -> ConfigError:
-    known = ", ".join(f"{name}://" for name in sorted(_STORAGES) if name)
+    known = ", ".join(f"{name}://" for name in sorted({*_STORAGES, "file"}) if name)
     return ConfigError(
-        f"{public_uri(uri)}: unknown kind of source {_scheme(uri)}://; give a path, or {known}"
+        f"{public_uri(uri)}: unknown kind of source {scheme_of(uri)}://; give a path, or {known}"
     )

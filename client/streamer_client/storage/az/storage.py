@@ -7,7 +7,7 @@ open, never this process's own environment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from streamer_client.storage.az.dialect import AzDialect
@@ -21,14 +21,14 @@ from streamer_client.storage.http.pool import pool_for
 from streamer_client.storage.http.probe import stored_shard, unchanged
 from streamer_client.storage.http.reader import ObjectReader
 from streamer_client.storage.object_uri import ObjectUri
-from streamer_client.storage.prefixes import Page, Prefixes
+from streamer_client.storage.prefixes import Page, PrefixStorage
 
 KIND: Final = "az"
 
 PAGE_KEYS: Final = 5000
 
 
-class AzStorage:
+class AzStorage(PrefixStorage):
     """Blobs of one account, as one caller may read them.
 
     Args:
@@ -52,31 +52,6 @@ class AzStorage:
         self._engine = HttpEngine(
             pool_for(settings.http), AzDialect(settings), settings.policy, waits
         )
-        self._prefixes = Prefixes(self)
-
-    def list_shards(
-        self, source: str, pattern: str | None, files: Sequence[str] | None
-    ) -> tuple[StoredShard, ...]:
-        """The shards under a prefix; see `Storage`.
-
-        Raises:
-            SourceNotFound: no such container or blob, or nothing that the pattern takes.
-            SourceForbidden: the caller may not list or read.
-            CredentialsExpired: not any more.
-            ConfigError: the source is malformed, or `files` is empty or names a blob twice.
-        """
-        return self._prefixes.list_shards(source, pattern, files)
-
-    def list_all(
-        self, source: str, take: Callable[[str], bool] | None = None
-    ) -> tuple[StoredShard, ...]:
-        """Every blob under a prefix, at any depth, or the blob that `source` is.
-
-        Raises:
-            SourceNotFound: nothing there.
-            SourceForbidden: the caller may not list or read.
-        """
-        return self._prefixes.list_all(source, take)
 
     def open(self, shard: StoredShard) -> ObjectReader:
         """Open a blob for reading; one HEAD tells that it is still the same.

@@ -7,7 +7,7 @@ open, never this process's own environment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from streamer_client.contract.errors import SourceError, SourceNotFound
@@ -29,14 +29,14 @@ from streamer_client.storage.http.probe import changed, vanished
 from streamer_client.storage.http.proof import Proof
 from streamer_client.storage.http.reader import ObjectReader
 from streamer_client.storage.object_uri import ObjectUri
-from streamer_client.storage.prefixes import Page, Prefixes
+from streamer_client.storage.prefixes import Page, PrefixStorage
 
 KIND: Final = "gs"
 
 PAGE_KEYS: Final = 1000
 
 
-class GsStorage:
+class GsStorage(PrefixStorage):
     """Objects of one store, as one caller may read them.
 
     Args:
@@ -53,31 +53,6 @@ class GsStorage:
         self._engine = HttpEngine(
             pool_for(settings.http), GsDialect(settings), settings.policy, waits
         )
-        self._prefixes = Prefixes(self)
-
-    def list_shards(
-        self, source: str, pattern: str | None, files: Sequence[str] | None
-    ) -> tuple[StoredShard, ...]:
-        """The shards under a prefix; see `Storage`.
-
-        Raises:
-            SourceNotFound: no such bucket or object, or nothing that the pattern takes.
-            SourceForbidden: the caller may not list or read.
-            CredentialsExpired: not any more.
-            ConfigError: the source is malformed, or `files` is empty or names an object twice.
-        """
-        return self._prefixes.list_shards(source, pattern, files)
-
-    def list_all(
-        self, source: str, take: Callable[[str], bool] | None = None
-    ) -> tuple[StoredShard, ...]:
-        """Every object under a prefix, at any depth, or the object that `source` is.
-
-        Raises:
-            SourceNotFound: nothing there.
-            SourceForbidden: the caller may not list or read.
-        """
-        return self._prefixes.list_all(source, take)
 
     def open(self, shard: StoredShard) -> ObjectReader:
         """Open an object for reading; its metadata tells that it is still the same.

@@ -7,7 +7,7 @@ open, never this process's own environment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from streamer_client.storage.contract import StoredShard
@@ -17,7 +17,7 @@ from streamer_client.storage.http.pool import pool_for
 from streamer_client.storage.http.probe import stored_shard, unchanged
 from streamer_client.storage.http.reader import ObjectReader
 from streamer_client.storage.object_uri import ObjectUri
-from streamer_client.storage.prefixes import Page, Prefixes
+from streamer_client.storage.prefixes import Page, PrefixStorage
 from streamer_client.storage.s3.dialect import S3Dialect
 from streamer_client.storage.s3.listing import list_keys
 from streamer_client.storage.s3.settings import s3_settings
@@ -26,7 +26,7 @@ from streamer_client.storage.s3.uri import request_url, s3_uri
 KIND: Final = "s3"
 
 
-class S3Storage:
+class S3Storage(PrefixStorage):
     """Objects of one store, as one caller may read them.
 
     Args:
@@ -41,33 +41,6 @@ class S3Storage:
         settings = s3_settings(environment)
         self._dialect = S3Dialect(settings)
         self._engine = HttpEngine(pool_for(settings.http), self._dialect, settings.policy, waits)
-        self._prefixes = Prefixes(self)
-
-    def list_shards(
-        self, source: str, pattern: str | None, files: Sequence[str] | None
-    ) -> tuple[StoredShard, ...]:
-        """The shards under a prefix, in natural order of their names, or `files` in their own.
-
-        Each was looked at (HEAD) with the caller's credentials.
-
-        Raises:
-            SourceNotFound: no such bucket or object, or nothing that the pattern takes.
-            SourceForbidden: the caller may not list or read.
-            CredentialsExpired: not any more.
-            ConfigError: the source is malformed, or `files` is empty or names an object twice.
-        """
-        return self._prefixes.list_shards(source, pattern, files)
-
-    def list_all(
-        self, source: str, take: Callable[[str], bool] | None = None
-    ) -> tuple[StoredShard, ...]:
-        """Every object under a prefix, at any depth, or the object that `source` is.
-
-        Raises:
-            SourceNotFound: nothing there.
-            SourceForbidden: the caller may not list or read.
-        """
-        return self._prefixes.list_all(source, take)
 
     def open(self, shard: StoredShard) -> ObjectReader:
         """Open an object for reading; one HEAD tells that it is still the same.
