@@ -10,7 +10,7 @@ import contextlib
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -59,8 +59,9 @@ class GuardedStore:
         self.slow_downs = 0
         """So many reads more are answered by 503."""
         self.open = threading.Event()
-        """While it is not set, GETs of objects wait at the door."""
+        """While it is not set, GETs of objects wait at the door: those that `holds` chooses."""
         self.open.set()
+        self.holds: Callable[[Seen], bool] = lambda _: True
         self.waiting = 0
         self._counting = threading.Lock()
         self._moto = DomainDispatcherApplication(create_backend_app)
@@ -125,7 +126,7 @@ class GuardedStore:
             key[1] if key else "",
             environ.get("HTTP_X_AMZ_SECURITY_TOKEN", ""),
         )
-        if seen.method == "GET" and seen.range:
+        if seen.method == "GET" and seen.range and self.holds(seen):
             self._hold()
         with self._counting:
             self.seen.append(seen)
