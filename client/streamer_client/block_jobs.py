@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from streamer_client.contract.layout import BlockRange, blocks_of_bytes
@@ -62,7 +62,7 @@ def data_order(shard: int, spans: Sequence[Span], block_bytes: int) -> Iterator[
 
 def block_jobs(
     shard: int,
-    spans: Sequence[S],
+    spans: Iterable[S],
     block_bytes: int,
     place: Callable[[S], D],
 ) -> Iterator[BlockJob[D]]:

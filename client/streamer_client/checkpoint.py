@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -140,10 +140,11 @@ class Checkpoint:
                 a stored tensor is larger than its target.
         """
 
-        def loaded(entry: TensorEntry) -> None:
-            self._stats.loaded(entry.stop - entry.start)
-            if on_tensor is not None:
-                on_tensor(entry.name, entry.stop - entry.start)
+        def loaded(entries: Sequence[TensorEntry]) -> None:
+            for entry in entries:
+                self._stats.loaded(entry.stop - entry.start)
+                if on_tensor is not None:
+                    on_tensor(entry.name, entry.stop - entry.start)
 
         with self._stats.timed():
             return Loading(
@@ -152,7 +153,7 @@ class Checkpoint:
                 targets,
                 strict=strict,
                 on_mismatch=on_mismatch,
-                on_tensor=loaded,
+                on_tensors=loaded,
             ).run()
 
     def close(self) -> None:

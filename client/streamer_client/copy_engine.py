@@ -93,9 +93,9 @@ class HostEngine(SynchronousEngine):
 
     def copy(self, feed: Feed, shard: int, run: Run[Target]) -> int:
         buffers = [
-            piece.destination.memory[piece.start : piece.stop]
+            memory
             for piece in run.pieces
-            if piece.destination.memory is not None
+            for memory in piece.destination.memories(piece.start, piece.stop)
         ]
         feed.read_into(buffers, shard, run.start)
         return ARRIVED
@@ -112,11 +112,13 @@ class StagedEngine(SynchronousEngine):
         stage, memory = self._stage()
         start = run.start
         for piece in run.pieces:
-            for at in range(piece.start, piece.stop, STAGE_BYTES):
-                size = min(STAGE_BYTES, piece.stop - at)
-                feed.read_into([memory[:size]], shard, start)
-                piece.destination.flat[at : at + size].copy_(stage[:size])
-                start += size
+            for flat in piece.destination.flats(piece.start, piece.stop):
+                for at in range(0, flat.numel(), STAGE_BYTES):
+                    part = flat[at : at + STAGE_BYTES]
+                    size = part.numel()
+                    feed.read_into([memory[:size]], shard, start)
+                    part.copy_(stage[:size])
+                    start += size
         return ARRIVED
 
     def _stage(self) -> tuple[torch.Tensor, memoryview]:
@@ -151,7 +153,7 @@ class MixedEngine:
 def _by_place(run: Run[Target]) -> Iterator[tuple[bool, Run[Target]]]:
     """The run in parts that lie on the host, or do not."""
     start = run.start
-    for on_host, pieces in groupby(run.pieces, lambda one: one.destination.memory is not None):
+    for on_host, pieces in groupby(run.pieces, lambda one: one.destination.on_host):
         part: Run[Any] = Run(start)
         part.pieces.extend(pieces)
         start = part.stop = start + sum(piece.stop - piece.start for piece in part.pieces)

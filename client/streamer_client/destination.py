@@ -1,13 +1,16 @@
-"""Memory that one tensor's bytes go to, and what remains to be done when they are all there.
+"""Memory that stored bytes go to, and what remains to be done when they are all there.
 
-Owns how stored bytes become a parameter: straight into its memory where dtype, shape and layout are
-the same; else through a private tensor, with the semantics of vLLM's sharded loader: each dimension
-of the target is narrowed to the stored size where that is smaller, then copied with conversion.
+Owns how a stored tensor becomes a parameter whose memory cannot take its bytes as they are: through
+a private tensor, with the semantics of vLLM's sharded loader: each dimension of the target is
+narrowed to the stored size where that is smaller, then copied with conversion. All others are read
+straight into their memory (`in_place.py`).
 """
 
 from __future__ import annotations
 
+import array
 import ctypes
+from collections.abc import Iterator
 from typing import Final, Protocol
 
 import torch
@@ -29,17 +32,22 @@ class Target(Protocol):
 
     left_bytes: int
     """Bytes not yet there; counted down by whoever collects finished jobs."""
-    memory: memoryview | None
-    """The bytes for system calls; None on other devices than the CPU."""
 
     @property
-    def flat(self) -> torch.Tensor:
-        """The bytes as a flat uint8 tensor."""
+    def on_host(self) -> bool:
+        """Whether system calls can write to it."""
         ...
 
-    @property
-    def address(self) -> int:
-        """Where they begin in the device's memory."""
+    def extents(self, start: int, stop: int) -> array.array[int]:
+        """Address and size of each piece of memory that bytes `start` to `stop` are, in turn."""
+        ...
+
+    def memories(self, start: int, stop: int) -> Iterator[memoryview]:
+        """The same memory for system calls, where it is on the host."""
+        ...
+
+    def flats(self, start: int, stop: int) -> Iterator[torch.Tensor]:
+        """The same memory as flat uint8 tensors."""
         ...
 
     def told(self, start: int, stop: int) -> str:
@@ -47,18 +55,41 @@ class Target(Protocol):
         ...
 
 
-class Destination:
-    """Where one tensor goes.
+class Contiguous:
+    """Base of targets whose bytes lie in memory one after the other."""
+
+    __slots__ = ()
+
+    address: int
+    flat: torch.Tensor
+    """The bytes as a flat uint8 tensor."""
+
+    @property
+    def on_host(self) -> bool:
+        return self.flat.device.type == "cpu"
+
+    def extents(self, start: int, stop: int) -> array.array[int]:
+        return array.array("Q", (self.address + start, stop - start))
+
+    def memories(self, start: int, stop: int) -> Iterator[memoryview]:
+        yield memory_at(self.address + start, stop - start)
+
+    def flats(self, start: int, stop: int) -> Iterator[torch.Tensor]:
+        yield self.flat[start:stop]
+
+
+class Destination(Contiguous):
+    """Where one tensor's bytes go that are not read straight into its target.
 
     Args:
         entry: the stored tensor.
         tensor: contiguous memory of exactly its bytes, on any device.
         uri: the shard it comes from, for the text of errors.
-        target: what `tensor` is to be copied to at the end, if it is only a stage.
+        target: what `tensor` is to be copied to at the end.
         deferred: the end is that of the whole pass.
     """
 
-    __slots__ = ("deferred", "entry", "left_bytes", "memory", "target", "tensor", "uri")
+    __slots__ = ("address", "deferred", "entry", "flat", "left_bytes", "target", "tensor", "uri")
 
     def __init__(
         self,
@@ -75,17 +106,8 @@ class Destination:
         self.tensor = tensor
         self.target = target
         self.left_bytes = entry.stop - entry.start
-        self.memory = host_memory(tensor) if tensor.device.type == "cpu" else None
-
-    @property
-    def flat(self) -> torch.Tensor:
-        """The bytes as a flat uint8 tensor."""
-        return self.tensor.reshape(-1).view(torch.uint8)
-
-    @property
-    def address(self) -> int:
-        """Where the bytes begin in the device's memory."""
-        return self.tensor.data_ptr()
+        self.flat = tensor.reshape(-1).view(torch.uint8)
+        self.address = self.flat.data_ptr()
 
     def told(self, start: int, stop: int) -> str:
         """What bytes `start` to `stop` are, for the text of errors."""

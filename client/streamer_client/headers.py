@@ -109,14 +109,15 @@ class Headers:
 
     def _learn(self, shard: int, part: _PartialHeader) -> ShardCatalog:
         catalog = part.parsed()
-        for entry in catalog.entries:
-            other = self._owner.get(entry.name) if self._unique else None
-            if other is not None:
-                raise CorruptCheckpoint(
-                    f"tensor {entry.name} is in two shards, {other} and {catalog.uri}; one of them "
-                    "is left over from another checkpoint: remove it, or name it out by the pattern"
-                )
-        self._owner.update((entry.name, catalog.uri) for entry in catalog.entries)
+        names = dict.fromkeys((entry.name for entry in catalog.entries), catalog.uri)
+        if self._unique and (twice := self._owner.keys() & names):
+            name = min(twice)
+            raise CorruptCheckpoint(
+                f"tensor {name} is in two shards, {self._owner[name]} and {catalog.uri}; one of "
+                "them is left over from another checkpoint: remove it, or name it out by the "
+                "pattern"
+            )
+        self._owner.update(names)
         self._known[shard] = catalog
         return catalog
 

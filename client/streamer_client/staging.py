@@ -8,17 +8,17 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from streamer_client.contract.catalog import TensorEntry
-from streamer_client.destination import fresh, host_memory
+from streamer_client.destination import Contiguous, fresh
 from streamer_client.dtypes import torch_form
 from streamer_client.staging_groups import GroupSpan, StagingGroup
 
 Handed = tuple[TensorEntry, torch.Tensor]
 
 
-class Staged:
+class Staged(Contiguous):
     """One span's memory: a `Target` for those who copy."""
 
-    __slots__ = ("address", "flat", "left_bytes", "memory", "owner", "span")
+    __slots__ = ("address", "flat", "left_bytes", "owner", "span")
 
     def __init__(self, owner: StagedGroup, span: GroupSpan) -> None:
         size_bytes = span.stop - span.start
@@ -27,7 +27,6 @@ class Staged:
         self.left_bytes = size_bytes
         self.flat = owner.flat[span.at : span.at + size_bytes]
         self.address = owner.address + span.at
-        self.memory = None if owner.memory is None else owner.memory[span.at : span.at + size_bytes]
 
     def told(self, start: int, stop: int) -> str:
         at = self.span.start
@@ -51,7 +50,6 @@ class StagedGroup:
         else:
             self.flat = torch.empty(group.size_bytes, dtype=torch.uint8, device=device)
         self.address = self.flat.data_ptr()
-        self.memory = host_memory(self.flat) if device.type == "cpu" else None
         self.size_bytes = group.size_bytes
         self.left_bytes = sum(span.stop - span.start for span in group.spans)
         self.stop = group.spans[-1].stop

@@ -36,6 +36,7 @@ class CompiledRing:
         self.fake.fake_fill.argtypes = (
             *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int),
         )
+        self.fake.fake_allocate.argtypes = (ctypes.c_uint64, ctypes.c_size_t)
         self.fake.cuStreamSynchronize.argtypes = (ctypes.c_void_p,)
 
     def ring(self, slots: int = 2, slot_bytes: int = 4096, stream: int = 0) -> NativeRing:

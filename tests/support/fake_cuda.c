@@ -34,12 +34,16 @@ struct event {
     uint64_t until;
 };
 
+struct allocation { uint64_t start; size_t bytes; };
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct { char *start; size_t bytes; } regions[MOST_REGIONS];
 static uint64_t pinned, peak;
 static int living, contexts;
 static char failing[64];
 static int fail_after, fail_code;
+static struct allocation allocations[16];
+static int copies;
 static __thread int entered;
 
 static int begin(const char *name) {
@@ -104,6 +108,23 @@ uint64_t fake_pinned(void) { return pinned; }
 uint64_t fake_peak(void) { return peak; }
 void fake_forget_peak(void) { peak = 0; }
 int fake_living(void) { return living + contexts; }
+
+int fake_copies(void) { return copies; }
+
+/* Memory of the device is known to be an allocation once it is named; of 0 bytes: forget them all. */
+void fake_allocate(uint64_t start, size_t bytes) {
+    static int count;
+    pthread_mutex_lock(&lock);
+    if (bytes == 0) memset(allocations, 0, sizeof allocations), count = 0;
+    else allocations[count++ % 16] = (struct allocation){start, bytes};
+    pthread_mutex_unlock(&lock);
+}
+
+static const struct allocation *allocation_of(uint64_t at) {
+    for (int place = 0; place < 16; place++)
+        if (at - allocations[place].start < allocations[place].bytes) return &allocations[place];
+    return NULL;
+}
 
 void fake_fill(struct stream *stream, char *to, size_t bytes, int byte) {
     pthread_mutex_lock(&lock);
@@ -238,7 +259,20 @@ int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, struct str
     BEGIN();
     if (!entered) return end(INVALID_CONTEXT);
     if (!is_pinned(from, bytes)) return end(INVALID_VALUE);
+    const struct allocation *in = allocation_of(to);
+    if (in != NULL && to + bytes > in->start + in->bytes) return end(INVALID_VALUE);
+    copies++;
     send(stream, (struct operation){.to = (char *)(uintptr_t)to, .from = from, .bytes = bytes});
+    return end(OK);
+}
+
+int cuMemGetAddressRange_v2(uint64_t *start, size_t *bytes, uint64_t at) {
+    BEGIN();
+    if (!entered) return end(INVALID_CONTEXT);
+    const struct allocation *found = allocation_of(at);
+    if (found == NULL) return end(INVALID_VALUE);
+    *start = found->start;
+    *bytes = found->bytes;
     return end(OK);
 }
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 
 from streamer_client.block_jobs import Piece, Run
-from streamer_client.destination import Target, host_memory
+from streamer_client.destination import Contiguous, Target, host_memory
 
 
 class LazyDevice:
@@ -64,10 +64,10 @@ _kept: list[torch.Tensor] = []
 """Lazy copies may be done after a test has let go of what they go to."""
 
 
-class Memory:
+class Memory(Contiguous):
     """A `Target` that is plain memory taken for a device's."""
 
-    memory: memoryview | None = None
+    on_host = False
 
     def __init__(self, size_bytes: int, name: str = "it") -> None:
         self.flat = torch.full((size_bytes,), 0xEE, dtype=torch.uint8)

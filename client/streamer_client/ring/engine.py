@@ -160,7 +160,7 @@ def _copy_failed(run: Run[Target], failure: CudaFailure) -> CopyFailed:
     at = 0
     told = "nothing"
     for target, start, stop in run.pieces:
-        told = target.told(start, stop)
+        told = target.told(start + max(0, failure.at_bytes - at), stop)
         at += stop - start
         if failure.at_bytes < at:
             break

@@ -229,11 +229,10 @@ class NativeLane:
 
 
 def _addresses(pieces: Sequence[Piece[Target]]) -> array.array[int]:
-    """`struct piece` for each: where it goes, and how many bytes."""
+    """`struct piece` for each piece of memory: where it goes, and how many bytes."""
     flat = array.array("Q")
     for target, start, stop in pieces:
-        flat.append(target.address + start)
-        flat.append(stop - start)
+        flat += target.extents(start, stop)
     return flat
 
 

@@ -75,6 +75,7 @@ struct driver {
     result (*cuStreamQuery)(handle);
     result (*cuStreamWriteValue32_v2)(handle, address, uint32_t, unsigned);
     result (*cuMemHostGetDevicePointer_v2)(address *, void *, unsigned);
+    result (*cuMemGetAddressRange_v2)(address *, size_t *, address);
     result (*cuMemcpyHtoDAsync_v2)(address, const void *, size_t, handle);
     result (*cuGetErrorName)(result, const char **);
 };
@@ -102,6 +103,7 @@ static const struct {
     SYMBOL(cuStreamQuery),
     SYMBOL(cuStreamWriteValue32_v2),
     SYMBOL(cuMemHostGetDevicePointer_v2),
+    SYMBOL(cuMemGetAddressRange_v2),
     SYMBOL(cuMemcpyHtoDAsync_v2),
     SYMBOL(cuGetErrorName),
 #undef SYMBOL
@@ -129,6 +131,8 @@ struct lane {
     volatile uint32_t *flags;  /* NULL until pinned; for each slot, `sent` after its last arrival */
     address flags_there;
     uint64_t sent;             /* slots sent so far; slot `sent % slots` is the next */
+    address allocation;        /* the device's that was asked about last */
+    size_t allocation_bytes;
     char *slots[];             /* NULL until the first use: pinning takes time */
 };
 
@@ -365,25 +369,52 @@ struct cursor {
     uint64_t offset;
 };
 
+static uint64_t advance(struct cursor *to, uint64_t most) {
+    uint64_t left = to->piece->bytes - to->offset;
+    uint64_t part = left < most ? left : most;
+    to->offset += part;
+    if (to->offset == to->piece->bytes) {
+        to->piece++;
+        to->offset = 0;
+    }
+    return part;
+}
+
+/* CUDA refuses a copy past the end of an allocation, even where another begins there. */
+static int in_one_allocation(struct lane *lane, address start, uint64_t bytes) {
+    if (start - lane->allocation >= lane->allocation_bytes
+        && lane->ring->cuda.cuMemGetAddressRange_v2(
+               &lane->allocation, &lane->allocation_bytes, start) != 0)
+        lane->allocation_bytes = 0;
+    return start - lane->allocation + bytes <= lane->allocation_bytes;
+}
+
+/* Takes what the next copy takes of `most` bytes: the next piece, and those after it that lie right
+ * behind it on the device too. Small tensors often do, and each copy costs as much as 100 KiB. */
+static uint64_t next_copy(struct lane *lane, struct cursor *to, uint64_t most) {
+    address start = to->piece->to + to->offset;
+    uint64_t bytes = advance(to, most);
+    while (bytes < most && (to->piece->bytes == 0 || to->piece->to == start + bytes)) {
+        uint64_t more = to->piece->bytes < most - bytes ? to->piece->bytes : most - bytes;
+        if (more && !in_one_allocation(lane, start, bytes + more)) break;
+        bytes += advance(to, more);
+    }
+    return bytes;
+}
+
 static int send_slot(
     struct lane *lane, const char *memory, uint64_t bytes, struct cursor *to,
     struct failure *failure) {
     struct ring *ring = lane->ring;
     for (uint64_t at = 0; at < bytes;) {
-        uint64_t left = to->piece->bytes - to->offset;
-        uint64_t part = left < bytes - at ? left : bytes - at;
+        address there = to->piece->to + to->offset;
+        uint64_t part = next_copy(lane, to, bytes - at);
         if (part) {
             failure->at += at;
-            CUDA(ring, cuMemcpyHtoDAsync_v2(
-                           to->piece->to + to->offset, memory + at, part, lane->stream));
+            CUDA(ring, cuMemcpyHtoDAsync_v2(there, memory + at, part, lane->stream));
             failure->at -= at;
         }
         at += part;
-        to->offset += part;
-        if (to->offset == to->piece->bytes) {
-            to->piece++;
-            to->offset = 0;
-        }
     }
     CUDA(ring, cuStreamWriteValue32_v2(
                    lane->stream, lane->flags_there + lane->sent % ring->slots * FLAG_STRIDE * 4,

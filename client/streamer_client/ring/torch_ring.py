@@ -101,8 +101,9 @@ class TorchLane:
         self._sending.catch_up()
         at = 0
         for target, start, stop in pieces:
-            self._sending.copy(target.flat[start:stop], source[at : at + stop - start])
-            at += stop - start
+            for flat in target.flats(start, stop):
+                self._sending.copy(flat, source[at : at + flat.numel()])
+                at += flat.numel()
         return self._sending.mark(self.sent % len(self._slots))
 
     def wait(self, sent: int) -> None:

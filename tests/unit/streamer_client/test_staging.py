@@ -47,9 +47,10 @@ def staged(chosen: list[TensorEntry], data: bytes) -> dict[str, torch.Tensor]:
             for run in job.runs:
                 at = run.start
                 for target, start, stop in run.pieces:
-                    assert target.memory is not None
-                    target.memory[start:stop] = data[at : at + stop - start]
-                    assert target.address == target.flat.data_ptr()
+                    (memory,) = target.memories(start, stop)
+                    memory[:] = data[at : at + stop - start]
+                    (flat,) = target.flats(start, stop)
+                    assert list(target.extents(start, stop)) == [flat.data_ptr(), stop - start]
                     at += stop - start
     return {entry.name: tensor for group in groups for entry, tensor in made[id(group)].tensors()}
 

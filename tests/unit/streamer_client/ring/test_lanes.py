@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable, Iterator
 
 import pytest
+import torch
 from tests.support.compiled_ring import CompiledRing
 from tests.support.rings import Memory, OpenFile, cut, run_over
 from tests.unit.streamer_client.ring.conftest import DATA, MakeRing
 
+from streamer_client.block_jobs import Piece
+from streamer_client.contract.catalog import TensorEntry
+from streamer_client.destination import Target, host_memory
+from streamer_client.in_place import InPlace
 from streamer_client.ring.lanes import CudaFailure, ShortImage
 from streamer_client.ring.native import NoLibrary, load_library
+
+CountedCopy = Callable[[InPlace], int]
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
@@ -198,3 +206,67 @@ def test_no_driver_and_no_library(compiled: CompiledRing) -> None:
         load_library("/nowhere/ring.so")
     with pytest.raises(NoLibrary, match="ring_abi"):
         load_library(driver)
+
+
+def neighbours(sizes: list[int], gap: int = 0) -> tuple[InPlace, torch.Tensor]:
+    """Tensors of these sizes, side by side in one piece of memory but for a gap after the third."""
+    memory = torch.full((sum(sizes) + gap,), 0xEE, dtype=torch.uint8)
+    entries, targets, at = [], [], 0
+    for place, size in enumerate(sizes):
+        entries.append(TensorEntry(f"t{place}", "U8", (size,), at, at + size))
+        where = at + (gap if place > 2 else 0)
+        targets.append(memory[where : where + size])
+        at += size
+    return InPlace(entries, targets, "/s"), memory
+
+
+@pytest.fixture
+def copies(compiled: CompiledRing, shard_fd: int) -> Iterator[CountedCopy]:
+    """Copies a whole span out of the file; gives how many copies CUDA was asked for."""
+    ring = compiled.ring(2, 8192)
+    lane = ring.lane()
+
+    def copy(span: InPlace) -> int:
+        before = int(compiled.fake.fake_copies())
+        pieces = [Piece[Target](span, 0, span.left_bytes)]
+        assert lane.copy(OpenFile(shard_fd), 0, span.left_bytes, pieces)
+        lane.wait(lane.sent)
+        return int(compiled.fake.fake_copies()) - before
+
+    yield copy
+    lane.close()
+    ring.close()
+    compiled.fake.fake_allocate(0, 0)
+
+
+def test_neighbours_in_one_allocation_are_one_copy(
+    compiled: CompiledRing, copies: CountedCopy
+) -> None:
+    span, memory = neighbours([100, 0, 200, 300, 0])
+    compiled.fake.fake_allocate(memory.data_ptr(), memory.nbytes)
+    assert copies(span) == 1
+    assert bytes(host_memory(memory)) == DATA[:600]
+
+
+def test_copies_end_with_the_slot_and_at_a_gap(compiled: CompiledRing, copies: CountedCopy) -> None:
+    span, memory = neighbours([4000, 4000, 4000, 4000, 4000, 4000], gap=7)
+    compiled.fake.fake_allocate(memory.data_ptr(), memory.nbytes)
+    assert copies(span) == 4
+    data = bytes(host_memory(memory))
+    assert data[:12_000] + data[12_007:] == DATA[:24_000]
+
+
+def test_no_copy_goes_past_the_end_of_an_allocation(
+    compiled: CompiledRing, copies: CountedCopy
+) -> None:
+    span, memory = neighbours([100, 200, 300, 400, 500])
+    compiled.fake.fake_allocate(memory.data_ptr(), 300)
+    compiled.fake.fake_allocate(memory.data_ptr() + 300, 1200)
+    assert copies(span) == 2
+    assert bytes(host_memory(memory)) == DATA[:1500]
+
+
+def test_of_memory_that_cuda_does_not_know_each_tensor_is_a_copy(copies: CountedCopy) -> None:
+    span, memory = neighbours([100, 200, 300])
+    assert copies(span) == 3
+    assert bytes(host_memory(memory)) == DATA[:600]
