@@ -46,8 +46,11 @@ class _Streamerd(_Base):
 
         self._client = streamer_client.connect(socket)
 
+    page_cache = True
+
     def _open(self, paths: list[str]) -> Any:
-        return self._client.open(os.path.dirname(paths[0]), files=paths, hold=self.hold)
+        folder = os.path.dirname(paths[0])
+        return self._client.open(folder, files=paths, hold=self.hold, page_cache=self.page_cache)
 
 
 class StreamerdTensors(_Streamerd):
@@ -74,6 +77,12 @@ class StreamerdInto(_Streamerd):
         with self._open(paths) as checkpoint:
             checkpoint.load_into(targets)
             return targets
+
+
+class StreamerdThroughSlabs(StreamerdInto):
+    """The same with every byte through shared memory, also those that the page cache holds."""
+
+    page_cache = False
 
 
 class StreamerdDirect(_Base):
@@ -165,6 +174,7 @@ LOADERS: dict[str, tuple[Maker, dict[str, str]]] = {
     "streamerd tensors": (StreamerdTensors, {}),
     "streamerd into, no compiler": (StreamerdInto, OFF),
     "streamerd tensors, no compiler": (StreamerdTensors, OFF),
+    "streamerd into, no page cache": (StreamerdThroughSlabs, {}),
     "streamerd direct": (StreamerdDirect, {}),
     "safetensors": (SafetensorsLoader, {}),
     "runai": (RunAiLoader, {}),

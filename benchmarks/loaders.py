@@ -44,7 +44,10 @@ class Streamerd:
             yield from checkpoint.tensors()
 
     def copy(self, targets: Targets) -> None:
-        with self._connect(self._socket) as client, client.open(self._directory) as checkpoint:
+        with (
+            self._connect(self._socket) as client,
+            client.open(self._directory, hold=False, page_cache=True) as checkpoint,
+        ):
             checkpoint.load_into(targets)
 
 

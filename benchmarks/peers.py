@@ -29,6 +29,7 @@ from benchmarks.one_load import Measured, Task
 
 GIB = 1 << 30
 REPORT = "peers.json"
+QUIET_S = 0.3
 OURS = "streamerd"
 PEERS = tuple(name for name in LOADERS if name != OURS and "cloned" not in name)
 BOTH = ("runai", "runai buffered")
@@ -108,6 +109,19 @@ class Daemon:
                 if time.monotonic() > deadline:
                     raise RuntimeError("the daemon does not let go of the checkpoint")
 
+    def settle(self) -> None:
+        """Wait until nothing is brought in any more: the next load would be measured with it."""
+        import streamer_client
+
+        with streamer_client.connect(self.socket) as client:
+            before, since = None, time.monotonic()
+            while time.monotonic() < since + QUIET_S:
+                status = client.admin.status()
+                now = status["totals"], status["memory"]
+                if now != before:
+                    before, since = now, time.monotonic()
+                time.sleep(QUIET_S / 10)
+
     def stop(self) -> None:
         self._process.send_signal(signal.SIGINT)  # unlike SIGTERM: nothing stays in memory
         self._process.wait(20)
@@ -144,6 +158,8 @@ class Bench:
         cached = prepare(self.paths) if case.state != "resident" else 0.0
         pids = self.daemon.pids if ours else []
         measured, _ = one_load.run(self.task(loader, case.how), case.processes, pids)
+        if ours:
+            self.daemon.settle()
         row = Row(case.state, case.processes, case.how, loader)
         row = self.rows.setdefault((case, loader), row)
         row.cached.append(cached)

@@ -71,6 +71,7 @@ class Client:
         hold: bool = True,
         memory_limit: int = -1,
         concurrency: int | None = None,
+        page_cache: bool = False,
         progress: Progress | None = None,
     ) -> Checkpoint:
         """Open a checkpoint.
@@ -83,6 +84,9 @@ class Client:
                 they do not fit, `tensors` makes private copies and memory is given back on the way.
             memory_limit: bytes that this load may hold at once; -1 no limit, 0 the least.
             concurrency: how many reads at once; of an object store, how many connections.
+            page_cache: copies of all tensors may be made from the page cache, where that holds the
+                files and the daemon does not yet: it brings them in afterwards. Saves a first load
+                the way through shared memory.
             progress: see `stats.Progress`.
 
         Raises:
@@ -99,6 +103,7 @@ class Client:
             hold=hold,
             memory_limit=memory_limit,
             concurrency=concurrency,
+            page_cache=page_cache,
         )
         name = public_uri(request.source)
         checkpoint = Checkpoint(self._opener.feed(request), name, progress)
@@ -184,6 +189,7 @@ class DaemonOpener:
                 want="all" if request.at_once else "none",
             ),
             self._accesses.of(_first_uri(request), self._environ),
+            page_cache=request.page_cache,
         )
 
     def close(self) -> None:

@@ -131,6 +131,10 @@ class Connection:
         if self._pid == os.getpid():
             self._wire.put(message)
 
+    def tell(self, build: Callable[[int], Message]) -> None:
+        """Send a request whose answer nobody waits for. Safe in finalizers."""
+        self.send(build(next(self._ids)))
+
     def call_soon(self, call: Callable[[], None]) -> None:
         """Make a call in the wire's thread, in order with what is sent. Safe in finalizers."""
         if self._pid == os.getpid():

@@ -11,24 +11,30 @@ import logging
 import mmap
 import threading
 from collections.abc import Callable, Sequence
+from typing import Final
 
-from streamer_client.block_ranges import blocks, in_order, whole
+from streamer_client.block_ranges import blocks, count, in_order, whole
 from streamer_client.contract.errors import (
     DaemonUnavailable,
     SourceChanged,
     StreamerError,
 )
 from streamer_client.contract.layout import BlockRange, block_count
-from streamer_client.contract.messages import Open, OpenedShard
+from streamer_client.contract.messages import Open, OpenedShard, Prefetch
+from streamer_client.contract.uris import is_remote
 from streamer_client.direct_feed import READ_AHEAD_BYTES, DirectFeed, open_directly
 from streamer_client.feed import FeedClosed, FeedShard, Image
 from streamer_client.link import Link
 from streamer_client.load import DaemonLoad
 from streamer_client.load_opening import LoadOpening
+from streamer_client.page_cached import in_page_cache
 from streamer_client.parallelism import copy_threads
 from streamer_client.source_access import SourceAccess
 
 log = logging.getLogger(__name__)
+
+RESIDENT_SHARE: Final = 8
+"""Where more than an eighth is in shared memory, the daemon is about as fast as the page cache."""
 
 
 class DaemonFeed:
@@ -38,11 +44,17 @@ class DaemonFeed:
         link: way to the daemon.
         request: what to open, without numbers and environment.
         access: the way into the source.
+        page_cache: whether a pass over all of it may read the page cache instead.
     """
 
-    def __init__(self, link: Link, request: Open, access: SourceAccess) -> None:
+    def __init__(
+        self, link: Link, request: Open, access: SourceAccess, *, page_cache: bool = False
+    ) -> None:
         self._link = link
         self._request = request
+        self._page_cache = page_cache and request.memory_limit < 0
+        self._owed = False
+        """The daemon is to bring in what was read from the page cache."""
         self._opening = LoadOpening(link, request, access)
         self._lost: list[DaemonLoad] = []
         self._direct: DirectFeed | None = None
@@ -60,7 +72,6 @@ class DaemonFeed:
         self.shards = tuple(FeedShard(shard.uri, shard.size_bytes) for shard in first.shards)
         self.block_bytes = first.block_bytes
         self.resident_bytes = first.resident_bytes
-        self.threads = copy_threads()
         limit = request.memory_limit
         self.read_ahead_bytes = READ_AHEAD_BYTES if limit < 0 else min(limit, READ_AHEAD_BYTES)
         sizes = [shard.size_bytes for shard in self.shards]
@@ -74,7 +85,13 @@ class DaemonFeed:
 
     @property
     def mode(self) -> str:
-        return "daemon" if self._direct is None else "daemon+direct"
+        if self._direct is None:
+            return "daemon"
+        return "daemon+direct" if self._lost else "page-cache"
+
+    @property
+    def threads(self) -> int:
+        return copy_threads() if self._direct is None else self._direct.threads
 
     # --- passes ----------------------------------------------------------------------------------
 
@@ -85,6 +102,8 @@ class DaemonFeed:
             keep = self._fresh and order == self._order
             self._order, self._done, self._fresh = order, self._nothing_done(), False
             try:
+                if self._load is not None and self._is_cached(order):
+                    self._read_cached(self._load)
                 if self._load is not None and not keep:
                     self._want(self._load, order)
             except DaemonUnavailable:
@@ -124,6 +143,34 @@ class DaemonFeed:
                 self._next_pass(running=False)
                 if self._load is not None:
                     self._load.give_back()
+                if self.mode == "page-cache":
+                    self._owed = all(all(flags) for flags in self._done)
+
+    def _is_cached(self, order: tuple[BlockRange, ...]) -> bool:
+        """Whether the page cache has what the daemon has not.
+
+        Asked for passes over everything only, as everything is what the daemon then brings in.
+        """
+        size_bytes = sum(shard.size_bytes for shard in self.shards)
+        return (
+            self._page_cache
+            and not is_remote(self.shards[0].uri)
+            and count(order) == sum(len(flags) for flags in self._done)
+            and self.resident_bytes <= size_bytes // RESIDENT_SHARE
+            and in_page_cache(self.shards)
+        )
+
+    def _read_cached(self, load: DaemonLoad) -> None:
+        """Go on without the load, which would have the daemon copy the same bytes meanwhile."""
+        try:
+            direct = self._read_directly()
+        except StreamerError as error:  # the daemon may read what we may not
+            log.debug("event=page_cache_unread source=%s reason=%r", self._request.source, error)
+            return
+        load.close()
+        with self._guard:
+            self._direct, self._load = direct, None
+        self._unless_closed()
 
     def wait(self, number: int, shard: int, block: int) -> None:
         while True:
@@ -241,6 +288,9 @@ class DaemonFeed:
 
     def _opened_directly(self, why: StreamerError) -> DirectFeed:
         log.warning("event=reading_directly source=%s reason=%r", self._request.source, str(why))
+        return self._read_directly()
+
+    def _read_directly(self) -> DirectFeed:
         return open_directly(
             self._opening.access,
             self._request.source,
@@ -266,7 +316,13 @@ class DaemonFeed:
         with self._guard:
             self._closed = True
             self._close_sources()
+            owed, self._owed = self._owed, False
         self._opening.close()
+        if owed:
+            asked = self._request
+            self._link.tell(
+                lambda number: Prefetch(number, asked.source, asked.pattern, files=asked.files)
+            )
 
     def _unless_closed(self) -> None:
         """Close what was opened while somebody closed the feed."""

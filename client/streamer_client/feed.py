@@ -55,7 +55,7 @@ class Feed(Protocol):
 
     @property
     def mode(self) -> str:
-        """`daemon`, `direct`, or `daemon+direct` after the daemon died."""
+        """See `LoadStats.mode`."""
         ...
 
     @property

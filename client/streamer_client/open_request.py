@@ -24,6 +24,8 @@ class OpenRequest(msgspec.Struct, frozen=True):
     concurrency: int | None
     at_once: bool = True
     """Whether all blocks are wanted, so that reading begins with the open."""
+    page_cache: bool = False
+    """Whether files that lie in the page cache may be read from there; see `Client.open`."""
 
 
 def open_request(
@@ -35,6 +37,7 @@ def open_request(
     memory_limit: int = -1,
     concurrency: int | None = None,
     at_once: bool = True,
+    page_cache: bool = False,
 ) -> OpenRequest:
     """Check the arguments of `open`; a sequence for `source` means `files`.
 
@@ -61,6 +64,7 @@ def open_request(
         memory_limit=memory_limit,
         concurrency=concurrency,
         at_once=at_once,
+        page_cache=page_cache,
     )
 
 

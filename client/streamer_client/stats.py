@@ -17,7 +17,8 @@ class LoadStats:
 
     source: str
     mode: str
-    """`daemon`, `direct`, or `daemon+direct` when the daemon died on the way."""
+    """`daemon`, `direct`, `daemon+direct` when the daemon died on the way, or `page-cache`: see
+    `Client.open`."""
     total_bytes: int
     """Size of all shards."""
     resident_bytes: int

@@ -188,7 +188,7 @@ class Requests:
             ticket = Ticket(peer, message.request_id, total_bytes(shards))
             self._post_open(event, ticket, message.environment)
 
-        self._resolve(peer, message, message.files, opened)
+        self._resolve(peer, message, opened)
 
     def _block_count(self, shard: StoredShard) -> int:
         return block_count(shard.size_bytes, self._service.settings.block_bytes)
@@ -216,13 +216,12 @@ class Requests:
         self,
         peer: str,
         message: messages.Open | messages.Prefetch,
-        files: tuple[str, ...] | None,
         then: Callable[[tuple[StoredShard, ...]], None],
     ) -> None:
         """Let a worker list the source, since the loop must not wait for a disk or a store."""
         number = self._service.fleet.next_job()
-        environment = message.environment
-        job = jobs.Resolve(number, message.source, message.pattern, files, environment)
+        asked = message.source, message.pattern, message.files
+        job = jobs.Resolve(number, *asked, message.environment)
 
         def answered(answer: jobs.Answer | None) -> None:
             try:
@@ -278,7 +277,7 @@ class Requests:
             ticket = Ticket(peer, message.request_id, total_bytes(chosen))
             self._post_open(event, ticket, message.environment)
 
-        self._resolve(peer, message, None, resolved)
+        self._resolve(peer, message, resolved)
 
     def _verify(self, peer: str, message: messages.Verify, source: str) -> None:
         shards = self._cache.shards_of(source)

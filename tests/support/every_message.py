@@ -23,7 +23,7 @@ CLIENT: Final[tuple[m.ClientMessage, ...]] = (
     m.Goodbye(),
     m.GetStatus(3),
     m.GetConfig(4),
-    m.Prefetch(5, "/m", "*.bin", True, 1 << 30, {"HOME": "/é"}),
+    m.Prefetch(5, "/m", "*.bin", True, 1 << 30, {"HOME": "/é"}, ("/m/a.bin",)),
     m.Evict(6, ("/m", "/n")),
     m.Pin(7, "/m"),
     m.Unpin(8, "/m"),

@@ -43,6 +43,7 @@ def opened(
             hold=hold,
             memory_limit=options.memory_limit_bytes,
             concurrency=options.concurrency_for(source),
+            page_cache=True,
             progress=progress,
         ) as checkpoint,
     ):

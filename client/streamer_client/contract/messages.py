@@ -15,7 +15,7 @@ from streamer_client.contract.errors import ProtocolMismatch
 from streamer_client.contract.layout import BlockRange
 from streamer_client.contract.redacted import Redacted
 
-PROTOCOL: Final = 2
+PROTOCOL: Final = 3
 
 Json = dict[str, object]
 
@@ -117,7 +117,7 @@ class GetConfig(Message, frozen=True):
 class Prefetch(Message, frozen=True):
     """Brings a source in, on the daemon's own account. Answered by `Accepted`, or `Failed`.
 
-    `limit_bytes` >= 0 brings in only that many bytes, in reading order.
+    `limit_bytes` >= 0 brings in only that many bytes, in reading order. `files` is as in `Open`.
     """
 
     request_id: int
@@ -126,6 +126,7 @@ class Prefetch(Message, frozen=True):
     pin: bool = False
     limit_bytes: int = -1
     environment: dict[str, str] = msgspec.field(default_factory=dict)
+    files: tuple[str, ...] | None = None
 
 
 class Evict(Message, frozen=True):

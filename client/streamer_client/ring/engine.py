@@ -188,7 +188,7 @@ def _shape(feed: Feed, cores: int) -> RingShape:
     chosen = os.environ.get(SHAPE_ENV)
     if chosen:
         return parse_shape(chosen)
-    if feed.mode == "direct":
+    if feed.mode in ("direct", "page-cache"):
         return storage_shape(feed.threads, feed.block_bytes)
     return ring_shape(cores, ranks_here())
 

@@ -1,0 +1,198 @@
+"""First loads of what the page cache holds: read from there, and brought in afterwards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from streamer_client.client import Client, daemon_client
+from streamer_client.contract.errors import SourceChanged
+from streamer_client.feed import FeedShard
+from streamer_client.page_cached import in_page_cache
+from streamer_client.storage.page_cache import PageCache
+from tests.support.checkpoints import write_model
+from tests.support.daemon import BLOCK, DaemonProcess, Daemons
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def streamerd(daemon_maker: Daemons) -> DaemonProcess:
+    """A daemon with room for the checkpoint."""
+    return daemon_maker.start(f"--memory-limit={64 * BLOCK}")
+
+
+@pytest.fixture
+def client(streamerd: DaemonProcess) -> Iterator[Client]:
+    with daemon_client(streamerd.socket) as opened:
+        yield opened
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Two shards of five blocks, just written."""
+    paths = write_model(tmp_path / "m", shards=2, blocks=5)
+    assert in_page_cache(shards(paths))
+    return paths
+
+
+def shards(paths: list[Path]) -> list[FeedShard]:
+    return [FeedShard(str(path), path.stat().st_size) for path in paths]
+
+
+def size_bytes(paths: list[Path]) -> int:
+    return sum(path.stat().st_size for path in paths)
+
+
+def make_cold(paths: list[Path]) -> None:
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            if PageCache(fd, path.stat().st_size).runs(0, BLOCK)[0].cached is not False:
+                pytest.skip(f"the file system of {path} does not let go of what is cached")
+        finally:
+            os.close(fd)
+
+
+def stored_in(files: list[Path]) -> dict[str, torch.Tensor]:
+    """All tensors, in memory of their own: mapped files would stay in the page cache."""
+    return {name: one.clone() for file in files for name, one in load_file(file).items()}
+
+
+def filled(client: Client, paths: list[Path], **options: object) -> tuple[bool, str, int]:
+    """Load into tensors: whether all are right, the way they came, and how much was resident."""
+    stored = stored_in(paths)
+    targets = {name: torch.zeros_like(one) for name, one in stored.items()}
+    options = {"page_cache": True} | options
+    with client.open(paths[0].parent, **options) as checkpoint:  # type: ignore[arg-type]
+        checkpoint.load_into(targets)
+        stats = checkpoint.stats
+    right = all(torch.equal(targets[name], one) for name, one in stored.items())
+    return right, stats.mode, stats.resident_bytes
+
+
+def settled(streamerd: DaemonProcess, size: int) -> bool:
+    """Whether the daemon has so much in memory and reads nothing more."""
+    resident = sum(one["resident_bytes"] for one in streamerd.shards().values())
+    return resident == size and streamerd.reads_under_way() == 0
+
+
+@pytest.mark.parametrize("hold", [True, False])
+@pytest.mark.parametrize("named", [True, False])
+def test_it_is_read_there_and_brought_in_afterwards(
+    streamerd: DaemonProcess, client: Client, files: list[Path], hold: bool, named: bool
+) -> None:
+    named_files = {"files": files} if named else {}
+    assert filled(client, files, hold=hold, **named_files) == (True, "page-cache", 0)
+    eventually(lambda: settled(streamerd, size_bytes(files)))
+    again = filled(client, files, hold=hold, **named_files)
+    assert again == (True, "daemon", size_bytes(files))
+    assert streamerd.totals()["source_read_bytes"] == size_bytes(files)
+
+
+def test_only_the_files_that_were_named_are_brought_in(
+    streamerd: DaemonProcess, client: Client, files: list[Path]
+) -> None:
+    assert filled(client, files[:1], pattern="m-0*") == (True, "page-cache", 0)
+    eventually(lambda: settled(streamerd, size_bytes(files[:1])))
+    assert list(streamerd.shards()) == [str(files[0])]
+
+
+def test_two_loads_at_once_bring_it_in_once(streamerd: DaemonProcess, files: list[Path]) -> None:
+    with daemon_client(streamerd.socket) as one, daemon_client(streamerd.socket) as other:
+        threads = [Thread(target=filled, args=(client, files)) for client in (one, other)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    eventually(lambda: settled(streamerd, size_bytes(files)))
+    assert streamerd.totals()["source_read_bytes"] == size_bytes(files)
+
+
+@pytest.mark.parametrize("options", [{"page_cache": False}, {"memory_limit": 8 * BLOCK}])
+def test_through_the_daemon_unless_asked_and_unlimited(
+    client: Client, files: list[Path], options: dict[str, object]
+) -> None:
+    assert filled(client, files, **options)[:2] == (True, "daemon")
+
+
+def test_what_is_on_disk_alone_comes_through_the_daemon(
+    streamerd: DaemonProcess, client: Client, files: list[Path]
+) -> None:
+    stored = stored_in(files)
+    make_cold(files)
+    assert not in_page_cache(shards(files))
+    targets = {name: torch.zeros_like(one) for name, one in stored.items()}
+    with client.open(files[0].parent, page_cache=True) as checkpoint:
+        checkpoint.load_into(targets)
+        assert checkpoint.stats.mode == "daemon"
+    assert all(torch.equal(targets[name], one) for name, one in stored.items())
+
+
+def test_views_are_of_shared_memory_all_the_same(client: Client, files: list[Path]) -> None:
+    with client.open(files[0].parent, page_cache=True) as checkpoint:
+        assert len(list(checkpoint.tensors())) == 10
+        assert checkpoint.stats.mode == "daemon"
+
+
+def test_a_part_of_it_comes_through_the_daemon(client: Client, files: list[Path]) -> None:
+    name, stored = next(iter(load_file(files[1]).items()))
+    target = torch.zeros_like(stored)
+    with client.open(files[0].parent, page_cache=True) as checkpoint:
+        checkpoint.load_into({name: target}, strict=False)
+        assert checkpoint.stats.mode == "daemon"
+    assert torch.equal(target, stored)
+
+
+def test_a_second_pass_and_views_after_it(client: Client, files: list[Path]) -> None:
+    stored = stored_in(files)
+    targets = {name: torch.zeros_like(one) for name, one in stored.items()}
+    with client.open(files[0].parent, page_cache=True) as checkpoint:
+        for _ in range(2):
+            for target in targets.values():
+                target.zero_()
+            checkpoint.load_into(targets)
+            assert all(torch.equal(targets[name], one) for name, one in stored.items())
+        assert all(torch.equal(one, stored[name]) for name, one in checkpoint.tensors())
+        assert checkpoint.stats.mode == "page-cache"
+
+
+def test_a_pass_that_was_given_up_brings_nothing_in(daemon_maker: Daemons, tmp_path: Path) -> None:
+    streamerd = daemon_maker.start(f"--memory-limit={512 * BLOCK}")
+    files = write_model(tmp_path / "m", shards=2, blocks=150)  # more than is copied ahead
+    targets = {name: torch.zeros_like(one) for name, one in stored_in(files).items()}
+
+    def stop(name: str, size_bytes: int) -> None:
+        raise KeyboardInterrupt
+
+    with daemon_client(streamerd.socket) as client:
+        with (
+            pytest.raises(KeyboardInterrupt),
+            client.open(files[0].parent, page_cache=True) as checkpoint,
+        ):
+            checkpoint.load_into(targets, on_tensor=stop)
+        client.admin.prefetch(str(files[0].parent))
+        eventually(lambda: settled(streamerd, size_bytes(files)))
+        eventually(lambda: "prefetch done" in streamerd.log)
+        assert streamerd.log.count("prefetch done") == 1
+
+
+def test_a_file_that_changes_is_never_mixed(client: Client, files: list[Path]) -> None:
+    stored = stored_in(files)
+    targets = {name: torch.zeros_like(one) for name, one in stored.items()}
+    with client.open(files[0].parent, page_cache=True) as checkpoint:
+        files[1].write_bytes(files[0].read_bytes())
+        with pytest.raises(SourceChanged):
+            checkpoint.load_into(targets)
+
+
+def test_a_file_that_is_not_there_is_not_cached(files: list[Path]) -> None:
+    assert not in_page_cache([FeedShard(str(files[0].parent / "gone"), 10)])
+    assert in_page_cache([FeedShard("nothing to read", 0)])
