@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -22,17 +23,22 @@ pytestmark = pytest.mark.usefixtures("ring")
 GPU = "cuda:0"
 
 
+class Way(NamedTuple):
+    """How bytes come; without a daemon directly."""
+
+    daemon: DaemonProcess | None
+    hold: bool = True
+    page_cache: bool = False
+
+
 @contextmanager
-def opened(
-    source: Path, daemon: DaemonProcess | None, *, hold: bool = True, memory_limit: int = -1
-) -> Iterator[Checkpoint]:
-    """A checkpoint by the daemon's way, or directly."""
+def opened(source: Path, way: Way) -> Iterator[Checkpoint]:
     client = (
         streamer_client.connect(mode="direct")
-        if daemon is None
-        else streamer_client.connect(daemon.socket)
+        if way.daemon is None
+        else streamer_client.connect(way.daemon.socket)
     )
-    with client, client.open(source, hold=hold, memory_limit=memory_limit) as checkpoint:
+    with client, client.open(source, hold=way.hold, page_cache=way.page_cache) as checkpoint:
         yield checkpoint
 
 
@@ -68,30 +74,27 @@ def check(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> No
         assert same(tensor, wanted[name]), name
 
 
-@pytest.fixture(params=["held", "window", "direct"])
-def way(request: pytest.FixtureRequest, daemon_maker: Daemons) -> tuple[DaemonProcess | None, bool]:
-    """The daemon, and whether it holds the shards."""
+@pytest.fixture(params=["held", "window", "cached", "direct"])
+def way(request: pytest.FixtureRequest, daemon_maker: Daemons) -> Way:
     match request.param:
         case "held":
-            return daemon_maker.start(f"--memory-limit={64 * BLOCK}"), True
+            return Way(daemon_maker.start(f"--memory-limit={64 * BLOCK}"))
         case "window":
-            return daemon_maker.start(f"--memory-limit={6 * BLOCK}"), False
+            return Way(daemon_maker.start(f"--memory-limit={6 * BLOCK}"), hold=False)
+        case "cached":
+            daemon = daemon_maker.start(f"--memory-limit={64 * BLOCK}")
+            return Way(daemon, hold=False, page_cache=True)
         case _:
-            return None, True
-
-
-Way = tuple[DaemonProcess | None, bool]
+            return Way(None)
 
 
 def test_tensors_on_the_gpu_live_as_long_as_they_are_referenced(model: Path, way: Way) -> None:
-    daemon, hold = way
-    with opened(model, daemon, hold=hold) as checkpoint:
+    with opened(model, way) as checkpoint:
         found = dict(checkpoint.tensors(device=GPU))
     check(found, expected(model))
 
 
 def test_parameters_are_filled_in_place(model: Path, way: Way) -> None:
-    daemon, hold = way
     wanted = expected(model)
     targets = {
         name: torch.full_like(tensor.view(torch.uint8), 1, device=GPU).view(tensor.dtype)
@@ -102,29 +105,43 @@ def test_parameters_are_filled_in_place(model: Path, way: Way) -> None:
     places = {name: target.data_ptr() for name, target in targets.items()}
     allocated = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    with opened(model, daemon, hold=hold) as checkpoint:
+    with opened(model, way) as checkpoint:
         checkpoint.load_into(targets)
     assert torch.cuda.max_memory_allocated() == allocated, "no other memory of the GPU"
     assert {name: target.data_ptr() for name, target in targets.items()} == places
     check(targets, wanted)
 
 
+@pytest.mark.parametrize("order", ["as stored", "mixed"])
+def test_many_small_parameters(tmp_path: Path, way: Way, order: str) -> None:
+    """Side by side on the GPU, where copies are joined, and not."""
+    stored = {f"p{place:04d}": random_tensor("BF16", (32, 16), place) for place in range(500)}
+    (tmp_path / "m").mkdir()
+    write_shard(tmp_path / "m" / "small.safetensors", stored)
+    wanted = expected(tmp_path / "m")
+    names = list(wanted)
+    if order == "mixed":
+        random.Random(3).shuffle(names)
+    made = {name: torch.zeros_like(wanted[name], device=GPU) for name in names}
+    with opened(tmp_path / "m", way) as checkpoint:
+        checkpoint.load_into(made)
+    check({name: made[name] for name in wanted}, wanted)
+
+
 def test_some_names_only(model: Path, way: Way) -> None:
-    daemon, hold = way
     wanted = {name: one for name, one in expected(model).items() if hash(name) % 3}
-    with opened(model, daemon, hold=hold) as checkpoint:
+    with opened(model, way) as checkpoint:
         check(dict(checkpoint.tensors(device=GPU, names=set(wanted))), wanted)
 
 
 def test_what_does_not_fit_as_it_is_goes_the_slow_way(model: Path, way: Way) -> None:
-    daemon, hold = way
     wanted = expected(model)
     targets = {name: torch.empty_like(tensor, device=GPU) for name, tensor in wanted.items()}
     targets["big"] = torch.zeros(80_000, dtype=torch.float64, device=GPU)
     targets["small.007"] = torch.zeros(5, 7, dtype=torch.bfloat16, device=GPU).t()
     targets["small.008"] = torch.zeros(8, 5, dtype=torch.bfloat16)
     told: list[str] = []
-    with opened(model, daemon, hold=hold) as checkpoint:
+    with opened(model, way) as checkpoint:
         checkpoint.load_into(targets, on_mismatch=lambda name, *_: told.append(name))
     assert told == ["big"]
     big = targets.pop("big")[:70_001].float().cpu()
@@ -137,7 +154,7 @@ def test_what_does_not_fit_as_it_is_goes_the_slow_way(model: Path, way: Way) -> 
 def test_memory_that_is_still_in_use_is_waited_for(model: Path, streamerd: DaemonProcess) -> None:
     """A block that torch hands out again may still be written to by what runs on the stream."""
     wanted = expected(model)
-    with opened(model, streamerd, hold=False) as checkpoint:
+    with opened(model, Way(streamerd, hold=False)) as checkpoint:
         size = 2 * max(tensor.nbytes for tensor in wanted.values())
         torch.cuda.empty_cache()
         late = [torch.empty(size, dtype=torch.uint8, device=GPU) for _ in range(40)]
@@ -156,13 +173,12 @@ def test_staging_is_bounded(model: Path, way: Way, monkeypatch: pytest.MonkeyPat
     bound = 10 * BLOCK
     monkeypatch.setattr(iteration, "DEVICE_AHEAD_BYTES", bound)
     monkeypatch.setattr(staging_groups, "GROUP_BYTES", BLOCK)
-    daemon, hold = way
     largest = max(tensor.nbytes for tensor in expected(model).values())
     gc.collect()
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    with opened(model, daemon, hold=hold) as checkpoint:
+    with opened(model, way) as checkpoint:
         for _name, _tensor in checkpoint.tensors(device=GPU):
             pass
     rounding = 512 * 64
@@ -171,8 +187,7 @@ def test_staging_is_bounded(model: Path, way: Way, monkeypatch: pytest.MonkeyPat
 
 
 def test_an_iteration_that_is_given_up(model: Path, way: Way) -> None:
-    daemon, hold = way
-    with opened(model, daemon, hold=hold) as checkpoint:
+    with opened(model, way) as checkpoint:
         items = checkpoint.tensors(device=GPU)
         name, tensor = next(items)
         del items
