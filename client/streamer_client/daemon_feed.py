@@ -149,13 +149,15 @@ class DaemonFeed:
     def _is_cached(self, order: tuple[BlockRange, ...]) -> bool:
         """Whether the page cache has what the daemon has not.
 
-        Asked for passes over everything only, as everything is what the daemon then brings in.
+        Asked for a pass over everything, as everything is what the daemon then brings in; only for
+        the first, as after that the daemon has it.
         """
+        if not self._page_cache or count(order) != sum(len(flags) for flags in self._done):
+            return False
+        self._page_cache = False
         size_bytes = sum(shard.size_bytes for shard in self.shards)
         return (
-            self._page_cache
-            and not is_remote(self.shards[0].uri)
-            and count(order) == sum(len(flags) for flags in self._done)
+            not is_remote(self.shards[0].uri)
             and self.resident_bytes <= size_bytes // RESIDENT_SHARE
             and in_page_cache(self.shards)
         )
