@@ -36,6 +36,7 @@ class _Base:
 
 class _Streamerd(_Base):
     hold = True
+    page_cache = True
 
     def __init__(self, socket: str, device: str) -> None:
         super().__init__(socket, device)
@@ -45,8 +46,6 @@ class _Streamerd(_Base):
         import streamer_client.direct_feed
 
         self._client = streamer_client.connect(socket)
-
-    page_cache = True
 
     def _open(self, paths: list[str]) -> Any:
         folder = os.path.dirname(paths[0])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.contract.storage_contract import KIB, SIZE, StorageContract, content
+from tests.support.cold_files import make_cold
 from tests.support.unprivileged import as_nobody
 
 from streamer_client.contract.errors import (
@@ -254,20 +255,6 @@ def test_reading_past_the_end_is_the_callers_fault(storage: LocalStorage, tmp_pa
 
 
 # --- the way that bytes take --------------------------------------------------------------------
-
-
-def make_cold(path: Path) -> None:
-    """Drop the file from the page cache, or skip where that cannot be done."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        try:
-            os.preadv(fd, [bytearray(1)], path.stat().st_size, os.RWF_NOWAIT)
-        except OSError as error:
-            pytest.skip(f"the file system of {path} does not tell what is cached: {error}")
-    finally:
-        os.close(fd)
 
 
 def cache_is_countable(shard: StoredShard) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,8 +14,8 @@ from streamer_client.client import Client, daemon_client
 from streamer_client.contract.errors import SourceChanged
 from streamer_client.feed import FeedShard
 from streamer_client.page_cached import in_page_cache
-from streamer_client.storage.page_cache import PageCache
 from tests.support.checkpoints import write_model
+from tests.support.cold_files import make_cold
 from tests.support.daemon import BLOCK, DaemonProcess, Daemons
 from tests.support.waiting import eventually
 
@@ -50,16 +49,12 @@ def size_bytes(paths: list[Path]) -> int:
     return sum(path.stat().st_size for path in paths)
 
 
-def make_cold(paths: list[Path]) -> None:
+def drop(paths: list[Path]) -> None:
+    """Drop the files from the page cache, or skip where they stay."""
     for path in paths:
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            if PageCache(fd, path.stat().st_size).runs(0, BLOCK)[0].cached is not False:
-                pytest.skip(f"the file system of {path} does not let go of what is cached")
-        finally:
-            os.close(fd)
+        make_cold(path)
+    if in_page_cache(shards(paths)):
+        pytest.skip(f"the file system of {paths[0]} does not let go of what is cached")
 
 
 def stored_in(files: list[Path]) -> dict[str, torch.Tensor]:
@@ -126,8 +121,7 @@ def test_what_is_on_disk_alone_comes_through_the_daemon(
     streamerd: DaemonProcess, client: Client, files: list[Path]
 ) -> None:
     stored = stored_in(files)
-    make_cold(files)
-    assert not in_page_cache(shards(files))
+    drop(files)
     targets = {name: torch.zeros_like(one) for name, one in stored.items()}
     with client.open(files[0].parent, page_cache=True) as checkpoint:
         checkpoint.load_into(targets)
@@ -168,7 +162,7 @@ def test_what_the_daemon_brought_in_meanwhile_stays_its_own(
 ) -> None:
     stored = stored_in(files)
     targets = {name: torch.zeros_like(one) for name, one in stored.items()}
-    make_cold(files)
+    drop(files)
     with client.open(files[0].parent, page_cache=True) as checkpoint:
         checkpoint.load_into(targets)
         for file in files:

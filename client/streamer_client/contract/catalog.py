@@ -159,7 +159,7 @@ def parse_header(header: bytes, uri: str, size_bytes: int) -> ShardCatalog:
 def _entries(
     fields: list[tuple[str, _Field]], data_start: int, uri: str, size_bytes: int
 ) -> tuple[TensorEntry, ...]:
-    """The tensors, by ascending offsets. What is wrong with one is found out by who tells it."""
+    """The tensors, by ascending offsets; what is not right is looked at again, to say why."""
     entries = []
     gapless, at = True, 0
     for name, field in fields:
