@@ -2,7 +2,8 @@
 
 Owns passes over an opened load and what to do when the daemon dies: what was granted stays readable
 through our descriptors; the rest comes from a new daemon, or else straight from storage. Copying
-threads call it; the first of them that meets the loss repairs it for all.
+threads call it; the first of them that meets the loss repairs it for all. Also decides whether a
+pass is better read from the page cache, and asks the daemon to bring that in afterwards.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from streamer_client.source_access import SourceAccess
 log = logging.getLogger(__name__)
 
 RESIDENT_SHARE: Final = 8
-"""Where more than an eighth is in shared memory, the daemon is about as fast as the page cache."""
+"""Where more than an eighth is in shared memory, the load goes through the daemon."""
 
 
 class DaemonFeed:
