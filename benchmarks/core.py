@@ -1,8 +1,9 @@
 """What the daemon's loop costs a block: core, service and codec, without sockets and workers.
 
-Eight ranks load one large checkpoint. The real service and the real core run; in place of sockets
-and of processes stand encoders and decoders of their messages, so that every byte which would
-travel is made and read. Only the daemon's part is on the clock, not the ranks' and the workers'.
+Eight ranks load one large checkpoint of local files. The real service, handovers and core run; in
+place of sockets and of processes stand encoders and decoders of their messages, so that every byte
+which would travel is made and read; descriptors are numbers that nobody opened. Only the daemon's
+part is on the clock, not the ranks' and the workers'.
 """
 
 from __future__ import annotations
@@ -14,21 +15,33 @@ import gc
 import json
 import os
 import pstats
+import socket
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from unittest import mock
 
 import msgspec
 
 from streamer_client.contract import messages
+from streamer_client.contract.checks import check
+from streamer_client.contract.handover import (
+    BATCH_DESCRIPTORS,
+    Files,
+    HandedFile,
+    Slabs,
+    decode_from_client,
+    encode_packet,
+)
 from streamer_client.contract.layout import BlockRange
 from streamer_client.storage.contract import StoredShard
 from streamerd import service as service_module
 from streamerd.config import load_settings
-from streamerd.control.peers import Peers
+from streamerd.control.descriptors import DescriptorSocket, SlabOpener
+from streamerd.control.sessions import Session, Sessions
 from streamerd.control.socket import ControlSocket
+from streamerd.handovers import Handovers
 from streamerd.requests import Requests
 from streamerd.service import Service
 from streamerd.workers import jobs
@@ -55,7 +68,13 @@ class PaperFleet(Fleet):
         self.frames = jobs.FrameBuffer()
         self.sent_bytes = 0
 
-    def submit(self, job: jobs.AnyJob, on_answer: OnAnswer) -> None:
+    def submit(
+        self,
+        job: jobs.AnyJob,
+        on_answer: OnAnswer,
+        fds: tuple[int, ...] = (),  # noqa: ARG002  no process gets them
+        limit_s: float | None = None,  # noqa: ARG002  all are answered
+    ) -> None:
         self.sent_bytes += len(jobs.frame(job))
         self.submitted.append((job, on_answer))
 
@@ -78,9 +97,40 @@ class PaperSocket(ControlSocket):
     def __init__(self) -> None:
         self.sent: list[tuple[str, bytes]] = []
 
-    def send(self, peer: str, message: messages.Message) -> bool:
-        self.sent.append((peer, messages.encode(message)))
+    def send(self, name: str, message: messages.Message) -> bool:
+        self.sent.append((name, messages.encode(message)))
         return True
+
+
+class PaperDescriptors(DescriptorSocket):
+    """A descriptor socket of paper: has every slab opened, and sends none."""
+
+    def __init__(self) -> None:
+        self.sent_bytes = 0
+
+    def hand_out(
+        self,
+        session: Session,  # noqa: ARG002  nobody is connected
+        load: int,
+        shards: Sequence[int],
+        opener: SlabOpener,
+    ) -> None:
+        for first in range(0, len(shards), BATCH_DESCRIPTORS):
+            batch = tuple(shards[first : first + BATCH_DESCRIPTORS])
+            for shard in batch:
+                opener(load, shard)
+            self.sent_bytes += len(encode_packet(Slabs(load, batch)))
+
+
+class PaperSessions(Sessions):
+    """Sessions of paper, of one user."""
+
+    def join(self, pid: int) -> Session:
+        """One more client has connected."""
+        session = Session(str(pid), pid, 1000, 1000, mock.Mock(spec=socket.socket))
+        self._by_name[session.name] = session
+        self._by_token[session.token] = session
+        return session
 
 
 class Figures(msgspec.Struct):
@@ -107,11 +157,14 @@ class Node:
         self.shards = shards
         self.fleet = PaperFleet(1, slots // 2)
         self.socket = PaperSocket()
-        self.service = Service(settings, self.fleet)
-        self.requests = Requests(self.service, {})
-        self.service.attach(self.socket, Peers(self.requests.gone, 1e9))
-        self.ranks: list[str] = []
-        self.inbox: deque[tuple[str, bytes]] = deque()
+        self.service = Service(settings, self.fleet, "0" * 8)
+        # Nobody opened what it would close.
+        handovers = Handovers(self.fleet, lambda _uid, _descriptors: None, lambda _uid: 0, 60.0)
+        self.handovers = handovers
+        self.requests = Requests(self.service, handovers, {})
+        self.sessions = PaperSessions(self.requests.gone)
+        self.service.attach(self.sessions, self.socket, PaperDescriptors())
+        self.inbox: deque[tuple[Session, bytes]] = deque()
         self.consuming = False
         self.costs_us: list[float] = []
         """Of each turn that fetched blocks, for each of them."""
@@ -119,33 +172,54 @@ class Node:
         self.traffic = 0
         self.left = sum(-(-shard.size_bytes // BLOCK_BYTES) for shard in shards)
 
-    def join(self) -> str:
+    def join(self) -> Session:
         """One more client says hello."""
-        peer = f"{len(self.ranks):010x}"
-        self.ranks.append(peer)
-        hello = messages.Hello(0, messages.PROTOCOL, "0", 1, 0, f"rank {len(self.ranks) - 1}")
-        self.requests.receive(peer, 0, hello)
+        rank = len(self.sessions)
+        session = self.sessions.join(rank + 1)
+        hello = messages.Hello(0, messages.PROTOCOL, "0", 1, f"rank {rank}")
+        self.requests.receive(session, hello)
         self.socket.sent.clear()
-        return peer
+        return session
 
-    def open(self, peer: str, *, hold: bool) -> float:
-        """Seconds from a request's bytes to the answer's, resolving on a worker left out."""
-        frame = messages.encode(messages.Open(1, 1, "/models/large", hold=hold))
-        seconds = self._timed(lambda: self._receive([(peer, frame)]))
-        while not any(isinstance(job, jobs.Resolve) for job, _ in self.fleet.submitted):
-            raise RuntimeError("an open resolves its source")
-        resolve, on_answer = next(
-            pair for pair in self.fleet.submitted if isinstance(pair[0], jobs.Resolve)
-        )
-        self.fleet.submitted.remove((resolve, on_answer))
-        data = jobs.frame(jobs.Resolved(resolve.job, self.shards))
-        callbacks = {resolve.job: on_answer}
-        seconds += self._timed(lambda: self._answer(data, callbacks))
-        return seconds
+    def open(self, session: Session, *, hold: bool) -> float:
+        """Seconds from the first packet's bytes to the answer's, what workers do left out."""
+        seconds = 0.0
+        for first in range(0, len(self.shards), BATCH_DESCRIPTORS // 2):
+            batch = self.shards[first : first + BATCH_DESCRIPTORS // 2]
+            files = Files(1, tuple(HandedFile(shard.uri, direct=True) for shard in batch))
+            data = encode_packet(files)
+            descriptors = list(range(10_000, 10_000 + 2 * len(batch)))
+            seconds += self._timed(lambda: self._take(session, data, descriptors))  # noqa: B023
+        seconds += self._examine()
+        request = messages.Open(1, 1, "/models/large", 1, hold=hold)
+        frame = messages.encode(request)
+        seconds += self._timed(lambda: self._receive([(session, frame)]))
+        return seconds + self._timed(self.service.turn)
 
-    def _receive(self, frames: Iterable[tuple[str, bytes]]) -> None:
-        for peer, frame in frames:
-            self.requests.receive(peer, 1, messages.decode_client(frame))
+    def _take(self, session: Session, data: bytes, descriptors: list[int]) -> None:
+        packet = decode_from_client(data)
+        if isinstance(packet, Files):
+            self.handovers.take(session, packet, descriptors)
+
+    def _examine(self) -> float:
+        """Answer what was handed over; the loop's seconds for that."""
+        of = {shard.uri: shard for shard in self.shards}
+        asked = [pair for pair in self.fleet.submitted if isinstance(pair[0], jobs.Examine)]
+        frames: list[bytes] = []
+        callbacks: dict[int, OnAnswer] = {}
+        for job, on_answer in asked:
+            self.fleet.submitted.remove((job, on_answer))
+            files = job.files if isinstance(job, jobs.Examine) else ()
+            found = (jobs.ExaminedFile(of[file.uri], 1, direct_ok=True) for file in files)
+            frames.append(jobs.frame(jobs.Examined(job.job, tuple(found))))
+            callbacks[job.job] = on_answer
+        return self._timed(lambda: self._answer(b"".join(frames), callbacks))
+
+    def _receive(self, frames: Iterable[tuple[Session, bytes]]) -> None:
+        for session, frame in frames:
+            message = messages.decode_client(frame)
+            check(message)
+            self.requests.receive(session, message)
 
     def _answer(self, data: bytes, callbacks: dict[int, OnAnswer]) -> None:
         self.fleet.receive(data, callbacks)
@@ -181,25 +255,29 @@ class Node:
             job, on_answer = self.fleet.submitted.popleft()
             callbacks[job.job] = on_answer
             if isinstance(job, jobs.Fetch):
-                frames.append(jobs.frame(jobs.Fetched(job.job, 0x0123456789ABCDEF, 0)))
+                fetched = jobs.Fetched(job.job, 0x0123456789ABCDEF, 0, ctime_ns=1)
+                frames.append(jobs.frame(fetched))
                 blocks -= 1
                 self.left -= 1
+            elif isinstance(job, jobs.Compare):
+                frames.append(jobs.frame(jobs.Compared(job.job, (), ())))
             else:
                 frames.append(jobs.frame(jobs.Finished(job.job)))
         return b"".join(frames), callbacks
 
-    def _ranks_work(self) -> list[tuple[str, bytes]]:
+    def _ranks_work(self) -> list[tuple[Session, bytes]]:
         """Each rank consumes what it was granted in one of the last turns."""
         self.traffic += len(self.socket.sent)
-        for peer, frame in self.socket.sent:
+        for name, frame in self.socket.sent:
+            session = self.sessions.get(name)
             granted = messages.decode_daemon(frame)
             if self.consuming and isinstance(granted, (messages.Granted, messages.Opened)):
                 ranges: tuple[BlockRange, ...] = (
                     granted.ranges if isinstance(granted, messages.Granted) else granted.granted
                 )
-                if ranges:
+                if ranges and session is not None:
                     consumed = messages.Consumed(granted.load, ranges)
-                    self.inbox.append((peer, messages.encode(consumed)))
+                    self.inbox.append((session, messages.encode(consumed)))
         self.socket.sent.clear()
         # The last rank's messages lag one turn, so that ranks are not in step.
         count = max(0, len(self.inbox) - 1) if self.left else len(self.inbox)
@@ -295,7 +373,8 @@ def main() -> None:
     options = parser.parse_args()
     profile = cProfile.Profile()
     with (
-        mock.patch.object(service_module, "create_slab"),
+        mock.patch.object(service_module, "create_slab", return_value=-1),
+        mock.patch.object(service_module, "open_readonly", return_value=-1),
         mock.patch.object(service_module, "remove_slab"),
     ):
         if options.profile:

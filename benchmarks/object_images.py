@@ -107,21 +107,17 @@ class BareHuge(Bare):
 
     def __init__(self, objects: Objects) -> None:
         super().__init__(objects)
-        import posix_ipc
-
         from streamerd.shm.slab_file import SlabFile
+        from streamerd.shm.slabs import create_slab, remove_slab
 
-        self._create, self._flags = posix_ipc.SharedMemory, posix_ipc.O_CREX
-        self._unlink, self._slab = posix_ipc.unlink_shared_memory, SlabFile
+        self._create, self._remove, self._slab = create_slab, remove_slab, SlabFile
         self._slabs: list[SlabFile] = []
 
     def memory(self, size_bytes: int) -> memoryview:
         name = f"/streamerd-bench.{uuid.uuid4().hex}"
-        self._create(name, self._flags, size=size_bytes).close_fd()
-        try:
-            self._slabs.append(self._slab(name, mapped=True))
-        finally:
-            self._unlink(name)
+        descriptor = self._create(name, size_bytes)
+        self._remove(name)
+        self._slabs.append(self._slab(descriptor, mapped=True))
         view = self._slabs[-1].view(0, size_bytes)
         assert view is not None
         return view

@@ -45,7 +45,7 @@ class Command:
 
 def daemon() -> Command:
     """`streamerd`."""
-    return _command("streamerd", daemon_parser())
+    return _command("streamerd", daemon_parser(full=True))
 
 
 def control() -> tuple[Command, tuple[Command, ...]]:

@@ -29,6 +29,8 @@ _DEPENDS: Final = {
     "socket": (SYSTEM_SOCKET, "where the service makes it and clients look first"),
     "memory_limit": ("64GiB", "half of what the service may use, of control group and /dev/shm"),
     "workers": (1, "one for two processors, 4 at most"),
+    "socket_mode": ("0660", "0660 for the service at its place, else 0600"),
+    "readonly_shm": ("", "/run/streamerd-shm where it is one"),
 }
 
 

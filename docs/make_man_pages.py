@@ -17,13 +17,29 @@ from streamerd import __version__
 from streamerd.config import SYSTEM_CONFIG
 
 _SIGNALS: Final = (
-    ("SIGTERM, SIGINT", "Stop: end the workers and leave. Loads under way go on by themselves."),
-    ("SIGHUP", "Read the configuration again; memory_limit and log_level take effect."),
+    (
+        "SIGTERM",
+        "Stop, and leave what is in memory to the next daemon here. Loads under way go on.",
+    ),
+    ("SIGINT", "Stop, and leave nothing in memory."),
+    (
+        "SIGHUP",
+        "Read the configuration again; memory_limit, bandwidth_limit and log_level take effect.",
+    ),
 )
 _FILES: Final = (
     (SYSTEM_CONFIG, "The configuration: every key with its default, switched off."),
     ("/run/streamerd/control.sock", "The control socket of the system's daemon."),
-    ("/dev/shm/streamerd.*", "Checkpoints in memory, one file a shard."),
+    (
+        "/run/streamerd/control.sock.fd",
+        "Its descriptor socket: opened files go in, shared memory comes out.",
+    ),
+    (
+        "/run/streamerd/control.sock.instance, .lock, .slabs",
+        "What the next daemon there must know to take over what is in memory.",
+    ),
+    ("/run/streamerd-shm", "/dev/shm once more, read-only, as the unit mounts it."),
+    ("/dev/shm/streamerd.*", "Checkpoints in memory, one file a shard; the daemon's user's alone."),
 )
 _EXIT: Final = (
     ("0", "Done."),

@@ -7,20 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from streamer_client.contract.layout import BlockRange, block_count
 
 
-def merged(ranges: Iterable[BlockRange]) -> tuple[BlockRange, ...]:
-    """The same blocks as few ranges, by shard and block; overlaps count once."""
-    out: list[BlockRange] = []
-    for item in sorted(ranges):
-        if item.start >= item.stop:
-            continue
-        last = out[-1] if out else None
-        if last is not None and last.shard == item.shard and item.start <= last.stop:
-            out[-1] = BlockRange(last.shard, last.start, max(last.stop, item.stop))
-        else:
-            out.append(item)
-    return tuple(out)
-
-
 def whole(sizes_bytes: Sequence[int], block_bytes: int) -> tuple[BlockRange, ...]:
     """All blocks of all shards, in file order."""
     return tuple(

@@ -101,6 +101,8 @@ class Checkpoint:
         while True:
             start = time.perf_counter()
             batch = next(batches, None)
+            if batch is None:
+                self._feed.settle()
             stats.seconds += time.perf_counter() - start
             if batch is None:
                 return
@@ -147,7 +149,7 @@ class Checkpoint:
                     on_tensor(entry.name, entry.stop - entry.start)
 
         with self._stats.timed():
-            return Loading(
+            names = Loading(
                 self._feed,
                 self._headers,
                 targets,
@@ -155,6 +157,8 @@ class Checkpoint:
                 on_mismatch=on_mismatch,
                 on_tensors=loaded,
             ).run()
+            self._feed.settle()
+            return names
 
     def close(self) -> None:
         """End the load. Views that are still referenced stay valid. Idempotent."""

@@ -13,6 +13,8 @@ import msgspec
 
 from streamer_client.admin import Admin
 from streamer_client.contract.messages import Open
+from streamer_client.contract.uris import is_remote
+from streamer_client.descriptor_room import open_files
 from streamer_client.link import RECONNECT_S, Link
 from streamer_client.open_request import OpenRequest, Source, open_request
 from streamer_client.source_access import SourceAccesses
@@ -164,10 +166,18 @@ class DaemonOpener:
     Args:
         link: the way to it.
         environ: what names credentials and endpoints; this process's environment by default.
+        without_memory: whether a load goes on in this process when the daemon has no memory for it.
     """
 
-    def __init__(self, link: Link, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        link: Link,
+        environ: Mapping[str, str] = os.environ,
+        *,
+        without_memory: bool = False,
+    ) -> None:
         self._link = link
+        self._without_memory = without_memory
         self._environ = environ
         self._accesses = SourceAccesses()
 
@@ -175,22 +185,33 @@ class DaemonOpener:
         from streamer_client.daemon_feed import DaemonFeed  # noqa: PLC0415
 
         public = _public(request)
-        return DaemonFeed(
-            self._link,
-            Open(
-                request_id=0,
-                load=0,
-                source=public.source,
-                files=public.files,
-                pattern=request.pattern,
-                hold=request.hold,
-                memory_limit=request.memory_limit,
-                concurrency=request.concurrency,
-                want="all" if request.at_once else "none",
-            ),
-            self._accesses.of(_first_uri(request), self._environ),
-            page_cache=request.page_cache,
-        )
+        first = _first_uri(request)
+        access = self._accesses.of(first, self._environ)
+        local = not is_remote(first)
+        files = open_files(request.source, request.pattern, request.files) if local else ()
+        try:
+            return DaemonFeed(
+                self._link,
+                Open(
+                    request_id=0,
+                    load=0,
+                    source=public.source,
+                    files=None if local else public.files,
+                    pattern=None if local else request.pattern,
+                    hold=request.hold,
+                    memory_limit=request.memory_limit,
+                    concurrency=request.concurrency,
+                    want="all" if request.at_once else "none",
+                ),
+                access,
+                files,
+                page_cache=request.page_cache,
+                without_memory=self._without_memory,
+            )
+        except BaseException:
+            for file in files:
+                file.close()
+            raise
 
     def close(self) -> None:
         self._link.close()

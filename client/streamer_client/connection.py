@@ -1,7 +1,9 @@
 """The control connection: handshake, requests and their answers, and who listens to which load.
 
-One a client. Its wire's thread calls `_receive` and `_lose`; callers' threads call the public part.
-It lives as long as its client or any lease does: views of resident tensors outlive the client.
+One a client. Its wire's thread calls `_receive` and `_end`; callers' threads call the public part.
+It lives as long as its client or any lease does: views of resident tensors outlive the client. So
+does its descriptor link, the end of which is the end of all leases, when the daemon does not answer
+any more: it may wake up, and must not take then what somebody still reads.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from importlib import metadata
 from typing import Final, Protocol
@@ -23,13 +25,17 @@ from streamer_client.contract.errors import (
     DaemonUnavailable,
     ProtocolMismatch,
     StreamerError,
+    UntrustedSocket,
     error_from_code,
 )
 from streamer_client.contract.layout import BlockRange
 from streamer_client.contract.messages import (
     PROTOCOL,
+    Compared,
+    Comparing,
     CredentialsWanted,
     DaemonMessage,
+    Drop,
     Failed,
     Granted,
     Heartbeat,
@@ -41,14 +47,17 @@ from streamer_client.contract.messages import (
     Waiting,
     Welcome,
 )
-from streamer_client.socket_probe import probe
-from streamer_client.wire import Wire
+from streamer_client.descriptors import DescriptorLink, Handover
+from streamer_client.storage.local_files import LocalFile
+from streamer_client.wire import DaemonSilent, Wire
 
 log = logging.getLogger(__name__)
 
 HANDSHAKE_TIMEOUT_S: Final = 5.0
 JOIN_TIMEOUT_S: Final = 5.0
 CANCEL_POLL_S: Final = 0.25
+CLIENT: Final = 0
+"""The client among the users of its connection; loads are numbered from 1."""
 
 _living: weakref.WeakSet[Connection] = weakref.WeakSet()
 
@@ -57,6 +66,9 @@ class LoadListener(Protocol):
     """What hears of one load, in the wire's thread."""
 
     def on_opened(self, message: Opened) -> None: ...
+    def on_slabs(self, shards: tuple[int, ...], descriptors: list[int]) -> None: ...
+    def on_comparing(self) -> None: ...
+    def on_compared(self) -> None: ...
     def on_granted(self, ranges: tuple[BlockRange, ...]) -> None: ...
     def on_shard_failed(self, shard: int, error: StreamerError) -> None: ...
     def on_waiting(self, message: Waiting) -> None: ...
@@ -69,32 +81,46 @@ class Connection:
 
     welcome: Welcome
 
-    def __init__(self, socket_path: str) -> None:
+    def __init__(self, socket_path: str, link: DescriptorLink) -> None:
         self.socket_path = socket_path
         self.error: StreamerError | None = None
         """Why the connection is no more, once it is not."""
         self._pid = os.getpid()
         self._ids = itertools.count(1)
+        self._transfers = itertools.count(1)
+        self._over = False
+        """Whether the wire has ended."""
         self._answers: dict[int, Future[DaemonMessage]] = {}
+        self._progress: dict[int, Callable[[Verifying], None]] = {}
         self._listeners: dict[int, LoadListener] = {}
-        self._users = 1
-        self._settled = threading.Event()
-        self._wire = Wire(socket_path, self._receive, self._lose)
+        self._users = {CLIENT}
+        """The client itself, and the loads that keep the connection. One thread or another adds and
+        takes away; a set does both at once."""
+        self._released = threading.Event()
+        self._link = link
+        self._wire = Wire(socket_path, link, self._receive, self._slabs, self._end)
         _living.add(self)
 
     @classmethod
     def to(
-        cls, socket_path: str, label: str = "", timeout_s: float = HANDSHAKE_TIMEOUT_S
+        cls,
+        socket_path: str,
+        label: str = "",
+        timeout_s: float = HANDSHAKE_TIMEOUT_S,
     ) -> Connection:
         """Connect and greet.
 
+        Args:
+            socket_path: of the control socket.
+            label: what the daemon's status shows for this client.
+            timeout_s: how long the daemon may take for each of its two greetings.
+
         Raises:
-            DaemonUnavailable: nothing answers there.
+            DaemonUnavailable: nothing answers there, or somebody does who must not be trusted.
             ProtocolMismatch: something of another version does.
             RequestRefused: the socket may not be opened by this user.
         """
-        probe(socket_path)
-        connection = cls(socket_path)
+        connection = cls(socket_path, DescriptorLink.to(socket_path, timeout_s))
         try:
             connection._greet(label, timeout_s)
         except BaseException:
@@ -103,10 +129,9 @@ class Connection:
         return connection
 
     def _greet(self, label: str, timeout_s: float) -> None:
-        namespace = os.stat("/proc/self/ns/pid").st_ino
         answer = self.request(
             lambda request_id: Hello(
-                request_id, PROTOCOL, _version(), os.getpid(), namespace, label
+                request_id, PROTOCOL, _version(), os.getpid(), label, _world()
             ),
             timeout_s,
         )
@@ -115,6 +140,11 @@ class Connection:
             raise ProtocolMismatch(
                 f"the daemon at {self.socket_path} speaks protocol {theirs}, this client "
                 f"{PROTOCOL}; install the same version of streamerd on both sides"
+            )
+        if answer.proof != self._link.greeting.proof:
+            raise UntrustedSocket(
+                f"who answers at {self.socket_path} is not the daemon of the descriptor socket "
+                "beside it; stop both, and remove the two sockets"
             )
         self.welcome = answer
         self._wire.heartbeat_s = answer.heartbeat_s
@@ -145,6 +175,7 @@ class Connection:
         build: Callable[[int], Message],
         timeout_s: float | None = None,
         cancelled: Callable[[], bool] = lambda: False,
+        progress: Callable[[Verifying], None] | None = None,
     ) -> DaemonMessage:
         """Send what `build(request_id)` makes and wait for its answer.
 
@@ -152,6 +183,7 @@ class Connection:
             build: makes the message.
             timeout_s: how long to wait at most.
             cancelled: asked now and then; ends the wait when it says so.
+            progress: called in the wire's thread with what comes before the answer.
 
         Raises:
             CancelledError: it was cancelled; the daemon may still answer.
@@ -162,13 +194,16 @@ class Connection:
         request_id = next(self._ids)
         answer: Future[DaemonMessage] = Future()
         self._answers[request_id] = answer
+        if progress is not None:
+            self._progress[request_id] = progress
         try:
-            if self.error is not None:
+            if self._over:
                 raise self._lost_error() from self.error
             self._wire.put(build(request_id))
             message = self._awaited(answer, timeout_s, cancelled)
         finally:
             self._answers.pop(request_id, None)
+            self._progress.pop(request_id, None)
         if isinstance(message, Failed):
             raise error_from_code(message.code, message.message)
         return message
@@ -194,20 +229,74 @@ class Connection:
                     "see its log, or restart it: systemctl restart streamerd"
                 ) from error
 
+    def hand_over(self, files: Sequence[LocalFile]) -> int:
+        """Pass opened files to the daemon; returns the number of the transfer.
+
+        They are the daemon's too from then on, until `drop`.
+
+        Raises:
+            DaemonUnavailable: the daemon died, or descriptors do not reach it.
+            StreamerError: the daemon refuses them.
+        """
+        self.refuse_after_fork()
+        number = next(self._transfers)
+        done: Future[None] = Future()
+
+        def ended(error: StreamerError | None) -> None:
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        handover = Handover(number, files, ended)
+        self._wire.put(lambda: self._begin_handover(handover))
+        try:
+            done.result()
+        except StreamerError as error:
+            raise type(error)(*error.args) from error
+        except BaseException:
+            self._withdraw(handover)
+            done.add_done_callback(lambda _: self.drop(number))
+            raise
+        return number
+
+    def _withdraw(self, handover: Handover) -> None:
+        """Interrupted: the files are closed next, so from here on none of them may be sent."""
+        withdrawn = threading.Event()
+
+        def withdraw() -> None:
+            self._link.withdraw(handover)
+            withdrawn.set()
+
+        self._wire.put(withdraw)
+        withdrawn.wait(JOIN_TIMEOUT_S)
+
+    def _begin_handover(self, handover: Handover) -> None:
+        if self._over:
+            handover.done(self._lost_error())
+        else:
+            self._link.begin(handover)
+
+    def drop(self, transfer: int) -> None:
+        """Name a transfer no more; what was opened from it goes on."""
+        if transfer:
+            self.send(Drop(transfer))
+
     def listen(self, listener: LoadListener) -> int:
         """Number a new load, hear of it, and keep the connection until `unlisten`."""
         self.refuse_after_fork()
         load = next(self._ids)
         self._listeners[load] = listener
-        self._wire.put(self._retain)
-        if self.error is not None:
+        self._users.add(load)
+        if self._over:
+            self.unlisten(load)
             raise self._lost_error() from self.error
         return load
 
     def unlisten(self, load: int) -> None:
         """Hear no more of a load; it does not keep the connection any longer."""
         self._listeners.pop(load, None)
-        self.call_soon(self._release)
+        self.call_soon(lambda: self._release(load))
 
     def stop_listening(self, load: int) -> None:
         """Hear no more of a load, whose leases still keep the connection."""
@@ -217,15 +306,14 @@ class Connection:
         """The client needs it no more: ends now, or with the last lease."""
         if self._pid != os.getpid():
             return
-        self.call_soon(self._release_client)
-        if self.error is None:
-            self._settled.wait(JOIN_TIMEOUT_S)
-        if self.error is not None or self._users == 0:
+        self.call_soon(lambda: self._release(CLIENT))
+        self._released.wait(JOIN_TIMEOUT_S)
+        if not self._users:
             self._wire.join(JOIN_TIMEOUT_S)
 
     def abandon(self) -> None:
         """As `close` without waiting, for finalizers."""
-        self.call_soon(self._release_client)
+        self.call_soon(lambda: self._release(CLIENT))
 
     def stop(self) -> None:
         """End at once, leases or not, and join the thread. Idempotent."""
@@ -241,21 +329,27 @@ class Connection:
             )
 
     def _lost_error(self) -> StreamerError:
-        return DaemonUnavailable(f"{self.error}")
+        closed = f"this client has left the daemon at {self.socket_path}; connect again"
+        return DaemonUnavailable(closed if self.error is None else f"{self.error}")
 
     # --- the wire's thread -----------------------------------------------------------------------
 
-    def _retain(self) -> None:
-        self._users += 1
-
-    def _release(self) -> None:
-        self._users -= 1
-        if self._users == 0:
+    def _release(self, user: int) -> None:
+        """One less needs the connection; in any thread once the wire has ended."""
+        self._users.discard(user)
+        if user == CLIENT:
+            self._released.set()
+        if not self._users:
             self._wire.stop()
+            if self._over:
+                self._link.close()
 
-    def _release_client(self) -> None:
-        self._release()
-        self._settled.set()
+    def _slabs(self, load: int, shards: tuple[int, ...], descriptors: list[int]) -> None:
+        if listener := self._listeners.get(load):
+            listener.on_slabs(shards, descriptors)
+        else:  # closed meanwhile
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     def _receive(self, message: DaemonMessage) -> None:
         match message:
@@ -270,6 +364,12 @@ class Connection:
             case Waiting(load=load):
                 if listener := self._listeners.get(load):
                     listener.on_waiting(message)
+            case Comparing(load=load):
+                if listener := self._listeners.get(load):
+                    listener.on_comparing()
+            case Compared(load=load):
+                if listener := self._listeners.get(load):
+                    listener.on_compared()
             case CredentialsWanted(load=load):
                 if listener := self._listeners.get(load):
                     listener.on_credentials_wanted()
@@ -279,8 +379,9 @@ class Connection:
                 if listener := self._listeners.get(load):
                     listener.on_opened(message)
                 self._answer(request_id, message)
-            case Verifying():
-                pass  # only who asks for a verification cares, and `streamerctl` does so itself
+            case Verifying(request_id=request_id):
+                if progress := self._progress.get(request_id):
+                    progress(message)
             case _:
                 self._answer(message.request_id, message)
 
@@ -289,16 +390,32 @@ class Connection:
         if waiting is not None and not waiting.done():
             waiting.set_result(message)
 
-    def _lose(self, error: StreamerError) -> None:
-        """The wire broke: tell everyone who waits."""
+    def _end(self, error: StreamerError | None) -> None:
+        """The wire ended: by itself when nobody needs it any more, else everyone is told."""
         self.error = error
-        self._settled.set()
+        self._over = True
+        if error is not None:
+            self._lose(error)
+        self._users.discard(CLIENT)  # who still needs it are the loads that were read through it
+        self._released.set()
+        if not self._users or not isinstance(error, DaemonSilent):
+            self._link.close()
+
+    def _lose(self, error: StreamerError) -> None:
         log.warning("event=daemon_lost socket=%s reason=%r", self.socket_path, str(error))
         for waiting in list(self._answers.values()):
             if not waiting.done():
                 waiting.set_exception(error)
         for listener in list(self._listeners.values()):
             listener.on_lost(error)
+
+
+def _world() -> int:
+    """What the daemon may tell this process's paths from others' by."""
+    try:
+        return os.stat("/proc/self/ns/mnt").st_ino
+    except OSError:
+        return 0
 
 
 def _version() -> str:

@@ -17,13 +17,13 @@ from typing import Final
 from streamer_client.block_ranges import blocks, count, in_order, whole
 from streamer_client.contract.errors import (
     DaemonUnavailable,
+    MemoryLimitError,
     SourceChanged,
     StreamerError,
 )
 from streamer_client.contract.layout import BlockRange, block_count
-from streamer_client.contract.messages import Open, OpenedShard, Prefetch
-from streamer_client.contract.uris import is_remote
-from streamer_client.direct_feed import READ_AHEAD_BYTES, DirectFeed, open_directly
+from streamer_client.contract.messages import Open, OpenedShard
+from streamer_client.direct_feed import READ_AHEAD_BYTES, DirectFeed, open_directly, read_files
 from streamer_client.feed import FeedClosed, FeedShard, Image
 from streamer_client.link import Link
 from streamer_client.load import DaemonLoad
@@ -31,6 +31,7 @@ from streamer_client.load_opening import LoadOpening
 from streamer_client.page_cached import in_page_cache
 from streamer_client.parallelism import copy_threads
 from streamer_client.source_access import SourceAccess
+from streamer_client.storage.local_files import LocalFile
 
 log = logging.getLogger(__name__)
 
@@ -45,18 +46,29 @@ class DaemonFeed:
         link: way to the daemon.
         request: what to open, without numbers and environment.
         access: the way into the source.
+        files: its files, opened, where it is local; the feed closes them.
         page_cache: whether a pass over all of it may read the page cache instead.
+        without_memory: whether to read on without the daemon when that has no memory for slabs.
     """
 
     def __init__(
-        self, link: Link, request: Open, access: SourceAccess, *, page_cache: bool = False
+        self,
+        link: Link,
+        request: Open,
+        access: SourceAccess,
+        files: Sequence[LocalFile] = (),
+        *,
+        page_cache: bool = False,
+        without_memory: bool = False,
     ) -> None:
         self._link = link
         self._request = request
+        self._files = files
         self._page_cache = page_cache and request.memory_limit < 0
+        self._without_memory = without_memory
         self._owed = False
         """The daemon is to bring in what was read from the page cache."""
-        self._opening = LoadOpening(link, request, access)
+        self._opening = LoadOpening(link, request, access, files)
         self._lost: list[DaemonLoad] = []
         self._direct: DirectFeed | None = None
         self._repair = threading.RLock()  # finalizers may close a feed anywhere
@@ -64,13 +76,16 @@ class DaemonFeed:
         self._pass = 0
         self._running = False
         self._closed = False
-        first = self._opening.first(self._cancelled())
+        first = self._opening.first(self._cancelled(), may_bring_in=self._page_cache)
         wants_all = request.want == "all"
         if wants_all:
             first.expect_all()
         self._load: DaemonLoad | None = first
         self._opened_shards: tuple[OpenedShard, ...] = first.shards
-        self.shards = tuple(FeedShard(shard.uri, shard.size_bytes) for shard in first.shards)
+        uris = [file.uri for file in files] or [shard.uri for shard in first.shards]
+        self.shards = tuple(
+            FeedShard(uri, shard.size_bytes) for uri, shard in zip(uris, first.shards, strict=True)
+        )
         self.block_bytes = first.block_bytes
         self.resident_bytes = first.resident_bytes
         limit = request.memory_limit
@@ -157,18 +172,21 @@ class DaemonFeed:
             return False
         self._page_cache = False
         size_bytes = sum(shard.size_bytes for shard in self.shards)
-        return (
-            not is_remote(self.shards[0].uri)
+        found = (
+            bool(self._files)
             and self.resident_bytes <= size_bytes // RESIDENT_SHARE
-            and in_page_cache(self.shards)
+            and in_page_cache(self._files)
         )
+        if not found:
+            self._opening.let_go()
+        return found
 
     def _read_cached(self, load: DaemonLoad) -> None:
         """Go on without the load, which would have the daemon copy the same bytes meanwhile."""
         try:
             direct = self._read_directly()
         except StreamerError as error:  # the daemon may read what we may not
-            log.debug("event=page_cache_unread source=%s reason=%r", self._request.source, error)
+            log.debug("event=page_cache_unread source=%r reason=%r", self._request.source, error)
             return
         load.close()
         with self._guard:
@@ -184,7 +202,11 @@ class DaemonFeed:
             load = self._load
             if load is None:  # gone direct between the two looks
                 continue
-            granted = load.wait(shard, block, block + 1, lambda: number != self._pass)
+            try:
+                granted = load.wait(shard, block, block + 1, lambda: number != self._pass)
+            except MemoryLimitError as error:
+                self._leave(load, error)
+                continue
             if not granted and load.lost is not None:
                 self._recover(load)
 
@@ -202,8 +224,8 @@ class DaemonFeed:
         if number != self._pass:
             raise FeedClosed
         self._done[shard][block] = 1
-        load = self._load
-        if load is not None and load.has(shard, block, block + 1):
+        load = self._source(shard, block)
+        if load is not None:
             load.consumed(shard, block, block + 1)
 
     def _source(self, shard: int, block: int) -> DaemonLoad | None:
@@ -227,10 +249,21 @@ class DaemonFeed:
             load = self._load
             if load is None or not load.shards[shard].held:
                 return None
-            granted = load.wait(shard, start, stop, lambda: self._closed)
+            try:
+                granted = load.wait(shard, start, stop, lambda: self._closed)
+            except MemoryLimitError as error:
+                self._leave(load, error)
+                return None
             if not granted and load.lost is not None:
                 self._recover(load)
         raise FeedClosed
+
+    def settle(self) -> None:
+        for load in (self._load, *self._lost):
+            if load is not None:
+                load.settle(lambda: self._closed)
+                if load.unproven:
+                    load.compare_with(self._files)
 
     # --- the daemon died -------------------------------------------------------------------------
 
@@ -265,6 +298,22 @@ class DaemonFeed:
             self._fresh = False
         self._unless_closed()
 
+    def _leave(self, load: DaemonLoad, error: MemoryLimitError) -> None:
+        """Read the rest without the daemon, which has no memory for it; what it granted counts."""
+        if not self._without_memory:
+            raise error
+        with self._repair:
+            if self._load is not load or self._closed:
+                return
+            direct = self._opened_directly(error)
+            load.want(())
+            with self._guard:
+                self._direct, self._load = direct, None
+                self._lost = [*self._lost, load]
+                self._fresh = False
+            self._unless_closed()
+            self._interrupt()
+
     def _remaining(self) -> tuple[BlockRange, ...]:
         return in_order(
             (shard, block)
@@ -279,10 +328,10 @@ class DaemonFeed:
             SourceChanged: a shard is not what it was.
             StreamerError: no daemon, or it refuses.
         """
-        files = tuple(shard.uri for shard in self.shards)
-        load = self._opening.again(files, self._cancelled(), hold=hold)
+        uris = tuple(shard.uri for shard in self.shards)
+        load = self._opening.again(uris, self._cancelled(), hold=hold)
         for was, now in zip(self._opened_shards, load.shards, strict=True):
-            if (was.uri, was.identity, was.size_bytes) != (now.uri, now.identity, now.size_bytes):
+            if (was.identity, was.size_bytes) != (now.identity, now.size_bytes):
                 load.close()
                 raise SourceChanged(
                     f"{was.uri} changed while it was being loaded; load it again from the start"
@@ -290,10 +339,17 @@ class DaemonFeed:
         return load
 
     def _opened_directly(self, why: StreamerError) -> DirectFeed:
-        log.warning("event=reading_directly source=%s reason=%r", self._request.source, str(why))
+        log.warning("event=reading_directly source=%r reason=%r", self._request.source, str(why))
         return self._read_directly()
 
     def _read_directly(self) -> DirectFeed:
+        if self._files:
+            return read_files(
+                self._files,
+                memory_limit=self._request.memory_limit,
+                concurrency=self._request.concurrency,
+                block_bytes=self.block_bytes,
+            )
         return open_directly(
             self._opening.access,
             self._request.source,
@@ -320,12 +376,11 @@ class DaemonFeed:
             self._closed = True
             self._close_sources()
             owed, self._owed = self._owed, False
-        self._opening.close()
         if owed:
-            asked = self._request
-            self._link.tell(
-                lambda number: Prefetch(number, asked.source, asked.pattern, files=asked.files)
-            )
+            self._opening.bring_in()
+        self._opening.close()
+        for file in self._files:
+            file.close()
 
     def _unless_closed(self) -> None:
         """Close what was opened while somebody closed the feed."""

@@ -18,6 +18,7 @@ from streamer_client.feed import FeedClosed, FeedShard
 from streamer_client.parallelism import read_threads
 from streamer_client.source_access import SourceAccess
 from streamer_client.storage.contract import Reader, Storage, StoredShard
+from streamer_client.storage.local_files import DescriptorStorage, LocalFile
 
 READ_AHEAD_BYTES: Final = 128 << 20
 SCATTER_BYTES: Final = 256 << 10
@@ -159,6 +160,9 @@ class DirectFeed:
         del shard, start, stop
         return None
 
+    def settle(self) -> None:
+        """What a reader gave is the source's: it looks at each read."""
+
     def close(self) -> None:
         with self._lock:
             self._closed = True
@@ -212,6 +216,30 @@ def open_directly(
         threads=read_threads(concurrency, remote=is_remote(stored[0].uri)),
         block_bytes=block_bytes,
         renewed=access.renewed_storage,
+    )
+
+
+def read_files(
+    files: Sequence[LocalFile],
+    *,
+    memory_limit: int = -1,
+    concurrency: int | None = None,
+    block_bytes: int = DEFAULT_BLOCK_BYTES,
+) -> DirectFeed:
+    """Read files in this process that it has open, wherever their names lead by now.
+
+    Args:
+        files: opened; they stay their owner's.
+        memory_limit: see `DirectFeed`.
+        concurrency: threads to read with.
+        block_bytes: unit of reading.
+    """
+    return DirectFeed(
+        DescriptorStorage(files),
+        [file.shard for file in files],
+        memory_limit=memory_limit,
+        threads=read_threads(concurrency, remote=False),
+        block_bytes=block_bytes,
     )
 
 

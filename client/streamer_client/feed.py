@@ -120,6 +120,17 @@ class Feed(Protocol):
         """
         ...
 
+    def settle(self) -> None:
+        """Wait until all that was read so far is known to be what the source holds.
+
+        To be called before what was read is counted as loaded.
+
+        Raises:
+            SourceChanged: the source has other bytes now than those that lay in memory.
+            StreamerError: that cannot be told.
+        """
+        ...
+
     def close(self) -> None:
         """Give everything back that no mapping holds. Idempotent."""
         ...

@@ -6,11 +6,19 @@ name is there twice. What a header says is parsed and validated by the contract'
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, Protocol
 
-from streamer_client.contract.catalog import ShardCatalog, header_bytes, parse_header
+from streamer_client.contract.catalog import (
+    LENGTH_BYTES,
+    ShardCatalog,
+    header_bytes,
+    parse_header,
+)
 from streamer_client.contract.errors import CorruptCheckpoint
 from streamer_client.contract.layout import BlockRange, block_span, blocks_of_bytes
+from streamer_client.contract.limits import MAX_HEADER_BYTES, MAX_SOURCE_CHARACTERS
+from streamer_client.contract.printable import printable
 from streamer_client.feed import Feed
 
 FIRST_READ_BYTES: Final = 64 << 10
@@ -83,14 +91,16 @@ class Headers:
         """Every shard's header, in passes of their own where some are not known yet.
 
         First the first block of each, then what is left of the long ones: each pass gives all its
-        blocks back before the next begins.
+        blocks back before the next begins. Headers are collected together as long as they are no
+        longer than one may be, which those of a real checkpoint never are.
         """
         unknown = [shard for shard in range(len(self._feed.shards)) if shard not in self._known]
         parts = {shard: _PartialHeader(self._feed, shard) for shard in unknown}
         self._collect(parts, [part.first_range() for part in parts.values()])
-        self._collect(parts, [part.rest_range() for part in parts.values()])
-        for shard in unknown:
-            self._learn(shard, parts[shard])
+        for group in _groups(parts):
+            self._collect(parts, [parts[shard].rest_range() for shard in group])
+            for shard in group:
+                self._learn(shard, parts.pop(shard))
         return tuple(self._known[shard] for shard in range(len(self._feed.shards)))
 
     def _collect(self, parts: dict[int, _PartialHeader], ranges: list[BlockRange]) -> None:
@@ -109,17 +119,38 @@ class Headers:
 
     def _learn(self, shard: int, part: _PartialHeader) -> ShardCatalog:
         catalog = part.parsed()
-        names = dict.fromkeys((entry.name for entry in catalog.entries), catalog.uri)
-        if self._unique and (twice := self._owner.keys() & names):
-            name = min(twice)
-            raise CorruptCheckpoint(
-                f"tensor {name} is in two shards, {self._owner[name]} and {catalog.uri}; one of "
-                "them is left over from another checkpoint: remove it, or name it out by the "
-                "pattern"
-            )
-        self._owner.update(names)
+        if self._unique:
+            self._own(catalog)
         self._known[shard] = catalog
         return catalog
+
+    def _own(self, catalog: ShardCatalog) -> None:
+        """Note whose the names are, all or none; there may be a million, so nothing is copied."""
+        owner = self._owner
+        name = min((entry.name for entry in catalog.entries if entry.name in owner), default=None)
+        if name is not None:
+            first, second = (
+                printable(uri, MAX_SOURCE_CHARACTERS) for uri in (owner[name], catalog.uri)
+            )
+            raise CorruptCheckpoint(
+                f"tensor {printable(name)} is in two shards, {first} and {second}; one of them is "
+                "left over from another checkpoint: remove it, or name it out by the pattern"
+            )
+        for entry in catalog.entries:
+            owner[entry.name] = catalog.uri
+
+
+def _groups(parts: Mapping[int, _PartialHeader]) -> list[list[int]]:
+    """The shards in their order, cut where their headers together pass what one may have."""
+    groups: list[list[int]] = []
+    sum_bytes = 0
+    for shard, part in parts.items():
+        sum_bytes += part.total_bytes
+        if not groups or sum_bytes > MAX_HEADER_BYTES:
+            groups.append([])
+            sum_bytes = part.total_bytes
+        groups[-1].append(shard)
+    return groups
 
 
 class _PartialHeader:
@@ -132,6 +163,11 @@ class _PartialHeader:
         self._block_bytes = feed.block_bytes
         self._header = bytearray()
         self._total: int | None = None
+
+    @property
+    def total_bytes(self) -> int:
+        """Length of the whole header; 0 until its first bytes were read."""
+        return self._total or 0
 
     def first_range(self) -> BlockRange:
         return BlockRange(self._shard, 0, 1 if self._size else 0)
@@ -155,7 +191,7 @@ class _PartialHeader:
         _, stop = block_span(block, self._size, self._block_bytes)
         if self._total is None:
             self._read(min(stop, FIRST_READ_BYTES))
-            self._total = header_bytes(bytes(self._header), self._uri, self._size)
+            self._total = header_bytes(self._header[:LENGTH_BYTES], self._uri, self._size)
         self._read(min(stop, self._total))
         del self._header[self._total :]
 
@@ -169,4 +205,4 @@ class _PartialHeader:
     def parsed(self) -> ShardCatalog:
         if self._total is None:  # an empty file has no block to read it from
             self._total = header_bytes(b"", self._uri, self._size)
-        return parse_header(bytes(self._header), self._uri, self._size)
+        return parse_header(self._header, self._uri, self._size)

@@ -1,13 +1,14 @@
 """Which way to a checkpoint: a running daemon, one started for this user, or none (`mode`).
 
-Owns the meaning of INTERFACE's `mode` for the client. Starting a daemon is left to `own_daemon.py`.
+Owns the meaning of INTERFACE's `mode` for the client, and which places are tried for a daemon of
+this user's own. Starting one is left to `own_daemon.py`, whom to believe to `trust.py`.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from streamer_client.admin import Admin
@@ -22,11 +23,19 @@ from streamer_client.contract.errors import (
     SourceForbidden,
     SourceNotFound,
     StreamerError,
+    UntrustedSocket,
 )
-from streamer_client.contract.socket import SOCKET_ENV, default_socket, user_socket
+from streamer_client.contract.socket import socket_candidates
 from streamer_client.link import RECONNECT_S, Link
 from streamer_client.open_request import OpenRequest
-from streamer_client.own_daemon import launch_lock, private_directory, start_daemon
+from streamer_client.own_daemon import (
+    UnusablePlace,
+    check_room_for_socket,
+    launch_lock,
+    private_directory,
+    start_daemon,
+)
+from streamer_client.trust import SocketPlace, find_socket
 
 if TYPE_CHECKING:
     from streamer_client.feed import Feed
@@ -65,52 +74,76 @@ def open_client(
 
     Raises:
         ConfigError: no such mode.
-        DaemonUnavailable: mode `required`, and nothing answers.
+        DaemonUnavailable: mode `required`, and nothing answers, or who does is not trusted.
         ProtocolMismatch: mode `required`, and the daemon is of another version.
     """
     chosen = mode or os.environ.get(MODE_ENV) or "auto"
-    found = socket or default_socket(os.environ, os.getuid(), os.path.exists)
+    place = find_socket(os.environ, os.geteuid(), socket)
     match chosen:
         case "direct":
             return direct_client(environ)
         case "required":
-            return daemon_client(found, label, reconnect_s, environ)
+            return daemon_client(place.path, label, reconnect_s, environ)
         case "auto":
-            named = socket or os.environ.get(SOCKET_ENV)
-            return _auto_client(found, named, label, reconnect_s, environ)
+            return _auto_client(place, label, reconnect_s, environ)
         case _:
             raise ConfigError(f"mode is {chosen!r}; it is one of {', '.join(MODES)}")
 
 
 def _auto_client(
-    found: str, named: str | None, label: str, reconnect_s: float, environ: Mapping[str, str]
+    place: SocketPlace, label: str, reconnect_s: float, environ: Mapping[str, str]
 ) -> Client:
-    own = named or user_socket(os.environ, os.getuid())
     try:
-        link = _link_to_any(found, own, label, reconnect_s)
+        link = _link_to_any(place, label, reconnect_s)
     except (DaemonUnavailable, ProtocolMismatch, RequestRefused, ConfigError, OSError) as error:
         log.warning("event=no_daemon mode=direct reason=%r", str(error))
         return direct_client(environ)
     return Client(_AutoOpener(link, environ), Admin(link))
 
 
-def _link_to_any(found: str, own: str, label: str, reconnect_s: float) -> Link:
+def _link_to_any(place: SocketPlace, label: str, reconnect_s: float) -> Link:
     """To the daemon that runs, else to this user's own, started by the first who asks."""
     try:
-        return Link(found, label, reconnect_s)
+        return Link(place.path, label, reconnect_s)
+    except UntrustedSocket as error:
+        log.warning("event=place_not_used socket=%s reason=%r", place.path, str(error))
     except (DaemonUnavailable, RequestRefused) as error:
-        log.info("event=starting_daemon socket=%s reason=%r", own, str(error))
-    directory = os.path.dirname(own)
+        log.info("event=starting_daemon reason=%r", str(error))
+    own = (place.path,) if place.named else socket_candidates(os.environ, os.geteuid())
+    return Link(_own_socket(own), label, reconnect_s)
+
+
+def _own_socket(places: Sequence[str]) -> str:
+    """The first place where this user's daemon answers, or could be and is then started.
+
+    Raises:
+        DaemonUnavailable: there is no such place, or the daemon does not come up.
+    """
+    reasons = []
+    for socket_path in places:
+        try:
+            return _served(socket_path)
+        except (UnusablePlace, UntrustedSocket, RequestRefused, ConfigError) as error:
+            log.warning("event=place_not_used socket=%s reason=%r", socket_path, str(error))
+            reasons.append(str(error))
+    raise DaemonUnavailable("; ".join(reasons))
+
+
+def _served(socket_path: str) -> str:
+    directory = os.path.dirname(socket_path)
     private_directory(directory)
-    with launch_lock(directory):
-        if not _answers(own):
-            start_daemon(own)
-    return Link(own, label, reconnect_s)
+    with launch_lock(directory) as folder:
+        if not _answers(socket_path):
+            check_room_for_socket(socket_path, folder)
+            start_daemon(socket_path)
+    return socket_path
 
 
 def _answers(socket_path: str) -> bool:
     try:
         Connection.to(socket_path).close()
+    except UntrustedSocket:
+        raise
     except DaemonUnavailable:
         return False
     return True
@@ -120,7 +153,7 @@ class _AutoOpener:
     """Opens through the daemon, and in this process what the daemon will not or cannot serve."""
 
     def __init__(self, link: Link, environ: Mapping[str, str]) -> None:
-        self._daemon = DaemonOpener(link, environ)
+        self._daemon = DaemonOpener(link, environ, without_memory=True)
         self._direct = DirectOpener(environ)
 
     def feed(self, request: OpenRequest) -> Feed:
@@ -131,7 +164,7 @@ class _AutoOpener:
                 feed = self._direct.feed(request)
             except StreamerError as own_error:
                 raise own_error from error
-            log.warning("event=reading_directly source=%s reason=%r", request.source, str(error))
+            log.warning("event=reading_directly source=%r reason=%r", request.source, str(error))
             return feed
 
     def close(self) -> None:

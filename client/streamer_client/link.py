@@ -8,12 +8,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 from typing import Final
 
 from streamer_client.connection import Connection
 from streamer_client.contract.errors import DaemonUnavailable
-from streamer_client.contract.messages import Message
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +60,6 @@ class Link:
             else:
                 log.info("event=reconnected socket=%s", self.socket_path)
                 return connection
-
-    def tell(self, build: Callable[[int], Message]) -> None:
-        """Send the daemon, if it lives, a request whose answer nobody waits for; safe anywhere."""
-        self._connection.tell(build)
 
     def close(self) -> None:
         """Leave the daemon, or let the last lease do so. Idempotent."""

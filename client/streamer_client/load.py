@@ -10,16 +10,28 @@ from __future__ import annotations
 import contextlib
 import logging
 import mmap
+import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from streamer_client.block_ranges import blocks, in_order
 from streamer_client.connection import Connection
-from streamer_client.contract.errors import ProtocolMismatch, StreamerError
-from streamer_client.contract.layout import BlockRange, block_count
+from streamer_client.contract.checks import check_shards
+from streamer_client.contract.errors import (
+    DaemonUnavailable,
+    ProtocolMismatch,
+    SourceChanged,
+    StreamerError,
+)
+from streamer_client.contract.layout import (
+    PAGE_BYTES,
+    BlockRange,
+    block_count,
+    sample_starts,
+)
 from streamer_client.contract.messages import (
     Consumed,
     Open,
@@ -31,6 +43,7 @@ from streamer_client.contract.messages import (
 )
 from streamer_client.lease import Lease
 from streamer_client.slab import Slab
+from streamer_client.storage.local_files import LocalFile
 from streamer_client.wire import DaemonSilent
 
 log = logging.getLogger(__name__)
@@ -82,6 +95,13 @@ class DaemonLoad:
         self._failed: dict[int, StreamerError] = {}
         self._mappings: dict[int, mmap.mmap] = {}
         self._slabs: list[Slab | None] = []
+        self._lacking_slabs: set[int] = set()
+        """Shards whose slabs the daemon has not handed out yet."""
+        self._early: list[tuple[int, int]] = []
+        """Shards and slabs that overtook the answer they belong to: they come over another
+        socket."""
+        self._comparing = False
+        """Whether what was granted is still being compared with the source."""
         self._waiting_since = self._report_at = 0.0
         self._closed = False
         self.number = connection.listen(self)
@@ -90,11 +110,13 @@ class DaemonLoad:
             self._open(build, cancelled)
         except StreamerError:  # refused: the daemon knows no such load
             connection.unlisten(self.number)
+            self._forget_early()
             raise
         except BaseException:  # interrupted: it may still open it
             self.close()
+            self._forget_early()
             raise
-        self._open_slabs()
+        self._await_slabs()
 
     def _open(self, build: Callable[[int, int], Open], cancelled: Callable[[], bool]) -> None:
         answer = self.connection.request(
@@ -103,12 +125,22 @@ class DaemonLoad:
         if not isinstance(answer, Opened):
             raise ProtocolMismatch(f"the daemon answered Open with {type(answer).__name__}")
 
-    def _open_slabs(self) -> None:
+    def _await_slabs(self) -> None:
+        """Wait for the descriptors of all slabs, which follow the answer at once.
+
+        A shard whose slab cannot be made fails instead, which is told to whoever waits for it.
+        """
+
+        def lacking() -> bool:
+            return bool(self._lacking_slabs - self._failed.keys())
+
         try:
-            self._slabs = [
-                Slab(shard.slab, shard.size_bytes) if shard.size_bytes else None
-                for shard in self.shards
-            ]
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: not lacking() or self.lost is not None or self._closed
+                )
+                if lacking() and self.lost is not None:
+                    raise DaemonUnavailable(f"{self.lost}") from self.lost
         except BaseException:
             self.close()
             raise
@@ -116,6 +148,8 @@ class DaemonLoad:
     # --- the wire's thread -----------------------------------------------------------------------
 
     def on_opened(self, message: Opened) -> None:
+        sizes = ((shard.uri, shard.size_bytes) for shard in message.shards)
+        check_shards(sizes, message.block_bytes)
         counts = [block_count(shard.size_bytes, message.block_bytes) for shard in message.shards]
         with self._changed:
             self.shards = message.shards
@@ -125,19 +159,82 @@ class DaemonLoad:
             self._granted = [bytearray(count) for count in counts]
             share = sum(counts) // GIVE_BACK_SHARE
             self._give_back_blocks = max(1, min(share, MOST_GIVEN_BACK_BLOCKS))
+            self._slabs = [None] * len(message.shards)
+            filled = (number for number, one in enumerate(message.shards) if one.size_bytes)
+            self._lacking_slabs = set(filled)
+            self._comparing = not message.compared
+            early, self._early = self._early, []
         self.on_granted(message.granted)
+        self._take_slabs(early)
+
+    def on_slabs(self, shards: tuple[int, ...], descriptors: list[int]) -> None:
+        """Take the descriptors over, whatever they are for."""
+        pairs = zip(shards, descriptors, strict=True)
+        with self._changed:
+            if not self.shards and not self._closed:
+                self._early.extend(pairs)
+                return
+        self._take_slabs(pairs)
+
+    def _take_slabs(self, pairs: Iterable[tuple[int, int]]) -> None:
+        left = deque(pairs)
+        with self._changed:
+            try:
+                while left:
+                    self._take_slab(*left.popleft())
+            finally:
+                for _, descriptor in left:
+                    os.close(descriptor)
+                self._changed.notify_all()
+
+    def _take_slab(self, number: int, descriptor: int) -> None:
+        if number not in self._lacking_slabs:
+            os.close(descriptor)
+            return
+        self._slabs[number] = Slab(descriptor, self.shards[number].size_bytes)
+        self._lacking_slabs.discard(number)
+
+    def _forget_early(self) -> None:
+        """Nobody answers the open any more: nothing that came, or comes yet, is wanted."""
+        with self._changed:
+            self._closed = True
+            early, self._early = self._early, []
+        for _, descriptor in early:
+            os.close(descriptor)
+
+    def on_comparing(self) -> None:
+        with self._changed:
+            self._comparing = True
+
+    def on_compared(self) -> None:
+        with self._changed:
+            self._comparing = False
+            self._changed.notify_all()
 
     def on_granted(self, ranges: tuple[BlockRange, ...]) -> None:
         with self._changed:
+            self._check(ranges)
             for shard, start, stop in ranges:
+                if shard in self._failed and shard in self._lacking_slabs:
+                    continue  # resident in a slab that was not handed out
                 self._granted[shard][start:stop] = b"\1" * (stop - start)
                 self._wanted[shard][start:stop] = bytes(stop - start)
             self._lacking = any(1 in wanted for wanted in self._wanted)
             self._changed.notify_all()
 
+    def _check(self, ranges: tuple[BlockRange, ...]) -> None:
+        for shard, _, stop in ranges:
+            if shard >= len(self._granted) or stop > len(self._granted[shard]):
+                raise ProtocolMismatch(
+                    f"the daemon granted blocks up to {stop} of shard {shard}, which load "
+                    f"{self.number} does not have; install the same version on both sides"
+                )
+
     def on_shard_failed(self, shard: int, error: StreamerError) -> None:
         with self._changed:
             self._failed[shard] = error
+            if shard in self._lacking_slabs:  # nothing of it can be read, granted or not
+                self._granted[shard][:] = bytes(len(self._granted[shard]))
             self._changed.notify_all()
 
     def on_waiting(self, message: Waiting) -> None:
@@ -242,6 +339,45 @@ class DaemonLoad:
                 raise type(error)(*error.args) from error
             return False
 
+    def settle(self, interrupted: Callable[[], bool]) -> None:
+        """Wait until what was granted is known to be what the source holds now.
+
+        Raises:
+            StreamerError: it is not, or that cannot be told.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    not self._comparing
+                    or bool(self._failed)
+                    or self.lost is not None
+                    or self._closed
+                    or interrupted()
+                )
+            )
+            for error in self._failed.values():
+                if self._comparing or isinstance(error, SourceChanged):
+                    raise type(error)(*error.args) from error
+
+    @property
+    def unproven(self) -> bool:
+        """Whether the daemon was lost before it had compared what it granted."""
+        return self._comparing and self.lost is not None
+
+    def compare_with(self, files: Sequence[LocalFile]) -> None:
+        """Do what the daemon did not come to: compare pages of what is granted with the files.
+
+        Raises:
+            SourceChanged: a file has other bytes than its slab.
+        """
+        for number, file in enumerate(files):
+            slab = self._slabs[number]
+            for start in sample_starts(file.shard.size_bytes):
+                block = start // self.block_bytes
+                if slab is not None and self.has(number, block, block + 1):
+                    _compare_page(slab, file, start)
+        self._comparing = False
+
     def interrupt(self) -> None:
         """Let everyone who waits ask again whether it was interrupted."""
         with self._changed:
@@ -272,6 +408,8 @@ class DaemonLoad:
         slab = self._slabs[shard]
         if slab is not None:
             slab.read_into(buffers, start)
+        elif any(len(buffer) for buffer in buffers):
+            raise ValueError(f"the slab of shard {shard} was not handed out: nothing can be read")
 
     def image(self, shard: int) -> Slab | None:
         return self._slabs[shard]
@@ -326,3 +464,13 @@ class DaemonLoad:
         if not self.held:
             self.connection.send(Want(self.number, ()))
         self._lease.close(range(len(self._granted)))
+
+
+def _compare_page(slab: Slab, file: LocalFile, start: int) -> None:
+    size_bytes = min(PAGE_BYTES, file.shard.size_bytes - start)
+    ours = bytearray(size_bytes)
+    slab.read_into([memoryview(ours)], start)
+    if os.pread(file.fd, size_bytes, start) != ours:
+        raise SourceChanged(
+            f"{file.uri}: has other bytes now than those that lay in memory; load it again"
+        )

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from typing import Final
 
 import msgspec
 
+from streamer_client.connection import Connection
 from streamer_client.contract.errors import CredentialsExpired, DaemonUnavailable
-from streamer_client.contract.messages import Open
+from streamer_client.contract.messages import Open, Prefetch
 from streamer_client.feed import FeedClosed
 from streamer_client.link import Link
 from streamer_client.load import DaemonLoad
 from streamer_client.renewal import Renewal
 from streamer_client.source_access import SourceAccess
+from streamer_client.storage.local_files import LocalFile
 
 log = logging.getLogger(__name__)
 
@@ -37,51 +39,79 @@ class LoadOpening:
         link: way to the daemon.
         request: what to open, without numbers and environment.
         access: the way into the source.
+        files: its files, opened, where it is local; they are handed over with each open, and stay
+            their owner's.
     """
 
-    def __init__(self, link: Link, request: Open, access: SourceAccess) -> None:
+    def __init__(
+        self, link: Link, request: Open, access: SourceAccess, files: Sequence[LocalFile] = ()
+    ) -> None:
         self.access = access
         self._link = link
         self._request = request
+        self._files = files
+        self._promised: tuple[Connection, int] | None = None
         self._newest: DaemonLoad | None = None
         self._renewal = Renewal(access, self._renew)
 
-    def first(self, cancelled: Cancelled) -> DaemonLoad:
+    def first(self, cancelled: Cancelled, *, may_bring_in: bool = False) -> DaemonLoad:
         """Open; ask the next daemon where one died before it answered, as it may while we wait.
+
+        Args:
+            cancelled: asked now and then.
+            may_bring_in: let the daemon keep the files at hand for `bring_in`.
 
         Raises:
             FeedClosed: it was cancelled.
             StreamerError: no daemon, or it refuses.
         """
         try:
-            return self._first(cancelled)
+            return self._first(cancelled, may_bring_in=may_bring_in)
         except BaseException:
             self.close()
             raise
 
-    def _first(self, cancelled: Cancelled) -> DaemonLoad:
+    def _first(self, cancelled: Cancelled, *, may_bring_in: bool) -> DaemonLoad:
         for attempt in itertools.count(1):
             connection = self._link.connection
             try:
-                return self._opened(self._request, cancelled)
+                return self._opened(self._request, cancelled, may_bring_in=may_bring_in)
             except DaemonUnavailable as error:
                 if connection.alive or attempt == OPEN_ATTEMPTS:
                     raise
                 log.warning("event=opening_again reason=%r", str(error))
         raise AssertionError
 
-    def again(self, files: tuple[str, ...], cancelled: Cancelled, *, hold: bool) -> DaemonLoad:
-        """Open the same files in a load that wants nothing yet; raises as `first`."""
+    def again(self, uris: tuple[str, ...], cancelled: Cancelled, *, hold: bool) -> DaemonLoad:
+        """Open the same shards in a load that wants nothing yet; raises as `first`."""
+        named = None if self._files else uris
         request = msgspec.structs.replace(
-            self._request, files=files, pattern=None, want="none", hold=hold
+            self._request, files=named, pattern=None, want="none", hold=hold
         )
         return self._opened(request, cancelled)
 
-    def _opened(self, request: Open, cancelled: Cancelled) -> DaemonLoad:
+    def bring_in(self) -> None:
+        """Have the daemon bring in what it kept at hand; safe in finalizers."""
+        if self._promised is None:
+            return
+        connection, transfer = self._promised
+        source = self._request.source
+        connection.tell(lambda number: Prefetch(number, source, transfer))
+
+    def let_go(self) -> None:
+        """The daemon need not keep the files at hand any more; safe in finalizers."""
+        if self._promised is not None:
+            connection, transfer = self._promised
+            self._promised = None
+            connection.drop(transfer)
+
+    def _opened(
+        self, request: Open, cancelled: Cancelled, *, may_bring_in: bool = False
+    ) -> DaemonLoad:
         """Open with credentials as they are now; with newer ones where those just expired."""
         environment = self.access.variables()
         try:
-            load = self._asked(request, environment, cancelled)
+            load = self._asked(request, environment, cancelled, may_bring_in=may_bring_in)
         except CredentialsExpired:
             newer = self.access.variables()
             if newer == environment:
@@ -93,19 +123,37 @@ class LoadOpening:
         return load
 
     def _asked(
-        self, request: Open, environment: dict[str, str], cancelled: Cancelled
+        self,
+        request: Open,
+        environment: dict[str, str],
+        cancelled: Cancelled,
+        *,
+        may_bring_in: bool = False,
     ) -> DaemonLoad:
         connection = self._link.connection
+        transfer = connection.hand_over(self._files) if self._files else 0
 
         def build(request_id: int, load: int) -> Open:
             return msgspec.structs.replace(
-                request, request_id=request_id, load=load, environment=environment
+                request,
+                request_id=request_id,
+                load=load,
+                transfer=transfer,
+                environment=environment,
             )
 
+        opened = False
         try:
-            return DaemonLoad(connection, build, cancelled, self._renewal.want)
+            load = DaemonLoad(connection, build, cancelled, self._renewal.want)
+            opened = True
         except CancelledError as error:
             raise FeedClosed from error
+        finally:
+            if opened and may_bring_in and transfer:
+                self._promised = connection, transfer
+            else:
+                connection.drop(transfer)
+        return load
 
     def _renew(self, environment: dict[str, str]) -> None:
         """Called in the renewal's thread."""
@@ -115,3 +163,4 @@ class LoadOpening:
     def close(self) -> None:
         """Renew nothing any more. Does not wait; idempotent."""
         self._renewal.close()
+        self.let_go()

@@ -6,11 +6,10 @@ reads such files notices what is missing at each read, so a wrong answer costs t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Final
 
-from streamer_client.feed import FeedShard
+from streamer_client.storage.local_files import LocalFile
 from streamer_client.storage.page_cache import PageCache
 
 SAMPLES: Final = 32
@@ -18,24 +17,21 @@ SAMPLES: Final = 32
 SAMPLE_BYTES: Final = 1 << 20
 
 
-def in_page_cache(files: Sequence[FeedShard]) -> bool:
+def in_page_cache(files: Sequence[LocalFile]) -> bool:
     """Whether every sample of these local files is in the page cache; False where none may look."""
     samples = -(-SAMPLES // max(1, len(files)))
     try:
-        return all(_is_cached(file, samples) for file in files if file.size_bytes)
+        return all(_is_cached(file, samples) for file in files if file.shard.size_bytes)
     except OSError:  # reading them will tell
         return False
 
 
-def _is_cached(file: FeedShard, samples: int) -> bool:
-    fd = os.open(file.uri, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        cache = PageCache(fd, file.size_bytes)
-        for place in range(samples):
-            start = file.size_bytes * place // samples
-            stop = min(start + SAMPLE_BYTES, file.size_bytes)
-            if not all(run.cached for run in cache.runs(start, stop)):
-                return False
-        return True
-    finally:
-        os.close(fd)
+def _is_cached(file: LocalFile, samples: int) -> bool:
+    size_bytes = file.shard.size_bytes
+    cache = PageCache(file.fd, size_bytes)
+    for place in range(samples):
+        start = size_bytes * place // samples
+        stop = min(start + SAMPLE_BYTES, size_bytes)
+        if not all(run.cached for run in cache.runs(start, stop)):
+            return False
+    return True

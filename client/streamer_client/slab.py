@@ -1,4 +1,4 @@
-"""One slab as the client sees it: opened read-only, read by offset, or mapped privately.
+"""One slab as the client sees it: a read-only descriptor, read by offset or mapped.
 
 Owns the descriptor and the private mapping. Which bytes may be read is the load's business.
 """
@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 import weakref
 from collections.abc import Sequence
 from typing import Final
-
-import posix_ipc
 
 from streamer_client.contract.errors import DaemonUnavailable
 from streamer_client.contract.layout import slab_bytes
@@ -25,24 +24,26 @@ MAP_NORESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0x4000)
 
 
 class Slab:
-    """An opened slab; its descriptor closes with the last reference, so no reader loses it."""
+    """An opened slab; its descriptor closes with the last reference, so no reader loses it.
 
-    def __init__(self, name: str, size_bytes: int) -> None:
-        """Open the slab.
+    Args:
+        fd: from the daemon; taken over.
+        size_bytes: of the shard.
 
-        Raises:
-            DaemonUnavailable: it is not there, or may not be opened: the daemon's word is void.
-        """
-        self.name = name
-        self.size_bytes = size_bytes
-        try:
-            self.fd = posix_ipc.SharedMemory(name, read_only=True).fd
-        except (posix_ipc.Error, OSError) as error:
+    Raises:
+        DaemonUnavailable: it is smaller than the shard: the daemon's word is void.
+    """
+
+    def __init__(self, fd: int, size_bytes: int) -> None:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_size < size_bytes:
+            os.close(fd)  # at once: the error's traceback would keep this object
             raise DaemonUnavailable(
-                f"the slab /dev/shm{name} cannot be opened by user {os.getuid()} ({error}); "
-                "is the daemon in another container or of another group?"
-            ) from error
-        weakref.finalize(self, os.close, self.fd).atexit = False
+                f"the daemon gave a slab of {found.st_size} bytes for a shard of {size_bytes}"
+            )
+        self.fd = fd
+        self.size_bytes = size_bytes
+        weakref.finalize(self, os.close, fd).atexit = False
 
     def read_into(self, buffers: Sequence[memoryview], start: int) -> None:
         """Fill the buffers, one after the other, with the bytes from `start` on."""
@@ -57,7 +58,7 @@ class Slab:
             count = os.preadv(self.fd, buffers, start + total)
             if count == 0 and any(len(buffer) for buffer in buffers):
                 raise DaemonUnavailable(
-                    f"the slab /dev/shm{self.name} ends at byte {start + total}, before the shard"
+                    f"a slab of the daemon ends at byte {start + total}, before its shard"
                 )
             total += count
             while buffers and count >= len(buffers[0]):

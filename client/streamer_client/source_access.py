@@ -51,7 +51,7 @@ class SourceAccess:
             except StreamerError as error:
                 if self._last is None:
                     raise
-                log.warning("event=not_renewed source=%s reason=%r", self.uri, str(error))
+                log.warning("event=not_renewed source=%r reason=%r", self.uri, str(error))
             return dict(self._last)
 
     def storage(self) -> Storage:

@@ -1,4 +1,4 @@
-"""The thread that talks to the daemon: one ZeroMQ DEALER socket, and what wakes it.
+"""The thread that talks to the daemon: its two sockets, and what wakes it.
 
 Owns sending, receiving, heartbeats, and noticing that the daemon is gone. What messages mean is
 left to `connection.py`; `receive` and `lost` are called in this thread. Other threads only append
@@ -21,8 +21,9 @@ from typing import Final
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from streamer_client.block_ranges import merged
+from streamer_client.contract.checks import check
 from streamer_client.contract.errors import DaemonUnavailable, StreamerError
+from streamer_client.contract.layout import merged
 from streamer_client.contract.messages import (
     Consumed,
     DaemonMessage,
@@ -32,6 +33,7 @@ from streamer_client.contract.messages import (
     decode_daemon,
     encode,
 )
+from streamer_client.descriptors import DescriptorLink
 
 log = logging.getLogger(__name__)
 
@@ -57,14 +59,28 @@ class Wire:
     def __init__(
         self,
         socket_path: str,
+        link: DescriptorLink,
         receive: Callable[[DaemonMessage], None],
-        lost: Callable[[StreamerError], None],
+        slabs: Callable[[int, tuple[int, ...], list[int]], None],
+        ended: Callable[[StreamerError | None], None],
     ) -> None:
+        """Start the thread.
+
+        Args:
+            socket_path: of the control socket.
+            link: the greeted connection to the descriptor socket; its owner closes it.
+            receive: called with each message.
+            slabs: called with a load, its shards, and the descriptors of their slabs.
+            ended: called once at the end: with None after `stop`, else with what broke.
+        """
         self.heartbeat_s: float | None = None
         """Set once the daemon has said how often; None: no heartbeats yet."""
         self._socket_path = socket_path
+        self._link = link
+        self._token = link.greeting.token
         self._receive = receive
-        self._lost = lost
+        self._slabs = slabs
+        self._ended = ended
         self._outbox: deque[Message | Callable[[], None]] = deque()
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = False
@@ -82,6 +98,8 @@ class Wire:
         """Queue a message, or a call to make in the wire's thread. Neither blocks nor locks."""
         self._outbox.append(item)
         self._wake()
+        if not self._alive:
+            self._call_left()
 
     def stop(self) -> None:
         """Send what is queued and Goodbye, then end. Idempotent, does not wait."""
@@ -101,19 +119,31 @@ class Wire:
 
     def _run(self) -> None:
         context = zmq.Context()
+        failure: StreamerError | None = None
         try:
             with contextlib.closing(context.socket(zmq.DEALER)) as dealer:
                 self._serve(dealer)
         except StreamerError as error:
-            self._lost(error)
+            failure = error
         except Exception as error:
             log.exception("event=wire_failed socket=%s", self._socket_path)
-            self._lost(DaemonUnavailable(f"the connection to {self._socket_path} broke: {error}"))
+            failure = DaemonUnavailable(f"the connection to {self._socket_path} broke: {error}")
         finally:
+            context.term()
+            self._ended(failure)
+            self._link.lose(failure or self._gone())
             self._alive = False
             wakeup, self._wakeup = self._wakeup, -1
             os.close(wakeup)
-            context.term()
+            self._call_left()
+
+    def _call_left(self) -> None:
+        """Make the calls that are left when nobody serves the outbox; messages have no reader."""
+        with contextlib.suppress(IndexError):
+            while True:
+                item = self._outbox.popleft()
+                if not isinstance(item, Message):
+                    item()
 
     def _serve(self, dealer: zmq.Socket[bytes]) -> None:
         dealer.setsockopt(zmq.LINGER, 0)
@@ -123,20 +153,24 @@ class Wire:
         with self._watched(dealer) as monitor:
             dealer.connect(f"ipc://{self._socket_path}")
             poller = zmq.Poller()
-            for source in (dealer, monitor, self._wakeup):
+            for source in (dealer, monitor, self._wakeup, self._link.fileno()):
                 poller.register(source, zmq.POLLIN)
             while True:
                 self._flush(dealer)
                 if self._stopping:
                     dealer.setsockopt(zmq.LINGER, GOODBYE_LINGER_MS)
                     with contextlib.suppress(zmq.Again):  # nobody there to say it to
-                        dealer.send(encode(Goodbye()), zmq.NOBLOCK)
+                        dealer.send(self._token + encode(Goodbye()), zmq.NOBLOCK)
                     return
                 ready = dict(poller.poll(self._poll_ms()))
                 if self._wakeup in ready:
                     os.eventfd_read(self._wakeup)
                 disconnected = monitor in ready and _disconnected(monitor)
                 self._receive_all(dealer)
+                if self._link.fileno() in ready:
+                    self._link.receive(self._slabs)
+                if self._link.due_s == 0:
+                    self._link.flush()
                 if disconnected:
                     raise self._gone()
                 self._beat()
@@ -162,7 +196,7 @@ class Wire:
                     item()
             for message in coalesced(messages):
                 try:
-                    dealer.send(encode(message), zmq.NOBLOCK)
+                    dealer.send(self._token + encode(message), zmq.NOBLOCK)
                 except zmq.Again as error:  # no queue limit is set: there is no peer any more
                     raise self._gone() from error
 
@@ -174,12 +208,15 @@ class Wire:
             while True:
                 frame = dealer.recv(zmq.NOBLOCK)
                 self._unanswered = 0
-                self._receive(decode_daemon(frame))
+                message = decode_daemon(frame)
+                check(message)
+                self._receive(message)
 
     def _poll_ms(self) -> int | None:
-        if self.heartbeat_s is None:
-            return None
-        return max(0, int((self._next_beat - time.monotonic()) * 1000) + 1)
+        waits_s = [] if self._link.due_s is None else [self._link.due_s]
+        if self.heartbeat_s is not None:
+            waits_s.append(max(0.0, self._next_beat - time.monotonic()))
+        return int(min(waits_s) * 1000) + 1 if waits_s else None
 
     def _beat(self) -> None:
         """Send a heartbeat when one is due; enough of them without any answer end the wire.

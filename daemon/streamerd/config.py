@@ -22,12 +22,19 @@ from streamer_client.contract.layout import (
     WINDOW_BLOCKS,
 )
 from streamer_client.contract.sizes import exact_size, format_size, parse_size
-from streamer_client.contract.socket import MAX_SOCKET_PATH_BYTES
+from streamer_client.contract.socket import DESCRIPTOR_SUFFIX, MAX_SOCKET_PATH_BYTES, SUN_PATH_BYTES
 from streamerd.memory_check import contradiction, own_bytes
 from streamerd.memory_room import MemoryRoom, memory_room
 from streamerd.settings import ENV_PREFIX, KEYS, Context, Key, Settings
 
-__all__ = ["SYSTEM_CONFIG", "Settings", "config_body", "load_settings", "nearest_name"]
+__all__ = [
+    "SYSTEM_CONFIG",
+    "Settings",
+    "check_user",
+    "config_body",
+    "load_settings",
+    "nearest_name",
+]
 
 DEFAULT: Final = "default"
 """The origin of a value that nobody gave."""
@@ -36,8 +43,10 @@ CLIENT_ENV: Final = frozenset(
     {"STREAMERD_MODE", "STREAMERD_RING", "STREAMERD_RING_LIBRARY", "STREAMERD_SHARD_WRITER"}
 )
 """Variables of this prefix that clients read; the daemon started by one inherits them."""
-_SERVICE_LINK: Final = re.compile(r"STREAMERD_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_.*)?)")
-"""Kubernetes sets these in every pod next to a Service called `streamerd`; they are no settings."""
+_SERVICE_LINK: Final = re.compile(
+    r"STREAMERD_(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_(TCP|UDP|SCTP)(_.*)?)?)"
+)
+"""Kubernetes sets these in every pod next to a Service whose name begins with `streamerd`."""
 
 
 class Given(NamedTuple):
@@ -83,6 +92,21 @@ def load_settings(
     return settings, origins
 
 
+def check_user(settings: Settings, uid: int) -> None:
+    """See that nobody gets at root's rights through the daemon, before anything is made.
+
+    Raises:
+        ConfigError: it would run as root, for others than root, and nobody said that it may.
+    """
+    if uid != 0 or not settings.socket_mode_bits & 0o077 or settings.allow_root:
+        return
+    raise ConfigError(
+        f"the daemon would run as root, and socket_mode {settings.socket_mode} lets others use it "
+        f"at {settings.socket}. Run it as a user of its own, as the systemd unit does; or set "
+        "socket_mode to 0600, for root alone; or set allow_root to true if that is meant"
+    )
+
+
 def config_body(settings: Settings, origins: Mapping[str, str]) -> dict[str, object]:
     """The body of the `Config` message: key to `{"value", "origin"}`; sizes in bytes."""
     return {
@@ -93,11 +117,13 @@ def config_body(settings: Settings, origins: Mapping[str, str]) -> dict[str, obj
 
 def _fill_defaults(fields: dict[str, Any], context: Context) -> None:
     fields.setdefault("block_bytes", DEFAULT_BLOCK_BYTES)
-    context = context._replace(block_bytes=fields["block_bytes"])
+    if "socket" not in fields:
+        fields["socket"] = _BY_NAME["socket"].default(context)
+    fields["socket"] = os.path.abspath(fields["socket"])
+    context = context._replace(block_bytes=fields["block_bytes"], socket=fields["socket"])
     for key in KEYS:
         if key.field not in fields:
             fields[key.field] = key.default(context)
-    fields["socket"] = os.path.abspath(fields["socket"])
 
 
 def _from_flags(overrides: Mapping[str, object]) -> dict[str, Given]:
@@ -158,8 +184,9 @@ def _check(settings: Settings, room: MemoryRoom, origins: Mapping[str, str]) -> 
     path_bytes = len(os.fsencode(settings.socket))
     if path_bytes > MAX_SOCKET_PATH_BYTES:
         raise ConfigError(
-            f"socket ({origins['socket']}): {settings.socket} has {path_bytes} bytes and a unix "
-            f"socket's path holds {MAX_SOCKET_PATH_BYTES}; choose a shorter one"
+            f"socket ({origins['socket']}): {settings.socket} has {path_bytes} bytes and may "
+            f"have {MAX_SOCKET_PATH_BYTES}: a unix socket's path holds {SUN_PATH_BYTES}, and that "
+            f"of its descriptor socket ends in {DESCRIPTOR_SUFFIX}; choose a shorter one"
         )
     limit_bytes = settings.memory_limit_bytes
     given = f"{limit_bytes} bytes ({format_size(limit_bytes)})"

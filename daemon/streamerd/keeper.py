@@ -10,33 +10,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from typing import Final
 
 from streamer_client.contract.errors import ConfigError
-from streamer_client.contract.uris import is_remote
 from streamer_client.storage.contract import StoredShard
-from streamerd.backing import Backing
+from streamerd.backing import Backing, Name
 from streamerd.checksums import Checksums
+from streamerd.editions import edition_key, edition_of
 from streamerd.service import Service
 from streamerd.shm.legacy import Inherited, inherit
-from streamerd.shm.sidecars import VERSION, Sidecar, SidecarFolder
-from streamerd.shm.slabs import inode_of, instance_slabs, remove_slab
+from streamerd.shm.sidecars import VERSION, Label, Sidecar, SidecarFolder
+from streamerd.shm.slabs import instance_slabs, remove_slab
 from streamerd.state import events
 from streamerd.state.events import ShardKey
 from streamerd.state.lifecycle import BlockState
 from streamerd.state.shard import Shard
-from streamerd.workers import jobs
 
 logger = logging.getLogger(__name__)
 
 FLUSH_S: Final = 0.5
 """How old a sidecar may be."""
+LAST_USE_S: Final = 60.0
+"""How old its time of last use may be: writing hundreds at each open would hold the loop up."""
 
 _IN_SLAB: Final = (BlockState.RESIDENT, BlockState.UNPROVEN)
 _FLAGS: Final = bytes(int(state in _IN_SLAB) for state in range(256))
 
-_Written = tuple[bytes, bool, float]
-"""What a sidecar says that may change: resident blocks, pinned, last use."""
+_Written = tuple[bytes, bool, float, int, tuple[Name, ...], tuple[int, ...]]
+"""What a sidecar says that may change: resident blocks, pinned, last use, ctime, names, who
+pinned."""
 
 
 class Keeper:
@@ -75,16 +78,21 @@ class Keeper:
         self._service.turn()
         for taken in self._inherited:
             self._warn_if_let_go(taken.sidecar)
-            self._look_at_source(taken.sidecar)
+        self._service.editions.note(self._service.model.shards)
         self._inherited.clear()
         self._flush_again()
 
     def _adopt(self, taken: Inherited) -> None:
         service, sidecar = self._service, taken.sidecar
-        key = ShardKey(sidecar.uri, sidecar.identity)
-        stored = StoredShard(sidecar.uri, sidecar.size_bytes, sidecar.identity)
-        checksums = Checksums.unpacked(sidecar.checksums)
-        service.backings[key] = Backing(stored, checksums, sidecar.slab)
+        key = _key_of(sidecar)
+        backing = service.backings[key] = Backing(
+            StoredShard(sidecar.uri, sidecar.size_bytes, sidecar.identity),
+            Checksums.unpacked(sidecar.checksums),
+            ctime_ns=sidecar.ctime_ns,
+            names=dict.fromkeys(Name(one.uid, one.world, one.text) for one in sidecar.labels),
+            pinned_by=set(sidecar.pinned_by),
+        )
+        service.attach_slab(backing, sidecar.slab, taken.fd)
         event = events.ShardAdopted(
             service.now_s,
             key,
@@ -94,7 +102,7 @@ class Keeper:
             taken.in_use,
             sidecar.pinned,
             min(sidecar.last_used_s, service.now_s),
-            remote=is_remote(sidecar.uri),
+            remote=sidecar.remote,
         )
         service.post(event)
         logger.info(
@@ -104,37 +112,12 @@ class Keeper:
         )  # fmt: skip
 
     def _warn_if_let_go(self, sidecar: Sidecar) -> None:
-        shard = self._service.model.shards.get(ShardKey(sidecar.uri, sidecar.identity))
+        shard = self._service.model.shards.get(_key_of(sidecar))
         if sidecar.pinned and not (shard and shard.pinned):
             logger.warning(
                 "not pinned any more: no room can be set aside within memory_limit uri=%s",
                 sidecar.uri,
             )
-
-    def _look_at_source(self, sidecar: Sidecar) -> None:
-        """Let a file that is no longer what it was go at once; nobody will open that content again.
-
-        Objects are looked at when a client opens them, with its credentials.
-        """
-        if is_remote(sidecar.uri):
-            return
-        service = self._service
-        job = jobs.Resolve(service.fleet.next_job(), sidecar.uri, None, None, {})
-
-        def answered(answer: jobs.Answer | None) -> None:
-            match answer:
-                case jobs.Resolved(_, (shard,)) if shard.identity != sidecar.identity:
-                    pass
-                case jobs.Failed(_, "source-not-found"):
-                    pass
-                case _:
-                    return
-            logger.info("adopted slab goes uri=%s reason=the file changed", sidecar.uri)
-            keys = (ShardKey(sidecar.uri, sidecar.identity),)
-            service.post(events.UnpinRequested(service.now_s, keys))
-            service.post(events.EvictRequested(service.now_s, keys))
-
-        service.fleet.submit(job, answered)
 
     # --- while it runs --------------------------------------------------------------------------
 
@@ -142,23 +125,28 @@ class Keeper:
         self._flush(self._service.started_s)
         self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self._flush_again)
 
-    def _flush(self, leased_s: float) -> bool:
+    def _flush(self, leased_s: float, *, exact: bool = False) -> bool:
         """Write what has changed; whether all of it could be written.
 
         Args:
             leased_s: the time of last use of what is leased now, at least.
+            exact: also where only the time of last use has changed a little.
         """
         current: dict[str, _Written] = {}
         ok = True
         for key, shard in self._service.model.shards.items():
             backing = self._service.backings[key]
             resident = bytes(shard.states).translate(_FLAGS)
-            if not backing.slab or 1 not in resident:
+            if not backing.slab_name or 1 not in resident or not backing.stored.validated:
                 continue
             last_used_s = max(shard.last_used_s, leased_s) if shard.loads else shard.last_used_s
-            says = (resident, shard.pinned, last_used_s)
-            if self._written.get(backing.slab) == says or self._write(shard, backing, says):
-                current[backing.slab] = says
+            known = backing.ctime_ns, tuple(backing.names), tuple(sorted(backing.pinned_by))
+            says = (resident, shard.pinned, last_used_s, *known)
+            written = self._written.get(backing.slab_name)
+            if written is not None and _is_as_good(written, says, exact=exact):
+                current[backing.slab_name] = written
+            elif self._write(shard, backing, says):
+                current[backing.slab_name] = says
             else:
                 ok = False
         for slab in self._written.keys() - current.keys():
@@ -168,21 +156,27 @@ class Keeper:
         return ok
 
     def _write(self, shard: Shard, backing: Backing, says: _Written) -> bool:
-        resident, pinned, last_used_s = says
+        resident, pinned, last_used_s, ctime_ns, names, pinned_by = says
+        stored, (_, edition) = backing.stored, edition_of(shard.key)
         try:
             self._folder.write(
                 Sidecar(
                     VERSION,
-                    shard.key.uri,
-                    shard.key.identity,
+                    stored.uri,
+                    stored.identity,
                     shard.size_bytes,
                     shard.block_bytes,
-                    backing.slab,
-                    inode_of(backing.slab),
+                    backing.slab_name,
+                    os.fstat(backing.slab_fd).st_ino,
                     resident,
                     backing.checksums.packed(),
                     pinned,
                     last_used_s,
+                    edition=edition,
+                    ctime_ns=ctime_ns,
+                    labels=tuple(Label(*name) for name in names),
+                    pinned_by=pinned_by,
+                    remote=shard.remote,
                 )
             )
         except OSError as error:
@@ -211,7 +205,7 @@ class Keeper:
             clean(self._service.settings.socket, self._service.instance)
             return
         shards = self._service.model.shards.values()
-        if not sound or not self._flush(self._service.now_s):
+        if not sound or not self._flush(self._service.now_s, exact=True):
             return
         for slab in instance_slabs(self._service.instance):
             if slab not in self._written:
@@ -230,3 +224,17 @@ def clean(socket_path: str, instance: str) -> int:
         remove_slab(slab)
     SidecarFolder(socket_path).clear()
     return len(slabs)
+
+
+def _is_as_good(written: _Written, says: _Written, *, exact: bool) -> bool:
+    """Whether a sidecar need not be written again: times of last use serve only to put in order."""
+    if written == says:
+        return True
+    same = written[:2] + written[3:] == says[:2] + says[3:]
+    return same and not exact and abs(says[2] - written[2]) < LAST_USE_S
+
+
+def _key_of(sidecar: Sidecar) -> ShardKey:
+    if sidecar.remote:
+        return ShardKey(sidecar.uri, sidecar.identity)
+    return edition_key(sidecar.identity, sidecar.edition)

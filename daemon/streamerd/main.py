@@ -7,25 +7,35 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import faulthandler
 import logging
 import os
+import resource
 import signal
+import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from streamer_client.contract.errors import ConfigError, StreamerError
-from streamer_client.contract.socket import instance_of
+from streamer_client.contract.limits import MAX_LOGGED_CHARACTERS
+from streamer_client.contract.printable import printable
+from streamer_client.contract.socket import descriptor_socket
 from streamerd import __version__
 from streamerd.arguments import daemon_parser, overrides_of
-from streamerd.config import Settings, config_body, load_settings
+from streamerd.config import Settings, check_user, config_body, load_settings
+from streamerd.control.descriptors import DescriptorSocket
+from streamerd.control.instance import Instance
+from streamerd.control.listening import Listening, listen
 from streamerd.control.lock import SocketLock
-from streamerd.control.peers import Peers
+from streamerd.control.sessions import Session, Sessions
 from streamerd.control.socket import ControlSocket
+from streamerd.handovers import Handovers
 from streamerd.keeper import Keeper, clean
+from streamerd.log_lines import stderr_handler
 from streamerd.memory_check import doubts, own_bytes
 from streamerd.memory_room import memory_room
 from streamerd.notify import SignsOfLife, notify, reloading, watchdog_s
@@ -55,9 +65,14 @@ class Daemon:
     """One life of the daemon."""
 
     def __init__(
-        self, arguments: argparse.Namespace, settings: Settings, origins: dict[str, str]
+        self,
+        arguments: argparse.Namespace,
+        settings: Settings,
+        origins: dict[str, str],
+        instance: Instance,
     ) -> None:
         self._arguments = arguments
+        self._instance = instance
         self._settings = settings
         self._origins = origins
         self._stopping = asyncio.Event()
@@ -80,11 +95,15 @@ class Daemon:
             settings.log_level,
             connections=settings.connections,
         )
-        self._service = service = Service(settings, fleet)
-        self._requests = Requests(service, config_body(settings, self._origins))
-        control = ControlSocket(settings.socket, self._requests.receive)
-        peers = Peers(self._requests.gone, settings.heartbeat_s)
-        service.attach(control, peers)
+        self._service = service = Service(settings, fleet, self._instance.name)
+        handovers = Handovers(fleet, service.discard, service.unclosed, settings.source_wait_s)
+        self._requests = Requests(service, handovers, config_body(settings, self._origins))
+        sessions = Sessions(self._gone)
+        control = ControlSocket(settings.socket, sessions, self._requests.receive)
+        descriptors = DescriptorSocket(
+            sessions, handovers.take, service.discard, handovers.has_room
+        )
+        service.attach(sessions, control, descriptors)
         service.try_slabs()
         keeper = Keeper(service)
         await asyncio.get_running_loop().run_in_executor(None, keeper.inherit)
@@ -93,22 +112,46 @@ class Daemon:
         try:
             await fleet.start()
             keeper.adopt()
-            control.open()
-            self._announce_ready()
-            self._idle_since_s = asyncio.get_running_loop().time()
-            self._tick()
-            await self._stopping.wait()
+            with self._listening() as (messages, files):
+                control.open(messages.duplicate())
+                descriptors.open(files.socket)
+                self._announce_ready()
+                self._idle_since_s = asyncio.get_running_loop().time()
+                self._tick()
+                await self._stopping.wait()
+                notify("STOPPING=1", "STATUS=stopping")
+                descriptors.close()
+                control.close()
         finally:
-            notify("STOPPING=1", "STATUS=stopping")
             control.close()
-            peers.close()
+            sessions.close()
             await service.stop(STOP_GRACE_S)
             keep = self._keep and not settings.ephemeral
             keeper.leave(keep=keep, sound=self._defect is None)
+            if settings.ephemeral:
+                self._instance.remove()
         if self._defect is not None:
             raise StreamerError(
                 f"stopped by a defect ({self._defect!r}); please report it with the log"
             ) from self._defect
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[tuple[Listening, Listening]]:
+        """The daemon's two sockets; clients look for that of descriptors, so it comes last."""
+        path, mode = self._settings.socket, self._settings.socket_mode_bits
+        with (
+            contextlib.closing(listen(path, mode, socket.SOCK_STREAM)) as messages,
+            contextlib.closing(
+                listen(descriptor_socket(path), mode, socket.SOCK_SEQPACKET)
+            ) as files,
+        ):
+            yield messages, files
+
+    def _gone(self, session: Session) -> None:
+        """A client left or died."""
+        self._service.control.forget(session)
+        self._service.descriptors.forget(session)
+        self._requests.gone(session)
 
     def _give_up(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Stop on an error that nobody handled: a turn that broke off leaves the account untrue.
@@ -164,8 +207,8 @@ class Daemon:
         loop = asyncio.get_running_loop()
         service = self._service
         service.post(events.Tick(service.now_s))
-        service.peers.reap()
-        if len(service.peers) or service.model.loads:
+        service.tick()
+        if len(service.sessions) or service.model.loads:
             self._idle_since_s = loop.time()
         elif (
             self._settings.ephemeral
@@ -214,15 +257,30 @@ def _load(arguments: argparse.Namespace) -> tuple[Settings, dict[str, str]]:
     return load_settings(overrides_of(arguments), os.environ, arguments.config)
 
 
+def _lock(settings: Settings) -> SocketLock:
+    return SocketLock(settings.socket, private=not settings.socket_mode_bits & 0o077)
+
+
+def _raise_descriptor_limit() -> None:
+    """Take all descriptors that may be had: soft limits stand for programs that use select(2)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def _clean(settings: Settings) -> None:
-    with SocketLock(settings.socket):
-        slabs = clean(settings.socket, instance_of(settings.socket))
+    with _lock(settings), Instance.of(settings.socket) as instance:
+        slabs = clean(settings.socket, instance.name)
+        instance.remove()
     sys.stderr.write(f"streamerd: {slabs} slabs of {settings.socket} removed\n")
 
 
 async def _run(arguments: argparse.Namespace, settings: Settings, origins: dict[str, str]) -> None:
-    with SocketLock(settings.socket):
-        await Daemon(arguments, settings, origins).run()
+    with _lock(settings), Instance.of(settings.socket) as instance:
+        await Daemon(arguments, settings, origins, instance).run()
+
+
+def _complain(error: StreamerError) -> None:
+    sys.stderr.write(f"streamerd: {printable(str(error), MAX_LOGGED_CHARACTERS)}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -233,17 +291,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings, origins = _load(arguments)
         logging.basicConfig(
-            level=settings.log_level.upper(), format="%(levelname)s %(name)s %(message)s"
+            level=settings.log_level.upper(),
+            handlers=[stderr_handler("%(levelname)s %(name)s %(message)s")],
         )
+        check_user(settings, os.geteuid())
+        _raise_descriptor_limit()
         if arguments.clean:
             _clean(settings)
             return 0
         asyncio.run(_run(arguments, settings, origins))
     except ConfigError as error:
-        sys.stderr.write(f"streamerd: {error}\n")
+        _complain(error)
         return EXIT_CONFIG
     except StreamerError as error:
-        sys.stderr.write(f"streamerd: {error}\n")
+        _complain(error)
         return EXIT_FAILED
     return 0
 

@@ -100,7 +100,14 @@ def _machine_bytes(root: str) -> int | None:
         name, _, rest = line.partition(":")
         if name == "MemTotal":
             return int(rest.split()[0]) * 1024
-    return None
+    # Under ProcSubset=pid there is no such file. It is asked first: lxcfs tells a container's
+    # own memory there, which sysinfo(2) does not.
+    return _sysinfo_bytes() if root == "/" else None
+
+
+def _sysinfo_bytes() -> int | None:
+    pages = os.sysconf("SC_PHYS_PAGES")
+    return pages * os.sysconf("SC_PAGE_SIZE") if pages > 0 else None
 
 
 def _mount_bytes(root: str) -> int | None:

@@ -78,5 +78,6 @@ class Proofs:
             self._post(BlockProven(at_s, shard, block))
             return
         why = answer.message if isinstance(answer, jobs.Failed) else "other bytes than were read"
-        logger.warning("adopted block refused uri=%s block=%d reason=%s", shard.uri, block, why)
+        uri = self._backings[shard].stored.uri
+        logger.warning("adopted block refused uri=%s block=%d reason=%s", uri, block, why)
         self._post(BlockRefuted(at_s, shard, block))

@@ -14,7 +14,8 @@ import msgspec
 
 from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES, MIN_BLOCK_BYTES, PAGE_BYTES
-from streamer_client.contract.socket import SYSTEM_SOCKET, default_socket
+from streamer_client.contract.socket import SYSTEM_SOCKET
+from streamer_client.trust import find_socket
 from streamerd.memory_room import SHM_MOUNT, MemoryRoom
 
 ENV_PREFIX: Final = "STREAMERD_"
@@ -25,6 +26,7 @@ Connections = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 BlockBytes = Annotated[int, msgspec.Meta(ge=MIN_BLOCK_BYTES, multiple_of=PAGE_BYTES)]
 Bytes = Annotated[int, msgspec.Meta(ge=0)]
+FileMode = Annotated[str, msgspec.Meta(pattern="^0?[67][0-7][0-7]$")]
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,9 +43,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     heartbeat_s: Seconds
     lag_s: Seconds
     space_wait_s: Seconds
+    source_wait_s: Seconds
     credentials_wait_s: Seconds
     ephemeral: bool
     log_level: LogLevel
+    socket_mode: FileMode
+    allow_root: bool
+    readonly_shm: str
+    """Empty: `slabs.READONLY_MOUNT` where it is one."""
+
+    @property
+    def socket_mode_bits(self) -> int:
+        return int(self.socket_mode, 8)
 
 
 class Context(NamedTuple):
@@ -52,6 +63,8 @@ class Context(NamedTuple):
     environ: Mapping[str, str]
     room: MemoryRoom
     block_bytes: int = DEFAULT_BLOCK_BYTES
+    socket: str = ""
+    uid: int = os.geteuid()
 
 
 class Key(NamedTuple):
@@ -65,6 +78,8 @@ class Key(NamedTuple):
     default: Callable[[Context], object]
     is_size: bool = False
     accepts: str = ""
+    in_help: bool = True
+    """Whether `-h` shows it, which fits a screen; the man page shows all."""
 
     @property
     def wants(self) -> str:
@@ -86,6 +101,7 @@ _WANTS: Final = {
     "N": "a whole number from 1 to 256",
     "S": "seconds, more than 0",
     "LEVEL": "debug, info, warning or error",
+    "MODE": 'a file mode in quotes: "0600" this user, "0660" its group too',
     "": "true or false",
 }
 
@@ -94,7 +110,12 @@ def _socket_default(context: Context) -> str:
     # systemd made the directory for us: we are the system's daemon, though the socket is not there.
     if os.path.dirname(SYSTEM_SOCKET) in context.environ.get("RUNTIME_DIRECTORY", "").split(":"):
         return SYSTEM_SOCKET
-    return default_socket(context.environ, os.getuid(), os.path.exists)
+    return find_socket(context.environ, context.uid).path
+
+
+def _socket_mode_default(context: Context) -> str:
+    """For the group where the service is everybody's, and has no right but its user's."""
+    return "0660" if context.socket == SYSTEM_SOCKET and context.uid != 0 else "0600"
 
 
 def _workers_default(_context: Context) -> int:
@@ -137,11 +158,20 @@ KEYS: Final = (
         _fixed(30.0)),
     Key("space_wait_s", "space_wait_s", Seconds, "S", "wait this long for room on /dev/shm",
         _fixed(30.0)),
+    Key("source_wait_s", "source_wait_s", Seconds, "S",
+        "give a file system up that has not answered for this long", _fixed(60.0), in_help=False),
     Key("credentials_wait_s", "credentials_wait_s", Seconds, "S",
         "wait this long for expired credentials to be renewed", _fixed(60.0)),
     Key("ephemeral", "ephemeral", bool, "", "leave when no client has come for idle_exit_s",
         _fixed(False)),
     Key("log_level", "log_level", LogLevel, "LEVEL", "debug, info, warning or error",
         _fixed("info")),
+    Key("socket_mode", "socket_mode", FileMode, "MODE", "who may use the sockets",
+        _socket_mode_default, in_help=False),
+    Key("allow_root", "allow_root", bool, "", "run as root though others may use the sockets",
+        _fixed(False), in_help=False),
+    Key("readonly_shm", "readonly_shm", str, "PATH",
+        "read-only mount of /dev/shm, through which slabs are handed out", _fixed(""),
+        in_help=False),
 )  # fmt: skip
 """The single source of keys, flags, variables, defaults and help; a table, so one row a key."""

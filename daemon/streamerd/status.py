@@ -7,6 +7,7 @@ from collections import defaultdict
 
 from streamer_client.contract.sizes import format_size
 from streamerd import __version__
+from streamerd.backing import shard_id
 from streamerd.service import Service
 from streamerd.state.lifecycle import BlockState
 from streamerd.state.shard import Shard
@@ -48,24 +49,30 @@ def _memory(service: Service) -> dict[str, object]:
         "leased_bytes": sum(shard.resident_bytes for shard in shards if shard.loads),
         "pinned_bytes": sum(shard.resident_bytes for shard in shards if shard.pinned),
         "committed_bytes": ledger.committed_bytes,
+        "lingering_bytes": service.lingering.size_bytes,
     }
 
 
 def _sources(service: Service) -> list[dict[str, object]]:
     by_source: dict[str, list[dict[str, object]]] = defaultdict(list)
-    for shard in service.model.shards.values():
-        by_source[os.path.dirname(shard.key.uri)].append(_shard(service, shard))
-    known = {shard.key.uri for shard in service.model.shards.values()}
+    known = set()
+    for key, shard in service.model.shards.items():
+        uri = service.backings[key].stored.uri
+        known.add(uri)
+        by_source[os.path.dirname(uri)].append(_shard(service, shard))
     for uri, failure in service.failures.items():
         if uri not in known:
             row = _row(uri, failure.size_bytes, "failed")
-            by_source[os.path.dirname(uri)].append(row | {"error": failure.message})
+            row |= {"id": failure.id, "error": failure.message}
+            by_source[os.path.dirname(uri)].append(row)
     return [{"uri": uri, "shards": rows} for uri, rows in sorted(by_source.items())]
 
 
 def _row(uri: str, size_bytes: int, state: str) -> dict[str, object]:
     return {
+        "id": None,
         "uri": uri,
+        "names": [],
         "slab": None,
         "size_bytes": size_bytes,
         "resident_bytes": 0,
@@ -80,17 +87,20 @@ def _row(uri: str, size_bytes: int, state: str) -> dict[str, object]:
 
 
 def _shard(service: Service, shard: Shard) -> dict[str, object]:
-    state = _state(shard)
+    state, backing = _state(shard), service.backings[shard.key]
     rate = service.fetches.rates.get(shard.key)
     bytes_per_s = rate.bytes_per_s(service.now_s) if rate and state == "streaming" else 0.0
     resident_bytes = min(shard.resident_bytes, shard.size_bytes)
     missing_bytes = shard.size_bytes - resident_bytes
-    return _row(shard.key.uri, shard.size_bytes, state) | {
-        "slab": service.backings[shard.key].slab,
+    uri = backing.stored.uri
+    return _row(uri, shard.size_bytes, state) | {
+        "id": shard_id(shard.key),
+        "names": sorted({name.text for name in backing.names} - {uri}),
+        "slab": backing.slab_name or None,
         "resident_bytes": resident_bytes,
         "pinned": shard.pinned,
         "leases": _leases(service, shard),
-        "retries": service.backings[shard.key].retries,
+        "retries": backing.retries,
         "bytes_per_s": round(bytes_per_s, 1),
         "eta_s": round(missing_bytes / bytes_per_s, 3) if bytes_per_s else None,
         "error": shard.error[1] if shard.error else None,
@@ -111,7 +121,7 @@ def _state(shard: Shard) -> str:
 def _leases(service: Service, shard: Shard) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for key, index in shard.loads.items():
-        peer = service.peers.get(key.owner)
+        peer = service.sessions.get(key.owner)
         consumed_bytes = service.model.loads[key].consumed_bytes.get(index, 0)
         rows.append(
             {
@@ -126,7 +136,7 @@ def _leases(service: Service, shard: Shard) -> list[dict[str, object]]:
 def _waiting(service: Service) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for key in service.model.waiting:
-        peer = service.peers.get(key.owner)
+        peer = service.sessions.get(key.owner)
         rows.append(
             {
                 "pid": peer.pid if peer else os.getpid(),
@@ -142,6 +152,7 @@ def _totals(service: Service) -> dict[str, object]:
     return {
         "source_read_bytes": reading.source_bytes,
         "source_device_bytes": reading.device_bytes,
+        "source_proof_bytes": reading.proof_bytes,
         "source_requests": reading.requests,
         "served_bytes": totals.served_bytes,
         "block_hits": totals.block_hits,
@@ -150,4 +161,6 @@ def _totals(service: Service) -> dict[str, object]:
         "retries": totals.retries + reading.retries,
         "errors": totals.errors,
         "worker_restarts": service.fleet.restarts,
+        "lost_threads": service.fleet.lost_threads,
+        "retired_workers": service.fleet.retired,
     }

@@ -8,7 +8,7 @@ given up before its turn is skipped, and one given up while it is looked at is l
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from streamer_client.contract.layout import block_span
@@ -16,6 +16,7 @@ from streamer_client.contract.messages import Finding, Message, Verified, Verify
 from streamer_client.contract.uris import is_remote
 from streamerd.backing import Backing
 from streamerd.service import Service
+from streamerd.sources import Pair
 from streamerd.state.events import ShardKey
 from streamerd.state.lifecycle import BlockState
 from streamerd.state.shard import Shard
@@ -34,7 +35,7 @@ class _Look(NamedTuple):
     start: int
     stop: int
     backing: Backing
-    slab: str
+    slab: int
     releases: int
 
 
@@ -45,6 +46,7 @@ class Verification:
         service: whose blocks.
         request: what was asked.
         shards: which shards.
+        pairs: what those of them that are local files can be read through.
         tell: sends a message to who asked.
     """
 
@@ -53,11 +55,13 @@ class Verification:
         service: Service,
         request: Verify,
         shards: Sequence[Shard],
+        pairs: Mapping[ShardKey, Pair],
         tell: Callable[[Message], None],
     ) -> None:
         self._service = service
         self._request = request
         self._tell = tell
+        self._pairs = {key: pair.retain() for key, pair in pairs.items()}
         self._left = deque(
             (shard.key, block) for shard in shards for block in _resident_blocks(shard)
         )
@@ -73,9 +77,20 @@ class Verification:
         """Look at the first blocks; the rest follows by itself."""
         self._go_on()
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has told its outcome, or nobody wants to know it."""
+        return self._stopped
+
     def stop(self) -> None:
-        """Nobody wants to know any more."""
+        """It is done, or nobody wants to know any more."""
         self._stopped = True
+        self._release()
+
+    def _release(self) -> None:
+        pairs, self._pairs = self._pairs, {}
+        for pair in pairs.values():
+            pair.release()
 
     def _go_on(self) -> None:
         if self._stopped:
@@ -87,6 +102,7 @@ class Verification:
             counted = self._checked_bytes, self._skipped_bytes
             findings = tuple(sorted(self._findings, key=lambda each: (each.uri, each.start)))
             self._tell(Verified(self._request.request_id, *counted, findings))
+            self.stop()
         elif now_s - self._told_s >= TELL_EACH_S:
             self._told_s = now_s
             done_bytes = self._checked_bytes + self._skipped_bytes
@@ -138,17 +154,31 @@ class Verification:
         self._checked(look)
 
     def _reread(self, look: _Look) -> None:
-        environment = self._request.environment if is_remote(look.shard.uri) else {}
-        number, stored = self._service.fleet.next_job(), look.backing.stored
-        job = jobs.Reread(number, stored, environment, look.start, look.stop)
+        fleet, service = self._service.fleet, self._service
+        span = look.start, look.stop
 
-        def read() -> None:
-            self._service.fleet.submit(job, lambda answer: self._read_again(look, answer))
+        def read(job: jobs.Reread, limit_s: float | None) -> None:
+            fleet.submit(job, lambda answer: self._read_again(look, answer), limit_s=limit_s)
 
-        if is_remote(look.shard.uri):
-            self._service.fetches.pace.begin(look.stop - look.start, read)
-        else:
-            read()
+        if is_remote(look.backing.stored.uri):
+            stored, environment = look.backing.stored, self._request.environment
+            job = jobs.Reread(fleet.next_job(), stored, None, environment, *span)
+            service.fetches.pace.begin(look.stop - look.start, lambda: read(job, None))
+            return
+        pair = self._pairs.get(look.shard)
+        if pair is None:
+            self._cannot_compare(
+                look, "its file cannot be opened by this user under the given name"
+            )
+            self._checked(look)
+            return
+        job = jobs.Reread(fleet.next_job(), pair.stored, pair.handle, {}, *span)
+        read(job, service.settings.source_wait_s)
+
+    def _cannot_compare(self, look: _Look, why: str) -> None:
+        if look.shard not in self._unreadable:
+            self._unreadable.add(look.shard)
+            self._find(look, f"could not be compared with its source: {why}")
 
     def _read_again(self, look: _Look, answer: jobs.Answer | None) -> None:
         match answer:
@@ -160,9 +190,8 @@ class Verification:
                         "changed in place, or one of the two reads was damaged on its way. Evict "
                         "the shard, and verify again after the next load",
                     )
-            case jobs.Failed(message=message) if look.shard not in self._unreadable:
-                self._unreadable.add(look.shard)
-                self._find(look, f"could not be compared with its source: {message}")
+            case jobs.Failed(message=message):
+                self._cannot_compare(look, message)
             case None:
                 self._left.append((look.shard, look.block))
                 self._end()
@@ -170,7 +199,7 @@ class Verification:
         self._checked(look)
 
     def _find(self, look: _Look, message: str) -> None:
-        finding = Finding(look.shard.uri, look.block, look.start, look.stop, message)
+        finding = Finding(look.backing.stored.uri, look.block, look.start, look.stop, message)
         self._findings.append(finding)
 
     def _checked(self, look: _Look) -> None:

@@ -1,4 +1,4 @@
-"""The bytes of protocol 3, written down: a change that breaks the wire breaks this test.
+"""The bytes of protocol 4, written down: a change that breaks the wire breaks this test.
 
 After a change on purpose, raise `PROTOCOL` and write the file anew:
 `python -m tests.contract.test_golden_messages > tests/contract/golden_messages.txt`.
@@ -6,22 +6,41 @@ After a change on purpose, raise `PROTOCOL` and write the file anew:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import msgspec
 import pytest
-from tests.support.every_message import CLIENT, DAEMON
+from tests.support.every_message import CLIENT, DAEMON, PACKETS_OF_CLIENT, PACKETS_OF_DAEMON
 
+from streamer_client.contract import handover as h
 from streamer_client.contract import messages as m
 
 GOLDEN = Path(__file__).with_name("golden_messages.txt")
-SIDES: dict[str, Sequence[m.Message]] = {"client": CLIENT, "daemon": DAEMON}
+
+
+class Side(NamedTuple):
+    """What one side says on one of the two sockets."""
+
+    samples: Sequence[msgspec.Struct]
+    encode: Callable[..., bytes]
+    decode: Callable[[bytes], msgspec.Struct]
+
+
+SIDES = {
+    "client": Side(CLIENT, m.encode, m.decode_client),
+    "daemon": Side(DAEMON, m.encode, m.decode_daemon),
+    "client.fd": Side(PACKETS_OF_CLIENT, h.encode_packet, h.decode_from_client),
+    "daemon.fd": Side(PACKETS_OF_DAEMON, h.encode_packet, h.decode_from_daemon),
+}
+"""What ends in `.fd` goes over the descriptor socket."""
 
 
 def rendered() -> str:
-    lines = [f"# protocol {m.PROTOCOL}: side, message, bytes of its frame"]
-    for side, messages in SIDES.items():
-        lines += [f"{side} {type(each).__name__} {m.encode(each).hex()}" for each in messages]
+    lines = [f"# protocol {m.PROTOCOL}: side, message, bytes of its frame without the token"]
+    for name, side in SIDES.items():
+        lines += [f"{name} {type(one).__name__} {side.encode(one).hex()}" for one in side.samples]
     return "\n".join(lines) + "\n"
 
 
@@ -31,10 +50,10 @@ def test_encoding_is_as_written_down() -> None:
 
 @pytest.mark.parametrize("line", GOLDEN.read_text().splitlines()[1:], ids=lambda line: line[:20])
 def test_what_was_written_down_is_still_understood(line: str) -> None:
-    side, name, frame = line.split()
-    decode = m.decode_client if side == "client" else m.decode_daemon
-    (sample,) = (each for each in SIDES[side] if type(each).__name__ == name)
-    assert decode(bytes.fromhex(frame)) == sample
+    name, kind, frame = line.split()
+    side = SIDES[name]
+    (sample,) = (one for one in side.samples if type(one).__name__ == kind)
+    assert side.decode(bytes.fromhex(frame)) == sample
 
 
 if __name__ == "__main__":

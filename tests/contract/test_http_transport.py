@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from streamer_client.contract.errors import (
     SourceForbidden,
     StreamerError,
 )
+from streamer_client.storage.http import peers
+from streamer_client.storage.http.authorities import authorities_of
 from streamer_client.storage.http.engine import Waits
 from streamer_client.storage.s3.storage import S3Storage
 
@@ -53,7 +56,8 @@ def secured(store: MemoryStore, authority: Authority) -> Iterator[FaultProxy]:
 def read(url: str, **environment: str) -> bytes:
     """The object, read by S3 at this endpoint; nothing is waited for."""
     given = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "hush", "AWS_ENDPOINT_URL": url}
-    storage = S3Storage(given | environment, Waits(sleep=lambda _seconds: None))
+    given |= environment | authorities_of(environment)
+    storage = S3Storage(given, Waits(sleep=lambda _seconds: None))
     (shard,) = storage.list_shards("s3://bucket/a.st", None, ["s3://bucket/a.st"])
     target = bytearray(shard.size_bytes)
     reader = storage.open(shard)
@@ -130,6 +134,18 @@ def test_no_such_name() -> None:
     assert "the name no-such-host.invalid" in str(told)
     assert "does not resolve" in str(told)
     assert "DNS" in str(told)
+
+
+def test_metadata_services_are_asked_by_nobody(
+    plain: FaultProxy, secured: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "CLOSED", (ipaddress.ip_network("127.0.0.0/8"),))
+    for url in (plain.url, secured.url):
+        told = error(url, STREAMER_TLS_VERIFY="0")
+        assert isinstance(told, SourceForbidden)
+        assert "its host is 127.0.0.1, where clouds keep the credentials" in str(told)
+        assert "given up after" not in str(told)
+    assert plain.seen == secured.seen == []
 
 
 # --- proxies

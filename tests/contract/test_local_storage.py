@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from tests.contract.storage_contract import KIB, SIZE, StorageContract, content
 from tests.support.cold_files import make_cold
 from tests.support.unprivileged import as_nobody
@@ -23,7 +24,7 @@ from streamer_client.contract.errors import (
 )
 from streamer_client.storage.contract import StoredShard
 from streamer_client.storage.local import LocalStorage
-from streamer_client.storage.local_reader import LocalReader
+from streamer_client.storage.local_reader import LocalReader, identity_of
 from streamer_client.storage.page_cache import PageCache
 
 MIB = 1 << 20
@@ -219,18 +220,64 @@ def test_no_permission_to_enter_or_list_a_directory(storage: LocalStorage, open_
 # --- change -------------------------------------------------------------------------------------
 
 
-def test_file_replaced_during_the_load(storage: LocalStorage, tmp_path: Path) -> None:
+def test_file_replaced_during_the_load_stays_what_it_was(
+    storage: LocalStorage, tmp_path: Path
+) -> None:
     path = tmp_path / "m.safetensors"
     path.write_bytes(content(SIZE))
     shard = listed(storage, tmp_path)
     reader = storage.open(shard)
     (tmp_path / "new").write_bytes(content(SIZE, seed=2))
     (tmp_path / "new").replace(path)
-    with pytest.raises(SourceChanged) as caught:
-        reader.readinto(memoryview(bytearray(4096)), 0)
+    target = bytearray(SIZE)
+    reader.readinto(memoryview(target), 0)
+    assert target == content(SIZE)
     reader.close()
+    with pytest.raises(SourceChanged) as caught:
+        storage.open(shard)
     assert f"expected {shard.identity}" in str(caught.value)
     assert f"found {listed(storage, tmp_path).identity}" in str(caught.value)
+
+
+def test_what_a_daemon_adds_to_an_identity_is_not_asked_of_a_reader(
+    storage: LocalStorage, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(b"abc")
+    shard = listed(storage, tmp_path)
+    status = path.stat()
+    assert identity_of(status, "7", "1000") == f"{shard.identity}:disk7:uid1000"
+    assert identity_of(status, owner="1000") == f"{shard.identity}:uid1000"
+    storage.open(structs.replace(shard, identity=shard.identity + ":disk7")).close()
+    for other in (shard.identity + "0", shard.identity[:-1], shard.identity[:-1] + ":disk7"):
+        with pytest.raises(SourceChanged):
+            storage.open(structs.replace(shard, identity=other))
+
+
+def test_bytes_are_told_under_the_ctime_that_they_were_read_under(
+    storage: LocalStorage, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(b"abc")
+    reader = storage.open(listed(storage, tmp_path))
+    modes = iter((0o600, 0o644))
+    reads = 0
+
+    def read() -> int:
+        nonlocal reads
+        reads += 1
+        for mode in modes:  # a chmod during each of the first two reads
+            before = path.stat().st_ctime_ns
+            while path.stat().st_ctime_ns == before:  # a clock that ticks in milliseconds
+                path.chmod(mode)
+            break
+        return reads
+
+    assert reader.settled(read) == (3, path.stat().st_ctime_ns)
+    modes = iter((0o600, 0o644, 0o600))
+    with pytest.raises(SourceChanged, match="3 times in a row"):
+        reader.settled(read)
+    reader.close()
 
 
 def test_file_unlinked_during_the_load_is_still_read(storage: LocalStorage, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ class TestHttps(ReadingContract):
     def backend(self, store: MemoryStore, tmp_path: Path) -> Iterator[Site]:
         authority = Authority(tmp_path)
         with fault_proxy(store, authority.server_context()) as proxy:
-            yield Site(proxy, store, AWS_CA_BUNDLE=str(authority.bundle))
+            yield Site(proxy, store, STREAMER_TLS_AUTHORITIES=authority.bundle.read_text())
 
 
 class TestHttpWithoutEtags(ReadingContract):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import shutil
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from streamer_client.contract import messages as m
+from streamer_client.contract.layout import PAGE_BYTES, SAMPLES
 from tests.support.checkpoints import write_model
 from tests.support.daemon import BLOCK, DaemonProcess, Daemons
 from tests.support.raw_client import RawClient
@@ -74,7 +74,8 @@ def test_a_restart_keeps_what_is_resident(
     assert load(streamerd, tmp_path / "m") == bytes_of(model)
     assert streamerd.totals()["source_read_bytes"] == 0
     assert streamerd.totals()["block_misses"] == 0
-    assert read_by_workers(streamerd) - before < BLOCK  # jobs, no blocks
+    compared_bytes = len(model) * 2 * SAMPLES * PAGE_BYTES
+    assert read_by_workers(streamerd) - before < compared_bytes + BLOCK  # jobs, no blocks
     assert streamerd.status()["memory"]["used_bytes"] == 10 * BLOCK == streamerd.allocated_bytes()
 
 
@@ -115,21 +116,60 @@ def test_a_file_that_changed_meanwhile_is_not_served(
     end(streamerd)
     write_model(tmp_path / "m", shards=2, blocks=5, seed=7)
     streamerd.start()
-    eventually(lambda: not streamerd.segments())
+    old = set(streamerd.segments())
     assert load(streamerd, tmp_path / "m") == bytes_of(model)
     assert streamerd.totals()["source_read_bytes"] == 10 * BLOCK
+    eventually(lambda: len(streamerd.segments()) == 2)
+    assert old.isdisjoint(streamerd.segments())
 
 
-def test_a_file_that_is_gone_takes_its_slab_along(
+@ends
+def test_a_file_that_was_rewritten_under_the_same_numbers_is_not_served(
+    streamerd: DaemonProcess, tmp_path: Path, model: list[Path], end: End
+) -> None:
+    """Size and time of last change are as before; only ctime raises the doubt."""
+    loaded(streamerd, tmp_path / "m")
+    end(streamerd)
+    before = model[1].stat()
+    with model[1].open("r+b") as file:
+        file.seek(3 * BLOCK + 17)
+        file.write(b"other bytes")
+    os.utime(model[1], ns=(before.st_atime_ns, before.st_mtime_ns))
+    streamerd.start()
+    assert load(streamerd, tmp_path / "m") == bytes_of(model)
+    assert streamerd.totals()["source_read_bytes"] == 5 * BLOCK
+
+
+@ends
+def test_a_file_that_was_only_touched_is_not_read_again(
+    streamerd: DaemonProcess, tmp_path: Path, model: list[Path], end: End
+) -> None:
+    loaded(streamerd, tmp_path / "m")
+    end(streamerd)
+    for file in model:
+        file.chmod(0o600)
+        os.link(file, file.with_suffix(".link"))
+    streamerd.start()
+    assert load(streamerd, tmp_path / "m") == bytes_of(model)
+    totals = streamerd.totals()
+    assert (totals["source_read_bytes"], totals["source_proof_bytes"]) == (0, 10 * BLOCK)
+
+
+def test_a_file_that_is_gone_stays_until_it_is_given_up_by_name(
     streamerd: DaemonProcess, tmp_path: Path, model: list[Path]
 ) -> None:
+    """A daemon looks at no source when it starts: what is in memory is its slab's affair."""
     loaded(streamerd, tmp_path / "m")
     with RawClient(streamerd.socket) as client:
         client.request(m.Pin(client.next_id(), str(model[0])), m.Done)
     streamerd.stop()
     model[0].unlink()
     streamerd.start()
-    eventually(lambda: set(streamerd.shards()) == {str(model[1])})
+    assert streamerd.shards()[str(model[0])]["pinned"]
+    with RawClient(streamerd.socket) as client:
+        client.request(m.Unpin(client.next_id(), str(model[0])), m.Done)
+        client.request(m.Evict(client.next_id(), (str(model[0]),)), m.Done)
+    assert set(streamerd.shards()) == {str(model[1])}
 
 
 def test_a_lower_limit_keeps_what_was_used_last(daemon_maker: Daemons, tmp_path: Path) -> None:
@@ -157,6 +197,42 @@ def test_pins_survive(
     streamerd.start()
     pinned = {uri: row["pinned"] for uri, row in streamerd.shards().items()}
     assert pinned == {str(model[0]): True, str(model[1]): False}
+
+
+@ends
+def test_what_is_known_of_a_file_survives(
+    streamerd: DaemonProcess, tmp_path: Path, model: list[Path], end: End
+) -> None:
+    """Its edition, its names, when it was last proven, and who pinned it."""
+    other_name = tmp_path / "m" / "other-name"
+    os.link(model[0], other_name)
+    loaded(streamerd, tmp_path / "m")
+    before = model[0].stat()
+    with model[0].open("r+b") as file:
+        file.write(b"other")
+    os.utime(model[0], ns=(before.st_atime_ns, before.st_mtime_ns))
+    load(streamerd, tmp_path / "m")
+    load(streamerd, other_name)
+    with RawClient(streamerd.socket) as client:
+        client.request(m.Pin(client.next_id(), str(model[0])), m.Done)
+
+    def known() -> Any:
+        (sidecar,) = (s for s in _sidecars(streamerd) if s.uri == str(model[0]))
+        names = [label.text for label in sidecar.labels]
+        return sidecar.edition, names, sidecar.ctime_ns, sidecar.pinned_by, sum(sidecar.resident)
+
+    names = [str(model[0]), str(other_name)]
+    expected = 1, names, model[0].stat().st_ctime_ns, (os.getuid(),), 5
+    eventually(lambda: known() == expected)
+    end(streamerd)
+    streamerd.start()
+    assert streamerd.shards()[str(model[0])]["names"] == [str(other_name)]
+    assert load(streamerd, other_name) == [model[0].read_bytes()]
+    totals = streamerd.totals()
+    assert (totals["source_read_bytes"], totals["source_proof_bytes"]) == (0, 0)
+    eventually(lambda: known()[:1] + known()[2:] == expected[:1] + expected[2:])
+    with RawClient(streamerd.socket) as client:
+        client.request(m.Unpin(client.next_id(), str(other_name)), m.Done)
 
 
 def test_a_pin_without_room_is_let_go_and_told(
@@ -198,19 +274,17 @@ def test_a_slab_that_an_old_client_maps_is_never_punched(
     with RawClient(streamerd.socket) as old:
         opened = old.open(str(tmp_path / "m"), hold=True)
         opened.await_grants(10)
-        with contextlib.ExitStack() as stack:
-            files = [
-                stack.enter_context(open(f"/dev/shm{one.slab}", "rb", buffering=0))
-                for one in opened.shards
-            ]
-            streamerd.stop()
-            streamerd.start()
-            assert load(streamerd, tmp_path / "m") == bytes_of(model)
-            write_model(tmp_path / "big", shards=1, blocks=40)
-            load(streamerd, tmp_path / "big")
-            assert streamerd.totals()["evicted_bytes"] > 0
-            assert [file.read() for file in files] == bytes_of(model)
+        slabs = [opened.slab(number) for number in range(len(opened.shards))]
+        streamerd.stop()
+        streamerd.start()
+        assert load(streamerd, tmp_path / "m") == bytes_of(model)
+        write_model(tmp_path / "big", shards=1, blocks=40)
+        load(streamerd, tmp_path / "big")
+        assert streamerd.totals()["evicted_bytes"] > 0
+        assert streamerd.status()["memory"]["lingering_bytes"] == 10 * BLOCK
+        assert [os.pread(slab, 6 * BLOCK, 0) for slab in slabs] == bytes_of(model)
         old.abandon()
+    eventually(lambda: not streamerd.status()["memory"]["lingering_bytes"])
 
 
 def test_windows_over_a_partly_resident_checkpoint(

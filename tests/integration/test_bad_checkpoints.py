@@ -15,14 +15,15 @@ from streamer_client.contract.errors import (
     CorruptCheckpoint,
     SourceChanged,
     SourceError,
-    SourceForbidden,
     SourceNotFound,
     StreamerError,
 )
+from streamer_client.storage.local_files import open_local
 from tests.support.checkpoints import one_of_each, random_tensor, write_model, write_shard
 from tests.support.daemon import BLOCK, OBEYS_FILE_MODES, DaemonProcess, daemons
 from tests.support.raw_client import RawClient
 from tests.support.safetensors_files import built, field, with_length
+from tests.support.unprivileged import as_nobody
 from tests.support.waiting import eventually
 
 
@@ -192,7 +193,7 @@ def _rewrite(path: Path) -> None:
         file.write(bytes(len(data)))
 
 
-@pytest.mark.parametrize("change", [_grow, _shrink, _replace, _rewrite])
+@pytest.mark.parametrize("change", [_grow, _shrink, _rewrite])
 def test_a_file_that_changes_during_the_load(
     client: Client, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
@@ -212,29 +213,31 @@ def test_a_file_that_changes_during_the_load(
     assert len(again) == 2
 
 
-def test_a_file_that_vanishes_before_it_is_reached(client: Client, tmp_path: Path) -> None:
-    _, second = write_model(tmp_path / "m", shards=2, blocks=24)
-    with client.open(tmp_path / "m", hold=False, memory_limit=0) as checkpoint:
-        tensors = checkpoint.tensors()
-        next(tensors)
-        _vanish(second)
-        with pytest.raises(SourceChanged, match=rf"{second}: vanished.*open the checkpoint again"):
-            list(tensors)
-
-
-def test_a_file_that_vanishes_while_it_is_read_loads_to_its_end(
-    client: Client, tmp_path: Path
+@pytest.mark.parametrize("change", [_replace, _vanish])
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_name_that_leads_elsewhere_changes_no_load(
+    client: Client, tmp_path: Path, change: Callable[[Path], None], which: int
 ) -> None:
-    """Its bytes are there as long as a worker has it open, and they are the right ones."""
-    (file,) = write_model(tmp_path / "m", shards=1, blocks=24)
-    expected = file.read_bytes()
+    """A file is opened once, and is what it was then: while it is read, and before it is reached.
+
+    Whoever opens the name after that gets what it leads to by then.
+    """
+    files = write_model(tmp_path / "m", shards=2, blocks=24)
+    expected = {str(file): file.read_bytes() for file in files}
     with client.open(tmp_path / "m", hold=False, memory_limit=0) as checkpoint:
         tensors = checkpoint.tensors()
         name, first = next(tensors)
-        _vanish(file)
+        change(files[which])
         found = {name: first, **dict(tensors)}
         for name, entry in checkpoint.catalog.items():
-            assert bytes(found[name].numpy()) == expected[entry.start : entry.stop]
+            assert bytes(found[name].numpy()) == expected[entry.uri][entry.start : entry.stop]
+    again = write_model(tmp_path / "m", shards=2, blocks=24, seed=5)
+    with client.open(tmp_path / "m", hold=False) as checkpoint:
+        found = dict(checkpoint.tensors())
+        for name, entry in checkpoint.catalog.items():
+            stored = Path(entry.uri).read_bytes()[entry.start : entry.stop]
+            assert bytes(found[name].numpy()) == stored
+    assert len(again) == 2
 
 
 def test_others_go_on_while_one_shard_fails(served: DaemonProcess, tmp_path: Path) -> None:
@@ -257,29 +260,38 @@ def test_others_go_on_while_one_shard_fails(served: DaemonProcess, tmp_path: Pat
 # --- no permission ------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(
-    os.getuid() == 0 and shutil.which("setpriv") is None,
-    reason="root may read everything, and there is no setpriv to have the daemon run with less",
-)
 def test_no_permission(tmp_path: Path) -> None:
     (file,) = write_model(tmp_path / "m", shards=1, blocks=2)
-    with (
-        daemons() as made,
-        daemon_client(made.start(before=OBEYS_FILE_MODES).socket) as client,
-    ):
-        file.chmod(0)
-        error = refusal(client, tmp_path / "m")
-        assert type(error) is SourceForbidden
-        assert f"{file}: no permission for user id {os.getuid()} to open it" in str(error)
-        assert "chmod" in str(error)
-        file.parent.chmod(0)
-        error = refusal(client, tmp_path / "m")
-        assert type(error) is SourceForbidden
-        assert f"{file.parent}: no permission" in str(error)
-        file.parent.chmod(0o755)
-        file.chmod(0o644)
-        with client.open(tmp_path / "m") as checkpoint:
-            assert len(dict(checkpoint.tensors())) == len(checkpoint.catalog)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    file.chmod(0)
+    told = as_nobody(lambda: open_local(str(tmp_path / "m"), None, None))
+    assert told.startswith(f"SourceForbidden: {file}: no permission for user id ")
+    assert "chmod" in told
+    file.parent.chmod(0)
+    told = as_nobody(lambda: open_local(str(tmp_path / "m"), None, None))
+    assert told.startswith(f"SourceForbidden: {file.parent}: no permission")
+    file.parent.chmod(0o755)
+
+
+@pytest.mark.skipif(
+    os.getuid() != 0 or shutil.which("setpriv") is None,
+    reason="needs root, and setpriv to have the daemon run with less",
+)
+def test_the_rights_that_count_are_the_clients(tmp_path: Path) -> None:
+    """The client may read what the daemon may not: it is served from memory all the same."""
+    (file,) = write_model(tmp_path / "m", shards=1, blocks=2)
+    expected = file.read_bytes()
+    file.chmod(0)
+    file.parent.chmod(0)
+    with daemons() as made:
+        daemon = made.start(before=OBEYS_FILE_MODES)
+        with daemon_client(daemon.socket) as client, client.open(tmp_path / "m") as checkpoint:
+            found = dict(checkpoint.tensors())
+            assert checkpoint.stats.mode == "daemon"
+            for name, entry in checkpoint.catalog.items():
+                assert bytes(found[name].numpy()) == expected[entry.start : entry.stop]
+            found.clear()
 
 
 # --- unusual and right --------------------------------------------------------------------------

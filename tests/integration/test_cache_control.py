@@ -33,6 +33,7 @@ class Memory(msgspec.Struct, forbid_unknown_fields=True):
     pinned_bytes: int
     committed_bytes: int
     """Added to what INTERFACE promises."""
+    lingering_bytes: int
 
 
 class Lease(msgspec.Struct, forbid_unknown_fields=True):
@@ -42,9 +43,12 @@ class Lease(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ShardRow(msgspec.Struct, forbid_unknown_fields=True):
+    id: str
     uri: str
+    names: list[str]
+    """What else it is called."""
     slab: str | None
-    """None for a failure of the past."""
+    """None for a failure of the past, and where none could be made."""
     size_bytes: int
     resident_bytes: int
     state: Literal["queued", "streaming", "resident", "partial", "failed"]
@@ -79,6 +83,9 @@ class Totals(msgspec.Struct, forbid_unknown_fields=True):
     worker_restarts: int
     source_device_bytes: int
     """Added to what INTERFACE promises."""
+    source_proof_bytes: int
+    lost_threads: int
+    retired_workers: int
 
 
 class StatusBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -109,7 +116,7 @@ def test_status_of_every_state(streamerd: DaemonProcess, tmp_path: Path) -> None
         load.await_grants(3)
         load.consume([(0, 0)])
         failing = two.open(str(tmp_path / "gone"), want="none")
-        os.unlink(tmp_path / "gone" / "gone-0.safetensors")
+        os.truncate(tmp_path / "gone" / "gone-0.safetensors", BLOCK)
         failing.want((0, 0, 2))
         failed = two.expect(m.ShardFailed)
         body = status(streamerd)
@@ -137,13 +144,13 @@ def test_status_of_an_idle_daemon_and_a_failure_of_the_past(
     write_model(tmp_path / "m", shards=1, blocks=2)
     with RawClient(streamerd.socket) as client:
         load = client.open(str(tmp_path / "m"), want="none")
-        os.unlink(tmp_path / "m" / "m-0.safetensors")
+        os.truncate(tmp_path / "m" / "m-0.safetensors", BLOCK)
         load.want((0, 0, 2))
         client.expect(m.ShardFailed)
     eventually(lambda: not streamerd.segments())
     (source,) = status(streamerd).sources
     assert source.shards[0].state == "failed"
-    assert "vanished" in str(source.shards[0].error)
+    assert "changed since the load began" in str(source.shards[0].error)
 
 
 # --- prefetch -----------------------------------------------------------------------------------
@@ -164,8 +171,9 @@ def test_prefetch_goes_on_when_whoever_asked_has_left(
 ) -> None:
     write_model(tmp_path / "m", shards=2, blocks=6)
     with RawClient(streamerd.socket) as client:
-        accepted = client.request(m.Prefetch(1, str(tmp_path / "m")), m.Accepted)
+        accepted = client.prefetch(str(tmp_path / "m"))
     assert accepted.total_bytes == 12 * BLOCK
+    assert sorted(accepted.ids) == sorted(row["id"] for row in streamerd.shards().values())
     eventually(lambda: resident(streamerd) == {"m-0.safetensors": 6, "m-1.safetensors": 6})
     eventually(lambda: not any(row["leases"] for row in streamerd.shards().values()))
     with RawClient(streamerd.socket) as reader:
@@ -179,8 +187,9 @@ def test_prefetch_of_a_pattern_and_of_the_first_bytes(
     streamerd: DaemonProcess, client: Client, tmp_path: Path
 ) -> None:
     write_model(tmp_path / "m", shards=3, blocks=4)
-    uris, _ = client.admin.prefetch(str(tmp_path / "m"), "m-2.safetensors")
-    assert [Path(uri).name for uri in uris] == ["m-2.safetensors"]
+    ids, _ = client.admin.prefetch(str(tmp_path / "m"), "m-2.safetensors")
+    ids_of = {row["id"]: Path(uri).name for uri, row in streamerd.shards().items()}
+    assert [ids_of[one] for one in ids] == ["m-2.safetensors"]
     eventually(lambda: resident(streamerd) == {"m-2.safetensors": 4})
     client.admin.prefetch(str(tmp_path / "m"), limit_bytes=6 * BLOCK)
     eventually(

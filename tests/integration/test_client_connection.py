@@ -23,8 +23,10 @@ from streamer_client.contract.errors import (
     ProtocolMismatch,
     RequestRefused,
     SourceNotFound,
+    UntrustedSocket,
 )
-from streamer_client.contract.messages import Goodbye, Heartbeat
+from streamer_client.contract.messages import Goodbye, Heartbeat, Hello
+from streamer_client.contract.socket import descriptor_socket
 from tests.support.checkpoints import random_tensor, write_shard
 from tests.support.scripted_daemon import Script, ScriptedDaemon, scripted_daemon
 from tests.support.waiting import eventually
@@ -50,30 +52,96 @@ def test_stale_socket_file(socket_path: Path) -> None:
 
 
 def test_socket_path_too_long(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="more than 107 bytes"):
+    with pytest.raises(ConfigError, match="more than 104 bytes"):
         streamer_client.connect(tmp_path / ("x" * 108))
 
 
-def test_other_protocol(socket_path: Path) -> None:
-    with (
-        scripted_daemon(socket_path, Script(protocol=99)),
-        pytest.raises(ProtocolMismatch, match="99"),
-    ):
-        streamer_client.connect(socket_path)
+@pytest.mark.parametrize("script", [Script(protocol=99), Script(welcome_protocol=99)])
+def test_other_protocol(daemon: ScriptedDaemon) -> None:
+    with pytest.raises(ProtocolMismatch, match="99"):
+        streamer_client.connect(daemon.socket_path)
 
 
-def test_a_daemon_that_does_not_answer(socket_path: Path) -> None:
-    with (
-        scripted_daemon(socket_path, Script(silent=True)),
-        pytest.raises(DaemonUnavailable, match="did not answer within"),
-    ):
-        Connection.to(str(socket_path), timeout_s=0.2)
+@pytest.mark.parametrize("script", [Script(heartbeat_s=float("nan"))])
+def test_a_daemon_that_says_what_cannot_be(daemon: ScriptedDaemon) -> None:
+    with pytest.raises(ProtocolMismatch, match="heartbeat_s is nan"):
+        streamer_client.connect(daemon.socket_path)
+
+
+def test_a_client_that_has_left_is_told_so_at_once(daemon: ScriptedDaemon, source: Path) -> None:
+    client = daemon_client(daemon.socket_path)
+    client.close()
+    with pytest.raises(DaemonUnavailable, match="has left the daemon"):
+        client.admin.status()
+    with pytest.raises(DaemonUnavailable, match="has left the daemon"):
+        client.open(source)
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        (Script(silent=True), "did not answer within"),
+        (Script(greets=False), "takes connections and does not greet"),
+    ],
+)
+def test_a_daemon_that_does_not_answer(daemon: ScriptedDaemon, told: str) -> None:
+    with pytest.raises(DaemonUnavailable, match=told):
+        Connection.to(daemon.socket_path, timeout_s=0.2)
+    eventually(lambda: daemon.connections == 0, what="the end of the connection")
+
+
+def test_a_daemon_that_greets_late(daemon: ScriptedDaemon, script: Script) -> None:
+    script.greets = False
+    greeting = threading.Timer(0.1, lambda: setattr(script, "greets", True))
+    greeting.start()
+    with daemon_client(daemon.socket_path) as client:
+        assert client.admin.status()["pid"] == os.getpid()
+    greeting.join()
+
+
+@pytest.mark.parametrize(
+    "script", [Script(refuse_client=RequestRefused("user 0 has 512 clients here already"))]
+)
+def test_a_daemon_that_takes_no_more_clients(daemon: ScriptedDaemon) -> None:
+    with pytest.raises(RequestRefused, match="512 clients here already"):
+        streamer_client.connect(daemon.socket_path)
+    assert not daemon.frames
 
 
 def test_hello_says_who_we_are(daemon: ScriptedDaemon, client: Client) -> None:
     hello = daemon.greeted[0]
     assert (hello.pid, hello.label) == (os.getpid(), "test")
-    assert hello.pid_namespace == Path("/proc/self/ns/pid").stat().st_ino
+    assert hello.world == Path("/proc/self/ns/mnt").stat().st_ino
+
+
+def test_every_message_bears_the_token_of_its_connection(
+    daemon: ScriptedDaemon, client: Client, source: Path
+) -> None:
+    with daemon_client(daemon.socket_path) as other:
+        for each in (client, other):
+            with each.open(source) as checkpoint:
+                assert list(checkpoint.catalog) == ["w"]
+    tokens = [session.token for session in daemon.ends.sessions.values()]
+    assert len(set(tokens)) == 2
+    opens = [frame[:16] for frame in list(daemon.frames) if b"Open" in frame]
+    assert opens == tokens
+
+
+@pytest.mark.parametrize("script", [Script(right_proof=False)])
+def test_who_cannot_prove_to_be_the_same_daemon_gets_no_secret(
+    daemon: ScriptedDaemon, tmp_path: Path
+) -> None:
+    """Somebody else may hold the control socket: what came there is Hello, and no more."""
+    environ = {"AWS_SECRET_ACCESS_KEY": "hunter2", "AWS_ACCESS_KEY_ID": "a", "HOME": str(tmp_path)}
+    with (
+        pytest.raises(UntrustedSocket, match="is not the daemon of the descriptor socket"),
+        daemon_client(daemon.socket_path, environ=environ) as client,
+    ):
+        client.open("s3://bucket/model")
+    eventually(lambda: daemon.connections == 0, what="the end of the connection")
+    assert {type(message) for message in daemon.received} <= {Hello, Goodbye}
+    assert not [frame for frame in daemon.frames if b"hunter2" in frame]
+    assert not daemon.ends.arrived
 
 
 def test_close_says_goodbye_and_joins(daemon: ScriptedDaemon) -> None:
@@ -200,13 +268,13 @@ def test_impossible_arguments(options: dict[str, object], text: str, tmp_path: P
 
 def test_something_else_listens_there(socket_path: Path) -> None:
     """It takes the connection and drops it: told at once, and no thread stays."""
-    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
-        listener.bind(str(socket_path))
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with contextlib.closing(listening) as listener:
+        listener.bind(descriptor_socket(str(socket_path)))
         listener.listen()
 
         def drop() -> None:
-            for _ in range(2):  # the probe, and ZeroMQ's own
-                listener.accept()[0].close()
+            listener.accept()[0].close()
 
         dropping = threading.Thread(target=drop)
         dropping.start()

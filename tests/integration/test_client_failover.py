@@ -11,8 +11,9 @@ import torch
 
 from streamer_client.checkpoint import Checkpoint
 from streamer_client.client import Client, daemon_client
-from streamer_client.contract.errors import DaemonUnavailable, SourceChanged
+from streamer_client.contract.errors import DaemonUnavailable, MemoryLimitError, SourceChanged
 from streamer_client.contract.messages import Close, Open, ReleaseShards
+from streamer_client.launch import open_client
 from tests.support.checkpoints import random_tensor, write_shard
 from tests.support.scripted_daemon import Script, ScriptedDaemon, scripted_daemon
 from tests.support.waiting import eventually
@@ -184,6 +185,104 @@ def test_a_changed_file_is_not_mixed_when_read_directly(
             reading.result()
 
 
+@reads
+def test_a_file_that_was_replaced_by_name_is_read_to_its_end(
+    daemon: ScriptedDaemon, script: Script, client: Client, source: Path, read: Read
+) -> None:
+    """What was opened is what is loaded, by the daemon and without it, wherever its name leads."""
+    with client.open(source) as checkpoint:
+        reading = Reading(read, checkpoint)
+        eventually(lambda: script.allowed_grants == 0, what="all allowed grants")
+        other = source / "other"
+        other.write_bytes(b"another model")
+        other.rename(source / "m1.safetensors")
+        (source / "m0.safetensors").unlink()
+        daemon.kill()
+        assert_right(reading.result())
+        assert checkpoint.stats.mode == "daemon+direct"
+
+
+@reads
+def test_the_same_files_are_handed_to_a_new_daemon(
+    daemon: ScriptedDaemon, script: Script, source: Path, read: Read
+) -> None:
+    with (
+        daemon_client(daemon.socket_path, reconnect_s=10) as client,
+        client.open(source) as checkpoint,
+    ):
+        reading = Reading(read, checkpoint)
+        eventually(lambda: script.allowed_grants == 0, what="all allowed grants")
+        for path in list(source.iterdir()):
+            path.unlink()
+        daemon.kill()
+        with scripted_daemon(daemon.socket_path, Script(block_bytes=BLOCK)) as successor:
+            assert_right(reading.result())
+            assert checkpoint.stats.mode == "daemon"
+            assert successor.handed == daemon.handed
+            checkpoint.close()
+
+
+# --- no memory in the middle ----------------------------------------------------------------------
+
+
+def run_out_of_memory(daemon: ScriptedDaemon, script: Script) -> None:
+    """What was granted stays granted; nothing more of any shard comes."""
+    eventually(lambda: script.allowed_grants == 0, what="all allowed grants")
+    script.fail_shards = dict.fromkeys(range(2), MemoryLimitError("/dev/shm is full by others"))
+    daemon.allow_grants(1)
+
+
+@reads
+def test_auto_goes_on_directly_where_memory_runs_out_in_the_middle(
+    daemon: ScriptedDaemon,
+    script: Script,
+    source: Path,
+    read: Read,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with (
+        open_client("auto", daemon.socket_path, reconnect_s=0) as client,
+        client.open(source) as checkpoint,
+    ):
+        reading = Reading(read, checkpoint)
+        run_out_of_memory(daemon, script)
+        assert_right(reading.result())
+        assert checkpoint.stats.mode == "daemon+direct"
+        assert_right(read(checkpoint))
+        assert client.admin.status()
+    assert "/dev/shm is full by others" in caplog.text
+    assert len(daemon.greeted) == 1
+
+
+@reads
+def test_required_fails_where_memory_runs_out_in_the_middle(
+    daemon: ScriptedDaemon, script: Script, client: Client, source: Path, read: Read
+) -> None:
+    with client.open(source) as checkpoint:
+        reading = Reading(read, checkpoint)
+        run_out_of_memory(daemon, script)
+        with pytest.raises(MemoryLimitError, match="full by others"):
+            reading.result()
+
+
+def test_views_of_before_stay_leased_where_memory_ran_out(socket_path: Path, source: Path) -> None:
+    script = Script(block_bytes=BLOCK, allowed_grants=9)
+    with (
+        scripted_daemon(socket_path, script) as daemon,
+        open_client("auto", daemon.socket_path, reconnect_s=0) as client,
+    ):
+        with client.open(source) as checkpoint:
+            reading = Reading(read_views, checkpoint)
+            run_out_of_memory(daemon, script)
+            found = reading.result()
+        client.admin.status()
+        assert not daemon.seen(Close)
+        assert_right(found)
+        reading.found = {}
+        found.clear()
+        eventually(lambda: daemon.seen(Close), what="Close")
+
+
 def test_views_survive_their_daemon(tmp_path: Path, socket_path: Path, source: Path) -> None:
     with scripted_daemon(socket_path, Script(block_bytes=BLOCK)) as daemon:
         with daemon_client(daemon.socket_path, reconnect_s=0) as client:
@@ -195,6 +294,9 @@ def test_views_survive_their_daemon(tmp_path: Path, socket_path: Path, source: P
                 client.open(source)
         assert_right(tensors)
         del tensors
+
+
+# --- a daemon that says nothing any more ----------------------------------------------------------
 
 
 def test_a_silent_daemon_is_given_up(socket_path: Path, source: Path) -> None:
@@ -209,3 +311,50 @@ def test_a_silent_daemon_is_given_up(socket_path: Path, source: Path) -> None:
         script.silent = True
         assert_right(reading.result())
         assert checkpoint.stats.mode == "daemon+direct"
+
+
+def test_a_silent_daemon_is_left_with_the_last_of_its_loads(
+    socket_path: Path, source: Path
+) -> None:
+    """It may wake up: what it granted is given back by closing the connection, not by a message."""
+    script = Script(block_bytes=BLOCK, holds=False, allowed_grants=5, heartbeat_s=0.05)
+    with (
+        scripted_daemon(socket_path, script) as daemon,
+        daemon_client(daemon.socket_path, reconnect_s=0) as client,
+    ):
+        with client.open(source) as checkpoint:
+            reading = Reading(read_into, checkpoint)
+            eventually(lambda: script.allowed_grants == 0, what="all allowed grants")
+            script.silent = True
+            assert_right(reading.result())
+            assert (daemon.connections, daemon.open_loads) == (1, 1)
+        eventually(lambda: daemon.connections == 0, what="the end of the connection")
+        assert daemon.open_loads == 0
+
+
+def test_a_silent_daemon_keeps_what_is_viewed_until_the_last_view_is_gone(
+    socket_path: Path, source: Path
+) -> None:
+    script = Script(block_bytes=BLOCK, heartbeat_s=0.05)
+    with scripted_daemon(socket_path, script) as daemon:
+        with daemon_client(daemon.socket_path, reconnect_s=0) as client:
+            connection = client.admin._link.connection
+            with client.open(source) as checkpoint:
+                tensors = dict(checkpoint.tensors())
+                script.silent = True
+                eventually(lambda: not connection.alive, what="the silence to be noticed")
+        assert_right(tensors)
+        assert (daemon.connections, daemon.open_loads) == (1, 1)
+        kept = tensors["1.3"][5:]
+        tensors.clear()
+        assert daemon.connections == 1
+        del kept
+        eventually(lambda: daemon.connections == 0, what="the end of the connection")
+
+
+def test_a_silent_daemon_without_loads_is_left_at_once(socket_path: Path) -> None:
+    with scripted_daemon(socket_path, Script(heartbeat_s=0.05)) as daemon:
+        client = daemon_client(daemon.socket_path, reconnect_s=0)
+        daemon.script.silent = True
+        eventually(lambda: daemon.connections == 0, what="the end of the connection")
+        client.close()

@@ -116,7 +116,8 @@ def test_a_stale_socket_file_is_replaced(daemon_maker: Daemons) -> None:
         (["--memory-limit=64TiB"], "", ["/dev/shm", "remount,size="]),
         (["--block-size=5000"], "", ["block_size", "multiple of 4096"]),
         (["--socket=/proc/no/control.sock"], "", ["/proc/no", "choose another with --socket"]),
-        (["--socket=/tmp/" + "x" * 120], "", ["107", "shorter"]),
+        (["--socket=/tmp/" + "x" * 120], "", ["104", "shorter"]),
+        (["--readonly-shm=/proc"], "", ["readonly_shm: /proc is not /dev/shm once more"]),
     ],
 )
 def test_a_wrong_configuration_exits_78_and_says_what_to_set(
@@ -130,6 +131,18 @@ def test_a_wrong_configuration_exits_78_and_says_what_to_set(
         assert text in daemon.log
     assert "Traceback" not in daemon.log
     assert daemon.segments() == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root is refused")
+def test_root_that_serves_others_exits_78_unless_told_to(daemon_maker: Daemons) -> None:
+    daemon = daemon_maker.make("--socket-mode=0660")
+    assert daemon.run_to_its_end() == 78
+    assert "socket_mode to 0600" in daemon.log
+    assert "allow_root to true" in daemon.log
+    assert not os.path.exists(daemon.socket + ".lock")
+    told = daemon_maker.start("--socket-mode=0660", "--allow-root")
+    assert stat.S_IMODE(os.stat(told.socket).st_mode) == 0o660
+    assert stat.S_IMODE(os.stat(daemon_maker.start().socket).st_mode) == 0o600
 
 
 def test_an_unknown_variable_is_named(

@@ -11,6 +11,7 @@ import pytest
 from streamer_client.contract.errors import StreamerError
 from streamerd.arguments import daemon_parser, overrides_of
 from streamerd.config import load_settings
+from streamerd.control.instance import Instance
 from streamerd.main import Daemon
 from streamerd.state import events
 from streamerd.state.events import FailureKind, ShardKey
@@ -24,13 +25,14 @@ async def test_an_impossible_event_ends_the_daemon(
     socket = str(tmp_path / "s")
     arguments = daemon_parser().parse_args(["--socket", socket, "--memory-limit", "16MiB"])
     settings, origins = load_settings(overrides_of(arguments), {}, os.devnull)
-    daemon = Daemon(arguments, settings, origins)
-    running = asyncio.ensure_future(daemon.run())
-    await until(lambda: os.path.exists(socket))
-    nowhere = ShardKey("/nowhere", "")
-    lost = FailureKind.WORKER_LOST
-    daemon._service.post(events.FetchFailed(0.0, nowhere, 0, lost, "internal", ""))
-    with pytest.raises(StreamerError, match="stopped by a defect"):
-        await running
+    with Instance.of(socket) as instance:
+        daemon = Daemon(arguments, settings, origins, instance)
+        running = asyncio.ensure_future(daemon.run())
+        await until(lambda: os.path.exists(socket))
+        nowhere = ShardKey("/nowhere", "")
+        lost = FailureKind.WORKER_LOST
+        daemon._service.post(events.FetchFailed(0.0, nowhere, 0, lost, "internal", ""))
+        with pytest.raises(StreamerError, match="stopped by a defect"):
+            await running
     assert "KeyError" in caplog.text
     assert not os.path.exists(socket)  # noqa: ASYNC240  nothing else runs in this loop

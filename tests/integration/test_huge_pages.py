@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import posix_ipc
 import pytest
 
-from streamer_client.contract.socket import instance_of
 from streamerd.shm.huge_pages import EXTENT_BYTES, can_collapse
 from streamerd.shm.slab_file import SlabFile
-from streamerd.shm.slabs import allocated_bytes, create_slab, remove_slab, slab_name
+from streamerd.shm.slabs import MOUNT, allocated_bytes, create_slab, remove_slab, slab_name
 
 SIZE = 3 * EXTENT_BYTES + 5000
 
 
 @pytest.fixture
 def slab(tmp_path: Path) -> Iterator[str]:
-    name = slab_name(instance_of(str(tmp_path)), "/m/a.safetensors", "1", 1)
-    create_slab(name, SIZE)
+    name = slab_name(secrets.token_hex(4), "/m/a.safetensors", "1", 1)
+    os.close(create_slab(name, SIZE))
     yield name
     remove_slab(name)
 
 
+def opened(slab: str) -> int:
+    return os.open(MOUNT + slab, os.O_RDWR | os.O_CLOEXEC)
+
+
 @pytest.mark.skipif(not can_collapse(), reason="this kernel has no MADV_COLLAPSE (Linux 6.1)")
 def test_whole_extents_are_huge_and_the_rest_is_exact(slab: str) -> None:
-    mapped = SlabFile(slab, mapped=True)
+    mapped = SlabFile(opened(slab), mapped=True)
     content = os.urandom(SIZE)
     mapped.reserve(0, EXTENT_BYTES)
     assert allocated_bytes(slab) == EXTENT_BYTES
@@ -50,7 +54,7 @@ def test_whole_extents_are_huge_and_the_rest_is_exact(slab: str) -> None:
 
 
 def test_ranges_within_an_extent_take_small_pages(slab: str) -> None:
-    mapped = SlabFile(slab, mapped=True)
+    mapped = SlabFile(opened(slab), mapped=True)
     mapped.reserve(4096, 3 * 4096)
     assert allocated_bytes(slab) == 2 * 4096
     mapped.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import msgspec
 import posix_ipc
 import pytest
 
-from streamer_client.contract.socket import instance_of
 from streamerd.checksums import Checksums
 from streamerd.shm.legacy import Inherited, choose, inherit
 from streamerd.shm.sidecars import VERSION, Sidecar, SidecarFolder
@@ -35,7 +35,7 @@ class Left:
     def __init__(self, directory: Path) -> None:
         self.folder = SidecarFolder(str(directory / "s.sock"))
         self.folder.make()
-        self.instance = instance_of(str(directory))
+        self.instance = secrets.token_hex(4)
         self._made = 0
 
     def name(self) -> str:
@@ -52,8 +52,7 @@ class Left:
         """A slab with memory behind the blocks of `backed`, and a sidecar that claims `flags`."""
         size_bytes = len(flags) * BLOCK if size_bytes is None else size_bytes
         name = self.name()
-        create_slab(name, size_bytes)
-        with open(f"/dev/shm{name}", "r+b") as file:
+        with open(create_slab(name, size_bytes), "r+b") as file:
             for block, flag in enumerate(backed or flags):
                 if flag == "1":
                     count = min(BLOCK, size_bytes - block * BLOCK)
@@ -61,17 +60,22 @@ class Left:
         resident = bytes(int(flag) for flag in flags)
         checksums = Checksums(len(flags)).packed()
         sidecar = Sidecar(
-            VERSION, f"/m/{self._made}", "id", size_bytes, BLOCK, name, inode_of(name), resident,
-            checksums, False, float(self._made),
+            VERSION, f"/m/{self._made}", f"id{self._made}", size_bytes, BLOCK, name, inode_of(name),
+            resident, checksums, False, float(self._made),
         )  # fmt: skip
         sidecar = msgspec.structs.replace(sidecar, **fields)
         self.folder.write(sidecar)
         return sidecar
 
     def inherit(self, limit_bytes: int = LIMIT, block_bytes: int = BLOCK) -> list[Inherited]:
-        return inherit(
+        taken = inherit(
             self.folder, self.instance, limit_bytes, block_bytes, lambda _sidecar: self.name()
         )
+        for one in taken:
+            found = os.fstat(one.fd)
+            assert (found.st_ino, found.st_nlink) == (one.sidecar.inode, 1)
+            os.close(one.fd)
+        return taken
 
 
 @pytest.fixture
@@ -170,7 +174,7 @@ def test_an_object_of_another_size_is_none_of_ours(left: Left) -> None:
 
 
 def test_what_has_no_sidecar_goes_and_others_are_not_touched(left: Left, tmp_path: Path) -> None:
-    create_slab(left.name(), BLOCK)
+    os.close(create_slab(left.name(), BLOCK))
     (tmp_path / "other").mkdir()
     other = Left(tmp_path / "other")
     theirs = other.slab()
@@ -193,12 +197,48 @@ def test_a_lower_limit_takes_what_was_used_last(left: Left) -> None:
 
 
 def test_of_two_slabs_with_one_content_one_is_taken(left: Left) -> None:
-    one, other = left.slab(uri="/m/a"), left.slab(uri="/m/a")
-    changed = left.slab(uri="/m/a", identity="newer")
+    one, other = left.slab(identity="a"), left.slab(identity="a", uri="/another/name")
+    newer = left.slab(identity="a", edition=1)
+    changed = left.slab(identity="b")
     taken = {again.sidecar.inode for again in left.inherit()}
-    assert taken == {other.inode, changed.inode}
+    assert taken == {other.inode, newer.inode, changed.inode}
     assert one.inode not in taken
-    assert len(instance_slabs(left.instance)) == 2
+    assert len(instance_slabs(left.instance)) == 3
+
+
+def test_what_another_version_left_goes_whatever_its_instance(left: Left) -> None:
+    old = left.slab(version=VERSION - 1)
+    nameless = slab_name(secrets.token_hex(4), "", "", 1)
+    os.rename(f"/dev/shm{old.slab}", f"/dev/shm{nameless}")
+    left.folder.write(msgspec.structs.replace(old, slab=nameless))
+    left.folder.mark()
+    assert left.inherit() == []
+    assert not os.path.exists(f"/dev/shm{nameless}")
+
+
+def test_slabs_of_a_lost_instance_are_taken_over_under_the_new_one(left: Left) -> None:
+    sidecar, spare = left.slab(), left.slab()
+    left.instance = secrets.token_hex(4)
+    (taken,) = left.inherit(limit_bytes=3 * BLOCK)
+    assert taken.sidecar.inode == spare.inode
+    assert instance_slabs(left.instance) == [taken.sidecar.slab]
+    assert not os.path.exists(f"/dev/shm{sidecar.slab}")
+
+
+def test_a_link_in_place_of_a_slab_is_neither_taken_nor_followed(
+    left: Left, tmp_path: Path
+) -> None:
+    sidecar = left.slab()
+    theirs = tmp_path / "theirs"
+    os.link(f"/dev/shm{sidecar.slab}", f"/dev/shm{sidecar.slab}-aside")
+    try:
+        theirs.write_bytes(b"kept")
+        os.unlink(f"/dev/shm{sidecar.slab}")
+        os.symlink(theirs, f"/dev/shm{sidecar.slab}")
+        assert left.inherit() == []
+        assert theirs.read_bytes() == b"kept"
+    finally:
+        os.unlink(f"/dev/shm{sidecar.slab}")
 
 
 def test_a_slab_without_blocks_is_not_worth_it(left: Left) -> None:

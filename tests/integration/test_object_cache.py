@@ -78,6 +78,20 @@ def test_verify_reads_the_objects_again(run: Run, store: GuardedStore) -> None:
     assert "changed" in out
 
 
+@pytest.mark.parametrize(
+    "uri", ["s3://AKIA:xyzzy@models/llama", "s3://AKIA:xyzzy/xyzzy+x@models/llama"]
+)
+def test_credentials_in_a_name_are_refused_and_never_shown(
+    run: Run, store: GuardedStore, streamerd: DaemonProcess, uri: str
+) -> None:
+    for command in ("prefetch", "verify", "pin", "evict"):
+        code, out = run(command, uri)
+        assert code != 0, command
+        assert "xyzzy" not in out
+    assert "AKIA" not in streamerd.log
+    assert store.seen == []
+
+
 def test_what_the_store_refuses_is_told_as_the_store_did(run: Run, store: GuardedStore) -> None:
     store.denied.add("AKIAGOOD")
     code, out = run("prefetch", SOURCE)

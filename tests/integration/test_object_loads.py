@@ -247,6 +247,24 @@ def test_a_daemon_that_dies_is_gone_on_without(
     assert (found["digest"], found["mode"]) == (expected, "daemon+direct")
 
 
+def test_a_whole_load_and_its_end_leave_no_secret_in_a_log(
+    daemon_maker: Daemons, store: GuardedStore, files: list[bytes]
+) -> None:
+    daemon = daemon_maker.start("--log-level=debug")
+    environment = store.environ("AKIAROLE", TOKEN)
+    store.slow_downs = 2
+    with RawClient(daemon.socket) as client:
+        load = client.open(SOURCE, environment=environment)
+        assert load.read_all() == files
+        client.send(m.Renew(load.number, {**environment, "AWS_REGION": "us-east-1"}))
+        load.close()
+        client.request(m.GetStatus(client.next_id()), m.Status)
+    daemon.stop()
+    assert "request_again" in daemon.log
+    for hidden in (SECRET, TOKEN, "Signature="):
+        assert hidden not in daemon.log
+
+
 def test_no_secret_is_written_or_shown(
     daemon_maker: Daemons, store: GuardedStore, files: list[bytes], tmp_path: Path
 ) -> None:

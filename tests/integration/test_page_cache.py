@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,8 +13,8 @@ from safetensors.torch import load_file
 
 from streamer_client.client import Client, daemon_client
 from streamer_client.contract.errors import SourceChanged
-from streamer_client.feed import FeedShard
 from streamer_client.page_cached import in_page_cache
+from streamer_client.storage.local_files import LocalFile
 from tests.support.checkpoints import write_model
 from tests.support.cold_files import make_cold
 from tests.support.daemon import BLOCK, DaemonProcess, Daemons
@@ -36,13 +37,18 @@ def client(streamerd: DaemonProcess) -> Iterator[Client]:
 def files(tmp_path: Path) -> list[Path]:
     """Two shards of five blocks, just written."""
     paths = write_model(tmp_path / "m", shards=2, blocks=5)
-    if not in_page_cache(shards(paths)):
+    if not cached(paths):
         pytest.skip(f"the file system of {tmp_path} does not tell what is cached")
     return paths
 
 
-def shards(paths: list[Path]) -> list[FeedShard]:
-    return [FeedShard(str(path), path.stat().st_size) for path in paths]
+def cached(paths: list[Path]) -> bool:
+    """Whether all of them are in the page cache."""
+    with contextlib.ExitStack() as opened:
+        files = [LocalFile(str(path), direct=False) for path in paths]
+        for file in files:
+            opened.callback(file.close)
+        return in_page_cache(files)
 
 
 def size_bytes(paths: list[Path]) -> int:
@@ -53,7 +59,7 @@ def drop(paths: list[Path]) -> None:
     """Drop the files from the page cache, or skip where they stay."""
     for path in paths:
         make_cold(path)
-    if in_page_cache(shards(paths)):
+    if cached(paths):
         pytest.skip(f"the file system of {paths[0]} does not let go of what is cached")
 
 
@@ -167,7 +173,7 @@ def test_what_the_daemon_brought_in_meanwhile_stays_its_own(
         checkpoint.load_into(targets)
         for file in files:
             file.read_bytes()
-        assert in_page_cache(shards(files))
+        assert cached(files)
         checkpoint.load_into(targets)
         assert checkpoint.stats.mode == "daemon"
     assert all(torch.equal(targets[name], one) for name, one in stored.items())
@@ -206,6 +212,12 @@ def test_a_file_that_changes_is_never_mixed(client: Client, files: list[Path]) -
     assert all(torch.equal(targets[name], one) for name, one in stored.items())
 
 
-def test_a_file_that_is_not_there_is_not_cached(files: list[Path]) -> None:
-    assert not in_page_cache([FeedShard(str(files[0].parent / "gone"), 10)])
-    assert in_page_cache([FeedShard("nothing to read", 0)])
+def test_files_that_cannot_be_asked_are_not_cached(files: list[Path]) -> None:
+    closed = LocalFile(str(files[0]))
+    closed.close()
+    assert not in_page_cache([closed])
+
+
+def test_an_empty_file_has_nothing_to_read(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    assert cached([tmp_path / "empty"])

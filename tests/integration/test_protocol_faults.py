@@ -68,10 +68,52 @@ def test_daemon_of_another_protocol(socket_path: Path) -> None:
 
 def test_first_message_must_be_hello(served: DaemonProcess, model: str) -> None:
     with RawClient(served.socket, greet=False) as client:
-        for message in (m.Open(1, 1, model), m.Prefetch(1, model), m.Evict(1)):
+        transfer = client.hand_over_source(model)
+        for message in (
+            m.Open(1, 1, model, transfer),
+            m.Prefetch(1, model, transfer),
+            m.Evict(1),
+            m.GetStatus(1),
+        ):
             failed = client.refused(message)
             assert (failed.request_id, failed.code) == (1, "protocol-mismatch")
             assert "Hello" in failed.message
+
+
+def test_a_message_without_a_token(served: DaemonProcess) -> None:
+    with RawClient(served.socket) as client:
+        for frame in (b"", b"short", bytes(16), bytes(16) + m.encode(m.GetStatus(1))):
+            client.send_frames(frame)
+            failed = client.expect(m.Failed)
+            assert (failed.request_id, failed.code) == (-1, "protocol-mismatch")
+            assert "token" in failed.message
+        client.request(m.GetStatus(9), m.Status)
+
+
+def test_another_clients_token(served: DaemonProcess, model: str) -> None:
+    """The first peer that presents a token is its client; no other is, whatever it knows."""
+    with RawClient(served.socket) as victim, RawClient(served.socket) as thief:
+        load = victim.open(model, hold=True)
+        load.await_grants(6)
+        own, thief.token = thief.token, victim.token
+        for message in (m.GetStatus(1), m.Close(load.number), thief.hello(), m.Goodbye()):
+            failed = thief.refused(message)
+            assert failed.code == "protocol-mismatch"
+            assert "belongs to another connection" in failed.message
+        thief.token = own
+        thief.request(m.GetStatus(9), m.Status)
+        assert len(load.read_all()) == 2
+
+
+def test_a_token_ends_with_its_connection(served: DaemonProcess, model: str) -> None:
+    with RawClient(served.socket) as client, RawClient(served.socket) as witness:
+        client.open(model, hold=True).await_grants(6)
+        client.connection.close()
+        eventually(lambda: not any(row["leases"] for row in served.shards().values()))
+        failed = client.refused(m.GetStatus(1))
+        assert (failed.request_id, failed.code) == (-1, "protocol-mismatch")
+        assert "no token of a living connection" in failed.message
+        witness.request(m.GetStatus(9), m.Status)
 
 
 def _tagged(kind: str, **fields: object) -> bytes:
@@ -102,7 +144,7 @@ def test_garbage_is_answered_and_does_no_harm(
     served: DaemonProcess, frames: tuple[bytes, ...]
 ) -> None:
     with RawClient(served.socket) as client:
-        client.send_frames(*frames)
+        client.send_frames(client.token + frames[0], *frames[1:])
         failed = client.expect(m.Failed)
         assert (failed.request_id, failed.code) == (-1, "protocol-mismatch")
         client.request(m.GetStatus(9), m.Status)
@@ -112,12 +154,9 @@ def test_garbage_is_answered_and_does_no_harm(
     ("changes", "code", "text"),
     [
         ({"want": "some"}, "protocol-mismatch", "all, headers, none"),
-        ({"memory_limit": -2}, "config", "memory_limit must be -1, 0 or bytes, got -2"),
+        ({"memory_limit": -2}, "config", "memory_limit must be at least -1 and below 2^63, got -2"),
+        ({"source": "a\0b", "transfer": 1}, "config", "holds a null"),
         ({"concurrency": 0}, "config", "concurrency must be at least 1"),
-        ({"files": ()}, "config", "list of files is empty"),
-        ({"files": ("m-0.safetensors", "./m-0.safetensors")}, "config", "twice"),
-        ({"source": ""}, "config", "no path"),
-        ({"source": "a\0b"}, "config", "no path"),
         ({"source": "gopher://x/y"}, "config", "gopher"),
     ],
 )
@@ -132,6 +171,39 @@ def test_impossible_opens(
         client.send(m.Close(load.number))
 
 
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"source": "/etc"},
+        {"source": ""},
+        {"source": "file:///etc"},
+        {"source": "s3://bucket/m", "files": ("/etc/passwd",)},
+        {"source": "s3://bucket/m", "files": ("s3://bucket/m/a", "m-0.safetensors")},
+        {"source": "/etc", "files": ()},
+    ],
+)
+def test_no_path_is_ever_opened_for_a_client(served: DaemonProcess, named: dict[str, Any]) -> None:
+    """What a path means differs between processes: only descriptors say which file is meant."""
+    with RawClient(served.socket) as client:
+        for message in (m.Open(1, 1, **named), m.Prefetch(1, **named)):
+            failed = client.refused(message)
+            assert (failed.request_id, failed.code) == (1, "protocol-mismatch")
+            assert "hand the files over" in failed.message
+
+
+def test_transfers_that_are_not_there(served: DaemonProcess, model: str) -> None:
+    with RawClient(served.socket) as client, RawClient(served.socket) as other:
+        theirs = other.hand_over_source(model)
+        dropped = client.hand_over_source(model)
+        client.send(m.Drop(dropped))
+        for number in (dropped, theirs + 1, 2**40):
+            failed = client.refused(m.Open(1, number, model, number))
+            assert (failed.request_id, failed.code) == (1, "protocol-mismatch")
+            assert f"transfer {number} was not begun" in failed.message
+        client.send(m.Drop(99))
+        client.request(m.GetStatus(9), m.Status)
+
+
 def test_a_load_number_in_use_is_refused(served: DaemonProcess, model: str) -> None:
     with RawClient(served.socket) as client:
         load = client.open(model, hold=True)
@@ -143,8 +215,9 @@ def test_a_load_number_in_use_is_refused(served: DaemonProcess, model: str) -> N
 
 def test_the_same_load_twice_at_once(served: DaemonProcess, model: str) -> None:
     with RawClient(served.socket) as client:
+        transfer = client.hand_over_source(model)
         for request_id in range(1, 6):
-            client.send(m.Open(request_id, 1, model, hold=True))
+            client.send(m.Open(request_id, 1, model, transfer, hold=True))
         answers = [client.receive() for _ in range(5)]
         opened = [answer for answer in answers if isinstance(answer, m.Opened)]
         assert len(opened) == 1
@@ -173,7 +246,7 @@ def test_words_about_loads_that_are_not_there(served: DaemonProcess, model: str)
     with RawClient(served.socket) as client:
         load = client.open(model, hold=True)
         load.await_grants(6)
-        client.send(m.ReleaseShards(load.number, (7, -1)))
+        client.send(m.ReleaseShards(load.number, (7,)))
         client.send(m.ReleaseShards(99, (0,)))
         client.send(m.Consumed(99, (BlockRange(0, 0, 1),)))
         client.send(m.Want(99, (BlockRange(0, 0, 1),)))
@@ -206,10 +279,14 @@ def test_close_and_goodbye_while_the_source_is_being_listed(
     eventually(lambda: not any(row["leases"] for row in served.shards().values()))
 
 
-def test_hello_again_keeps_what_is_held(served: DaemonProcess, model: str) -> None:
-    with RawClient(served.socket) as client:
+def test_hello_again_is_refused_and_keeps_what_is_held(served: DaemonProcess, model: str) -> None:
+    with RawClient(served.socket, "once") as client:
         load = client.open(model, hold=True)
         load.await_grants(6)
-        client.request(client.hello("again"), m.Welcome)
+        hello = client.hello("again")
+        failed = client.refused(hello)
+        assert (failed.request_id, failed.code) == (hello.request_id, "protocol-mismatch")
+        assert "said Hello already" in failed.message
         leases = [lease for row in served.shards().values() for lease in row["leases"]]
-        assert [lease["label"] for lease in leases if lease["label"] == "again"] == ["again"] * 2
+        assert [lease["label"] for lease in leases if lease["label"] == "once"] == ["once"] * 2
+        assert len(load.read_all()) == 2

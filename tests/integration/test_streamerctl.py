@@ -30,7 +30,8 @@ from streamer_client.contract.messages import (
 from streamerd.cli.main import main
 from streamerd.cli.request import Requester
 from tests.support.answering_daemon import AnsweringDaemon
-from tests.support.sample_status import busy_body, empty_body, shard
+from tests.support.descriptor_end import Session
+from tests.support.sample_status import busy_body, empty_body, id_of, shard
 
 
 def _one(kind: type[Message], daemon: AnsweringDaemon) -> Message:
@@ -128,15 +129,26 @@ def test_paths_are_sent_absolute(
         assert sent == str(expected).format(cwd=cwd)
 
 
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder that has one file."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "a").write_bytes(b"something")
+    return tmp_path / "m"
+
+
 def test_prefetch_polls_until_everything_is_there(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    model: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("streamerd.cli.prefetch.POLL_S", 0.0)
     resident = iter([0, 40, 100])
 
     def answer(message: Message) -> list[DaemonMessage]:
         if isinstance(message, Prefetch):
-            return [Accepted(message.request_id, ("/m/a",), 100)]
+            return [Accepted(message.request_id, (id_of("/m/a"),), 100)]
         if not isinstance(message, GetStatus):
             return []
         done = next(resident)
@@ -144,29 +156,58 @@ def test_prefetch_polls_until_everything_is_there(
         sources = [{"uri": "/m", "shards": [shard("/m/a", 100, done, state)]}]
         return [Status(message.request_id, empty_body() | {"sources": sources})]
 
+    (model / "b").write_bytes(b"not of the pattern")
     with AnsweringDaemon(tmp_path, answer) as daemon:
-        argv = ["prefetch", "/m", "--pin", "--pattern", "a*", "--socket", daemon.socket_path]
+        source = str(model)
+        argv = ["prefetch", source, "--pin", "--pattern", "a*", "--socket", daemon.socket_path]
         assert main(argv) == 0
-    assert _one(Prefetch, daemon) == Prefetch(2, "/m", "a*", pin=True, limit_bytes=-1)
-    assert capsys.readouterr().out.startswith("/m: 1 shard, 100 B, 100 B in memory, ")
+    assert _one(Prefetch, daemon) == Prefetch(2, source, 1, "a*", pin=True, limit_bytes=-1)
+    assert daemon.handed[:1] == [(f"{source}/a",)]
+    assert capsys.readouterr().out.startswith(f"{source}: 1 shard, 100 B, 100 B in memory, ")
 
 
 def test_a_prefetch_that_fails_ends_with_1_and_the_reason(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sources = [{"uri": "/m", "shards": [shard("/m/a", 100, 0, "failed", error="it is gone")]}]
 
     def answer(message: Message) -> list[DaemonMessage]:
         if isinstance(message, Prefetch):
-            return [Accepted(message.request_id, ("/m/a",), 100)]
+            return [Accepted(message.request_id, (id_of("/m/a"),), 100)]
         if isinstance(message, GetStatus):
             return [Status(message.request_id, empty_body() | {"sources": sources})]
         return []
 
     with AnsweringDaemon(tmp_path, answer) as daemon:
-        assert main(["prefetch", "/m", "--socket", daemon.socket_path]) == 1
+        argv = ["prefetch", f"{model}/a", "--socket", daemon.socket_path]
+        assert main(argv) == 1
         assert "/m/a: it is gone" in capsys.readouterr().err
-        assert main(["prefetch", "/m", "--no-wait", "--socket", daemon.socket_path]) == 0
+        assert main([*argv, "--no-wait"]) == 0
+
+
+def test_a_prefetch_of_what_cannot_be_opened_asks_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with AnsweringDaemon(tmp_path, _nothing) as daemon:
+        argv = ["prefetch", str(tmp_path / "nowhere"), "--socket", daemon.socket_path]
+        assert main(argv) == 1
+        assert f"{tmp_path}/nowhere: no such file" in capsys.readouterr().err
+    assert not any(isinstance(message, Prefetch) for message in daemon.received)
+
+
+def test_what_can_be_opened_is_handed_over_and_what_cannot_is_named(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (model / "a.safetensors").write_bytes(b"something")
+
+    def answer(message: Message) -> list[DaemonMessage]:
+        return [Done(message.request_id, "did it")] if isinstance(message, Evict) else []
+
+    with AnsweringDaemon(tmp_path, answer) as daemon:
+        assert main(["evict", str(model), "/gone", "--socket", daemon.socket_path]) == 0
+    assert capsys.readouterr().out == "did it\n"
+    assert _one(Evict, daemon) == Evict(2, (str(model), "/gone"), 1)
+    assert daemon.handed[:1] == [(f"{model}/a.safetensors",)]
 
 
 @pytest.mark.parametrize(("code", "status"), [("refused", 1), ("config", 78), ("internal", 1)])
@@ -189,25 +230,25 @@ def test_no_daemon_is_69_with_the_remedy(
     path = str(tmp_path / "control.sock")
     assert main(["status", "--socket", path]) == 69
     error = capsys.readouterr().err
-    assert f"{path} does not exist: no daemon runs there" in error
-    assert f"streamerd --socket {path}" in error
+    assert f"no daemon answers at {path} (No such file or directory)" in error
+    assert "start one: systemctl start streamerd, or streamerd" in error
 
 
 def test_a_socket_file_left_over_is_told_from_a_missing_one(tmp_path: Path) -> None:
     path = str(tmp_path / "control.sock")
-    with socket.socket(socket.AF_UNIX) as stale:
-        stale.bind(path)
-    with pytest.raises(DaemonUnavailable, match="left over from one that died"), Requester(path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stale:
+        stale.bind(path + ".fd")
+    with pytest.raises(DaemonUnavailable, match=r"\(Connection refused\)"), Requester(path):
         pass
 
 
 def test_a_daemon_that_accepts_and_says_nothing_is_unavailable(tmp_path: Path) -> None:
     path = str(tmp_path / "control.sock")
-    with socket.socket(socket.AF_UNIX) as mute:
-        mute.bind(path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as mute:
+        mute.bind(path + ".fd")
         mute.listen()
         with (
-            pytest.raises(DaemonUnavailable, match="has not answered"),
+            pytest.raises(DaemonUnavailable, match="takes connections and does not greet"),
             Requester(path, timeout_s=0.2),
         ):
             pass
@@ -217,12 +258,12 @@ def test_a_slow_answer_is_waited_for_while_heartbeats_are_answered(tmp_path: Pat
     beats: list[Message] = []
 
     class Slow(AnsweringDaemon):
-        def _answers(self, message: Message) -> list[DaemonMessage]:
+        def _answers(self, session: Session, message: Message) -> list[DaemonMessage]:
             if isinstance(message, Heartbeat):
                 beats.append(message)
                 if len(beats) == 6:
                     return [Done(2, "at last")]
-            return super()._answers(message)
+            return super()._answers(session, message)
 
     with (
         Slow(tmp_path, _nothing, heartbeat_s=0.02) as daemon,

@@ -118,9 +118,11 @@ def test_blocks_that_are_given_up_meanwhile_are_no_findings(
     with RawClient(streamerd.socket) as client, RawClient(streamerd.socket) as asker:
         load = client.open(str(tmp_path / "large"))
         findings: list[m.Finding] = []
+        source = str(tmp_path / "large")
+        transfer = asker.hand_over_source(source)
 
         def verify() -> None:
-            asker.send(m.Verify(asker.next_id(), str(tmp_path / "large"), True))
+            asker.send(m.Verify(asker.next_id(), source, transfer, against_source=True))
             findings.extend(asker.expect_also(m.Verified).findings)
 
         load.await_grants(1)
@@ -139,5 +141,6 @@ def test_who_leaves_ends_its_verification(streamerd: DaemonProcess, model: Path)
     with RawClient(streamerd.socket) as client:
         client.open(str(model), hold=True).await_grants(8)
         with RawClient(streamerd.socket) as asker:
-            asker.send(m.Verify(asker.next_id(), str(model), True))
+            transfer = asker.hand_over_source(str(model))
+            asker.send(m.Verify(asker.next_id(), str(model), transfer, against_source=True))
         assert len(client.open(str(model), hold=True).granted) == 8

@@ -18,8 +18,10 @@ from streamerd.state.events import FailureKind, LoadKey, ShardKey, ShardSpec
 from streamerd.state.model import Rules
 
 BLOCK = 64 << 10
-SIZES = (3 * BLOCK, 2 * BLOCK + 5000, 1, 6 * BLOCK - 1, 0)
-REMOTE = (False, True, False, True, False)
+SIZES = (3 * BLOCK, 2 * BLOCK + 5000, 1, 6 * BLOCK - 1, 0, 2 * BLOCK)
+REMOTE = (False, True, False, True, False, True)
+TRANSIENT = 5
+"""The file that nothing proves to be the same later: each open of it has a content of its own."""
 RULES = Rules(BLOCK, slots=3, remote_slots=2, lag_s=30, space_wait_s=30, credentials_wait_s=40)
 Granted = dict[LoadKey, set[tuple[int, int]]]
 
@@ -37,6 +39,8 @@ class CoreMachine(RuleBasedStateMachine):
         self.admitted: set[LoadKey] = set()
         self.held: set[LoadKey] = set()
         self.slabs: set[ShardKey] = set()
+        self.sourced: set[ShardKey] = set()
+        """Shards that can be read: a load brought descriptors, which were not closed since."""
         self.reading: list[tuple[ShardKey, int]] = []
         self.backed: set[tuple[ShardKey, int]] = set()
         self.releasing: list[commands.ReleaseBlocks] = []
@@ -66,10 +70,14 @@ class CoreMachine(RuleBasedStateMachine):
     def run_turns(self) -> None:
         pending, self.gathered, self.gathering = self.gathered, [], False
         while pending:
+            for event in pending:
+                if isinstance(event, events.LoadOpened):
+                    self.sourced.update(spec.key for spec in event.shards)
             made = self.core.handle(pending)
             pending = []
             for command in made:
                 self.carry_out(command, pending)
+            self.sourced &= self.core.model.shards.keys()
 
     def carry_out(self, command: commands.AnyCommand, pending: list[events.AnyEvent]) -> None:
         match command:
@@ -88,14 +96,8 @@ class CoreMachine(RuleBasedStateMachine):
                 self.mapped = {entry for entry in self.mapped if entry[0] != shard}
             case commands.ProveBlocks(shard, start, stop):
                 self.proving += [(shard, block) for block in range(start, stop)]
-            case commands.FetchBlock(shard, block, lender):
-                assert shard in self.slabs
-                assert any(spec.key == shard for spec in self.loads[lender].shards)
-                assert not self.core.model.loads[lender].lent.expired
-                assert (shard, block) not in self.backed
-                assert (shard, block) not in self.reading
-                self.reading.append((shard, block))
-                assert self.reserved_bytes() <= self.core.model.ledger.limit_bytes
+            case commands.FetchBlock():
+                self.fetch(command)
             case commands.ReleaseBlocks(shard, start, stop):
                 for block in range(start, stop):
                     assert not self.holders_of(shard, block), "a granted block was taken away"
@@ -113,6 +115,9 @@ class CoreMachine(RuleBasedStateMachine):
             case commands.FailShard(load, shard):
                 assert (load, shard) not in self.failed
                 self.failed.add((load, shard))
+            case commands.CloseSource(shard):
+                assert shard in self.sourced, "told twice"
+                self.sourced.remove(shard)
             case commands.Reject(load):
                 self.forget(load)
             case commands.Finish(load):
@@ -122,6 +127,17 @@ class CoreMachine(RuleBasedStateMachine):
                 pass
             case commands.AskCredentials(load):
                 assert load.owner != "prefetches", "nobody there to be asked"
+
+    def fetch(self, command: commands.FetchBlock) -> None:
+        shard, block = command.shard, command.block
+        assert shard in self.slabs
+        assert shard in self.sourced, "its source was closed"
+        assert any(spec.key == shard for spec in self.loads[command.lender].shards)
+        assert not self.core.model.loads[command.lender].lent.expired
+        assert (shard, block) not in self.backed
+        assert (shard, block) not in self.reading
+        self.reading.append((shard, block))
+        assert self.reserved_bytes() <= self.core.model.ledger.limit_bytes
 
     def take(self, load: LoadKey, ranges: tuple[BlockRange, ...]) -> None:
         for index, start, stop in ranges:
@@ -177,8 +193,10 @@ class CoreMachine(RuleBasedStateMachine):
     ) -> None:
         if len(self.loads) >= 4:
             return
+        if TRANSIENT in numbers:
+            self.generation[TRANSIENT] += 1
         specs = tuple(
-            ShardSpec(ShardKey(f"f{n}", f"v{self.generation[n]}"), SIZES[n], REMOTE[n])
+            ShardSpec(self.current(n), SIZES[n], REMOTE[n], transient=n == TRANSIENT)
             for n in numbers
             if REMOTE[n] == REMOTE[numbers[0]]
         )
@@ -205,6 +223,10 @@ class CoreMachine(RuleBasedStateMachine):
         self.loads[key] = event
         self.history.append(event)
         self.turn(event)
+
+    def current(self, number: int) -> ShardKey:
+        """The shard of a file as it is now."""
+        return ShardKey(f"f{number}", f"v{self.generation[number]}")
 
     @precondition(lambda self: self.loads)
     @rule(data=st.data(), count=st.integers(1, 4))
@@ -260,6 +282,22 @@ class CoreMachine(RuleBasedStateMachine):
     def change_file(self, number: int) -> None:
         self.generation[number] += 1
 
+    @rule(number=st.integers(0, len(SIZES) - 1))
+    def supersede(self, number: int) -> None:
+        """Bytes were found to differ under the same identity: the next edition begins."""
+        key = self.current(number)
+        self.generation[number] += 1
+        self.turn(events.ShardSuperseded(self.now_s, key, "other bytes"))
+
+    @precondition(lambda self: self.loads)
+    @rule(data=st.data())
+    def refuse(self, data: st.DataObject) -> None:
+        """What one load was granted could not be compared with its file."""
+        load = data.draw(st.sampled_from(sorted(self.loads)))
+        specs = self.loads[load].shards
+        spec = specs[data.draw(st.integers(0, len(specs) - 1))]
+        self.turn(events.ShardRefused(self.now_s, load, spec.key, "source", "no"))
+
     # --- workers --------------------------------------------------------------------------------
 
     @precondition(lambda self: self.reading)
@@ -310,11 +348,13 @@ class CoreMachine(RuleBasedStateMachine):
         for load in list(self.loads):
             self.forget(load)
         self.reading, self.releasing, self.proving = [], [], []
-        self.slabs, self.backed, self.mapped = set(), set(), set()
+        self.slabs, self.backed, self.mapped, self.sourced = set(), set(), set(), set()
         self.failed = set()
         adopted = []
         for key, shard in sorted(old.shards.items()):
             in_use = data.draw(st.booleans())
+            if key.uri == f"f{TRANSIENT}":
+                continue  # nobody could say later what it is
             if not shard.resident_bytes or data.draw(st.sampled_from([False, False, True])):
                 continue
             runs = shard.resident_runs()
@@ -372,6 +412,14 @@ class CoreMachine(RuleBasedStateMachine):
         }
         assert resident == {*self.backed, *self.reading}
 
+    @invariant()
+    def sources_are_open_where_something_may_be_read(self) -> None:
+        if self.gathering:
+            return
+        for key, shard in self.core.model.shards.items():
+            assert shard.sourced == (key in self.sourced)
+            assert shard.needs_source == (key in self.sourced), key
+
     def teardown(self) -> None:
         """Everybody does their work: then every load ends."""
         self.run_turns()
@@ -386,6 +434,8 @@ class CoreMachine(RuleBasedStateMachine):
             self.workers_work()
         invariants.check(self.core.model)
         assert self.core.model.ledger.committed_bytes == 0
+        assert not self.sourced
+        assert not any(key.uri == f"f{TRANSIENT}" for key in self.core.model.shards)
 
     def workers_work(self) -> None:
         while self.proving:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from streamer_client.contract.messages import GetStatus, Status
-from streamer_client.contract.socket import instance_of
+from streamerd.control.instance import read_instance
 from tests.support.leaks import SHM_DIR
 from tests.support.raw_client import RawClient
 
@@ -59,6 +59,7 @@ class DaemonProcess:
         )
         self._before = tuple(before)
         self._process: subprocess.Popen[bytes] | None = None
+        self._instance = ""
 
     def drop_flag(self, name: str) -> None:
         """Leave a flag out that is given by itself."""
@@ -87,6 +88,7 @@ class DaemonProcess:
         if not ready:
             self.kill()
             raise AssertionError(f"the daemon did not start:\n{self.log}")
+        assert self.instance
         return self
 
     def _spawn(self, ready_fd: int) -> None:
@@ -150,7 +152,12 @@ class DaemonProcess:
 
     @property
     def instance(self) -> str:
-        return instance_of(self.socket)
+        """As noted beside the socket; the last one where nothing is noted any more."""
+        path = self.socket
+        if self._process is not None and self._process.poll() is None:
+            path = f"/proc/{self.pid}/root{path}"  # it may be in a mount namespace of its own
+        self._instance = read_instance(path) or self._instance
+        return self._instance
 
     @property
     def sidecars(self) -> Path:
@@ -159,7 +166,10 @@ class DaemonProcess:
 
     def segments(self) -> list[str]:
         """Names of its slabs in /dev/shm."""
-        return [name for name in os.listdir(SHM_DIR) if f".{self.instance}." in name]
+        instance = self.instance
+        if not instance:
+            return []
+        return [name for name in os.listdir(SHM_DIR) if f".{instance}." in name]
 
     def allocated_bytes(self) -> int:
         """Memory behind all of its slabs, as the kernel counts it."""

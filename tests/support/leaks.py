@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from streamer_client.contract.socket import instance_of
+from streamerd.control.instance import read_instance
 
 SESSION_ENV: Final = "TEST_SESSION_OF_STREAMERD"
 """Set for every process that the tests start, so that one that daemonised itself is found too.
@@ -128,9 +128,8 @@ def _owned_instances() -> set[str]:
         if pid == os.getpid():
             continue
         with contextlib.suppress(OSError):
-            owned.update(
-                instance_of(part) for part in _command(pid).split() if part.startswith("/")
-            )
+            paths = (part.removeprefix("--socket=") for part in _command(pid).split())
+            owned.update(read_instance(path) or "" for path in paths if path.startswith("/"))
             mapped = re.findall(rb"/dev/shm/(streamerd\.[^\s]+)", _read(pid, "maps"))
             owned.update(_instance(name.decode()) for name in mapped)
             owned.update(_instance(name) for name in _opened_segments(pid))

@@ -15,11 +15,16 @@ import signal
 import socket
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
+from streamer_client.contract.errors import DaemonUnavailable
 from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from streamer_client.client import Client
 
 LINE_S: Final = 60.0
 REQUEST_BYTES: Final = 64 << 10
@@ -66,6 +71,11 @@ class LoaderProcess:
         channel.settimeout(LINE_S)
         self._lines = channel.makefile("r")
         self.pid = int(self.line().removeprefix("ready "))
+
+    @property
+    def channel(self) -> socket.socket:
+        """Readable when it has said something, or is gone."""
+        return self._channel
 
     def line(self) -> str:
         """The next line; empty when the process died."""
@@ -162,23 +172,39 @@ def _client_process(options: dict[str, Any], talk: socket.socket) -> None:
     try:
         _load(options, stop_at, say)
     except Exception as error:  # noqa: BLE001  told to the test, which judges it
-        say(json.dumps({"error": f"{type(error).__name__}: {error}"}))
+        where = " < ".join(frame.name for frame in traceback.extract_tb(error.__traceback__)[:0:-1])
+        say(json.dumps({"error": f"{type(error).__name__}: {error} (in {where})"}))
+
+
+def _connected(options: dict[str, Any]) -> Client:
+    """A client; with `connect_s`, one that looks for a daemon so long, as its supervisor would."""
+    from streamer_client.client import daemon_client
+
+    def connect() -> Client | None:
+        try:
+            return daemon_client(
+                options["socket"],
+                label=options.get("label", "loader"),
+                reconnect_s=options.get("reconnect_s", 5.0),
+            )
+        except DaemonUnavailable as error:
+            if "connect_s" not in options:
+                raise
+            raise AssertionError(str(error)) from error
+
+    found = eventually(connect, options.get("connect_s", 0.0))
+    assert found is not None
+    return found
 
 
 def _load(options: dict[str, Any], stop_at: Any, say: Any) -> None:
     import torch
 
-    from streamer_client.client import daemon_client
-
     os.environ.update(options.get("environ", {}))
     found: dict[str, bytes] = {}
     kept = []
     with (
-        daemon_client(
-            options["socket"],
-            label=options.get("label", "loader"),
-            reconnect_s=options.get("reconnect_s", 5.0),
-        ) as client,
+        _connected(options) as client,
         client.open(
             options["source"],
             hold=options.get("hold", True),

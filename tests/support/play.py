@@ -42,6 +42,7 @@ class Play:
         lag_s: after how long a reader lags.
         remote: letters of shards that are read over the network.
         remote_slots: fetches of those at once.
+        transient: letters of shards that nothing proves to be the same later.
     """
 
     def __init__(
@@ -53,9 +54,11 @@ class Play:
         *,
         remote: str = "",
         remote_slots: int = 100,
+        transient: str = "",
     ) -> None:
         rules = Rules(BLOCK, slots, remote_slots, lag_s=lag_s, space_wait_s=30.0)
         self.remote = remote
+        self.transient = transient
         self.core = Core(limit * BLOCK, rules)
         self.sizes = sizes
         self.at_s = 0.0
@@ -81,7 +84,12 @@ class Play:
         **options: object,
     ) -> e.LoadOpened:
         specs = tuple(
-            ShardSpec(key(letter, version), int(self.sizes[letter] * BLOCK), letter in self.remote)
+            ShardSpec(
+                key(letter, version),
+                int(self.sizes[letter] * BLOCK),
+                letter in self.remote,
+                transient=letter in self.transient,
+            )
             for letter in letters
         )
         if wants is None:
@@ -119,6 +127,15 @@ class Play:
         """A store refuses the credentials that the blamed loads lend."""
         keys = tuple(load_key(owner) for owner in blamed)
         return self.turn(e.FetchFailed(self.at_s, key(letter), block, kind, "no", "text", keys))
+
+    def supersedes(self, letter: str, version: int = 0) -> list[c.AnyCommand]:
+        """The file has other bytes now."""
+        return self.turn(e.ShardSuperseded(self.at_s, key(letter, version), "other bytes"))
+
+    def refuses_shard(self, owner: str, letter: str) -> list[c.AnyCommand]:
+        """What one load has of a shard could not be compared."""
+        event = e.ShardRefused(self.at_s, load_key(owner), key(letter), "source", "no")
+        return self.turn(event)
 
     def renews(self, owner: str, *, newer: bool = True) -> list[c.AnyCommand]:
         return self.turn(e.CredentialsRenewed(self.at_s, load_key(owner), newer))
@@ -164,6 +181,14 @@ class Play:
 
     def releases(self) -> list[tuple[str, int, int]]:
         return [(r.shard.uri[1:], r.start, r.stop) for r in self.all(c.ReleaseBlocks)]
+
+    def closed(self) -> list[str]:
+        """Shards whose source the last turn gave up."""
+        return [command.shard.uri[1:] for command in self.all(c.CloseSource)]
+
+    def failed(self) -> list[tuple[str, int, str]]:
+        """Owners, shards and codes of what the last turn failed."""
+        return [(f.load.owner, f.shard, f.code) for f in self.all(c.FailShard)]
 
     def announced(self) -> dict[str, tuple[BlockRange, ...]]:
         """Owner to what the last turn granted it, in its admission or after."""

@@ -1,27 +1,47 @@
 """The protocol spoken by hand, one message at a time: every point of a load is a stop point.
 
-No thread, no torch, no heartbeats: a test says exactly what the daemon hears, wrong things too.
+No thread, no torch, no heartbeats: a test says exactly what the daemon hears on either socket,
+wrong things too, and reads only when it wants to.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import select
+import socket
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
 import msgspec
-import posix_ipc
 import zmq
 
+from streamer_client.contract.handover import (
+    BATCH_DESCRIPTORS,
+    MAX_PACKET_BYTES,
+    Files,
+    FromDaemon,
+    Got,
+    Greeting,
+    HandedFile,
+    Packet,
+    Slabs,
+    Taken,
+    decode_from_daemon,
+    encode_packet,
+)
 from streamer_client.contract.layout import BlockRange, block_count, block_span
 from streamer_client.contract.messages import (
     PROTOCOL,
+    Accepted,
     Close,
+    Compared,
+    Comparing,
     Consumed,
     DaemonMessage,
+    Drop,
     Failed,
     Goodbye,
     Granted,
@@ -31,6 +51,7 @@ from streamer_client.contract.messages import (
     Open,
     Opened,
     OpenedShard,
+    Prefetch,
     ShardFailed,
     Waiting,
     Want,
@@ -38,46 +59,72 @@ from streamer_client.contract.messages import (
     decode_daemon,
     encode,
 )
+from streamer_client.contract.socket import descriptor_socket
+from streamer_client.contract.uris import is_remote
+from streamer_client.storage.local_files import LocalFile, open_local
 
 ANSWER_S: Final = 20.0
+RECEIVED_DESCRIPTORS: Final = 253
 
 M = TypeVar("M", bound=Message)
+P = TypeVar("P", bound=Packet)
 Block = tuple[int, int]
 """Shard number and block number."""
 
 
 class RawClient:
-    """One connection. A context manager that says goodbye."""
+    """One connection to both sockets. A context manager that says goodbye.
+
+    Args:
+        socket_path: of the control socket.
+        label: what `status` shows.
+        greet: say Hello at once, and hear the Welcome.
+    """
 
     def __init__(self, socket_path: str, label: str = "raw", *, greet: bool = True) -> None:
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.linger = 500
-        self._socket.connect(f"ipc://{socket_path}")
         self._ids = itertools.count(1)
+        self._transfers = itertools.count(1)
         self._unread: deque[DaemonMessage] = deque()
         self.loads: dict[int, RawLoad] = {}
-        if greet:
-            try:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self.connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self.connection.settimeout(ANSWER_S)
+            self.connection.connect(descriptor_socket(socket_path))
+            self.greeting = self.expect_packet(Greeting)
+            self.token = self.greeting.token
+            """What goes before each message; a test may put another one here."""
+            self._socket.linger = 500
+            self._socket.connect(f"ipc://{socket_path}")
+            if greet:
                 self.welcome = self.request(self.hello(label), Welcome)
-            except BaseException:
-                self.abandon()
-                raise
+                assert self.welcome.proof == self.greeting.proof
+        except BaseException:
+            self.abandon()
+            raise
 
     def hello(self, label: str = "raw", protocol: int = PROTOCOL) -> Hello:
-        return Hello(self.next_id(), protocol, "0.test", os.getpid(), 0, label)
+        return Hello(self.next_id(), protocol, "0.test", os.getpid(), label)
 
     def next_id(self) -> int:
         return next(self._ids)
 
+    # --- messages -------------------------------------------------------------------------------
+
     def send(self, message: Message) -> None:
-        self._socket.send(encode(message))
+        self.send_body(encode(message))
+
+    def send_body(self, body: bytes) -> None:
+        """Any bytes, after the token."""
+        self.send_frames(self.token + body)
 
     def send_frames(self, *frames: bytes) -> None:
+        """Any frames, as they are."""
         self._socket.send_multipart(frames)
 
     def receive(self) -> DaemonMessage:
-        """The next message that is neither heartbeat nor grant."""
+        """The next message that is neither heartbeat nor about a load's blocks."""
         while not self._unread:
             self.listen()
         return self._unread.popleft()
@@ -87,18 +134,27 @@ class RawClient:
         self._unread.appendleft(message)
 
     def listen(self) -> DaemonMessage:
-        """Wait for one message; a grant is noted with its load, any other is kept for `receive`."""
+        """Wait for one message; what it says of a load's blocks is noted with that, any other is
+        kept for `receive`."""
         if not self._socket.poll(int(ANSWER_S * 1000)):
             raise AssertionError(f"the daemon said nothing within {ANSWER_S} s")
         message = decode_daemon(self._socket.recv())
         match message:
             case Granted(load, ranges):
                 self.loads[load].note(ranges)
+            case Comparing(load):
+                self.loads[load].compared = False
+            case Compared(load):
+                self.loads[load].compared = True
             case Heartbeat():
                 pass
             case _:
                 self._unread.append(message)
         return message
+
+    def hears_nothing_for(self, seconds: float) -> bool:
+        """Whether no message comes; for what must not be answered."""
+        return not self._unread and not self._socket.poll(int(seconds * 1000))
 
     def expect(self, kind: type[M]) -> M:
         """The next message beside grants, which must be of this kind."""
@@ -121,19 +177,142 @@ class RawClient:
     def refused(self, message: Message) -> Failed:
         return self.request(message, Failed)
 
+    # --- descriptors ----------------------------------------------------------------------------
+
+    def send_packet(self, packet: Packet, descriptors: Sequence[int] = ()) -> None:
+        self.send_bytes(encode_packet(packet), descriptors)
+
+    def send_bytes(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Any bytes and descriptors, as one packet."""
+        socket.send_fds(self.connection, [data], list(descriptors))
+
+    def next_packet(self) -> FromDaemon:
+        """The next packet; slabs are noted with their load, and acknowledged.
+
+        Raises:
+            EOFError: the daemon ended the connection.
+        """
+        try:
+            data, descriptors, flags, _ = socket.recv_fds(
+                self.connection, MAX_PACKET_BYTES, RECEIVED_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionError as error:
+            raise EOFError from error
+        if not data and not descriptors:
+            raise EOFError
+        assert not flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC), flags
+        packet = decode_from_daemon(data)
+        if isinstance(packet, Slabs):
+            self._note_slabs(packet, descriptors)
+            self.send_packet(Got(packet.load))
+        else:
+            assert not descriptors
+        return packet
+
+    def _note_slabs(self, packet: Slabs, descriptors: list[int]) -> None:
+        load = self.loads.get(packet.load)
+        for shard, descriptor in zip(packet.shards, descriptors, strict=True):
+            if load is None or load.is_closed:
+                os.close(descriptor)
+            else:
+                load.slabs[shard] = descriptor
+
+    def expect_packet(self, kind: type[P]) -> P:
+        """The next packet beside slabs, which must be of this kind."""
+        while isinstance(packet := self.next_packet(), Slabs) and kind is not Slabs:
+            pass
+        assert isinstance(packet, kind), f"expected {kind.__name__}, got {packet}"
+        return packet
+
+    def has_packet(self) -> bool:
+        """Whether a packet, or the end of the connection, waits to be read."""
+        readable, _, _ = select.select([self.connection], [], [], 0)
+        return bool(readable)
+
+    def is_ended(self) -> bool:
+        """Whether the daemon ended the connection; reads all that it said before."""
+        try:
+            while self.has_packet():
+                self.next_packet()
+        except EOFError:
+            return True
+        return False
+
+    def next_transfer(self) -> int:
+        return next(self._transfers)
+
+    def hand_over(self, files: Sequence[LocalFile]) -> int:
+        """Hand opened files over, in batches, each taken before the next; the transfer's number."""
+        transfer, count = self.next_transfer(), 0
+        size = BATCH_DESCRIPTORS // 2
+        for batch in (files[at : at + size] for at in range(0, len(files), size)):
+            named = [HandedFile(file.uri, file.direct_fd is not None) for file in batch]
+            descriptors = [
+                fd for file in batch for fd in (file.fd, file.direct_fd) if fd is not None
+            ]
+            self.send_packet(Files(transfer, tuple(named)), descriptors)
+            count += len(named)
+            assert self.expect_packet(Taken) == Taken(transfer, count)
+        return transfer
+
+    def hand_over_raw(self, *descriptors: int, direct: bool = False) -> int:
+        """Hand any descriptors over, as files of invented names; the transfer's number."""
+        transfer = self.next_transfer()
+        step = 1 + direct
+        names = tuple(HandedFile(f"/raw/{at}", direct) for at in range(len(descriptors) // step))
+        self.send_packet(Files(transfer, names), descriptors)
+        assert self.expect_packet(Taken).transfer == transfer
+        return transfer
+
+    def hand_over_source(
+        self, source: str, pattern: str | None = None, files: Sequence[str] | None = None
+    ) -> int:
+        """List and open a local source as the client library does, and hand it over.
+
+        Raises:
+            StreamerError: it cannot be opened here.
+        """
+        opened = open_local(source, pattern, files)
+        try:
+            return self.hand_over(opened)
+        finally:
+            for file in opened:
+                file.close()
+
+    # --- requests -------------------------------------------------------------------------------
+
     def open(self, source: str, **options: object) -> RawLoad:
         """Open and wait until it is admitted; `options` are fields of `Open`."""
         return RawLoad(self, source, **options).opened()
 
+    def prefetch(self, source: str, **options: object) -> Accepted:
+        """Have a source brought in, and wait until that is accepted."""
+        message = Prefetch(self.next_id(), source)
+        if not is_remote(source):
+            options["transfer"] = self.hand_over_source(source)
+        return self.request(msgspec.structs.replace(message, **options), Accepted)
+
     def close(self) -> None:
-        self._socket.send(encode(Goodbye()))
+        self.send(Goodbye())
         self._socket.close()
+        self._context.term()
+        self._close_descriptors()
+
+    def close_messages(self) -> None:
+        """Close the ZeroMQ socket alone, without a goodbye; the session lives on."""
+        self._socket.close(linger=0)
         self._context.term()
 
     def abandon(self) -> None:
-        """Close the socket without a goodbye."""
+        """Close both sockets without a goodbye."""
         self._socket.close(linger=0)
         self._context.term()
+        self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
+        self.connection.close()
+        for load in self.loads.values():
+            load.close_slabs()
 
     def __enter__(self) -> Self:
         return self
@@ -149,17 +328,30 @@ class RawClient:
 
 
 class RawLoad:
-    """One load of a raw client: what is granted now, and what was read."""
+    """One load of a raw client: what is granted now, and what was read.
+
+    A local source is opened here and handed over first, unless `options` name a transfer.
+    """
 
     def __init__(self, client: RawClient, source: str, **options: object) -> None:
         self.client = client
         self.number = client.next_id()
-        client.loads[self.number] = self
         self.granted: set[Block] = set()
         self.shards: tuple[OpenedShard, ...] = ()
+        self.slabs: dict[int, int] = {}
+        """Shard number to the descriptor of its slab, as far as they were received."""
+        self.compared = True
+        self.is_closed = False
         self.read: dict[Block, bytes] = {}
         message = Open(request_id=client.next_id(), load=self.number, source=source)
-        client.send(msgspec.structs.replace(message, **options))
+        message = msgspec.structs.replace(message, **options)
+        named = message.files[0] if message.files else source
+        if not message.transfer and not is_remote(named):
+            transfer = client.hand_over_source(source, message.pattern, message.files)
+            message = msgspec.structs.replace(message, transfer=transfer, files=None, pattern=None)
+        self.transfer = message.transfer
+        client.loads[self.number] = self
+        client.send(message)
 
     def waiting(self) -> Waiting:
         """The report that it waits for memory."""
@@ -169,9 +361,12 @@ class RawLoad:
 
     def opened(self) -> RawLoad:
         message = self.client.expect(Opened)
+        assert message.load == self.number
         self.answer = message
         self.shards, self.block_bytes = message.shards, message.block_bytes
+        self.compared = message.compared
         self.note(message.granted)
+        self._drop()
         return self
 
     @property
@@ -215,15 +410,22 @@ class RawLoad:
         self.granted.difference_update(blocks)
         self.client.send(Consumed(self.number, ranges))
 
+    def slab(self, shard: int) -> int:
+        """The descriptor of a shard's slab; waits until it was handed out."""
+        while shard not in self.slabs:
+            self.client.next_packet()
+        return self.slabs[shard]
+
     def bytes_of(self, shard: int, block: int) -> bytes:
         """What lies in the slab now."""
-        of = self.shards[shard]
-        start, stop = block_span(block, of.size_bytes, self.block_bytes)
-        memory = posix_ipc.SharedMemory(of.slab, read_only=True)
-        try:
-            return os.pread(memory.fd, stop - start, start)
-        finally:
-            memory.close_fd()
+        start, stop = block_span(block, self.shards[shard].size_bytes, self.block_bytes)
+        return os.pread(self.slab(shard), stop - start, start)
+
+    def await_compared(self) -> None:
+        """Receive until what was granted is known to be what the files hold."""
+        while not self.compared:
+            message = self.client.listen()
+            assert not isinstance(message, ShardFailed), message
 
     def read_all(self, between: Callable[[], object] = lambda: None) -> list[bytes]:
         """Consume blocks as they are granted until all were read once; the shards' bytes."""
@@ -240,3 +442,15 @@ class RawLoad:
 
     def close(self) -> None:
         self.client.send(Close(self.number))
+        self._drop()
+        self.is_closed = True
+        self.close_slabs()
+
+    def _drop(self) -> None:
+        if self.transfer:
+            self.client.send(Drop(self.transfer))
+            self.transfer = 0
+
+    def close_slabs(self) -> None:
+        while self.slabs:
+            os.close(self.slabs.popitem()[1])

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from hashlib import blake2s
 from typing import Any
 
 GIB = 1 << 30
 
 
+def id_of(uri: str) -> str:
+    """What stands for the shard of this name."""
+    return blake2s(uri.encode(), digest_size=8).hexdigest()
+
+
 def shard(uri: str, size_bytes: int, resident_bytes: int, state: str, **more: Any) -> Any:
     return {
+        "id": id_of(uri),
         "uri": uri,
+        "names": [],
         "slab": "/streamerd.1a2b3c4d.0011223344556677",
         "size_bytes": size_bytes,
         "resident_bytes": resident_bytes,
         "state": state,
         "pinned": False,
         "leases": [],
+        "retries": 0,
         "bytes_per_s": 0.0,
         "eta_s": None,
         "error": None,
@@ -34,11 +43,13 @@ def empty_body() -> dict[str, Any]:
         "uptime_s": 3.4,
         "socket": "/run/streamerd/control.sock",
         "instance": "1a2b3c4d",
-        "memory": {"limit_bytes": 64 * GIB, "used_bytes": 0, "leased_bytes": 0, "pinned_bytes": 0},
+        "memory": memory(),
         "sources": [],
         "waiting": [],
         "totals": {
             "source_read_bytes": 0,
+            "source_device_bytes": 0,
+            "source_proof_bytes": 0,
             "source_requests": 0,
             "served_bytes": 0,
             "block_hits": 0,
@@ -47,8 +58,17 @@ def empty_body() -> dict[str, Any]:
             "retries": 0,
             "errors": 0,
             "worker_restarts": 0,
+            "lost_threads": 0,
+            "retired_workers": 0,
         },
+        "bandwidth_limit_bytes_per_s": 0,
+        "workers": [4243],
     }
+
+
+def memory(**more: int) -> dict[str, int]:
+    names = ("used", "leased", "pinned", "committed", "lingering")
+    return {"limit_bytes": 64 * GIB} | {f"{name}_bytes": 0 for name in names} | more
 
 
 def busy_body() -> dict[str, Any]:
@@ -56,12 +76,12 @@ def busy_body() -> dict[str, Any]:
     llama = "/models/llama-tp2"
     return empty_body() | {
         "uptime_s": 7384.2,
-        "memory": {
-            "limit_bytes": 64 * GIB,
-            "used_bytes": 40 * GIB,
-            "leased_bytes": 16 * GIB,
-            "pinned_bytes": 24 * GIB,
-        },
+        "memory": memory(
+            used_bytes=40 * GIB,
+            leased_bytes=16 * GIB,
+            pinned_bytes=24 * GIB,
+            committed_bytes=40 * GIB,
+        ),
         "sources": [
             {
                 "uri": llama,
@@ -87,6 +107,8 @@ def busy_body() -> dict[str, Any]:
         "waiting": [{"pid": 1203, "label": "rank 0", "needs_bytes": 16 << 20}],
         "totals": {
             "source_read_bytes": 43 * GIB,
+            "source_device_bytes": 40 * GIB,
+            "source_proof_bytes": 0,
             "source_requests": 5504,
             "served_bytes": 81 * GIB,
             "block_hits": 10368,
@@ -95,5 +117,7 @@ def busy_body() -> dict[str, Any]:
             "retries": 2,
             "errors": 1,
             "worker_restarts": 0,
+            "lost_threads": 0,
+            "retired_workers": 0,
         },
     }  # fmt: skip

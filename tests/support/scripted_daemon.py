@@ -1,7 +1,8 @@
-"""A daemon's stand-in: a real ROUTER and real slabs, with the fetching done in one thread.
+"""A daemon's stand-in: both sockets and real slabs, with the fetching done in one thread.
 
 Grants within a window as the daemon does, and is harsher where that shows mistakes: a block's bytes
-are in its slab only while it is granted. Before, and once it is consumed, it reads as zeros.
+are in its slab only while it is granted. Before, and once it is consumed, it reads as zeros. Local
+files it reads through the descriptors that it was handed, and never opens one by its name.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import itertools
 import os
 import queue
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,13 +21,20 @@ from typing import Any
 import posix_ipc
 import zmq
 
-from streamer_client.contract.errors import ProtocolMismatch, StreamerError
+from streamer_client.contract.errors import ProtocolMismatch, RequestRefused, StreamerError
+from streamer_client.contract.handover import TOKEN_BYTES
 from streamer_client.contract.layout import BlockRange, block_count, block_span, slab_bytes
 from streamer_client.contract.messages import (
     PROTOCOL,
+    Accepted,
     Close,
+    Compared,
+    Comparing,
     Consumed,
     DaemonMessage,
+    Done,
+    Drop,
+    Evict,
     Failed,
     GetStatus,
     Goodbye,
@@ -36,38 +45,60 @@ from streamer_client.contract.messages import (
     Open,
     Opened,
     OpenedShard,
+    Pin,
+    Prefetch,
     ReleaseShards,
     Renew,
     ShardFailed,
     Status,
+    Unpin,
     Waiting,
     Want,
     Welcome,
     decode_client,
     encode,
 )
-from streamer_client.contract.socket import instance_of
+from streamer_client.contract.uris import is_remote
 from streamer_client.storage.contract import Reader, StoredShard
+from streamer_client.storage.local_reader import LocalReader, identity_of
 from streamer_client.storage.registry import storage_for
+from tests.support.descriptor_end import DescriptorEnd, HandedPair, Manners, Session
 
 _serial = itertools.count()
 
 
 @dataclass
-class Script:
+class Script(Manners):
     """How the stand-in behaves; may be changed while it runs."""
 
     block_bytes: int = 64 << 10
     window_blocks: int = 1_000_000
     holds: bool = True
     heartbeat_s: float = 5.0
-    protocol: int = PROTOCOL
+    welcome_protocol: int = PROTOCOL
+    right_proof: bool = True
+    """Whether `Welcome` repeats what the greeting told."""
     allowed_grants: int = 1_000_000
     silent: bool = False
     refuse_open: StreamerError | None = None
+    refuse_requests: StreamerError | None = field(
+        default_factory=lambda: RequestRefused("the script says no")
+    )
+    """What prefetch and cache control are answered with; None: they are carried out."""
     waits_first: int = 0
     fail_shards: dict[int, StreamerError] = field(default_factory=dict)
+    """Told instead of the next grant."""
     change_identity: bool = False
+    resident_bytes: int = 0
+    """What an open is told that was in memory."""
+    compared: bool = True
+    """Without it loads are opened uncompared; `ScriptedDaemon.compare` ends that."""
+    slabs_first: bool = False
+    """Whether slabs overtake the answer that they belong to, as they may on their other socket."""
+    memfd: bool = False
+    """Slabs without names."""
+    short_slabs: bool = False
+    """Slabs smaller than their shards."""
     adopts: dict[str, str] = field(default_factory=dict)
     """URI to slab of an earlier daemon, whose bytes count as granted when they are wanted."""
 
@@ -75,6 +106,7 @@ class Script:
 @dataclass
 class _Load:
     client: bytes
+    session: Session
     number: int
     stored: tuple[StoredShard, ...]
     readers: list[Reader]
@@ -85,13 +117,23 @@ class _Load:
 
 
 class ScriptedDaemon:
-    """Serves one socket until killed or closed."""
+    """Serves one control socket and the descriptor socket beside it until killed or closed.
+
+    Attributes:
+        received: every message but heartbeats.
+        frames: all that came over ZeroMQ, as it came, its token before it.
+        ends: the descriptor socket, with what arrived there.
+        handed: names of the files that each `Open`, `Prefetch`, `Evict`, ... had as its transfer.
+    """
 
     def __init__(self, socket_path: Path | str, script: Script | None = None) -> None:
+        self.instance = secrets.token_hex(4)
         self.socket_path = str(socket_path)
         self.script = script or Script()
         self.received: list[Message] = []
+        self.frames: list[bytes] = []
         self.greeted: list[Hello] = []
+        self.handed: list[tuple[str, tuple[str, ...]]] = []
         self._loads: dict[tuple[bytes, int], _Load] = {}
         self._slab_names: list[str] = []
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -150,6 +192,32 @@ class ScriptedDaemon:
     def open_loads(self) -> int:
         return len(self._loads)
 
+    def compare(self, error: StreamerError | None = None) -> None:
+        """Say that what is in memory is, or is not, what the files of all loads hold."""
+
+        def told() -> None:
+            for load in list(self._loads.values()):
+                if error is not None:
+                    failed = ShardFailed(load.number, 0, error.code, str(error))
+                    self._send(load.client, failed)
+                self._send(load.client, Compared(load.number))
+
+        self.call(told)
+
+    def doubt(self) -> None:
+        """Say that all loads are compared again."""
+
+        def told() -> None:
+            for load in list(self._loads.values()):
+                self._send(load.client, Comparing(load.number))
+
+        self.call(told)
+
+    @property
+    def connections(self) -> int:
+        """Clients whose descriptor connection is open."""
+        return len(self.ends.living)
+
     # --- the daemon's thread ---------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -157,14 +225,23 @@ class ScriptedDaemon:
         self._router = context.socket(zmq.ROUTER)
         self._router.setsockopt(zmq.LINGER, 0)
         self._router.bind(f"ipc://{self.socket_path}")
+        self.ends = DescriptorEnd(self.socket_path, self.script)
         self._listening.set()
         while not self._stop.is_set():
             with contextlib.suppress(queue.Empty):
                 while True:
                     self._calls.get_nowait()()
-            if self._router.poll(5):
-                client, frame = self._router.recv_multipart()
-                self._handle(client, frame)
+            poller = zmq.Poller()
+            for source in (self._router, *self.ends.sources()):
+                poller.register(source, zmq.POLLIN)
+            poller.poll(5)
+            with contextlib.suppress(zmq.Again):
+                while True:
+                    client, frame = self._router.recv_multipart(zmq.NOBLOCK)
+                    self._handle(client, frame)
+            for session in self.ends.serve(poller):
+                self._end_loads(session)
+        self.ends.close()
         self._router.close()
         context.term()
 
@@ -173,61 +250,95 @@ class ScriptedDaemon:
             self._router.send_multipart([client, encode(message)])
 
     def _handle(self, client: bytes, frame: bytes) -> None:
+        session = self.ends.sessions.get(frame[:TOKEN_BYTES])
         try:
-            message = decode_client(frame)
+            if session is None:
+                raise ProtocolMismatch("the message has no token of a connection; connect first")
+            message = decode_client(frame[TOKEN_BYTES:])
         except ProtocolMismatch as error:
             self._send(client, Failed(-1, error.code, str(error)))
             return
         if not isinstance(message, Heartbeat):
             self.received.append(message)
+            self.frames.append(frame)
+        if session.living:
+            self._carry_out(client, session, message)
+
+    def _carry_out(self, client: bytes, session: Session, message: Message) -> None:
         match message:
             case Hello():
-                self._welcome(client, message)
+                self._welcome(client, session, message)
             case Heartbeat():
                 self._send(client, Heartbeat())
             case Open():
-                self._open(client, message)
+                self._open(client, session, message)
             case Want(load=number, ranges=ranges):
-                load = self._loads[client, number]
+                load = self._loads[session.token, number]
                 wanted = [(s, b) for s, start, stop in ranges for b in range(start, stop)]
                 load.wanted = [pair for pair in wanted if pair not in load.granted]
                 self._grant(load)
             case Consumed(load=number, ranges=ranges):
-                load = self._loads[client, number]
+                load = self._loads[session.token, number]
                 for shard, start, stop in ranges:
                     for block in range(start, stop):
                         self._punch(load, shard, block)
                 self._grant(load)
-            case ReleaseShards():
-                pass
             case Close(load=number):
-                self._end(self._loads.pop((client, number)))
+                self._end(self._loads.pop((session.token, number)))
+            case Drop(transfer=transfer):
+                assert transfer in session.transfers, f"transfer {transfer} is dropped twice"
+                session.drop(transfer)
             case Goodbye():
-                for key in [key for key in self._loads if key[0] == client]:
-                    self._end(self._loads.pop(key))
+                self._end_loads(session)
             case GetStatus(request_id=request_id):
                 self._send(client, Status(request_id, {"pid": os.getpid()}))
-            case Renew():
+            case ReleaseShards() | Renew():
                 pass
+            case Prefetch() | Evict() | Pin() | Unpin():
+                self._request(client, session, message)
             case _:
-                self._send(client, Failed(message.request_id, "refused", "the script says no"))
+                raise AssertionError(f"the stand-in does not know {type(message).__name__}")
 
-    def _welcome(self, client: bytes, hello: Hello) -> None:
+    def _request(
+        self, client: bytes, session: Session, message: Prefetch | Evict | Pin | Unpin
+    ) -> None:
+        names = self._names(session, message)
+        if self.script.refuse_requests is not None:
+            error = self.script.refuse_requests
+            self._send(client, Failed(message.request_id, error.code, str(error)))
+        elif isinstance(message, Prefetch):
+            self._send(client, Accepted(message.request_id, names, 100 * len(names)))
+        else:
+            self._send(client, Done(message.request_id, f"{len(names)} files"))
+
+    def _names(
+        self, session: Session, message: Open | Prefetch | Evict | Pin | Unpin
+    ) -> tuple[str, ...]:
+        pairs = session.transfers[message.transfer] if message.transfer else ()
+        names = tuple(pair.name for pair in pairs)
+        self.handed.append((type(message).__name__, names))
+        return names
+
+    def _welcome(self, client: bytes, session: Session, hello: Hello) -> None:
         self.greeted.append(hello)
         script = self.script
-        instance = instance_of(self.socket_path)
         welcome = Welcome(
-            hello.request_id, script.protocol, "0", os.getpid(), instance, script.heartbeat_s
+            hello.request_id,
+            script.welcome_protocol,
+            "0",
+            os.getpid(),
+            self.instance,
+            script.heartbeat_s,
+            session.proof if script.right_proof else bytes(TOKEN_BYTES),
         )
         self._send(client, welcome)
 
-    def _open(self, client: bytes, message: Open) -> None:
+    def _open(self, client: bytes, session: Session, message: Open) -> None:
         try:
+            self._names(session, message)
             if self.script.refuse_open is not None:
                 raise self.script.refuse_open
-            uri = message.files[0] if message.files else message.source
-            storage = storage_for(uri, os.environ)
-            stored = storage.list_shards(message.source, message.pattern, message.files)
+            stored, readers = self._found(session, message)
         except StreamerError as error:
             self._send(client, Failed(message.request_id, error.code, str(error)))
             return
@@ -235,41 +346,81 @@ class ScriptedDaemon:
             self._send(client, Waiting(message.load, 100, 10, 50))
         load = _Load(
             client,
+            session,
             message.load,
             stored,
-            [storage.open(one) for one in stored],
+            readers,
             [self._slab(one) for one in stored],
             message.hold and self.script.holds,
             [],
         )
-        self._loads[client, message.load] = load
+        self._loads[session.token, message.load] = load
         if message.want == "all":
             load.wanted = [
                 (shard, block)
                 for shard, one in enumerate(stored)
                 for block in range(block_count(one.size_bytes, self.script.block_bytes))
             ]
+        if self.script.slabs_first:
+            self._hand_out(load)
+            self.call(lambda: self._send(client, self._opened(message, load)))
+            self.call(lambda: self._grant(load))
+            return
         self._send(client, self._opened(message, load))
+        self._hand_out(load)
         self._grant(load)
+
+    def _found(
+        self, session: Session, message: Open
+    ) -> tuple[tuple[StoredShard, ...], list[Reader]]:
+        if message.transfer:
+            pairs = session.transfers[message.transfer]
+            stored = tuple(map(_stored, pairs))
+            return stored, [_reader(*one) for one in zip(stored, pairs, strict=True)]
+        uri = message.files[0] if message.files else message.source
+        assert is_remote(uri), "a local source was opened by its name"
+        storage = storage_for(uri, os.environ)
+        stored = storage.list_shards(message.source, message.pattern, message.files)
+        return stored, [storage.open(one) for one in stored]
 
     def _opened(self, message: Open, load: _Load) -> Opened:
         suffix = "-changed" if self.script.change_identity else ""
         shards = tuple(
-            OpenedShard(one.uri, one.identity + suffix, name, one.size_bytes, load.held)
-            for one, (name, _) in zip(load.stored, load.slabs, strict=True)
+            OpenedShard(one.uri, one.identity + suffix, one.size_bytes, load.held)
+            for one in load.stored
         )
-        return Opened(message.request_id, message.load, self.script.block_bytes, shards, (), 0)
+        return Opened(
+            message.request_id,
+            message.load,
+            self.script.block_bytes,
+            shards,
+            (),
+            self.script.resident_bytes,
+            compared=self.script.compared,
+        )
+
+    def _hand_out(self, load: _Load) -> None:
+        """Read-only descriptors of all slabs that are not empty."""
+        descriptors = [
+            (shard, os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
+            for shard, (_, fd) in enumerate(load.slabs)
+            if load.stored[shard].size_bytes
+        ]
+        self.ends.hand_out(load.session, load.number, descriptors)
 
     def _slab(self, stored: StoredShard) -> tuple[str, int]:
         if stored.uri in self.script.adopts:
             name = self.script.adopts[stored.uri]
             return name, posix_ipc.SharedMemory(name).fd
-        instance = instance_of(self.socket_path)
-        name = f"/streamerd.{instance}.{os.getpid()}{next(_serial):06d}"
-        memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o640)
-        os.ftruncate(memory.fd, slab_bytes(stored.size_bytes))
-        self._slab_names.append(name)
-        return name, memory.fd
+        name = f"/streamerd.{self.instance}.{os.getpid()}{next(_serial):06d}"
+        if self.script.memfd:
+            fd = os.memfd_create(name[1:])
+        else:
+            fd = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600).fd
+            self._slab_names.append(name)
+        size_bytes = slab_bytes(stored.size_bytes)
+        os.ftruncate(fd, size_bytes // 2 if self.script.short_slabs else size_bytes)
+        return name, fd
 
     def _grant_all(self) -> None:
         for load in list(self._loads.values()):
@@ -302,6 +453,11 @@ class ScriptedDaemon:
     def _span(self, load: _Load, shard: int, block: int) -> tuple[int, int]:
         return block_span(block, load.stored[shard].size_bytes, self.script.block_bytes)
 
+    def _end_loads(self, session: Session) -> None:
+        """A client left: everything it holds ends."""
+        for key in [key for key in self._loads if key[0] == session.token]:
+            self._end(self._loads.pop(key))
+
     def _end(self, load: _Load) -> None:
         """All leases of the load end: its blocks are punched, as pressure might do at once."""
         for shard, block in list(load.granted):
@@ -310,6 +466,17 @@ class ScriptedDaemon:
             reader.close()
         for _, fd in load.slabs:
             os.close(fd)
+
+
+def _stored(pair: HandedPair) -> StoredShard:
+    status = os.fstat(pair.fd)
+    return StoredShard(pair.name, status.st_size, identity_of(status))
+
+
+def _reader(stored: StoredShard, pair: HandedPair) -> LocalReader:
+    """Over copies: the transfer is dropped before the load ends."""
+    copies = [os.dup(fd) for fd in pair[1:] if fd is not None]
+    return LocalReader(copies[0], stored, *copies[1:])
 
 
 @contextlib.contextmanager

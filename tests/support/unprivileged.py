@@ -15,11 +15,16 @@ def as_nobody(call: Callable[[], object]) -> str:
 
     Where the tests themselves do not run as root, they are unprivileged enough.
     """
+    return as_user(NOBODY, call)
+
+
+def as_user(uid: int, call: Callable[[], object]) -> str:
+    """As `as_nobody`, of another user, whose group has the same number."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            os.write(write_end, _told(call).encode()[:60_000])
+            os.write(write_end, _told(uid, call).encode()[:60_000])
         finally:
             os._exit(0)
     os.close(write_end)
@@ -29,12 +34,12 @@ def as_nobody(call: Callable[[], object]) -> str:
     return text
 
 
-def _told(call: Callable[[], object]) -> str:
+def _told(uid: int, call: Callable[[], object]) -> str:
     try:
         if os.getuid() == 0:
             os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
+            os.setgid(uid)
+            os.setuid(uid)
         return str(call())
     except Exception as error:  # noqa: BLE001 - handed to the parent, which judges it
         traceback.print_exc()

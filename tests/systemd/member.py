@@ -7,6 +7,7 @@ the user may not reach.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
@@ -16,10 +17,11 @@ import sys
 import torch  # noqa: F401 - here, while this is root
 
 import streamer_client
-from streamer_client import checkpoint, copy_engine, daemon_feed, direct_feed  # noqa: F401
+from streamer_client import checkpoint, copy_engine, daemon_feed, direct_feed, launch  # noqa: F401
 
 
 def become(user: str) -> None:
+    codecs.lookup("ascii")  # a module of its own, as are those above
     entry = pwd.getpwnam(user)
     os.initgroups(user, entry.pw_gid)
     os.setgid(entry.pw_gid)

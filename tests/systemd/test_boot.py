@@ -46,7 +46,7 @@ def test_the_unit_is_right_and_hardened(node: Node) -> None:
     man = "yes" if page.exists() else "no"  # images for containers leave pages out
     verified = node.run("systemd-analyze", "verify", f"--man={man}", path)
     assert verified.stdout + verified.stderr == ""
-    node.run("systemd-analyze", "security", "--threshold=15", "streamerd.service")
+    node.run("systemd-analyze", "security", "--threshold=13", "streamerd.service")
 
 
 def test_enabling_it_makes_it_start_at_boot(node: Node) -> None:
@@ -78,7 +78,7 @@ def test_a_stranger_is_refused_and_told_what_to_do(roomy: Node) -> None:
 
 def test_idle_it_needs_little_memory_of_its_own(roomy: Node) -> None:
     pids = roomy.processes()
-    assert len(pids) == 3  # the daemon and two workers
+    assert len(pids) == 4  # the daemon, what starts its workers, and two of these
     private_bytes = 0
     for pid in pids:
         rollup = roomy.run("cat", f"/proc/{pid}/smaps_rollup").stdout
@@ -86,20 +86,17 @@ def test_idle_it_needs_little_memory_of_its_own(roomy: Node) -> None:
     assert 0 < private_bytes < PRIVATE_LIMIT_BYTES
 
 
-def test_a_member_loads_and_may_read_slabs_but_not_write(roomy: Node, member: Member) -> None:
+def test_a_member_loads_and_has_slabs_from_the_daemon_alone(roomy: Node, member: Member) -> None:
     model = roomy.model("first")
     assert member.load(model) == "daemon"
     assert roomy.resident_bytes() == MODEL_BYTES
     slab = roomy.status()["sources"][0]["shards"][0]["slab"]
     stat = roomy.run("stat", "-c", "%a %U %G", f"/dev/shm{slab}")
-    assert stat.stdout.split() == ["640", "streamerd", "streamerd"]
-    for user, redirection, allowed in (
-        (MEMBER, "<", True),
-        (MEMBER, ">>", False),
-        (STRANGER, "<", False),
-    ):
-        opened = roomy.run("bash", "-c", f": {redirection} /dev/shm{slab}", user=user, check=False)
-        assert (opened.returncode == 0) == allowed, (user, redirection)
+    assert stat.stdout.split() == ["600", "streamerd", "streamerd"]
+    for user in (MEMBER, STRANGER):
+        for redirection in ("<", ">>"):
+            command = f": {redirection} /dev/shm{slab}"
+            assert roomy.run("bash", "-c", command, user=user, check=False).returncode != 0
     eventually(lambda: "8.00 MiB of 32.0 MiB (25%)" in roomy.show("StatusText"))
 
 
@@ -153,4 +150,5 @@ def test_the_doctor_knows_what_is_wrong(node: Node) -> None:
     node.run("systemctl", "stop", "streamerd")
     assert doctor(MEMBER)["service"] == ("fail", "`systemctl start streamerd`")
     node.machine.write("/dev/shm/streamerd.0badf00d.1", "left over")
-    assert doctor(MEMBER)["segments"] == ("warn", "`rm /dev/shm/streamerd.0badf00d.*`")
+    assert doctor("root")["segments"] == ("warn", "`rm /dev/shm/streamerd.0badf00d.*`")
+    assert doctor(MEMBER)["segments"][0] == "ok"  # it could not remove what is another user's

@@ -24,9 +24,9 @@ def test_a_killed_worker_is_replaced_under_a_load(tight: Node, member: Member) -
     model = tight.model("worker")
     member.begin(model)
     main = tight.main_pid
-    for pid in tight.processes():
-        if pid != main:
-            tight.run("kill", "-KILL", str(pid))
+    others = [str(pid) for pid in tight.processes() if pid != main]
+    # One may be gone before its turn: workers end with the process that starts them.
+    tight.run("kill", "-KILL", *others, check=False)
     assert member.finish(model) == "daemon"
     assert tight.status()["totals"]["worker_restarts"] >= 1
     assert tight.main_pid == main

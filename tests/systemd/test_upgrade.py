@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from streamer_client.contract.socket import SYSTEM_SOCKET, instance_of
+from streamer_client.contract.socket import SYSTEM_SOCKET
+from streamerd.control.instance import SUFFIX
 from tests.support.daemon import REPOSITORY
 from tests.systemd.node import CONFIG, MODEL_BYTES, Member, Node
 
@@ -59,7 +60,7 @@ def test_purging_leaves_nothing(roomy: Node, member: Member) -> None:
     assert roomy.run("systemctl", "status", "streamerd", check=False).returncode == 4  # unknown
 
 
-def test_the_scripts_name_the_system_daemons_slabs() -> None:
+def test_the_scripts_read_whose_slabs_are_the_system_daemons() -> None:
     root = REPOSITORY / "systemd"
     for script in (root / "uninstall", root / "debian" / "streamerd.postrm"):
-        assert instance_of(SYSTEM_SOCKET) in script.read_text()
+        assert SYSTEM_SOCKET + SUFFIX in script.read_text()

@@ -15,6 +15,7 @@ from vllm.config import ModelConfig
 from vllm.model_executor.model_loader.sharded_state_loader import ShardedStateLoader
 
 from streamer_client.catalog_view import CatalogEntry
+from streamer_client.contract.printable import printable
 from streamer_vllm.loader import StreamerLoader
 from streamer_vllm.pattern import file_glob
 from streamer_vllm.place import current_place
@@ -56,7 +57,7 @@ def _warn(name: str, stored: CatalogEntry, target: torch.Tensor) -> None:
     """Tell of a parameter that is not what is stored, such as one padded for LoRA."""
     log.warning(
         "streamerd: %s is stored as %s %s and loaded into a parameter of %s %s",
-        name,
+        printable(name),
         stored.dtype,
         list(stored.shape),
         target.dtype,

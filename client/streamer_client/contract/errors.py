@@ -10,6 +10,7 @@ StreamerError
 │   └── CorruptCheckpoint  its bytes are not valid safetensors
 ├── MemoryLimitError       the work does not fit the memory limit or /dev/shm
 ├── DaemonUnavailable      nothing answers at the socket
+│   └── UntrustedSocket    somebody answers, or could, who must not be trusted; nothing was sent
 ├── ProtocolMismatch       the other side speaks another version
 └── RequestRefused         the daemon understood and says no (leased, pinned, unknown source)
 
@@ -82,6 +83,12 @@ class DaemonUnavailable(StreamerError):
     code = "daemon-unavailable"
 
 
+class UntrustedSocket(DaemonUnavailable):
+    """Who listens at the socket, or who could put another one in its place, is not trusted."""
+
+    code = "untrusted-socket"
+
+
 class ProtocolMismatch(StreamerError):
     """Daemon and client speak different versions of the protocol."""
 
@@ -107,6 +114,7 @@ _BY_CODE: dict[str, type[StreamerError]] = {
         CorruptCheckpoint,
         MemoryLimitError,
         DaemonUnavailable,
+        UntrustedSocket,
         ProtocolMismatch,
         RequestRefused,
     )

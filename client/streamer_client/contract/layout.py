@@ -5,11 +5,17 @@ Owns the arithmetic between bytes and blocks. All ranges are half-open.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 PAGE_BYTES: Final = 4096
 DEFAULT_BLOCK_BYTES: Final = 8 << 20
 MIN_BLOCK_BYTES: Final = 64 << 10
+SAMPLES: Final = 16
+"""Pages of each file. Two checkpoints of the same sizes share headers and perhaps embeddings; that
+all of sixteen pages spread over a gigabyte agree, and others do not, would need somebody who wants
+it."""
 WINDOW_BLOCKS: Final = 2
 """Blocks in the smallest window: one being copied while the next is being read."""
 
@@ -50,3 +56,27 @@ def blocks_of_bytes(start: int, stop: int, block_bytes: int) -> tuple[int, int]:
     if start >= stop:
         return (start // block_bytes, start // block_bytes)
     return (start // block_bytes, -(-stop // block_bytes))
+
+
+def merged(ranges: Iterable[BlockRange]) -> tuple[BlockRange, ...]:
+    """The same blocks as few ranges, by shard and block; overlaps count once."""
+    out: list[BlockRange] = []
+    for item in sorted(ranges):
+        if item.start >= item.stop:
+            continue
+        last = out[-1] if out else None
+        if last is not None and last.shard == item.shard and item.start <= last.stop:
+            out[-1] = BlockRange(last.shard, last.start, max(last.stop, item.stop))
+        else:
+            out.append(item)
+    return tuple(out)
+
+
+@functools.lru_cache(maxsize=1024)
+def sample_starts(size_bytes: int) -> tuple[int, ...]:
+    """Where the pages begin that are compared: spread evenly, the first and the last among them."""
+    pages = -(-size_bytes // PAGE_BYTES)
+    count = min(SAMPLES, pages)
+    if count < 2:
+        return tuple(range(count))
+    return tuple((pages - 1) * number // (count - 1) * PAGE_BYTES for number in range(count))

@@ -17,8 +17,8 @@ _SECRET: Final = re.compile(
     r"SECRET|TOKEN|PASSWORD|CREDENTIAL|ACCOUNT_KEY|SAS|CONNECTION_STRING|USERINFO|QUERY|BEARER"
 )
 """Variables whose values are secrets; an access key's id, a region or an endpoint is none."""
-_USER_INFO: Final = re.compile(r"://[^/]*@")
-"""A URL with a password in it, such as a proxy's."""
+_USER_INFO: Final = re.compile(r"://.*@")
+"""A URL with a password in it, such as a proxy's; the password may have a slash."""
 _LEAST_LETTERS: Final = 6
 """Shorter values are no secrets, and hiding them would spoil every text they occur in."""
 

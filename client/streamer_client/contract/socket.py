@@ -1,32 +1,58 @@
-"""Where the control socket lives. Pure: callers pass the environment and a predicate."""
+"""Where the sockets of a daemon live. Pure: callers pass the environment and predicates."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import Final
 
 SYSTEM_SOCKET: Final = "/run/streamerd/control.sock"
 SOCKET_ENV: Final = "STREAMERD_SOCKET"
-MAX_SOCKET_PATH_BYTES: Final = 107
+DESCRIPTOR_SUFFIX: Final = ".fd"
+"""The descriptor socket lies beside the control socket, under its name and this."""
+SUN_PATH_BYTES: Final = 107
 """`sun_path` of unix(7) holds 108 bytes with its terminating null."""
+MAX_SOCKET_PATH_BYTES: Final = SUN_PATH_BYTES - len(DESCRIPTOR_SUFFIX)
+"""Of a control socket, so that its descriptor socket has a path too."""
 
 
-def user_socket(environ: Mapping[str, str], uid: int) -> str:
-    """The socket of this user's own daemon."""
-    runtime_dir = environ.get("XDG_RUNTIME_DIR")
-    base = f"{runtime_dir}/streamerd" if runtime_dir else f"/tmp/streamerd-{uid}"
-    return f"{base}/control.sock"
+def descriptor_socket(socket_path: str) -> str:
+    """The socket on which descriptors are handed over, of the daemon at a control socket."""
+    return socket_path + DESCRIPTOR_SUFFIX
 
 
-def default_socket(environ: Mapping[str, str], uid: int, exists: Callable[[str], bool]) -> str:
-    """The socket to use when no flag names one: environment, system daemon, this user's own."""
+def socket_candidates(environ: Mapping[str, str], uid: int) -> tuple[str, ...]:
+    """The places for this user's own daemon, in the order in which they are tried.
+
+    The last one is for a machine whose /tmp somebody else has spoilt: only the user may write
+    below their home.
+    """
+    places = [f"/tmp/streamerd-{uid}"]
+    runtime_dir, home = environ.get("XDG_RUNTIME_DIR", ""), environ.get("HOME", "")
+    if runtime_dir.startswith("/"):  # the XDG specification has relative ones ignored
+        places.insert(0, f"{runtime_dir.rstrip('/')}/streamerd")
+    if home.startswith("/"):
+        places.append(f"{home.rstrip('/')}/.cache/streamerd")
+    return tuple(f"{place}/control.sock" for place in places)
+
+
+def default_socket(
+    environ: Mapping[str, str],
+    uid: int,
+    answers: Callable[[str], bool],
+    usable: Callable[[str], bool],
+) -> str:
+    """The socket to use when no flag names one: environment, system daemon, this user's own.
+
+    Args:
+        environ: the process environment.
+        uid: the user.
+        answers: whether there is a socket at a path that this process may trust.
+        usable: whether this user may make one there.
+    """
     named = environ.get(SOCKET_ENV)
     if named:
         return named
-    return SYSTEM_SOCKET if exists(SYSTEM_SOCKET) else user_socket(environ, uid)
-
-
-def instance_of(socket_path: str) -> str:
-    """Eight hexadecimal digits that keep the slabs of daemons on different sockets apart."""
-    return hashlib.blake2s(socket_path.encode(), digest_size=4).hexdigest()
+    own = socket_candidates(environ, uid)
+    there = (path for path in (SYSTEM_SOCKET, *own) if answers(path))
+    could_be = (path for path in own if usable(path))
+    return next(there, None) or next(could_be, own[0])

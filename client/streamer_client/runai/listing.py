@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from streamer_client.contract.errors import SourceNotFound
+from streamer_client.contract.printable import printable
 from streamer_client.runai.credentials import S3Credentials, with_credentials
 from streamer_client.runai.failures import as_value_error
 from streamer_client.storage.contract import Storage, StoredShard
@@ -36,7 +37,7 @@ def list_safetensors(path: str, s3_credentials: S3Credentials | None = None) -> 
         try:
             found = storage_of(source, s3_credentials).list_shards(source, None, None)
         except SourceNotFound as error:
-            log.warning("event=no_safetensors source=%s reason=%r", source, str(error))
+            log.warning("event=no_safetensors source=%s reason=%r", printable(source), str(error))
             return []
     return [shard.uri for shard in found]
 

@@ -10,6 +10,9 @@ import sys
 from collections.abc import Mapping
 from typing import Final, TextIO
 
+from streamer_client.contract.limits import MAX_LOGGED_CHARACTERS
+from streamer_client.contract.printable import printable
+
 LEVEL_ENV: Final = "RUNAI_STREAMER_LOG_LEVEL"
 STDERR_ENV: Final = "RUNAI_STREAMER_LOG_TO_STDERR"
 
@@ -63,11 +66,18 @@ def _send_to_stderr(logger: logging.Logger) -> None:
     if any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
         return
     handler = _StderrHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.setFormatter(_LineFormatter(_FORMAT))
     logger.addHandler(handler)
     logger.propagate = False
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.INFO)
+
+
+class _LineFormatter(logging.Formatter):
+    """One event a line: a name with a line end in it must not look like another one."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's own name
+        return printable(super().formatMessage(record), MAX_LOGGED_CHARACTERS)
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from streamer_client.contract.errors import SourceError
 from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES
+from streamer_client.contract.printable import printable
 from streamer_client.contract.uris import is_remote
 from streamer_client.parallelism import read_threads
 from streamer_client.runai.credentials import S3Credentials
@@ -82,7 +83,7 @@ def pull_chosen(
         _pull_all(storage, jobs, concurrency(os.environ, source))
     log.info(
         "event=pulled source=%s files=%d bytes=%d seconds=%.3f to=%s",
-        source,
+        printable(source),
         len(jobs),
         sum(job.shard.size_bytes for job in jobs),
         time.perf_counter() - began_s,

@@ -20,6 +20,9 @@ class StoredShard(msgspec.Struct, frozen=True):
     size_bytes: int
     identity: str
     """Changes whenever the content may have changed."""
+    validated: bool = True
+    """False where nothing but its size tells one content from another, so that it has to be read
+    anew each time."""
 
 
 class Reader(Protocol):

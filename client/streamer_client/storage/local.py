@@ -1,7 +1,8 @@
 """Local checkpoints: a directory of files, or files by name.
 
-Owns finding, naming and opening them; `local_reader.py` reads. Runs in the daemon's fetch workers
-and, without a daemon, in the client.
+Owns finding and naming them, and opening one by its path with the caller's own rights;
+`local_files.py` keeps them open, `local_reader.py` reads. Runs where a source's names mean what the
+user means: in the client, in `streamerctl`, and for what a daemon's own configuration names.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from urllib.parse import unquote
 
 from streamer_client.contract.errors import ConfigError, SourceChanged, SourceError, SourceNotFound
 from streamer_client.storage.contract import StoredShard
-from streamer_client.storage.local_reader import LocalReader, changed, identity_of
+from streamer_client.storage.local_reader import LocalReader, identity_of
 from streamer_client.storage.names import DEFAULT_PATTERN, natural_key, select, told
 from streamer_client.storage.os_errors import source_error
 
@@ -69,7 +70,7 @@ class LocalStorage:
             SourceForbidden: no permission.
             SourceError: it cannot be opened for another reason.
         """
-        fd = _open(shard)
+        fd = _open_again(shard)
         try:
             return LocalReader(fd, shard)
         except BaseException:
@@ -136,17 +137,51 @@ def _files_under(directory: str) -> Iterator[str]:
                 yield path
 
 
+def open_regular(path: str) -> tuple[int, os.stat_result]:
+    """A descriptor of a regular file, and what the system says of it. The caller closes it.
+
+    Looked at before and after it was opened: before, since opening a device may do something to
+    it; after, since only the descriptor tells what was opened. O_NONBLOCK lets nobody wait who
+    opens a FIFO that was put there meanwhile.
+
+    Raises:
+        SourceNotFound: there is no such file.
+        SourceForbidden: no permission.
+        SourceError: a directory, a FIFO and so on in its place, or too many open files.
+    """
+    _refuse_irregular(path, _status(path))
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise source_error(path, error, "open it") from error
+    try:
+        status = os.fstat(fd)
+        _refuse_irregular(path, status)
+        os.set_blocking(fd, True)
+    except OSError as error:
+        os.close(fd)
+        raise source_error(path, error, "look at it") from error
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, status
+
+
 def _shard(path: str) -> StoredShard:
     status = _status(path)
-    if stat.S_ISDIR(status.st_mode):
-        raise SourceError(f"{path}: is a directory, and a file is needed; name the files in it")
-    if not stat.S_ISREG(status.st_mode):
-        raise SourceError(f"{path}: is no regular file, so it has no fixed size; copy it to one")
+    _refuse_irregular(path, status)
     try:
         path.encode()
     except UnicodeEncodeError as error:
         raise SourceError(f"{path!r}: the name is not UTF-8; rename the file") from error
     return StoredShard(path, status.st_size, identity_of(status))
+
+
+def _refuse_irregular(path: str, status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise SourceError(f"{path}: is a directory, and a file is needed; name the files in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise SourceError(f"{path}: is no regular file, so it has no fixed size; copy it to one")
 
 
 def _status(path: str) -> os.stat_result:
@@ -156,17 +191,13 @@ def _status(path: str) -> os.stat_result:
         raise source_error(path, error, "look at it") from error
 
 
-def _open(shard: StoredShard) -> int:
-    """A descriptor of the shard's path; looked at first, since opening a fifo would not return."""
+def _open_again(shard: StoredShard) -> int:
+    """A descriptor of the file that lies at the shard's path now."""
     try:
-        found = identity_of(os.stat(shard.uri))
-        if found != shard.identity:
-            raise changed(shard, found)
-        return os.open(shard.uri, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError) as error:
+        fd, _ = open_regular(shard.uri)
+    except SourceNotFound as error:
         raise SourceChanged(
             f"{shard.uri}: vanished since the load began (expected {shard.identity}); "
             "open the checkpoint again once it is complete"
         ) from error
-    except OSError as error:
-        raise source_error(shard.uri, error, "open it") from error
+    return fd

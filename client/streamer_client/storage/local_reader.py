@@ -5,6 +5,10 @@ at memory speed; others with O_DIRECT on a second descriptor, which costs a tent
 a buffered read and leaves the page cache to others; what O_DIRECT may not do (unaligned, the file's
 tail, a file system that refuses) plainly. Any number of threads of a fetch worker, or of a client
 without a daemon, read through one reader at once.
+
+A file is known by its descriptor alone, never by its path: the path may mean another file to
+whoever reads than to whoever opened, and a file that was renamed, unlinked or replaced stays what
+it is for those who have it open.
 """
 
 from __future__ import annotations
@@ -14,11 +18,12 @@ import errno
 import logging
 import os
 import threading
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 from streamer_client.contract.errors import SourceChanged
 from streamer_client.storage.contract import StoredShard
-from streamer_client.storage.os_errors import source_error
+from streamer_client.storage.os_errors import descriptor_error
 from streamer_client.storage.page_cache import PageCache
 
 logger = logging.getLogger(__name__)
@@ -26,30 +31,67 @@ logger = logging.getLogger(__name__)
 DIRECT_ALIGNMENT_BYTES: Final = 4096
 """Enough for every logical block size in use, for the address, the offset and the length."""
 
+DIRECT_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT
+
 PIECE_BYTES: Final = 1 << 20
 """Fits a processor's own cache, so that checksum and copy find it there; devices want no more."""
 
+SETTLING_READS: Final = 3
+"""How often bytes are read again whose file's ctime moved meanwhile. One chmod or link costs one;
+whoever keeps changing a file for that long writes to it."""
+
 _UNKNOWN: Final = -1
 
+T = TypeVar("T")
 
-def identity_of(status: os.stat_result) -> str:
-    """What proves a local file's content: device, inode, size and time of the last change."""
-    return f"file:{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
+
+def identity_of(status: os.stat_result, disk: str = "", owner: str = "") -> str:
+    """What proves a local file's content.
+
+    Device, inode, size and time of the last change of content; not ctime, which chmod, link and
+    rename change too.
+
+    Args:
+        status: of the open file.
+        disk: the block device's `diskseq`, where there is one: another image mounted at the same
+            device number may repeat all else.
+        owner: the id of the user who passed the file, where its file system is served by a process
+            that says what it likes.
+    """
+    base = f"file:{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
+    return base + (f":disk{disk}" if disk else "") + (f":uid{owner}" if owner else "")
 
 
 class LocalReader:
-    """One open file of a known identity. Takes over `fd`."""
+    """One open file of a known identity.
+
+    Takes over `fd` and `direct_fd` once it is made; where that raises, they stay the caller's.
+
+    Args:
+        fd: opened for reading, without O_DIRECT.
+        shard: what it is; an identity longer than `identity_of` says without disk and owner is
+            compared in what both have.
+        direct_fd: the same file, opened once more with O_DIRECT. None: that is tried here, with
+            this process's own rights to the open file, and done without where it is refused.
+
+    Raises:
+        SourceChanged: the file is not what `shard` says.
+        SourceError: it cannot be looked at.
+    """
 
     piece_bytes = PIECE_BYTES
     retries = 0
 
-    def __init__(self, fd: int, shard: StoredShard) -> None:
+    def __init__(self, fd: int, shard: StoredShard, direct_fd: int | None = None) -> None:
         self._shard = shard
         self._fd = fd
-        self._direct_fd: int | None = None
+        self._direct_fd = direct_fd
         self._direct_refused = False
         self._opening = threading.Lock()
-        self._cache = PageCache(fd, shard.size_bytes)
+        try:
+            self._cache = PageCache(fd, shard.size_bytes)
+        except OSError as error:
+            raise descriptor_error(shard.uri, error, "read it") from error
         self.check()
 
     def readinto(self, buffer: memoryview, start: int) -> int:
@@ -78,23 +120,55 @@ class LocalReader:
                 told = told and known
         except OSError as error:
             doing = f"read bytes {start} to {stop}"
-            raise source_error(self._shard.uri, error, doing) from error
+            raise descriptor_error(self._shard.uri, error, doing) from error
         self.check()
         return from_device if told else _UNKNOWN
 
     def check(self) -> None:
-        """Raise SourceChanged unless descriptor and path still lead to the known content.
-
-        A file that was only unlinked stays readable through its descriptor, and so is no failure.
-        """
-        found = identity_of(os.fstat(self._fd))
-        if found == self._shard.identity:
-            try:
-                found = identity_of(os.stat(self._shard.uri))
-            except OSError:
-                return
-        if found != self._shard.identity:
+        """Raise SourceChanged unless the open file still is the known content."""
+        found, known = identity_of(self._status()), self._shard.identity
+        if known != found and not known.startswith(found + ":"):
             raise changed(self._shard, found)
+
+    def ctime_ns(self) -> int:
+        """When anything about the file last changed, as its file system says now.
+
+        Raises:
+            SourceError: it cannot be looked at any more.
+        """
+        return self._status().st_ctime_ns
+
+    def settled(self, read: Callable[[], T]) -> tuple[T, int]:
+        """Call `read`, again where the file's ctime moved meanwhile.
+
+        Args:
+            read: reads bytes through this reader; what it did before is void when it is called
+                once more.
+
+        Returns:
+            What the last call gave, and the ctime under which all its bytes were read.
+
+        Raises:
+            SourceChanged: the ctime does not come to rest.
+            SourceError: the file could not be read.
+        """
+        before_ns = self.ctime_ns()
+        for _ in range(SETTLING_READS):
+            got = read()
+            after_ns = self.ctime_ns()
+            if after_ns == before_ns:
+                return got, after_ns
+            before_ns = after_ns
+        raise SourceChanged(
+            f"{self._shard.uri}: is being changed while it is read, {SETTLING_READS} times in a "
+            "row; open the checkpoint again when nothing writes to it"
+        )
+
+    def _status(self) -> os.stat_result:
+        try:
+            return os.fstat(self._fd)
+        except OSError as error:
+            raise descriptor_error(self._shard.uri, error, "look at it") from error
 
     def close(self) -> None:
         """Close the descriptors. Idempotent; no thread may be reading."""
@@ -139,20 +213,26 @@ class LocalReader:
     def _some_direct(self, part: memoryview, start: int) -> int:
         """Bytes read past the cache; 0 when the file system refuses, which is remembered."""
         try:
-            return self._some(self._direct(), part, start, 0)
+            fd = self._direct()
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES, errno.ENOENT):
+            return self._do_without_direct(error)
+        try:
+            return self._some(fd, part, start, 0)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise
-            logger.debug("direct_refused uri=%s error=%s", self._shard.uri, error)
-            self._direct_refused = True
-            return 0
+            return self._do_without_direct(error)
+
+    def _do_without_direct(self, error: OSError) -> int:
+        logger.debug("direct_refused uri=%r error=%s", self._shard.uri, error)
+        self._direct_refused = True
+        return 0
 
     def _direct(self) -> int:
-        """The second descriptor, of the same inode even if the path leads elsewhere by now."""
+        """The second descriptor; opened of the open file, not by a path."""
         with self._opening:
             if self._direct_fd is None:
-                flags = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT
-                self._direct_fd = os.open(f"/proc/self/fd/{self._fd}", flags)
+                self._direct_fd = os.open(f"/proc/self/fd/{self._fd}", DIRECT_FLAGS)
             return self._direct_fd
 
     def _some(self, fd: int, part: memoryview, start: int, flags: int) -> int:

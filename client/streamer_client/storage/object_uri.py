@@ -6,7 +6,16 @@ what follows `?` or `#` belongs to the name.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Final
+
+from streamer_client.contract.errors import ConfigError
+
+_USERINFO: Final = re.compile(r"(?!arn:)[^/@]*:.*@|[^/]*@", re.DOTALL)
+"""What stands before a bucket where somebody wrote `key:secret@bucket`. Secret keys have slashes,
+buckets no colon; the `@` of an object's name comes after a bucket that has neither."""
+HIDDEN: Final = "***@"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +45,33 @@ class ObjectUri:
         return ObjectUri(self.scheme, self.bucket, key)
 
 
+def without_user(text: str) -> str:
+    """A URI of an object as it may be shown: what stands for credentials in it is hidden."""
+    scheme, sign, rest = text.partition("://")
+    found = _USERINFO.match(rest)
+    if found:
+        return f"{scheme}{sign}{HIDDEN}{rest[found.end() :]}"
+    bucket, slash, _ = rest.partition("/")
+    # Without its @, too: no bucket has a colon.
+    if ":" in bucket and not bucket.startswith("arn:"):
+        return f"{scheme}{sign}***{slash}..." if slash else f"{scheme}{sign}***"
+    return text
+
+
 def split_uri(text: str, scheme: str) -> tuple[str, str]:
-    """Bucket and key as they stand in a URI; an empty bucket where it is not of this scheme."""
+    """Bucket and key as they stand in a URI; an empty bucket where it is not of this scheme.
+
+    Raises:
+        ConfigError: there are credentials in it, which would be shown, and are not used.
+    """
     start = f"{scheme}://"
     if text[: len(start)].lower() != start:
         return "", ""
+    public = without_user(text)
+    if public != text:
+        raise ConfigError(
+            f"{public}: credentials have no place in the URI of an object, which is kept and "
+            "shown; set them as variables or in a profile, and write bucket and path alone"
+        )
     bucket, _, key = text[len(start) :].partition("/")
     return bucket, key

@@ -1,6 +1,7 @@
 """What the operating system's refusals mean to somebody who loads a checkpoint.
 
-Owns the step from `OSError` to a typed error with a remedy, for all that is reached by a path.
+Owns the step from `OSError` to a typed error with a remedy: for what is reached by a path, and for
+what is read through a descriptor that somebody else opened, whose path is not looked at.
 """
 
 from __future__ import annotations
@@ -39,10 +40,33 @@ def source_error(path: str, error: OSError, doing: str) -> SourceError:
     )
 
 
+def descriptor_error(uri: str, error: OSError, doing: str) -> SourceError:
+    """The typed error for a system call on an open file that failed.
+
+    Looks at no path: whoever passed the descriptor named it, and here the name may mean another
+    file, or a mount that hangs.
+
+    Args:
+        uri: what the file is called by whoever opened it.
+        error: how the system refused.
+        doing: what was tried.
+    """
+    if isinstance(error, PermissionError):
+        return SourceForbidden(
+            f"{uri}: may not {doing} through the descriptor that it was opened with "
+            f"({os.strerror(error.errno or 0)}); open the file for reading, as a user who may"
+        )
+    return SourceError(
+        f"{uri}: could not {doing}: {os.strerror(error.errno or 0)}; {_remedy(error)}"
+    )
+
+
 def _remedy(error: OSError) -> str:
     match error.errno:
         case errno.EMFILE | errno.ENFILE:
             return "raise the limit of open files (`ulimit -n`, LimitNOFILE)"
+        case errno.ESTALE | errno.ENOTCONN:
+            return "the server behind its mount is gone or forgot it: mount it again"
         case errno.EIO | errno.ENXIO | errno.ENODEV:
             return "the disk or mount reports a fault: see the kernel's log"
         case errno.ELOOP:

@@ -8,8 +8,9 @@ from typing import Final
 from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.uris import scheme_of
 from streamer_client.storage.contract import CallerEnvironment, Storage
-from streamer_client.storage.http.shown import without_secrets
+from streamer_client.storage.http.shown import shown, without_secrets
 from streamer_client.storage.local import LocalStorage
+from streamer_client.storage.object_uri import without_user
 
 _PATH: Final = ""
 """What `scheme_of` says of a path, and of `file://`."""
@@ -72,7 +73,8 @@ _STORAGES: Final[Mapping[str, Callable[[Mapping[str, str]], Storage]]] = {
     "az": _az_storage,
 }
 
-_WITH_SECRETS: Final = frozenset({"http", "https", "az"})
+_WEB: Final = frozenset({"http", "https"})
+_LITERAL: Final = frozenset({"s3", "gs"})
 
 
 class _NoEnvironment:
@@ -111,10 +113,18 @@ def caller_environment(uri: str, environ: Mapping[str, str]) -> CallerEnvironmen
 def public_uri(uri: str) -> str:
     """The source or shard as it may be sent, kept, logged and shown.
 
-    A password or signature in it travels with `caller_environment` instead, which is asked with the
-    URI as the user gave it.
+    A password or signature of a web server travels with `caller_environment` instead, which is
+    asked with the URI as the user gave it. Object stores take none from a URI: there environment
+    and storage refuse it, and this hides it.
     """
-    return without_secrets(uri) if scheme_of(uri) in _WITH_SECRETS else uri
+    scheme = scheme_of(uri)
+    if scheme == _PATH:
+        return uri
+    if scheme in _WEB:
+        return without_secrets(uri)
+    public = without_user(uri)
+    # A name may have ? and = in it, and stays what it is; az:// has no such names.
+    return public if scheme in _LITERAL else shown(public)
 
 
 def storage_for(uri: str, environment: Mapping[str, str]) -> Storage:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from streamer_client.contract.sizes import parse_size
-from streamer_client.contract.socket import default_socket
+from streamer_client.trust import find_socket
 from streamerd import __version__
 from streamerd.cli import cache, config, prefetch, shard, status, verify
 from streamerd.cli.doctor import run as doctor
@@ -45,7 +45,7 @@ def control_parser() -> argparse.ArgumentParser:
 
 
 def _default_socket() -> str:
-    return default_socket(os.environ, os.getuid(), os.path.exists)
+    return find_socket(os.environ, os.geteuid()).path
 
 
 def _subcommand(

@@ -9,13 +9,14 @@ from typing import Any
 
 import msgspec
 from rich.table import Table
+from rich.text import Text
 
 from streamer_client.contract.errors import ProtocolMismatch
 from streamer_client.contract.messages import Config, GetConfig, Json
 from streamer_client.contract.sizes import format_size
 from streamerd.cli.exit_codes import DONE
 from streamerd.cli.request import Requester
-from streamerd.cli.terminal import console
+from streamerd.cli.terminal import console, one_line
 from streamerd.settings import KEYS
 
 
@@ -40,7 +41,8 @@ def config_view(body: Json) -> Table:
     table.add_column("value", overflow="fold")
     table.add_column("from", overflow="fold")
     for name, setting in settings.items():
-        table.add_row(name, _shown(setting.value, is_size=name in sizes), setting.origin)
+        value = _shown(setting.value, is_size=name in sizes)
+        table.add_row(*(Text(one_line(each)) for each in (name, value, setting.origin)))
     return table
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from streamer_client.contract.errors import StreamerError
 from streamerd.cli.arguments import control_parser
 from streamerd.cli.exit_codes import DONE, FAILED, exit_code_of
-from streamerd.cli.terminal import console
+from streamerd.cli.terminal import console, one_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = arguments.run(arguments)
         sys.stdout.flush()
     except StreamerError as error:
-        console(sys.stderr).print(f"streamerctl: {error}", style="red", soft_wrap=True)
+        console(sys.stderr).print(one_line(f"streamerctl: {error}"), style="red", soft_wrap=True)
         return exit_code_of(error)
     except BrokenPipeError:
         # The reader of our output has enough; keep the interpreter's last flush quiet as well.

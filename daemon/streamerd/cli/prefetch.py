@@ -25,7 +25,7 @@ from streamerd.cli.source_name import absolute_source, environment_of, public_so
 from streamerd.cli.status import status_body
 from streamerd.cli.status_body import StatusBody, parse_status
 from streamerd.cli.status_view import shards_word
-from streamerd.cli.terminal import console
+from streamerd.cli.terminal import console, one_line
 
 POLL_S: Final = 0.25
 
@@ -44,7 +44,7 @@ def progress_of(body: StatusBody, accepted: Accepted) -> PrefetchProgress:
     A shard that is not listed any more was evicted after it came in, or never held a byte.
     """
     listed = body.shards()
-    shards = [listed[uri] for uri in accepted.uris if uri in listed]
+    shards = [listed[one] for one in accepted.ids if one in listed]
     resident_bytes = sum(shard.resident_bytes for shard in shards)
     failures = tuple(f"{shard.uri}: {shard.error}" for shard in shards if shard.state == "failed")
     busy = any(shard.state in ("queued", "streaming") for shard in shards)
@@ -58,25 +58,29 @@ def run(arguments: argparse.Namespace) -> int:
     out = console()
     source = public_source(arguments.source)
     with Requester(arguments.socket) as requester:
-        request = Prefetch(
-            requester.next_id(),
-            source,
-            arguments.pattern,
-            arguments.pin,
-            arguments.memory_limit,
-            environment_of(absolute_source(arguments.source)),
-        )
-        accepted = requester.ask(request, Accepted)
-        what = f"{shards_word(len(accepted.uris))}, {format_size(accepted.total_bytes)}"
+        asked = absolute_source(arguments.source)
+        with requester.handed_over((asked,), arguments.pattern) as transfer:
+            request = Prefetch(
+                requester.next_id(),
+                source,
+                transfer,
+                arguments.pattern,
+                arguments.pin,
+                arguments.memory_limit,
+                environment_of(asked),
+            )
+            accepted = requester.ask(request, Accepted)
+        what = f"{shards_word(len(accepted.ids))}, {format_size(accepted.total_bytes)}"
         if arguments.no_wait:
-            out.print(f"prefetching {source}: {what}; see `streamerctl status`")
+            out.print(f"prefetching {one_line(source)}: {what}; see `streamerctl status`")
             return DONE
         began_s = time.monotonic()
         last = _wait(requester, accepted, out)
     if last.failures:
         raise SourceError("prefetch failed: " + "; ".join(last.failures))
     seconds = time.monotonic() - began_s
-    out.print(f"{source}: {what}, {format_size(last.resident_bytes)} in memory, {seconds:.1f} s")
+    told = f"{what}, {format_size(last.resident_bytes)} in memory, {seconds:.1f} s"
+    out.print(f"{one_line(source)}: {told}")
     return DONE
 
 

@@ -1,43 +1,35 @@
-"""One conversation with the daemon, synchronously: say hello, ask, take the answer.
+"""One conversation of streamerctl with the daemon: a client's connection, and requests in words.
 
-Owns streamerctl's side of the control socket. Single-threaded: heartbeats are sent only while it
-waits for an answer, which is the only time that it stays connected for long.
+streamerctl is a client like any other: it opens local files itself and hands them over. Blocking;
+the connection's own thread keeps it alive meanwhile.
 """
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import grp
 import os
 import pwd
-import socket
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-import zmq
+import msgspec
 
-from streamer_client.contract.errors import DaemonUnavailable, ProtocolMismatch, error_from_code
-from streamer_client.contract.messages import (
-    PROTOCOL,
-    DaemonMessage,
-    Failed,
-    Goodbye,
-    Heartbeat,
-    Hello,
-    Message,
-    Verifying,
-    Welcome,
-    decode_daemon,
-    encode,
+from streamer_client.admin import handed_over
+from streamer_client.connection import Connection
+from streamer_client.contract.errors import (
+    DaemonUnavailable,
+    ProtocolMismatch,
+    RequestRefused,
+    SourceNotFound,
 )
-from streamerd import __version__
+from streamer_client.contract.messages import Message, Verifying
+from streamer_client.contract.uris import is_remote
 
 ANSWER_TIMEOUT_S: Final = 5.0
-"""For the first answer; afterwards three heartbeats of the daemon's own."""
-_SILENT_HEARTBEATS: Final = 3
+"""For each greeting; afterwards heartbeats tell whether the daemon lives."""
 
 Answer = TypeVar("Answer", bound=Message)
 
@@ -46,27 +38,18 @@ class Requester:
     """A connection for a few requests; a context manager.
 
     Raises:
-        DaemonUnavailable: nobody listens, or nobody answers in time.
+        DaemonUnavailable: nobody listens, nobody answers in time, who does is not to be trusted, or
+            this user may not open the socket.
+        RequestRefused: the daemon takes no further client.
         ProtocolMismatch: the daemon speaks another version.
     """
 
     def __init__(self, socket_path: str, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
-        _probe(socket_path)
         self._path = socket_path
-        self._heartbeat_s = timeout_s / _SILENT_HEARTBEATS
+        self._connection = _connected(socket_path, timeout_s)
         self._ids = count(1)
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.linger = 200
-        self._socket.connect(f"ipc://{socket_path}")
 
     def __enter__(self) -> Self:
-        try:
-            welcome = self.ask(_hello(self.next_id()), Welcome)
-        except BaseException:
-            self.close()
-            raise
-        self._heartbeat_s = welcome.heartbeat_s
         return self
 
     def __exit__(
@@ -75,90 +58,68 @@ class Requester:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._socket.send(encode(Goodbye()))
         self.close()
 
     def close(self) -> None:
         """Give the connection back."""
-        self._socket.close()
-        self._context.term()
+        self._connection.stop()
 
     def next_id(self) -> int:
-        """A request number not used before in this conversation."""
+        """A number for a request; the connection gives it another one of its own."""
         return next(self._ids)
+
+    @contextlib.contextmanager
+    def handed_over(
+        self, sources: Sequence[str], pattern: str | None = None, *, optional: bool = False
+    ) -> Iterator[int]:
+        """See `admin.handed_over`.
+
+        Raises:
+            SourceNotFound: nothing of them is in memory, as far as this user can tell.
+        """
+        with handed_over(self._connection, sources, pattern, optional=optional) as transfer:
+            try:
+                yield transfer
+            except SourceNotFound as error:
+                if transfer or all(is_remote(source) for source in sources):
+                    raise
+                raise SourceNotFound(
+                    f"{error}; what another user loaded is found by who can open its files, and "
+                    "this user can open none of them"
+                ) from error
 
     def ask(
         self,
         request: Message,
         answer: type[Answer],
-        progress: Callable[[Verifying], None] = lambda _told: None,
+        progress: Callable[[Verifying], None] | None = None,
     ) -> Answer:
         """Send a request and wait for its answer; `progress` hears of what comes before.
 
         Raises:
             StreamerError: what the daemon answered `Failed` with, as the class that it was there.
         """
-        self._socket.send(encode(request))
-        while True:
-            message = self._receive()
-            if isinstance(message, Failed):
-                raise error_from_code(message.code, message.message)
-            if isinstance(message, answer):
-                return message
-            if isinstance(message, Verifying):
-                progress(message)
-            elif not isinstance(message, Heartbeat):
-                raise ProtocolMismatch(
-                    f"asked {type(request).__name__}, and the daemon at {self._path} answered "
-                    f"{type(message).__name__}; install the same version of streamerd on both sides"
-                )
-
-    def _receive(self) -> DaemonMessage:
-        deadline_s = time.monotonic() + _SILENT_HEARTBEATS * self._heartbeat_s
-        while (left_s := deadline_s - time.monotonic()) > 0:
-            wait_s = min(left_s, self._heartbeat_s)
-            if self._socket.poll(int(wait_s * 1000) + 1):
-                return decode_daemon(self._socket.recv())
-            self._socket.send(encode(Heartbeat()))
-        raise DaemonUnavailable(
-            f"the daemon at {self._path} accepts connections and has not answered for "
-            f"{_SILENT_HEARTBEATS * self._heartbeat_s:.0f} s; look at its log, and restart it "
-            "if it hangs"
+        message = self._connection.request(
+            lambda number: msgspec.structs.replace(request, request_id=number), progress=progress
         )
-
-
-def _hello(request_id: int) -> Hello:
-    namespace = os.stat("/proc/self/ns/pid").st_ino
-    return Hello(request_id, PROTOCOL, __version__, os.getpid(), namespace, "streamerctl")
-
-
-def _probe(socket_path: str) -> None:
-    """Find out at once whether anybody listens; ZeroMQ itself would try for ever in silence."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(ANSWER_TIMEOUT_S)
-        try:
-            probe.connect(socket_path)
-        except OSError as error:
-            raise DaemonUnavailable(_unavailable(socket_path, error)) from error
-
-
-def _unavailable(socket_path: str, error: OSError) -> str:
-    match error.errno:
-        case errno.EACCES | errno.EPERM:
-            return (
-                f"no permission to connect to {socket_path}; {_how_to_join(socket_path)}, or "
-                "choose another daemon with --socket or STREAMERD_SOCKET"
+        if not isinstance(message, answer):
+            raise ProtocolMismatch(
+                f"asked {type(request).__name__}, and the daemon at {self._path} answered "
+                f"{type(message).__name__}; install the same version of streamerd on both sides"
             )
-        case errno.ECONNREFUSED:
-            what = "has no daemon behind it: the socket file is left over from one that died"
-        case errno.ENOENT:
-            what = "does not exist: no daemon runs there"
-        case _:
-            what = f"cannot be reached ({error.strerror or error})"
-    return (
-        f"{socket_path} {what}; start one with `systemctl start streamerd` or "
-        f"`streamerd --socket {socket_path}`, or name another with --socket or STREAMERD_SOCKET"
-    )
+        return message
+
+
+def _connected(socket_path: str, timeout_s: float) -> Connection:
+    try:
+        return Connection.to(socket_path, "streamerctl", timeout_s)
+    except RequestRefused as error:
+        if not isinstance(error.__cause__, PermissionError):
+            raise
+        raise DaemonUnavailable(
+            f"no permission to connect to {socket_path}; {_how_to_join(socket_path)}, or choose "
+            "another daemon with --socket or STREAMERD_SOCKET"
+        ) from error
 
 
 def _how_to_join(socket_path: str) -> str:

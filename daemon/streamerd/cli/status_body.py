@@ -16,6 +16,8 @@ class Memory(msgspec.Struct, frozen=True):
     used_bytes: int
     leased_bytes: int
     pinned_bytes: int
+    lingering_bytes: int = 0
+    """Of slabs that were given up and that old clients still have mapped; beside the limit."""
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -25,6 +27,8 @@ class Lease(msgspec.Struct, frozen=True):
 
 
 class Shard(msgspec.Struct, frozen=True):
+    id: str | None
+    """Stands for the shard, which may have several names."""
     uri: str
     slab: str | None
     size_bytes: int
@@ -37,7 +41,7 @@ class Shard(msgspec.Struct, frozen=True):
     eta_s: float | None
     error: str | None
     retries: int = 0
-    """Of requests to its source; a daemon before protocol 2 tells none."""
+    """Of requests to its source."""
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -61,6 +65,9 @@ class Totals(msgspec.Struct, frozen=True):
     retries: int
     errors: int
     worker_restarts: int
+    lost_threads: int = 0
+    """Given up because a file system did not answer."""
+    retired_workers: int = 0
 
 
 class StatusBody(msgspec.Struct, frozen=True):
@@ -75,8 +82,13 @@ class StatusBody(msgspec.Struct, frozen=True):
     totals: Totals
 
     def shards(self) -> dict[str, Shard]:
-        """Every shard by its URI."""
-        return {shard.uri: shard for source in self.sources for shard in source.shards}
+        """Every shard by its id."""
+        return {
+            shard.id: shard
+            for source in self.sources
+            for shard in source.shards
+            if shard.id is not None
+        }
 
 
 def parse_status(body: Json) -> StatusBody:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
+import msgspec
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -12,6 +14,7 @@ from rich.text import Text
 from streamer_client.contract.sizes import format_size
 from streamerd.cli.memory_bar import MemoryBar
 from streamerd.cli.status_body import Memory, Shard, Source, StatusBody, Totals, WaitingLoad
+from streamerd.cli.terminal import one_line
 
 _STATE_STYLES = {
     "queued": "bright_black",
@@ -24,6 +27,7 @@ _STATE_STYLES = {
 
 def status_view(body: StatusBody) -> RenderableType:
     """The whole page."""
+    body = _in_lines(body)
     parts: list[RenderableType] = [_headline(body), Text(), _memory(body.memory)]
     for source in body.sources:
         parts += [Text(), *_source(source)]
@@ -33,6 +37,23 @@ def status_view(body: StatusBody) -> RenderableType:
         parts += [Text(), *_waiting(body.waiting, body.memory)]
     parts += [Text(), _totals(body.totals)]
     return Group(*parts)
+
+
+def _in_lines(body: StatusBody) -> StatusBody:
+    """The same with every text fit to be shown: clients chose the names and labels."""
+    return msgspec.convert(_each_in_a_line(msgspec.to_builtins(body)), StatusBody)
+
+
+def _each_in_a_line(value: Any) -> Any:
+    match value:
+        case str():
+            return one_line(value)
+        case dict():
+            return {key: _each_in_a_line(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_each_in_a_line(each) for each in value]
+        case _:
+            return value
 
 
 def duration(seconds: float) -> str:
@@ -81,6 +102,8 @@ def _memory(memory: Memory) -> RenderableType:
         f"leased {format_size(memory.leased_bytes)}, pinned {format_size(memory.pinned_bytes)}, "
         f"free {format_size(free_bytes)}"
     )
+    if memory.lingering_bytes:
+        legend += f"; beside it {format_size(memory.lingering_bytes)} that old clients still map"
     return Group(bar, _beneath(legend))
 
 
@@ -181,4 +204,10 @@ def _totals(totals: Totals) -> RenderableType:
         f"retries {totals.retries:,}, errors {totals.errors:,}, "
         f"worker restarts {totals.worker_restarts:,}"
     )
-    return Group(carried, _beneath(counted))
+    if not totals.lost_threads:
+        return Group(carried, _beneath(counted))
+    hung = (
+        f"{totals.lost_threads:,} threads lost to file systems that hang, "
+        f"{totals.retired_workers:,} workers replaced for that"
+    )
+    return Group(carried, _beneath(counted), _beneath(hung))

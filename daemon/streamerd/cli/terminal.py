@@ -2,6 +2,7 @@
 
 Colour only on a terminal and never with NO_COLOR; both are rich's own rules. Output into a pipe is
 as wide as COLUMNS says, else 120: there is no screen to fit, and names should not be cut.
+Names, labels and errors are other people's: they go through `one_line` and are never markup.
 """
 
 from __future__ import annotations
@@ -12,7 +13,15 @@ from typing import Final, TextIO
 
 from rich.console import Console
 
+from streamer_client.contract.limits import MAX_LOGGED_CHARACTERS
+from streamer_client.contract.printable import printable
+
 _PIPE_WIDTH: Final = 120
+
+
+def one_line(text: str) -> str:
+    """A text that somebody else chose as one line that says nothing to the terminal."""
+    return printable(text, MAX_LOGGED_CHARACTERS)
 
 
 class _Console(Console):

@@ -6,6 +6,7 @@ import argparse
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from streamer_client.contract.errors import SourceNotFound
 from streamer_client.contract.messages import Finding, Verified, Verify, Verifying
 from streamer_client.contract.sizes import format_size
 from streamerd.cli.exit_codes import DONE, FAILED
@@ -13,7 +14,7 @@ from streamerd.cli.request import Requester
 from streamerd.cli.source_name import absolute_source, environment_of, public_source
 from streamerd.cli.status import status_body
 from streamerd.cli.status_body import parse_status
-from streamerd.cli.terminal import console
+from streamerd.cli.terminal import console, one_line
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -24,10 +25,17 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             listed = parse_status(status_body(requester)).sources
             sources = [each.uri for each in listed if any(s.resident_bytes for s in each.shards)]
-        answers = [
-            _verified(requester, source, against_source=arguments.against_source)
-            for source in sources
-        ]
+        answers = []
+        for source in sources:
+            try:
+                answer = _verified(requester, source, against_source=arguments.against_source)
+            except SourceNotFound:
+                if arguments.source is not None:
+                    raise
+                told = f"{one_line(source)}: another user's, not looked at"
+                console().print(told, soft_wrap=True, markup=False)
+            else:
+                answers.append(answer)
     if not sources:
         console().print("nothing in memory to verify")
     return FAILED if any(answer.findings for answer in answers) else DONE
@@ -35,8 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _verified(requester: Requester, source: str, *, against_source: bool) -> Verified:
     environment = environment_of(source) if against_source else {}
-    source = public_source(source)
-    request = Verify(requester.next_id(), source, against_source, environment)
+    named = public_source(source)
     out = console()
     bar = Progress(
         TextColumn("verify"),
@@ -53,8 +60,10 @@ def _verified(requester: Requester, source: str, *, against_source: bool) -> Ver
         def show(told: Verifying) -> None:
             bar.update(task, completed=told.done_bytes, total=told.total_bytes)
 
-        answer = requester.ask(request, Verified, show)
-    out.print(summary(source, answer, against_source=against_source), soft_wrap=True, markup=False)
+        with requester.handed_over((source,), optional=True) as transfer:
+            request = Verify(requester.next_id(), named, transfer, against_source, environment)
+            answer = requester.ask(request, Verified, show)
+    out.print(summary(named, answer, against_source=against_source), soft_wrap=True, markup=False)
     for finding in answer.findings:
         out.print(told_finding(finding), style="red", soft_wrap=True, markup=False)
     return answer
@@ -64,7 +73,7 @@ def summary(source: str, answer: Verified, *, against_source: bool) -> str:
     """One line: what was compared with what, and whether it was right."""
     what = "checksums and source" if against_source else "checksums"
     verdict = f"{len(answer.findings)} WRONG" if answer.findings else "right"
-    line = f"{source}: {format_size(answer.checked_bytes)} against {what}: {verdict}"
+    line = f"{one_line(source)}: {format_size(answer.checked_bytes)} against {what}: {verdict}"
     if answer.skipped_bytes:
         line += f" ({format_size(answer.skipped_bytes)} were given up meanwhile)"
     return line
@@ -73,4 +82,4 @@ def summary(source: str, answer: Verified, *, against_source: bool) -> str:
 def told_finding(finding: Finding) -> str:
     """Where something is wrong, and what."""
     where = f"block {finding.block}, bytes {finding.start}-{finding.stop}"
-    return f"  {finding.uri}: {where}: {finding.message}"
+    return f"  {one_line(finding.uri)}: {where}: {one_line(finding.message)}"

@@ -1,52 +1,82 @@
 """One daemon a socket: an flock held for life, which the kernel drops with the process.
 
 The lock, not the socket file, says whether a daemon is alive; so a stale socket file is harmless.
+Who holds it may make and remove what lies beside the socket. Nothing is written to the lock file
+before it is certain that it is one of this user's own, and still the one that others would lock.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
-from typing import Self
+from typing import Final, Self
 
 from streamer_client.contract.errors import ConfigError
+from streamer_client.private_files import PRIVATE_FOLDER, is_still, make_folders, open_own
+
+SHARED_FOLDER: Final = 0o755
+"""Of a folder that is made for a socket of several users: strangers may see that there is one, and
+are told why they may not use it."""
 
 
 class SocketLock:
-    """Holds `<socket>.lock`; use as a context manager around the daemon's life."""
+    """Holds `<socket>.lock`; use as a context manager around the daemon's life.
 
-    def __init__(self, socket_path: str) -> None:
+    Args:
+        socket_path: whose lock.
+        private: a folder that has to be made is for this user alone.
+    """
+
+    def __init__(self, socket_path: str, *, private: bool = True) -> None:
         self._socket_path = socket_path
-        self._path = socket_path + ".lock"
-        self._fd = -1
+        self._private = private
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         """Take the lock, making the socket's directory where it is missing.
 
         Raises:
-            ConfigError: another daemon has it, or the directory cannot be used.
+            ConfigError: another daemon has it, or the directory or the file cannot be used.
         """
+        folder_path, name = os.path.split(self._socket_path + ".lock")
         try:
-            os.makedirs(os.path.dirname(self._path), mode=0o750, exist_ok=True)
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            make_folders(folder_path, PRIVATE_FOLDER if self._private else SHARED_FOLDER)
+            folder = os.open(folder_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._held.callback(os.close, folder)
+            fd = self._locked(name, folder)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
+            self._held.close()
+            where = os.path.join(folder_path, str(error.filename or name))
             raise ConfigError(
-                f"cannot use socket {self._socket_path}: {error.strerror} ({error.filename}); "
-                "choose another with --socket, or run with the rights to make it"
+                f"cannot use socket {self._socket_path}: {error.strerror} ({where}); remove what "
+                "is there if it is not a daemon's, choose another with --socket, or run with the "
+                "rights to make it"
             ) from error
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.pread(self._fd, 32, 0).decode().strip() or "unknown"
-            os.close(self._fd)
-            raise ConfigError(
-                f"a streamerd (pid {holder}) already serves {self._socket_path}; stop it first "
-                "or choose another --socket"
-            ) from error
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        except ConfigError:
+            self._held.close()
+            raise
         return self
+
+    def _locked(self, name: str, folder: int) -> int:
+        while True:
+            fd = open_own(name, os.O_RDWR | os.O_CREAT, folder=folder)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
+                os.close(fd)
+                raise ConfigError(
+                    f"a streamerd (pid {holder}) already serves {self._socket_path}; stop it first "
+                    "or choose another --socket"
+                ) from error
+            if is_still(fd, name, folder=folder):
+                self._held.callback(os.close, fd)
+                return fd
+            os.close(fd)  # it was removed since it was opened: others will lock another file
 
     def __exit__(self, *_exc: object) -> None:
         # The file stays: unlinking it would let two daemons lock two files of one name.
-        os.close(self._fd)
+        self._held.close()

@@ -1,69 +1,123 @@
 """The ROUTER socket in the daemon's asyncio loop.
 
-Owns framing and delivery; whom a message is from is a string, what it says is a typed message. Runs
-in the main loop without a thread or a task: libzmq's descriptor wakes it, and it reads until
-nothing is left, because that descriptor signals edges only.
+Owns framing and delivery: which session a message belongs to, by the token before it, and what it
+says. Runs in the main loop without a thread or a task: libzmq's descriptor wakes it, and it reads
+until nothing is left, because that descriptor signals edges only.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
+import resource
 from collections.abc import Callable
 from typing import Final
 
 import zmq
 
-from streamer_client.contract.errors import ConfigError, ProtocolMismatch
-from streamer_client.contract.messages import ClientMessage, Failed, Message, decode_client, encode
+from streamer_client.contract.checks import check
+from streamer_client.contract.errors import ProtocolMismatch, StreamerError
+from streamer_client.contract.handover import TOKEN_BYTES
+from streamer_client.contract.layout import merged
+from streamer_client.contract.limits import MAX_MESSAGE_BYTES, MAX_QUEUED_BYTES, MAX_RANGES
+from streamer_client.contract.messages import (
+    ClientMessage,
+    Compared,
+    Comparing,
+    CredentialsWanted,
+    Failed,
+    Goodbye,
+    Granted,
+    Heartbeat,
+    Hello,
+    Message,
+    Opened,
+    ShardFailed,
+    Verifying,
+    Waiting,
+    decode_client,
+    encode,
+)
+from streamerd.control.connections import Accepted, Connections
+from streamerd.control.sessions import Session, Sessions
 
 logger = logging.getLogger(__name__)
 
 MAX_MESSAGES_A_TURN: Final = 256
 """After so many messages the loop sees to other things first."""
+MAX_BYTES_A_TURN: Final = 1 << 20
+"""The same for long messages: decoding a megabyte may take a tenth of a second."""
 CONNECTION_REQUEST: Final = -1
+MAX_QUEUED_MESSAGES: Final = 1000
+"""Of one peer, in libzmq's hands each way: half a second of grants at 30 GB/s, in turns of 2 ms."""
+MAX_BACKLOG: Final = 4096
+"""Messages put off for one peer: more than a load can be told unasked, as grants are merged."""
+LONG_BYTES: Final = 4096
+"""A message of this length is counted until it has left this process; shorter ones are few bytes
+even when there are `MAX_QUEUED_MESSAGES` of them."""
+RETRY_S: Final = 0.05
+GARBAGE_TOLD_S: Final = 1.0
+HANDSHAKE_MS: Final = 2000
+"""Who connects and does not speak ZMTP is let go after this."""
+MAX_CONNECTIONS: Final = 4096
+"""Of ZeroMQ: twice the clients that may be, as one that ended is known to have only when libzmq let
+go of it. Of few descriptors no more than an eighth: together with `UNHEARD` that is little enough
+for 1,024, the least that systems set."""
+_GOODBYE: Final = encode(Goodbye())
 
-Receiver = Callable[[str, int, ClientMessage], None]
-"""Called with the peer's name, its pid as the kernel tells it (0: not visible), and the message."""
+_OF_LOADS: Final = (
+    Opened,
+    Granted,
+    ShardFailed,
+    Comparing,
+    Compared,
+    CredentialsWanted,
+    Waiting,
+)
+"""What a client must hear sooner or later: bounded by its loads."""
+_PASSING: Final = (Heartbeat, Verifying)
+"""What nobody misses."""
+
+Receiver = Callable[[Session, ClientMessage], None]
+"""Called with a message and the session that it belongs to; `Hello` comes before all others."""
 
 
 class ControlSocket:
-    """Binds `ipc://path` and hands every valid message to `receive`."""
+    """Serves a listening socket at `path` and hands every valid message to `receive`."""
 
-    def __init__(self, path: str, receive: Receiver, mode: int = 0o660) -> None:
+    def __init__(self, path: str, sessions: Sessions, receive: Receiver) -> None:
         self._path = path
+        self._sessions = sessions
         self._receive = receive
-        self._mode = mode
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.ROUTER)
         self._loop = asyncio.get_running_loop()
         self._again: asyncio.Handle | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._waiting: set[str] = set()
+        """Sessions with a backlog."""
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = min(MAX_CONNECTIONS, soft // 8)
+        self._connections = Connections(self._socket, path, most, soft)
+        self._connection_of: dict[str, Accepted | None] = {}
+        """By session."""
+        self._untold = 0
+        """Messages that made no sense since the log told of one."""
+        self._told_s = -GARBAGE_TOLD_S
 
-    def open(self) -> None:
-        """Bind and begin to receive.
+    def open(self, listening: int) -> None:
+        """Serve the descriptor of a socket that listens at the path; libzmq takes it over.
 
         Raises:
-            ConfigError: the socket cannot be made there.
+            ConfigError: libzmq cannot serve it.
         """
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)
-        # A peer is never dropped for being slow: what queues up is bounded by the blocks it asked
-        # for.
-        self._socket.sndhwm = 0
-        self._socket.rcvhwm = 0
+        self._socket.sndhwm = MAX_QUEUED_MESSAGES
+        self._socket.rcvhwm = MAX_QUEUED_MESSAGES
+        self._socket.maxmsgsize = MAX_MESSAGE_BYTES + TOKEN_BYTES
+        self._socket.handshake_ivl = HANDSHAKE_MS
         self._socket.linger = 500
         self._socket.router_mandatory = 1
-        # By umask, not by chmod afterwards: a client that looks for its new daemon would be refused
-        # in between.
-        umask = os.umask(0o777 & ~self._mode)
-        try:
-            self._socket.bind(f"ipc://{self._path}")
-        except (zmq.ZMQError, OSError) as error:
-            raise ConfigError(f"cannot listen on {self._path}: {error}") from error
-        finally:
-            os.umask(umask)
+        self._connections.open(listening)
         self._loop.add_reader(self._descriptor, self._drain)
         self._schedule()
 
@@ -72,29 +126,107 @@ class ControlSocket:
         return int(self._socket.getsockopt(zmq.FD))
 
     def close(self) -> None:
-        """Stop listening and take the socket file away."""
-        if self._again is not None:
-            self._again.cancel()
+        """Stop listening."""
+        for timer in (self._again, self._retry):
+            if timer is not None:
+                timer.cancel()
         if not self._socket.closed:
             self._loop.remove_reader(self._descriptor)
-            self._socket.close()
+            self._connections.close()
             self._context.term()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)
 
-    def send(self, peer: str, message: Message) -> bool:
-        """Queue a message; False when the peer is not connected any more, or the socket closed."""
+    def forget(self, session: Session) -> None:
+        """A session ended: end its connection, and drop what it has not read."""
+        self._waiting.discard(session.name)
+        connection = self._connection_of.pop(session.name, None)
+        if connection is not None:
+            self._connections.end(connection)
+
+    def send(self, name: str, message: Message) -> bool:
+        """Queue a message to a session; False when it is not connected, or we are closed.
+
+        A client that does not read is sent no more than its queue takes. What it is told of its
+        loads waits, grants of one load as one message, since it may only be stopped and hold what
+        it reads; a client that asks on and on, and never reads an answer, is ended.
+        """
+        session = self._sessions.get(name)
+        if session is None or not session.peer:
+            return False
+        if not session.backlog and self._sent(session, message):
+            return True
+        if isinstance(message, _OF_LOADS):
+            self._put_off(session, message)
+        elif not isinstance(message, _PASSING):
+            self._sessions.end(session, "does not read what it asks for")
+        return name in self._waiting
+
+    def _put_off(self, session: Session, message: Message) -> None:
+        backlog = session.backlog
+        last = backlog[-1] if backlog else None
+        if isinstance(message, Granted) and isinstance(last, Granted) and last.load == message.load:
+            together = merged((*last.ranges, *message.ranges))
+            if len(together) <= MAX_RANGES:
+                backlog[-1] = Granted(message.load, together)
+                return
+        backlog.append(message)
+        self._waiting.add(session.name)
+        if len(backlog) > MAX_BACKLOG:
+            self._sessions.end(session, "does not read what its loads are told")
+            self._waiting.discard(session.name)
+        elif self._retry is None:
+            self._retry = self._loop.call_later(RETRY_S, self._send_backlogs)
+
+    def _send_backlogs(self) -> None:
+        self._retry = None
+        for name in list(self._waiting):
+            session = self._sessions.get(name)
+            while session is not None and session.backlog:
+                if not self._sent(session, session.backlog[0]):
+                    break
+                session.backlog.popleft()
+            if session is None or not session.backlog:
+                self._waiting.discard(name)
+        if self._waiting and not self._socket.closed:
+            self._retry = self._loop.call_later(RETRY_S, self._send_backlogs)
+
+    def _sent(self, session: Session, message: Message) -> bool:
+        """Send one message; False where there is no room for it."""
+        data = encode(message)
+        if len(data) < LONG_BYTES:
+            return self._send(session.peer, data) is not None
+        unread = session.unread
+        while unread and unread[0][1].done:
+            unread.popleft()
+        if sum(size for size, _ in unread) + len(data) > MAX_QUEUED_BYTES:
+            return False
+        tracker = self._send(session.peer, data, track=True)
+        if isinstance(tracker, zmq.MessageTracker):
+            unread.append((len(data), tracker))
+        return tracker is not None
+
+    def _send(
+        self, peer: bytes, data: bytes, *, track: bool = False
+    ) -> zmq.MessageTracker | bool | None:
+        """Give libzmq a message.
+
+        Returns:
+            None where the peer's queue is full; with `track`, what tells when the message has left.
+        """
         if self._socket.closed:
             return False
         try:
-            self._socket.send_multipart([bytes.fromhex(peer), encode(message)], zmq.NOBLOCK)
+            tracker = self._socket.send_multipart(
+                [peer, data], zmq.NOBLOCK, copy=not track, track=track
+            )
+        except zmq.Again:
+            return None
         except zmq.ZMQError as error:
-            logger.debug("send failed peer=%s error=%s", peer, error)
+            logger.debug("send failed peer=%s error=%s", peer.hex(), error)
             return False
         finally:
             # Sending may swallow the edge that announces a message to read.
             self._schedule()
-        return True
+        return tracker or True
 
     def _schedule(self) -> None:
         if self._again is None:
@@ -104,33 +236,75 @@ class ControlSocket:
         if self._again is not None:
             self._again.cancel()
             self._again = None
+        left_bytes = MAX_BYTES_A_TURN
         for _ in range(MAX_MESSAGES_A_TURN):
             try:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
             self._deliver(frames)
+            left_bytes -= sum(len(frame) for frame in frames)
+            if left_bytes <= 0:
+                break
         self._schedule()
 
     def _deliver(self, frames: list[zmq.Frame]) -> None:
-        peer = frames[0].bytes.hex()
-        try:
-            if len(frames) != 2:
-                raise ProtocolMismatch(f"a message of {len(frames) - 1} frames instead of 1")
-            message = decode_client(frames[1].buffer)
-        except ProtocolMismatch as error:
-            logger.warning("garbage received peer=%s error=%s", peer, error)
-            self.send(peer, Failed(CONNECTION_REQUEST, error.code, str(error)))
+        peer, request_id = frames[0].bytes, CONNECTION_REQUEST
+        if self._is_late_goodbye(frames):
             return
-        self._receive(peer, peer_pid(frames[-1]), message)
+        try:
+            session, message = self._understood(frames)
+            # Named in the refusal, which else would mean the whole connection.
+            request_id = max(CONNECTION_REQUEST, getattr(message, "request_id", CONNECTION_REQUEST))
+            self._admit(session, peer, message)
+            if session.name not in self._connection_of:
+                descriptor = int(frames[1].get(zmq.SRCFD))
+                self._connection_of[session.name] = self._connections.claim(descriptor)
+            check(message)
+        except StreamerError as error:
+            self._tell_garbage(peer, error)
+            self._send(peer, encode(Failed(request_id, error.code, str(error))))
+            return
+        self._receive(session, message)
 
+    def _is_late_goodbye(self, frames: list[zmq.Frame]) -> bool:
+        """Whether a client says what the end of its other connection has told already."""
+        said = frames[-1].buffer
+        return (
+            len(frames) == 2
+            and said[TOKEN_BYTES:] == _GOODBYE
+            and self._sessions.presented(bytes(said[:TOKEN_BYTES])) is None
+        )
 
-def peer_pid(frame: zmq.Frame) -> int:
-    """The sender's pid as SO_PEERCRED gave it to libzmq; 0 when it is in a namespace we cannot see.
+    def _tell_garbage(self, peer: bytes, error: StreamerError) -> None:
+        """One line a second: who sends garbage without end must not fill the log's disk."""
+        self._untold += 1
+        now_s = self._loop.time()
+        if now_s >= self._told_s + GARBAGE_TOLD_S:
+            logger.warning(
+                "garbage received peer=%s messages=%d error=%s", peer.hex(), self._untold, error
+            )
+            self._untold, self._told_s = 0, now_s
 
-    libzmq describes an ipc peer as `<host>:<uid>:<gid>:<pid>`.
-    """
-    try:
-        return int(str(frame.get("Peer-Address")).rsplit(":", 1)[1])
-    except (zmq.ZMQError, IndexError, ValueError):
-        return 0
+    def _understood(self, frames: list[zmq.Frame]) -> tuple[Session, ClientMessage]:
+        if len(frames) != 2:
+            raise ProtocolMismatch(f"a message of {len(frames) - 1} frames instead of 1")
+        body = frames[1].buffer
+        session = self._sessions.presented(bytes(body[:TOKEN_BYTES]))
+        if session is None:
+            raise ProtocolMismatch(
+                "the message has no token of a living connection to the descriptor socket; "
+                "connect there first, and install the same version of streamerd on both sides"
+            )
+        return session, decode_client(body[TOKEN_BYTES:])
+
+    def _admit(self, session: Session, peer: bytes, message: ClientMessage) -> None:
+        """Take a message for its session's, or refuse it."""
+        if session.peer not in (b"", peer):
+            raise ProtocolMismatch("this token belongs to another connection than the message")
+        if isinstance(message, Hello):
+            if session.greeted:
+                raise ProtocolMismatch("this connection has said Hello already")
+            session.peer = peer
+        elif not session.greeted:
+            raise ProtocolMismatch("say Hello first: the daemon knows the version of nobody else")

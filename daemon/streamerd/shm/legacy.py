@@ -1,7 +1,9 @@
 """Taking over the slabs that an earlier daemon of this instance left.
 
 Owns which of them are worth it, what must be true of an object before it is believed to be the
-slab that its sidecar tells of, and removing all the rest. Runs once, before the daemon serves.
+slab that its sidecar tells of, and removing all the rest. Looks at slabs and sidecars alone, never
+at a source: what a client once named, only a client may show again. Runs once, before the daemon
+serves.
 
 A slab gets a new name first, and only then is asked who else has it open. Whoever opened it under
 the old name shows in the answer; whoever comes later does not find it. So a slab of which it is
@@ -10,27 +12,28 @@ said that nobody has it is no different from one of our own making.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import logging
 import os
-import signal
-import stat
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from streamer_client.contract.layout import block_count, blocks_bytes, slab_bytes
 from streamerd.shm.sidecars import Sidecar, SidecarFolder
 from streamerd.shm.slab_file import punch_hole
-from streamerd.shm.slabs import MOUNT, instance_slabs, remove_slab
+from streamerd.shm.slabs import (
+    MOUNT,
+    instance_slabs,
+    is_open_elsewhere,
+    is_slab_name,
+    open_slab,
+    remove_slab,
+)
 
 logger = logging.getLogger(__name__)
 
 Run = tuple[int, int]
-_F_SETSIG: Final = 10
-"""Of fcntl(2) on Linux; the fcntl module has no name for it."""
 
 
 class Inherited(NamedTuple):
@@ -43,6 +46,8 @@ class Inherited(NamedTuple):
     """Whether the blocks are known to be there as they were read."""
     in_use: bool
     """Somebody else has it open, or it cannot be told."""
+    fd: int
+    """Reads and writes it; whoever gets this closes it."""
 
 
 def inherit(
@@ -62,11 +67,10 @@ def inherit(
         new_name: makes a name that was never used.
     """
     ended_well = folder.take_mark()
-    known = [
-        sidecar
-        for sidecar in folder.read_all()
-        if _is_sound(sidecar) and sidecar.block_bytes == block_bytes
-    ]
+    for name, inode in folder.take_outdated():
+        _remove_left(name, inode)
+    noted = folder.read_all()
+    known = [one for one in noted if _is_sound(one) and one.block_bytes == block_bytes]
     inherited = [
         taken
         for sidecar in choose(known, limit_bytes)
@@ -77,11 +81,18 @@ def inherit(
         if name not in kept:
             logger.info("stale slab removed name=%s", name)
             remove_slab(name)
-    for sidecar in folder.read_all():
+    for sidecar in noted:
+        # Also of an instance before this one, should its note have been lost.
+        _remove_left(sidecar.slab, sidecar.inode)
         folder.remove(sidecar.slab)
     for taken in inherited:
         folder.write(taken.sidecar)
     return inherited
+
+
+def _remove_left(name: str, inode: int) -> None:
+    if is_slab_name(name) and remove_slab(name, inode):
+        logger.info("stale slab removed name=%s", name)
 
 
 def choose(known: Iterable[Sidecar], limit_bytes: int) -> list[Sidecar]:
@@ -89,10 +100,10 @@ def choose(known: Iterable[Sidecar], limit_bytes: int) -> list[Sidecar]:
 
     One of each content: a daemon that was killed while it replaced a slab has left both.
     """
-    chosen: dict[tuple[str, str], Sidecar] = {}
+    chosen: dict[tuple[str, int], Sidecar] = {}
     left_bytes = limit_bytes
     for sidecar in sorted(known, key=lambda one: (not one.pinned, -one.last_used_s)):
-        key = sidecar.uri, sidecar.identity
+        key = sidecar.identity, sidecar.edition
         size_bytes = _resident_bytes(sidecar)
         if key not in chosen and 0 < size_bytes <= left_bytes:
             chosen[key] = sidecar
@@ -102,7 +113,11 @@ def choose(known: Iterable[Sidecar], limit_bytes: int) -> list[Sidecar]:
 
 def _is_sound(sidecar: Sidecar) -> bool:
     blocks = block_count(sidecar.size_bytes, max(1, sidecar.block_bytes))
-    return len(sidecar.resident) == blocks and len(sidecar.checksums) == 8 * blocks
+    return (
+        is_slab_name(sidecar.slab)
+        and len(sidecar.resident) == blocks
+        and len(sidecar.checksums) == 8 * blocks
+    )
 
 
 def _resident_bytes(sidecar: Sidecar) -> int:
@@ -114,30 +129,26 @@ def _resident_bytes(sidecar: Sidecar) -> int:
 
 def _take_over(sidecar: Sidecar, name: str, *, ended_well: bool) -> Inherited | None:
     try:
-        fd = os.open(MOUNT + sidecar.slab, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = open_slab(sidecar.slab, sidecar.inode)
     except OSError as error:
         logger.info("slab not adopted uri=%s reason=%s", sidecar.uri, error.strerror)
         return None
     try:
-        return _checked(sidecar, name, fd, ended_well=ended_well)
+        taken = _checked(sidecar, name, fd, ended_well=ended_well)
     except OSError as error:
         logger.warning("slab not adopted uri=%s reason=%s", sidecar.uri, error.strerror)
-        return None
-    finally:
+        taken = None
+    if taken is None:
         os.close(fd)
+    return taken
 
 
 def _checked(sidecar: Sidecar, name: str, fd: int, *, ended_well: bool) -> Inherited | None:
-    found = os.fstat(fd)
-    if not (
-        stat.S_ISREG(found.st_mode)
-        and found.st_uid == os.geteuid()
-        and (found.st_ino, found.st_size) == (sidecar.inode, slab_bytes(sidecar.size_bytes))
-    ):
-        logger.warning("slab not adopted uri=%s reason=another object", sidecar.uri)
+    if os.fstat(fd).st_size != slab_bytes(sidecar.size_bytes):
+        logger.warning("slab not adopted uri=%s reason=another size", sidecar.uri)
         return None
     os.rename(MOUNT + sidecar.slab, MOUNT + name)
-    in_use = _in_use(fd)
+    in_use = is_open_elsewhere(fd)
     missing = list(_runs(sidecar.resident, 0))
     if missing and in_use and not ended_well:
         logger.info("slab not adopted uri=%s reason=partly filled and in use", sidecar.uri)
@@ -149,7 +160,7 @@ def _checked(sidecar: Sidecar, name: str, fd: int, *, ended_well: bool) -> Inher
     backed = os.fstat(fd).st_blocks * 512 >= _resident_bytes(sidecar)
     resident = tuple(_runs(sidecar.resident, 1))
     renamed = msgspec.structs.replace(sidecar, slab=name)
-    return Inherited(renamed, resident, ended_well and backed, in_use)
+    return Inherited(renamed, resident, ended_well and backed, in_use, fd)
 
 
 def _runs(flags: bytes, flag: int) -> Iterator[Run]:
@@ -160,17 +171,3 @@ def _runs(flags: bytes, flag: int) -> Iterator[Run]:
         stop = len(flags) if stop < 0 else stop
         yield start, stop
         start = flags.find(flag, stop)
-
-
-def _in_use(fd: int) -> bool:
-    """Whether anybody else has the file open or mapped; a mapping keeps its file open.
-
-    The kernel grants a write lease on a file only to who alone has it open: F_SETLEASE of fcntl(2).
-    """
-    with contextlib.suppress(OSError):
-        # Should somebody open it just now, the kernel says so by a signal that does nothing.
-        fcntl.fcntl(fd, _F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-        return False
-    return True

@@ -1,8 +1,9 @@
 """Sidecars: what is written down about each slab, so that the cache outlives its daemon.
 
 Owns the folder `<socket>.slabs`: one small file a slab, and a mark that the last daemon ended in
-good order. Runs in the daemon's loop, and at start in one thread; one daemon at a time, which the
-socket's lock sees to. No environment and no credentials of any client ever come in here.
+good order. Folder and files count only if they are this user's own; links are not followed. Runs
+in the daemon's loop, and at start in one thread; one daemon at a time, which the socket's lock sees
+to. No environment and no credentials of any client ever come in here.
 
 Why a kill at any moment does no harm:
 
@@ -23,18 +24,35 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 
 from streamer_client.contract.errors import ConfigError
+from streamer_client.private_files import (
+    PRIVATE_FOLDER,
+    make_folders,
+    open_own,
+    open_own_folder,
+)
 
 logger = logging.getLogger(__name__)
 
-VERSION: Final = 1
+VERSION: Final = 2
 SUFFIX: Final = ".slab"
 _UNFINISHED: Final = ".new"
 _MARK: Final = "ended-well"
+
+
+class Label(msgspec.Struct, frozen=True):
+    """What a caller named a shard."""
+
+    uid: int
+    """The caller's user, by the kernel's word."""
+    world: int
+    """The mount namespace in which the name means something; 0 where it is the same in all."""
+    text: str
 
 
 class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,6 +60,7 @@ class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     version: int
     uri: str
+    """What to call it: its first label, or the object's URI."""
     identity: str
     size_bytes: int
     block_bytes: int
@@ -55,10 +74,28 @@ class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pinned: bool
     last_used_s: float
     """On the system's monotonic clock, which goes on when the daemon does not."""
+    edition: int = 0
+    """Of contents that had this identity: 0, and one more each time bytes were found to differ."""
+    ctime_ns: int = 0
+    """Of the file when its bytes were last known to be these; 0 for objects."""
+    labels: tuple[Label, ...] = ()
+    pinned_by: tuple[int, ...] = ()
+    """Users who pinned it."""
+    remote: bool = False
+    """An object of a store; else a file."""
+
+
+class _Outdated(msgspec.Struct, frozen=True):
+    """What sidecars of all versions have."""
+
+    version: int
+    slab: str
+    inode: int
 
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Sidecar)
+_any_version = msgspec.msgpack.Decoder(_Outdated)
 
 
 class SidecarFolder:
@@ -71,23 +108,33 @@ class SidecarFolder:
         """Make the folder, for this user alone.
 
         Raises:
-            ConfigError: it cannot be made.
+            ConfigError: it cannot be made, or is not this user's.
         """
         try:
-            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            make_folders(self.path, PRIVATE_FOLDER)
+            folder = open_own_folder(self.path)
+            try:
+                os.fchmod(folder, PRIVATE_FOLDER)
+            finally:
+                os.close(folder)
         except OSError as error:
             raise ConfigError(
                 f"cannot make {self.path}: {error.strerror}; let this user write beside the "
-                "socket, or choose another --socket"
+                "socket, remove what is there if it is not a daemon's, or choose another --socket"
             ) from error
 
     def take_mark(self) -> bool:
         """Whether the last daemon ended in good order; from now on nobody can tell any more."""
-        try:
-            os.unlink(self._file(_MARK))
-        except FileNotFoundError:
-            return False
-        return True
+        with self._opened() as folder:
+            if folder is None:
+                return False
+            try:
+                os.close(open_own(_MARK, os.O_RDONLY, folder=folder))
+                ended_well = True
+            except OSError:  # there is none, or somebody else's
+                ended_well = False
+            self._remove(_MARK, folder)
+            return ended_well
 
     def mark(self) -> None:
         """Say that every file is up to date and nothing is under way.
@@ -100,17 +147,29 @@ class SidecarFolder:
     def read_all(self) -> list[Sidecar]:
         """Every sidecar that can be understood; what cannot is removed."""
         found = []
-        for name in self._names():
+        for name, folder in self._each():
             try:
-                with open(self._file(name), "rb") as file:
-                    sidecar = _decoder.decode(file.read())
+                sidecar = _decoder.decode(_content(name, folder))
             except (OSError, msgspec.DecodeError) as error:
                 logger.warning("sidecar not understood file=%s error=%s", name, error)
                 sidecar = None
             if sidecar is None or sidecar.version != VERSION or name != _name(sidecar.slab):
-                self._remove(name)
+                self._remove(name, folder)
             else:
                 found.append(sidecar)
+        return found
+
+    def take_outdated(self) -> list[tuple[str, int]]:
+        """Names and inodes of slabs that a daemon of another version left; their files go."""
+        found = []
+        for name, folder in self._each():
+            try:
+                old = _any_version.decode(_content(name, folder))
+            except (OSError, msgspec.DecodeError):
+                continue  # `read_all` tells
+            if old.version != VERSION and name == _name(old.slab):
+                found.append((old.slab, old.inode))
+                self._remove(name, folder)
         return found
 
     def write(self, sidecar: Sidecar) -> None:
@@ -123,35 +182,64 @@ class SidecarFolder:
 
     def remove(self, slab: str) -> None:
         """Forget a slab. Nothing happens when it is not known."""
-        self._remove(_name(slab))
+        with self._opened() as folder:
+            self._remove(_name(slab), folder)
 
     def clear(self) -> None:
         """Forget everything, and the folder."""
         self.take_mark()
-        for name in self._names():
-            self._remove(name)
+        for name, folder in self._each():
+            self._remove(name, folder)
         with contextlib.suppress(OSError):  # not there, or something else was put in it
             os.rmdir(self.path)
 
-    def _names(self) -> list[str]:
-        with contextlib.suppress(FileNotFoundError):
-            ours = (SUFFIX, _UNFINISHED)
-            return sorted(name for name in os.listdir(self.path) if name.endswith(ours))
-        return []
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int | None]:
+        """The folder's descriptor; None where there is none of this user's."""
+        try:
+            folder = open_own_folder(self.path)
+        except FileNotFoundError:
+            yield None
+            return
+        except OSError as error:
+            logger.warning("sidecars not used folder=%s reason=%s", self.path, error.strerror)
+            yield None
+            return
+        try:
+            yield folder
+        finally:
+            os.close(folder)
+
+    def _each(self) -> Iterator[tuple[str, int]]:
+        """The name of each file, and the folder's descriptor."""
+        with self._opened() as folder:
+            if folder is not None:
+                ours = (SUFFIX, _UNFINISHED)
+                names = sorted(name for name in os.listdir(folder) if name.endswith(ours))
+                for name in names:
+                    yield name, folder
 
     def _put(self, name: str, data: bytes) -> None:
-        unfinished = self._file(name + _UNFINISHED)
-        fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(data)
-        os.rename(unfinished, self._file(name))
+        unfinished = name + _UNFINISHED
+        folder = open_own_folder(self.path)
+        try:
+            self._remove(unfinished, folder)  # of a daemon that was killed
+            fd = open_own(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, folder=folder)
+            with open(fd, "wb") as file:
+                file.write(data)
+            os.rename(unfinished, name, src_dir_fd=folder, dst_dir_fd=folder)
+        finally:
+            os.close(folder)
 
-    def _remove(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._file(name))
+    def _remove(self, name: str, folder: int | None) -> None:
+        if folder is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
 
-    def _file(self, name: str) -> str:
-        return os.path.join(self.path, name)
+
+def _content(name: str, folder: int) -> bytes:
+    with open(open_own(name, os.O_RDONLY, folder=folder), "rb") as file:
+        return file.read()
 
 
 def _name(slab: str) -> str:

@@ -17,9 +17,8 @@ import os
 import threading
 from typing import Final
 
-import posix_ipc
-
 from streamerd.shm.huge_pages import EXTENT_BYTES, AlignedMapping, can_collapse
+from streamerd.shm.slabs import MOUNT
 
 _KEEP_SIZE: Final = 0x01
 _PUNCH_HOLE: Final = 0x02
@@ -38,18 +37,16 @@ class SlabFile:
     """An existing slab, opened for writing. Thread-safe for ranges that do not overlap.
 
     Args:
-        name: the object's name.
+        fd: of the object, for reading and writing; taken over once this is made.
         mapped: fill it through a mapping (`view`) instead of by system call (`write`).
+
+    Raises:
+        OSError: it cannot be mapped.
     """
 
-    def __init__(self, name: str, *, mapped: bool) -> None:
-        memory = posix_ipc.SharedMemory(name)
-        try:
-            self._fd = os.dup(memory.fd)
-            os.set_inheritable(self._fd, False)
-        finally:
-            memory.close_fd()
-        self._map = AlignedMapping(self._fd) if mapped else None
+    def __init__(self, fd: int, *, mapped: bool) -> None:
+        self._map = AlignedMapping(fd) if mapped else None
+        self._fd = fd
         self._collapses = mapped and can_collapse()
         # The kernel lets one thread at a time back or write a file, and the others spin meanwhile:
         # with 16 threads at one slab that took twice the processor time of waiting here.
@@ -126,6 +123,24 @@ class SlabFile:
                 self._map.close()
             os.close(self._fd)
             self._fd = -1
+
+
+def unlink_slab(name: str, inode: int) -> bool:
+    """Unlink an object if its name still means the one of that inode; whether it did.
+
+    Links are not followed. Freeing what is in it may take seconds.
+
+    Raises:
+        OSError: it cannot be unlinked.
+    """
+    path = f"{MOUNT}/{os.path.basename(name)}"
+    try:
+        if os.lstat(path).st_ino != inode:
+            return False
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def punch_hole(fd: int, start: int, stop: int) -> None:

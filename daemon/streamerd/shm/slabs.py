@@ -1,25 +1,38 @@
 """Names and lives of slabs: POSIX shared-memory objects, one a shard.
 
-Runs in the daemon's main process; never touches a slab's pages.
+Owns making, handing out, telling apart and removing them. A slab belongs to the daemon's user
+alone; who else may read it gets a descriptor, and never needs its name. Main keeps a descriptor of
+each slab too, so that a name which somebody unlinks does no harm. Runs in the daemon's main
+process; never touches a slab's pages.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import hashlib
+import logging
 import os
+import signal
+import stat
 from typing import Final
-
-import posix_ipc
 
 from streamer_client.contract.errors import ConfigError, MemoryLimitError, StreamerError
 from streamer_client.contract.layout import slab_bytes
 
+logger = logging.getLogger(__name__)
+
 MOUNT: Final = "/dev/shm"
 """Where Linux keeps POSIX shared-memory objects; see shm_overview(7)."""
+READONLY_MOUNT: Final = "/run/streamerd-shm"
+"""Where the systemd unit mounts the same once more, read-only."""
 PREFIX: Final = "streamerd."
-MODE: Final = 0o640
-"""The owner writes, the group's members (vLLM's users) read."""
+MODE: Final = 0o600
+
+_F_SETSIG: Final = 10
+"""Of fcntl(2) on Linux; the fcntl module has no name for it."""
+_OPEN: Final = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def slab_name(instance: str, uri: str, identity: str, generation: int) -> str:
@@ -33,27 +46,32 @@ def slab_name(instance: str, uri: str, identity: str, generation: int) -> str:
     return f"/{PREFIX}{instance}.{digest}"
 
 
-def create_slab(name: str, size_bytes: int) -> None:
-    """Make an object of the shard's size with no memory behind it, replacing a stale one.
+def create_slab(name: str, size_bytes: int) -> int:
+    """Make an object of the shard's size with no memory behind it.
+
+    Returns:
+        A descriptor that reads and writes; the caller closes it.
 
     Raises:
         MemoryLimitError: the system has no room for another object.
-        ConfigError: no permission, or there is no shared-memory mount.
+        ConfigError: no permission, the name is taken, or there is no shared-memory mount.
     """
-    remove_slab(name)
     try:
-        memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=MODE, size=0)
-        try:
-            os.fchmod(memory.fd, MODE)
-            os.ftruncate(memory.fd, slab_bytes(size_bytes))
-        finally:
-            memory.close_fd()
-    except posix_ipc.PermissionsError as error:
+        fd = os.open(MOUNT + name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _OPEN, MODE)
+    except PermissionError as error:
         raise ConfigError(
             f"no permission to create {MOUNT}{name}; let this user write to {MOUNT}"
         ) from error
     except OSError as error:
         raise _creation_error(name, size_bytes, error) from error
+    try:
+        os.fchmod(fd, MODE)
+        os.ftruncate(fd, slab_bytes(size_bytes))
+    except OSError as error:
+        remove_slab(name, os.fstat(fd).st_ino)
+        os.close(fd)
+        raise _creation_error(name, size_bytes, error) from error
+    return fd
 
 
 def _creation_error(name: str, size_bytes: int, error: OSError) -> StreamerError:
@@ -62,15 +80,126 @@ def _creation_error(name: str, size_bytes: int, error: OSError) -> StreamerError
             f"cannot create {MOUNT}{name} of {size_bytes} bytes: {error.strerror}; free memory on "
             f"{MOUNT} or enlarge it"
         )
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return MemoryLimitError(
+            f"cannot create {MOUNT}{name}: too many files are open; raise the daemon's limit "
+            "(LimitNOFILE, `ulimit -n`), or load checkpoints of fewer files at once"
+        )
+    if error.errno == errno.EEXIST:
+        return ConfigError(f"{MOUNT}{name} exists already and is none of this daemon's; remove it")
     return ConfigError(f"cannot create {MOUNT}{name}: {error.strerror}; is {MOUNT} mounted?")
 
 
-def remove_slab(name: str) -> None:
-    """Unlink an object; mappings of it live on. Nothing happens when it is gone already."""
+def open_slab(name: str, inode: int) -> int:
+    """A descriptor that reads and writes an object of this user; the caller closes it.
+
+    Raises:
+        OSError: there is none, or another object has its name (ESTALE).
+    """
+    fd = os.open(MOUNT + name, os.O_RDWR | os.O_NONBLOCK | _OPEN)
+    found = os.fstat(fd)
+    if _is_ours(found) and found.st_ino == inode:
+        return fd
+    os.close(fd)
+    raise OSError(errno.ESTALE, "another object has that name", MOUNT + name)
+
+
+def readonly_mount(configured: str = "") -> str | None:
+    """Where the shared-memory mount can be read and not written; None where nowhere.
+
+    Args:
+        configured: the setting `readonly_shm`; empty to look where the systemd unit has it.
+
+    Raises:
+        ConfigError: what was configured is no such mount.
+    """
+    path = configured or READONLY_MOUNT
+    wrong = _no_readonly_mount(path)
+    if not wrong:
+        return path
+    if configured:
+        raise ConfigError(
+            f"readonly_shm: {path} {wrong}; bind {MOUNT} there read-only, or leave readonly_shm out"
+        )
+    logger.info(
+        "no read-only mount of shared memory path=%s reason=%r; clients that are root or of this "
+        "user could write to slabs that they are handed", path, wrong,
+    )  # fmt: skip
+    return None
+
+
+def _no_readonly_mount(path: str) -> str:
     try:
-        posix_ipc.unlink_shared_memory(name)
-    except posix_ipc.ExistentialError:
-        return
+        flags, device = os.statvfs(path).f_flag, os.stat(path).st_dev
+        if device != os.stat(MOUNT).st_dev:
+            return f"is not {MOUNT} once more"
+    except OSError as error:
+        return f"cannot be used ({error.strerror})"
+    return "" if flags & os.ST_RDONLY else "can be written to"
+
+
+def open_readonly(fd: int, name: str, mount: str | None = None) -> int:
+    """A descriptor for a client that only reads a slab; the caller closes it.
+
+    Opened through a read-only mount nobody can open it again for writing, not even root. Without
+    one, or when the slab's name was taken away, root and this user can, by /proc/self/fd.
+
+    Args:
+        fd: the slab, as `create_slab` gave it.
+        name: its name.
+        mount: as `readonly_mount` told.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    if mount is not None:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            through = os.open(mount + name, os.O_RDONLY | os.O_NONBLOCK | _OPEN)
+            if os.path.samestat(os.fstat(through), os.fstat(fd)):
+                return through
+            os.close(through)
+        logger.warning("slab handed out without its read-only mount name=%s mount=%s", name, mount)
+    return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def is_open_elsewhere(fd: int) -> bool:
+    """Whether anybody else has the file open or mapped; a mapping keeps its file open.
+
+    The kernel grants a write lease on a file only to who alone has it open: F_SETLEASE of fcntl(2).
+    """
+    with contextlib.suppress(OSError):
+        # Should somebody open it just now, the kernel says so by a signal that does nothing.
+        fcntl.fcntl(fd, _F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        return False
+    return True
+
+
+def remove_slab(name: str, inode: int | None = None) -> bool:
+    """Unlink an object of this user; mappings of it live on. Whether it was there.
+
+    Args:
+        name: its name.
+        inode: another object of that name stays; None for whichever is there.
+    """
+    try:
+        found = os.stat(MOUNT + name, follow_symlinks=False)
+        if not _is_ours(found) or inode not in (None, found.st_ino):
+            return False
+        os.unlink(MOUNT + name)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _is_ours(found: os.stat_result) -> bool:
+    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+
+
+def is_slab_name(name: str) -> bool:
+    """Whether a text could be a slab's name, of whichever instance. Pure."""
+    return name.startswith(f"/{PREFIX}") and "/" not in name[1:]
 
 
 def instance_slabs(instance: str) -> list[str]:
@@ -85,12 +214,12 @@ def inode_of(name: str) -> int:
     Raises:
         OSError: there is none.
     """
-    return os.stat(MOUNT + name).st_ino
+    return os.stat(MOUNT + name, follow_symlinks=False).st_ino
 
 
 def allocated_bytes(name: str) -> int:
     """Memory behind an object, as the kernel counts it."""
-    return os.stat(MOUNT + name).st_blocks * 512
+    return os.stat(MOUNT + name, follow_symlinks=False).st_blocks * 512
 
 
 def mount_bytes() -> tuple[int, int]:

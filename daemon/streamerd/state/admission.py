@@ -42,18 +42,20 @@ def open_load(model: Model, event: LoadOpened) -> None:
 
 
 def _shard_of(model: Model, spec: ShardSpec) -> Shard:
-    for key, other in list(model.shards.items()):
-        if key.uri == spec.key.uri and key.identity != spec.key.identity:
+    for other in list(model.contents.get(spec.key.uri, ())):
+        if other.key != spec.key:
             other.stale = True
             settle(model, other)
     shard = model.shards.get(spec.key)
     if shard is None:
         shard = Shard(spec.key, spec.size_bytes, model.rules.block_bytes, spec.remote)
-        model.shards[spec.key] = shard
+        model.add(shard)
         model.emit(CreateSlab(spec.key, spec.size_bytes))
     # Who comes after a failure tries again.
     shard.error = None
-    shard.stale = False
+    shard.stale = spec.transient
+    shard.sourced = True
+    model.touched[shard.key] = None
     return shard
 
 
@@ -92,6 +94,7 @@ def _hold(model: Model, load: Load) -> None:
     for shard in load.shards:
         shard.holders += 1
         shard.pinned = shard.pinned or load.pin
+        model.touched[shard.key] = None
 
 
 def _keep(model: Model, load: Load) -> bool:
@@ -114,6 +117,7 @@ def _keep(model: Model, load: Load) -> bool:
     load.keeps = {index for index, shard in enumerate(load.shards) if shard.kept}
     for index in load.keeps:
         load.shards[index].holders += 1
+        model.touched[load.shards[index].key] = None
     return True
 
 
@@ -155,6 +159,7 @@ def release_shard(model: Model, load: Load, index: int, at_s: float) -> None:
         if not shard.committed:
             model.ledger.committed_bytes -= shard.slab_bytes
     model.eviction.rescan = True
+    model.touched[shard.key] = None
     settle(model, shard)
 
 
@@ -211,5 +216,5 @@ def settle(model: Model, shard: Shard) -> None:
     if (shard.stale or shard.error is not None) and not shard.pinned:
         release_range(model, shard, 0, shard.blocks)
     if shard.empty and model.shards.get(shard.key) is shard:
-        del model.shards[shard.key]
+        model.remove(shard)
         model.emit(RemoveSlab(shard.key))

@@ -22,7 +22,7 @@ def adopt(model: Model, event: ShardAdopted) -> None:
     shard = Shard(event.shard, event.size_bytes, model.rules.block_bytes, event.remote)
     shard.kept = event.in_use
     shard.last_used_s = event.last_used_s
-    model.shards[shard.key] = shard
+    model.add(shard)
     for start, stop in event.resident:
         shard.move_range(start, stop, Trigger.ADOPT)
         model.ledger.used_bytes += shard.bytes_of(start, stop)
@@ -38,6 +38,7 @@ def proven(model: Model, key: ShardKey, block: int) -> None:
     """A block is what was read: it is granted to all that wait for it."""
     shard = model.shards[key]
     shard.move(block, Trigger.PROVEN)
+    model.touched[key] = None
     if shard.claims[block]:
         model.arrived.setdefault(key, []).append(block)
     else:

@@ -62,6 +62,12 @@ class ReleaseBlocks(Command, frozen=True):
     stop: int
 
 
+class CloseSource(Command, frozen=True):
+    """Nothing is left to read from this shard's source: give up what it was read through."""
+
+    shard: ShardKey
+
+
 class Admit(Command, frozen=True):
     """Answer an open: the load runs, and these blocks may be read at once."""
 
@@ -123,6 +129,7 @@ AnyCommand = (
     | ProveBlocks
     | FetchBlock
     | ReleaseBlocks
+    | CloseSource
     | Admit
     | Announce
     | ReportWaiting

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import assert_never
 
-from streamerd.state import admission, adoption, claims, credentials, fetching
-from streamerd.state.commands import AnyCommand, Finish
+from streamerd.state import admission, adoption, claims, credentials, failing, fetching
+from streamerd.state.commands import AnyCommand, CloseSource, Finish
 from streamerd.state.events import (
     AnyEvent,
     BlockFetched,
@@ -27,7 +27,9 @@ from streamerd.state.events import (
     PinRequested,
     ShardAdopted,
     ShardKey,
+    ShardRefused,
     ShardsReleased,
+    ShardSuperseded,
     Tick,
     UnpinRequested,
     WantsReplaced,
@@ -59,7 +61,7 @@ class Core:
         claims.claim_all(model)
         fetching.shrink(model)
         fetching.dispatch(model, now_s)
-        return [*model.drain(), *self._finished()]
+        return [*model.drain(), *self._finished(), *self._sources_to_close()]
 
     def _apply(self, event: AnyEvent) -> None:
         model = self.model
@@ -100,14 +102,10 @@ class Core:
             case OwnerGone(at_s, owner):
                 for load in [load for load in model.loads.values() if load.key.owner == owner]:
                     admission.close_load(model, load, at_s)
-            case EvictRequested(_, shards):
-                for shard in self._known(shards):
-                    admission.evict(model, shard)
-            case PinRequested(_, shards):
-                admission.pin(model, self._known(shards))
-            case UnpinRequested(_, shards):
-                for shard in self._known(shards):
-                    admission.unpin(model, shard)
+            case ShardSuperseded() | ShardRefused():
+                self._refuse(event)
+            case EvictRequested() | PinRequested() | UnpinRequested():
+                self._control_cache(event)
             case LimitChanged(_, limit_bytes):
                 model.ledger.limit_bytes = limit_bytes
             case Tick(at_s):
@@ -115,6 +113,31 @@ class Core:
                 credentials.tick(model, at_s)
             case _:
                 assert_never(event)
+
+    def _refuse(self, event: ShardSuperseded | ShardRefused) -> None:
+        for shard in self._known((event.shard,)):
+            if isinstance(event, ShardSuperseded):
+                failing.supersede(self.model, shard, event.message)
+                admission.settle(self.model, shard)
+            else:
+                failing.fail_loads(self.model, shard, (event.load,), event.code, event.message)
+
+    def _control_cache(self, event: EvictRequested | PinRequested | UnpinRequested) -> None:
+        shards = self._known(event.shards)
+        if isinstance(event, PinRequested):
+            admission.pin(self.model, shards)
+            return
+        act = admission.evict if isinstance(event, EvictRequested) else admission.unpin
+        for shard in shards:
+            act(self.model, shard)
+
+    def _sources_to_close(self) -> list[CloseSource]:
+        """Shards of which nothing is left to read, each told once."""
+        touched, self.model.touched = self.model.touched, {}
+        idle = [shard for shard in self._known(touched) if shard.sourced and not shard.needs_source]
+        for shard in idle:
+            shard.sourced = False
+        return [CloseSource(shard.key) for shard in idle]
 
     def _known(self, keys: Iterable[ShardKey]) -> list[Shard]:
         return [self.model.shards[key] for key in keys if key in self.model.shards]

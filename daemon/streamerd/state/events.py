@@ -14,6 +14,8 @@ class ShardKey(NamedTuple):
     """A shard and what proves its content: two contents of one URI are two shards."""
 
     uri: str
+    """What the system knows it by, whatever its names: device and inode of a file, URI of an
+    object."""
     identity: str
 
 
@@ -29,6 +31,8 @@ class ShardSpec(msgspec.Struct, frozen=True):
     size_bytes: int
     remote: bool = False
     """Read over the network: with connections instead of disk threads, and with credentials."""
+    transient: bool = False
+    """Nothing proves that it will be the same later: it goes with its last lease."""
 
 
 class FailureKind(Enum):
@@ -154,6 +158,22 @@ class BlocksReleased(Event, frozen=True):
     stop: int
 
 
+class ShardSuperseded(Event, frozen=True):
+    """The source has other bytes now than the shard: whoever reads it must not go on."""
+
+    shard: ShardKey
+    message: str
+
+
+class ShardRefused(Event, frozen=True):
+    """One load may get nothing more of one of its shards; others go on with it."""
+
+    load: LoadKey
+    shard: ShardKey
+    code: str
+    message: str
+
+
 class EvictRequested(Event, frozen=True):
     """Drop these shards. The caller has checked that none is leased or pinned."""
 
@@ -192,6 +212,8 @@ AnyEvent = (
     | BlockProven
     | BlockRefuted
     | BlocksReleased
+    | ShardSuperseded
+    | ShardRefused
     | EvictRequested
     | PinRequested
     | UnpinRequested

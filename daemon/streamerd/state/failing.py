@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from streamer_client.contract.errors import SourceChanged
 from streamerd.state import claims
 from streamerd.state.commands import FailShard
 from streamerd.state.events import LoadKey
@@ -29,6 +30,12 @@ def fail_loads(
     model.totals.errors += 1
     if all(index in model.loads[key].failed for key, index in shard.loads.items()):
         shard.error = (code, message)
+
+
+def supersede(model: Model, shard: Shard, message: str) -> None:
+    """The source has other bytes now: its loads end, and nobody is given these again."""
+    shard.stale = True
+    fail_shard(model, shard, SourceChanged.code, message)
 
 
 def _tell(model: Model, shard: Shard, keys: Iterable[LoadKey], code: str, message: str) -> bool:

@@ -139,6 +139,7 @@ def fetched(model: Model, event: BlockFetched) -> None:
     _end_fetch(model, shard, event.block)
     shard.move(event.block, Trigger.FETCHED)
     shard.attempts.pop(event.block, None)
+    model.touched[shard.key] = None
     model.no_space_since_s = None
     if shard.claims[event.block]:
         model.arrived.setdefault(shard.key, []).append(event.block)

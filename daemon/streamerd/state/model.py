@@ -65,6 +65,8 @@ class Model:
     rules: Rules
     ledger: Ledger
     shards: dict[ShardKey, Shard] = field(default_factory=dict)
+    contents: dict[str, list[Shard]] = field(default_factory=dict)
+    """The shards by their URI: all contents of one source that are in memory."""
     loads: dict[LoadKey, Load] = field(default_factory=dict)
     waiting: deque[LoadKey] = field(default_factory=deque)
     rotation: deque[LoadKey] = field(default_factory=deque)
@@ -77,6 +79,8 @@ class Model:
     no_space_since_s: float | None = None
     eviction: Eviction = field(init=False)
     outbox: list[AnyCommand] = field(default_factory=list)
+    touched: dict[ShardKey, None] = field(default_factory=dict)
+    """Shards whose source may not be needed any more since this turn."""
     arrived: dict[ShardKey, list[int]] = field(default_factory=dict)
     """Claimed blocks that became resident in this turn."""
     granted: dict[LoadKey, list[BlockRange]] = field(default_factory=dict)
@@ -89,6 +93,19 @@ class Model:
     def free_slots(self, *, remote: bool) -> int:
         """Fetches of one kind that may still be started."""
         return self.rules.slots_of(remote=remote) - self.busy[remote]
+
+    def add(self, shard: Shard) -> None:
+        """Enter a shard."""
+        self.shards[shard.key] = shard
+        self.contents.setdefault(shard.key.uri, []).append(shard)
+
+    def remove(self, shard: Shard) -> None:
+        """Forget a shard."""
+        del self.shards[shard.key]
+        others = self.contents[shard.key.uri]
+        others.remove(shard)
+        if not others:
+            del self.contents[shard.key.uri]
 
     def emit(self, command: AnyCommand) -> None:
         self.outbox.append(command)

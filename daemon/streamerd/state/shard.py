@@ -41,6 +41,8 @@ class Shard:
     error: tuple[str, str] | None = None
     resident_bytes: int = 0
     last_used_s: float = 0.0
+    sourced: bool = False
+    """A load brought something to read it through, which was not given up since."""
 
     def __post_init__(self) -> None:
         self.blocks = block_count(self.size_bytes, self.block_bytes)
@@ -52,6 +54,17 @@ class Shard:
     def committed(self) -> bool:
         """Whether room for the whole shard is set aside."""
         return self.holders > 0 or self.pinned
+
+    @property
+    def needs_source(self) -> bool:
+        """Whether a block may still have to be read for somebody who leases it.
+
+        Who holds a shard whole reads nothing of it once all of it is resident. A window may have
+        to read blocks again, also of a shard that is pinned, or held by others: they may end that.
+        """
+        if not self.loads:
+            return False
+        return self.holders < len(self.loads) or not self.all_resident(0, self.blocks)
 
     def bytes_of(self, start: int, stop: int) -> int:
         """Shared memory behind blocks `start` to `stop`: `layout.blocks_bytes`, asked often."""

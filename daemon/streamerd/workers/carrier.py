@@ -1,6 +1,9 @@
 """Carries jobs out: the part of a worker that touches files and slabs.
 
-Runs in the threads of a fetch worker.
+Runs in the threads of a fetch worker. A thread may be stuck in a read for ever; once its job was
+given up it writes nothing more into a slab, whenever it comes back. Therefore what may hang is read
+into the thread's own buffer, and written under the job's lock, which giving up takes too; only
+what cannot hang, or ends by a timeout of its own, is read straight into a slab.
 """
 
 from __future__ import annotations
@@ -10,47 +13,92 @@ import logging
 import mmap
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Final, assert_never
 
 import xxhash
 
 from streamer_client.contract.errors import StreamerError
 from streamer_client.contract.redacted import without_secrets
-from streamer_client.contract.uris import is_remote
 from streamer_client.storage.contract import Reader
 from streamer_client.storage.registry import storage_for
-from streamerd.shm.slab_file import NoSpace, SlabFile
-from streamerd.shm.slabs import MOUNT, remove_slab
+from streamerd.log_lines import with_lines
+from streamerd.shm.slab_file import NoSpace, SlabFile, unlink_slab
+from streamerd.shm.slabs import MOUNT
+from streamerd.workers.examining import compare, examine
+from streamerd.workers.holdings import Held, Holdings, LentSlab, LentSource
 from streamerd.workers.jobs import (
     Answer,
     AnyJob,
     Checksum,
     Checksummed,
     CloseSlab,
+    Compare,
+    Examine,
     Failed,
     Fetch,
     Fetched,
     Finished,
+    Forget,
     Punch,
     Reread,
     Resolve,
     Resolved,
     Unlink,
+    handles_of,
+    is_local,
 )
-from streamerd.workers.pool import Pool
 from streamerd.workers.readers import Readers
+from streamerd.workers.threads import Closer
+from streamerd.workers.undertaking import GivenUp, Undertaking
 
 logger = logging.getLogger(__name__)
 
-OPEN_SLABS: Final = 64
-"""Slabs, and readers, that a worker keeps open at once."""
+OPEN_READERS: Final = 64
+"""Objects that a worker keeps open at once."""
 CHECKSUM_PIECE_BYTES: Final = 256 << 10
 """A slab is summed up in pieces that stay in the processor's cache."""
 
 
+class Work:
+    """A job, and what it uses of what this worker holds: looked up when the job was received."""
+
+    def __init__(
+        self,
+        undertaking: Undertaking,
+        slab: Held[LentSlab] | None,
+        source: Held[LentSource] | None,
+    ) -> None:
+        self.undertaking = undertaking
+        self.job = undertaking.job
+        self._slab = slab
+        self._source = source
+
+    @property
+    def slab(self) -> LentSlab:
+        if self._slab is None:
+            raise StreamerError(f"{type(self.job).__name__} names no slab")
+        return self._slab.thing
+
+    @property
+    def source(self) -> LentSource | None:
+        return None if self._source is None else self._source.thing
+
+    def let_slab_go(self) -> None:
+        """The job was given up: its slab's memory does not wait for a thread that may never end."""
+        if self._slab is not None:
+            self._slab.release()
+
+    def release(self) -> None:
+        """The job is over. Idempotent."""
+        self.let_slab_go()
+        if self._source is not None:
+            self._source.release()
+
+
 class Carrier:
-    """Turns a job into its answer; never raises. Thread-safe.
+    """Turns a job into its answer. Thread-safe.
 
     Args:
         mapped: fill slabs through mappings; see `shm/slab_file.py`.
@@ -58,14 +106,55 @@ class Carrier:
 
     def __init__(self, *, mapped: bool = False) -> None:
         self._mapped = mapped
-        self._slabs: Pool[SlabFile] = Pool(OPEN_SLABS)
-        self._readers = Readers(OPEN_SLABS)
+        self.closer = Closer()
+        # A slab is memory: unmapped at once, so that `CloseSlab` says the truth. A file may hang.
+        self.slabs: Holdings[LentSlab] = Holdings("slab", lambda close: close())
+        self.sources: Holdings[LentSource] = Holdings("source", self.closer.call)
+        self._readers = Readers(OPEN_READERS)
         self._own = threading.local()
 
-    def carry_out(self, job: AnyJob) -> Answer:
-        """Do what the job says."""
+    # --- in the receiving thread ------------------------------------------------------------------
+
+    def take_on(self, undertaking: Undertaking) -> Work:
+        """Look up what a job names, so that what is dropped after it stays open for it.
+
+        Raises:
+            StreamerError: something that it names is not held.
+        """
+        slab, source = handles_of(undertaking.job)
+        with contextlib.ExitStack() as undo:
+            held_slab = None if slab is None else self.slabs.use(slab)
+            if held_slab is not None:
+                undo.callback(held_slab.release)
+            held_source = None if source is None else self.sources.use(source)
+            undo.pop_all()
+        return Work(undertaking, held_slab, held_source)
+
+    def drop(self, handle: int) -> None:
+        """Hold nothing under this handle any more."""
+        self.sources.drop(handle)
+        self.slabs.drop(handle)
+
+    # --- in a lane's thread -----------------------------------------------------------------------
+
+    def carry_out(self, work: Work) -> Answer:
+        """Do what the job says, and give back what it used.
+
+        Raises:
+            GivenUp: nobody waits for it any more.
+        """
         try:
-            return self._carry_out(job)
+            return self._answered(work)
+        finally:
+            work.release()
+            self.closer.close(work.undertaking.fds)
+
+    def _answered(self, work: Work) -> Answer:
+        job = work.job
+        try:
+            return self._carry_out(work)
+        except GivenUp:
+            raise
         except NoSpace as error:
             text = f"{MOUNT} is full ({error}): free memory there, enlarge it or lower memory_limit"
             return Failed(job.job, "memory-limit", text, no_space=True)
@@ -74,94 +163,123 @@ class Carrier:
         except Exception as error:  # noqa: BLE001  logged below, without secrets
             # A library's text may hold what it was given, and so does a traceback's last line.
             text = without_secrets(traceback.format_exc(), _environment(job))
-            logger.error("job failed kind=%s job=%d\n%s", type(job).__name__, job.job, text)
+            kind = type(job).__name__
+            logger.error("job failed kind=%s job=%d", kind, job.job, extra=with_lines(text))
             text = without_secrets(f"{type(error).__name__}: {error}", _environment(job))
             return Failed(job.job, StreamerError.code, text)
 
-    def _carry_out(self, job: AnyJob) -> Answer:
-        match job:
-            case Fetch():
-                return self._fetch(job)
-            case Resolve():
-                storage = storage_for(job.source, job.environment)
-                return Resolved(job.job, storage.list_shards(job.source, job.pattern, job.files))
-            case Punch():
-                with self._borrow(job.slab) as slab:
-                    slab.punch(job.start, job.stop)
+    def _carry_out(self, work: Work) -> Answer:
+        match work.job:
+            case Fetch() as job:
+                return self._fetch(work, job)
+            case Resolve() as job:
+                return _resolve(job)
+            case Examine() as job:
+                return examine(job, work.undertaking.fds)
+            case Compare() as job:
+                return compare(job, work.undertaking.fds)
+            case Punch() as job:
+                work.undertaking.hold_on()
+                work.slab.file(mapped=self._mapped).punch(job.start, job.stop)
                 return Finished(job.job)
-            case Reread():
-                return self._reread(job)
-            case Checksum():
-                return self._checksum(job)
-            case CloseSlab():
-                self._slabs.drop((job.slab, True))
-                self._slabs.drop((job.slab, False))
+            case Reread() as job:
+                return self._reread(work, job)
+            case Checksum() as job:
+                return self._checksum(work, job)
+            case CloseSlab() as job:
+                self.slabs.drop(job.slab)
                 self._readers.drop(job.slab)
                 return Finished(job.job)
-            case Unlink():
-                remove_slab(job.slab)
+            case Forget() as job:
+                self._readers.forget(job.digest)
                 return Finished(job.job)
-            case _:
-                assert_never(job)
+            case Unlink() as job:
+                if not unlink_slab(job.name, job.inode):
+                    logger.warning("slab not unlinked name=%s reason=not ours any more", job.name)
+                return Finished(job.job)
+            case _ as unknown:
+                assert_never(unknown)
 
-    def _borrow(
-        self, slab: str, *, mapped: bool = False
-    ) -> contextlib.AbstractContextManager[SlabFile]:
-        mapped = mapped or self._mapped
-        return self._slabs.borrow((slab, mapped), lambda: SlabFile(slab, mapped=mapped))
+    def _fetch(self, work: Work, job: Fetch) -> Fetched | Failed:
+        source = work.source
+        if source is None:
+            return self._fetch_object(work, job)
+        reader, steady = source.reader(), source.steady()
+        if steady:
+            work.undertaking.hold_on()
+        with work.undertaking.writing():
+            slab = work.slab.file(mapped=self._mapped)
+            slab.reserve(job.start, job.stop)
+        fill = partial(self._fill if steady else self._fill_aside, work, reader, slab, job)
+        (checksum, device_bytes), ctime_ns = reader.settled(fill)
+        return Fetched(job.job, checksum, device_bytes, ctime_ns=ctime_ns)
 
-    def _fetch(self, job: Fetch) -> Fetched | Failed:
+    def _fetch_object(self, work: Work, job: Fetch) -> Fetched | Failed:
         # Bodies of objects go straight into the mapping: a block is one request, and as a whole it
-        # would fit no processor's cache on the way.
-        with (
-            self._readers.borrow(job.slab, job.shard, job.environment) as shard,
-            self._borrow(job.slab, mapped=is_remote(job.shard.uri)) as slab,
-        ):
+        # would fit no processor's cache on the way. Requests end by timeouts of their own.
+        with self._readers.borrow(job.slab, job.shard, job.environment) as shard:
+            work.undertaking.hold_on()
+            slab = work.slab.file(mapped=True)
             slab.reserve(job.start, job.stop)
             try:
-                checksum, device_bytes = self._fill(job, shard.reader, slab)
+                checksum, device_bytes = self._fill(work, shard.reader, slab, job)
             except StreamerError as error:
                 text = without_secrets(str(error), job.environment)
                 return Failed(job.job, error.code, text, retries=shard.take_retries())
             return Fetched(job.job, checksum, device_bytes, shard.take_retries())
 
-    def _fill(self, job: Fetch, reader: Reader, slab: SlabFile) -> tuple[int, int]:
+    def _fill(self, _work: Work, reader: Reader, slab: SlabFile, job: Fetch) -> tuple[int, int]:
         """Read, checksum and write piece by piece, each while it is in the processor's cache."""
-        size_bytes = job.stop - job.start
-        piece_bytes = min(reader.piece_bytes or size_bytes, size_bytes)
-        checksum = xxhash.xxh3_64()
-        device_bytes, told = 0, True
-        for start in range(job.start, job.stop, piece_bytes):
-            stop = min(start + piece_bytes, job.stop)
+        checksum, device = xxhash.xxh3_64(), _DeviceBytes()
+        for start, stop in _pieces(reader, job.start, job.stop):
             view = slab.view(start, stop)
             with self._buffer(stop - start) if view is None else view as piece:
-                count = reader.readinto(piece, start)
+                device.add(reader.readinto(piece, start))
                 checksum.update(piece)
                 if view is None:
                     slab.write(piece, start)
-            device_bytes += count
-            told = told and count >= 0
-        return checksum.intdigest(), device_bytes if told else -1
+        return checksum.intdigest(), device.total
 
-    def _reread(self, job: Reread) -> Checksummed:
-        checksum = xxhash.xxh3_64()
-        # Opened anew: a reader kept from before might still read what was unlinked since.
+    def _fill_aside(
+        self, work: Work, reader: Reader, slab: SlabFile, job: Fetch
+    ) -> tuple[int, int]:
+        """As `_fill`, but no byte is written once the job was given up."""
+        checksum, device = xxhash.xxh3_64(), _DeviceBytes()
+        for start, stop in _pieces(reader, job.start, job.stop):
+            with self._buffer(stop - start) as piece:
+                device.add(reader.readinto(piece, start))
+                checksum.update(piece)
+                with work.undertaking.writing():
+                    slab.write(piece, start)
+        return checksum.intdigest(), device.total
+
+    def _reread(self, work: Work, job: Reread) -> Checksummed:
+        source = work.source
+        if source is not None:
+            reader = source.reader()
+            summed, ctime_ns = reader.settled(lambda: self._device_source(reader, job))
+            return Checksummed(job.job, summed, ctime_ns)
+        # Opened anew: a reader kept from before might still read what was replaced since.
         opened = storage_for(job.shard.uri, job.environment).open(job.shard)
-        with contextlib.closing(opened) as reader:
-            piece_bytes = reader.piece_bytes or job.stop - job.start
-            for start in range(job.start, job.stop, piece_bytes):
-                piece = self._buffer(min(piece_bytes, job.stop - start))
-                reader.readinto(piece, start)
-                checksum.update(piece)
-        return Checksummed(job.job, checksum.intdigest())
+        with contextlib.closing(opened) as fresh:
+            return Checksummed(job.job, self._device_source(fresh, job))
 
-    def _checksum(self, job: Checksum) -> Checksummed:
+    def _device_source(self, reader: Reader, job: Reread) -> int:
         checksum = xxhash.xxh3_64()
-        with self._borrow(job.slab) as slab:
-            for start in range(job.start, job.stop, CHECKSUM_PIECE_BYTES):
-                piece = self._buffer(min(CHECKSUM_PIECE_BYTES, job.stop - start))
-                slab.read(piece, start)
-                checksum.update(piece)
+        for start, stop in _pieces(reader, job.start, job.stop):
+            piece = self._buffer(stop - start)
+            reader.readinto(piece, start)
+            checksum.update(piece)
+        return checksum.intdigest()
+
+    def _checksum(self, work: Work, job: Checksum) -> Checksummed:
+        work.undertaking.hold_on()
+        checksum = xxhash.xxh3_64()
+        slab = work.slab.file(mapped=self._mapped)
+        for start in range(job.start, job.stop, CHECKSUM_PIECE_BYTES):
+            piece = self._buffer(min(CHECKSUM_PIECE_BYTES, job.stop - start))
+            slab.read(piece, start)
+            checksum.update(piece)
         return Checksummed(job.job, checksum.intdigest())
 
     def _buffer(self, size_bytes: int) -> memoryview:
@@ -171,10 +289,38 @@ class Carrier:
             buffer = self._own.buffer = memoryview(mmap.mmap(-1, size_bytes))
         return buffer[:size_bytes]
 
-    def close(self) -> None:
-        """Give everything back."""
+    def close(self, wait_s: float = 1.0) -> None:
+        """Give everything back; what hangs in being closed is waited for no longer than that."""
         self._readers.close()
-        self._slabs.close()
+        self.sources.close()
+        self.slabs.close()
+        self.closer.end(wait_s)
+
+
+class _DeviceBytes:
+    """The sum of what a reader's calls told; -1 once one could not tell."""
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def add(self, count: int) -> None:
+        self.total = -1 if count < 0 or self.total < 0 else self.total + count
+
+
+def _pieces(reader: Reader, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    piece_bytes = reader.piece_bytes or stop - start
+    for left in range(start, stop, piece_bytes):
+        yield left, min(left + piece_bytes, stop)
+
+
+def _resolve(job: Resolve) -> Resolved:
+    if is_local(job):
+        raise StreamerError(
+            f"{job.source}: is a path, which only the client that names it may open; it passes "
+            "descriptors"
+        )
+    storage = storage_for(job.source, job.environment)
+    return Resolved(job.job, storage.list_shards(job.source, job.pattern, job.files))
 
 
 def _environment(job: AnyJob) -> Mapping[str, str]:

@@ -1,75 +1,177 @@
 """The fetch process: `python -m streamerd.workers.process --fd N --threads T --connections C`.
 
-Its main thread receives jobs from the daemon's socket pair, the threads of their lanes carry them
-out and answer under one lock. End of file on the socket pair, the daemon's death included, ends it.
+Its main thread receives what it is lent and jobs from the daemon's socket pair, the threads of
+their lanes carry jobs out and answer under one lock. The main thread touches no file, so that it
+can always be told to give a thread up. End of file on the socket pair, the daemon's death included,
+ends the process.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import logging
+import os
 import signal
 import socket
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from functools import partial
 from threading import Lock
 from typing import Final
 
+import msgspec
+
+from streamer_client.contract.errors import StreamerError
+from streamerd.log_lines import stderr_handler
 from streamerd.shm.huge_pages import can_collapse
-from streamerd.workers.carrier import Carrier
-from streamerd.workers.jobs import AnyJob, FrameBuffer, Lane, frame, job_decoder, lane_of
+from streamerd.workers.carrier import Carrier, Work
+from streamerd.workers.holdings import LentSlab, LentSource
+from streamerd.workers.jobs import (
+    AnyJob,
+    Drop,
+    Failed,
+    GiveUp,
+    Lane,
+    StillGoing,
+    Stuck,
+    TakeSlab,
+    TakeSource,
+    frame,
+    hung,
+    job_decoder,
+    lane_of,
+    subject_of,
+)
+from streamerd.workers.receiver import DescriptorsLost, Receiver
+from streamerd.workers.spawner import die_with_the_parent
+from streamerd.workers.threads import Threads
+from streamerd.workers.undertaking import GivenUp, Undertaking, Unyielding
 
 logger = logging.getLogger(__name__)
 
-_PR_SET_PDEATHSIG: Final = 1
-_RECEIVE_BYTES: Final = 256 << 10
 ASIDE_THREADS: Final = 4
-"""Sources that are listed, and blocks that are read again, at once."""
+"""Sources that are listed or examined, and blocks that are read again, at once."""
+SLAB_THREADS: Final = 2
+"""One that unlinks for seconds, and one beside it."""
 
 
-def serve(channel: socket.socket, threads: int, connections: int, *, mapped: bool = False) -> None:
-    """Receive jobs until the daemon closes its end.
+class Server:
+    """One worker's lanes and what it holds.
 
     Args:
         channel: our end of the socket pair.
         threads: how many read files.
-        connections: how many read from stores at most; each is started when there is work for it.
+        connections: how many read from stores at most.
         mapped: fill slabs through mappings.
     """
-    carrier = Carrier(mapped=mapped or can_collapse())
-    sending = Lock()
 
-    def carry_out(job: AnyJob) -> None:
-        answer = frame(carrier.carry_out(job))
-        with sending:
+    def __init__(
+        self, channel: socket.socket, threads: int, connections: int, *, mapped: bool
+    ) -> None:
+        self._channel = channel
+        self._carrier = Carrier(mapped=mapped)
+        counts = {
+            Lane.DISK: threads,
+            Lane.STORE: connections,
+            Lane.ASIDE: ASIDE_THREADS,
+            Lane.SLABS: SLAB_THREADS,
+        }
+        self._lanes = {lane: Threads(lane.value, counts[lane]) for lane in Lane}
+        self._works: dict[int, Work] = {}
+        """What was received and not answered; the receiving thread puts in, lanes take out."""
+        self._sending = Lock()
+
+    def serve(self) -> None:
+        """Receive until the daemon closes its end.
+
+        Raises:
+            DescriptorsLost: some that were sent did not arrive.
+        """
+        for body, fds in Receiver(self._channel).frames():
+            self._receive(body, fds)
+        for lane in self._lanes.values():
+            lane.end(cancel=True)
+        self._carrier.close()
+
+    def _receive(self, body: bytes, fds: tuple[int, ...]) -> None:
+        match job_decoder.decode(body):
+            case TakeSlab(handle):
+                (fd,) = fds
+                self._carrier.slabs.take(handle, LentSlab(fd))
+            case TakeSource(handle, stored):
+                self._carrier.sources.take(handle, LentSource(stored, fds))
+            case Drop(handle):
+                self._carrier.drop(handle)
+            case GiveUp() as request:
+                self._give_up(request)
+            case job:
+                self._begin(job, fds)
+
+    def _begin(self, job: AnyJob, fds: tuple[int, ...]) -> None:
+        undertaking = Undertaking(job, fds)
+        try:
+            work = self._carrier.take_on(undertaking)
+        except StreamerError as error:
+            self._carrier.closer.close(fds)
+            self._send(Failed(job.job, error.code, str(error)))
+            return
+        self._works[job.job] = work
+        self._lanes[lane_of(job)].submit(partial(self._carry_out, work))
+
+    def _carry_out(self, work: Work) -> bool:
+        """In a lane's thread; whether the thread goes on."""
+        undertaking, job = work.undertaking, work.job
+        undertaking.begin()
+        try:
+            answer = self._carrier.carry_out(work)
+        except GivenUp:
+            return False
+        if not undertaking.finish():
+            return False
+        self._works.pop(job.job, None)
+        self._send(answer)
+        return True
+
+    def _give_up(self, request: GiveUp) -> None:
+        work = self._works.get(request.job)
+        if work is None:
+            return
+        try:
+            left_s = work.undertaking.give_up(request.limit_s)
+        except Unyielding:
+            logger.error("job stuck job=%d subject=%s", request.job, subject_of(work.job))
+            self._send(Stuck(request.job))
+            return
+        if left_s is None:
+            return
+        if left_s:
+            self._send(StillGoing(request.job, left_s))
+            return
+        del self._works[request.job]
+        work.let_slab_go()
+        subject = subject_of(work.job)
+        logger.error("thread given up lane=%s subject=%s", lane_of(work.job).value, subject)
+        self._lanes[lane_of(work.job)].lose()
+        self._send(hung(request.job, subject, request.limit_s))
+
+    def _send(self, message: msgspec.Struct) -> None:
+        answer = frame(message)
+        with self._sending:
             try:
-                channel.sendall(answer)
+                self._channel.sendall(answer)
             except OSError as error:
                 logger.debug("daemon gone error=%s", error)
-
-    frames = FrameBuffer()
-    counts = {Lane.DISK: threads, Lane.STORE: connections, Lane.ASIDE: ASIDE_THREADS}
-    lanes = {lane: ThreadPoolExecutor(counts[lane], lane.value) for lane in Lane}
-    while data := channel.recv(_RECEIVE_BYTES):
-        for body in frames.feed(data):
-            job = job_decoder.decode(body)
-            lanes[lane_of(job)].submit(carry_out, job)
-    for lane in lanes.values():
-        lane.shutdown(wait=False, cancel_futures=True)
-    for lane in lanes.values():
-        lane.shutdown()
-    carrier.close()
 
 
 def _log(level: str) -> None:
     """Log our packages as told; a library's debug lines may hold what a request is signed with."""
-    logging.basicConfig(format="%(levelname)s %(name)s[%(process)d] %(message)s")
+    form = "%(levelname)s %(name)s[%(process)d] %(message)s"
+    logging.basicConfig(handlers=[stderr_handler(form)])
     for ours in ("streamerd", "streamer_client", __name__):
         logging.getLogger(ours).setLevel(level)
 
 
 def main() -> None:
-    """Run one worker; started by `streamerd.workers.supervisor`, not by people."""
+    """Run one worker; started by `streamerd.workers.spawner`, not by people."""
     parser = argparse.ArgumentParser(prog="streamerd-worker", description=main.__doc__)
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
@@ -80,12 +182,25 @@ def main() -> None:
     # A terminal's interrupt goes to the whole group; the daemon alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # Should the daemon die while every thread is in a read, the kernel ends this process all the
-    # same.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_the_parent()
     _log(arguments.log_level.upper())
+    mapped = arguments.mapped or can_collapse()
+    code = 0
     with socket.socket(fileno=arguments.fd) as channel:
-        serve(channel, arguments.threads, arguments.connections, mapped=arguments.mapped)
+        try:
+            Server(channel, arguments.threads, arguments.connections, mapped=mapped).serve()
+        except DescriptorsLost as error:
+            logger.critical("worker ends error=%s", error)
+            code = 1
+    _leave(code)
+
+
+def _leave(code: int) -> None:
+    """End without waiting for threads that were given up, and may be stuck in the kernel."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The opened shards of a worker: one reader for each slab and each caller's environment.
+"""The opened objects of a worker: one reader for each slab and each caller's environment.
 
 Renewed credentials are another environment and so get a reader of their own; the one before is
 closed when it is the least used, or with its slab. Shared by the threads of a fetch worker.
@@ -10,10 +10,9 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from threading import Lock
 
-import xxhash
-
 from streamer_client.storage.contract import Reader, StoredShard
 from streamer_client.storage.registry import storage_for
+from streamerd.environments import digest_of
 from streamerd.workers.pool import Pool
 
 
@@ -44,26 +43,24 @@ class Readers:
 
     @contextlib.contextmanager
     def borrow(
-        self, slab: str, shard: StoredShard, environment: Mapping[str, str]
+        self, slab: int, shard: StoredShard, environment: Mapping[str, str]
     ) -> Iterator[OpenedShard]:
         """Use the shard's reader for this environment; the storage's errors pass."""
 
         def opened() -> OpenedShard:
             return OpenedShard(storage_for(shard.uri, environment).open(shard))
 
-        with self._pool.borrow((slab, _digest(environment)), opened) as shared:
+        with self._pool.borrow((slab, digest_of(environment)), opened) as shared:
             yield shared
 
-    def drop(self, slab: str) -> None:
+    def drop(self, slab: int) -> None:
         """Close a slab's readers, at once or after their last users."""
         self._pool.drop_where(lambda key: isinstance(key, tuple) and key[0] == slab)
+
+    def forget(self, environment: str) -> None:
+        """Close the readers of an environment with this digest, and with them its secrets."""
+        self._pool.drop_where(lambda key: isinstance(key, tuple) and key[1] == environment)
 
     def close(self) -> None:
         """Give everything back."""
         self._pool.close()
-
-
-def _digest(environment: Mapping[str, str]) -> int:
-    """What stands for an environment in a key; no secret is kept in one."""
-    text = "\0".join(f"{name}={value}" for name, value in sorted(environment.items()))
-    return xxhash.xxh3_128_intdigest(text.encode())

@@ -1,4 +1,4 @@
-"""Starts fetch workers, hands them jobs, and starts them again when they die.
+"""The fleet: starts fetch workers, hands them jobs, and starts them again when they die or hang.
 
 Runs in the daemon's asyncio loop. Jobs and answers are callbacks, not tasks: several thousand pass
 in a second. Knows nothing of what jobs mean.
@@ -8,23 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Final
 
 from streamer_client.contract.errors import StreamerError
-from streamerd.workers.jobs import (
-    Answer,
-    AnyJob,
-    CloseSlab,
-    FrameBuffer,
-    Lane,
-    answer_decoder,
-    frame,
-    lane_of,
-)
+from streamerd.workers.jobs import Answer, AnyJob, CloseSlab, lane_of
+from streamerd.workers.lending import Lending
+from streamerd.workers.spawning import UNKNOWN_CODE, Spawner
+from streamerd.workers.worker import OnAnswer, Order, Worker
+
+__all__ = ["Fleet", "OnAnswer"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,91 +28,15 @@ first."""
 MAPPED_FROM_SLOTS: Final = 8
 """With so many threads, slabs are mapped even without huge pages: see `shm/slab_file.py`."""
 
-_ISOLATED: Final = ("-I",) if sys.flags.isolated else ()
-"""A daemon that ignores its environment's Python settings has workers that do."""
+LOST_THREADS: Final = 3
+"""A worker that gave up so many is replaced: each holds a file and a buffer, maybe for ever."""
 
-OnAnswer = Callable[[Answer | None], None]
-"""Called with the answer, or None when the worker died before it gave one."""
+LOOK_S: Final = 0.1
+"""How often limits are looked at, while there is a job that has one."""
 
-
-class Worker(asyncio.Protocol):
-    """One process and the channel to it."""
-
-    def __init__(self, fleet: Fleet, number: int) -> None:
-        self._fleet = fleet
-        self.number = number
-        self.pending: dict[int, tuple[Lane, OnAnswer]] = {}
-        self.busy = dict.fromkeys(Lane, 0)
-        """How many of `pending` are in each lane."""
-        self.failures = 0
-        self.alive = False
-        self._frames = FrameBuffer()
-        self._transport: asyncio.WriteTransport | None = None
-        self.process: subprocess.Popen[bytes] | None = None
-
-    async def start(self, options: Sequence[str]) -> None:
-        """Spawn the process. It needs no readiness: jobs wait in the channel."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, *_ISOLATED, "-m", "streamerd.workers.process"]
-            command += ["--fd", str(theirs.fileno()), *options]
-            try:
-                # Not asyncio's subprocess: the end shows on the channel, no watcher is needed.
-                self.process = subprocess.Popen(  # noqa: ASYNC220  spawning takes a millisecond
-                    command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
-                )
-            except OSError:
-                ours.close()
-                raise
-        ours.setblocking(False)
-        loop = asyncio.get_running_loop()
-        self._frames = FrameBuffer()
-        await loop.create_unix_connection(lambda: self, sock=ours)
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid if self.process else 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
-        self.alive = True
-
-    def data_received(self, data: bytes) -> None:
-        for body in self._frames.feed(data):
-            answer = answer_decoder.decode(body)
-            self.failures = 0
-            if answer.job in self.pending:
-                lane, on_answer = self.pending.pop(answer.job)
-                self.busy[lane] -= 1
-                on_answer(answer)
-
-    def connection_lost(self, _error: Exception | None) -> None:
-        """The process ended, or closed its end: what it was asked will not be answered."""
-        self.alive = False
-        if self._fleet.stopping:  # `stop` sees to the process, and nobody awaits answers any more
-            self.pending.clear()
-            return
-        if self.process is not None:
-            self.process.kill()
-            code = self.process.wait()
-            self._fleet.worker_ended(self, code)
-        pending, self.pending = self.pending, {}
-        self.busy = dict.fromkeys(Lane, 0)
-        for _, on_answer in pending.values():
-            on_answer(None)
-
-    def send(self, job: AnyJob, on_answer: OnAnswer) -> None:
-        assert self._transport is not None
-        lane = lane_of(job)
-        self.pending[job.job] = lane, on_answer
-        self.busy[lane] += 1
-        self._transport.write(frame(job))
-
-    def close(self) -> None:
-        """Close the channel, which ends the process."""
-        if self._transport is not None:
-            self._transport.close()
+END_S: Final = 1.0
+"""For how long the end of a killed process is waited for; one that is stuck in the kernel is
+replaced without."""
 
 
 class Fleet:
@@ -132,6 +49,13 @@ class Fleet:
         backoff_s: see `BACKOFF_S`.
         mapped: fill slabs through mappings; None decides by the number of threads.
         connections: to stores, of all workers together.
+
+    Attributes:
+        lending: what the workers are lent: slabs and files, by the handles that jobs name.
+        stopping: from the call of `stop` on: nothing is answered, nothing is started.
+        restarts: workers that died and were started again.
+        lost_threads: threads that were given up since the start, their jobs answered as hung.
+        retired: workers that were replaced because they had lost too many.
     """
 
     def __init__(
@@ -146,18 +70,25 @@ class Fleet:
     ) -> None:
         mapped = workers * threads >= MAPPED_FROM_SLOTS if mapped is None else mapped
         self._threads = threads
-        self._options = ["--threads", str(threads), "--log-level", log_level]
-        self._options += ["--connections", str(connections), *(["--mapped"] if mapped else [])]
+        options = ["--threads", str(threads), "--log-level", log_level]
+        options += ["--connections", str(connections), *(["--mapped"] if mapped else [])]
+        self._options = tuple(options)
         self._backoff_s = backoff_s
+        self.lending = Lending()
+        self.spawner = Spawner()
         self._workers = [Worker(self, number) for number in range(workers)]
+        self._retiring: list[Worker] = []
+        """Replaced, with jobs that they still carry out."""
         self._timers: dict[int, asyncio.TimerHandle] = {}
-        self._starts: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         """The only strong references that these tasks have: without one a task may vanish."""
-        self._waiting: list[tuple[AnyJob, OnAnswer]] = []
+        self._looking: asyncio.TimerHandle | None = None
+        self._waiting: list[Order] = []
         self._jobs = 0
         self.stopping = False
-        """From the call of `stop` on: nothing is answered, nothing is started."""
         self.restarts = 0
+        self.lost_threads = 0
+        self.retired = 0
 
     @property
     def slots(self) -> int:
@@ -166,8 +97,8 @@ class Fleet:
 
     @property
     def pids(self) -> list[int]:
-        """Processes that run now."""
-        return [worker.pid for worker in self._workers if worker.alive]
+        """Processes that run now and are given jobs."""
+        return [worker.process.pid for worker in self._workers if worker.alive and worker.process]
 
     def next_job(self) -> int:
         """A number for a new job."""
@@ -177,36 +108,59 @@ class Fleet:
     async def start(self) -> None:
         """Spawn all workers and wait until each has answered.
 
+        To be called before the daemon holds a client's file: see `spawner.py`.
+
         Raises:
             StreamerError: a process could not be made, or ended before it answered.
         """
         ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         try:
-            for worker in self._workers:
-                await worker.start(self._options)
+            await asyncio.gather(*(worker.start(self._options) for worker in self._workers))
         except OSError as error:
             raise StreamerError(f"cannot start a fetch worker: {error}") from error
-        self.broadcast(lambda job: CloseSlab(job, ""), lambda: ready.set_result(True))
+        self.broadcast(lambda job: CloseSlab(job, 0), lambda: ready.set_result(True))
         await ready
-        if self.restarts:
+        if self.restarts or not all(worker.alive for worker in self._workers):
             raise StreamerError("a fetch worker ended at once; the lines above say why")
 
-    def submit(self, job: AnyJob, on_answer: OnAnswer) -> None:
-        """Give a job to the worker with the fewest of its kind, or to the next that starts."""
-        if self.stopping:
-            return
+    # --- jobs -------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        job: AnyJob,
+        on_answer: OnAnswer,
+        fds: tuple[int, ...] = (),
+        limit_s: float | None = None,
+    ) -> None:
+        """Give a job to the worker with the fewest of its kind, or to the next that starts.
+
+        Args:
+            job: what to do.
+            on_answer: called once, never within this call; not after `stop`.
+            fds: that go along with this job alone (`Examine`, `Compare`). They stay the caller's,
+                and open until the answer; the worker closes its copies.
+            limit_s: how long a thread may have the job; then it is answered as `Failed` with
+                `hung`. Where its bytes go straight into a slab, its whole worker is ended, and what
+                that owed besides is answered with None. None: as long as it takes.
+        """
+        if not self.stopping:
+            self._give(Order(job, on_answer, lane_of(job), fds, limit_s))
+
+    def _give(self, order: Order) -> None:
         alive = [worker for worker in self._workers if worker.alive]
-        if alive:
-            lane = lane_of(job)
-            min(alive, key=lambda worker: worker.busy[lane]).send(job, on_answer)
-        else:
-            self._waiting.append((job, on_answer))
+        if not alive:
+            self._waiting.append(order)
+            return
+        lane = order.lane
+        min(alive, key=lambda worker: worker.busy[lane]).submit(order)
+        if order.limit_s is not None and self._looking is None:
+            self._look_again()
 
     def broadcast(self, make_job: Callable[[int], AnyJob], on_done: Callable[[], None]) -> None:
         """Give a job to every live worker and call `on_done` when none has it any more."""
         if self.stopping:
             return
-        alive = [worker for worker in self._workers if worker.alive]
+        alive = [worker for worker in (*self._workers, *self._retiring) if worker.alive]
         left = len(alive)
 
         def answered(_answer: Answer | None) -> None:
@@ -216,39 +170,90 @@ class Fleet:
                 on_done()
 
         for worker in alive:
-            worker.send(make_job(self.next_job()), answered)
+            job = make_job(self.next_job())
+            worker.submit(Order(job, answered, lane_of(job)))
         if not alive:
             on_done()
 
-    def worker_ended(self, worker: Worker, code: int) -> None:
-        """Called by a worker whose process is gone."""
+    def _look_again(self) -> None:
+        self._looking = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        self._looking = None
+        looks = [worker.look_at_limits() for worker in (*self._workers, *self._retiring)]
+        if any(looks):
+            self._look_again()
+
+    # --- ends -------------------------------------------------------------------------------------
+
+    def thread_lost(self, worker: Worker, limit_s: float) -> None:
+        """Called by a worker that gave a thread up."""
+        self.lost_threads += 1
+        if worker.lost_threads < LOST_THREADS or worker not in self._workers or self.stopping:
+            return
+        self.retired += 1
+        logger.error(
+            "worker retired number=%d pid=%d lost_threads=%d",
+            worker.number, worker.process.pid if worker.process else 0, worker.lost_threads,
+        )  # fmt: skip
+        fresh = Worker(self, worker.number)
+        self._workers[worker.number] = fresh
+        self._retiring.append(worker)
+        self._start_soon(fresh)
+        self._task(self._see_off(worker, limit_s))
+
+    async def _see_off(self, worker: Worker, limit_s: float) -> None:
+        """End a replaced worker when it has nothing left to do, or after its limit once more."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + limit_s
+        while worker.alive and not worker.idle and loop.time() < until_s:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_S)  # a retired worker is rare; nobody waits for its end
+        worker.abandon()
+
+    def worker_lost(self, worker: Worker) -> None:
+        """Called by a worker whose process is gone, or was killed."""
+        if worker in self._retiring:
+            self._retiring.remove(worker)
+        elif not self.stopping:
+            self._task(self._await_end(worker))
+
+    async def _await_end(self, worker: Worker) -> None:
+        assert worker.process is not None
+        done, _ = await asyncio.wait([worker.process.ended], timeout=END_S)
+        code = worker.process.ended.result() if done else UNKNOWN_CODE
+        self.restarts += 1
+        self._start_later(worker, worker.process.pid, code)
+
+    def _start_later(self, worker: Worker, pid: int, code: int) -> None:
         if self.stopping:
             return
-        self.restarts += 1
         pause_s = self._backoff_s[min(worker.failures, len(self._backoff_s) - 1)]
         worker.failures += 1
         logger.warning(
             "worker died number=%d pid=%d exit=%d restart_in_s=%g",
-            worker.number, worker.pid, code, pause_s,
+            worker.number, pid, code, pause_s,
         )  # fmt: skip
         loop = asyncio.get_running_loop()
-        self._timers[worker.number] = loop.call_later(pause_s, self._restart, worker)
+        self._timers[worker.number] = loop.call_later(pause_s, self._start_soon, worker)
 
-    def _restart(self, worker: Worker) -> None:
-        task = asyncio.get_running_loop().create_task(self._start_again(worker))
-        self._starts.add(task)
-        task.add_done_callback(self._starts.discard)
+    def _start_soon(self, worker: Worker) -> None:
+        self._task(self._start_again(worker))
 
     async def _start_again(self, worker: Worker) -> None:
         try:
             await worker.start(self._options)
-        except OSError as error:
+        except (OSError, StreamerError) as error:
             logger.error("worker not started number=%d error=%s", worker.number, error)
-            self.worker_ended(worker, -1)
+            self._start_later(worker, 0, UNKNOWN_CODE)
             return
         waiting, self._waiting = self._waiting, []
-        for job, on_answer in waiting:
-            self.submit(job, on_answer)
+        for order in waiting:
+            self._give(order)
+
+    def _task(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """End all workers: close their channels, then kill what is left after `grace_s`.
@@ -256,25 +261,16 @@ class Fleet:
         Callbacks of jobs under way are dropped.
         """
         self.stopping = True
-        for timer in self._timers.values():
+        for timer in (*self._timers.values(), *([self._looking] if self._looking else [])):
             timer.cancel()
-        for start in self._starts:
-            start.cancel()
-        for worker in self._workers:
+        self._close_all()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._close_all()  # one may just have started
+        await self.spawner.stop(grace_s)
+
+    def _close_all(self) -> None:
+        for worker in (*self._workers, *self._retiring):
             worker.close()
-        loop = asyncio.get_running_loop()
-        # Side by side: workers that hang together are waited for once, not one after the other.
-        ends = (
-            loop.run_in_executor(None, _reap, worker.process, grace_s)
-            for worker in self._workers
-            if worker.process is not None
-        )
-        await asyncio.gather(*ends)
-
-
-def _reap(process: subprocess.Popen[bytes], grace_s: float) -> None:
-    try:
-        process.wait(grace_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

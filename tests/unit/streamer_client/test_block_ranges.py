@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from streamer_client.block_ranges import blocks, in_order, merged, whole
-from streamer_client.contract.layout import BlockRange
+from streamer_client.block_ranges import blocks, in_order, whole
+from streamer_client.contract.layout import BlockRange, merged
 
 
 def test_merged_joins_neighbours_and_overlaps_in_any_order() -> None:

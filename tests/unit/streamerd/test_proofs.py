@@ -48,7 +48,7 @@ async def test_few_at_once_and_each_judged(caplog: pytest.LogCaptureFixture) -> 
     checksums = Checksums(4)
     for block in range(4):
         checksums[block] = 100 + block
-    backing = Backing(StoredShard(*KEY[:1], 3 * BLOCK + 7, "1"), checksums, "/slab")
+    backing = Backing(StoredShard(*KEY[:1], 3 * BLOCK + 7, "1"), checksums, "/slab", 5)
     fleet, said = Fleet(), list[AnyEvent]()
     proofs = Proofs(settings, fleet, {KEY: backing}, said.append)  # type: ignore[arg-type]
     proofs.prove(KEY, 0, 4)
@@ -59,7 +59,7 @@ async def test_few_at_once_and_each_judged(caplog: pytest.LogCaptureFixture) -> 
     fleet.answer(jobs.Checksummed(1, 99))
     fleet.answer(jobs.Failed(1, "internal", "no such slab"))
     (last,) = fleet.asked
-    assert (last[0].slab, last[0].start, last[0].stop) == ("/slab", 3 * BLOCK, 3 * BLOCK + 7)
+    assert (last[0].slab, last[0].start, last[0].stop) == (5, 3 * BLOCK, 3 * BLOCK + 7)
     fleet.answer(jobs.Checksummed(1, 103))
     assert [(type(event), event.block) for event in said] == [  # type: ignore[union-attr]
         (BlockProven, 0),

@@ -31,5 +31,6 @@ def test_with_every_line_switched_on_it_says_the_defaults(tmp_path: Path) -> Non
     path.write_text(switched_on)
     settings, origins = load_settings({}, SERVICE, str(path), ROOM)
     assert origins == dict.fromkeys((key.name for key in KEYS), str(path))
-    defaults = load_settings({"memory_limit": "64GiB", "workers": "1"}, SERVICE, None, ROOM)[0]
+    machines = {"memory_limit": "64GiB", "workers": "1", "socket_mode": "0660"}
+    defaults = load_settings(machines, SERVICE, None, ROOM)[0]
     assert settings == defaults

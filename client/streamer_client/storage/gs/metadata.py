@@ -60,7 +60,8 @@ def object_metadata(about: str, body: bytes) -> ObjectMetadata:
     """
     try:
         found = msgspec.json.decode(body, type=ObjectMetadata)
-        int(found.size)
+        if int(found.size) < 0 or int(found.generation) <= 0:
+            raise ValueError("neither size nor generation may be negative")
     except (msgspec.DecodeError, ValueError) as error:
         raise SourceError(_not_json_api(about, error)) from error
     return found

@@ -11,11 +11,13 @@ import select
 import socket
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Protocol, Self, cast
 
 from streamer_client.contract.errors import SourceError
+from streamer_client.storage.http.deadline import Deadline, timed
 from streamer_client.storage.http.messages import Answer, Request
 from streamer_client.storage.http.origin import Origin, target_of
+from streamer_client.storage.http.peers import check_peer
 from streamer_client.storage.http.proxies import Proxy
 from streamer_client.storage.http.settings import HttpSettings
 from streamer_client.storage.http.tls import tls_context
@@ -53,16 +55,28 @@ class Connection:
         """Whether an exchange on it has ended well: a failure may then be a closed idle one."""
         self._connected = False
         self._settings = settings
+        self._deadline: Deadline | None = None
+        self._last: http.client.HTTPResponse | None = None
         self._http = _connection(origin, settings, self.proxy)
+        # A proxy's answer to CONNECT is made by it, too.
+        self._http.response_class = cast("type[http.client.HTTPResponse]", self._response)
 
-    def exchange(self, request: Request) -> Exchange:
+    def exchange(self, request: Request, deadline: Deadline) -> Exchange:
         """Send a request and receive the head of its answer.
+
+        Args:
+            request: prepared.
+            deadline: when the body is to be there, too.
 
         Raises:
             OSError, http.client.HTTPException: `transport_faults.py` says what they mean.
+            SourceForbidden: nobody's request goes to where it leads.
         """
+        self._deadline = deadline
         if not self._connected:
-            self._connect()
+            self._connect(request)
+        elif self._http.sock.gettimeout() != self._settings.read_timeout_s:
+            self._http.sock.settimeout(self._settings.read_timeout_s)
         headers = {"Host": self.origin.authority, "Accept-Encoding": "identity", **request.headers}
         target = target_of(request.url)
         if self.proxy and self.origin.scheme == "http":
@@ -73,11 +87,21 @@ class Connection:
         connected = self._http.sock
         return Exchange(self._http.getresponse(), connected)
 
-    def _connect(self) -> None:
+    def _connect(self, request: Request) -> None:
         self._http.connect()
+        check_peer(request.about, self._http.sock)
         self._http.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._http.sock.settimeout(self._settings.read_timeout_s)
         self._connected = True
+
+    def _response(
+        self, connected: socket.socket, debuglevel: int = 0, method: str | None = None
+    ) -> http.client.HTTPResponse:
+        response = http.client.HTTPResponse(connected, debuglevel, method)
+        if self._deadline is not None:
+            response.fp = timed(response.fp, connected, self._deadline)
+        self._last = response
+        return response
 
     def alive(self) -> bool:
         """Whether an idle connection still stands: its peer has neither closed it nor spoken."""
@@ -89,6 +113,10 @@ class Connection:
 
     def close(self) -> None:
         """Idempotent."""
+        # http.client leaves some answers to their readers (a proxy's; one after which the server
+        # closes): a socket stays open as long as these are.
+        if self._last is not None:
+            self._last.close()
         self._http.close()
 
 
@@ -215,7 +243,7 @@ def _connection(
     host, port = (proxy.host, proxy.port) if proxy else (origin.host, origin.port)
     if origin.scheme == "http":
         return http.client.HTTPConnection(host, port, timeout=settings.connect_timeout_s)
-    context = tls_context(settings.ca_bundle, settings.verify)
+    context = tls_context(settings.authorities, settings.verify)
     connection = http.client.HTTPSConnection(
         host, port, timeout=settings.connect_timeout_s, context=context
     )

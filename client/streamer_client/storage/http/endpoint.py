@@ -31,7 +31,7 @@ def endpoint_url(name: str, text: str, *, scheme: str = "https") -> str:
         raise ConfigError(f"{name}: {error}") from error
     if any(sign in url for sign in "?#@"):
         raise ConfigError(
-            f"{name}={shown(text)}: neither user, query nor fragment belong into an endpoint; "
+            f"{name}={shown(url)}: neither user, query nor fragment belong into an endpoint; "
             "write https://host[:port]"
         )
     path = url.partition("://")[2].partition("/")[2]

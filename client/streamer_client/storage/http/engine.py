@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from streamer_client.contract.errors import SourceError
+from streamer_client.contract.printable import printable
 from streamer_client.storage.http.connection import Sent
 from streamer_client.storage.http.dialect import Dialect
 from streamer_client.storage.http.messages import Answer, Request
@@ -72,9 +73,10 @@ class HttpEngine:
         Raises:
             StreamerError: as the dialect and `transport_faults.py` say.
         """
+        body_bytes = 0 if request.method == "HEAD" else limit_bytes
 
         def once(_attempts: Attempts) -> Answer:
-            with self.sent(request, unjudged) as sent:
+            with self.sent(request, unjudged, body_bytes) as sent:
                 return sent.answer(limit_bytes)
 
         return self.persist(request, once)
@@ -127,18 +129,22 @@ class HttpEngine:
             ) from fault
         logger.info(
             "request_again about=%s attempt=%d delay_s=%.2f reason=%s",
-            request.about,
+            printable(request.about),
             attempts.made + 1,
             delay_s,
-            fault,
+            printable(str(fault)),
         )
         return delay_s
 
     @contextmanager
-    def sent(self, request: Request, unjudged: frozenset[int] = frozenset()) -> Iterator[Sent]:
+    def sent(
+        self, request: Request, unjudged: frozenset[int] = frozenset(), size_bytes: int = 0
+    ) -> Iterator[Sent]:
         """One attempt: an exchange that was answered by 2xx or by one of `unjudged`.
 
-        What goes wrong with the connection inside the block is told as outside.
+        What goes wrong with the connection inside the block is told as outside. The attempt ends
+        by itself in a time that goes by the size of the body that is wanted, however the server
+        trickles.
 
         Raises:
             Transient, SendAgain: another attempt may pass.
@@ -146,7 +152,7 @@ class HttpEngine:
         """
         prepared = self._dialect.prepared(request)
         try:
-            with self._pool.send(prepared) as sent:
+            with self._pool.send(prepared, size_bytes) as sent:
                 status = sent.exchange.status
                 if not 200 <= status < 300 and status not in unjudged:
                     answer = sent.answer(REFUSAL_BYTES)

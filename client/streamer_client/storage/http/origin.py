@@ -9,6 +9,12 @@ from urllib.parse import urlsplit
 from streamer_client.contract.errors import ConfigError
 from streamer_client.storage.http.shown import shown
 
+MALFORMED: Final = (
+    "host and port cannot be told; write a port as a number, an IPv6 address in brackets, and "
+    "/ ? # @ of a password as %2F %3F %23 %40"
+)
+"""urllib's own words would repeat a part of the password for the port that it takes it for."""
+
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -40,8 +46,8 @@ def origin_of(url: str) -> Origin:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ConfigError(f"{shown(url)}: not a URL: {error}; correct it") from error
+    except ValueError:
+        raise ConfigError(f"{shown(url)}: not a URL: {MALFORMED}") from None
     if parts.scheme not in DEFAULT_PORTS or not host:
         raise ConfigError(f"{shown(url)}: not a URL of a server; write https://host[:port]/...")
     return Origin(parts.scheme, host, port or DEFAULT_PORTS[parts.scheme])

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from streamer_client.storage.http.connection import Connection, Sent
+from streamer_client.storage.http.deadline import Deadline
 from streamer_client.storage.http.messages import Request
 from streamer_client.storage.http.origin import Origin, origin_of
 from streamer_client.storage.http.settings import HttpSettings
@@ -47,18 +48,24 @@ class ConnectionPool:
         self._idle: dict[Origin, list[tuple[float, Connection]]] = {}
         self._reached: set[Origin] = set()
 
-    def send(self, request: Request) -> Sent:
+    def send(self, request: Request, size_bytes: int = 0) -> Sent:
         """Send a request over an idle or a new connection; a stale one is replaced at once.
+
+        Args:
+            request: prepared.
+            size_bytes: of the body that is wanted; so much longer may the answer take.
 
         Raises:
             OSError, http.client.HTTPException: `transport_faults.py` says what they mean.
-            ConfigError: the URL or the CA bundle cannot be used.
+            ConfigError: the URL or the certificates cannot be used.
+            SourceForbidden: nobody's request goes to where it leads.
         """
+        deadline = Deadline(self.settings.attempt_s(size_bytes), self._clock)
         origin = origin_of(request.url)
         connection = self._take(origin) or self._make(origin, self.settings)
         while True:
             try:
-                exchange = connection.exchange(request)
+                exchange = connection.exchange(request, deadline)
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 if not (connection.used and isinstance(error, _STALE)):

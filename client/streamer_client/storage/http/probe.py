@@ -60,7 +60,8 @@ def stored_shard(engine: HttpEngine, request: Request, kind: str, endpoint: str)
         SourceError: as `probe` says.
     """
     proof = probe(engine, request).proof
-    return StoredShard(request.about, proof.size_bytes, proof.identity(kind, endpoint))
+    identity = proof.identity(kind, endpoint)
+    return StoredShard(request.about, proof.size_bytes, identity, validated=proof.lasting)
 
 
 def unchanged(

@@ -6,8 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from streamer_client.storage.http.dates import date_of
+
 _VERSION_HEADERS: Final = ("x-amz-version-id", "x-goog-generation", "x-ms-version-id")
 _NO_VERSION: Final = ("", "null")
+
+SETTLED_S: Final = 60.0
+"""A date tells seconds, so two contents of one second have the same. Where an answer's own Date is
+later by so much, the second is over, by any clock: what is written from then on has another date
+(RFC 9110, section 8.8.2.2; the minute is RFC 7232's)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +26,8 @@ class Proof:
     """As sent, with its quotes."""
     modified: str = ""
     version: str = ""
+    settled: bool = False
+    """Whether `modified` was over for a minute when it was told; see `SETTLED_S`."""
 
     @property
     def strong(self) -> bool:
@@ -28,7 +37,16 @@ class Proof:
     @property
     def proves(self) -> bool:
         """Whether there is anything to compare but the size."""
-        return bool(self.etag or self.modified)
+        return bool(self.etag or self.modified or self.version)
+
+    @property
+    def lasting(self) -> bool:
+        """Whether an equal proof means equal bytes, so that another load may get what is in memory.
+
+        A strong ETag or a version does; a date once it is settled. A weak ETag alone does not: it
+        says that contents mean the same, not that they are.
+        """
+        return self.strong or bool(self.version) or (bool(self.modified) and self.settled)
 
     def conditions(self) -> dict[str, str]:
         """Headers that make the server refuse (412) when the object is another one by now."""
@@ -64,12 +82,21 @@ def proof_of(headers: Mapping[str, str], size_bytes: int) -> Proof:
         size_bytes: of the whole object.
     """
     versions = (headers.get(name, "") for name in _VERSION_HEADERS)
+    modified = headers.get("last-modified", "")
     return Proof(
         size_bytes,
         headers.get("etag", ""),
-        headers.get("last-modified", ""),
+        modified,
         next((version for version in versions if version not in _NO_VERSION), ""),
+        settled=_settled(modified, headers.get("date", "")),
     )
+
+
+def _settled(modified: str, now: str) -> bool:
+    then, told = date_of(modified), date_of(now)
+    if then is None or told is None:
+        return False
+    return (told - then).total_seconds() >= SETTLED_S
 
 
 def _bare(etag: str) -> str:

@@ -14,7 +14,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from streamer_client.contract.errors import ConfigError
-from streamer_client.storage.http.origin import Origin
+from streamer_client.storage.http.origin import MALFORMED, Origin
 from streamer_client.storage.http.shown import shown
 
 
@@ -74,14 +74,19 @@ def _proxy(name: str, text: str) -> Proxy | None:
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
         host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ConfigError(f"{name}={shown(text)}: not a URL: {error}; correct it") from error
+    except ValueError:
+        raise ConfigError(f"{name}={_told(text)}: not a URL: {MALFORMED}") from None
     if parts.scheme != "http" or not host:
         raise ConfigError(
-            f"{name}={shown(text)}: only http:// proxies are known (TLS goes through them by "
+            f"{name}={_told(text)}: only http:// proxies are known (TLS goes through them by "
             "CONNECT); write http://[user:password@]host:port"
         )
     return Proxy(host, port or 80, _basic(parts.username, parts.password))
+
+
+def _told(text: str) -> str:
+    """The value as it may be shown, also where it has no scheme."""
+    return shown(text if "://" in text else f"http://{text}")
 
 
 def _basic(user: str | None, password: str | None) -> str:

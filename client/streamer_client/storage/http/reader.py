@@ -90,7 +90,7 @@ class ObjectReader:
         request = replace(
             self._request, headers={**self._request.headers, **range_header(start, stop)}
         )
-        with self._engine.sent(request) as sent:
+        with self._engine.sent(request, size_bytes=len(target)) as sent:
             length = self._checked(sent.exchange, start, stop)
             done = 0
             while done < length:

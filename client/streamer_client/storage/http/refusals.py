@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import email.utils
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +13,7 @@ from streamer_client.contract.errors import (
     SourceNotFound,
     StreamerError,
 )
+from streamer_client.storage.http.dates import date_of
 from streamer_client.storage.http.messages import Answer, Request
 from streamer_client.storage.http.retry import Transient
 from streamer_client.storage.http.shown import endpoint_of, shown
@@ -101,12 +100,3 @@ def retry_after_s(headers: Mapping[str, str]) -> float:
         return float(text)
     then, now = date_of(text), date_of(headers.get("date", ""))
     return max(0.0, (then - now).total_seconds()) if then and now else 0.0
-
-
-def date_of(text: str) -> dt.datetime | None:
-    """An HTTP date as a time in UTC; None where it is none."""
-    try:
-        found = email.utils.parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=dt.UTC)

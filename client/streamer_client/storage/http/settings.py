@@ -7,7 +7,7 @@ a store.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from streamer_client.contract.errors import ConfigError
@@ -17,9 +17,16 @@ CONNECT_TIMEOUT_S: Final = 10.0
 READ_TIMEOUT_S: Final = 30.0
 """Without a single byte. Run:ai's default of one second is what its users stumble over."""
 
+FLOOR_BYTES_S: Final = 64 << 10
+"""What an answer has to bring on the average. 32 connections that share a line of 20 Mbit/s have 76
+KiB/s each; a block of 8 MiB may take two minutes more than its beginning. What had come of it
+stays, so that a line half as fast still gets it in the attempts that follow."""
+
+AUTHORITIES: Final = "STREAMER_TLS_AUTHORITIES"
+"""Certificates in PEM to trust instead of the system's: what stands in the file that the caller's
+`AWS_CA_BUNDLE` or `SSL_CERT_FILE` names. Nobody sets it by hand; see `authorities.py`."""
+
 VARIABLES: Final = (
-    "AWS_CA_BUNDLE",
-    "SSL_CERT_FILE",
     "STREAMER_TLS_VERIFY",
     "RUNAI_STREAMER_S3_REQUEST_TIMEOUT_MS",
     *(
@@ -28,19 +35,25 @@ VARIABLES: Final = (
         for name in (proxy, proxy.upper())
     ),
 )
-"""What travels with an open, where the caller has it set."""
+"""What travels with an open as the caller has it set."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
     """How to connect."""
 
-    ca_bundle: str = ""
-    """A PEM file, readable where the connection is made; empty: the system's."""
+    authorities: str = field(default="", repr=False)
+    """Certificates in PEM, the only ones to trust; empty: the system's."""
     verify: bool = True
     proxies: Proxies = NO_PROXIES
     connect_timeout_s: float = CONNECT_TIMEOUT_S
     read_timeout_s: float = READ_TIMEOUT_S
+    floor_bytes_s: int = FLOOR_BYTES_S
+
+    def attempt_s(self, size_bytes: int) -> float:
+        """How long one attempt may take: to connect, to begin, and for a body of this size."""
+        begin_s = self.connect_timeout_s + self.read_timeout_s
+        return begin_s + size_bytes / self.floor_bytes_s
 
 
 def http_settings(environment: Mapping[str, str]) -> HttpSettings:
@@ -52,7 +65,7 @@ def http_settings(environment: Mapping[str, str]) -> HttpSettings:
         ConfigError: one of them is malformed; the text names it.
     """
     return HttpSettings(
-        ca_bundle=environment.get("AWS_CA_BUNDLE") or environment.get("SSL_CERT_FILE") or "",
+        authorities=environment.get(AUTHORITIES, ""),
         verify=flag(environment, "STREAMER_TLS_VERIFY", default=True),
         proxies=proxies_of(environment),
         read_timeout_s=_timeout_s(environment),

@@ -13,8 +13,15 @@ _HIDDEN: Final = (
     r"awsaccesskeyid|googleaccessid|[\w.-]*token|[\w.-]*secret|password|policy|key-pair-id|"
     r"api[_-]?key"
 )
-_HIDDEN_PARAMETER: Final = re.compile(rf"(?i)(?<=[?&;])({_HIDDEN})=[^&;\s\"'<>]*")
-_USERINFO: Final = re.compile(r"(?<=://)[^/?#\s@\"']*@")
+_HIDDEN_PARAMETER: Final = re.compile(rf"(?i)(?<=[?&;#])({_HIDDEN})=[^&;#\s\"'<>]*")
+_USERINFO: Final = re.compile(
+    r"(?<=://)(?:"
+    # up to the host, as it should be written
+    r"[^/?#\s@\"']*@|"
+    # A password with / ? # in it ends where a URL's host would: what follows the colon is no port,
+    # and up to the last @ everything may belong to it.
+    r"[^/?#\s@\"':\[\]]*:(?!\d*(?:[/?#\s\"']|$))[^\s\"']*@)"
+)
 
 
 def shown(text: str) -> str:
@@ -25,11 +32,17 @@ def shown(text: str) -> str:
 def without_secrets(url: str) -> str:
     """The URL without user information and without parameters that carry a secret.
 
-    What is left names the object and no more: two signatures of one object give the same text.
+    What is left names the object and no more: two signatures of one object give the same text. So a
+    fragment, which no server is ever sent, goes too.
     """
-    base, question, query = _USERINFO.sub("", url, count=1).partition("?")
+    base, question, query = without_user(url).partition("#")[0].partition("?")
     kept = "&".join(part for part in query.split("&") if not is_secret(part))
     return base + (question + kept if kept else "")
+
+
+def without_user(uri: str) -> str:
+    """The URI without user information, which nobody puts into an object's URI but by mistake."""
+    return _USERINFO.sub("", uri, count=1)
 
 
 def is_secret(parameter: str) -> bool:

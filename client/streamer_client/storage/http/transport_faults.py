@@ -13,6 +13,7 @@ import socket
 import ssl
 
 from streamer_client.contract.errors import SourceError, SourceForbidden
+from streamer_client.storage.http.deadline import TooSlow
 from streamer_client.storage.http.messages import Request
 from streamer_client.storage.http.origin import origin_of
 from streamer_client.storage.http.retry import Transient
@@ -44,6 +45,12 @@ def transport_fault(
             if proxy
             else "check the endpoint and region for typing errors, and DNS",
             connecting=True,
+        )
+    if isinstance(error, TooSlow):
+        return Transient(
+            f"{where} {error}",
+            remedy="look at the store's load and at the network between; fewer connections "
+            "(`connections`, `concurrency`) leave more to each",
         )
     if isinstance(error, TimeoutError):
         return Transient(
@@ -86,11 +93,11 @@ def _tls_fault(
     error: ssl.SSLError, request: Request, where: str, settings: HttpSettings
 ) -> Transient | SourceError:
     if isinstance(error, ssl.SSLCertVerificationError):
-        trusted = settings.ca_bundle or "the system's authorities"
+        trusted = "those of the caller's CA bundle" if settings.authorities else "the system's"
         return SourceError(
             f"{request.about}: the certificate of {where} is not trusted: {error.verify_message} "
-            f"(trusted are: {trusted}); set AWS_CA_BUNDLE to a PEM file with the authority that "
-            "signed it, readable also where the daemon runs, or correct the endpoint's name"
+            f"(trusted are: {trusted}); set AWS_CA_BUNDLE, where the load is started, to a PEM "
+            "file with the authority that signed it, or correct the endpoint's name"
         )
     # Errors that ssl itself makes up have no reason.
     reason = str(getattr(error, "reason", None) or error).replace("_", " ").lower()

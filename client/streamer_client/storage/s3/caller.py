@@ -7,7 +7,6 @@ vLLM rank, streamerctl), never in the daemon.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ from botocore.credentials import Credentials, RefreshableCredentials
 from botocore.session import Session
 
 from streamer_client.contract.errors import ConfigError, SourceForbidden
+from streamer_client.storage.http.authorities import authorities_of
 from streamer_client.storage.http.settings import flag
 from streamer_client.storage.s3.settings import (
     ENDPOINTS,
@@ -50,7 +50,8 @@ class S3Caller:
         """Credentials, region, endpoint and options, under the names that `settings.py` reads.
 
         Raises:
-            ConfigError: a profile, region or endpoint is malformed or unknown.
+            ConfigError: a profile, region or endpoint is malformed or unknown, or a CA bundle
+                cannot be used.
             SourceForbidden: credentials are configured and cannot be had; says how they failed.
         """
         found = self._given(VARIABLES)
@@ -80,6 +81,8 @@ class S3Caller:
             # Anew each time: a static file or variable may have been renewed from outside.
             session = self._session = Session()
         found = _configured(session, given, self._endpoint())
+        bundle = str(session.get_scoped_config().get("ca_bundle", ""))
+        found |= authorities_of(self._environ, profile=bundle)
         if not flag(given, UNSIGNED, default=False):
             found |= self._credentials(session)
         return {name: value for name, value in found.items() if value}
@@ -110,8 +113,6 @@ def _configured(session: Session, given: Mapping[str, str], endpoint: str) -> di
     found = {
         "AWS_REGION": str(region),
         _TRAVELLING_ENDPOINT: endpoint or _configured_endpoint(session, scoped),
-        "AWS_CA_BUNDLE": _absolute(given.get("AWS_CA_BUNDLE") or str(scoped.get("ca_bundle", ""))),
-        "SSL_CERT_FILE": _absolute(given.get("SSL_CERT_FILE", "")),
     }
     for name, option in (
         ("AWS_USE_FIPS_ENDPOINT", scoped.get("use_fips_endpoint")),
@@ -133,8 +134,3 @@ def _configured_endpoint(session: Session, scoped: Mapping[str, Any]) -> str:
     s3: Any = section.get("s3", {}) if isinstance(section, dict) else {}
     own = s3.get("endpoint_url") if isinstance(s3, dict) else None
     return str(own or scoped.get("endpoint_url") or "")
-
-
-def _absolute(path: str) -> str:
-    """The reader has another working directory."""
-    return os.path.abspath(os.path.expanduser(path)) if path else ""

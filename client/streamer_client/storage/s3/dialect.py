@@ -14,15 +14,11 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from streamer_client.contract.errors import CredentialsExpired
+from streamer_client.contract.printable import printable
+from streamer_client.storage.http.dates import date_of
 from streamer_client.storage.http.dialect import Verdict
 from streamer_client.storage.http.messages import Answer, Request
-from streamer_client.storage.http.refusals import (
-    Told,
-    date_of,
-    refusal,
-    refusal_text,
-    retry_after_s,
-)
+from streamer_client.storage.http.refusals import Told, refusal, refusal_text, retry_after_s
 from streamer_client.storage.http.retry import SendAgain, Transient
 from streamer_client.storage.s3.endpoints import bucket_url
 from streamer_client.storage.s3.learned import LEARNED, Learned
@@ -88,7 +84,7 @@ class S3Dialect:
         uri = requested(request.url)
         again = self._lesson(uri.bucket, sent, answer, error)
         if again:
-            logger.info("s3_corrected about=%s %s", request.about, again)
+            logger.info("s3_corrected about=%s %s", printable(request.about), printable(str(again)))
             return again
         text = refusal_text(sent, answer, told)
         if told.code in PASSING:

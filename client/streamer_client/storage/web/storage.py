@@ -198,7 +198,8 @@ class WebStorage:
                 f"{url}: the server gives neither ETag nor Last-Modified, so that a change during "
                 "the load could not be noticed; serve it with one of them"
             )
-        return StoredShard(url, proof.size_bytes, proof.identity(KIND, str(origin_of(url))))
+        identity = proof.identity(KIND, str(origin_of(url)))
+        return StoredShard(url, proof.size_bytes, identity, validated=proof.lasting)
 
 
 def _head(url: str) -> Request:

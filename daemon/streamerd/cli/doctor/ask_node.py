@@ -11,16 +11,18 @@ import shutil
 import socket
 import subprocess
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from streamer_client.contract.errors import StreamerError
-from streamer_client.contract.socket import SYSTEM_SOCKET, instance_of
+from streamer_client.contract.socket import SYSTEM_SOCKET
 from streamerd.cli.doctor.daemon import DaemonFacts, ServiceFacts, SocketFacts
 from streamerd.cli.doctor.memory import MountFacts, Segments
 from streamerd.cli.request import Requester
 from streamerd.cli.status import status_body
 from streamerd.cli.status_body import parse_status
+from streamerd.control.instance import read_instance
 from streamerd.memory_room import cgroup_limit
 from streamerd.shm.huge_pages import can_collapse
 from streamerd.shm.slabs import MOUNT, PREFIX, allocated_bytes, mount_bytes
@@ -124,15 +126,25 @@ def ask_memlock() -> int | None:
 
 
 def ask_segments() -> list[Segments]:
-    """The slabs on the mount, by instance."""
+    """The slabs on the mount that this user could remove, by instance.
+
+    Whose daemon lives, and which may come back, only their user and root can tell.
+    """
     files: dict[str, list[str]] = defaultdict(list)
     for name in sorted(os.listdir(MOUNT)) if os.path.isdir(MOUNT) else ():
-        if match := _SLAB.match(name):
+        if (match := _SLAB.match(name)) and _is_ours(name):
             files[match["instance"]].append(f"/{name}")
     return [
         Segments(instance, len(names), sum(map(_allocated, names)))
         for instance, names in files.items()
     ]
+
+
+def _is_ours(name: str) -> bool:
+    try:
+        return os.geteuid() in (0, os.lstat(f"{MOUNT}/{name}").st_uid)
+    except FileNotFoundError:
+        return False
 
 
 def _allocated(name: str) -> int:
@@ -149,11 +161,15 @@ def ask_living() -> set[str]:
 
 
 def living_instances(lines: list[str]) -> set[str]:
-    """Instances of the paths in lines of /proc/net/unix. Pure."""
+    """Instances noted beside the paths in lines of /proc/net/unix."""
     paths = (line.split(maxsplit=7)[7:] for line in lines)
-    return {instance_of(path[0]) for path in paths if path and path[0].startswith("/")}
+    return _noted(path[0] for path in paths if path and path[0].startswith("/"))
 
 
 def ask_keeping(socket_path: str) -> set[str]:
     """Instances whose daemon is likely to come back: the system's, and the one asked about."""
-    return {instance_of(SYSTEM_SOCKET), instance_of(socket_path)}
+    return _noted((SYSTEM_SOCKET, socket_path))
+
+
+def _noted(socket_paths: Iterable[str]) -> set[str]:
+    return {instance for path in socket_paths if (instance := read_instance(path))}

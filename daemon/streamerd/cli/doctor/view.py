@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from streamerd.cli.doctor.finding import Finding, State
+from streamerd.cli.terminal import one_line
 
 _STYLES: Final = {
     State.OK: "green",
@@ -32,8 +33,8 @@ def lines(findings: list[Finding]) -> list[str]:
     """One line each, for pipes and logs. Pure."""
     width = max(len(finding.check) for finding in findings) + 2
     return [
-        f"{finding.state:<{_STATE_WIDTH}}{finding.check:<{width}}{finding.text}"
-        + (f"  -> {finding.remedy}" if finding.remedy else "")
+        f"{finding.state:<{_STATE_WIDTH}}{finding.check:<{width}}{one_line(finding.text)}"
+        + (f"  -> {one_line(finding.remedy)}" if finding.remedy else "")
         for finding in findings
     ]
 
@@ -44,9 +45,9 @@ def _table(findings: list[Finding]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for finding in findings:
-        told = Text(finding.text)
+        told = Text(one_line(finding.text))
         if finding.remedy:
-            told.append(f"\n→ {finding.remedy}", "cyan")
+            told.append(f"\n→ {one_line(finding.remedy)}", "cyan")
         table.add_row(Text(finding.state, _STYLES[finding.state]), finding.check, told)
     return table
 

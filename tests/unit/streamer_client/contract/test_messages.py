@@ -9,8 +9,9 @@ import msgspec
 import pytest
 from tests.support.every_message import CLIENT, DAEMON
 
+from streamer_client.contract import limits
 from streamer_client.contract import messages as m
-from streamer_client.contract.errors import ProtocolMismatch
+from streamer_client.contract.errors import ConfigError, ProtocolMismatch
 
 Decoder = Callable[[bytes], m.Message]
 
@@ -33,7 +34,7 @@ def test_daemon_messages_survive_the_wire(message: m.DaemonMessage) -> None:
 
 def test_defaults_are_filled_in() -> None:
     frame = msgspec.msgpack.encode({"type": "Open", "request_id": 1, "load": 2, "source": "/m"})
-    assert m.decode_client(frame) == m.Open(1, 2, "/m", None, None, "all", False, -1, None, {})
+    assert m.decode_client(frame) == m.Open(1, 2, "/m", 0, None, None, "all", False, -1, None, {})
 
 
 GARBAGE = {
@@ -57,6 +58,80 @@ GARBAGE = {
 def test_garbage_is_a_protocol_mismatch_with_a_remedy(decode: Decoder, frame: bytes) -> None:
     with pytest.raises(ProtocolMismatch, match="install the same version of streamerd"):
         decode(frame)
+
+
+HOSTILE = {
+    "bad UTF-8 in the tag": b"\x81\xa4type\xa1\xff",
+    "bad UTF-8 in a label": m.encode(m.Hello(1, 3, "1", 1, "XX")).replace(b"XX", b"\xff\xfe"),
+    "bad UTF-8 in a key": b"\x82\xa4type\xa9Heartbeat\xa1\xff\x01",
+    "nested before the tag": b"\x82\xa1x" + b"\x91" * 200_000 + b"\xc0\xa4type\xa9Heartbeat",
+    "maps before the tag": b"\x82\xa1x" + b"\x81\xa1a" * 200_000 + b"\xc0\xa4type\xa9Heartbeat",
+    "nested after the tag": b"\x82\xa4type\xa9Heartbeat\xa1x" + b"\x91" * 200_000 + b"\xc0",
+    "nested in a body": b"\x83\xa4type\xa6Status\xaarequest_id\x01\xa4body\x81\xa1a"
+    + b"\x91" * 200_000
+    + b"\xc0",
+    "a map longer than it": b"\xdf\xff\xff\xff\xff\xa4type\xa9Heartbeat",
+    "a list longer than it": b"\x83\xa4type\xa4Want\xa4load\x01\xa6ranges\xdd\xff\xff\xff\xff",
+    "a text longer than it": b"\x82\xa4type\xdb\xff\xff\xff\xff",
+    "a body longer than it": b"\x83\xa4type\xa6Status\xaarequest_id\x01\xa4body\x81\xa1a"
+    b"\xdd\xff\xff\xff\xff",
+    "a tag of another kind": b"\x81\xa4type\x01",
+    "two tags": b"\x82\xa4type\xa9Heartbeat\xa4type\xa7Goodbye",
+    "a key of another kind": b"\x81\x01\x01",
+    "no number": b"\x82\xa4type\xa5Close\xa4load\xcb\x7f\xf8" + bytes(6),
+    "a time that is none": b"\x83\xa4type\xa6Status\xaarequest_id\x01\xa4body\x81\xa1a\xd7\xff"
+    + b"\xff" * 8,
+    "a key that cannot be one": b"\x83\xa4type\xa6Status\xaarequest_id\x01\xa4body\x81\xa1a"
+    b"\x81\x81\x01\x01\x01",
+}
+
+
+@pytest.mark.parametrize("frame", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("decode", [m.decode_client, m.decode_daemon])
+def test_whatever_arrives_is_told_in_one_short_line(decode: Decoder, frame: bytes) -> None:
+    with pytest.raises(ProtocolMismatch, match="install the same version of streamerd") as caught:
+        decode(frame)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 400
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None, "the decoder's own text would come into a traceback"
+
+
+@pytest.mark.parametrize("name", ["\x1b[31m", "a\nERROR forged", "hunter2" * 100, "\u202ex"])
+def test_words_that_are_none_of_ours_are_not_repeated(name: str) -> None:
+    tag = msgspec.msgpack.encode({"type": name})
+    field = msgspec.msgpack.encode({"type": "Heartbeat", name: "value"})
+    for frame in (tag, field):
+        with pytest.raises(ProtocolMismatch, match="is no word of the protocol") as caught:
+            m.decode_client(frame)
+        assert name not in str(caught.value)
+
+
+def test_an_unknown_field_is_named_and_its_value_is_not() -> None:
+    frame = msgspec.msgpack.encode({"type": "Heartbeat", "since": "hunter2"})
+    with pytest.raises(ProtocolMismatch, match="unknown field `since`") as caught:
+        m.decode_client(frame)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_of_a_field_told_twice_the_last_counts() -> None:
+    frame = b"\x83\xa4type\xa5Close\xa4load\x01\xa4load\x02"
+    assert m.decode_client(frame) == m.Close(2)
+
+
+def test_size_is_looked_at_before_anything_else() -> None:
+    for decode, most in (
+        (m.decode_client, limits.MAX_MESSAGE_BYTES),
+        (m.decode_daemon, limits.MAX_ANSWER_BYTES),
+    ):
+        with pytest.raises(ProtocolMismatch, match=f"of {most + 1} bytes, and {most} is the most"):
+            decode(b"\x91" * (most + 1))
+
+
+@pytest.mark.parametrize("message", [m.Pin(1, "/m/caf\udce9"), m.Close(2**70)])
+def test_what_cannot_be_sent_is_told_as_such(message: m.Message) -> None:
+    with pytest.raises(ConfigError, match="cannot be sent"):
+        m.encode(message)
 
 
 def test_each_side_refuses_its_own_messages() -> None:

@@ -1,7 +1,9 @@
 """Whatever carries an environment shows the names of its variables, never their values."""
 
 import io
+from typing import get_args
 
+import msgspec
 import pytest
 from rich.console import Console
 from rich.pretty import pprint
@@ -16,10 +18,10 @@ CARRIERS = [
     m.Open(1, 2, "s3://b", environment=ENVIRONMENT),
     m.Prefetch(1, "s3://b", environment=ENVIRONMENT),
     m.Renew(1, ENVIRONMENT),
-    m.Verify(1, "s3://b", True, ENVIRONMENT),
+    m.Verify(1, "s3://b", 0, True, ENVIRONMENT),
     jobs.Resolve(1, "s3://b", None, None, ENVIRONMENT),
-    jobs.Fetch(1, "/slab", StoredShard("s3://b/k", 1, "e"), ENVIRONMENT, 0, 1),
-    jobs.Reread(1, StoredShard("s3://b/k", 1, "e"), ENVIRONMENT, 0, 1),
+    jobs.Fetch(1, 2, StoredShard("s3://b/k", 1, "e"), None, ENVIRONMENT, 0, 1),
+    jobs.Reread(1, StoredShard("s3://b/k", 1, "e"), None, ENVIRONMENT, 0, 1),
 ]
 
 
@@ -33,8 +35,19 @@ def test_values_are_hidden_wherever_it_is_shown(carrier: m.Message | jobs.Job) -
         assert "eu-west-1" not in shown
 
 
+def test_no_message_with_an_environment_is_missing_here() -> None:
+    every = (*get_args(m.ClientMessage), *get_args(m.DaemonMessage), *get_args(jobs.AnyJob))
+    carrying = {
+        each
+        for each in every
+        for field in msgspec.structs.fields(each)
+        if field.name == "environment" and field.type is not str  # a digest, not an environment
+    }
+    assert carrying == {type(carrier) for carrier in CARRIERS}
+
+
 def test_everything_else_is_shown_as_before() -> None:
-    assert repr(m.Pin(1, "/m")) == "Pin(request_id=1, source='/m')"
+    assert repr(m.Pin(1, "/m")) == "Pin(request_id=1, source='/m', transfer=0)"
 
 
 def test_secrets_vanish_from_a_text_and_places_stay() -> None:

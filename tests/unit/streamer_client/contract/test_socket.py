@@ -4,37 +4,51 @@ from __future__ import annotations
 
 from streamer_client.contract.socket import (
     MAX_SOCKET_PATH_BYTES,
+    SUN_PATH_BYTES,
     SYSTEM_SOCKET,
     default_socket,
-    instance_of,
-    user_socket,
+    descriptor_socket,
+    socket_candidates,
+)
+
+ENVIRON = {"STREAMERD_SOCKET": "", "XDG_RUNTIME_DIR": "/run/user/7", "HOME": "/home/u/"}
+OWN = (
+    "/run/user/7/streamerd/control.sock",
+    "/tmp/streamerd-7/control.sock",
+    "/home/u/.cache/streamerd/control.sock",
 )
 
 
-def there(path: str) -> bool:
-    return path == SYSTEM_SOCKET
-
-
-def nowhere(path: str) -> bool:
-    return False
+def chosen(answering: tuple[str, ...], usable: tuple[str, ...], **environ: str) -> str:
+    return default_socket(ENVIRON | environ, 7, answering.__contains__, usable.__contains__)
 
 
 def test_the_environment_names_it_first() -> None:
-    environ = {"STREAMERD_SOCKET": "/s", "XDG_RUNTIME_DIR": "/run/user/7"}
-    assert default_socket(environ, 7, there) == "/s"
+    assert chosen((SYSTEM_SOCKET, *OWN), OWN, STREAMERD_SOCKET="/s") == "/s"
 
 
 def test_then_the_system_daemon_then_this_users() -> None:
-    environ = {"STREAMERD_SOCKET": "", "XDG_RUNTIME_DIR": "/run/user/7"}
-    assert default_socket(environ, 7, there) == "/run/streamerd/control.sock"
-    assert default_socket(environ, 7, nowhere) == "/run/user/7/streamerd/control.sock"
-    assert default_socket({}, 7, nowhere) == "/tmp/streamerd-7/control.sock"
+    assert chosen((SYSTEM_SOCKET, *OWN), OWN) == SYSTEM_SOCKET
+    assert chosen(OWN[1:], OWN) == OWN[1]
+    assert chosen(OWN[2:], OWN) == OWN[2]
+
+
+def test_where_none_answers_it_is_the_first_usable_place() -> None:
+    for first in range(3):
+        assert chosen((), OWN[first:]) == OWN[first]
+    assert chosen((), ()) == OWN[0]
+
+
+def test_places_of_this_users_own() -> None:
+    assert socket_candidates(ENVIRON, 7) == OWN
+    assert socket_candidates({}, 7) == OWN[1:2]
+    assert socket_candidates({"XDG_RUNTIME_DIR": "run", "HOME": ""}, 7) == OWN[1:2]
 
 
 def test_default_paths_fit_a_socket_address() -> None:
-    assert len(user_socket({}, 2**32 - 2).encode()) <= MAX_SOCKET_PATH_BYTES
+    (path,) = socket_candidates({}, 2**32 - 2)
+    assert len(path.encode()) <= MAX_SOCKET_PATH_BYTES
 
 
-def test_instance_tells_sockets_apart_and_is_stable() -> None:
-    assert instance_of("/a") != instance_of("/b")
-    assert instance_of("/run/streamerd/control.sock") == "074f8e10"
+def test_the_longest_control_socket_leaves_room_for_its_descriptor_socket() -> None:
+    assert len(descriptor_socket("/".ljust(MAX_SOCKET_PATH_BYTES, "s"))) == SUN_PATH_BYTES

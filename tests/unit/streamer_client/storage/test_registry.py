@@ -57,10 +57,35 @@ def test_every_kind_that_is_read_says_what_travels_along() -> None:
         ("https://u:p@h/m?X-Amz-Signature=1&part=2", "https://h/m?part=2"),
         ("/m/u:p@h?sig=1", "/m/u:p@h?sig=1"),
         ("s3://bucket/a?sig=1", "s3://bucket/a?sig=1"),
+        ("s3://bucket/a:b@c", "s3://bucket/a:b@c"),
+        ("s3://arn:aws:s3:eu-1:1:accesspoint/a@b", "s3://arn:aws:s3:eu-1:1:accesspoint/a@b"),
+        ("gs://bucket/a#1?token=2", "gs://bucket/a#1?token=2"),
+        ("https://u:p/p@h/m#f", "https://h/m"),
     ],
 )
 def test_public_uri(uri: str, public: str) -> None:
     assert public_uri(uri) == public
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
+@pytest.mark.parametrize(
+    "rest",
+    ["KEY:hush@bucket/m", "KEY:hu/sh+hush@bucket/m", "hush@bucket", "KEY:hush", "KEY:hush/x"],
+)
+def test_credentials_in_an_objects_uri_are_refused_and_never_repeated(
+    scheme: str, rest: str
+) -> None:
+    uri = f"{scheme}://{rest}"
+    assert "hush" not in public_uri(uri)
+    assert public_uri(public_uri(uri)) == public_uri(uri)
+    endpoint = {"AZURE_STORAGE_ENDPOINT": "https://acc.blob.core.windows.net"}
+    with pytest.raises(ConfigError, match=r"\*\*\*.*set them as variables") as caught:
+        caller_environment(uri, endpoint).variables()
+    assert "hush" not in str(caught.value)
+    for source, files in ((uri, None), (f"{scheme}://bucket", [uri])):
+        with pytest.raises(ConfigError, match="no place in the URI") as caught:
+            storage_for(source, endpoint).list_shards(source, None, files)
+        assert "hush" not in str(caught.value)
 
 
 def test_a_process_that_reads_files_pays_for_no_store() -> None:

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from tests.support.sample_status import empty_body, shard
+from tests.support.sample_status import empty_body, id_of, shard
 
 from streamer_client.contract.messages import Accepted
 from streamerd.cli.prefetch import PrefetchProgress, progress_of
 from streamerd.cli.status_body import parse_status
 
-ACCEPTED = Accepted(1, ("/m/a", "/m/b"), total_bytes=200)
+ACCEPTED = Accepted(1, (id_of("/m/a"), id_of("/m/b")), total_bytes=200)
 
 
 def _progress(*shards: Any) -> PrefetchProgress:
@@ -40,7 +40,7 @@ def test_what_was_evicted_again_is_not_waited_for() -> None:
 
 
 def test_a_prefetch_of_a_part_ends_with_that_part() -> None:
-    accepted = Accepted(1, ("/m/a", "/m/b"), total_bytes=120)
+    accepted = Accepted(1, (id_of("/m/a"), id_of("/m/b")), total_bytes=120)
     body = empty_body()
     shards = [shard("/m/a", 100, 100, "resident"), shard("/m/b", 100, 20, "streaming")]
     body["sources"] = [{"uri": "/m", "shards": shards}]

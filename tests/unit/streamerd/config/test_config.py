@@ -6,9 +6,9 @@ import pytest
 
 from streamer_client.contract.errors import ConfigError
 from streamerd.arguments import daemon_parser, overrides_of
-from streamerd.config import Settings, config_body, load_settings
+from streamerd.config import Settings, check_user, config_body, load_settings
 from streamerd.memory_room import MemoryRoom
-from streamerd.settings import KEYS
+from streamerd.settings import KEYS, Context, Key
 
 GIB = 1 << 30
 ROOM = MemoryRoom(machine_bytes=64 * GIB, cgroup_bytes=None, mount_bytes=32 * GIB)
@@ -20,7 +20,7 @@ def _load(
     toml: Path | None = None,
     room: MemoryRoom = ROOM,
 ) -> tuple[Settings, dict[str, str]]:
-    base = {"XDG_RUNTIME_DIR": "/run/user/7"}
+    base = {"XDG_RUNTIME_DIR": "/tmp/nobodys-7"}
     return load_settings(overrides or {}, base | (environ or {}), str(toml) if toml else None, room)
 
 
@@ -100,14 +100,33 @@ def test_every_key_has_its_flag() -> None:
     given = {
         "--socket": "/s", "--memory-limit": "1GiB", "--workers": "2", "--threads": "3",
         "--block-size": "64KiB", "--idle-exit-s": "1", "--heartbeat-s": "2", "--lag-s": "3",
-        "--space-wait-s": "4", "--credentials-wait-s": "5", "--log-level": "debug",
-        "--connections": "1000", "--bandwidth-limit": "1GB",
+        "--space-wait-s": "4", "--source-wait-s": "4.5", "--credentials-wait-s": "5",
+        "--log-level": "debug",
+        "--connections": "1000", "--bandwidth-limit": "1GB", "--socket-mode": "0660",
+        "--readonly-shm": "/r",
     }  # fmt: skip
     argv = [word for pair in given.items() for word in pair]
-    arguments = daemon_parser().parse_args([*argv, "--ephemeral", "--ready-fd", "7"])
+    arguments = daemon_parser().parse_args([*argv, "--ephemeral", "--allow-root", "--ready-fd=7"])
     settings, origins = _load(overrides_of(arguments))
     assert settings == Settings(
-        "/s", GIB, 2, 3, 1000, 10**9, 64 << 10, 1.0, 2.0, 3.0, 4.0, 5.0, True, "debug"
+        "/s",
+        GIB,
+        2,
+        3,
+        1000,
+        10**9,
+        64 << 10,
+        1.0,
+        2.0,
+        3.0,
+        4.0,
+        4.5,
+        5.0,
+        True,
+        "debug",
+        "0660",
+        True,
+        "/r",
     )
     assert "default" not in origins.values()
     assert (arguments.ready_fd, arguments.config) == (7, None)
@@ -151,6 +170,13 @@ def test_variables_of_clients_and_of_kubernetes_are_no_settings() -> None:
         "STREAMERD_SERVICE_PORT_HTTP": "80",
         "STREAMERD_PORT": "tcp://10.0.0.1:80",
         "STREAMERD_PORT_80_TCP_ADDR": "10.0.0.1",
+        "STREAMERD_METRICS_SERVICE_HOST": "10.0.0.2",
+        "STREAMERD_METRICS_SERVICE_PORT": "9090",
+        "STREAMERD_METRICS_SERVICE_PORT_HTTP": "9090",
+        "STREAMERD_METRICS_PORT": "tcp://10.0.0.2:9090",
+        "STREAMERD_METRICS_PORT_9090_TCP": "tcp://10.0.0.2:9090",
+        "STREAMERD_METRICS_PORT_9090_TCP_PROTO": "tcp",
+        "STREAMERD_FLEET_V2_PORT_53_UDP_PORT": "53",
     }
     assert _load(environ=environ) == _load()
 
@@ -160,7 +186,7 @@ def test_an_empty_variable_is_not_set() -> None:
 
 
 def test_the_socket_follows_the_order_that_clients_follow() -> None:
-    assert _load()[0].socket == "/run/user/7/streamerd/control.sock"
+    assert _load()[0].socket == "/tmp/nobodys-7/streamerd/control.sock"
     settings, origins = _load(environ={"STREAMERD_SOCKET": "/x/y.sock"})
     assert (settings.socket, origins["socket"]) == ("/x/y.sock", "environment STREAMERD_SOCKET")
 
@@ -169,7 +195,7 @@ def test_the_system_daemon_makes_the_system_socket() -> None:
     environ = {"RUNTIME_DIRECTORY": "/run/other:/run/streamerd"}
     assert _load(environ=environ)[0].socket == "/run/streamerd/control.sock"
     other = _load(environ={"RUNTIME_DIRECTORY": "/run/other"})[0].socket
-    assert other == "/run/user/7/streamerd/control.sock"
+    assert other == "/tmp/nobodys-7/streamerd/control.sock"
 
 
 @pytest.mark.parametrize(
@@ -183,6 +209,9 @@ def test_the_system_daemon_makes_the_system_socket() -> None:
         ("block_size", "100000", "multiple of 4096"),
         ("block_size", "4096", "64KiB or more"),
         ("log_level", "loud", "debug, info, warning or error"),
+        ("socket_mode", "rw", '"0660" its group too'),
+        ("socket_mode", "0460", "a file mode"),
+        ("socket_mode", "01660", "a file mode"),
         ("ephemeral", "perhaps", "true or false"),
     ],
 )
@@ -213,8 +242,8 @@ def test_a_limit_above_the_mount_is_refused_with_numbers() -> None:
 
 
 def test_a_socket_path_too_long_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"108 bytes .* holds 107"):
-        _load({"socket": "/" + "s" * 107})
+    with pytest.raises(ConfigError, match=r"105 bytes and may have 104: .* holds 107"):
+        _load({"socket": "/" + "s" * 104})
 
 
 @pytest.mark.parametrize(
@@ -234,3 +263,30 @@ def test_the_config_body_has_value_and_origin_of_each_key() -> None:
     body = config_body(*_load({"block_size": "64KiB"}))
     assert body["block_size"] == {"value": 65536, "origin": "flag --block-size"}
     assert list(body) == [key.name for key in KEYS]
+
+
+# --- who may use it -------------------------------------------------------------------------------
+
+
+def _mode_for(socket: str, uid: int) -> object:
+    (key,) = (key for key in KEYS if key.name == "socket_mode")
+    assert isinstance(key, Key)
+    return key.default(Context({}, ROOM, socket=socket, uid=uid))
+
+
+def test_the_service_is_for_its_group_and_everything_else_for_its_user() -> None:
+    assert _mode_for("/run/streamerd/control.sock", 7) == "0660"
+    assert _mode_for("/run/streamerd/control.sock", 0) == "0600"
+    assert _mode_for("/x/control.sock", 7) == "0600"
+    assert _load({"socket_mode": "0660"})[0].socket_mode_bits == 0o660
+    assert _load({"socket_mode": "600"})[0].socket_mode_bits == 0o600
+
+
+def test_root_serves_others_only_when_told_to() -> None:
+    for mode in ("0660", "0606"):
+        settings, _ = _load({"socket_mode": mode})
+        check_user(settings, 7)
+        with pytest.raises(ConfigError, match=r"as root.*socket_mode to 0600.*allow_root to true"):
+            check_user(settings, 0)
+        check_user(_load({"socket_mode": mode, "allow_root": "true"})[0], 0)
+    check_user(_load({"socket_mode": "0600"})[0], 0)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from streamerd.memory_room import MemoryRoom, cgroup_files, memory_room
 
 
@@ -110,3 +112,13 @@ def test_the_lowest_ceiling_is_named() -> None:
     assert MemoryRoom(10, None, 20).lowest == (10, "the machine's memory")
     group = "the control group's limit in /x/memory.max"
     assert MemoryRoom(10, 5, 20, "/x/memory.max").lowest == (5, group)
+
+
+def test_without_meminfo_the_kernel_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the unit, which hides all of /proc but its own entries."""
+    told = memory_room().machine_bytes
+    assert told is not None
+    monkeypatch.setattr("streamerd.memory_room._read", lambda *_: "")
+    asked = memory_room().machine_bytes
+    assert asked is not None
+    assert asked == pytest.approx(told, rel=0.01)

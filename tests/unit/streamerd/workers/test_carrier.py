@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import weakref
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
+import xxhash
 
-from streamer_client.contract.errors import CredentialsExpired
+from streamer_client.contract.errors import CredentialsExpired, StreamerError
 from streamer_client.storage.contract import Reader, StoredShard
+from streamer_client.storage.local import LocalStorage
+from streamer_client.storage.local_reader import LocalReader
+from streamerd.environments import digest_of
+from streamerd.log_lines import LineFormatter
 from streamerd.workers import carrier as carrier_module
 from streamerd.workers import jobs
+from streamerd.workers import readers as readers_module
 from streamerd.workers.carrier import Carrier
+from streamerd.workers.holdings import LentSlab, LentSource
+from streamerd.workers.undertaking import GivenUp, Undertaking, Unyielding
 
 ENVIRONMENT = {"AWS_SECRET_ACCESS_KEY": "a-secret-key", "AWS_REGION": "eu-west-1"}
 
@@ -51,27 +63,127 @@ def test_no_secret_leaves_a_failing_job(
     shard = StoredShard("s3://b/k", 10, "etag")
     for job in (
         jobs.Resolve(1, "s3://b", None, None, ENVIRONMENT),
-        jobs.Reread(2, shard, ENVIRONMENT, 0, 10),
+        jobs.Reread(2, shard, None, ENVIRONMENT, 0, 10),
     ):
-        answer = made.carry_out(job)
+        answer = made.carry_out(made.take_on(Undertaking(job)))
         assert isinstance(answer, jobs.Failed)
         assert answer.code == code
         assert "eu-west-1" in answer.message
         assert "a-secret-key" not in answer.message
-    assert "a-secret-key" not in caplog.text
-    assert ("Traceback" in caplog.text) == (error is RuntimeError)
+    logged = "\n".join(map(LineFormatter("%(message)s").format, caplog.records))
+    assert "a-secret-key" not in logged
+    assert ("Traceback" in logged) == (error is RuntimeError)
     made.close()
 
 
-def test_each_kind_of_waiting_has_threads_of_its_own() -> None:
-    remote, local = StoredShard("s3://b/k", 10, "e"), StoredShard("/m/a", 10, "e")
-    lanes = {
-        jobs.lane_of(jobs.Fetch(1, "/slab", remote, {}, 0, 10)): "store",
-        jobs.lane_of(jobs.Fetch(1, "/slab", local, {}, 0, 10)): "disk",
-        jobs.lane_of(jobs.Resolve(1, "s3://b", None, None, {})): "aside",
-    }
-    assert {lane.value: name for lane, name in lanes.items()} == {
-        "store": "store",
-        "disk": "disk",
-        "aside": "aside",
-    }
+class Keeping:
+    """A storage, and its reader, that keep what they were given as all stores' do."""
+
+    made: list[Keeping]
+    piece_bytes = retries = 0
+
+    def __init__(self, _uri: str, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self.closed = False
+        self.made.append(self)
+
+    def open(self, _shard: StoredShard) -> Keeping:
+        return self
+
+    def readinto(self, buffer: memoryview, start: int) -> int:
+        buffer[:] = bytes(len(buffer))
+        return start
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Secret(str):
+    """A text that can be looked for: plain ones are in no list of the garbage collector's."""
+
+    __slots__ = ("__weakref__",)
+
+
+def test_no_reader_keeps_an_environment_that_was_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Keeping, "made", [], raising=False)
+    monkeypatch.setattr(readers_module, "storage_for", Keeping)
+    made = Carrier()
+    fd = os.memfd_create("slab")
+    os.ftruncate(fd, 8192)
+    made.slabs.take(3, LentSlab(fd))
+    shard = StoredShard("s3://b/k", 8192, "etag")
+
+    def fetch(environment: dict[str, str]) -> None:
+        work = made.take_on(Undertaking(jobs.Fetch(1, 3, shard, None, environment, 0, 8192)))
+        assert isinstance(made.carry_out(work), jobs.Fetched)
+
+    secret = Secret("a-secret-key")
+    seen = weakref.ref(secret)
+    ended: dict[str, str] = {"AWS_SECRET_ACCESS_KEY": secret}
+    digest = digest_of(ended)
+    fetch(ended)
+    fetch({"AWS_SECRET_ACCESS_KEY": "of a load that goes on"})
+    del ended, secret
+    assert seen() is not None
+    made.carry_out(made.take_on(Undertaking(jobs.Forget(2, digest))))
+    assert [each.closed for each in Keeping.made] == [True, False]
+    Keeping.made.clear()
+    gc.collect()
+    assert seen() is None
+    made.close()
+
+
+def test_what_was_dropped_after_a_job_came_stays_open_for_it() -> None:
+    made = Carrier()
+    fd = os.memfd_create("slab")
+    os.ftruncate(fd, 8192)
+    os.pwrite(fd, b"x" * 8192, 0)
+    made.slabs.take(3, LentSlab(fd))
+    work = made.take_on(Undertaking(jobs.Checksum(1, 3, 0, 8192)))
+    made.drop(3)
+    with pytest.raises(StreamerError, match="not lent to this worker any more"):
+        made.take_on(Undertaking(jobs.Checksum(2, 3, 0, 8192)))
+    os.fstat(fd)
+    answer = made.carry_out(work)
+    assert answer == jobs.Checksummed(1, xxhash.xxh3_64_intdigest(b"x" * 8192))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    made.close()
+
+
+class Waking(LocalReader):
+    """A reader that is woken only after its job was given up."""
+
+    undertaking: Undertaking
+
+    def readinto(self, buffer: memoryview, start: int) -> int:
+        assert self.undertaking.give_up(0.0) == 0.0
+        return super().readinto(buffer, start)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_what_was_given_up_writes_nothing(tmp_path: Path, mapped: bool) -> None:
+    (tmp_path / "m").write_bytes(b"y" * 8192)
+    (stored,) = LocalStorage().list_shards(str(tmp_path / "m"), None, None)
+    made = Carrier(mapped=mapped)
+    fd = os.memfd_create("slab")
+    os.ftruncate(fd, 8192)
+    made.slabs.take(3, LentSlab(os.dup(fd)))
+    source = LentSource(stored, (os.open(stored.uri, os.O_RDONLY),))
+    made.sources.take(4, source)
+    reader = Waking(source._fds[0], stored)
+    source._opened = reader, False
+    reader.undertaking = Undertaking(jobs.Fetch(1, 3, stored, 4, {}, 0, 8192))
+    reader.undertaking.begin()
+    with pytest.raises(GivenUp):
+        made.carry_out(made.take_on(reader.undertaking))
+    assert os.pread(fd, 8192, 0) == bytes(8192)
+    # What cannot hang is read straight into the slab, and so is never given up.
+    source._opened = reader, True
+    reader.undertaking = Undertaking(jobs.Fetch(2, 3, stored, 4, {}, 0, 8192))
+    reader.undertaking.begin()
+    answer = made.carry_out(made.take_on(reader.undertaking))
+    assert isinstance(answer, jobs.Failed)
+    assert Unyielding.__name__ in answer.message
+    os.close(fd)
+    made.close()

@@ -45,25 +45,25 @@ def readers(monkeypatch: pytest.MonkeyPatch) -> Readers:
     return Readers(8)
 
 
-def use(readers: Readers, slab: str, environment: dict[str, str]) -> OpenedShard:
+def use(readers: Readers, slab: int, environment: dict[str, str]) -> OpenedShard:
     with readers.borrow(slab, SHARD, environment) as opened:
         return opened
 
 
 def test_renewed_credentials_open_a_reader_of_their_own(readers: Readers) -> None:
-    first = use(readers, "/one", {"TOKEN": "1", "REGION": "eu"})
-    assert use(readers, "/one", {"REGION": "eu", "TOKEN": "1"}) is first
-    assert use(readers, "/one", {"TOKEN": "2", "REGION": "eu"}) is not first
-    assert use(readers, "/two", {"TOKEN": "1", "REGION": "eu"}) is not first
+    first = use(readers, 1, {"TOKEN": "1", "REGION": "eu"})
+    assert use(readers, 1, {"REGION": "eu", "TOKEN": "1"}) is first
+    assert use(readers, 1, {"TOKEN": "2", "REGION": "eu"}) is not first
+    assert use(readers, 2, {"TOKEN": "1", "REGION": "eu"}) is not first
     assert len(made) == 3
     assert "TOKEN" not in repr(readers._pool._entries.keys())
     readers.close()
 
 
 def test_a_slabs_readers_go_with_it_whatever_their_environment(readers: Readers) -> None:
-    for slab, token in (("/one", "1"), ("/one", "2"), ("/two", "1")):
+    for slab, token in ((1, "1"), (1, "2"), (2, "1")):
         use(readers, slab, {"TOKEN": token})
-    readers.drop("/one")
+    readers.drop(1)
     assert [reader.closed for _, reader in made] == [True, True, False]
     readers.close()
     assert all(reader.closed for _, reader in made)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.support.certificates import Authority
 
 from streamer_client.contract.errors import ConfigError
 from streamer_client.storage.http.endpoint import check_bearer, endpoint_url
@@ -44,18 +45,19 @@ def test_tokens_go_by_tls_or_stay_on_this_machine() -> None:
             check_bearer("NAME", endpoint)
 
 
-def test_only_what_is_set_travels_and_paths_are_absolute(
+def test_only_what_is_set_travels_and_certificates_in_place_of_their_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    bundle = Authority(tmp_path).bundle
     environ = {
-        "AWS_CA_BUNDLE": "ca.pem",
+        "AWS_CA_BUNDLE": bundle.name,
         "HTTPS_PROXY": "http://p:1",
         "NO_PROXY": "",
         "HOME": "/h",
         "AZURE_CLIENT_SECRET": "hush",
     }
     assert http_variables(environ) == {
-        "AWS_CA_BUNDLE": str(tmp_path / "ca.pem"),
+        "STREAMER_TLS_AUTHORITIES": bundle.read_text(),
         "HTTPS_PROXY": "http://p:1",
     }

@@ -32,6 +32,14 @@ def test_what_leads_nowhere(url: str) -> None:
         origin_of(url)
 
 
+@pytest.mark.parametrize("sign", ["/", "?", "#"])
+def test_a_password_that_was_not_encoded_is_not_repeated(sign: str) -> None:
+    with pytest.raises(ConfigError, match="%2F") as caught:
+        origin_of(f"https://user:hush{sign}hush@h/a")
+    assert "hush" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
 def test_target_is_sent_as_it_stands() -> None:
     assert target_of("http://h") == "/"
     assert target_of("http://h//a%2F/../b?x=1&y#f") == "//a%2F/../b?x=1&y"

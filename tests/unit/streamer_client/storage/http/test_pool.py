@@ -9,6 +9,7 @@ import pytest
 
 from streamer_client.storage.http import pool as pool_module
 from streamer_client.storage.http.connection import Connection
+from streamer_client.storage.http.deadline import Deadline
 from streamer_client.storage.http.messages import Request
 from streamer_client.storage.http.origin import Origin
 from streamer_client.storage.http.pool import (
@@ -39,7 +40,7 @@ class FakeConnection:
         self.failures: list[Exception] = []
         self.answer = FakeExchange()
 
-    def exchange(self, _request: Request) -> FakeExchange:
+    def exchange(self, _request: Request, _deadline: Deadline) -> FakeExchange:
         if self.failures:
             raise self.failures.pop(0)
         return self.answer

@@ -8,6 +8,7 @@ from streamer_client.storage.http.proof import Proof, proof_of
 
 DATE = "Wed, 21 Oct 2026 07:28:00 GMT"
 LATER = "Wed, 21 Oct 2026 07:28:01 GMT"
+MUCH_LATER = "Wed, 21 Oct 2026 07:29:00 GMT"
 
 
 def test_conditions() -> None:
@@ -38,6 +39,32 @@ def test_conditions() -> None:
 )
 def test_differences(proof: Proof, headers: dict[str, str], differs: bool) -> None:
     assert bool(proof.difference(headers)) == differs
+
+
+@pytest.mark.parametrize(
+    ("headers", "lasting"),
+    [
+        ({}, False),
+        ({"etag": '"x"'}, True),
+        ({"etag": 'W/"x"'}, False),
+        ({"x-amz-version-id": "v"}, True),
+        ({"x-amz-version-id": "null"}, False),
+        ({"last-modified": DATE}, False),
+        ({"last-modified": DATE, "date": LATER}, False),
+        ({"last-modified": DATE, "date": MUCH_LATER}, True),
+        ({"last-modified": MUCH_LATER, "date": DATE}, False),
+        ({"last-modified": "yesterday", "date": MUCH_LATER}, False),
+        ({"etag": 'W/"x"', "last-modified": DATE, "date": MUCH_LATER}, True),
+    ],
+)
+def test_what_is_served_from_memory(headers: dict[str, str], lasting: bool) -> None:
+    """A date only where the second that it names was over for a minute."""
+    assert proof_of(headers, 1).lasting == lasting
+
+
+def test_a_date_that_settles_meanwhile_is_the_same_content() -> None:
+    early, late = (proof_of({"last-modified": DATE, "date": now}, 1) for now in (LATER, MUCH_LATER))
+    assert early.identity("s3", "aws") == late.identity("s3", "aws")
 
 
 def test_identity_changes_with_all_that_proves() -> None:

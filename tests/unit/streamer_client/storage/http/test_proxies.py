@@ -54,7 +54,16 @@ def test_a_proxy_that_wants_to_know_who_asks() -> None:
     assert "user" not in str(proxy)
 
 
-@pytest.mark.parametrize("text", ["https://u:hush@p:1", "socks5://p:1", "http://p:port"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://u:hush@p:1",
+        "socks5://p:1",
+        "http://p:port",
+        "http://u:hush/hush@p:1",
+        "u:hush/hush@p:1",
+    ],
+)
 def test_proxies_of_other_kinds(text: str) -> None:
     with pytest.raises(ConfigError, match="HTTPS_PROXY=") as caught:
         proxies_of({"HTTPS_PROXY": text})

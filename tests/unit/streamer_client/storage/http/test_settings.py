@@ -7,6 +7,7 @@ import pytest
 from streamer_client.contract.errors import ConfigError
 from streamer_client.storage.http.proxies import Proxies
 from streamer_client.storage.http.settings import (
+    FLOOR_BYTES_S,
     READ_TIMEOUT_S,
     HttpSettings,
     flag,
@@ -25,14 +26,25 @@ def test_defaults() -> None:
 def test_what_is_set() -> None:
     found = http_settings(
         {
-            "AWS_CA_BUNDLE": "/a.pem",
-            "SSL_CERT_FILE": "/b.pem",
+            "STREAMER_TLS_AUTHORITIES": "certificates",
             "STREAMER_TLS_VERIFY": "0",
             "RUNAI_STREAMER_S3_REQUEST_TIMEOUT_MS": "1500",
         }
     )
-    assert (found.ca_bundle, found.verify, found.read_timeout_s) == ("/a.pem", False, 1.5)
-    assert http_settings({"SSL_CERT_FILE": "/b.pem"}).ca_bundle == "/b.pem"
+    assert (found.authorities, found.verify, found.read_timeout_s) == ("certificates", False, 1.5)
+    assert "certificates" not in repr(found)
+
+
+def test_paths_of_a_caller_mean_nothing_where_its_source_is_read() -> None:
+    paths = {"AWS_CA_BUNDLE": "/a.pem", "SSL_CERT_FILE": "/b.pem", "CURL_CA_BUNDLE": "/c.pem"}
+    assert http_settings(paths) == HttpSettings()
+
+
+def test_an_attempt_is_given_time_by_the_size_of_its_body() -> None:
+    settings = HttpSettings(connect_timeout_s=10.0, read_timeout_s=30.0, floor_bytes_s=1000)
+    assert settings.attempt_s(0) == 40.0
+    assert settings.attempt_s(5000) == 45.0
+    assert HttpSettings().attempt_s(8 << 20) == 40.0 + (8 << 20) / FLOOR_BYTES_S
 
 
 @pytest.mark.parametrize("text", ["maybe", "2", "-1"])

@@ -18,6 +18,12 @@ HUSHED = [
     "https://h/a?X-Goog-Credential=hush",
     "https://h/a?Policy=hush&Key-Pair-Id=hush",
     "proxy http://user:hush@p:3128 said: no",
+    "https://user:x/hush@h/a",
+    "https://user:x?hush@h/a",
+    "https://user:x#hush@h:81/a",
+    "https://user:8080x/hush@h/a",
+    "https://h/a#access_token=hush",
+    "https://h/a?b=1#token=hush",
 ]
 
 
@@ -29,7 +35,15 @@ def test_secrets_are_hidden(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["https://h:81/a?part=1&signal=x#f", "s3://bucket/key@home", "no URL at all, sig=1", "/a/b?c"],
+    [
+        "https://h:81/a?part=1&signal=x#f",
+        "https://h:81/a@b",
+        "http://[::1]:81/a@b",
+        "s3://bucket/key@home",
+        "no URL at all, sig=1",
+        "/a/b?c",
+        "a@b wrote https://h:81 and c@d",
+    ],
 )
 def test_everything_else_stays(text: str) -> None:
     assert shown(text) == text
@@ -40,6 +54,8 @@ def test_two_signatures_of_one_object_give_one_name() -> None:
     second = "https://u:p@h/a?part=1&X-Amz-Date=2&X-Amz-Expires=60&X-Amz-Signature=def"
     assert without_secrets(first) == without_secrets(second) == "https://h/a?part=1"
     assert without_secrets("https://h/a?sig=1") == "https://h/a"
+    assert without_secrets("https://h/a?part=1&sig=1#f") == "https://h/a?part=1"
+    assert without_secrets("https://h/a#f") == "https://h/a"
 
 
 def test_endpoint() -> None:

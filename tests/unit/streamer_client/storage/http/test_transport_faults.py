@@ -11,6 +11,7 @@ import pytest
 
 from streamer_client.contract.errors import SourceError, SourceForbidden
 from streamer_client.storage.http.connection import CutOff
+from streamer_client.storage.http.deadline import TooSlow
 from streamer_client.storage.http.messages import Request
 from streamer_client.storage.http.proxies import proxies_of
 from streamer_client.storage.http.retry import Transient
@@ -38,6 +39,7 @@ def tls_error(reason: str) -> ssl.SSLError:
         (ConnectionResetError(104, "Connection reset by peer"), "broke: ", "try again", False),
         (BrokenPipeError(32, "Broken pipe"), "Broken pipe", "try again", False),
         (TimeoutError("timed out"), "sent nothing for 30 s", "REQUEST_TIMEOUT_MS", False),
+        (TooSlow("sent too little: ..."), "sent too little", "fewer connections", False),
         (http.client.RemoteDisconnected("..."), "without an answer", "try again", False),
         (http.client.IncompleteRead(b"x", 9), "IncompleteRead", "try again", False),
         (CutOff(3, 9), "ended after 3 of 9 bytes", "try again", False),
@@ -87,9 +89,10 @@ def test_a_proxy_that_cannot_reach_the_store_may_later() -> None:
 
 
 def test_which_authorities_were_trusted_is_told() -> None:
-    for bundle, told in (("/my.pem", "trusted are: /my.pem"), ("", "the system's authorities")):
-        found = transport_fault(certificate_error(), REQUEST, HttpSettings(ca_bundle=bundle))
-        assert told in str(found)
+    for given, told in (("a certificate", "those of the caller's CA bundle"), ("", "the system's")):
+        found = transport_fault(certificate_error(), REQUEST, HttpSettings(authorities=given))
+        assert f"trusted are: {told}" in str(found)
+        assert "a certificate" not in str(found)
 
 
 @pytest.mark.parametrize(

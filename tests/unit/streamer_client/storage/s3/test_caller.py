@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.support.certificates import Authority
 
 from streamer_client.contract.errors import ConfigError, SourceForbidden
 from streamer_client.storage.s3.caller import S3Caller
@@ -41,7 +42,6 @@ def test_variables_travel_under_their_names(monkeypatch: pytest.MonkeyPatch) -> 
         "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_SESSION_TOKEN": "token",
         "AWS_REGION": "eu-west-1",
-        "AWS_CA_BUNDLE": "/a.pem",
         "HTTPS_PROXY": "http://proxy:1",
         "no_proxy": "h",
         "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0",
@@ -68,9 +68,30 @@ def test_endpoints_in_their_order(names: tuple[str, ...], monkeypatch: pytest.Mo
     assert s3_settings(variables()).endpoint == "http://host0"
 
 
+def test_certificates_travel_in_place_of_their_path(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (Authority(_folder(config, name)).bundle for name in ("first", "second"))
+    (config / "config").write_text(f"[default]\nca_bundle = {second}\n")
+    monkeypatch.setenv("SSL_CERT_FILE", str(config / "nowhere"))
+    assert variables() == {"STREAMER_TLS_AUTHORITIES": second.read_text()}
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(first))
+    assert variables() == {"STREAMER_TLS_AUTHORITIES": first.read_text()}
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(config / "nowhere"))
+    with pytest.raises(ConfigError, match=r"^AWS_CA_BUNDLE=.*nowhere: cannot be used: No such"):
+        variables()
+
+
+def _folder(config: Path, name: str) -> Path:
+    (config / name).mkdir()
+    return config / name
+
+
 def test_a_profile_with_all_that_it_can_say(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(config))
+    bundle = Authority(config).bundle
     (config / "config").write_text(
-        "[profile lab]\nregion = lab-1\nca_bundle = ~/lab.pem\nservices = lab-services\n"
+        f"[profile lab]\nregion = lab-1\nca_bundle = ~/{bundle.name}\nservices = lab-services\n"
         "endpoint_url = http://general:1\ns3 =\n  addressing_style = path\n"
         "use_dualstack_endpoint = true\nmax_attempts = 3\n"
         "[services lab-services]\ns3 =\n  endpoint_url = http://lab:9000\n"
@@ -84,7 +105,7 @@ def test_a_profile_with_all_that_it_can_say(config: Path, monkeypatch: pytest.Mo
         "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_REGION": "lab-1",
         "AWS_ENDPOINT_URL_S3": "http://lab:9000",
-        "AWS_CA_BUNDLE": os.path.expanduser("~/lab.pem"),
+        "STREAMER_TLS_AUTHORITIES": bundle.read_text(),
         "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0",
         "AWS_USE_DUALSTACK_ENDPOINT": "true",
         "AWS_MAX_ATTEMPTS": "3",

@@ -74,10 +74,10 @@ def test_options() -> None:
             "AWS_USE_FIPS_ENDPOINT": "true",
             "AWS_USE_DUALSTACK_ENDPOINT": "true",
             "AWS_MAX_ATTEMPTS": "2",
-            "AWS_CA_BUNDLE": "/x.pem",
+            "STREAMER_TLS_AUTHORITIES": "certificates",
         }
     )
     assert (found.region, found.virtual, found.requester_pays) == ("eu-west-1", False, True)
     assert (found.fips, found.dualstack) == (True, True)
-    assert (found.policy.max_attempts, found.http.ca_bundle) == (2, "/x.pem")
+    assert (found.policy.max_attempts, found.http.authorities) == (2, "certificates")
     assert s3_settings({"AWS_DEFAULT_REGION": "a", "AWS_REGION": "b"}).region == "b"

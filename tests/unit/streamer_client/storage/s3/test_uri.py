@@ -33,7 +33,7 @@ def test_parts(text: str, bucket: str, key: str, prefix: str) -> None:
         ("s3:///key", "no name of a bucket"),
         ("s3://a/key", "no name of a bucket"),
         ("s3://-ab/key", "no name of a bucket"),
-        ("s3://user:p@bucket/key", "no name of a bucket"),
+        ("s3://user:p@bucket/key", "credentials have no place"),
         ("/bucket/key", "no name of a bucket"),
         ("s3://arn:aws:s3:eu-west-1:1:accesspoint/x", "access points"),
         ("s3://fast--use1-az4--x-s3/key", "S3 Express"),

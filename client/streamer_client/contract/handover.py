@@ -1,0 +1,139 @@
+"""Packets of the descriptor socket: who is there, files handed to the daemon, slabs handed out.
+
+The descriptor socket lies beside the control socket and carries what ZeroMQ cannot: descriptors,
+and the kernel's word on who is at the other end. Each packet is one msgpack struct in one
+SOCK_SEQPACKET message; the descriptors that belong to it travel in the same message.
+`docs/protocol.md` tells the conversation. Pure: sockets are opened and read by `control/` in the
+daemon and by `descriptors.py` in the client.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeVar
+
+import msgspec
+
+from streamer_client.contract.errors import ProtocolMismatch
+
+TOKEN_BYTES: Final = 16
+"""128 random bits: nobody guesses them."""
+BATCH_DESCRIPTORS: Final = 64
+"""Descriptors in one packet. The kernel counts those that nobody has received yet for each user and
+refuses more than the limit of open files (ETOOMANYREFS), so that eight ranks of one user stay below
+the usual 1,024 together; and it takes no more than 253 in a message."""
+MAX_PACKET_BYTES: Final = 64 << 10
+"""Half of what a socket takes with the kernel's defaults; labels are cut so that a batch fits."""
+MAX_NAME_BYTES: Final = 4096
+"""PATH_MAX of Linux: no path that was opened is longer."""
+
+
+class Packet(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Base of all packets; `tag` is the class name."""
+
+
+# --- daemon to client ---------------------------------------------------------------------------
+
+
+class Greeting(Packet, frozen=True):
+    """The first packet of a connection."""
+
+    protocol: int
+    version: str
+    pid: int
+    token: bytes
+    """What the client puts before each of its ZeroMQ messages: so the daemon knows whose they
+    are."""
+    proof: bytes
+    """What `Welcome` repeats: so the client knows that the same daemon answers on both sockets."""
+
+
+class Taken(Packet, frozen=True):
+    """A batch of files arrived; the next one may be sent."""
+
+    transfer: int
+    count: int
+    """Files of the transfer that arrived so far."""
+
+
+class Slabs(Packet, frozen=True):
+    """Read-only descriptors of slabs, one for each of `shards`, which are numbers of the load."""
+
+    load: int
+    shards: tuple[int, ...]
+
+
+class Refused(Packet, frozen=True):
+    """The connection, or a transfer in it (`transfer` > 0), is refused."""
+
+    code: str
+    message: str
+    transfer: int = 0
+
+
+# --- client to daemon ---------------------------------------------------------------------------
+
+
+class HandedFile(msgspec.Struct, frozen=True, array_like=True):
+    """One file of a batch."""
+
+    name: str
+    """As its owner calls it, for people; the daemon never opens it."""
+    direct: bool
+    """Whether a second descriptor follows, opened for O_DIRECT alone."""
+
+
+class Files(Packet, frozen=True):
+    """The next files of a transfer, in order, with one or two descriptors each."""
+
+    transfer: int
+    files: tuple[HandedFile, ...]
+
+
+class Got(Packet, frozen=True):
+    """A `Slabs` packet arrived; the next one may be sent."""
+
+    load: int
+
+
+FromDaemon = Greeting | Taken | Slabs | Refused
+FromClient = Files | Got
+
+_encoder = msgspec.msgpack.Encoder()
+_from_daemon: msgspec.msgpack.Decoder[FromDaemon] = msgspec.msgpack.Decoder(FromDaemon)
+_from_client: msgspec.msgpack.Decoder[FromClient] = msgspec.msgpack.Decoder(FromClient)
+
+
+_P = TypeVar("_P")
+
+
+def encode_packet(packet: Packet) -> bytes:
+    """The wire form of one packet."""
+    return _encoder.encode(packet)
+
+
+def decode_from_daemon(data: bytes) -> FromDaemon:
+    """Decode what the daemon sent.
+
+    Raises:
+        ProtocolMismatch: it is no packet of this version.
+    """
+    return _decoded(_from_daemon, data, "daemon")
+
+
+def decode_from_client(data: bytes) -> FromClient:
+    """Decode what a client sent.
+
+    Raises:
+        ProtocolMismatch: it is no packet of this version.
+    """
+    return _decoded(_from_client, data, "client")
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[_P], data: bytes, whose: str) -> _P:
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolMismatch(
+            f"the {whose} sent a packet on the descriptor socket that this version does not know; "
+            "install the same version of streamerd on both sides"
+        ) from error

@@ -1,0 +1,95 @@
+"""When one attempt at a request ends, however its server trickles.
+
+A socket's timeout is about silence: a server that sends a byte now and then would hold a thread,
+and whoever waits for it, for ever. So every wait for bytes of an answer, in its head or body, a
+proxy's or the store's, is no longer than what is left of the attempt's time. Used by whichever
+thread has the connection.
+"""
+
+from __future__ import annotations
+
+import io
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+
+class TooSlow(TimeoutError):
+    """The answer was not there in the time that its size allows."""
+
+
+class Deadline:
+    """The end of one attempt.
+
+    Args:
+        allowed_s: from now on.
+        clock: tells the time.
+    """
+
+    def __init__(self, allowed_s: float, clock: Callable[[], float]) -> None:
+        self.allowed_s: Final = allowed_s
+        self._clock = clock
+        self._at_s = clock() + allowed_s
+
+    def left_s(self) -> float:
+        """Seconds until then; not more than 0 once it is over."""
+        return self._at_s - self._clock()
+
+
+class Timed(io.RawIOBase):
+    """A socket's stream whose reads end with the attempt.
+
+    Args:
+        stream: as `socket.makefile` gives it, unbuffered; closed with this one.
+        connected: its socket, whose timeout is lowered towards the end.
+        deadline: of the attempt.
+    """
+
+    def __init__(self, stream: io.RawIOBase, connected: socket.socket, deadline: Deadline) -> None:
+        self._stream = stream
+        self._socket = connected
+        self._deadline = deadline
+        self._silence_s = connected.gettimeout()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int | None:
+        """Receive some bytes.
+
+        Raises:
+            TooSlow: the attempt's time is over.
+            OSError: the connection broke, or was silent for too long.
+        """
+        left_s = self._deadline.left_s()
+        if left_s <= 0:
+            raise self._too_slow()
+        last = self._silence_s is None or left_s < self._silence_s
+        if last:
+            self._socket.settimeout(left_s)
+        try:
+            return self._stream.readinto(buffer)
+        except TimeoutError as error:
+            if last:
+                raise self._too_slow() from error
+            raise
+
+    def close(self) -> None:
+        """Close the stream below; idempotent."""
+        if not self.closed:
+            self._stream.close()
+        super().close()
+
+    def _too_slow(self) -> TooSlow:
+        allowed_s = self._deadline.allowed_s
+        return TooSlow(f"sent too little: the answer was not there after {allowed_s:g} s")
+
+
+def timed(
+    stream: io.BufferedIOBase, connected: socket.socket, deadline: Deadline
+) -> io.BufferedReader:
+    """The same stream, whose reads end with the attempt."""
+    return io.BufferedReader(Timed(stream.detach(), connected, deadline))

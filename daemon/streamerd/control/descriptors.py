@@ -1,0 +1,378 @@
+"""The descriptor socket in the daemon's asyncio loop: greetings, files in, slabs out.
+
+Owns framing, the descriptors of a packet until somebody takes them, and the order of what is sent
+to each client: one batch of slabs at a time, the next when the client has said `Got`. Looks at no
+file: even asking a descriptor what it is could block in a file system that answers nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from array import array
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, assert_never
+
+from streamer_client.contract.errors import ProtocolMismatch, RequestRefused, StreamerError
+from streamer_client.contract.handover import (
+    BATCH_DESCRIPTORS,
+    MAX_PACKET_BYTES,
+    Files,
+    Got,
+    Greeting,
+    Packet,
+    Refused,
+    Slabs,
+    Taken,
+    decode_from_client,
+    encode_packet,
+)
+from streamer_client.contract.limits import MAX_CLIENTS_PER_USER
+from streamer_client.contract.messages import PROTOCOL
+from streamerd import __version__
+from streamerd.control.sessions import Session, Sessions
+
+logger = logging.getLogger(__name__)
+
+MAX_PACKETS_A_TURN: Final = 16
+"""After so many packets of one client the loop sees to other things first."""
+RECEIVED_DESCRIPTORS: Final = 253
+"""SCM_MAX_FD of Linux: with room for all that can come, a missing one means that it was kept
+back."""
+AGAIN_S: Final = 0.005
+"""When descriptors cannot be sent because too many are on their way, it is tried again so soon."""
+MAX_CLIENTS: Final = 2048
+"""libzmq serves its clients from one thread, and aborts when it has no descriptor left for one."""
+ACCEPTED_A_TURN: Final = 32
+ROOM_WAIT_S: Final = 10.0
+"""For so long a client waits until others' files are examined; then its own are refused."""
+ROOM_AGAIN_S: Final = 0.01
+PAUSE_S: Final = 0.5
+"""For so long nobody is taken in when there is no descriptor left."""
+MAX_UNREAD_PACKETS: Final = 64
+"""A client that leaves so many answers unread hears and gets nothing more: its connection ends."""
+
+
+Receiver = Callable[[Session, Files, list[int]], int]
+"""Takes a batch and its descriptors over; returns how many files the transfer has now. Raises a
+StreamerError where it refuses the transfer; the descriptors were taken all the same."""
+
+
+class OpenedSlab(NamedTuple):
+    """A descriptor to hand out."""
+
+    descriptor: int
+    close: bool
+    """Whether it was opened for this, and is to be closed when it was sent."""
+
+
+SlabOpener = Callable[[int, int], OpenedSlab | None]
+"""Opens a slab for a client, by the load's number and the shard's; None when it is gone."""
+
+
+@dataclass(slots=True, eq=False)
+class _Outgoing:
+    """What waits to be sent to one client."""
+
+    packets: deque[Packet] = field(default_factory=deque)
+    slabs: deque[tuple[int, tuple[int, ...], SlabOpener]] = field(default_factory=deque)
+    """Batches of slabs: the load, its shards, and what opens them when their turn comes."""
+    awaiting: bool = False
+    """Whether a batch was sent and not acknowledged yet."""
+    writing: bool = False
+    full_since_s: float = 0.0
+    """Since when there is no room for what it hands over; 0 while there is."""
+    timer: asyncio.TimerHandle | None = None
+
+
+class DescriptorSocket:
+    """Serves one listening socket.
+
+    Args:
+        sessions: where those who connect are entered.
+        receiver: takes what is handed over.
+        discard: closes a user's descriptors that nobody wants, elsewhere than in the loop.
+        has_room: whether a client may hand over more now; it waits for a while if not.
+    """
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        receiver: Receiver,
+        discard: Callable[[int, Sequence[int]], None],
+        has_room: Callable[[Session], bool] = lambda _session: True,
+    ) -> None:
+        self._sessions = sessions
+        self._receiver = receiver
+        self._discard = discard
+        self._has_room = has_room
+        self._loop = asyncio.get_running_loop()
+        self._listening: socket.socket | None = None
+        self._outgoing: dict[str, _Outgoing] = {}
+
+    def open(self, listening: socket.socket) -> None:
+        """Serve a socket that listens; its owner closes it."""
+        listening.setblocking(False)
+        self._listening = listening
+        self._loop.add_reader(listening, self._accept, listening)
+
+    def close(self) -> None:
+        """Serve nobody any more; the connections stay their sessions'."""
+        if self._listening is not None:
+            self._loop.remove_reader(self._listening)
+            self._listening = None
+        for session in self._sessions:
+            self.forget(session)
+
+    # --- connections ----------------------------------------------------------------------------
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(ACCEPTED_A_TURN):
+            try:
+                connection, _ = listening.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._pause(listening, error)
+                return
+            connection.setblocking(False)
+            try:
+                session = self._sessions.begin(connection)
+            except OSError as error:
+                logger.debug("connection gone error=%s", error.strerror)
+                connection.close()
+                continue
+            self._begin(session)
+
+    def _pause(self, listening: socket.socket, error: OSError) -> None:
+        """Let newcomers wait for a moment: there is no descriptor left for one."""
+        logger.warning("connection not accepted, again in %g s error=%s", PAUSE_S, error.strerror)
+        self._loop.remove_reader(listening)
+        self._loop.call_later(PAUSE_S, self._resume)
+
+    def _resume(self) -> None:
+        if self._listening is not None:
+            self._loop.add_reader(self._listening, self._accept, self._listening)
+
+    def _begin(self, session: Session) -> None:
+        self._outgoing[session.name] = _Outgoing()
+        try:
+            self._refuse_too_many(session)
+        except StreamerError as error:
+            self._refuse(session, error)
+            return
+        self._loop.add_reader(session.connection, self._receive, session)
+        self._send(
+            session, Greeting(PROTOCOL, __version__, os.getpid(), session.token, session.proof)
+        )
+
+    def _refuse_too_many(self, session: Session) -> None:
+        mine, all_of_them = self._sessions.of_user(session.uid), len(self._sessions)
+        if mine > MAX_CLIENTS_PER_USER or all_of_them > MAX_CLIENTS:
+            raise RequestRefused(
+                f"user {session.uid} has {mine - 1} clients here already, all users "
+                f"{all_of_them - 1}; {MAX_CLIENTS_PER_USER} and {MAX_CLIENTS} are the most"
+            )
+
+    def _refuse(self, session: Session, error: StreamerError) -> None:
+        """Say why, and end the session: what it sent cannot be trusted to be what it meant."""
+        logger.warning("client refused pid=%d uid=%d reason=%s", session.pid, session.uid, error)
+        self._send(session, Refused(error.code, str(error)))
+        self._sessions.end(session, "refused")
+
+    def forget(self, session: Session) -> None:
+        """A session ended."""
+        outgoing = self._outgoing.pop(session.name, None)
+        if outgoing is None:
+            return
+        if outgoing.timer is not None:
+            outgoing.timer.cancel()
+        if session.connection.fileno() >= 0:
+            self._loop.remove_reader(session.connection)
+            self._loop.remove_writer(session.connection)
+
+    # --- receiving ------------------------------------------------------------------------------
+
+    def _receive(self, session: Session) -> None:
+        for _ in range(MAX_PACKETS_A_TURN):
+            if session.name not in self._outgoing:
+                return  # ended by what it sent
+            if not self._has_room(session) and self._put_off(session):
+                return
+            try:
+                data, descriptors, flags = _received(session.connection)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._sessions.end(session, f"connection broke: {error.strerror}")
+                return
+            if not data and not descriptors:
+                self._sessions.end(session, "connection closed")
+                return
+            try:
+                self._handle(session, data, descriptors, flags)
+            except StreamerError as error:
+                self._refuse(session, error)
+                return
+
+    def _put_off(self, session: Session) -> bool:
+        """Leave what a client sends with the kernel for a moment; False once it waited enough."""
+        outgoing, now_s = self._outgoing[session.name], self._loop.time()
+        outgoing.full_since_s = outgoing.full_since_s or now_s
+        if now_s - outgoing.full_since_s > ROOM_WAIT_S:
+            outgoing.full_since_s = 0.0
+            return False
+        self._loop.remove_reader(session.connection)
+        self._loop.call_later(ROOM_AGAIN_S, self._go_on, session)
+        return True
+
+    def _go_on(self, session: Session) -> None:
+        if session.name in self._outgoing:
+            if self._has_room(session):
+                self._outgoing[session.name].full_since_s = 0.0
+            self._loop.add_reader(session.connection, self._receive, session)
+
+    def _handle(self, session: Session, data: bytes, descriptors: list[int], flags: int) -> None:
+        try:
+            packet = self._decoded(data, descriptors, flags)
+        except BaseException:
+            self._discard(session.uid, descriptors)
+            raise
+        match packet:
+            case Files(transfer):
+                self._take(session, packet, transfer, descriptors)
+            case Got():
+                self._got(session)
+            case _:
+                assert_never(packet)
+
+    def _decoded(self, data: bytes, descriptors: list[int], flags: int) -> Files | Got:
+        if flags & socket.MSG_CTRUNC:
+            raise StreamerError(
+                "descriptors were kept back on their way to the daemon: it has no room for more "
+                "(LimitNOFILE), or a security module such as SELinux forbids passing them"
+            )
+        if flags & socket.MSG_TRUNC:
+            raise ProtocolMismatch(f"a packet of more than {MAX_PACKET_BYTES} bytes was sent")
+        packet = decode_from_client(data)
+        due = 0
+        if isinstance(packet, Files):
+            due = sum(1 + file.direct for file in packet.files)
+        if len(descriptors) != due or due > BATCH_DESCRIPTORS:
+            raise ProtocolMismatch(
+                f"{len(descriptors)} descriptors came where {due} were told; a batch has "
+                f"{BATCH_DESCRIPTORS} at most"
+            )
+        return packet
+
+    def _take(self, session: Session, packet: Files, transfer: int, descriptors: list[int]) -> None:
+        try:
+            count = self._receiver(session, packet, descriptors)
+        except StreamerError as error:
+            self._send(session, Refused(error.code, str(error), transfer))
+        else:
+            self._send(session, Taken(transfer, count))
+
+    # --- sending --------------------------------------------------------------------------------
+
+    def hand_out(
+        self, session: Session, load: int, shards: Sequence[int], opener: SlabOpener
+    ) -> None:
+        """Send the slabs of these shards, a batch at a time."""
+        outgoing = self._outgoing.get(session.name)
+        if outgoing is None:
+            return
+        for first in range(0, len(shards), BATCH_DESCRIPTORS):
+            batch = tuple(shards[first : first + BATCH_DESCRIPTORS])
+            outgoing.slabs.append((load, batch, opener))
+        self._flush(session)
+
+    def _got(self, session: Session) -> None:
+        outgoing = self._outgoing[session.name]
+        if not outgoing.awaiting:
+            raise ProtocolMismatch("slabs were acknowledged that nobody had sent")
+        outgoing.awaiting = False
+        self._flush(session)
+
+    def _send(self, session: Session, packet: Packet) -> None:
+        outgoing = self._outgoing.get(session.name)
+        if outgoing is None:
+            return
+        outgoing.packets.append(packet)
+        self._flush(session)
+        if len(outgoing.packets) > MAX_UNREAD_PACKETS:
+            self._sessions.end(session, "does not read the descriptor socket")
+
+    def _flush(self, session: Session) -> None:
+        """Send what can be sent now; the rest when there is room."""
+        outgoing = self._outgoing.get(session.name)
+        if outgoing is None:
+            return
+        try:
+            while outgoing.packets:
+                session.connection.send(encode_packet(outgoing.packets[0]))
+                outgoing.packets.popleft()
+            while outgoing.slabs and not outgoing.awaiting:
+                self._send_slabs(session, outgoing)
+        except BlockingIOError:
+            self._await_room(session, outgoing)
+        except OSError as error:
+            if error.errno in (errno.ETOOMANYREFS, errno.EMFILE, errno.ENFILE):
+                self._await_descriptors(session, outgoing)
+            else:
+                logger.debug("packet not sent pid=%d error=%s", session.pid, error.strerror)
+        else:
+            self._await_nothing(session, outgoing)
+
+    def _send_slabs(self, session: Session, outgoing: _Outgoing) -> None:
+        load, shards, opener = outgoing.slabs[0]
+        opened: dict[int, OpenedSlab] = {}
+        try:
+            for shard in shards:
+                if (one := opener(load, shard)) is not None:
+                    opened[shard] = one
+            if opened:
+                data = encode_packet(Slabs(load, tuple(opened)))
+                descriptors = [one.descriptor for one in opened.values()]
+                socket.send_fds(session.connection, [data], descriptors)
+                outgoing.awaiting = True
+        finally:
+            for one in opened.values():
+                if one.close:
+                    os.close(one.descriptor)  # of our own memory: never blocks
+        outgoing.slabs.popleft()
+
+    def _await_room(self, session: Session, outgoing: _Outgoing) -> None:
+        if not outgoing.writing:
+            outgoing.writing = True
+            self._loop.add_writer(session.connection, self._flush, session)
+
+    def _await_nothing(self, session: Session, outgoing: _Outgoing) -> None:
+        if outgoing.writing:
+            outgoing.writing = False
+            self._loop.remove_writer(session.connection)
+
+    def _await_descriptors(self, session: Session, outgoing: _Outgoing) -> None:
+        if outgoing.timer is not None:
+            outgoing.timer.cancel()
+        outgoing.timer = self._loop.call_later(AGAIN_S, self._flush, session)
+
+
+def _received(connection: socket.socket) -> tuple[bytes, list[int], int]:
+    """One packet, its descriptors, and the flags it came with.
+
+    Not by `socket.recv_fds`, which forgets the flags that it is given (Python 3.11): clients' files
+    would stay open in every program that the daemon executes.
+    """
+    descriptors = array("i")
+    room = socket.CMSG_SPACE(RECEIVED_DESCRIPTORS * descriptors.itemsize)
+    data, parts, flags, _ = connection.recvmsg(MAX_PACKET_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+    for level, kind, body in parts:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            descriptors.frombytes(body[: len(body) - len(body) % descriptors.itemsize])
+    return data, list(descriptors), flags

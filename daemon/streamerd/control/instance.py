@@ -1,0 +1,123 @@
+"""The instance: what the names of one daemon's slabs have in common, kept over its restarts.
+
+It is random and noted beside the socket, in `<socket>.instance`. Made from the socket's path, as it
+once was, it would be the same for two daemons that have one path each in its own mount namespace
+and share /dev/shm, and each would take the other's slabs for what its former self left. Runs in the
+daemon's main process, under the socket's lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+from typing import Final, Self
+
+from streamer_client.contract.errors import ConfigError
+from streamer_client.private_files import open_own, unlink_if_still
+
+logger = logging.getLogger(__name__)
+
+SUFFIX: Final = ".instance"
+_DIGITS: Final = re.compile(rb"([0-9a-f]{8})\n")
+_OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class Instance:
+    """The instance of the daemon that holds a socket's lock. Made by `Instance.of`.
+
+    Its file is held open, so that a later one of that name cannot be taken for it.
+    """
+
+    def __init__(self, name: str, path: str, fd: int) -> None:
+        self.name = name
+        """Eight hexadecimal digits."""
+        self._path = path
+        self._fd = fd
+
+    @classmethod
+    def of(cls, socket_path: str) -> Self:
+        """What an earlier daemon at this socket noted, else a new one.
+
+        Raises:
+            ConfigError: the file cannot be made, or is not this user's.
+        """
+        path = socket_path + SUFFIX
+        folder = -1
+        try:
+            folder = os.open(os.path.dirname(path), _OPEN_FOLDER)
+            fd, found = _opened(os.path.basename(path), folder)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot use {path}: {error.strerror}; remove it if it is not a daemon's, let this "
+                "user write beside the socket, or choose another --socket"
+            ) from error
+        finally:
+            if folder >= 0:
+                os.close(folder)
+        return cls(found, path, fd)
+
+    def remove(self) -> None:
+        """Forget it, for a daemon that left no slabs; another daemon's file stays."""
+        try:
+            folder = os.open(os.path.dirname(self._path), _OPEN_FOLDER)
+        except FileNotFoundError:
+            return
+        try:
+            unlink_if_still(self._fd, os.path.basename(self._path), folder=folder)
+        finally:
+            os.close(folder)
+
+    def close(self) -> None:
+        """Let the file go. Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+
+def read_instance(socket_path: str) -> str | None:
+    """The instance of the daemon at a socket; None where none is noted, or it may not be read."""
+    path = socket_path + SUFFIX
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        return _read(fd)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def _opened(name: str, folder: int) -> tuple[int, str]:
+    try:
+        fd = open_own(name, os.O_RDONLY, folder=folder)
+    except FileNotFoundError:
+        return _made(name, folder)
+    found = _read(fd)
+    if found is not None:
+        return fd, found
+    logger.warning("instance not understood, made anew file=%s", name)
+    unlink_if_still(fd, name, folder=folder)
+    os.close(fd)
+    return _made(name, folder)
+
+
+def _made(name: str, folder: int) -> tuple[int, str]:
+    fd = open_own(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, folder=folder)
+    made = secrets.token_hex(4)
+    os.write(fd, f"{made}\n".encode())
+    return fd, made
+
+
+def _read(fd: int) -> str | None:
+    found = _DIGITS.fullmatch(os.pread(fd, 16, 0))
+    return found[1].decode() if found else None

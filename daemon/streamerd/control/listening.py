@@ -1,0 +1,106 @@
+"""The daemon's listening Unix sockets, as files: made, and taken away, without touching another's.
+
+Owns what lies at a socket's path. libzmq gets a descriptor that listens already (`USE_FD`), since
+what it binds itself it unlinks at the end whatever is there by then. Runs in the daemon's main
+process, under the socket's lock, which says that no other daemon has the path now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from typing import Final
+
+from streamer_client.contract.errors import ConfigError
+from streamer_client.contract.socket import SUN_PATH_BYTES
+from streamer_client.private_files import FileId, id_of
+
+BACKLOG: Final = 4096
+"""Connections that wait until somebody comes to them, silent ones among them: where there is no
+room, a client is refused at once. The kernel caps it, by its defaults at this (somaxconn)."""
+
+
+class Listening:
+    """A listening socket and its name in the filesystem. Made by `listen`."""
+
+    def __init__(self, made: socket.socket, path: str, file_id: FileId) -> None:
+        self.socket = made
+        self.path = path
+        self._id = file_id
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def duplicate(self) -> int:
+        """A descriptor of the same socket, for who closes what it was given, as libzmq does."""
+        return os.dup(self.socket.fileno())
+
+    def close(self) -> None:
+        """Take the name away if it still stands for this socket, then close it. Idempotent."""
+        if self.socket.fileno() < 0:
+            return
+        # In this order: as long as the socket is open, no other file can have its inode's number.
+        with contextlib.suppress(OSError):
+            if id_of(os.lstat(self.path)) == self._id:
+                os.unlink(self.path)
+        self.socket.close()
+
+
+def listen(path: str, mode: int, kind: socket.SocketKind) -> Listening:
+    """Make a listening socket; what a daemon that was killed left at its path is replaced.
+
+    Args:
+        path: where.
+        mode: of the file, from its first moment on.
+        kind: `SOCK_STREAM` for ZeroMQ, `SOCK_SEQPACKET` for descriptors.
+
+    Raises:
+        ConfigError: something else is there, or no socket can be made there.
+    """
+    if len(os.fsencode(path)) > SUN_PATH_BYTES:
+        raise ConfigError(
+            f"{path} has more than the {SUN_PATH_BYTES} bytes of a unix socket's path; choose a "
+            "shorter --socket"
+        )
+    made = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        _remove_stale(path)
+        _bind(made, path, mode)
+        found = id_of(os.lstat(path))
+        made.listen(BACKLOG)
+    except OSError as error:
+        made.close()
+        raise ConfigError(
+            f"cannot listen on {path}: {error.strerror}; let this user write to the folder, or "
+            "choose another --socket"
+        ) from error
+    except ConfigError:
+        made.close()
+        raise
+    return Listening(made, path, found)
+
+
+def _remove_stale(path: str) -> None:
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
+        what = f"a socket of user {found.st_uid}" if stat.S_ISSOCK(found.st_mode) else "no socket"
+        raise ConfigError(
+            f"cannot listen on {path}: what is there is {what}; remove it, or choose another "
+            "--socket"
+        )
+    os.unlink(path)
+
+
+def _bind(made: socket.socket, path: str, mode: int) -> None:
+    # By umask, not by chmod afterwards: before, it would be wider, or a client that looks for its
+    # new daemon would be refused.
+    umask = os.umask(0o777 & ~mode)
+    try:
+        made.bind(path)
+    finally:
+        os.umask(umask)

@@ -1,0 +1,163 @@
+"""Who is connected: one session for each connection of the descriptor socket, told by the kernel.
+
+A session begins with a connection of the descriptor socket and ends with it, or with the process
+that made it, whichever ends first: a forked child that still holds the connection keeps nothing
+alive, and no silence, however long, ends anything. The ZeroMQ peer that presents the session's
+token is this client, and nobody else is. Runs in the daemon's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from zmq import MessageTracker
+
+from streamer_client.contract.handover import TOKEN_BYTES
+from streamer_client.contract.messages import Message
+
+logger = logging.getLogger(__name__)
+
+_PEER_CREDENTIALS: Final = struct.Struct("iII")
+_SO_PEERPIDFD: Final = 77
+"""Of <asm-generic/socket.h>, Linux 6.5; the socket module has no name for it."""
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One connected client process."""
+
+    name: str
+    """What the daemon calls it; told to nobody."""
+    pid: int
+    """As the daemon sees it; 0 where it is in a pid namespace that the daemon does not see."""
+    uid: int
+    gid: int
+    connection: socket.socket
+    token: bytes = field(default_factory=lambda: secrets.token_bytes(TOKEN_BYTES))
+    proof: bytes = field(default_factory=lambda: secrets.token_bytes(TOKEN_BYTES))
+    pidfd: int = -1
+    peer: bytes = b""
+    """Routing id of the ZeroMQ peer that presented the token; empty before the first `Hello`."""
+    greeted: bool = False
+    """Whether its `Hello` was understood."""
+    label: str = ""
+    world: int = 0
+    backlog: deque[Message] = field(default_factory=deque)
+    """Messages that libzmq has no room for, because the client does not read."""
+    unread: deque[tuple[int, MessageTracker]] = field(default_factory=deque)
+    """Sizes of long answers, and what tells when they have left this process."""
+
+
+class Sessions:
+    """The sessions by name and by token.
+
+    Args:
+        gone: called once with the name of each session that ended, whatever ended it.
+    """
+
+    def __init__(self, gone: Callable[[Session], None]) -> None:
+        self._gone = gone
+        self._by_name: dict[str, Session] = {}
+        self._by_token: dict[bytes, Session] = {}
+        self._count = 0
+        self._loop = asyncio.get_running_loop()
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(tuple(self._by_name.values()))
+
+    def get(self, name: str) -> Session | None:
+        return self._by_name.get(name)
+
+    def presented(self, token: bytes) -> Session | None:
+        """The session of a token; None for one that nobody was given."""
+        return self._by_token.get(token)
+
+    def of_user(self, uid: int) -> int:
+        """How many sessions a user has."""
+        return sum(session.uid == uid for session in self._by_name.values())
+
+    def begin(self, connection: socket.socket) -> Session:
+        """Take a new connection over.
+
+        Raises:
+            OSError: the kernel does not tell who it is: the other end is gone already.
+        """
+        pid, uid, gid = _credentials(connection)
+        self._count += 1
+        session = Session(str(self._count), pid, uid, gid, connection)
+        session.pidfd = _pidfd(connection, pid)
+        self._by_name[session.name] = session
+        self._by_token[session.token] = session
+        if session.pidfd >= 0:
+            self._loop.add_reader(session.pidfd, self.end, session, "process ended")
+        return session
+
+    def greet(self, session: Session, told_pid: int, label: str, world: int) -> None:
+        """Note what a client says of itself; its own pid counts where the kernel tells none."""
+        session.greeted = True
+        session.pid = session.pid or told_pid
+        session.label = label
+        session.world = world
+
+    def end(self, session: Session, reason: str) -> None:
+        """End a session. Nothing happens when it has ended already."""
+        if self._by_name.get(session.name) is not session:
+            return
+        self._forget(session)
+        logger.info(
+            "client gone pid=%d uid=%d label=%r reason=%s",
+            session.pid, session.uid, session.label, reason,
+        )  # fmt: skip
+        self._gone(session)
+        session.connection.close()
+
+    def _forget(self, session: Session) -> None:
+        del self._by_name[session.name]
+        del self._by_token[session.token]
+        if session.pidfd >= 0:
+            self._loop.remove_reader(session.pidfd)
+            os.close(session.pidfd)
+            session.pidfd = -1
+
+    def close(self) -> None:
+        """The daemon stops: let all connections go, and take nothing back from anybody."""
+        for session in self:
+            self._forget(session)
+            session.connection.close()
+
+
+def _credentials(connection: socket.socket) -> tuple[int, int, int]:
+    size = _PEER_CREDENTIALS.size
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    pid, uid, gid = _PEER_CREDENTIALS.unpack(raw)
+    return pid, uid, gid
+
+
+def _pidfd(connection: socket.socket, pid: int) -> int:
+    """A descriptor of the process that connected; -1 where the kernel has none to give.
+
+    By the connection, which cannot mean another process of the same number and works from outside
+    of its pid namespace; by number on kernels before 6.5.
+    """
+    try:
+        return connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError:
+        pass
+    try:
+        return os.pidfd_open(pid) if pid else -1
+    except OSError as error:
+        # The connection still tells when it ends; only a forked child could keep it.
+        logger.debug("process not watched pid=%d error=%s", pid, error.strerror)
+        return -1

@@ -1,0 +1,205 @@
+"""What the daemon has lent to this worker: slabs to fill and files to read, by their handles.
+
+Owns the descriptors that came with them, and when they are closed: when the daemon has dropped a
+handle and no job uses it any more. The receiving thread takes, drops and looks handles up; the
+threads of the lanes use what it found. How something is closed is said by whoever holds it:
+closing a file may take for ever, and the receiving thread must not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, Generic, Protocol, TypeVar
+
+from streamer_client.contract.errors import StreamerError
+from streamer_client.storage.contract import StoredShard
+from streamer_client.storage.local_reader import LocalReader
+from streamerd.shm.slab_file import SlabFile
+from streamerd.workers.file_systems import is_steady
+
+
+class LentSlab:
+    """A slab, opened in the way that a job fills it at its first such job. Thread-safe."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._files: dict[bool, SlabFile] = {}
+        self._opening = threading.Lock()
+
+    def file(self, *, mapped: bool) -> SlabFile:
+        """To be filled through a mapping, or by system call.
+
+        Raises:
+            OSError: too many open files, or no address space.
+        """
+        with self._opening:
+            if mapped not in self._files:
+                copy = os.dup(self._fd)
+                try:
+                    self._files[mapped] = SlabFile(copy, mapped=mapped)
+                except BaseException:
+                    os.close(copy)
+                    raise
+            return self._files[mapped]
+
+    def close(self) -> None:
+        """Unmap and close."""
+        for file in self._files.values():
+            file.close()
+        os.close(self._fd)
+
+
+class LentSource:
+    """A file to be read through the descriptors that a client passed. Thread-safe."""
+
+    def __init__(self, stored: StoredShard, fds: tuple[int, ...]) -> None:
+        self.stored = stored
+        self._fds = fds
+        self._opened: tuple[LocalReader, bool] | None = None
+        self._opening = threading.Lock()
+
+    def reader(self) -> LocalReader:
+        """Made at first use, since that looks at the file, which may hang.
+
+        Raises:
+            SourceChanged: the file is not what it was when it was examined.
+            SourceError: it cannot be looked at.
+        """
+        return self._open()[0]
+
+    def steady(self) -> bool:
+        """Whether its file system answers or fails, and never just hangs; may hang itself."""
+        return self._open()[1]
+
+    def _open(self) -> tuple[LocalReader, bool]:
+        with self._opening:
+            if self._opened is None:
+                reader = LocalReader(self._fds[0], self.stored, *self._fds[1:2])
+                self._opened = reader, is_steady(self._fds[0])
+            return self._opened
+
+    def close(self) -> None:
+        """Close the descriptors; may hang."""
+        if self._opened is not None:
+            self._opened[0].close()
+        else:
+            for fd in self._fds:
+                os.close(fd)
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+T = TypeVar("T", bound=_Closable)
+
+
+@dataclass(slots=True)
+class _Entry(Generic[T]):
+    thing: T
+    users: int = 0
+    dropped: bool = False
+
+
+class Held(Generic[T]):
+    """A use of something that is held; what it is stays open until this is released."""
+
+    def __init__(self, holdings: Holdings[T], entry: _Entry[T]) -> None:
+        self._holdings = holdings
+        self._entry: _Entry[T] | None = entry
+
+    @property
+    def thing(self) -> T:
+        """What is held.
+
+        Raises:
+            StreamerError: it was released already.
+        """
+        if self._entry is None:
+            raise StreamerError("what this job used was given back before the job ended")
+        return self._entry.thing
+
+    def release(self) -> None:
+        """The use is over. Idempotent, from any thread."""
+        self._holdings.release(self)
+
+    def take_entry(self) -> _Entry[T] | None:
+        """For `Holdings` alone, under its lock."""
+        entry, self._entry = self._entry, None
+        return entry
+
+
+class Holdings(Generic[T]):
+    """Things by their handles. Thread-safe.
+
+    Args:
+        kind: what they are, for the texts of errors.
+        closing: makes the call that closes something.
+    """
+
+    def __init__(self, kind: str, closing: Callable[[Callable[[], None]], None]) -> None:
+        self._kind: Final = kind
+        self._closing = closing
+        self._entries: dict[int, _Entry[T]] = {}
+        self._lock = threading.Lock()
+
+    def take(self, handle: int, thing: T) -> None:
+        """Hold it from now on."""
+        with self._lock:
+            self._entries[handle] = _Entry(thing)
+
+    def drop(self, handle: int) -> None:
+        """Close it once no job uses it. Nothing where it is not held."""
+        with self._lock:
+            entry = self._entries.pop(handle, None)
+            if entry is None:
+                return
+            entry.dropped = True
+            if entry.users:
+                return
+        self._closing(entry.thing.close)
+
+    def use(self, handle: int) -> Held[T]:
+        """Use what is held, until the use is released.
+
+        Raises:
+            StreamerError: nothing is held under that handle.
+        """
+        with self._lock:
+            entry = self._entries.get(handle)
+            if entry is None:
+                raise StreamerError(
+                    f"{self._kind} {handle} is not lent to this worker any more: it was taken "
+                    "back before the job came"
+                )
+            entry.users += 1
+            return Held(self, entry)
+
+    @contextlib.contextmanager
+    def using(self, handle: int) -> Iterator[T]:
+        """`use` for as long as a block runs."""
+        held = self.use(handle)
+        try:
+            yield held.thing
+        finally:
+            held.release()
+
+    def release(self, held: Held[T]) -> None:
+        """See `Held.release`."""
+        with self._lock:
+            entry = held.take_entry()
+            if entry is None:
+                return
+            entry.users -= 1
+            if entry.users or not entry.dropped:
+                return
+        self._closing(entry.thing.close)
+
+    def close(self) -> None:
+        """Drop everything."""
+        for handle in list(self._entries):
+            self.drop(handle)

@@ -1,0 +1,79 @@
+"""A server that sends what it has byte by byte, for as long as anybody listens.
+
+Owns the pace, not what is said: of each answer a part goes at once, and the rest in a trickle. Each
+connection, which carries one request, has a thread that ends when the client hangs up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Trickle:
+    """What one request gets."""
+
+    at_once: bytes = b""
+    slowly: bytes = b""
+    every_s: float = 0.02
+
+
+class TricklingServer:
+    """Listens at `address`; `requests` are those that came."""
+
+    def __init__(self, answer: Callable[[str], Trickle]) -> None:
+        self.requests: list[str] = []
+        self._answer = answer
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        for thread in list(self._threads):
+            thread.join()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._serve, args=(connection,))
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            request = b""
+            while b"\r\n\r\n" not in request:
+                part = connection.recv(4096)
+                if not part:
+                    return
+                request += part
+            self.requests.append(request.decode())
+            answer = self._answer(self.requests[-1])
+            connection.sendall(answer.at_once)
+            for place in range(len(answer.slowly)):
+                # Readable: the client has hung up, for it has nothing more to say.
+                if select.select([connection], [], [], answer.every_s)[0]:
+                    return
+                connection.sendall(answer.slowly[place : place + 1])
+
+
+@contextlib.contextmanager
+def trickling_server(answer: Callable[[str], Trickle]) -> Iterator[TricklingServer]:
+    """A server that ends with the block; whoever listens must have hung up by then."""
+    server = TricklingServer(answer)
+    try:
+        yield server
+    finally:
+        server.close()
