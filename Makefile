@@ -17,7 +17,7 @@ AZURITE := .stores/node_modules/azurite/package.json
 CODE   := daemon client vllm_plugin tests benchmarks docs
 ARGS   ?=
 
-.PHONY: help venv test lint format demo bench bench-s3 bench-core bench-gpu diagrams example-config clean \
+.PHONY: help venv test lint soak format demo bench bench-s3 bench-core bench-gpu diagrams example-config clean \
     install-systemd uninstall-systemd deb
 
 help: ## this list
@@ -34,6 +34,9 @@ lint: $(READY) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+soak: $(READY) ## hostile messages, headers, peers, a crowd, 300 kills (ARGS="--seed 2 --only kills")
+	$(BIN)/python -m tests.hostile.soak $(ARGS)
 
 format: $(READY) ## put the code into the house's format
 	$(BIN)/ruff check --fix $(CODE)
