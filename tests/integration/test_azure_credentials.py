@@ -25,7 +25,13 @@ from tests.support.certificates import Authority
 from tests.support.token_server import TokenServer, token_server
 
 SOURCE = "az://models/tiny"
-NOW = dt.datetime.now(dt.UTC)
+
+
+def _now() -> dt.datetime:
+    """Asked by each test: the first of a long session may have run half an hour before."""
+    return dt.datetime.now(dt.UTC)
+
+
 HOUR = dt.timedelta(hours=1)
 
 
@@ -93,7 +99,7 @@ def test_a_signature_travels_and_the_key_does_not(
 
 
 def test_a_signature_is_kept_until_it_is_about_to_expire(plain: Azurite) -> None:
-    now = [NOW]
+    now = [_now()]
     caller = AzCaller(
         SOURCE, account(plain, AZURE_STORAGE_ACCOUNT_KEY=plain.key), clock=lambda: now[0]
     )
@@ -106,7 +112,7 @@ def test_a_signature_is_kept_until_it_is_about_to_expire(plain: Azurite) -> None
 
 def test_a_signature_that_has_expired(plain: Azurite) -> None:
     environ = account(plain, AZURE_STORAGE_ACCOUNT_KEY=plain.key)
-    old = AzCaller(SOURCE, environ, clock=lambda: NOW - 2 * HOUR).variables()
+    old = AzCaller(SOURCE, environ, clock=lambda: _now() - 2 * HOUR).variables()
     with pytest.raises(CredentialsExpired, match=r"HTTP 403.*x-ms-request-id.*renew") as caught:
         AzStorage(old).list_shards(SOURCE, None, None)
     assert "sig=" not in str(caught.value)
@@ -146,7 +152,7 @@ def test_public_containers(plain: Azurite) -> None:
 
 def test_a_token_travels_and_is_kept_while_it_holds(identity: TokenServer) -> None:
     environ = {"AZURE_STORAGE_ACCOUNT": "acc", "AZURE_STORAGE_ENDPOINT_SUFFIX": "core.example.net"}
-    now = [NOW]
+    now = [_now()]
     caller = AzCaller(SOURCE, environ, clock=lambda: now[0])
     expected = {
         "AZURE_STORAGE_ENDPOINT": "https://acc.blob.core.example.net",
@@ -185,8 +191,8 @@ def azure_token(expiry: dt.datetime) -> str:
     claims = {
         "aud": "https://storage.azure.com",
         "iss": "https://sts.windows.net/ab1f708d-50f6-404c-a006-d71b2ac7a606/",
-        "iat": int((NOW - 3 * HOUR).timestamp()),
-        "nbf": int((NOW - 3 * HOUR).timestamp()),
+        "iat": int((_now() - 3 * HOUR).timestamp()),
+        "nbf": int((_now() - 3 * HOUR).timestamp()),
         "exp": int(expiry.timestamp()),
     }
     parts = ({"typ": "JWT", "alg": "RS256"}, claims)
@@ -206,7 +212,7 @@ def test_tokens_over_tls(tmp_path: Path) -> None:
         given = account(
             running,
             AWS_CA_BUNDLE=str(authority.bundle),
-            STREAMER_AZURE_BEARER=azure_token(NOW + HOUR),
+            STREAMER_AZURE_BEARER=azure_token(_now() + HOUR),
         )
         variables = AzCaller(SOURCE, given).variables()
         storage = AzStorage(variables)
@@ -214,7 +220,7 @@ def test_tokens_over_tls(tmp_path: Path) -> None:
         target = bytearray(3)
         storage.open(shard).readinto(memoryview(target), 0)
         assert target == b"abc"
-        old = {**variables, "STREAMER_AZURE_BEARER": azure_token(NOW - HOUR)}
+        old = {**variables, "STREAMER_AZURE_BEARER": azure_token(_now() - HOUR)}
         with pytest.raises(CredentialsExpired, match="HTTP 40") as caught:
             AzStorage(old).list_shards(SOURCE, None, None)
         assert old["STREAMER_AZURE_BEARER"] not in str(caught.value)

@@ -375,7 +375,8 @@ def test_the_daemon_takes_nothing_from_the_first_rank_but_its_user(
     assert status["Umask"] == "0077"
     assert int(status["SigBlk"], 16) == 0
     ignored = {n for n in range(1, 65) if int(status["SigIgn"], 16) >> (n - 1) & 1}
-    assert ignored <= {signal.SIGPIPE, signal.SIGXFSZ}
+    settable = {int(one) for one in signal.valid_signals()}  # the C library keeps two to itself
+    assert ignored & settable <= {signal.SIGPIPE, signal.SIGXFSZ}
     assert os.readlink(proc / "cwd") == "/"
     assert os.readlink(proc / "fd" / "0") == "/dev/null"
     text = (proc / "limits").read_text()
