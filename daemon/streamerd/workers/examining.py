@@ -55,13 +55,15 @@ def examine(job: Examine, fds: tuple[int, ...]) -> Examined:
             "file's own"
         )
     left = iter(fds)
-    return Examined(job.job, tuple(_look(file, left) for file in job.files))
+    # Asked once for all files of a batch: /sys takes as long as all else that is asked of one.
+    disks: dict[int, str] = {}
+    return Examined(job.job, tuple(_look(file, left, disks) for file in job.files))
 
 
-def _look(file: ExamineFile, fds: Iterator[int]) -> ExaminedFile | Refusal:
+def _look(file: ExamineFile, fds: Iterator[int], disks: dict[int, str]) -> ExaminedFile | Refusal:
     plain, direct = next(fds), next(fds) if file.direct else None
     try:
-        return _examined(file, plain, direct)
+        return _examined(file, plain, direct, disks)
     except SourceError as error:
         return Refusal(error.code, str(error))
     except OSError as error:
@@ -69,7 +71,9 @@ def _look(file: ExamineFile, fds: Iterator[int]) -> ExaminedFile | Refusal:
         return Refusal(refused.code, str(refused))
 
 
-def _examined(file: ExamineFile, plain: int, direct: int | None) -> ExaminedFile:
+def _examined(
+    file: ExamineFile, plain: int, direct: int | None, disks: dict[int, str]
+) -> ExaminedFile:
     flags = _readable_flags(file.uri, plain)
     status = os.fstat(plain)
     if not stat.S_ISREG(status.st_mode):
@@ -82,9 +86,10 @@ def _examined(file: ExamineFile, plain: int, direct: int | None) -> ExaminedFile
         )
     if status.st_size:
         _read_one_byte(file.uri, plain)
-    identity = identity_of(
-        status, disk_of(status.st_dev), str(file.uid) if is_served(plain) else ""
-    )
+    disk = disks.get(status.st_dev)
+    if disk is None:
+        disk = disks[status.st_dev] = disk_of(status.st_dev)
+    identity = identity_of(status, disk, str(file.uid) if is_served(plain) else "")
     return ExaminedFile(
         StoredShard(file.uri, status.st_size, identity),
         status.st_ctime_ns,
