@@ -107,7 +107,6 @@ class DescriptorLink:
         """Files of the first handover that were sent and not acknowledged yet."""
         self._replies: deque[Packet] = deque()
         self._retry_at: float | None = None
-        self._owner = os.getpid()
         _living.add(self)
 
     @classmethod

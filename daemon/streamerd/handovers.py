@@ -263,14 +263,14 @@ class Handovers:
     ) -> None:
         """Call `then` with a transfer's files once all were examined, or `failed`.
 
-        The files stay the transfer's: who keeps a pair for longer retains it.
-
-        Raises:
-            ProtocolMismatch: there is no such transfer.
+        The files stay the transfer's: who keeps a pair for longer retains it. An unknown
+        transfer is told to `failed` as well, so that what waits for it is forgotten there.
         """
         transfer = self._of.get(session.name, {}).get(number)
         if transfer is None:
-            raise ProtocolMismatch(f"transfer {number} was not begun on the descriptor socket")
+            unknown = f"transfer {number} was not begun on the descriptor socket"
+            failed(ProtocolMismatch(unknown))
+            return
 
         def judge() -> None:
             files = tuple(file for file in transfer.files if file is not None)

@@ -61,7 +61,7 @@ class Sessions:
     """The sessions by name and by token.
 
     Args:
-        gone: called once with the name of each session that ended, whatever ended it.
+        gone: called once with each session that ended, whatever ended it.
     """
 
     def __init__(self, gone: Callable[[Session], None]) -> None:
