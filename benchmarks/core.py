@@ -37,13 +37,13 @@ from streamer_client.contract.handover import (
 from streamer_client.contract.layout import BlockRange
 from streamer_client.storage.contract import StoredShard
 from streamerd import service as service_module
-from streamerd.config import load_settings
+from streamerd.answering.handovers import Handovers
+from streamerd.answering.requests import Requests
 from streamerd.control.descriptors import DescriptorSocket, SlabOpener
 from streamerd.control.sessions import Session, Sessions
 from streamerd.control.socket import ControlSocket
-from streamerd.handovers import Handovers
-from streamerd.requests import Requests
 from streamerd.service import Service
+from streamerd.settings.config import load_settings
 from streamerd.workers import jobs
 from streamerd.workers.supervisor import Fleet, OnAnswer
 
@@ -152,7 +152,9 @@ class Node:
 
     def __init__(self, shards: tuple[StoredShard, ...], limit_bytes: int, slots: int) -> None:
         overrides = {"memory_limit": str(limit_bytes), "socket": "/nowhere/control.sock"}
-        with mock.patch("streamerd.config._check"):  # no mount holds a checkpoint this large
+        with mock.patch(
+            "streamerd.settings.config._check"
+        ):  # no mount holds a checkpoint this large
             settings, _ = load_settings(overrides, {}, os.devnull)
         self.shards = shards
         self.fleet = PaperFleet(1, slots // 2)

@@ -42,8 +42,8 @@ class _Streamerd(_Base):
         super().__init__(socket, device)
         import streamer_client
         import streamer_client.checkpoint
-        import streamer_client.daemon_feed
-        import streamer_client.direct_feed
+        import streamer_client.delivery.daemon_feed
+        import streamer_client.delivery.direct_feed
 
         self._client = streamer_client.connect(socket)
 
@@ -93,7 +93,7 @@ class StreamerdDirect(_Base):
         super().__init__(socket, device)
         import streamer_client
         import streamer_client.checkpoint
-        import streamer_client.direct_feed
+        import streamer_client.delivery.direct_feed
 
         self._client = streamer_client.connect(mode="direct")
 

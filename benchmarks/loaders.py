@@ -33,7 +33,7 @@ class Streamerd:
     def __init__(self, paths: list[str], socket: str) -> None:
         import streamer_client
         import streamer_client.checkpoint
-        import streamer_client.daemon_feed
+        import streamer_client.delivery.daemon_feed
 
         self._connect = streamer_client.connect
         self._socket = socket

@@ -40,7 +40,7 @@ class Streamerd:
     def __init__(self, objects: Objects) -> None:
         import streamer_client
         import streamer_client.checkpoint
-        import streamer_client.daemon_feed
+        import streamer_client.delivery.daemon_feed
         import streamer_client.storage.s3.caller
         import streamer_client.storage.s3.storage
 

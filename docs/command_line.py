@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-from streamerd.arguments import daemon_parser
 from streamerd.cli.arguments import control_parser
+from streamerd.settings.arguments import daemon_parser
 
 
 @dataclass(frozen=True, slots=True)

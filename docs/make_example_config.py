@@ -12,8 +12,8 @@ from typing import Final
 
 from streamer_client.contract.sizes import exact_size
 from streamer_client.contract.socket import SYSTEM_SOCKET
-from streamerd.memory_room import MemoryRoom
-from streamerd.settings import KEYS, Context, Key
+from streamerd.memory.room import MemoryRoom
+from streamerd.settings.table import KEYS, Context, Key
 
 FILE: Final = Path(__file__).parents[1] / "systemd" / "streamerd.toml"
 

@@ -14,7 +14,7 @@ from typing import Final
 from docs.command_line import Command, Option, control, daemon
 
 from streamerd import __version__
-from streamerd.config import SYSTEM_CONFIG
+from streamerd.settings.config import SYSTEM_CONFIG
 
 _SIGNALS: Final = (
     (

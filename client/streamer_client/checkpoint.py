@@ -14,14 +14,14 @@ from typing import Protocol, Self
 
 import torch
 
-from streamer_client.catalog_view import Catalog
 from streamer_client.contract.catalog import TensorEntry
 from streamer_client.contract.errors import SourceError
-from streamer_client.feed import Feed
-from streamer_client.headers import Headers
-from streamer_client.iteration import tensors
-from streamer_client.loading import Loading, Mismatch
+from streamer_client.copy.feed import Feed
 from streamer_client.stats import LoadStats, Progress
+from streamer_client.tensors.catalog_view import Catalog
+from streamer_client.tensors.headers import Headers
+from streamer_client.tensors.iteration import tensors
+from streamer_client.tensors.loading import Loading, Mismatch
 
 
 class OnTensor(Protocol):

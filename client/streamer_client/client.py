@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import msgspec
 
-from streamer_client.admin import Admin
+from streamer_client.connect.descriptor_room import open_files
+from streamer_client.connect.link import RECONNECT_S, Link
+from streamer_client.connect.open_request import OpenRequest, Source, open_request
+from streamer_client.connect.requests import Admin
+from streamer_client.connect.source_access import SourceAccesses
 from streamer_client.contract.messages import Open
 from streamer_client.contract.uris import is_remote
-from streamer_client.descriptor_room import open_files
-from streamer_client.link import RECONNECT_S, Link
-from streamer_client.open_request import OpenRequest, Source, open_request
-from streamer_client.source_access import SourceAccesses
 from streamer_client.stats import Progress
 from streamer_client.storage.registry import public_uri
 
 if TYPE_CHECKING:
     from streamer_client.checkpoint import Checkpoint
-    from streamer_client.feed import Feed
+    from streamer_client.copy.feed import Feed
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ class DaemonOpener:
         self._accesses = SourceAccesses()
 
     def feed(self, request: OpenRequest) -> Feed:
-        from streamer_client.daemon_feed import DaemonFeed  # noqa: PLC0415
+        from streamer_client.delivery.daemon_feed import DaemonFeed  # noqa: PLC0415
 
         public = _public(request)
         first = _first_uri(request)
@@ -230,8 +230,8 @@ class DirectOpener:
         self._accesses = SourceAccesses()
 
     def feed(self, request: OpenRequest) -> Feed:
-        from streamer_client.chunk_size import chunk_bytes  # noqa: PLC0415
-        from streamer_client.direct_feed import open_directly  # noqa: PLC0415
+        from streamer_client.delivery.chunk_size import chunk_bytes  # noqa: PLC0415
+        from streamer_client.delivery.direct_feed import open_directly  # noqa: PLC0415
 
         uri, public = _first_uri(request), _public(request)
         return open_directly(

@@ -11,9 +11,19 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from streamer_client.admin import Admin
 from streamer_client.client import Client, DaemonOpener, DirectOpener, daemon_client, direct_client
-from streamer_client.connection import Connection
+from streamer_client.connect.connection import Connection
+from streamer_client.connect.link import RECONNECT_S, Link
+from streamer_client.connect.open_request import OpenRequest
+from streamer_client.connect.own_daemon import (
+    UnusablePlace,
+    check_room_for_socket,
+    launch_lock,
+    private_directory,
+    start_daemon,
+)
+from streamer_client.connect.requests import Admin
+from streamer_client.connect.trust import SocketPlace, find_socket
 from streamer_client.contract.errors import (
     ConfigError,
     DaemonUnavailable,
@@ -26,19 +36,9 @@ from streamer_client.contract.errors import (
     UntrustedSocket,
 )
 from streamer_client.contract.socket import socket_candidates
-from streamer_client.link import RECONNECT_S, Link
-from streamer_client.open_request import OpenRequest
-from streamer_client.own_daemon import (
-    UnusablePlace,
-    check_room_for_socket,
-    launch_lock,
-    private_directory,
-    start_daemon,
-)
-from streamer_client.trust import SocketPlace, find_socket
 
 if TYPE_CHECKING:
-    from streamer_client.feed import Feed
+    from streamer_client.copy.feed import Feed
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,8 @@ Takes off what the process inherited from the client that happened to be first: 
 niceness, limits and signals are no business of the others whom the daemon serves. Runs in the
 daemon's own process before anything else does: while there is one thread, since affinity and
 priority belong to threads, and before any library is loaded that sizes itself by them. Working
-folder, module path, umask and streams are the starter's work (`streamer_client.own_daemon`).
+folder, module path, umask and streams are the starter's work
+(`streamer_client.connect.own_daemon`).
 """
 
 from __future__ import annotations

@@ -25,25 +25,25 @@ from streamer_client.contract.limits import MAX_LOGGED_CHARACTERS
 from streamer_client.contract.printable import printable
 from streamer_client.contract.socket import descriptor_socket
 from streamerd import __version__
-from streamerd.arguments import daemon_parser, overrides_of
-from streamerd.config import Settings, check_user, config_body, load_settings
+from streamerd.answering.handovers import Handovers
+from streamerd.answering.requests import Requests
+from streamerd.answering.status import status_line
 from streamerd.control.descriptors import DescriptorSocket
 from streamerd.control.instance import Instance
 from streamerd.control.listening import Listening, listen
 from streamerd.control.lock import SocketLock
 from streamerd.control.sessions import Session, Sessions
 from streamerd.control.socket import ControlSocket
-from streamerd.handovers import Handovers
-from streamerd.keeper import Keeper, clean
 from streamerd.log_lines import stderr_handler
-from streamerd.memory_check import doubts, own_bytes
-from streamerd.memory_room import memory_room
+from streamerd.memory.check import doubts, own_bytes
+from streamerd.memory.room import memory_room
 from streamerd.notify import SignsOfLife, notify, reloading, watchdog_s
-from streamerd.requests import Requests
+from streamerd.persist.keeper import Keeper, clean
 from streamerd.service import Service
+from streamerd.settings.arguments import daemon_parser, overrides_of
+from streamerd.settings.config import Settings, check_user, config_body, load_settings
 from streamerd.shm.slabs import mount_bytes
 from streamerd.state import events
-from streamerd.status import status_line
 from streamerd.workers.supervisor import Fleet
 
 logger = logging.getLogger(__name__)

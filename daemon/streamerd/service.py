@@ -24,16 +24,16 @@ from streamer_client.contract import messages
 from streamer_client.contract.errors import MemoryLimitError, StreamerError
 from streamer_client.contract.layout import block_span
 from streamer_client.contract.limits import MAX_RANGES
-from streamerd.backing import Backing, shard_id
-from streamerd.config import Settings
 from streamerd.control.descriptors import DescriptorSocket, OpenedSlab
 from streamerd.control.sessions import Sessions
 from streamerd.control.socket import ControlSocket
-from streamerd.editions import Editions
-from streamerd.environments import Environments
-from streamerd.fetches import Fetches
-from streamerd.lingering import Lingering
-from streamerd.proofs import Proofs
+from streamerd.reading.backing import Backing, shard_id
+from streamerd.reading.editions import Editions
+from streamerd.reading.fetches import Fetches
+from streamerd.reading.proofs import Proofs
+from streamerd.reading.sources import Pair, Sources
+from streamerd.settings.config import Settings
+from streamerd.shm.lingering import Lingering
 from streamerd.shm.slabs import (
     create_slab,
     open_readonly,
@@ -41,12 +41,12 @@ from streamerd.shm.slabs import (
     remove_slab,
     slab_name,
 )
-from streamerd.sources import Pair, Sources
 from streamerd.state import commands, events
 from streamerd.state.core import Core
 from streamerd.state.events import LoadKey, ShardKey
 from streamerd.state.model import Model, Rules
 from streamerd.workers import jobs
+from streamerd.workers.environments import Environments
 from streamerd.workers.supervisor import Fleet
 from streamerd.workers.threads import Closer
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.support.compiled_ring import RING_SOURCE
 
-from streamer_client.ring import native
+from streamer_client.copy.ring import native
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,9 +15,9 @@ from tests.support.checkpoints import one_of_each, random_tensor, write_model, w
 from tests.support.daemon import BLOCK, DaemonProcess, Daemons
 
 import streamer_client
-from streamer_client import iteration, staging_groups
 from streamer_client.checkpoint import Checkpoint
-from streamer_client.ring.engine import RingEngine
+from streamer_client.copy.ring.engine import RingEngine
+from streamer_client.tensors import iteration, staging_groups
 
 pytestmark = pytest.mark.usefixtures("ring")
 GPU = "cuda:0"

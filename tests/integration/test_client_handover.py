@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from streamer_client.admin import named_source
 from streamer_client.client import Client
+from streamer_client.connect.requests import named_source
 from streamer_client.contract.errors import RequestRefused, SourceNotFound
 from streamer_client.contract.messages import Drop, Evict, Open, Pin, Prefetch, Unpin
-from streamer_client.page_cached import in_page_cache
+from streamer_client.delivery.page_cached import in_page_cache
 from streamer_client.storage.local_files import LocalFile
 from tests.support.checkpoints import random_tensor, write_shard
 from tests.support.scripted_daemon import Script, ScriptedDaemon

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from streamer_client import launch, own_daemon
+from streamer_client import launch
 from streamer_client.client import Client
+from streamer_client.connect import own_daemon
 from streamer_client.contract.errors import ConfigError, DaemonUnavailable, SourceForbidden
 from streamer_client.launch import open_client
 from tests.support.checkpoints import random_tensor, write_shard
@@ -324,7 +325,7 @@ def _way_of(source: Path) -> str:
 
 FIRST_RANK = """
 import os, signal, sys
-from streamer_client import own_daemon
+from streamer_client.connect import own_daemon
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})

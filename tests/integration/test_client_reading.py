@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from streamer_client.client import Client, daemon_client, direct_client
 from streamer_client.contract.catalog import DTYPE_BITS
 from streamer_client.contract.errors import CorruptCheckpoint, SourceError
-from streamer_client.dtypes import torch_form
+from streamer_client.copy.dtypes import torch_form
 from tests.support.checkpoints import Stored, one_of_each, random_tensor, write_shard
 from tests.support.scripted_daemon import Script, scripted_daemon
 

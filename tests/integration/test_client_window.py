@@ -104,7 +104,7 @@ def test_catalog_after_first_blocks_were_granted(
 def test_two_interleaved_iterations_are_refused_clearly(
     client: Client, checkpoint_dir: Path
 ) -> None:
-    from streamer_client.feed import FeedClosed
+    from streamer_client.copy.feed import FeedClosed
 
     with client.open(checkpoint_dir, memory_limit=0) as checkpoint:
         first = checkpoint.tensors()
@@ -115,7 +115,7 @@ def test_two_interleaved_iterations_are_refused_clearly(
 
 
 def test_closing_in_the_middle_of_an_iteration(client: Client, checkpoint_dir: Path) -> None:
-    from streamer_client.feed import FeedClosed
+    from streamer_client.copy.feed import FeedClosed
 
     checkpoint = client.open(checkpoint_dir, memory_limit=0)
     iterator = checkpoint.tensors()

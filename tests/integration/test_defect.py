@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from streamer_client.contract.errors import StreamerError
-from streamerd.arguments import daemon_parser, overrides_of
-from streamerd.config import load_settings
 from streamerd.control.instance import Instance
 from streamerd.main import Daemon
+from streamerd.settings.arguments import daemon_parser, overrides_of
+from streamerd.settings.config import load_settings
 from streamerd.state import events
 from streamerd.state.events import FailureKind, ShardKey
 from tests.support.in_loop import in_loop, until

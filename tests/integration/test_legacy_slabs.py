@@ -13,8 +13,8 @@ import msgspec
 import posix_ipc
 import pytest
 
-from streamerd.checksums import Checksums
-from streamerd.shm.legacy import Inherited, choose, inherit
+from streamerd.persist.legacy import Inherited, choose, inherit
+from streamerd.reading.checksums import Checksums
 from streamerd.shm.sidecars import VERSION, Sidecar, SidecarFolder
 from streamerd.shm.slabs import (
     allocated_bytes,

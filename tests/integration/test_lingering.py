@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from streamerd.lingering import Lingering
+from streamerd.shm.lingering import Lingering
 from streamerd.shm.slabs import MOUNT, create_slab, remove_slab, slab_name
 
 SIZE = 64 << 10

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from streamer_client.client import Client, daemon_client
 from streamer_client.contract.errors import SourceChanged
-from streamer_client.page_cached import in_page_cache
+from streamer_client.delivery.page_cached import in_page_cache
 from streamer_client.storage.local_files import LocalFile
 from tests.support.checkpoints import write_model
 from tests.support.cold_files import make_cold

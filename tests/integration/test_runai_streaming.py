@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from streamer_client import SourceChanged, SourceError, StreamerError
-from streamer_client.feed import FeedClosed
+from streamer_client.copy.feed import FeedClosed
 from streamer_client.runai import FileChunks, FileStreamer, SafetensorsStreamer
 from tests.support.checkpoints import random_tensor, write_blocks, write_model, write_shard
 from tests.support.daemon import BLOCK, DaemonProcess

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-import streamer_client.ring
-from streamer_client.ring.native import NativeRing, load_library
+import streamer_client.copy.ring
+from streamer_client.copy.ring.native import NativeRing, load_library
 
-RING_SOURCE = Path(os.path.dirname(streamer_client.ring.__file__)) / "ring.c"
+RING_SOURCE = Path(os.path.dirname(streamer_client.copy.ring.__file__)) / "ring.c"
 FAKE_SOURCE = Path(__file__).with_name("fake_cuda.c")
 
 

@@ -21,14 +21,14 @@ from streamer_client.contract.handover import Files, HandedFile
 from streamer_client.contract.layout import block_count
 from streamer_client.storage.contract import StoredShard
 from streamerd import service as service_module
-from streamerd.config import load_settings
+from streamerd.answering.handovers import Handovers
+from streamerd.answering.requests import Requests
 from streamerd.control.descriptors import DescriptorSocket, SlabOpener
 from streamerd.control.sessions import Session, Sessions
 from streamerd.control.socket import ControlSocket
-from streamerd.handovers import Handovers
-from streamerd.memory_room import MemoryRoom
-from streamerd.requests import Requests
+from streamerd.memory.room import MemoryRoom
 from streamerd.service import Service
+from streamerd.settings.config import load_settings
 from streamerd.state import invariants
 from streamerd.state.shard import Shard
 from streamerd.workers import jobs

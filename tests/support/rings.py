@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import torch
 
-from streamer_client.block_jobs import Piece, Run
-from streamer_client.destination import Contiguous, Target, host_memory
+from streamer_client.copy.block_jobs import Piece, Run
+from streamer_client.copy.destination import Contiguous, Target, host_memory
 
 
 class LazyDevice:

@@ -17,7 +17,12 @@ import sys
 import torch  # noqa: F401 - here, while this is root
 
 import streamer_client
-from streamer_client import checkpoint, copy_engine, daemon_feed, direct_feed, launch  # noqa: F401
+from streamer_client import checkpoint, launch  # noqa: F401
+from streamer_client.copy import copy_engine  # noqa: F401
+from streamer_client.delivery import (
+    daemon_feed,  # noqa: F401
+    direct_feed,  # noqa: F401
+)
 
 
 def become(user: str) -> None:

@@ -13,8 +13,8 @@ import torch
 
 from streamer_client.contract.catalog import ShardCatalog, TensorEntry
 from streamer_client.contract.errors import ConfigError
-from streamer_client.feed import Feed, FeedClosed, FeedShard
-from streamer_client.iteration import tensors
+from streamer_client.copy.feed import Feed, FeedClosed, FeedShard
+from streamer_client.tensors.iteration import tensors
 
 
 class Range(NamedTuple):

@@ -17,13 +17,13 @@ import torch
 
 from streamer_client.contract.catalog import ShardCatalog
 from streamer_client.contract.errors import ConfigError
-from streamer_client.headers import Headers
 from streamer_client.runai.credentials import S3Credentials
 from streamer_client.runai.failures import as_value_error
 from streamer_client.runai.file_streamer import check_one_kind, usable_device
 from streamer_client.runai.ranges import Range, Reading
 from streamer_client.runai.session import Session
 from streamer_client.runai.tensor_metadata import SafetensorMetadata, metadata_of
+from streamer_client.tensors.headers import Headers
 
 log = logging.getLogger(__name__)
 

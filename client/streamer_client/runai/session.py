@@ -12,7 +12,7 @@ from streamer_client.runai.settings import concurrency, memory_limit, mode
 
 if TYPE_CHECKING:
     from streamer_client.client import Client
-    from streamer_client.feed import Feed
+    from streamer_client.copy.feed import Feed
 
 LABEL = "runai api"
 

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import torch
 
 from streamer_client.contract.catalog import ShardCatalog, TensorEntry
-from streamer_client.dtypes import torch_form
+from streamer_client.copy.dtypes import torch_form
 
 
 class Offsets(NamedTuple):

@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable
 from typing import Final
 
+from streamer_client.connect.trust import find_socket
 from streamer_client.contract.sizes import parse_size
-from streamer_client.trust import find_socket
 from streamerd import __version__
 from streamerd.cli import cache, config, prefetch, shard, status, verify
 from streamerd.cli.doctor import run as doctor

@@ -17,7 +17,7 @@ from streamer_client.contract.sizes import format_size
 from streamerd.cli.exit_codes import DONE
 from streamerd.cli.request import Requester
 from streamerd.cli.terminal import console, one_line
-from streamerd.settings import KEYS
+from streamerd.settings.table import KEYS
 
 
 class _Setting(msgspec.Struct, frozen=True):

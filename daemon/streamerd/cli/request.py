@@ -17,8 +17,8 @@ from typing import Final, Self, TypeVar
 
 import msgspec
 
-from streamer_client.admin import handed_over
-from streamer_client.connection import Connection
+from streamer_client.connect.connection import Connection
+from streamer_client.connect.requests import handed_over
 from streamer_client.contract.errors import (
     DaemonUnavailable,
     ProtocolMismatch,

@@ -14,8 +14,8 @@ import re
 import secrets
 from typing import Final, Self
 
+from streamer_client.connect.private_files import open_own, unlink_if_still
 from streamer_client.contract.errors import ConfigError
-from streamer_client.private_files import open_own, unlink_if_still
 
 logger = logging.getLogger(__name__)
 

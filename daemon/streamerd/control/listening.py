@@ -13,9 +13,9 @@ import socket
 import stat
 from typing import Final
 
+from streamer_client.connect.private_files import FileId, id_of
 from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.socket import SUN_PATH_BYTES
-from streamer_client.private_files import FileId, id_of
 
 BACKLOG: Final = 4096
 """Connections that wait until somebody comes to them, silent ones among them: where there is no

@@ -12,8 +12,8 @@ import fcntl
 import os
 from typing import Final, Self
 
+from streamer_client.connect.private_files import PRIVATE_FOLDER, is_still, make_folders, open_own
 from streamer_client.contract.errors import ConfigError
-from streamer_client.private_files import PRIVATE_FOLDER, is_still, make_folders, open_own
 
 SHARED_FOLDER: Final = 0o755
 """Of a folder that is made for a socket of several users: strangers may see that there is one, and

@@ -29,13 +29,13 @@ from typing import Final
 
 import msgspec
 
-from streamer_client.contract.errors import ConfigError
-from streamer_client.private_files import (
+from streamer_client.connect.private_files import (
     PRIVATE_FOLDER,
     make_folders,
     open_own,
     open_own_folder,
 )
+from streamer_client.contract.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from threading import Lock
 
 from streamer_client.storage.contract import Reader, StoredShard
 from streamer_client.storage.registry import storage_for
-from streamerd.environments import digest_of
+from streamerd.workers.environments import digest_of
 from streamerd.workers.pool import Pool
 
 

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, get_args
 
-from streamer_client import connection, descriptors, link, wire
+from streamer_client.connect import connection, descriptors, link, wire
 from streamer_client.contract import handover, layout, limits, messages
-from streamerd import handovers, requests, sources
+from streamerd.answering import handovers, requests
 from streamerd.control import connections
 from streamerd.control import descriptors as packets
 from streamerd.control import socket as control
+from streamerd.reading import sources
 
 PAGE: Final = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text(encoding="utf-8")
 MODULES: Final = (

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from streamerd import status
+from streamerd.answering import status
 
 PAGE: Final = (Path(__file__).parents[3] / "docs" / "status-json.md").read_text(encoding="utf-8")
 (_JSON,) = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)

@@ -6,9 +6,9 @@ import re
 import runpy
 from pathlib import Path
 
-from streamerd.config import load_settings
-from streamerd.memory_room import MemoryRoom
-from streamerd.settings import KEYS
+from streamerd.memory.room import MemoryRoom
+from streamerd.settings.config import load_settings
+from streamerd.settings.table import KEYS
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "systemd" / "streamerd.toml"

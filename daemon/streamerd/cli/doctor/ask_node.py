@@ -23,7 +23,7 @@ from streamerd.cli.request import Requester
 from streamerd.cli.status import status_body
 from streamerd.cli.status_body import parse_status
 from streamerd.control.instance import read_instance
-from streamerd.memory_room import cgroup_limit
+from streamerd.memory.room import cgroup_limit
 from streamerd.shm.huge_pages import can_collapse
 from streamerd.shm.slabs import MOUNT, PREFIX, allocated_bytes, mount_bytes
 

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from streamer_client.contract.errors import ConfigError, SourceForbidden, SourceNotFound
-from streamer_client.feed import FeedClosed
+from streamer_client.copy.feed import FeedClosed
 from streamer_client.runai.failures import as_value_error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamer_client.contract.errors import ConfigError
-from streamer_client.feed import FeedShard
+from streamer_client.copy.feed import FeedShard
 from streamer_client.runai.ranges import Range, _layers, byte_range, check_ranges
 
 

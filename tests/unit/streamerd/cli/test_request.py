@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer_client.connection import Connection
+from streamer_client.connect.connection import Connection
 from streamer_client.contract.errors import DaemonUnavailable, RequestRefused, SourceNotFound
 from streamerd.cli import request
 from streamerd.cli.request import Requester

@@ -15,12 +15,12 @@ from streamer_client.contract.errors import CredentialsExpired, StreamerError
 from streamer_client.storage.contract import Reader, StoredShard
 from streamer_client.storage.local import LocalStorage
 from streamer_client.storage.local_reader import LocalReader
-from streamerd.environments import digest_of
 from streamerd.log_lines import LineFormatter
 from streamerd.workers import carrier as carrier_module
 from streamerd.workers import jobs
 from streamerd.workers import readers as readers_module
 from streamerd.workers.carrier import Carrier
+from streamerd.workers.environments import digest_of
 from streamerd.workers.holdings import LentSlab, LentSource
 from streamerd.workers.undertaking import GivenUp, Undertaking, Unyielding
 

@@ -1,0 +1,1 @@
+"""Reaching the daemon: finding or starting it, the two sockets, the thread that talks, requests."""

@@ -1,0 +1,1 @@
+"""Copying blocks into tensors' memory: jobs, engines, destinations and the pinned ring."""

@@ -1,0 +1,137 @@
+"""The threads that carry a copy's plan out.
+
+Owns a few threads that each take a block's job, wait for the block, copy and give it back. The
+caller's thread plans, submits, and collects what is finished; errors of the threads are raised
+there.
+"""
+
+from __future__ import annotations
+
+import atexit
+import queue
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Any, Final, Generic, Self, TypeVar
+
+from streamer_client.copy.block_jobs import BlockJob
+from streamer_client.copy.copy_engine import ARRIVED, CopyEngine
+from streamer_client.copy.destination import Target
+from streamer_client.copy.feed import Feed
+
+JOBS_PER_THREAD: Final = 4
+"""One being copied, one waiting so that no thread idles while the caller plans, and two that were
+read and are still on their way to a device."""
+
+T = TypeVar("T", bound=Target)
+
+_living: weakref.WeakSet[Copier[Any]] = weakref.WeakSet()
+
+
+class Copier(Generic[T]):
+    """Copies the blocks of one pass. A context manager: leaving it ends pass and threads.
+
+    Args:
+        feed: where blocks come from.
+        number: the running pass.
+        engine: how bytes are put into destinations; the copier closes it.
+        most_blocks: more threads than blocks are of no use.
+    """
+
+    def __init__(self, feed: Feed, number: int, engine: CopyEngine, most_blocks: int) -> None:
+        self._feed = feed
+        self._number = number
+        self._engine = engine
+        self._jobs: queue.SimpleQueue[BlockJob[T] | None] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[tuple[BlockJob[T], int] | BaseException] = (
+            queue.SimpleQueue()
+        )
+        self._outstanding = 0
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"streamer-copy-{place}", daemon=True)
+            for place in range(max(1, min(engine.threads, most_blocks)))
+        ]
+        self._most_jobs = JOBS_PER_THREAD * len(self._threads)
+        for thread in self._threads:
+            thread.start()
+        _living.add(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the pass and the threads; nothing is copied any more on return. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._feed.end(self._number)
+        for _thread in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._engine.close()
+
+    def submit(self, job: BlockJob[T]) -> Iterator[T]:
+        """Hand a job to the threads; yields destinations that others have completed meanwhile.
+
+        Must be iterated to its end.
+        """
+        while self._outstanding >= self._most_jobs:
+            yield from self.collect()
+        self._outstanding += 1
+        self._jobs.put(job)
+
+    def collect(self) -> Iterator[T]:
+        """Wait for one job to finish; yields the destinations that it completed.
+
+        Raises:
+            FeedClosed: the pass was ended by somebody else.
+            StreamerError: the block could not be had.
+        """
+        done = self._finished.get()
+        self._outstanding -= 1
+        if isinstance(done, BaseException):
+            raise done
+        job, ticket = done
+        self._engine.settle(ticket)
+        for run in job.runs:
+            for piece in run.pieces:
+                piece.destination.left_bytes -= piece.stop - piece.start
+                if piece.destination.left_bytes == 0:
+                    yield piece.destination
+
+    def drain(self) -> Iterator[T]:
+        """Wait for all jobs; yields the destinations completed."""
+        while self._outstanding:
+            yield from self.collect()
+
+    def _work(self) -> None:
+        self._engine.enter()
+        while (job := self._jobs.get()) is not None:
+            try:
+                ticket = self._carry_out(job)
+            except BaseException as error:  # noqa: BLE001  raised in the caller's thread
+                self._finished.put(error)
+            else:
+                self._finished.put((job, ticket))
+            del job  # waiting for the next one, it would keep the memory of this one
+        self._engine.leave()
+
+    def _carry_out(self, job: BlockJob[T]) -> int:
+        self._feed.wait(self._number, job.shard, job.block)
+        ticket = ARRIVED
+        for run in job.runs:
+            ticket = max(ticket, self._engine.copy(self._feed, job.shard, run))
+        self._feed.consumed(self._number, job.shard, job.block)
+        return ticket
+
+
+@atexit.register
+def _close_living() -> None:
+    """End iterations that were left unfinished, while their threads still can."""
+    for copier in list(_living):
+        copier.close()

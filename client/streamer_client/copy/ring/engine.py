@@ -1,0 +1,215 @@
+"""Copies to a GPU through a ring, in the copier's threads.
+
+Owns which ring is used, the lane of each thread, and what an error says. A thread reads a block's
+bytes into its own slots and sends each; the block is free as soon as its bytes have left it, while
+they are still on their way to the device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import torch
+
+from streamer_client.contract.errors import DaemonUnavailable
+from streamer_client.copy.block_jobs import Piece, Run
+from streamer_client.copy.destination import Target
+from streamer_client.copy.feed import Feed
+from streamer_client.copy.ring import native
+from streamer_client.copy.ring.lanes import CopyFailed, CudaFailure, Lane, Ring, ShortImage
+from streamer_client.copy.ring.machine import near, pci_address, ranks_here
+from streamer_client.copy.ring.shape import (
+    SHAPE_ENV,
+    SLOT_ALIGNMENT_BYTES,
+    RingShape,
+    parse_shape,
+    ring_shape,
+    storage_shape,
+)
+from streamer_client.copy.ring.torch_ring import CudaDevice, TorchRing
+
+log = logging.getLogger(__name__)
+
+LANE_SHIFT: Final = 40
+"""A ticket is the lane's number, from 1, above the count of slots that it sent."""
+
+
+class RingEngine:
+    """A `CopyEngine` over a ring.
+
+    Args:
+        ring: what moves the bytes; closed with the engine.
+        threads: how many lanes to use.
+        cores: where copying threads should run; none for anywhere.
+    """
+
+    def __init__(self, ring: Ring, threads: int, cores: frozenset[int] = frozenset()) -> None:
+        self.threads = threads
+        self._ring = ring
+        self._cores = cores
+        self._own = threading.local()
+        self._lock = threading.Lock()
+        self._lanes: list[Lane | None] = []
+        self._failed: CopyFailed | None = None
+
+    def fence(self) -> None:
+        try:
+            self._ring.fence()
+        except CudaFailure as failure:
+            raise CopyFailed(f"the GPU refuses an event: {failure.what}") from failure
+
+    # --- copying threads -------------------------------------------------------------------------
+
+    def enter(self) -> None:
+        """Pin the first slot, while the first blocks are still on their way."""
+        with contextlib.suppress(CudaFailure):  # the first copy meets it again, and tells
+            lane, _ = self._lane()
+            lane.slot()
+
+    def copy(self, feed: Feed, shard: int, run: Run[Target]) -> int:
+        try:
+            lane, number = self._lane()
+            self._copy(lane, feed, shard, run)
+        except CudaFailure as failure:
+            raise _copy_failed(run, failure) from failure
+        return number << LANE_SHIFT | lane.sent
+
+    def _copy(self, lane: Lane, feed: Feed, shard: int, run: Run[Target]) -> None:
+        image = feed.image(shard, run.start // feed.block_bytes)
+        if image is not None:
+            try:
+                if lane.copy(image, run.start, run.stop - run.start, run.pieces):
+                    return
+            except ShortImage as error:
+                raise DaemonUnavailable(
+                    f"the slab of {feed.shards[shard].uri} ends before byte {run.stop}; "
+                    "was it removed from /dev/shm?"
+                ) from error
+        for part in slot_parts(run, self._ring.slot_bytes):
+            skip = part.start % SLOT_ALIGNMENT_BYTES
+            total = part.stop - part.start
+            feed.read_into([lane.slot()[skip : skip + total]], shard, part.start)
+            lane.send(skip, total, part.pieces)
+
+    def _lane(self) -> tuple[Lane, int]:
+        own = self._own
+        if not hasattr(own, "lane"):
+            if self._cores:
+                os.sched_setaffinity(0, self._cores)  # of this thread, and of the pages it touches
+            own.lane = self._ring.lane()
+            with self._lock:
+                self._lanes.append(own.lane)
+                own.number = len(self._lanes)
+        return own.lane, own.number
+
+    def leave(self) -> None:
+        if not hasattr(self._own, "lane"):
+            return
+        with self._lock:
+            self._lanes[self._own.number - 1] = None
+        try:
+            self._own.lane.close()
+        except CudaFailure as failure:
+            self._failed = CopyFailed(f"copies to the GPU did not arrive: {failure.what}")
+
+    # --- the caller's thread ---------------------------------------------------------------------
+
+    def settle(self, ticket: int) -> None:
+        number = ticket >> LANE_SHIFT
+        lane = self._lanes[number - 1] if number else None
+        if lane is None:
+            return
+        try:
+            lane.wait(ticket & (1 << LANE_SHIFT) - 1)
+        except CudaFailure as failure:
+            raise CopyFailed(
+                f"copies to the GPU did not arrive: {failure.what}; an earlier operation on the "
+                "device may be to blame"
+            ) from failure
+
+    def close(self) -> None:
+        self._ring.close()
+        if self._failed is not None:
+            log.warning("event=ring_failed reason=%r", str(self._failed))
+
+
+def slot_parts(run: Run[Target], slot_bytes: int) -> Iterator[Run[Any]]:
+    """The run in parts that each fit a slot in which every byte lies as aligned as in its file."""
+    start, parts = run.start, iter(run.pieces)
+    piece = next(parts, None)
+    while start < run.stop:
+        part: Run[Target] = Run(start)
+        stop = min(run.stop, start - start % SLOT_ALIGNMENT_BYTES + slot_bytes)
+        while piece is not None and part.stop < stop:
+            took = min(piece.stop - piece.start, stop - part.stop)
+            target, first, last = piece
+            part.pieces.append(Piece(target, first, first + took))
+            part.stop += took
+            piece = Piece(target, first + took, last) if first + took < last else next(parts, None)
+        yield part
+        start = stop
+
+
+def _copy_failed(run: Run[Target], failure: CudaFailure) -> CopyFailed:
+    """The error, told of the piece that it happened at."""
+    at = 0
+    told = "nothing"
+    for target, start, stop in run.pieces:
+        told = target.told(start + max(0, failure.at_bytes - at), stop)
+        at += stop - start
+        if failure.at_bytes < at:
+            break
+    return CopyFailed(f"copying {told} to the GPU failed: {failure.what}")
+
+
+def cuda_engine(device: torch.device, feed: Feed) -> RingEngine:
+    """The engine for one CUDA device, sized for this machine.
+
+    Raises:
+        ConfigError: `STREAMERD_RING` is malformed.
+        CopyFailed: the device cannot be used.
+    """
+    allowed = frozenset(os.sched_getaffinity(0))
+    cores = near(allowed, pci_address(device))
+    shape = _shape(feed, len(allowed))
+    try:
+        ring = _ring(device, shape)
+    except (CudaFailure, RuntimeError) as failure:
+        raise CopyFailed(f"{device} cannot be copied to: {failure}") from failure
+    return RingEngine(ring, shape.threads, cores if cores != allowed else frozenset())
+
+
+def _shape(feed: Feed, cores: int) -> RingShape:
+    chosen = os.environ.get(SHAPE_ENV)
+    if chosen:
+        return parse_shape(chosen)
+    if feed.mode in ("direct", "page-cache"):
+        return storage_shape(feed.threads, feed.block_bytes)
+    return ring_shape(cores, ranks_here())
+
+
+def _ring(device: torch.device, shape: RingShape) -> Ring:
+    """Compiled where that can be had, else of torch alone."""
+    _, slots, slot_bytes = shape
+    path = native.library_path()
+    if path is not None:
+        try:
+            return native.NativeRing(
+                native.load_library(path), _ordinal(device), slots, slot_bytes, _stream(device)
+            )
+        except native.NoLibrary as error:
+            log.warning("event=no_compiled_ring reason=%r", str(error))
+    return TorchRing(CudaDevice(device), slots, slot_bytes)
+
+
+def _ordinal(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+def _stream(device: torch.device) -> Callable[[], int]:
+    return lambda: int(torch.cuda.current_stream(device).cuda_stream)

@@ -1,0 +1,247 @@
+"""The ring's compiled part (`ring.c`) as Python sees it.
+
+Owns finding the library that the package's build left beside this module, and the border to it.
+Calls run without the interpreter lock. What the C code leaves to others, it says itself.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import errno
+import functools
+import importlib.machinery
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from streamer_client.copy.block_jobs import Piece
+from streamer_client.copy.destination import Target, memory_at
+from streamer_client.copy.feed import Image
+from streamer_client.copy.ring.lanes import CudaFailure, ShortImage
+
+log = logging.getLogger(__name__)
+
+LIBRARY_ENV: Final = "STREAMERD_RING_LIBRARY"
+"""Path of the compiled part, or `off`."""
+DRIVER: Final = "libcuda.so.1"
+_ABI: Final = 3
+_FAILED_CUDA, _FAILED_SYSTEM, _FAILED_SHORT, _FAILED_DRIVER = 1, 2, 3, 4
+
+
+class _Failure(ctypes.Structure):
+    _fields_ = (
+        ("kind", ctypes.c_int32),
+        ("code", ctypes.c_int32),
+        ("at", ctypes.c_uint64),
+        ("name", ctypes.c_char * 64),
+    )
+    kind: int
+    code: int
+    at: int
+    name: bytes
+
+
+class NoLibrary(Exception):
+    """There is no compiled part that can be used; says why."""
+
+
+_POINTER, _U64, _U32, _INT = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_int
+_SIGNATURES: Final = {
+    "ring_abi": (_INT, ()),
+    "ring_open": (_POINTER, (ctypes.c_char_p, _INT, _U32, _U64, _POINTER)),
+    "ring_fence": (_INT, (_POINTER, _POINTER, _POINTER)),
+    "ring_close": (None, (_POINTER,)),
+    "lane_open": (_POINTER, (_POINTER, _POINTER)),
+    "lane_copy": (_INT, (_POINTER, _INT, _POINTER, _U64, _U64, _POINTER, _POINTER)),
+    "lane_slot": (_POINTER, (_POINTER, _POINTER)),
+    "lane_send": (_INT, (_POINTER, _U64, _U64, _POINTER, _POINTER)),
+    "lane_sent": (_U64, (_POINTER,)),
+    "lane_wait": (_INT, (_POINTER, _U64, _POINTER)),
+    "lane_close": (_INT, (_POINTER, _POINTER)),
+    "image_map": (_POINTER, (_INT, _U64)),
+    "image_unmap": (None, (_POINTER, _U64)),
+}
+
+
+def library_path() -> str | None:
+    """Where the compiled part is; None where it was not built, or is switched off."""
+    chosen = os.environ.get(LIBRARY_ENV)
+    if chosen:
+        return None if chosen == "off" else chosen
+    folder = os.path.dirname(__file__)
+    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+        path = os.path.join(folder, "_ring" + suffix)
+        if os.path.exists(path):
+            return path
+    return None
+
+
+@functools.cache
+def load_library(path: str) -> ctypes.CDLL:
+    """The library with its functions' types set.
+
+    Raises:
+        NoLibrary: it cannot be loaded, or is of another version.
+    """
+    try:
+        library = ctypes.CDLL(path)
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError) as error:
+        raise NoLibrary(f"{path}: {error}") from error
+    if library.ring_abi() != _ABI:
+        raise NoLibrary(f"{path} is of another version; install streamerd again")
+    return library
+
+
+class NativeRing:
+    """A ring made by the compiled part.
+
+    Args:
+        library: see `load_library`.
+        device: CUDA's ordinal of the device, in this process.
+        slots: slots of each lane.
+        slot_bytes: size of each, a multiple of the page size.
+        stream: the caller's current stream on the device, asked at each fence.
+        driver: CUDA's driver library.
+
+    Raises:
+        NoLibrary: the driver cannot be used.
+        CudaFailure: the device cannot.
+    """
+
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        device: int,
+        slots: int,
+        slot_bytes: int,
+        stream: Callable[[], int],
+        driver: str = DRIVER,
+    ) -> None:
+        self.slot_bytes = slot_bytes
+        self._library = library
+        self._stream = stream
+        self._images = _Images(library)
+        failure = _Failure()
+        self._ring: int | None = library.ring_open(
+            driver.encode(), device, slots, slot_bytes, ctypes.byref(failure)
+        )
+        if not self._ring:
+            if failure.kind == _FAILED_DRIVER:
+                raise NoLibrary(f"CUDA's driver has no {failure.name.decode()}")
+            _raise(failure)
+
+    def fence(self) -> None:
+        failure = _Failure()
+        if self._library.ring_fence(self._ring, self._stream(), ctypes.byref(failure)):
+            _raise(failure)
+
+    def lane(self) -> NativeLane:
+        failure = _Failure()
+        lane = self._library.lane_open(self._ring, ctypes.byref(failure))
+        if not lane:
+            _raise(failure)
+        return NativeLane(self._library, lane, self.slot_bytes, self._images)
+
+    def close(self) -> None:
+        ring, self._ring = self._ring, None
+        if ring:
+            self._images.close()
+            self._library.ring_close(ring)
+
+
+class _Images:
+    """Mappings of the images that lanes read, each made at its first use."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        self._lock = threading.Lock()
+        self._mapped: dict[Image, tuple[int | None, int]] = {}
+
+    def address(self, image: Image, stop: int) -> int | None:
+        """Where an image is mapped; None if it cannot be, or has no bytes up to `stop`."""
+        found = self._mapped.get(image)
+        if found is None:
+            with self._lock:
+                found = self._mapped.get(image)
+                if found is None:
+                    size_bytes = os.fstat(image.fd).st_size
+                    found = self._library.image_map(image.fd, size_bytes), size_bytes
+                    self._mapped[image] = found
+        address, size_bytes = found
+        return address if stop <= size_bytes else None
+
+    def close(self) -> None:
+        for address, size_bytes in self._mapped.values():
+            if address:
+                self._library.image_unmap(address, size_bytes)
+        self._mapped.clear()
+
+
+class NativeLane:
+    """One lane of it; see `lanes.Lane`."""
+
+    def __init__(self, library: ctypes.CDLL, lane: int, slot_bytes: int, images: _Images) -> None:
+        self._library = library
+        self._images = images
+        self._lane = lane
+        self._slot_bytes = slot_bytes
+        self._failure = _Failure()
+        self._told = ctypes.byref(self._failure)
+
+    @property
+    def sent(self) -> int:
+        return int(self._library.lane_sent(self._lane))
+
+    def copy(self, image: Image, start: int, total: int, pieces: Sequence[Piece[Target]]) -> bool:
+        where = _addresses(pieces)
+        address, _ = where.buffer_info()
+        mapped = self._images.address(image, start + total)
+        if self._library.lane_copy(self._lane, image.fd, mapped, start, total, address, self._told):
+            _raise(self._failure)
+        return True
+
+    def slot(self) -> memoryview:
+        address = self._library.lane_slot(self._lane, self._told)
+        if not address:
+            _raise(self._failure)
+        return memory_at(address, self._slot_bytes)
+
+    def send(self, skip: int, total: int, pieces: Sequence[Piece[Target]]) -> None:
+        where = _addresses(pieces)
+        address, _ = where.buffer_info()
+        if self._library.lane_send(self._lane, skip, total, address, self._told):
+            _raise(self._failure)
+
+    def wait(self, sent: int) -> None:
+        failure = _Failure()  # any thread waits
+        if self._library.lane_wait(self._lane, sent, ctypes.byref(failure)):
+            _raise(failure)
+
+    def close(self) -> None:
+        if self._library.lane_close(self._lane, self._told):
+            _raise(self._failure)
+
+
+def _addresses(pieces: Sequence[Piece[Target]]) -> array.array[int]:
+    """`struct piece` for each piece of memory: where it goes, and how many bytes."""
+    flat = array.array("Q")
+    for target, start, stop in pieces:
+        flat += target.extents(start, stop)
+    return flat
+
+
+def _raise(failure: _Failure) -> None:
+    name = failure.name.decode(errors="replace")
+    if failure.kind == _FAILED_SYSTEM:
+        raise OSError(failure.code, f"{name}: {os.strerror(failure.code)}")
+    if failure.kind == _FAILED_SHORT:
+        raise ShortImage
+    if failure.kind == _FAILED_CUDA:
+        raise CudaFailure(name, failure.at)
+    raise CudaFailure(errno.errorcode.get(failure.code, "unknown failure"))

@@ -1,0 +1,258 @@
+"""A feed without a daemon: blocks are read from storage by whoever needs them.
+
+Nothing is buffered and nothing shared: a reader's threads read straight into the memory where the
+bytes are wanted, so reading ahead is theirs to do, within `read_ahead_bytes`.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from streamer_client.connect.source_access import SourceAccess
+from streamer_client.contract.errors import CredentialsExpired, SourceChanged, SourceNotFound
+from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES, BlockRange
+from streamer_client.contract.uris import is_remote
+from streamer_client.copy.feed import FeedClosed, FeedShard
+from streamer_client.delivery.parallelism import read_threads
+from streamer_client.storage.contract import Reader, Storage, StoredShard
+from streamer_client.storage.local_files import DescriptorStorage, LocalFile
+
+READ_AHEAD_BYTES: Final = 128 << 20
+SCATTER_BYTES: Final = 256 << 10
+"""Buffers smaller than this on average are read as one range and then copied apart."""
+
+
+class _Opened(NamedTuple):
+    """A reader, and the storage whose credentials it has."""
+
+    reader: Reader
+    storage: Storage
+
+
+class DirectFeed:
+    """The shards of one source, read in this process.
+
+    Args:
+        storage: the kind of source.
+        stored: the shards as they were found; a shard that changed since raises SourceChanged.
+        memory_limit: bytes of private memory to read ahead into; -1 a default, 0 none.
+        threads: how many threads a reader should use.
+        block_bytes: unit of reading.
+        renewed: a storage with newer credentials than the last, None where there are none.
+    """
+
+    mode = "direct"
+    resident_bytes = 0
+
+    def __init__(
+        self,
+        storage: Storage,
+        stored: Sequence[StoredShard],
+        *,
+        memory_limit: int = -1,
+        threads: int,
+        block_bytes: int = DEFAULT_BLOCK_BYTES,
+        renewed: Callable[[], Storage | None] = lambda: None,
+    ) -> None:
+        self.shards = tuple(FeedShard(shard.uri, shard.size_bytes) for shard in stored)
+        self.block_bytes = block_bytes
+        self.threads = threads
+        self.read_ahead_bytes = (
+            READ_AHEAD_BYTES if memory_limit < 0 else min(memory_limit, READ_AHEAD_BYTES)
+        )
+        self._storage = storage
+        self._stored = tuple(stored)
+        self._renewed = renewed
+        self._opened: dict[int, _Opened] = {}
+        self._retired: list[Reader] = []
+        """Readers whose credentials expired, while other threads may still read with them."""
+        self._own = threading.local()
+        self._lock = threading.Lock()
+        self._pass = 0
+        self._closed = False
+
+    def begin(self, order: Sequence[BlockRange]) -> int:
+        del order  # blocks are read when they are asked for
+        self._pass += 1
+        return self._pass
+
+    def end(self, number: int) -> None:
+        if number == self._pass:
+            self._pass += 1
+
+    def wait(self, number: int, shard: int, block: int) -> None:
+        del shard, block
+        if number != self._pass or self._closed:
+            raise FeedClosed
+
+    def read_into(self, buffers: Sequence[memoryview], shard: int, start: int) -> None:
+        total = sum(len(buffer) for buffer in buffers)
+        small = total < SCATTER_BYTES * len(buffers)
+        if len(buffers) > 1 and (small or self._one_request(shard)):
+            scratch = self._scratch(total)
+            self._read(shard, scratch, start)
+            at = 0
+            for buffer in buffers:
+                buffer[:] = scratch[at : at + len(buffer)]
+                at += len(buffer)
+            return
+        for buffer in buffers:
+            if buffer:
+                self._read(shard, buffer, start)
+            start += len(buffer)
+
+    def _scratch(self, size_bytes: int) -> memoryview:
+        """This thread's own; new memory each time would cost as much again as the copy."""
+        memory: bytearray | None = getattr(self._own, "memory", None)
+        if memory is None or len(memory) < size_bytes:
+            memory = self._own.memory = bytearray(size_bytes)
+        return memoryview(memory)[:size_bytes]
+
+    def _one_request(self, shard: int) -> bool:
+        """Whether a request costs more than copying what came with it to where it belongs."""
+        return self._of(shard).reader.piece_bytes == 0
+
+    def _read(self, shard: int, buffer: memoryview, start: int) -> None:
+        opened = self._of(shard)
+        try:
+            opened.reader.readinto(buffer, start)
+        except CredentialsExpired:
+            if not self._renew(shard, opened):
+                raise
+            self._of(shard).reader.readinto(buffer, start)
+
+    def _of(self, shard: int) -> _Opened:
+        with self._lock:
+            if self._closed:
+                raise FeedClosed
+            opened = self._opened.get(shard)
+            if opened is None:
+                reader = self._storage.open(self._stored[shard])
+                opened = self._opened[shard] = _Opened(reader, self._storage)
+            return opened
+
+    def _renew(self, shard: int, expired: _Opened) -> bool:
+        """Have the shard opened anew; False where nothing newer than `expired` is to be had."""
+        with self._lock:
+            if expired.storage is self._storage:
+                storage = self._renewed()
+                if storage is None:
+                    return False
+                self._storage = storage
+            if self._opened.get(shard) is expired:
+                self._retired.append(self._opened.pop(shard).reader)
+            return True
+
+    def image(self, shard: int, block: int) -> None:
+        del shard, block  # how a file is best read is known to its reader
+
+    def consumed(self, number: int, shard: int, block: int) -> None:
+        del number, shard, block
+
+    def views(self, shard: int) -> bool:
+        del shard
+        return False
+
+    def mapped(self, shard: int, start: int, stop: int) -> mmap.mmap | None:
+        del shard, start, stop
+        return None
+
+    def settle(self) -> None:
+        """What a reader gave is the source's: it looks at each read."""
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            readers = [*self._retired, *(opened.reader for opened in self._opened.values())]
+            self._opened.clear()
+            self._retired.clear()
+        for reader in readers:
+            reader.close()
+        if is_remote(self._stored[0].uri):
+            from streamer_client.storage.http.pool import close_idle  # noqa: PLC0415  not for files
+
+            close_idle()
+
+
+def open_directly(
+    access: SourceAccess,
+    source: str,
+    pattern: str | None,
+    files: Sequence[str] | None,
+    *,
+    memory_limit: int = -1,
+    concurrency: int | None = None,
+    block_bytes: int = DEFAULT_BLOCK_BYTES,
+    expected: Sequence[tuple[str, str, int]] = (),
+) -> DirectFeed:
+    """Find a source's shards and read them in this process.
+
+    Args:
+        access: the way into the source.
+        source: as in `Storage.list_shards`, and so `pattern` and `files`.
+        pattern: a glob.
+        files: the shards themselves.
+        memory_limit: see `DirectFeed`.
+        concurrency: threads, and connections, to read with.
+        block_bytes: unit of reading.
+        expected: `(uri, identity, size_bytes)` of shards that must not have changed.
+
+    Raises:
+        SourceError: it cannot be read, or has no shards.
+        SourceChanged: a shard is not as expected.
+    """
+    storage = access.storage()
+    stored = storage.list_shards(source, pattern, files)
+    if not stored:
+        raise SourceNotFound(f"{source} has no shards")
+    same_shards(stored, expected)
+    return DirectFeed(
+        storage,
+        stored,
+        memory_limit=memory_limit,
+        threads=read_threads(concurrency, remote=is_remote(stored[0].uri)),
+        block_bytes=block_bytes,
+        renewed=access.renewed_storage,
+    )
+
+
+def read_files(
+    files: Sequence[LocalFile],
+    *,
+    memory_limit: int = -1,
+    concurrency: int | None = None,
+    block_bytes: int = DEFAULT_BLOCK_BYTES,
+) -> DirectFeed:
+    """Read files in this process that it has open, wherever their names lead by now.
+
+    Args:
+        files: opened; they stay their owner's.
+        memory_limit: see `DirectFeed`.
+        concurrency: threads to read with.
+        block_bytes: unit of reading.
+    """
+    return DirectFeed(
+        DescriptorStorage(files),
+        [file.shard for file in files],
+        memory_limit=memory_limit,
+        threads=read_threads(concurrency, remote=False),
+        block_bytes=block_bytes,
+    )
+
+
+def same_shards(found: Sequence[StoredShard], expected: Sequence[tuple[str, str, int]]) -> None:
+    """Check that storage still has what the daemon showed as `(uri, identity, size_bytes)`.
+
+    Raises:
+        SourceChanged: naming the first shard that is not the same.
+    """
+    now = {shard.uri: shard for shard in found}
+    for uri, identity, size_bytes in expected:
+        shard = now.get(uri)
+        if shard is None or (shard.identity, shard.size_bytes) != (identity, size_bytes):
+            raise SourceChanged(
+                f"{uri} changed while it was being loaded; load it again from the start"
+            )

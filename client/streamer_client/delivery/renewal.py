@@ -1,0 +1,82 @@
+"""Keeps the credentials of one load fresh with the daemon that reads for it.
+
+Owns a thread that asks now and then, and at once when the daemon says that they have expired:
+resolving credentials may ask a metadata service, for which neither the wire nor a copying thread
+may wait. Only loads of sources that take an environment have one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Final
+
+from streamer_client.connect.source_access import SourceAccess
+
+CHECK_S: Final = 30.0
+"""How often a load that nobody complained about is looked at."""
+PATIENCE_S: Final = 10.0
+"""How long newer credentials are hoped for, once the daemon has asked."""
+AGAIN_S: Final = 1.0
+
+Send = Callable[[dict[str, str]], None]
+
+
+class Renewal:
+    """One load's renewal; ends with `close`, or with whom `send` belongs to.
+
+    Args:
+        access: where credentials come from.
+        send: a method that gives it a newer environment; the object it belongs to is not kept.
+        patience_s: see `PATIENCE_S`.
+    """
+
+    def __init__(self, access: SourceAccess, send: Send, patience_s: float = PATIENCE_S) -> None:
+        self._access = access
+        self._sent: dict[str, str] = {}
+        self._send = weakref.WeakMethod(send)
+        self._patience_s = patience_s
+        self._wake = threading.Event()
+        self._wanted = False
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def sent(self, environment: dict[str, str]) -> None:
+        """The daemon was given this with an open; from the first that is not empty on, look."""
+        self._sent = environment
+        if environment and self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="streamer-renewal", daemon=True)
+            self._thread.start()
+
+    def want(self) -> None:
+        """The daemon asks; does not wait."""
+        self._wanted = True
+        self._wake.set()
+
+    def close(self) -> None:
+        """No more; does not wait. Idempotent, safe in finalizers."""
+        self._closed = True
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._closed and self._send() is not None:
+            self._wake.wait(CHECK_S)
+            self._wake.clear()
+            if not self._closed:
+                wanted, self._wanted = self._wanted, False
+                self._renew(wanted=wanted)
+
+    def _renew(self, *, wanted: bool) -> None:
+        """Send what is newer; where it was asked for and nothing is, send the same to say so."""
+        deadline = time.monotonic() + (self._patience_s if wanted else 0.0)
+        while (fresh := self._access.variables()) == self._sent:
+            if time.monotonic() >= deadline or self._closed:
+                break
+            self._wake.wait(AGAIN_S)
+            self._wake.clear()
+        send = self._send()
+        if send is not None and not self._closed and (wanted or fresh != self._sent):
+            self._sent = fresh
+            send(fresh)

@@ -1,0 +1,1 @@
+"""Making tensors of blocks: headers, order, staging and handing out."""

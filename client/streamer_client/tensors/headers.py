@@ -1,0 +1,208 @@
+"""Reading the shards' headers out of a feed, once each.
+
+Owns collecting a header that may be longer than the window, and the checkpoint-wide check that no
+name is there twice. What a header says is parsed and validated by the contract's catalog.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from streamer_client.contract.catalog import (
+    LENGTH_BYTES,
+    ShardCatalog,
+    header_bytes,
+    parse_header,
+)
+from streamer_client.contract.errors import CorruptCheckpoint
+from streamer_client.contract.layout import BlockRange, block_span, blocks_of_bytes
+from streamer_client.contract.limits import MAX_HEADER_BYTES, MAX_SOURCE_CHARACTERS
+from streamer_client.contract.printable import printable
+from streamer_client.copy.feed import Feed
+
+FIRST_READ_BYTES: Final = 64 << 10
+"""Read at once from the first block; most headers are shorter, and a request costs more."""
+
+
+class ShardHeaders(Protocol):
+    """What a pass asks about the shards it reads; see `Headers` for the meaning."""
+
+    def known(self, shard: int) -> ShardCatalog | None: ...
+    def in_pass(self, number: int, shard: int) -> ShardCatalog: ...
+    def in_view(self, shard: int) -> ShardCatalog | None: ...
+
+
+class Headers:
+    """The headers of a feed's shards, as far as they were read.
+
+    One thread at a time reads them.
+
+    Args:
+        feed: the shards.
+        unique: whether a name in two shards is an error, as it is for a checkpoint.
+    """
+
+    def __init__(self, feed: Feed, *, unique: bool = True) -> None:
+        self._feed = feed
+        self._unique = unique
+        self._known: dict[int, ShardCatalog] = {}
+        self._owner: dict[str, str] = {}
+
+    def known(self, shard: int) -> ShardCatalog | None:
+        return self._known.get(shard)
+
+    def in_pass(self, number: int, shard: int) -> ShardCatalog:
+        """The shard's header, read in a running pass that wants all its blocks.
+
+        Blocks that hold nothing else are given back; the one with the first data is not.
+
+        Raises:
+            CorruptCheckpoint: it is not a safetensors file, or repeats a name of another shard.
+        """
+        known = self._known.get(shard)
+        if known is not None:
+            return known
+        part = _PartialHeader(self._feed, shard)
+        while (block := part.next_block()) is not None:
+            self._feed.wait(number, shard, block)
+            part.take(block)
+            if part.fills(block):
+                self._feed.consumed(number, shard, block)
+        return self._learn(shard, part)
+
+    def in_view(self, shard: int) -> ShardCatalog | None:
+        """The header of a held shard, read in no pass; None when it cannot be viewed any more.
+
+        Raises:
+            CorruptCheckpoint: as `in_pass`.
+        """
+        known = self._known.get(shard)
+        if known is not None:
+            return known
+        part = _PartialHeader(self._feed, shard)
+        while (block := part.next_block()) is not None:
+            if self._feed.mapped(shard, block, block + 1) is None:
+                return None
+            part.take(block)
+        return self._learn(shard, part)
+
+    def all(self) -> tuple[ShardCatalog, ...]:
+        """Every shard's header, in passes of their own where some are not known yet.
+
+        First the first block of each, then what is left of the long ones: each pass gives all its
+        blocks back before the next begins. Headers are collected together as long as they are no
+        longer than one may be, which those of a real checkpoint never are.
+        """
+        unknown = [shard for shard in range(len(self._feed.shards)) if shard not in self._known]
+        parts = {shard: _PartialHeader(self._feed, shard) for shard in unknown}
+        self._collect(parts, [part.first_range() for part in parts.values()])
+        for group in _groups(parts):
+            self._collect(parts, [parts[shard].rest_range() for shard in group])
+            for shard in group:
+                self._learn(shard, parts.pop(shard))
+        return tuple(self._known[shard] for shard in range(len(self._feed.shards)))
+
+    def _collect(self, parts: dict[int, _PartialHeader], ranges: list[BlockRange]) -> None:
+        order = [item for item in ranges if item.start < item.stop]
+        if not order:
+            return
+        number = self._feed.begin(order)
+        try:
+            for shard, start, stop in order:
+                for block in range(start, stop):
+                    self._feed.wait(number, shard, block)
+                    parts[shard].take(block)
+                    self._feed.consumed(number, shard, block)
+        finally:
+            self._feed.end(number)
+
+    def _learn(self, shard: int, part: _PartialHeader) -> ShardCatalog:
+        catalog = part.parsed()
+        if self._unique:
+            self._own(catalog)
+        self._known[shard] = catalog
+        return catalog
+
+    def _own(self, catalog: ShardCatalog) -> None:
+        """Note whose the names are, all or none; there may be a million, so nothing is copied."""
+        owner = self._owner
+        name = min((entry.name for entry in catalog.entries if entry.name in owner), default=None)
+        if name is not None:
+            first, second = (
+                printable(uri, MAX_SOURCE_CHARACTERS) for uri in (owner[name], catalog.uri)
+            )
+            raise CorruptCheckpoint(
+                f"tensor {printable(name)} is in two shards, {first} and {second}; one of them is "
+                "left over from another checkpoint: remove it, or name it out by the pattern"
+            )
+        for entry in catalog.entries:
+            owner[entry.name] = catalog.uri
+
+
+def _groups(parts: Mapping[int, _PartialHeader]) -> list[list[int]]:
+    """The shards in their order, cut where their headers together pass what one may have."""
+    groups: list[list[int]] = []
+    sum_bytes = 0
+    for shard, part in parts.items():
+        sum_bytes += part.total_bytes
+        if not groups or sum_bytes > MAX_HEADER_BYTES:
+            groups.append([])
+            sum_bytes = part.total_bytes
+        groups[-1].append(shard)
+    return groups
+
+
+class _PartialHeader:
+    """The bytes of one header, collected block by block."""
+
+    def __init__(self, feed: Feed, shard: int) -> None:
+        self._feed = feed
+        self._shard = shard
+        self._uri, self._size = feed.shards[shard]
+        self._block_bytes = feed.block_bytes
+        self._header = bytearray()
+        self._total: int | None = None
+
+    @property
+    def total_bytes(self) -> int:
+        """Length of the whole header; 0 until its first bytes were read."""
+        return self._total or 0
+
+    def first_range(self) -> BlockRange:
+        return BlockRange(self._shard, 0, 1 if self._size else 0)
+
+    def rest_range(self) -> BlockRange:
+        past = blocks_of_bytes(0, self._total or 0, self._block_bytes)[1]
+        return BlockRange(self._shard, min(1, past), past)
+
+    def next_block(self) -> int | None:
+        """The block that the next missing byte is in; None when nothing is missing."""
+        missing = bool(self._size) if self._total is None else len(self._header) < self._total
+        return len(self._header) // self._block_bytes if missing else None
+
+    def fills(self, block: int) -> bool:
+        """Whether the header leaves no byte of the block to tensors."""
+        _, stop = block_span(block, self._size, self._block_bytes)
+        return self._total is not None and stop <= self._total
+
+    def take(self, block: int) -> None:
+        """Read what `block` has of the header."""
+        _, stop = block_span(block, self._size, self._block_bytes)
+        if self._total is None:
+            self._read(min(stop, FIRST_READ_BYTES))
+            self._total = header_bytes(self._header[:LENGTH_BYTES], self._uri, self._size)
+        self._read(min(stop, self._total))
+        del self._header[self._total :]
+
+    def _read(self, stop: int) -> None:
+        start = len(self._header)
+        if start < stop:
+            more = bytearray(stop - start)
+            self._feed.read_into([memoryview(more)], self._shard, start)
+            self._header += more
+
+    def parsed(self) -> ShardCatalog:
+        if self._total is None:  # an empty file has no block to read it from
+            self._total = header_bytes(b"", self._uri, self._size)
+        return parse_header(self._header, self._uri, self._size)

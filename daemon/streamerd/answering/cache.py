@@ -1,0 +1,196 @@
+"""What operators do with what is in memory: evict, pin, unpin.
+
+Runs in the daemon's loop, called by `requests.py`. Each answers with what was done, in words. A
+local source is what its files are, as far as whoever asks can open them; and what of it cannot be
+opened any more is known by the names that the same user gave it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+
+from streamer_client.contract.errors import MemoryLimitError, RequestRefused, SourceNotFound
+from streamer_client.contract.printable import printable
+from streamer_client.contract.uris import is_remote
+from streamerd.answering.handovers import Handed
+from streamerd.answering.local_files import LocalFiles
+from streamerd.control.sessions import Session
+from streamerd.reading.backing import Backing
+from streamerd.service import Service
+from streamerd.state import events
+from streamerd.state.events import LoadKey, ShardKey
+from streamerd.state.shard import Shard
+
+ROOT_UID = 0
+
+
+class Cache:
+    """The shards in memory, as operators name them: by source, or by file.
+
+    Args:
+        service: whose shards.
+        files: knows which shard a file is.
+    """
+
+    def __init__(self, service: Service, files: LocalFiles) -> None:
+        self._service = service
+        self._files = files
+
+    def shards_of(self, session: Session, source: str, files: Sequence[Handed]) -> list[Shard]:
+        """The shards that these files are, and those directly under a directory or prefix.
+
+        Raises:
+            SourceNotFound: nothing of it is in memory.
+        """
+        found = self._found(session, (source,), files)
+        if not found:
+            raise SourceNotFound(
+                f"{printable(source)} is not in memory; `streamerctl status` lists what is"
+            )
+        return found
+
+    def _found(
+        self, session: Session, sources: Iterable[str], files: Sequence[Handed]
+    ) -> list[Shard]:
+        shards, backings = self._service.model.shards, self._service.backings
+        meant = self._files.pairs(files).keys()
+        uris = {_as_listed(source) for source in sources}
+        return [
+            shard
+            for key, shard in shards.items()
+            if key in meant or _is_called(backings[key], session, uris)
+        ]
+
+    def evict(
+        self,
+        session: Session,
+        sources: tuple[str, ...],
+        files: Sequence[Handed],
+        done: Callable[[str], None],
+    ) -> None:
+        """Release the shards of `sources`; all that nobody keeps when there are none.
+
+        Args:
+            session: who asks.
+            sources: directories, prefixes or files.
+            files: those of them that are local and can be opened.
+            done: called with what was released, once its memory is free.
+
+        Raises:
+            SourceNotFound: nothing of it is in memory.
+            RequestRefused: somebody leases it, or it is pinned; the text says who.
+        """
+        if sources:
+            shards = self._found(session, sources, files)
+            if not shards:
+                names = ", ".join(printable(source) for source in sources)
+                verb = "is" if len(sources) == 1 else "are"
+                raise SourceNotFound(
+                    f"{names} {verb} not in memory; `streamerctl status` lists what is"
+                )
+            for shard in shards:
+                self._refuse_if_kept(shard)
+        else:
+            known = self._service.model.shards.values()
+            shards = [shard for shard in known if not shard.loads and not shard.pinned]
+            self._service.failures.clear()
+        size_bytes = sum(shard.resident_bytes for shard in shards)
+        keys = tuple(shard.key for shard in shards)
+        self._service.post(events.EvictRequested(self._service.now_s, keys))
+        self._service.turn()
+        told = f"{len(keys)} shards, {size_bytes} bytes released"
+        self._service.when_gone(keys, lambda: done(told))
+
+    def _refuse_if_kept(self, shard: Shard) -> None:
+        uri = self._service.backings[shard.key].stored.uri
+        if shard.loads:
+            holders = sorted({self._holder(key) for key in shard.loads})
+            raise RequestRefused(
+                f"{uri} is in use by {', '.join(holders)}; evict it when they are done"
+            )
+        if shard.pinned:
+            raise RequestRefused(f"{uri} is pinned; `streamerctl unpin` it first")
+
+    def _holder(self, key: LoadKey) -> str:
+        session = self._service.sessions.get(key.owner)
+        if session is None:
+            return "a prefetch"
+        return f"pid {session.pid} ({session.label})" if session.label else f"pid {session.pid}"
+
+    def note_pins(self, session: Session, keys: Iterable[ShardKey]) -> None:
+        """Remember who asked for shards to be kept."""
+        for key in keys:
+            if (backing := self._service.backings.get(key)) is not None:
+                backing.pinned_by.add(session.uid)
+
+    def pin(self, session: Session, source: str, files: Sequence[Handed]) -> str:
+        """Keep a source until it is unpinned.
+
+        Raises:
+            SourceNotFound: nothing of it is in memory.
+            MemoryLimitError: its room cannot be set aside.
+        """
+        shards = self.shards_of(session, source, files)
+        keys = tuple(shard.key for shard in shards)
+        self._service.post(events.PinRequested(self._service.now_s, keys))
+        self._service.turn()
+        if not all(shard.pinned for shard in shards):
+            ledger = self._service.model.ledger
+            raise MemoryLimitError(
+                f"{printable(source)} needs {sum(shard.slab_bytes for shard in shards)} bytes set "
+                f"aside, and {ledger.limit_bytes - ledger.committed_bytes} of {ledger.limit_bytes} "
+                "are not promised to others (one smallest window stays free); unpin something else "
+                "first"
+            )
+        self.note_pins(session, keys)
+        return f"{len(shards)} shards pinned"
+
+    def unpin(self, session: Session, source: str, files: Sequence[Handed]) -> str:
+        """Let a source be evicted again: what this user pinned, or for root what anybody did.
+
+        Raises:
+            SourceNotFound: nothing of it is in memory.
+            RequestRefused: it is not pinned, or not by this user.
+        """
+        pinned = [shard for shard in self.shards_of(session, source, files) if shard.pinned]
+        if not pinned:
+            raise RequestRefused(f"{printable(source)} is not pinned")
+        backings = [self._service.backings[shard.key] for shard in pinned]
+        others: set[int] = set().union(*(backing.pinned_by for backing in backings))
+        if session.uid != ROOT_UID and not any(session.uid in one.pinned_by for one in backings):
+            users = ", ".join(str(uid) for uid in sorted(others)) or "another"
+            raise RequestRefused(
+                f"{printable(source)} was pinned by user {users}, who may unpin it, as root may"
+            )
+        for backing in backings:
+            if session.uid == ROOT_UID:
+                backing.pinned_by.clear()
+            backing.pinned_by.discard(session.uid)
+        free = tuple(
+            shard.key
+            for shard, backing in zip(pinned, backings, strict=True)
+            if not backing.pinned_by
+        )
+        self._service.post(events.UnpinRequested(self._service.now_s, free))
+        kept = len(pinned) - len(free)
+        told = f"{len(free)} shards unpinned"
+        return f"{told}, {kept} stay pinned by others" if kept else told
+
+
+def _is_called(backing: Backing, session: Session, uris: set[str]) -> bool:
+    """Whether this user calls a shard so; the names of objects are everybody's."""
+    for name in backing.names:
+        if name.text in uris or os.path.dirname(name.text) in uris:
+            own = session.uid in (name.uid, ROOT_UID)
+            if own or is_remote(name.text):
+                return True
+    return False
+
+
+def _as_listed(source: str) -> str:
+    """The source as the URIs of its shards begin."""
+    if not is_remote(source):
+        return source.rstrip("/") or "/"
+    scheme, _, path = source.partition("://")
+    return f"{scheme.lower()}://{path.rstrip('/')}"

@@ -1,0 +1,1 @@
+"""How much memory this machine and this cgroup leave for slabs."""

@@ -1,0 +1,77 @@
+"""Whether a memory limit can be kept here: what contradicts it, and what only makes it tight.
+
+Slabs are charged to the control group of the process that touches them first, which is the
+daemon's, beside what its own processes need. A limit that does not fit ends in the kernel's OOM
+killer, hours later and far from its cause; so it is compared at start. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from streamer_client.contract.layout import PAGE_BYTES
+from streamer_client.contract.sizes import exact_size, format_size
+from streamerd.memory.room import SHM_MOUNT, MemoryRoom
+
+_MAIN_BYTES: Final = 64 << 20
+_WORKER_BYTES: Final = 32 << 20
+"""What the daemon's processes were seen to use for themselves, rounded up."""
+_TIGHT: Final = 0.9
+"""Of a ceiling: more than so much of it leaves little to anybody else."""
+
+
+def own_bytes(workers: int, threads: int, block_bytes: int) -> int:
+    """What the daemon's processes need beside slabs: each thread may have a block in a buffer."""
+    return _MAIN_BYTES + workers * (_WORKER_BYTES + threads * block_bytes)
+
+
+def contradiction(limit_bytes: int, own: int, room: MemoryRoom) -> str | None:
+    """Why slabs of `limit_bytes` beside `own` bytes of the daemon cannot be had, and the remedy."""
+    if room.mount_bytes is not None and limit_bytes > room.mount_bytes:
+        return (
+            f"more than the {SHM_MOUNT} mount's {room.mount_bytes} bytes "
+            f"({format_size(room.mount_bytes)}); lower memory_limit, or enlarge the mount with: "
+            f"mount -o remount,size={exact_size(_whole_pages(limit_bytes))} {SHM_MOUNT}"
+        )
+    if room.machine_bytes is not None and limit_bytes > room.machine_bytes:
+        return (
+            f"more than the machine's {room.machine_bytes} bytes "
+            f"({format_size(room.machine_bytes)}); lower memory_limit"
+        )
+    if room.cgroup_bytes is not None and limit_bytes + own > room.cgroup_bytes:
+        most = max(0, room.cgroup_bytes - own)
+        return (
+            f"which with {format_size(own)} for the daemon's own processes is more than the "
+            f"control group's limit of {room.cgroup_bytes} bytes "
+            f"({format_size(room.cgroup_bytes)}, {room.cgroup_file}): the kernel would kill them. "
+            f"Lower memory_limit to {most} ({format_size(most)}) or less, or raise the group's "
+            "limit (systemd: MemoryMax= and MemoryHigh=; a container: its memory limit)"
+        )
+    return None
+
+
+def doubts(limit_bytes: int, own: int, room: MemoryRoom) -> Iterator[str]:
+    """What makes the limit tight although it may work, each in a sentence."""
+    needed = limit_bytes + own
+    if room.cgroup_bytes is not None and needed + room.cgroup_used_bytes > room.cgroup_bytes:
+        yield (
+            f"the control group's limit of {format_size(room.cgroup_bytes)} ({room.cgroup_file}) "
+            f"has no room for memory_limit ({format_size(limit_bytes)}), {format_size(own)} for "
+            f"the daemon and the {format_size(room.cgroup_used_bytes)} that the group uses already"
+        )
+    elif room.cgroup_bytes is not None and needed > _TIGHT * room.cgroup_bytes:
+        yield (
+            f"memory_limit and the daemon take {format_size(needed)} of the control group's "
+            f"{format_size(room.cgroup_bytes)} ({room.cgroup_file}); ranks in the same group find "
+            "little"
+        )
+    if room.machine_bytes is not None and needed > _TIGHT * room.machine_bytes:
+        yield (
+            f"memory_limit and the daemon take {format_size(needed)} of the machine's "
+            f"{format_size(room.machine_bytes)}; the ranks need memory too"
+        )
+
+
+def _whole_pages(size_bytes: int) -> int:
+    return -(-size_bytes // PAGE_BYTES) * PAGE_BYTES

@@ -1,0 +1,1 @@
+"""What outlives a daemon: sidecars' use and the adoption of slabs that it left."""

@@ -1,0 +1,1 @@
+"""Reading sources into slabs: fetches in flight, bandwidth, progress, credentials."""

@@ -1,0 +1,194 @@
+"""Reads that the core asked for: handed to workers, their ends turned into events.
+
+Owns what a fetch reads with, the pace of remote ones, and the counters of what was read. Runs in
+the daemon's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from streamer_client.contract.errors import (
+    CredentialsExpired,
+    SourceChanged,
+    SourceError,
+    SourceForbidden,
+    StreamerError,
+)
+from streamer_client.contract.layout import block_span
+from streamer_client.contract.uris import is_remote
+from streamerd.reading.backing import Backing
+from streamerd.reading.bandwidth import Pace, TokenBucket
+from streamerd.reading.progress import Rate
+from streamerd.reading.sources import Pair, Sources
+from streamerd.settings.config import Settings
+from streamerd.state.commands import FetchBlock
+from streamerd.state.events import (
+    AnyEvent,
+    BlockFetched,
+    FailureKind,
+    FetchFailed,
+    LoadKey,
+    ShardKey,
+)
+from streamerd.workers import jobs
+from streamerd.workers.environments import Environments
+from streamerd.workers.supervisor import Fleet
+
+_REFUSALS = {
+    CredentialsExpired.code: FailureKind.EXPIRED,
+    SourceForbidden.code: FailureKind.DENIED,
+}
+"""What a store says to credentials and not of an object."""
+
+
+@dataclass(slots=True)
+class Reading:
+    """What was read from sources since the start."""
+
+    source_bytes: int = 0
+    proof_bytes: int = 0
+    """Read once more to compare with what is in memory, because a file was touched."""
+    device_bytes: int = 0
+    requests: int = 0
+    retries: int = 0
+
+
+class Fetches:
+    """Carries `FetchBlock` out.
+
+    Args:
+        settings: block size and the cap.
+        fleet: who reads.
+        backings: what stands behind the core's shards.
+        environments: what each load's client sent along.
+        sources: what local shards are read through.
+        post: gives an event to the core.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        fleet: Fleet,
+        backings: Mapping[ShardKey, Backing],
+        environments: Environments,
+        sources: Sources,
+        post: Callable[[AnyEvent], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._block_bytes = settings.block_bytes
+        self._wait_s = settings.source_wait_s
+        self._sources = sources
+        self.is_outdated: Callable[[ShardKey, int, int], bool] = lambda *_told: False
+        """Asked with shard, ctime and attempt whether to read a block again; see `doubts.py`."""
+        self._fleet = fleet
+        self._backings = backings
+        self._environments = environments
+        self._post = post
+        bucket = TokenBucket(settings.bandwidth_limit_bytes, self._loop.time)
+        self.pace = Pace(bucket, self._loop.call_later)
+        self.reading = Reading()
+        self.rates: dict[ShardKey, Rate] = {}
+
+    def begin(self, command: FetchBlock) -> None:
+        """Have a worker read a block, remote ones when the cap lets them."""
+        backing = self._backings[command.shard]
+        if backing.slab_error is not None:
+            self._fail(command, FailureKind.ERROR, backing.slab_error)
+        elif is_remote(backing.stored.uri):
+            start, stop = block_span(command.block, backing.stored.size_bytes, self._block_bytes)
+            environment = self._environments.of(command.lender)
+            self.pace.begin(stop - start, lambda: self._read(command, None, environment))
+        else:
+            self._read_local(command, attempt=1)
+
+    def _read_local(self, command: FetchBlock, *, attempt: int) -> None:
+        pair = self._sources.reading(command.shard)
+        if pair is None:
+            uri = self._backings[command.shard].stored.uri
+            text = f"{uri}: nobody who may read it is left; load it again"
+            self._fail(command, FailureKind.ERROR, SourceError(text))
+        else:
+            self._read(command, pair, {}, attempt=attempt)
+
+    def _read(
+        self,
+        command: FetchBlock,
+        pair: Pair | None,
+        environment: dict[str, str],
+        *,
+        attempt: int = 1,
+    ) -> None:
+        backing = self._backings[command.shard]
+        stored = backing.stored if pair is None else pair.stored
+        start, stop = block_span(command.block, stored.size_bytes, self._block_bytes)
+        handle = None if pair is None else pair.handle
+        number = self._fleet.next_job()
+        job = jobs.Fetch(number, backing.slab, stored, handle, environment, start, stop)
+        self.reading.requests += 1
+        limit_s = None if pair is None else self._wait_s
+        self._fleet.submit(
+            job, lambda answer: self._ended(command, job, answer, attempt), limit_s=limit_s
+        )
+
+    def _fail(self, command: FetchBlock, kind: FailureKind, error: StreamerError) -> None:
+        said = error.code, str(error)
+        self._post(FetchFailed(self._loop.time(), command.shard, command.block, kind, *said))
+
+    def _ended(
+        self, command: FetchBlock, job: jobs.Fetch, answer: jobs.Answer | None, attempt: int
+    ) -> None:
+        at_s, shard, block = self._loop.time(), command.shard, command.block
+        match answer:
+            case jobs.Fetched():
+                self._note(shard, job, answer)
+                if job.source is not None and self.is_outdated(shard, answer.ctime_ns, attempt):
+                    self._read_local(command, attempt=attempt + 1)
+                    return
+                self._backings[shard].checksums[block] = answer.checksum
+                self._post(BlockFetched(at_s, shard, block))
+            case jobs.Failed():
+                self._count_retries(shard, answer.retries)
+                if self._others_can_read(shard, job, answer):
+                    self._read_local(command, attempt=attempt)
+                    return
+                kind, blamed = self._judge(job, answer)
+                said = answer.code, answer.message
+                self._post(FetchFailed(at_s, shard, block, kind, *said, blamed))
+            case _:
+                lost = FailureKind.WORKER_LOST
+                text = f"reading {job.shard.uri} ended a fetch worker"
+                self._post(FetchFailed(at_s, shard, block, lost, "internal", text))
+
+    def _others_can_read(self, shard: ShardKey, job: jobs.Fetch, answer: jobs.Failed) -> bool:
+        if job.source is None or answer.no_space or answer.code == SourceChanged.code:
+            return False
+        return self._sources.refuse(shard, job.source)
+
+    def _note(self, shard: ShardKey, job: jobs.Fetch, answer: jobs.Fetched) -> None:
+        size_bytes = job.stop - job.start
+        self.reading.source_bytes += size_bytes
+        self.reading.device_bytes += max(0, answer.device_bytes)
+        self.rates.setdefault(shard, Rate()).add(self._loop.time(), size_bytes)
+        self._count_retries(shard, answer.retries)
+
+    def _count_retries(self, shard: ShardKey, retries: int) -> None:
+        self.reading.retries += retries
+        self._backings[shard].retries += retries
+
+    def _judge(
+        self, job: jobs.Fetch, answer: jobs.Failed
+    ) -> tuple[FailureKind, tuple[LoadKey, ...]]:
+        """What a failure means, and whose credentials are to blame for it.
+
+        Credentials that were renewed while the read was under way are not: nobody lends them any
+        more.
+        """
+        if answer.no_space:
+            return FailureKind.NO_SPACE, ()
+        kind = _REFUSALS.get(answer.code) if is_remote(job.shard.uri) else None
+        if kind is None:
+            return FailureKind.ERROR, ()
+        return kind, self._environments.lending(job.environment)

@@ -1,0 +1,83 @@
+"""Proving adopted blocks: their checksums are taken again, a few at a time.
+
+Owns the queue of blocks to prove. Runs in the daemon's loop; workers do the reading. Only a part
+of their threads is used at once, so that loads of other shards are read meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from streamer_client.contract.layout import block_span
+from streamerd.reading.backing import Backing
+from streamerd.settings.config import Settings
+from streamerd.state.events import AnyEvent, BlockProven, BlockRefuted, ShardKey
+from streamerd.workers import jobs
+from streamerd.workers.supervisor import Fleet
+
+logger = logging.getLogger(__name__)
+
+
+class Proofs:
+    """Carries `ProveBlocks` out.
+
+    Args:
+        settings: block size.
+        fleet: who reads.
+        backings: what stands behind the core's shards.
+        post: gives an event to the core.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        fleet: Fleet,
+        backings: Mapping[ShardKey, Backing],
+        post: Callable[[AnyEvent], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._block_bytes = settings.block_bytes
+        self._fleet = fleet
+        self._backings = backings
+        self._post = post
+        self._queue: deque[tuple[ShardKey, int]] = deque()
+        self._under_way = 0
+
+    def prove(self, shard: ShardKey, start: int, stop: int) -> None:
+        """Queue blocks `start` to `stop`."""
+        self._queue.extend((shard, block) for block in range(start, stop))
+        self._fill()
+
+    def _fill(self) -> None:
+        while self._queue and self._under_way < max(1, self._fleet.slots // 2):
+            self._submit(*self._queue.popleft())
+
+    def _submit(self, shard: ShardKey, block: int) -> None:
+        self._under_way += 1
+        backing = self._backings[shard]
+        start, stop = block_span(block, backing.stored.size_bytes, self._block_bytes)
+        job = jobs.Checksum(self._fleet.next_job(), backing.slab, start, stop)
+
+        def answered(answer: jobs.Answer | None) -> None:
+            self._under_way -= 1
+            if answer is None:  # the worker died: again
+                self._queue.appendleft((shard, block))
+            else:
+                self._judge(shard, block, answer)
+            self._fill()
+
+        self._fleet.submit(job, answered)
+
+    def _judge(self, shard: ShardKey, block: int, answer: jobs.Answer) -> None:
+        at_s = self._loop.time()
+        expected = self._backings[shard].checksums[block]
+        if isinstance(answer, jobs.Checksummed) and answer.checksum == expected:
+            self._post(BlockProven(at_s, shard, block))
+            return
+        why = answer.message if isinstance(answer, jobs.Failed) else "other bytes than were read"
+        uri = self._backings[shard].stored.uri
+        logger.warning("adopted block refused uri=%s block=%d reason=%s", uri, block, why)
+        self._post(BlockRefuted(at_s, shard, block))

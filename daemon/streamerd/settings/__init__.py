@@ -1,0 +1,1 @@
+"""The table of settings, and reading them from flags, environment and file."""

@@ -1,0 +1,48 @@
+"""The command line of the `streamerd` program.
+
+Owns flags and help text, made from the table in `settings.py`; decides nothing about values.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from streamerd import __version__
+from streamerd.settings.config import SYSTEM_CONFIG
+from streamerd.settings.table import KEYS
+
+
+def daemon_parser(*, full: bool = False) -> argparse.ArgumentParser:
+    """The parser of `streamerd`: one flag for each setting, and some of its own.
+
+    Args:
+        full: its help has every flag, for the man page; else those that fit a screen.
+    """
+    parser = argparse.ArgumentParser(
+        prog="streamerd",
+        usage="streamerd [--config FILE] [--KEY VALUE]...",
+        description="Reads checkpoints into shared memory once for all ranks. Sizes: 64GiB, 500MB, "
+        "bytes. A flag wins over STREAMERD_KEY, that over FILE. More: man streamerd.",
+        # Flags and their help on one line each, so that all of them fit a screen.
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=26),
+    )
+    parser.add_argument("--config", metavar="FILE", help=f"TOML file instead of {SYSTEM_CONFIG}")
+    for key in KEYS:
+        shown = key.help if full or key.in_help else argparse.SUPPRESS
+        if key.type is bool:
+            parser.add_argument(key.flag, action="store_true", default=None, help=shown)
+        else:
+            parser.add_argument(key.flag, metavar=key.metavar, help=shown)
+    parser.add_argument(
+        "--clean", action="store_true", help="remove what a stopped daemon left, and exit"
+    )
+    # For programs that start it: READY is written to this descriptor once it serves.
+    parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--version", action="version", version=f"streamerd {__version__}")
+    return parser
+
+
+def overrides_of(arguments: argparse.Namespace) -> dict[str, object]:
+    """The settings that flags gave, by key, for `load_settings`."""
+    values = {key.name: getattr(arguments, key.name) for key in KEYS}
+    return {name: value for name, value in values.items() if value is not None}

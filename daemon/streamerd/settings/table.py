@@ -1,0 +1,177 @@
+"""The settings of the daemon: one table of keys.
+
+Owns each key's name, type, default and help; flags, variables, the TOML file and what
+`streamerctl config` shows are all made from it. Where a value comes from is settled in `config.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+import msgspec
+
+from streamer_client.connect.trust import find_socket
+from streamer_client.contract.errors import ConfigError
+from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES, MIN_BLOCK_BYTES, PAGE_BYTES
+from streamer_client.contract.socket import SYSTEM_SOCKET
+from streamerd.memory.room import SHM_MOUNT, MemoryRoom
+
+ENV_PREFIX: Final = "STREAMERD_"
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+Count = Annotated[int, msgspec.Meta(ge=1, le=256)]
+Connections = Annotated[int, msgspec.Meta(ge=1, le=1024)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+BlockBytes = Annotated[int, msgspec.Meta(ge=MIN_BLOCK_BYTES, multiple_of=PAGE_BYTES)]
+Bytes = Annotated[int, msgspec.Meta(ge=0)]
+FileMode = Annotated[str, msgspec.Meta(pattern="^0?[67][0-7][0-7]$")]
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the daemon runs with; every value is checked."""
+
+    socket: str
+    memory_limit_bytes: Bytes
+    workers: Count
+    threads: Count
+    connections: Connections
+    bandwidth_limit_bytes: Bytes
+    block_bytes: BlockBytes
+    idle_exit_s: Seconds
+    heartbeat_s: Seconds
+    lag_s: Seconds
+    space_wait_s: Seconds
+    source_wait_s: Seconds
+    credentials_wait_s: Seconds
+    ephemeral: bool
+    log_level: LogLevel
+    socket_mode: FileMode
+    allow_root: bool
+    readonly_shm: str
+    """Empty: `slabs.READONLY_MOUNT` where it is one."""
+
+    @property
+    def socket_mode_bits(self) -> int:
+        return int(self.socket_mode, 8)
+
+
+class Context(NamedTuple):
+    """What defaults are computed from."""
+
+    environ: Mapping[str, str]
+    room: MemoryRoom
+    block_bytes: int = DEFAULT_BLOCK_BYTES
+    socket: str = ""
+    uid: int = os.geteuid()
+
+
+class Key(NamedTuple):
+    """One setting: its name in TOML, flag and variable, and what may stand there."""
+
+    name: str
+    field: str
+    type: Any
+    metavar: str
+    help: str
+    default: Callable[[Context], object]
+    is_size: bool = False
+    accepts: str = ""
+    in_help: bool = True
+    """Whether `-h` shows it, which fits a screen; the man page shows all."""
+
+    @property
+    def wants(self) -> str:
+        """What a right value looks like."""
+        return self.accepts or _WANTS[self.metavar]
+
+    @property
+    def env(self) -> str:
+        return ENV_PREFIX + self.name.upper()
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+
+_WANTS: Final = {
+    "PATH": "a path",
+    "SIZE": "a size such as 64GiB, 500MB or plain bytes",
+    "N": "a whole number from 1 to 256",
+    "S": "seconds, more than 0",
+    "LEVEL": "debug, info, warning or error",
+    "MODE": 'a file mode in quotes: "0600" this user, "0660" its group too',
+    "": "true or false",
+}
+
+
+def _socket_default(context: Context) -> str:
+    # systemd made the directory for us: we are the system's daemon, though the socket is not there.
+    if os.path.dirname(SYSTEM_SOCKET) in context.environ.get("RUNTIME_DIRECTORY", "").split(":"):
+        return SYSTEM_SOCKET
+    return find_socket(context.environ, context.uid).path
+
+
+def _socket_mode_default(context: Context) -> str:
+    """For the group where the service is everybody's, and has no right but its user's."""
+    return "0660" if context.socket == SYSTEM_SOCKET and context.uid != 0 else "0600"
+
+
+def _workers_default(_context: Context) -> int:
+    return max(1, min(4, len(os.sched_getaffinity(0)) // 2))
+
+
+def _memory_limit_default(context: Context) -> int:
+    lowest = context.room.lowest
+    if lowest is None:
+        raise ConfigError(
+            "cannot tell how much memory there is (no MemTotal, no control group limit and no "
+            f"{SHM_MOUNT} mount); set memory_limit"
+        )
+    return lowest[0] // 2 // context.block_bytes * context.block_bytes
+
+
+def _fixed(value: object) -> Callable[[Context], object]:
+    return lambda _context: value
+
+
+KEYS: Final = (
+    Key("socket", "socket", str, "PATH", "control socket", _socket_default),
+    Key("memory_limit", "memory_limit_bytes", Bytes, "SIZE",
+        "most shared memory to use; half of what there is", _memory_limit_default, is_size=True),
+    Key("workers", "workers", Count, "N", "fetch processes", _workers_default),
+    Key("threads", "threads", Count, "N", "threads in each fetch process", _fixed(4)),
+    Key("connections", "connections", Connections, "N",
+        "reads from object stores at once, of all loads", _fixed(32),
+        accepts="a whole number from 1 to 1024"),
+    Key("bandwidth_limit", "bandwidth_limit_bytes", Bytes, "SIZE",
+        "most bytes a second from object stores; 0 for no cap", _fixed(0), is_size=True),
+    Key("block_size", "block_bytes", BlockBytes, "SIZE", "unit of reading and releasing",
+        _fixed(DEFAULT_BLOCK_BYTES), is_size=True,
+        accepts="a multiple of 4096 bytes, 64KiB or more"),
+    Key("idle_exit_s", "idle_exit_s", Seconds, "S", "with --ephemeral: leave when idle this long",
+        _fixed(600.0)),
+    Key("heartbeat_s", "heartbeat_s", Seconds, "S", "clients say that they live this often",
+        _fixed(2.0)),
+    Key("lag_s", "lag_s", Seconds, "S", "a reader stuck this long loses its claim to a window",
+        _fixed(30.0)),
+    Key("space_wait_s", "space_wait_s", Seconds, "S", "wait this long for room on /dev/shm",
+        _fixed(30.0)),
+    Key("source_wait_s", "source_wait_s", Seconds, "S",
+        "give a file system up that has not answered for this long", _fixed(60.0), in_help=False),
+    Key("credentials_wait_s", "credentials_wait_s", Seconds, "S",
+        "wait this long for expired credentials to be renewed", _fixed(60.0)),
+    Key("ephemeral", "ephemeral", bool, "", "leave when no client has come for idle_exit_s",
+        _fixed(False)),
+    Key("log_level", "log_level", LogLevel, "LEVEL", "debug, info, warning or error",
+        _fixed("info")),
+    Key("socket_mode", "socket_mode", FileMode, "MODE", "who may use the sockets",
+        _socket_mode_default, in_help=False),
+    Key("allow_root", "allow_root", bool, "", "run as root though others may use the sockets",
+        _fixed(False), in_help=False),
+    Key("readonly_shm", "readonly_shm", str, "PATH",
+        "read-only mount of /dev/shm, through which slabs are handed out", _fixed(""),
+        in_help=False),
+)  # fmt: skip
+"""The single source of keys, flags, variables, defaults and help; a table, so one row a key."""

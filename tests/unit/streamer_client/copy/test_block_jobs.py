@@ -1,0 +1,65 @@
+"""The plan against a byte-by-byte copy of a made-up shard."""
+
+from __future__ import annotations
+
+import pytest
+
+from streamer_client.contract.catalog import TensorEntry
+from streamer_client.copy.block_jobs import BlockJob, block_jobs, data_order
+
+BLOCK = 10
+DATA_START = 7
+
+
+def entries(sizes: list[int]) -> list[TensorEntry]:
+    found, at = [], DATA_START
+    for place, size in enumerate(sizes):
+        found.append(TensorEntry(str(place), "U8", (size,), at, at + size))
+        at += size
+    return found
+
+
+def planned(chosen: list[TensorEntry]) -> list[BlockJob[bytearray]]:
+    return list(block_jobs(3, chosen, BLOCK, lambda entry: bytearray(entry.stop - entry.start)))
+
+
+@pytest.mark.parametrize("skip", [0, 2, 3])
+@pytest.mark.parametrize("sizes", [[1], [3, 10, 27, 1, 0, 4], [0], [13, 7, 10, 10, 0], [2] * 30])
+def test_every_byte_arrives_once(sizes: list[int], skip: int) -> None:
+    chosen = [entry for place, entry in enumerate(entries(sizes)) if not skip or place % skip]
+    file = bytes(range(DATA_START + sum(sizes)))
+    placed: dict[str, bytearray] = {}
+
+    def place(entry: TensorEntry) -> bytearray:
+        assert entry.name not in placed
+        placed[entry.name] = bytearray(entry.stop - entry.start)
+        return placed[entry.name]
+
+    for job in block_jobs(3, chosen, BLOCK, place):
+        for run in job.runs:
+            assert job.block * BLOCK <= run.start < run.stop <= (job.block + 1) * BLOCK
+            at = run.start
+            for destination, start, stop in run.pieces:
+                destination[start:stop] = file[at : at + stop - start]
+                at += stop - start
+            assert at == run.stop
+    assert list(placed) == [entry.name for entry in chosen]
+    for entry in chosen:
+        assert placed[entry.name] == file[entry.start : entry.stop]
+
+
+@pytest.mark.parametrize("sizes", [[3, 10, 27, 1, 0, 4], [2] * 30, [0, 0], [35]])
+def test_the_order_names_the_same_blocks_as_the_jobs(sizes: list[int]) -> None:
+    chosen = entries(sizes)[::2]
+    ordered = [
+        block for _, start, stop in data_order(3, chosen, BLOCK) for block in range(start, stop)
+    ]
+    assert ordered == [job.block for job in planned(chosen)]
+
+
+def test_neighbours_share_a_run_and_gaps_split_it() -> None:
+    one, two, three = entries([1, 1, 1])
+    (job,) = planned([one, two, three])
+    assert [(run.start, len(run.pieces)) for run in job.runs] == [(7, 3)]
+    (job,) = planned([one, three])
+    assert [(run.start, len(run.pieces)) for run in job.runs] == [(7, 1), (9, 1)]
