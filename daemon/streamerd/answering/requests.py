@@ -35,7 +35,7 @@ from streamerd.answering.cache import Cache
 from streamerd.answering.handovers import Handed, Handovers
 from streamerd.answering.local_files import LocalFiles, LocalShard
 from streamerd.answering.resolved import first_bytes, resolved_shards, total_bytes
-from streamerd.answering.status import status_body
+from streamerd.answering.status import status_document
 from streamerd.answering.verification import Verification
 from streamerd.control.sessions import Session
 from streamerd.reading.backing import Backing, Name
@@ -135,7 +135,9 @@ class Requests:
             case messages.Prefetch():
                 self._prefetch(session, message)
             case messages.GetStatus(request_id):
-                self._send(session, messages.Status(request_id, status_body(self._service)))
+                self._send(
+                    session, messages.Status(request_id, status_document(self._service).body())
+                )
             case messages.GetConfig(request_id):
                 self._send(session, messages.Config(request_id, self.config_body))
             case messages.Evict() | messages.Pin() | messages.Unpin() | messages.Verify():

@@ -19,11 +19,11 @@ from rich.progress import (
 from streamer_client.contract.errors import SourceError
 from streamer_client.contract.messages import Accepted, Prefetch
 from streamer_client.contract.sizes import format_size
+from streamer_client.contract.status import ShardState, StatusDocument
 from streamerd.cli.exit_codes import DONE
 from streamerd.cli.request import Requester
 from streamerd.cli.source_name import absolute_source, environment_of, public_source
-from streamerd.cli.status import status_body
-from streamerd.cli.status_body import StatusBody, parse_status
+from streamerd.cli.status import asked_status
 from streamerd.cli.status_view import shards_word
 from streamerd.cli.terminal import console, one_line
 
@@ -38,16 +38,18 @@ class PrefetchProgress(NamedTuple):
     finished: bool
 
 
-def progress_of(body: StatusBody, accepted: Accepted) -> PrefetchProgress:
+def progress_of(status: StatusDocument, accepted: Accepted) -> PrefetchProgress:
     """Read a prefetch's progress out of a status.
 
     A shard that is not listed any more was evicted after it came in, or never held a byte.
     """
-    listed = body.shards()
+    listed = status.shards()
     shards = [listed[one] for one in accepted.ids if one in listed]
     resident_bytes = sum(shard.resident_bytes for shard in shards)
-    failures = tuple(f"{shard.uri}: {shard.error}" for shard in shards if shard.state == "failed")
-    busy = any(shard.state in ("queued", "streaming") for shard in shards)
+    failures = tuple(
+        f"{shard.uri}: {shard.error}" for shard in shards if shard.state == ShardState.FAILED
+    )
+    busy = any(shard.state in (ShardState.QUEUED, ShardState.STREAMING) for shard in shards)
     return PrefetchProgress(
         resident_bytes, failures, not busy or resident_bytes >= accepted.total_bytes
     )
@@ -98,7 +100,7 @@ def _wait(requester: Requester, accepted: Accepted, out: Console) -> PrefetchPro
     with bar:
         task = bar.add_task("prefetch", total=accepted.total_bytes)
         while True:
-            progress = progress_of(parse_status(status_body(requester)), accepted)
+            progress = progress_of(asked_status(requester), accepted)
             bar.update(task, completed=progress.resident_bytes)
             if progress.finished or progress.failures:
                 return progress

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.live import Live
 
 from streamer_client.contract.messages import GetStatus, Json, Status
+from streamer_client.contract.status import StatusDocument, parse_status
 from streamerd.cli.exit_codes import DONE
 from streamerd.cli.request import Requester
-from streamerd.cli.status_body import parse_status
 from streamerd.cli.status_view import status_view
 from streamerd.cli.terminal import console
 
@@ -22,8 +22,17 @@ WATCH_S: Final = 1.0
 
 
 def status_body(requester: Requester) -> Json:
-    """The daemon's status now."""
+    """The daemon's status now, with whatever a newer daemon tells besides."""
     return requester.ask(GetStatus(requester.next_id()), Status).body
+
+
+def asked_status(requester: Requester) -> StatusDocument:
+    """The daemon's status now, typed.
+
+    Raises:
+        ProtocolMismatch: it lacks what this version shows.
+    """
+    return parse_status(status_body(requester))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -34,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         elif arguments.json:
             sys.stdout.write(json.dumps(status_body(requester), indent=2) + "\n")
         else:
-            console().print(status_view(parse_status(status_body(requester))))
+            console().print(status_view(asked_status(requester)))
     return DONE
 
 
@@ -63,5 +72,5 @@ def _watch_lines(requester: Requester, out: Console, *, as_json: bool) -> None:
 def _watch_screen(requester: Requester, out: Console) -> None:
     with Live(console=out, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
-            live.update(status_view(parse_status(status_body(requester))), refresh=True)
+            live.update(status_view(asked_status(requester)), refresh=True)
             time.sleep(WATCH_S)

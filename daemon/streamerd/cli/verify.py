@@ -12,8 +12,7 @@ from streamer_client.contract.sizes import format_size
 from streamerd.cli.exit_codes import DONE, FAILED
 from streamerd.cli.request import Requester
 from streamerd.cli.source_name import absolute_source, environment_of, public_source
-from streamerd.cli.status import status_body
-from streamerd.cli.status_body import parse_status
+from streamerd.cli.status import asked_status
 from streamerd.cli.terminal import console, one_line
 
 
@@ -23,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.source is not None:
             sources = [absolute_source(arguments.source)]
         else:
-            listed = parse_status(status_body(requester)).sources
+            listed = asked_status(requester).sources
             sources = [each.uri for each in listed if any(s.resident_bytes for s in each.shards)]
         answers = []
         for source in sources:

@@ -10,12 +10,12 @@ from rich.console import Console
 from tests.support.sample_status import busy_body, lease, shard
 
 from streamer_client.contract.messages import Done, Finding, Verified
+from streamer_client.contract.status import parse_status
 from streamerd.cli import cache, main, terminal
 from streamerd.cli.config import config_view
 from streamerd.cli.doctor.finding import Finding as DoctorFinding
 from streamerd.cli.doctor.finding import State
 from streamerd.cli.doctor.view import show
-from streamerd.cli.status_body import parse_status
 from streamerd.cli.status_view import status_view
 from streamerd.cli.verify import summary, told_finding
 

@@ -5,8 +5,8 @@ from typing import Any
 from tests.support.sample_status import empty_body, id_of, shard
 
 from streamer_client.contract.messages import Accepted
+from streamer_client.contract.status import parse_status
 from streamerd.cli.prefetch import PrefetchProgress, progress_of
-from streamerd.cli.status_body import parse_status
 
 ACCEPTED = Accepted(1, (id_of("/m/a"), id_of("/m/b")), total_bytes=200)
 
