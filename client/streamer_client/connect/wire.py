@@ -23,17 +23,10 @@ from zmq.utils.monitor import recv_monitor_message
 
 from streamer_client.connect.descriptors import DescriptorLink
 from streamer_client.contract.checks import check
+from streamer_client.contract.codec import decode_daemon, encode
 from streamer_client.contract.errors import DaemonUnavailable, StreamerError
 from streamer_client.contract.layout import merged
-from streamer_client.contract.messages import (
-    Consumed,
-    DaemonMessage,
-    Goodbye,
-    Heartbeat,
-    Message,
-    decode_daemon,
-    encode,
-)
+from streamer_client.contract.messages import Consumed, DaemonMessage, Goodbye, Heartbeat, Message
 
 log = logging.getLogger(__name__)
 

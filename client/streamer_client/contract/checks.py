@@ -245,14 +245,13 @@ RULES: Final[dict[str, Rule]] = {
     "proof": _token,
     "transfer": _COUNT,
     "label": _TEXT,  # cut to MAX_LABEL_CHARACTERS when it is taken
-    "instance": _NAME,
     "heartbeat_s": _heartbeat,
     # what is asked for
     "source": _named_source,
     "sources": _sources,
     "files": _sources,
     "pattern": _named_source,
-    "want": _NAME,
+    "want": _free,
     "hold": _free,
     "pin": _free,
     "against_source": _free,

@@ -39,12 +39,11 @@ class Greeting(Packet, frozen=True):
 
     protocol: int
     version: str
-    pid: int
+    """Of the daemon, for the text of a mismatch."""
     token: bytes
-    """What the client puts before each of its ZeroMQ messages: so the daemon knows whose they
-    are."""
+    """The client puts it before each of its ZeroMQ messages: so the daemon knows whose they are."""
     proof: bytes
-    """What `Welcome` repeats: so the client knows that the same daemon answers on both sockets."""
+    """`Welcome` repeats it: so the client knows that the same daemon answers on both sockets."""
 
 
 class Taken(Packet, frozen=True):

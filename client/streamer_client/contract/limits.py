@@ -32,14 +32,11 @@ variable, and the longest credentials, a chain of keys in JSON, have some 10."""
 MAX_LABEL_CHARACTERS: Final = 100
 """Of what `status` shows for a client; longer labels are cut. They are repeated for each lease."""
 
-MAX_PATH_BYTES: Final = 4096
-"""PATH_MAX of Linux: no longer path can be opened in one call."""
-
 MAX_SOURCE_CHARACTERS: Final = 8192
 """Of a source, a pattern or a file's name: a path, or a URL, of which servers take 8 KiB."""
 
 MAX_NAME_CHARACTERS: Final = 256
-"""Of a version, an instance, a slab's name or an error's code."""
+"""Of a version or an error's code."""
 
 MAX_TEXT_CHARACTERS: Final = 1 << 20
 """Of an error's text or a request's outcome: it may name every shard of a large checkpoint."""

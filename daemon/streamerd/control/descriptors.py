@@ -167,9 +167,7 @@ class DescriptorSocket:
             self._refuse(session, error)
             return
         self._loop.add_reader(session.connection, self._receive, session)
-        self._send(
-            session, Greeting(PROTOCOL, __version__, os.getpid(), session.token, session.proof)
-        )
+        self._send(session, Greeting(PROTOCOL, __version__, session.token, session.proof))
 
     def _refuse_too_many(self, session: Session) -> None:
         mine, all_of_them = self._sessions.of_user(session.uid), len(self._sessions)

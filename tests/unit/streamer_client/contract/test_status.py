@@ -9,8 +9,9 @@ import pytest
 from tests.support.sample_status import busy_body, empty_body
 
 from streamer_client.contract.checks import check
+from streamer_client.contract.codec import decode_daemon, encode
 from streamer_client.contract.errors import ProtocolMismatch
-from streamer_client.contract.messages import Status, decode_daemon, encode
+from streamer_client.contract.messages import Status
 from streamer_client.contract.status import ShardState, StatusDocument, parse_status
 
 ORDER = (
