@@ -11,7 +11,6 @@ from typing import Final
 from rich.console import Console
 from rich.live import Live
 
-from streamer_client.contract.messages import GetStatus, Json, Status
 from streamer_client.contract.status import StatusDocument, parse_status
 from streamerd.cli.exit_codes import DONE
 from streamerd.cli.request import Requester
@@ -21,18 +20,13 @@ from streamerd.cli.terminal import console
 WATCH_S: Final = 1.0
 
 
-def status_body(requester: Requester) -> Json:
-    """The daemon's status now, with whatever a newer daemon tells besides."""
-    return requester.ask(GetStatus(requester.next_id()), Status).body
-
-
 def asked_status(requester: Requester) -> StatusDocument:
     """The daemon's status now, typed.
 
     Raises:
         ProtocolMismatch: it lacks what this version shows.
     """
-    return parse_status(status_body(requester))
+    return parse_status(requester.status())
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -41,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.watch:
             _watch(requester, as_json=arguments.json)
         elif arguments.json:
-            sys.stdout.write(json.dumps(status_body(requester), indent=2) + "\n")
+            sys.stdout.write(json.dumps(requester.status(), indent=2) + "\n")
         else:
             console().print(status_view(asked_status(requester)))
     return DONE
@@ -60,7 +54,7 @@ def _watch(requester: Requester, *, as_json: bool) -> None:
 
 def _watch_lines(requester: Requester, out: Console, *, as_json: bool) -> None:
     while True:
-        body = status_body(requester)
+        body = requester.status()
         if as_json:
             sys.stdout.write(json.dumps(body) + "\n")
             sys.stdout.flush()
