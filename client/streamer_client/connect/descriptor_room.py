@@ -15,7 +15,7 @@ from typing import Final
 
 from streamer_client.storage.local_files import LocalFile, open_local
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 DESCRIPTORS_A_SHARD: Final = 3
 """Its file, opened twice, and its slab."""
@@ -50,9 +50,9 @@ def make_room(count: int) -> bool:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
     except (OSError, ValueError) as error:
-        log.debug("event=limit_not_raised limit=%d reason=%s", needed, error)
+        logger.debug("event=limit_not_raised limit=%d reason=%s", needed, error)
         return False
-    log.debug("event=descriptor_limit_raised from=%d to=%d", soft, needed)
+    logger.debug("event=descriptor_limit_raised from=%d to=%d", soft, needed)
     return True
 
 

@@ -13,12 +13,12 @@ import os
 import socket
 import time
 import weakref
-from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from streamer_client.connect.trust import check_peer, check_socket_place, is_named, peer_of
+from streamer_client.connect.packet_socket import AGAIN_S, peer_of, receive_packet
+from streamer_client.connect.trust import check_peer, check_socket_place, is_named
 from streamer_client.contract.errors import (
     ConfigError,
     DaemonUnavailable,
@@ -46,12 +46,6 @@ from streamer_client.contract.messages import PROTOCOL
 from streamer_client.contract.socket import MAX_SOCKET_PATH_BYTES, descriptor_socket
 from streamer_client.storage.local_files import LocalFile
 
-AGAIN_S: Final = 0.005
-"""Where the kernel has too many of this user's descriptors on their way, it is tried again so
-soon."""
-RECEIVED_DESCRIPTORS: Final = 253
-"""SCM_MAX_FD of Linux: with room for all that can come, a missing one means that it was kept
-back."""
 BATCH_NAME_BYTES: Final = MAX_PACKET_BYTES * 3 // 4
 """Names in one packet; the rest is for what msgpack adds."""
 
@@ -240,7 +234,7 @@ class DescriptorLink:
         with contextlib.suppress(BlockingIOError):
             while True:
                 try:
-                    data, descriptors, flags = _received(self._connection)
+                    data, descriptors, flags = receive_packet(self._connection)
                 except ConnectionError as error:
                     raise self._gone() from error
                 if not data and not descriptors:
@@ -314,21 +308,6 @@ class DescriptorLink:
         handovers, self._handovers = self._handovers, deque()
         for handover in handovers:
             handover.done(error)
-
-
-def _received(connection: socket.socket) -> tuple[bytes, list[int], int]:
-    """One packet, its descriptors, and the flags it came with.
-
-    Not by `socket.recv_fds`, which forgets the flags that it is given (Python 3.11): the
-    descriptors would pass into every program that this process executes.
-    """
-    descriptors = array("i")
-    room = socket.CMSG_SPACE(RECEIVED_DESCRIPTORS * descriptors.itemsize)
-    data, parts, flags, _ = connection.recvmsg(MAX_PACKET_BYTES, room, socket.MSG_CMSG_CLOEXEC)
-    for level, kind, body in parts:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            descriptors.frombytes(body[: len(body) - len(body) % descriptors.itemsize])
-    return data, list(descriptors), flags
 
 
 def _connect(connection: socket.socket, socket_path: str) -> None:

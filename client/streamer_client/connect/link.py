@@ -13,7 +13,7 @@ from typing import Final
 from streamer_client.connect.connection import Connection
 from streamer_client.contract.errors import DaemonUnavailable
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 RECONNECT_S: Final = 5.0
 RETRY_S: Final = 0.1
@@ -58,7 +58,7 @@ class Link:
                 if time.monotonic() >= deadline or self._closing.wait(RETRY_S):
                     raise
             else:
-                log.info("event=reconnected socket=%s", self.socket_path)
+                logger.info("event=reconnected socket=%s", self.socket_path)
                 return connection
 
     def close(self) -> None:

@@ -39,7 +39,7 @@ from streamer_client.connect.trust import check_socket_place
 from streamer_client.contract.errors import DaemonUnavailable
 from streamer_client.contract.socket import MAX_SOCKET_PATH_BYTES
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 READY_TIMEOUT_S: Final = 60.0
 LOG_TAIL_BYTES: Final = 2000
@@ -181,7 +181,7 @@ def start_daemon(socket_path: str, timeout_s: float = READY_TIMEOUT_S) -> int:
         finally:
             os.close(told)
         _await_ready(ready, pid, log_fd, log_path, timeout_s)
-    log.info("event=daemon_started pid=%d socket=%s log=%s", pid, socket_path, log_path)
+    logger.info("event=daemon_started pid=%d socket=%s log=%s", pid, socket_path, log_path)
     return pid
 
 

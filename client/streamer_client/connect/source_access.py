@@ -18,7 +18,7 @@ from streamer_client.contract.errors import StreamerError
 from streamer_client.storage.contract import CallerEnvironment, Storage
 from streamer_client.storage.registry import caller_environment, public_uri, storage_for
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 KEPT: Final = 16
 """Sources whose way in a client keeps, so that opening one again resolves nothing anew."""
@@ -51,7 +51,7 @@ class SourceAccess:
             except StreamerError as error:
                 if self._last is None:
                     raise
-                log.warning("event=not_renewed source=%r reason=%r", self.uri, str(error))
+                logger.warning("event=not_renewed source=%r reason=%r", self.uri, str(error))
             return dict(self._last)
 
     def storage(self) -> Storage:

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import stat
-import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -31,25 +29,14 @@ from streamer_client.contract.socket import (
     socket_candidates,
 )
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 ROOT: Final = 0
 MOST_LINKS: Final = 40
 """Symbolic links on one way, as for the kernel itself: see path_resolution(7)."""
 
-_UCRED: Final = struct.Struct("iII")
-"""`struct ucred` of unix(7)."""
 _OPEN_FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ALL_USERS: Final = 2**32 - 1
-
-
-class Peer(NamedTuple):
-    """Who is at the other end of a Unix socket, by the kernel's word."""
-
-    pid: int
-    """0 where its pid namespace cannot be seen."""
-    uid: int
-    gid: int
 
 
 class SocketPlace(NamedTuple):
@@ -57,13 +44,6 @@ class SocketPlace(NamedTuple):
 
     path: str
     named: bool
-
-
-def peer_of(connected: socket.socket) -> Peer:
-    """Who listened when this socket was connected, or who connected it: SO_PEERCRED."""
-    return Peer(
-        *_UCRED.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    )
 
 
 # --- the socket to use ----------------------------------------------------------------------------
@@ -100,7 +80,7 @@ def _is_trusted(socket_path: str) -> bool:
     try:
         check_socket_place(socket_path, named=False)
     except UntrustedSocket as error:
-        log.warning("event=place_not_used socket=%s reason=%r", socket_path, str(error))
+        logger.warning("event=place_not_used socket=%s reason=%r", socket_path, str(error))
         return False
     return True
 
@@ -234,7 +214,7 @@ def check_peer(uid: int, socket_path: str, *, named: bool) -> None:
     """See that who listens at a socket may be trusted; after connecting, before sending.
 
     Args:
-        uid: the listener's, as `peer_of` tells.
+        uid: the listener's, as `packet_socket.peer_of` tells.
         socket_path: where it listens.
         named: as for `check_socket_place`.
 

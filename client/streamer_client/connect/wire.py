@@ -28,7 +28,7 @@ from streamer_client.contract.errors import DaemonUnavailable, StreamerError
 from streamer_client.contract.layout import merged
 from streamer_client.contract.messages import Consumed, DaemonMessage, Goodbye, Heartbeat, Message
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MISSED_HEARTBEATS: Final = 3
 GOODBYE_LINGER_MS: Final = 500
@@ -119,7 +119,7 @@ class Wire:
         except StreamerError as error:
             failure = error
         except Exception as error:
-            log.exception("event=wire_failed socket=%s", self._socket_path)
+            logger.exception("event=wire_failed socket=%s", self._socket_path)
             failure = DaemonUnavailable(f"the connection to {self._socket_path} broke: {error}")
         finally:
             context.term()
