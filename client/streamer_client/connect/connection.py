@@ -121,8 +121,8 @@ class Connection:
                 "beside it; stop both, and remove the two sockets"
             )
         self.welcome = answer
-        self._wire.heartbeat_s = answer.heartbeat_s
-        self._wire.put(lambda: None)  # wakes the thread, which then knows its pace
+        self._wire.pulse.heartbeat_s = answer.heartbeat_s
+        self._wire.put(lambda: None)  # wakes the thread, which sends heartbeats from then on
 
     # --- callers' threads ------------------------------------------------------------------------
 

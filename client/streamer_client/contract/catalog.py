@@ -102,6 +102,19 @@ def refuse_tensor(
             uri,
             f"{shown_tensor(name)} has {len(shape)} dimensions, and {MAX_DIMENSIONS} are the most",
         )
+    _check_bytes(name, dtype, shape, bits, (start, stop), uri)
+
+
+def _check_bytes(
+    name: str,
+    dtype: str,
+    shape: Sequence[int],
+    bits: int,
+    offsets: tuple[int, int],
+    uri: str,
+) -> None:
+    """Elements of so many bits each must take as many bytes as the offsets hold."""
+    start, stop = offsets
     needed_bits = _needed_bits(shape, bits)
     if needed_bits is None:
         corrupt(uri, f"{_described(name, dtype, shape)} overflows 64 bits")
