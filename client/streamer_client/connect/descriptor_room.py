@@ -35,14 +35,14 @@ def open_files(
 
 
 def _room_for(shards: int) -> bool:
-    """Whether the files of so many shards can be opened twice each, and their slabs be held."""
+    """Whether the files of so many shards can be opened twice each, and their slabs once."""
     make_room(DESCRIPTORS_A_SHARD * shards)
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _taken() + DESCRIPTORS_A_SHARD * shards <= soft
 
 
 def make_room(count: int) -> bool:
-    """See that so many more descriptors can be open; whether the limit was raised for that."""
+    """Raise the limit where `count` more descriptors need that; whether it was raised."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = min(hard, _taken() + count)
     if needed <= soft:
@@ -57,5 +57,5 @@ def make_room(count: int) -> bool:
 
 
 def _taken() -> int:
-    """Descriptors that are open, and those that stay free for others."""
+    """How many descriptors are open, and those that stay free for other things."""
     return len(os.listdir("/proc/self/fd")) + SPARE

@@ -1,6 +1,7 @@
 """One client's way to its daemon: the present connection, and a new one when it was lost.
 
-Shared by all loads of a client, so that they find a new daemon together.
+Owns when a connection is made anew. All loads of a client share one link, so that they find a new
+daemon together; callers' threads use it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ RETRY_S: Final = 0.1
 
 
 class Link:
-    """Keeps a connection to the daemon at one socket.
+    """A connection to the daemon at one socket, made anew when it was lost.
 
     Args:
         socket_path: where the daemon listens.

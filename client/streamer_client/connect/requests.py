@@ -105,7 +105,7 @@ class Admin:
         Raises:
             SourceError: a file cannot be opened, or the store refuses.
         """
-        named, environment = named_source(source), self._accesses.of(source).variables()
+        named, environment = named_source(source), self._accesses.of(source).environment()
         with handed_over(self._link.connection, (source,), pattern) as transfer:
             accepted = self._asked(
                 lambda number: Prefetch(
@@ -149,7 +149,7 @@ class Admin:
             progress: called in the connection's thread with how far it is.
         """
         named = named_source(source)
-        environment = self._accesses.of(source).variables() if against_source else {}
+        environment = self._accesses.of(source).environment() if against_source else {}
         with handed_over(self._link.connection, (source,), optional=True) as transfer:
             return self._asked(
                 lambda number: Verify(number, named, transfer, against_source, environment),

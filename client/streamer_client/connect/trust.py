@@ -40,7 +40,7 @@ _ALL_USERS: Final = 2**32 - 1
 
 
 class SocketPlace(NamedTuple):
-    """A control socket, and whether somebody named it."""
+    """A control socket, and whether a user or a setting named it."""
 
     path: str
     named: bool
@@ -64,7 +64,7 @@ def find_socket(environ: Mapping[str, str], uid: int, chosen: str | None = None)
 
 
 def is_named(socket_path: str, environ: Mapping[str, str], uid: int) -> bool:
-    """Whether a socket stands where nobody would look who was not told: somebody named it."""
+    """Whether a socket stands at none of the places that are tried: then it was named."""
     return socket_path not in (SYSTEM_SOCKET, *socket_candidates(environ, uid))
 
 
