@@ -218,7 +218,7 @@ class _HeaderReading:
         self._pieces = 0
 
     def take(self, piece: bytes) -> None:
-        """Take the members of a JSON object over."""
+        """Add the tensors and the metadata that are members of a JSON object."""
         self._pieces += 1
         fields = self._decoded(piece)
         if len(self._entries) + len(fields) > MAX_CATALOG_ENTRIES:
@@ -226,7 +226,7 @@ class _HeaderReading:
         self._add(fields)
 
     def _decoded(self, piece: bytes) -> dict[str, _Field]:
-        """By one call where all is as it should be; else one by one, to tell what is wrong."""
+        """Decode a piece: by one call where it is right, else one by one to tell what is wrong."""
         if len(piece) <= 2 * HEADER_PIECE_BYTES and b"-0" not in piece:
             try:
                 fields = _piece_decoder.decode(piece)
@@ -248,21 +248,21 @@ class _HeaderReading:
         return fields
 
     def _add(self, fields: dict[str, _Field]) -> None:
-        """Check each for itself, and note it; one loop without calls, for there may be a million.
+        """Check each tensor for itself, and note it; a loop without calls: there may be a million.
 
-        Equal shapes and kinds, and an end that is the next one's start, are kept once.
+        Equal shapes and kinds, and an end that is the next one's start, become one object.
         """
         shapes, base, at, gapless = self._shapes, self._data_start, self._at, self._gapless
         add = self._entries.append
         for name, field in fields.items():
             (start, stop), dtype = field.data_offsets, field.dtype
-            kept = shapes.get(field.shape)
-            if kept is None:
+            shared = shapes.get(field.shape)
+            if shared is None:
                 easy = len(field.shape) <= MAX_DIMENSIONS
-                kept = field.shape, prod(field.shape) if easy else 0
+                shared = field.shape, prod(field.shape) if easy else 0
                 if len(shapes) < _SHARED_SHAPES:
-                    shapes[field.shape] = kept
-            shape, count = kept
+                    shapes[field.shape] = shared
+            shape, count = shared
             bits = count * DTYPE_BITS.get(dtype, 0)
             if not 0 < bits <= MAX_COUNT or bits != 8 * (stop - start) or stop > MAX_COUNT:
                 refuse_tensor(name, dtype, field.shape, (start, stop), self._uri)
@@ -273,7 +273,7 @@ class _HeaderReading:
         self._at, self._gapless = at, gapless
 
     def catalog(self) -> ShardCatalog:
-        """All of them, once the whole was taken."""
+        """All tensors, once every piece was taken."""
         entries = self._entries
         if self._pieces > 1:
             self._check_names()
