@@ -1,8 +1,8 @@
 """What either end of the descriptor socket asks of the kernel: who is there, and the next packet.
 
 Owns the system calls that daemon and client make alike on a connected SOCK_SEQPACKET socket. What a
-packet means, and what becomes of its descriptors, is the business of whoever called. Never waits on
-a socket that does not block.
+packet means, and what becomes of its descriptors, is the caller's business. Never waits on a
+socket that does not block.
 """
 
 from __future__ import annotations

@@ -254,7 +254,7 @@ def _sees_all_users(uid_map: Path = Path("/proc/self/uid_map")) -> bool:
 
 
 def _overflow_uid() -> int:
-    """What stands for users of other user namespaces, root outside among them."""
+    """The uid that the kernel shows for users of other user namespaces, root outside among them."""
     try:
         return int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
     except (OSError, ValueError):

@@ -56,7 +56,7 @@ def check_shards(shards: Iterable[tuple[str, int]], block_bytes: int) -> None:
 
     Args:
         shards: name and size in bytes of each file of an open.
-        block_bytes: what the daemon's account is kept in.
+        block_bytes: size of the blocks that the daemon counts in.
 
     Raises:
         ConfigError: too many files, one that is too long, or too much of all together.

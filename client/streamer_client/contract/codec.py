@@ -69,13 +69,13 @@ Decoded = TypeVar("Decoded")
 def _decoded(
     decoder: msgspec.msgpack.Decoder[Decoded], frame: bytes | memoryview, peer: str, most: int
 ) -> Decoded:
-    """Decode, and let no error out but one: what msgspec raises hangs on what was sent.
+    """Decode a frame, and raise one kind of error only, whatever msgspec raises.
 
-    `DecodeError` for nearly all; `UnicodeDecodeError` for a text that is not UTF-8; RecursionError
-    for what is nested deeply, which it meets at the interpreter's limit, in 50 us however long the
-    frame is, so that nothing needs to be looked through before. Lengths that lie are held against
-    the frame's end before anything is allocated for them. Of a field told twice the last counts.
-    The cause is not kept: its text is unescaped, and as long as the sender liked.
+    msgspec raises `DecodeError` for nearly everything, `UnicodeDecodeError` for a text that is not
+    UTF-8, and `RecursionError` for deep nesting: it meets that at the interpreter's limit, in 50 us
+    however long the frame is, so no frame needs to be searched before. It holds lengths that lie
+    against the frame's end before it allocates for them. Of a field told twice the last counts.
+    The cause is not chained: its text is unescaped, and as long as the sender liked.
     """
     if len(frame) > most:
         raise ProtocolMismatch(
@@ -99,7 +99,7 @@ def _decoded(
 
 
 def _reason(told: str) -> str:
-    """What msgspec says. It quotes names of fields and kinds, which are shown only as such."""
+    """What msgspec says, without a name out of the frame that could not be a name of ours."""
     quoted = _QUOTED.search(told)
     if quoted is None:
         return printable(told)

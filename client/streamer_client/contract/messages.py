@@ -41,8 +41,8 @@ class Hello(Message, frozen=True):
     label: str
     """What `status` shows for this client, for example `rank 0`."""
     world: int = 0
-    """Inode of the client's mount namespace: its names mean something beside others' of the same
-    one only. A hint, trusted for nothing but which of the same user's names replaces which."""
+    """Inode of the client's mount namespace: two paths are comparable only within one. A hint, and
+    trusted only for which of a user's names replaces which."""
 
 
 class Open(Message, frozen=True):
@@ -66,7 +66,7 @@ class Open(Message, frozen=True):
     memory_limit: int = -1
     concurrency: int | None = None
     environment: dict[str, str] = msgspec.field(default_factory=dict)
-    """What reading depends on: credentials, region, endpoint. Secret: kept in memory only."""
+    """What reading depends on: credentials, region, endpoint. Secret: in memory only."""
 
 
 class Renew(Message, frozen=True):
