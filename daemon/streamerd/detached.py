@@ -81,7 +81,7 @@ def main() -> int:
     from streamerd.main import main as daemon  # noqa: PLC0415  not before, see above
 
     for text in kept:
-        sys.stderr.write(f"WARNING {__name__} kept from the process that started it: {text}\n")
+        sys.stderr.write(f"WARNING {__name__} event=inherited_setting_stays setting={text}\n")
     return daemon()
 
 

@@ -30,7 +30,9 @@ def notify(*assignments: str) -> None:
         try:
             channel.sendto("\n".join(assignments).encode(), address)
         except OSError as error:
-            logger.warning("systemd not told assignments=%s error=%s", assignments, error.strerror)
+            logger.warning(
+                "event=systemd_not_told assignments=%r error=%r", assignments, error.strerror
+            )
 
 
 def reloading() -> None:

@@ -190,8 +190,8 @@ class Connections:
         if now_s >= self._told_s + TELL_S:
             self._told_s = now_s
             logger.warning(
-                "too many connections, those without a token are ended connections=%d most=%d",
-                len(self), 2 * self._most,
+                "event=too_many_connections connections=%d most=%d effect=%r",
+                len(self), 2 * self._most, "those without a token are ended",
             )  # fmt: skip
 
     def _sweep(self) -> None:

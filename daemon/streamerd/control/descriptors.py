@@ -144,14 +144,16 @@ class DescriptorSocket:
             try:
                 session = self._sessions.begin(connection)
             except OSError as error:
-                logger.debug("connection gone error=%s", error.strerror)
+                logger.debug("event=connection_gone error=%r", error.strerror)
                 connection.close()
                 continue
             self._begin(session)
 
     def _pause(self, listening: socket.socket, error: OSError) -> None:
         """Let newcomers wait for a moment: there is no descriptor left for one."""
-        logger.warning("connection not accepted, again in %g s error=%s", PAUSE_S, error.strerror)
+        logger.warning(
+            "event=connection_not_accepted again_in_s=%g error=%r", PAUSE_S, error.strerror
+        )
         self._loop.remove_reader(listening)
         self._loop.call_later(PAUSE_S, self._resume)
 
@@ -179,7 +181,9 @@ class DescriptorSocket:
 
     def _refuse(self, session: Session, error: StreamerError) -> None:
         """Say why, and end the session: what it sent cannot be trusted to be what it meant."""
-        logger.warning("client refused pid=%d uid=%d reason=%s", session.pid, session.uid, error)
+        logger.warning(
+            "event=client_refused pid=%d uid=%d reason=%s", session.pid, session.uid, error
+        )
         self._send(session, Refused(error.code, str(error)))
         self._sessions.end(session, "refused")
 
@@ -323,7 +327,7 @@ class DescriptorSocket:
             if error.errno in (errno.ETOOMANYREFS, errno.EMFILE, errno.ENFILE):
                 self._await_descriptors(session, outgoing)
             else:
-                logger.debug("packet not sent pid=%d error=%s", session.pid, error.strerror)
+                logger.debug("event=packet_not_sent pid=%d error=%r", session.pid, error.strerror)
         else:
             self._await_nothing(session, outgoing)
 

@@ -105,7 +105,7 @@ def _opened(name: str, folder: int) -> tuple[int, str]:
     found = _read(fd)
     if found is not None:
         return fd, found
-    logger.warning("instance not understood, made anew file=%s", name)
+    logger.warning("event=instance_file_replaced file=%s reason=%r", name, "not understood")
     unlink_if_still(fd, name, folder=folder)
     os.close(fd)
     return _made(name, folder)

@@ -117,7 +117,7 @@ class Sessions:
             return
         self._forget(session)
         logger.info(
-            "client gone pid=%d uid=%d label=%r reason=%s",
+            "event=client_gone pid=%d uid=%d label=%r reason=%r",
             session.pid, session.uid, session.label, reason,
         )  # fmt: skip
         self._gone(session)
@@ -159,5 +159,5 @@ def _pidfd(connection: socket.socket, pid: int) -> int:
         return os.pidfd_open(pid) if pid else -1
     except OSError as error:
         # The connection still tells when it ends; only a forked child could keep it.
-        logger.debug("process not watched pid=%d error=%s", pid, error.strerror)
+        logger.debug("event=process_not_watched pid=%d error=%r", pid, error.strerror)
         return -1

@@ -82,12 +82,16 @@ Receiver = Callable[[Session, ClientMessage], None]
 
 
 class ControlSocket:
-    """Serves a listening socket at `path` and hands every valid message to `receive`."""
+    """Serves a listening socket at `path`, and sends messages to sessions.
 
-    def __init__(self, path: str, sessions: Sessions, receive: Receiver) -> None:
-        self._path = path
+    Args:
+        path: where the socket listens.
+        sessions: who is connected.
+    """
+
+    def __init__(self, path: str, sessions: Sessions) -> None:
         self._sessions = sessions
-        self._receive = receive
+        self._receive: Receiver
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.ROUTER)
         self._loop = asyncio.get_running_loop()
@@ -104,12 +108,17 @@ class ControlSocket:
         """Messages that made no sense since the log told of one."""
         self._told_s = -GARBAGE_TOLD_S
 
-    def open(self, listening: int) -> None:
-        """Serve the descriptor of a socket that listens at the path; libzmq takes it over.
+    def open(self, listening: int, receive: Receiver) -> None:
+        """Serve clients.
+
+        Args:
+            listening: descriptor of a socket that listens at the path; libzmq closes it.
+            receive: gets every valid message.
 
         Raises:
             ConfigError: libzmq cannot serve it.
         """
+        self._receive = receive
         self._socket.sndhwm = MAX_QUEUED_MESSAGES
         self._socket.rcvhwm = MAX_QUEUED_MESSAGES
         self._socket.maxmsgsize = MAX_MESSAGE_BYTES + TOKEN_BYTES
@@ -220,7 +229,7 @@ class ControlSocket:
         except zmq.Again:
             return None
         except zmq.ZMQError as error:
-            logger.debug("send failed peer=%s error=%s", peer.hex(), error)
+            logger.debug("event=message_not_sent peer=%s error=%s", peer.hex(), error)
             return False
         finally:
             # Sending may swallow the edge that announces a message to read.
@@ -281,7 +290,10 @@ class ControlSocket:
         now_s = self._loop.time()
         if now_s >= self._told_s + GARBAGE_TOLD_S:
             logger.warning(
-                "garbage received peer=%s messages=%d error=%s", peer.hex(), self._untold, error
+                "event=garbage_received peer=%s messages=%d error=%s",
+                peer.hex(),
+                self._untold,
+                error,
             )
             self._untold, self._told_s = 0, now_s
 
