@@ -33,6 +33,8 @@ from streamerd.workers import jobs
 from streamerd.workers.supervisor import Fleet, OnAnswer
 
 BLOCK: Final = 64 << 10
+OBJECT_CONTENT: Final = 7
+"""What stands for the bytes of each block of each object."""
 
 M = TypeVar("M", bound=m.Message)
 J = TypeVar("J", bound=jobs.Job)
@@ -135,8 +137,11 @@ class PaperFleet(Fleet):
         match asked.job:
             case jobs.Examine(_, files):
                 return jobs.Examined(number, tuple(self._examined(files, asked.files)))
-            case jobs.Fetch() | jobs.Reread() if asked.files[0].broken:
+            case jobs.Fetch() | jobs.Reread() if asked.files and asked.files[0].broken:
                 return jobs.Failed(number, "source", "it cannot be read")
+            case jobs.Fetch(start=start) if not asked.files:
+                self.slabs[asked.slabs[0]][start // BLOCK] = OBJECT_CONTENT
+                return jobs.Fetched(number, OBJECT_CONTENT, 0)
             case jobs.Fetch(start=start):
                 (file,) = asked.files
                 content = self.slabs[asked.slabs[0]][start // BLOCK] = file.content[start // BLOCK]
@@ -150,7 +155,8 @@ class PaperFleet(Fleet):
                 return self._compared(number, files, asked)
             case jobs.Punch(start=start, stop=stop):
                 for block in range(start // BLOCK, -(-stop // BLOCK)):
-                    self.slabs[asked.slabs[0]].pop(block, None)
+                    for slab in asked.slabs:
+                        self.slabs[slab].pop(block, None)
         return jobs.Finished(number)
 
     def _examined(
@@ -282,6 +288,7 @@ class PaperDaemon:
     def open(self, file: PaperFile) -> int:
         """A descriptor that stands for a file."""
         fd = os.memfd_create(f"paper-{file.inode}")
+        self.fleet.slabs.pop(fd, None)  # of a slab that is closed
         self.fleet.opened[fd] = file
         self.descriptors_made.append((fd, os.fstat(fd).st_ino))
         return fd

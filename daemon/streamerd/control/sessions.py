@@ -1,9 +1,9 @@
 """Who is connected: one session for each connection of the descriptor socket, told by the kernel.
 
-A session begins with a connection of the descriptor socket and ends with it, or with the process
-that made it, whichever ends first: a forked child that still holds the connection keeps nothing
-alive, and no silence, however long, ends anything. The ZeroMQ peer that presents the session's
-token is this client, and nobody else is. Runs in the daemon's loop.
+A session begins with a connection of the descriptor socket. It ends with the connection, or with
+the process that made it, whichever ends first: a forked child that still has the connection open
+does not prolong the session, and silence, however long, does not end it. The ZeroMQ peer that
+presents the session's token is this client, and no other peer is. Runs in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Session:
     """One connected client process."""
 
     name: str
-    """What the daemon calls it; told to nobody."""
+    """The daemon's own name for it, which no client learns."""
     pid: int
-    """As the daemon sees it; 0 where it is in a pid namespace that the daemon does not see."""
+    """As the daemon sees it; 0 for a process in a pid namespace that the daemon does not see."""
     uid: int
     gid: int
     connection: socket.socket
@@ -54,7 +54,7 @@ class Session:
     backlog: deque[Message] = field(default_factory=deque)
     """Messages that libzmq has no room for, because the client does not read."""
     unread: deque[tuple[int, MessageTracker]] = field(default_factory=deque)
-    """Sizes of long answers, and what tells when they have left this process."""
+    """Sizes of long answers, each with a tracker that tells when it has left this process."""
 
 
 class Sessions:
@@ -81,7 +81,7 @@ class Sessions:
         return self._by_name.get(name)
 
     def presented(self, token: bytes) -> Session | None:
-        """The session of a token; None for one that nobody was given."""
+        """The session of a token; None for a token that no client was given."""
         return self._by_token.get(token)
 
     def of_user(self, uid: int) -> int:
@@ -89,10 +89,10 @@ class Sessions:
         return sum(session.uid == uid for session in self._by_name.values())
 
     def begin(self, connection: socket.socket) -> Session:
-        """Take a new connection over.
+        """Begin the session of a new connection.
 
         Raises:
-            OSError: the kernel does not tell who it is: the other end is gone already.
+            OSError: the kernel does not tell who connected: the other end is gone already.
         """
         pid, uid, gid = _credentials(connection)
         self._count += 1
@@ -132,7 +132,7 @@ class Sessions:
             session.pidfd = -1
 
     def close(self) -> None:
-        """The daemon stops: let all connections go, and take nothing back from anybody."""
+        """Close all connections as the daemon stops, without releasing what the clients lease."""
         for session in self:
             self._forget(session)
             session.connection.close()

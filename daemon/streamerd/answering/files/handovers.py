@@ -31,7 +31,7 @@ from streamerd.workers.supervisor import Fleet
 logger = logging.getLogger(__name__)
 
 MAX_FILES: Final = 10_000
-"""Files of one transfer. The largest checkpoints have a few hundred."""
+"""Most files of one transfer. The largest checkpoints have a few hundred."""
 MAX_TRANSFERS: Final = 16
 """Transfers that one client may leave undropped: a load has one, for as long as it opens."""
 RESERVED_DESCRIPTORS: Final = 256
