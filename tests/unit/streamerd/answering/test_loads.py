@@ -8,6 +8,7 @@ from tests.support.in_loop import in_loop
 from tests.support.paper_daemon import file, paper_daemon
 
 from streamer_client.contract import messages as m
+from streamer_client.contract.layout import BlockRange
 from streamer_client.storage.contract import StoredShard
 from streamerd.answering.openings import LISTING_WAIT_S
 from streamerd.workers import jobs
@@ -110,7 +111,7 @@ async def test_blocks_that_a_load_has_not_are_refused() -> None:
         client.open(file(1, blocks=3))
         await daemon.work()
         for ranges in ((0, 2, 4), (0, 2, 1), (1, 0, 1), (-1, 0, 1)):
-            client.say(m.Consumed(1, (m.BlockRange(*ranges),)))
+            client.say(m.Consumed(1, (BlockRange(*ranges),)))
             assert "has no blocks" in client.hears(m.Failed).message
-        client.say(m.Consumed(2, (m.BlockRange(0, 0, 9),)))  # a load that has ended
+        client.say(m.Consumed(2, (BlockRange(0, 0, 9),)))  # a load that has ended
         assert len(client.heard(m.Failed)) == 4

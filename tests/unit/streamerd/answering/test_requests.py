@@ -10,6 +10,8 @@ from tests.support.paper_daemon import file, paper_daemon
 
 from streamer_client.contract import messages as m
 from streamer_client.contract.errors import RequestRefused
+from streamer_client.contract.layout import BlockRange
+from streamer_client.contract.status import parse_status
 from streamerd.answering.requests import NO_REQUEST
 
 
@@ -41,7 +43,7 @@ async def test_a_message_without_a_number_fails_as_such() -> None:
         client = daemon.connect()
         client.open(file(1))
         await daemon.work()
-        client.say(m.Consumed(1, (m.BlockRange(0, 0, 99),)))
+        client.say(m.Consumed(1, (BlockRange(0, 0, 99),)))
         assert client.hears(m.Failed).request_id == NO_REQUEST
 
 
@@ -53,9 +55,9 @@ async def test_what_was_said_before_counts_for_status() -> None:
         await daemon.work()
         client.say(m.Close(1))
         client.say(m.GetStatus(9))
-        body = client.hears(m.Status).body
-        (source,) = body["sources"]  # type: ignore[misc]
-        assert source["shards"][0]["leases"] == ()  # type: ignore[index]
+        (source,) = parse_status(client.hears(m.Status).body).sources
+        (shard,) = source.shards
+        assert shard.leases == ()
 
 
 @in_loop

@@ -9,6 +9,7 @@ from tests.support.paper_daemon import BLOCK, file, paper_daemon
 
 from streamer_client.contract import messages as m
 from streamer_client.contract.errors import MemoryLimitError
+from streamer_client.contract.layout import BlockRange
 from streamer_client.storage.contract import StoredShard
 from streamerd.service import shards as shards_module
 from streamerd.workers import jobs
@@ -93,7 +94,7 @@ async def test_blocks_are_punched_again_when_the_worker_died() -> None:
 async def test_clients_hear_of_ranges_in_messages_of_a_bounded_size() -> None:
     async with paper_daemon() as daemon:
         client = daemon.connect()
-        ranges = tuple(m.BlockRange(0, block, block + 1) for block in range(5))
+        ranges = tuple(BlockRange(0, block, block + 1) for block in range(5))
         client.open(file(1, blocks=9))
         await daemon.work()
         (key,) = daemon.parts.model.loads
