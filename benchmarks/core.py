@@ -1,6 +1,6 @@
-"""What the daemon's loop costs a block: core, service and codec, without sockets and workers.
+"""What the daemon's loop costs a block: all its parts and the codec, without sockets and workers.
 
-Eight ranks load one large checkpoint of local files. The real service, handovers and core run; in
+Eight ranks load one large checkpoint of local files. The daemon's real parts run; in
 place of sockets and of processes stand encoders and decoders of their messages, so that every byte
 which would travel is made and read; descriptors are numbers that nobody opened. Only the daemon's
 part is on the clock, not the ranks' and the workers'.
@@ -37,13 +37,12 @@ from streamer_client.contract.handover import (
 )
 from streamer_client.contract.layout import BlockRange
 from streamer_client.storage.contract import StoredShard
-from streamerd import service as service_module
-from streamerd.answering.handovers import Handovers
-from streamerd.answering.requests import Requests
 from streamerd.control.descriptors import DescriptorSocket, SlabOpener
 from streamerd.control.sessions import Session, Sessions
 from streamerd.control.socket import ControlSocket
-from streamerd.service import Service
+from streamerd.parts import Parts
+from streamerd.service import slabs as slabs_module
+from streamerd.service.closing import Closing
 from streamerd.settings.config import load_settings
 from streamerd.workers import jobs
 from streamerd.workers.supervisor import Fleet, OnAnswer
@@ -148,6 +147,10 @@ class Figures(msgspec.Struct):
     messages_a_block: float
 
 
+def _discard_nothing(closing: Closing, uid: int, descriptors: Sequence[int]) -> None:
+    """In place of `Closing.discard`."""
+
+
 class Node:
     """A daemon of paper with its ranks."""
 
@@ -160,13 +163,23 @@ class Node:
         self.shards = shards
         self.fleet = PaperFleet(1, slots // 2)
         self.socket = PaperSocket()
-        self.service = Service(settings, self.fleet, "0" * 8)
-        # Nobody opened what it would close.
-        handovers = Handovers(self.fleet, lambda _uid, _descriptors: None, lambda _uid: 0, 60.0)
-        self.handovers = handovers
-        self.requests = Requests(self.service, handovers, {})
-        self.sessions = PaperSessions(self.requests.gone)
-        self.service.attach(self.sessions, self.socket, PaperDescriptors())
+        self.sessions: PaperSessions
+
+        def sessions(gone: Callable[[Session], None]) -> Sessions:
+            self.sessions = PaperSessions(gone)
+            return self.sessions
+
+        # Nobody opened what it would close; a plain function, as a mock's calls would be measured.
+        with mock.patch.object(Closing, "discard", _discard_nothing):
+            self.parts = Parts(
+                settings,
+                self.fleet,
+                "0" * 8,
+                dict,
+                sessions,
+                lambda _path, _sessions: self.socket,
+                lambda *_parts: PaperDescriptors(),
+            )
         self.inbox: deque[tuple[Session, bytes]] = deque()
         self.consuming = False
         self.costs_us: list[float] = []
@@ -180,7 +193,7 @@ class Node:
         rank = len(self.sessions)
         session = self.sessions.join(rank + 1)
         hello = messages.Hello(0, messages.PROTOCOL, "0", 1, f"rank {rank}")
-        self.requests.receive(session, hello)
+        self.parts.requests.receive(session, hello)
         self.socket.sent.clear()
         return session
 
@@ -197,12 +210,12 @@ class Node:
         request = messages.Open(1, 1, "/models/large", 1, hold=hold)
         frame = encode(request)
         seconds += self._timed(lambda: self._receive([(session, frame)]))
-        return seconds + self._timed(self.service.turn)
+        return seconds + self._timed(self.parts.turns.turn)
 
     def _take(self, session: Session, data: bytes, descriptors: list[int]) -> None:
         packet = decode_from_client(data)
         if isinstance(packet, Files):
-            self.handovers.take(session, packet, descriptors)
+            self.parts.handovers.take(session, packet, descriptors)
 
     def _examine(self) -> float:
         """Answer what was handed over; the loop's seconds for that."""
@@ -222,11 +235,11 @@ class Node:
         for session, frame in frames:
             message = decode_client(frame)
             check(message)
-            self.requests.receive(session, message)
+            self.parts.requests.receive(session, message)
 
     def _answer(self, data: bytes, callbacks: dict[int, OnAnswer]) -> None:
         self.fleet.receive(data, callbacks)
-        self.service.turn()
+        self.parts.turns.turn()
 
     def _timed(self, part: Callable[[], None]) -> float:
         start = time.thread_time()
@@ -376,9 +389,9 @@ def main() -> None:
     options = parser.parse_args()
     profile = cProfile.Profile()
     with (
-        mock.patch.object(service_module, "create_slab", return_value=-1),
-        mock.patch.object(service_module, "open_readonly", return_value=-1),
-        mock.patch.object(service_module, "remove_slab"),
+        mock.patch.object(slabs_module, "create_slab", return_value=-1),
+        mock.patch.object(slabs_module, "open_readonly", return_value=-1),
+        mock.patch.object(slabs_module, "remove_slab"),
     ):
         if options.profile:
             profile.enable()

@@ -38,7 +38,7 @@ from streamer_client.contract.messages import (
     Want,
 )
 from streamer_client.contract.socket import descriptor_socket
-from streamerd.answering.handovers import MAX_FILES, MAX_TRANSFERS
+from streamerd.answering.files.handovers import MAX_FILES, MAX_TRANSFERS
 from tests.support.checkpoints import write_model
 from tests.support.daemon import BLOCK, DaemonProcess, Daemons, daemons
 from tests.support.descriptor_peer import DescriptorPeer, greeting_of

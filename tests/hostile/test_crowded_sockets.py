@@ -73,7 +73,7 @@ def test_silent_connections_neither_end_the_daemon_nor_keep_others_out(poor: Dae
         eventually(lambda: descriptors_of(poor) <= before, SETTLED_S)  # though all are held here
         served(poor)
     assert poor.process.poll() is None
-    assert "too many connections" in poor.log
+    assert "event=too_many_connections" in poor.log
 
 
 def test_connections_that_speak_and_present_no_token_are_let_go(poor: DaemonProcess) -> None:

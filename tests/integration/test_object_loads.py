@@ -284,6 +284,6 @@ def test_no_secret_is_written_or_shown(
         told += str(client.expect(m.Failed))
         config = client.request(m.GetConfig(client.next_id()), m.Config)
     shown = f"{daemon.log} {daemon.status()} {config} {told}"
-    assert "credentials expired" in daemon.log
+    assert "event=credentials_expired" in daemon.log
     assert SECRET not in shown
     assert TOKEN not in shown

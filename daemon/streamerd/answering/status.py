@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from dataclasses import dataclass
 
 from streamer_client.contract.sizes import format_size
 from streamer_client.contract.status import (
@@ -21,32 +22,53 @@ from streamer_client.contract.status import (
     WaitingStatus,
 )
 from streamerd import __version__
+from streamerd.control.sessions import Sessions
 from streamerd.reading.backing import shard_id
-from streamerd.service import Failure, Service
+from streamerd.reading.fetches import Fetches, ReadTotals
+from streamerd.service.shards import Failure, Shards
+from streamerd.service.slabs import Slabs
+from streamerd.service.turns import Turns
+from streamerd.service.views import ModelView, ShardView
 from streamerd.state.lifecycle import BlockState
-from streamerd.state.shard import Shard
+from streamerd.workers.supervisor import Fleet
 
 
-def status_document(service: Service) -> StatusDocument:
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the status is told from; only read."""
+
+    socket: str
+    instance: str
+    turns: Turns
+    model: ModelView
+    shards: Shards
+    slabs: Slabs
+    fetches: Fetches
+    totals: ReadTotals
+    fleet: Fleet
+    sessions: Sessions
+
+
+def status_document(facts: Facts) -> StatusDocument:
     """Everything that `status` tells."""
     return StatusDocument(
         version=__version__,
         pid=os.getpid(),
-        uptime_s=round(service.now_s - service.started_s, 3),
-        socket=service.settings.socket,
-        instance=service.instance,
-        memory=_memory(service),
-        sources=_sources(service),
-        waiting=_waiting(service),
-        bandwidth_limit_bytes_per_s=service.fetches.pace.bytes_per_s,
-        totals=_totals(service),
-        workers=tuple(service.fleet.pids),
+        uptime_s=round(facts.turns.now_s - facts.turns.started_s, 3),
+        socket=facts.socket,
+        instance=facts.instance,
+        memory=_memory(facts),
+        sources=_sources(facts),
+        waiting=_waiting(facts),
+        bandwidth_limit_bytes_per_s=facts.fetches.pace.bytes_per_s,
+        totals=_totals(facts),
+        workers=tuple(facts.fleet.pids),
     )
 
 
-def status_line(service: Service) -> str:
+def status_line(facts: Facts) -> str:
     """One line for `systemctl status`: memory and running loads."""
-    ledger, model = service.model.ledger, service.model
+    ledger, model = facts.model.ledger, facts.model
     percent = 100 * ledger.used_bytes // max(1, ledger.limit_bytes)
     running = len(model.loads) - len(model.waiting)
     return (
@@ -55,26 +77,26 @@ def status_line(service: Service) -> str:
     )
 
 
-def _memory(service: Service) -> MemoryStatus:
-    ledger, shards = service.model.ledger, service.model.shards.values()
+def _memory(facts: Facts) -> MemoryStatus:
+    ledger, shards = facts.model.ledger, facts.model.shards.values()
     return MemoryStatus(
         limit_bytes=ledger.limit_bytes,
         used_bytes=ledger.used_bytes,
         leased_bytes=sum(shard.resident_bytes for shard in shards if shard.loads),
         pinned_bytes=sum(shard.resident_bytes for shard in shards if shard.pinned),
         committed_bytes=ledger.committed_bytes,
-        lingering_bytes=service.lingering.size_bytes,
+        lingering_bytes=facts.slabs.lingering_bytes,
     )
 
 
-def _sources(service: Service) -> tuple[SourceStatus, ...]:
+def _sources(facts: Facts) -> tuple[SourceStatus, ...]:
     by_source: dict[str, list[ShardStatus]] = defaultdict(list)
     known = set()
-    for key, shard in service.model.shards.items():
-        uri = service.backings[key].stored.uri
+    for key, shard in facts.model.shards.items():
+        uri = facts.shards.backings[key].stored.uri
         known.add(uri)
-        by_source[os.path.dirname(uri)].append(_shard(service, shard))
-    for uri, failure in service.failures.items():
+        by_source[os.path.dirname(uri)].append(_shard(facts, shard))
+    for uri, failure in facts.shards.failures.items():
         if uri not in known:
             by_source[os.path.dirname(uri)].append(_failed(uri, failure))
     return tuple(
@@ -82,11 +104,10 @@ def _sources(service: Service) -> tuple[SourceStatus, ...]:
     )
 
 
-def _shard(service: Service, shard: Shard) -> ShardStatus:
-    state, backing = _state(shard), service.backings[shard.key]
-    rate = service.fetches.rates.get(shard.key)
+def _shard(facts: Facts, shard: ShardView) -> ShardStatus:
+    state, backing = _state(shard), facts.shards.backings[shard.key]
     streaming = state is ShardState.STREAMING
-    bytes_per_s = rate.bytes_per_s(service.now_s) if rate and streaming else 0.0
+    bytes_per_s = facts.fetches.bytes_per_s(shard.key) if streaming else 0.0
     resident_bytes = min(shard.resident_bytes, shard.size_bytes)
     missing_bytes = shard.size_bytes - resident_bytes
     uri = backing.stored.uri
@@ -99,7 +120,7 @@ def _shard(service: Service, shard: Shard) -> ShardStatus:
         resident_bytes=resident_bytes,
         state=state,
         pinned=shard.pinned,
-        leases=_leases(service, shard),
+        leases=_leases(facts, shard),
         retries=backing.retries,
         bytes_per_s=round(bytes_per_s, 1),
         eta_s=round(missing_bytes / bytes_per_s, 3) if bytes_per_s else None,
@@ -124,7 +145,7 @@ def _failed(uri: str, failure: Failure) -> ShardStatus:
     )
 
 
-def _state(shard: Shard) -> ShardState:
+def _state(shard: ShardView) -> ShardState:
     if shard.error is not None:
         return ShardState.FAILED
     if shard.resident_bytes == shard.slab_bytes:
@@ -135,34 +156,34 @@ def _state(shard: Shard) -> ShardState:
     return ShardState.STREAMING if touched else ShardState.QUEUED
 
 
-def _leases(service: Service, shard: Shard) -> tuple[LeaseStatus, ...]:
+def _leases(facts: Facts, shard: ShardView) -> tuple[LeaseStatus, ...]:
     rows: list[LeaseStatus] = []
     for key, index in shard.loads.items():
-        pid, label = _holder(service, key.owner)
-        consumed_bytes = service.model.loads[key].consumed_bytes.get(index, 0)
+        pid, label = _holder(facts, key.owner)
+        consumed_bytes = facts.model.loads[key].consumed_bytes.get(index, 0)
         rows.append(
             LeaseStatus(pid=pid, label=label, consumed_bytes=min(consumed_bytes, shard.size_bytes))
         )
     return tuple(rows)
 
 
-def _waiting(service: Service) -> tuple[WaitingStatus, ...]:
+def _waiting(facts: Facts) -> tuple[WaitingStatus, ...]:
     rows: list[WaitingStatus] = []
-    for key in service.model.waiting:
-        pid, label = _holder(service, key.owner)
-        needs_bytes = service.model.loads[key].window_bytes
+    for key in facts.model.waiting:
+        pid, label = _holder(facts, key.owner)
+        needs_bytes = facts.model.loads[key].window_bytes
         rows.append(WaitingStatus(pid=pid, label=label, needs_bytes=needs_bytes))
     return tuple(rows)
 
 
-def _holder(service: Service, owner: str) -> tuple[int, str]:
+def _holder(facts: Facts, owner: str) -> tuple[int, str]:
     """Pid and label of a load's owner: a client, or this daemon for a prefetch."""
-    peer = service.sessions.get(owner)
+    peer = facts.sessions.get(owner)
     return (peer.pid, peer.label) if peer else (os.getpid(), "prefetch")
 
 
-def _totals(service: Service) -> TotalsStatus:
-    totals, reading = service.model.totals, service.fetches.reading
+def _totals(facts: Facts) -> TotalsStatus:
+    totals, reading = facts.model.totals, facts.totals
     return TotalsStatus(
         source_read_bytes=reading.source_bytes,
         source_device_bytes=reading.device_bytes,
@@ -174,7 +195,7 @@ def _totals(service: Service) -> TotalsStatus:
         evicted_bytes=totals.evicted_bytes,
         retries=totals.retries + reading.retries,
         errors=totals.errors,
-        worker_restarts=service.fleet.restarts,
-        lost_threads=service.fleet.lost_threads,
-        retired_workers=service.fleet.retired,
+        worker_restarts=facts.fleet.restarts,
+        lost_threads=facts.fleet.lost_threads,
+        retired_workers=facts.fleet.retired,
     )

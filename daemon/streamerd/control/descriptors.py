@@ -45,17 +45,17 @@ MAX_CLIENTS: Final = 2048
 """libzmq serves its clients from one thread, and aborts when it has no descriptor left for one."""
 ACCEPTED_A_TURN: Final = 32
 ROOM_WAIT_S: Final = 10.0
-"""For so long a client waits until others' files are examined; then its own are refused."""
+"""For how long a client waits until others' files are examined, before its own are refused."""
 ROOM_AGAIN_S: Final = 0.01
 PAUSE_S: Final = 0.5
-"""For so long nobody is taken in when there is no descriptor left."""
+"""For how long no connection is accepted when no descriptor is left."""
 MAX_UNREAD_PACKETS: Final = 64
-"""A client that leaves so many answers unread hears and gets nothing more: its connection ends."""
+"""The connection of a client that leaves more answers than this unread ends."""
 
 
 Receiver = Callable[[Session, Files, list[int]], int]
-"""Takes a batch and its descriptors over; returns how many files the transfer has now. Raises a
-StreamerError where it refuses the transfer; the descriptors were taken all the same."""
+"""Receives a batch with its descriptors; returns how many files the transfer has now. Raises a
+StreamerError where it refuses the transfer; it closes the descriptors all the same."""
 
 
 class OpenedSlab(NamedTuple):
@@ -63,7 +63,7 @@ class OpenedSlab(NamedTuple):
 
     descriptor: int
     close: bool
-    """Whether it was opened for this, and is to be closed when it was sent."""
+    """Whether it was opened for this client alone, and is closed once it was sent."""
 
 
 SlabOpener = Callable[[int, int], OpenedSlab | None]
@@ -72,16 +72,16 @@ SlabOpener = Callable[[int, int], OpenedSlab | None]
 
 @dataclass(slots=True, eq=False)
 class _Outgoing:
-    """What waits to be sent to one client."""
+    """Packets and slabs that wait to be sent to one client."""
 
     packets: deque[Packet] = field(default_factory=deque)
     slabs: deque[tuple[int, tuple[int, ...], SlabOpener]] = field(default_factory=deque)
-    """Batches of slabs: the load, its shards, and what opens them when their turn comes."""
+    """Batches of slabs: the load, its shards, and the opener that is called when they are sent."""
     awaiting: bool = False
     """Whether a batch was sent and not acknowledged yet."""
     writing: bool = False
     full_since_s: float = 0.0
-    """Since when there is no room for what it hands over; 0 while there is."""
+    """Since when there is no room for the files that it hands over; 0 while there is room."""
     timer: asyncio.TimerHandle | None = None
 
 
@@ -89,10 +89,10 @@ class DescriptorSocket:
     """Serves one listening socket.
 
     Args:
-        sessions: where those who connect are entered.
-        receiver: takes what is handed over.
-        discard: closes a user's descriptors that nobody wants, elsewhere than in the loop.
-        has_room: whether a client may hand over more now; it waits for a while if not.
+        sessions: where each connection begins a session.
+        receiver: receives the files that clients hand over.
+        discard: closes descriptors of a user that are of no use, elsewhere than in the loop.
+        has_room: whether a client may hand over more now; if not, it waits for a while.
     """
 
     def __init__(
@@ -139,14 +139,16 @@ class DescriptorSocket:
             try:
                 session = self._sessions.begin(connection)
             except OSError as error:
-                logger.debug("connection gone error=%s", error.strerror)
+                logger.debug("event=connection_gone error=%r", error.strerror)
                 connection.close()
                 continue
             self._begin(session)
 
     def _pause(self, listening: socket.socket, error: OSError) -> None:
         """Let newcomers wait for a moment: there is no descriptor left for one."""
-        logger.warning("connection not accepted, again in %g s error=%s", PAUSE_S, error.strerror)
+        logger.warning(
+            "event=connection_not_accepted again_in_s=%g error=%r", PAUSE_S, error.strerror
+        )
         self._loop.remove_reader(listening)
         self._loop.call_later(PAUSE_S, self._resume)
 
@@ -173,8 +175,10 @@ class DescriptorSocket:
             )
 
     def _refuse(self, session: Session, error: StreamerError) -> None:
-        """Say why, and end the session: what it sent cannot be trusted to be what it meant."""
-        logger.warning("client refused pid=%d uid=%d reason=%s", session.pid, session.uid, error)
+        """Tell a client why, and end its session: what it sends next cannot be understood."""
+        logger.warning(
+            "event=client_refused pid=%d uid=%d reason=%s", session.pid, session.uid, error
+        )
         self._send(session, Refused(error.code, str(error)))
         self._sessions.end(session, "refused")
 
@@ -214,7 +218,7 @@ class DescriptorSocket:
                 return
 
     def _put_off(self, session: Session) -> bool:
-        """Leave what a client sends with the kernel for a moment; False once it waited enough."""
+        """Leave a client's packets with the kernel for a moment. False once it waited enough."""
         outgoing, now_s = self._outgoing[session.name], self._loop.time()
         outgoing.full_since_s = outgoing.full_since_s or now_s
         if now_s - outgoing.full_since_s > ROOM_WAIT_S:
@@ -302,7 +306,7 @@ class DescriptorSocket:
             self._sessions.end(session, "does not read the descriptor socket")
 
     def _flush(self, session: Session) -> None:
-        """Send what can be sent now; the rest when there is room."""
+        """Send what can be sent now, and the rest when the connection has room for it."""
         outgoing = self._outgoing.get(session.name)
         if outgoing is None:
             return
@@ -318,7 +322,7 @@ class DescriptorSocket:
             if error.errno in (errno.ETOOMANYREFS, errno.EMFILE, errno.ENFILE):
                 self._await_descriptors(session, outgoing)
             else:
-                logger.debug("packet not sent pid=%d error=%s", session.pid, error.strerror)
+                logger.debug("event=packet_not_sent pid=%d error=%r", session.pid, error.strerror)
         else:
             self._await_nothing(session, outgoing)
 

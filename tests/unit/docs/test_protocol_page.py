@@ -9,7 +9,8 @@ from typing import Final, get_args
 
 from streamer_client.connect import connection, descriptors, link, wire
 from streamer_client.contract import handover, layout, limits, messages
-from streamerd.answering import handovers, requests
+from streamerd.answering import cache_requests
+from streamerd.answering.files import handovers
 from streamerd.control import connections
 from streamerd.control import descriptors as packets
 from streamerd.control import socket as control
@@ -17,8 +18,8 @@ from streamerd.reading import sources
 
 PAGE: Final = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text(encoding="utf-8")
 MODULES: Final = (
-    limits, handover, layout, messages, handovers, requests, sources, packets, connections, control,
-    wire, link, connection, descriptors,
+    limits, handover, layout, messages, handovers, cache_requests, sources, packets, connections,
+    control, wire, link, connection, descriptors,
 )  # fmt: skip
 CONSTANT: Final = re.compile(r"`([A-Z][A-Z_]+[A-Z])`")
 FIGURE: Final = re.compile(r"(2\^63 - 1|[\d,]+)(?: (KiB|MiB|TiB|Ki|Mi))?")
