@@ -21,7 +21,7 @@ from streamer_client.storage.http.messages import Answer, Request
 from streamer_client.storage.http.refusals import Told, refusal, refusal_text, retry_after_s
 from streamer_client.storage.http.retry import SendAgain, Transient
 from streamer_client.storage.s3.endpoints import bucket_url
-from streamer_client.storage.s3.learned import LEARNED, Learned
+from streamer_client.storage.s3.learned import LESSONS, Lessons
 from streamer_client.storage.s3.remedies import EXPIRED, PASSING, permission, remedy
 from streamer_client.storage.s3.settings import S3Settings
 from streamer_client.storage.s3.uri import requested
@@ -45,20 +45,20 @@ class S3Dialect:
 
     Args:
         settings: the caller's.
-        learned: what refusals taught; the process's own unless given.
+        lessons: what refusals taught; the process's own unless given.
         clock: the time, in UTC.
     """
 
     def __init__(
         self,
         settings: S3Settings,
-        learned: Learned = LEARNED,
+        lessons: Lessons = LESSONS,
         clock: Callable[[], dt.datetime] = utc_now,
     ) -> None:
         self.settings = settings
         self.endpoint = settings.endpoint or "aws"
         """What the objects of one store are told from those of another by."""
-        self._learned = learned
+        self._lessons = lessons
         self._clock = clock
 
     def prepared(self, request: Request) -> Request:
@@ -66,7 +66,7 @@ class S3Dialect:
         bucket = requested(request.url).bucket
         region = self._region(bucket)
         base = bucket_url(self.settings, region, bucket)
-        host = self._learned.hosts.get(self.endpoint, bucket)
+        host = self._lessons.hosts.get((self.endpoint, bucket))
         if host:
             base = host + urlsplit(base).path
         # The key may begin with slashes of its own, so nothing is normalised.
@@ -100,7 +100,7 @@ class S3Dialect:
         return refusal(sent, answer, told, forbidden=who, missing=what, other=what)
 
     def _region(self, bucket: str) -> str:
-        return self._learned.regions.get(self.endpoint, bucket) or self.settings.region
+        return self._lessons.regions.get((self.endpoint, bucket)) or self.settings.region
 
     def _signed(
         self, method: str, url: str, headers: dict[str, str], region: str
@@ -110,7 +110,7 @@ class S3Dialect:
             return headers
         from streamer_client.storage.s3.signing import signed_headers  # noqa: PLC0415 - 10 MB
 
-        skew_s = self._learned.skews.get(self.endpoint, "") or 0.0
+        skew_s = self._lessons.skews.get(self.endpoint) or 0.0
         now = self._clock() + dt.timedelta(seconds=skew_s)
         return signed_headers(keys, region, method, url, headers, now)
 
@@ -123,7 +123,7 @@ class S3Dialect:
             answer.status == 403 and error.value("Code") == "AuthorizationHeaderMalformed"
         )
         if wrong_region and region and region != self._region(bucket):
-            self._learned.regions.learn(self.endpoint, bucket, region)
+            self._lessons.regions.learn((self.endpoint, bucket), region)
             return SendAgain(f"region={region}")
         if answer.status in _MOVED:
             return self._moved(bucket, sent.url, answer.headers.get("location", ""))
@@ -137,7 +137,7 @@ class S3Dialect:
         if new.scheme != old.scheme or not new.netloc or new.netloc == old.netloc:
             return None
         host = f"{new.scheme}://{new.netloc}"
-        if not self._learned.hosts.learn(self.endpoint, bucket, host):
+        if not self._lessons.hosts.learn((self.endpoint, bucket), host):
             return None
         return SendAgain(f"host={host}")
 
@@ -146,10 +146,10 @@ class S3Dialect:
         if theirs is None:
             return None
         skew_s = (theirs - self._clock()).total_seconds()
-        known_s = self._learned.skews.get(self.endpoint, "") or 0.0
+        known_s = self._lessons.skews.get(self.endpoint) or 0.0
         if abs(skew_s - known_s) < SKEW_S:
             return None
-        self._learned.skews.learn(self.endpoint, "", skew_s)
+        self._lessons.skews.learn(self.endpoint, skew_s)
         return SendAgain(f"clock_skew_s={skew_s:.0f}")
 
 
