@@ -22,7 +22,7 @@ from streamer_client.contract.errors import (
     SourceNotFound,
 )
 from streamer_client.storage.contract import StoredShard
-from streamer_client.storage.registry import caller_environment, public_uri
+from streamer_client.storage.registry import public_uri, source_environment
 from streamer_client.storage.web.secrets import UrlSecrets
 from streamer_client.storage.web.storage import WebStorage
 
@@ -236,7 +236,7 @@ def test_secrets_of_a_url_travel_apart_and_are_never_shown(site: Site) -> None:
     site.put("a.safetensors", data)
     scheme, _, rest = site.uri("a.safetensors").partition("://")
     given = f"{scheme}://user:hush@{rest}?X-Amz-Signature=hush2&part=1"
-    environment = caller_environment(given, {}).variables()
+    environment = source_environment(given, {}).resolved()
     public = public_uri(given)
     assert public == f"{scheme}://{rest}?part=1"
     for source in (given, public):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from streamer_client.contract.uris import has_scheme
-from streamer_client.storage.registry import caller_environment, public_uri
+from streamer_client.storage.registry import public_uri, source_environment
 
 
 def absolute_source(source: str) -> str:
@@ -25,4 +25,4 @@ def environment_of(source: str) -> dict[str, str]:
         ConfigError: nothing reads that kind, or a setting for it is wrong.
         SourceForbidden: credentials were asked for and cannot be had.
     """
-    return caller_environment(source, os.environ).variables()
+    return source_environment(source, os.environ).resolved()

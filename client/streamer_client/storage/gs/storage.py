@@ -22,6 +22,7 @@ from streamer_client.storage.gs.metadata import (
 )
 from streamer_client.storage.gs.settings import gs_settings
 from streamer_client.storage.gs.uri import gs_uri, listing_url, object_url
+from streamer_client.storage.http.connection import leaves_bytes_alone
 from streamer_client.storage.http.engine import HttpEngine, Waits
 from streamer_client.storage.http.messages import Request
 from streamer_client.storage.http.pool import pool_for
@@ -70,7 +71,7 @@ class GsStorage(PrefixStorage):
         identity = self._identity(found)
         if identity != shard.identity:
             raise changed(shard, f"expected {shard.identity}, found {identity}")
-        if found.content_encoding not in ("", "identity"):
+        if not leaves_bytes_alone(found.content_encoding):
             raise SourceError(
                 f"{shard.uri}: is stored compressed (Content-Encoding {found.content_encoding}), "
                 "so it cannot be read in blocks; upload it as it is"

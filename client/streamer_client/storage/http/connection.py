@@ -253,6 +253,16 @@ def _connection(
     return connection
 
 
+_NO_ENCODINGS: Final = frozenset({"", "identity", "aws-chunked", "utf-8", "utf8"})
+"""Values of Content-Encoding that say nothing of the bytes: `aws-chunked` tells how an object was
+uploaded, and `utf-8` is a charset that somebody wrote into the wrong header."""
+
+
+def leaves_bytes_alone(encoding: str) -> bool:
+    """Whether a body of this Content-Encoding (a list, in any case of letters) is as stored."""
+    return all(part.strip().lower() in _NO_ENCODINGS for part in encoding.split(","))
+
+
 def plain_body(about: str, headers: Mapping[str, str]) -> None:
     """Refuse a body that is packed on its way: its ranges are not the object's.
 
@@ -260,8 +270,7 @@ def plain_body(about: str, headers: Mapping[str, str]) -> None:
         SourceError: naming the encoding.
     """
     encoding = headers.get("content-encoding", "")
-    # aws-chunked is a trace of how an object was uploaded, and says nothing of these bytes.
-    if encoding not in ("", "identity", "aws-chunked"):
+    if not leaves_bytes_alone(encoding):
         raise SourceError(
             f"{about}: is sent with Content-Encoding {encoding}, so its ranges are not those of "
             "the file; store it, and let the server send it, without compression"

@@ -78,7 +78,7 @@ def refusal(
         case 407:
             return SourceForbidden(
                 f"{request.about}: the proxy wants to know who asks: {text}; write it as "
-                "http://user:password@host:port in HTTP_PROXY"
+                "http://user:password@host:port in HTTP_PROXY or ALL_PROXY"
             )
         case 404 | 410:
             remedy = missing or "check the name for typing errors"

@@ -16,15 +16,13 @@ from streamer_client.contract.errors import SourceError, SourceForbidden
 from streamer_client.storage.http.deadline import TooSlow
 from streamer_client.storage.http.messages import Request
 from streamer_client.storage.http.origin import origin_of
+from streamer_client.storage.http.proxies import Proxy
 from streamer_client.storage.http.retry import Transient
 from streamer_client.storage.http.settings import HttpSettings
 from streamer_client.storage.http.shown import shown
 
 Fault = OSError | http.client.HTTPException
 
-_PROXY_REMEDY = (
-    "check HTTP_PROXY, HTTPS_PROXY and that the proxy runs, or list the store's host in NO_PROXY"
-)
 _UNREACHABLE = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL)
 
 
@@ -41,7 +39,7 @@ def transport_fault(
         host = proxy.host if proxy else origin.host
         return Transient(
             f"the name {host} of {where} does not resolve: {error.strerror}",
-            remedy=_PROXY_REMEDY
+            remedy=_proxy_remedy(proxy)
             if proxy
             else "check the endpoint and region for typing errors, and DNS",
             connecting=True,
@@ -60,21 +58,25 @@ def transport_fault(
             "RUNAI_STREAMER_S3_REQUEST_TIMEOUT_MS",
         )
     if isinstance(error, OSError) and str(error).startswith("Tunnel connection failed"):
-        return _tunnel_fault(error, request, where)
+        return _tunnel_fault(error, request, where, proxy.variable if proxy else "HTTPS_PROXY")
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return SourceError(
             f"{request.about}: no connection to {where}: {error.strerror}; raise the limit of "
             "open files (`ulimit -n`, LimitNOFILE)"
         )
-    return _lost(error, where, through_proxy=proxy is not None)
+    return _lost(error, where, proxy)
 
 
-def _lost(error: Fault, where: str, *, through_proxy: bool) -> Transient:
+def _proxy_remedy(proxy: Proxy) -> str:
+    return f"check {proxy.variable} and that the proxy runs, or list the store's host in NO_PROXY"
+
+
+def _lost(error: Fault, where: str, proxy: Proxy | None) -> Transient:
     if isinstance(error, OSError) and error.errno in _UNREACHABLE:
         return Transient(
             f"no connection to {where}: {error.strerror}",
-            remedy=_PROXY_REMEDY
-            if through_proxy
+            remedy=_proxy_remedy(proxy)
+            if proxy
             else "check that the endpoint is right, that the store runs, and the firewall",
             connecting=True,
         )
@@ -109,13 +111,15 @@ def _tls_fault(
     return Transient(f"TLS with {where} broke: {reason}", remedy="look at the store's TLS set-up")
 
 
-def _tunnel_fault(error: OSError, request: Request, where: str) -> Transient | SourceError:
+def _tunnel_fault(
+    error: OSError, request: Request, where: str, variable: str
+) -> Transient | SourceError:
     found = re.search(r"failed: (\d+)", str(error))
     status = int(found[1]) if found else 0
     text = f"{request.about}: no tunnel to {where}: the proxy says: {str(error)[:200]}"
     if status == 407:
         return SourceForbidden(
-            f"{text}; write the proxy as http://user:password@host:port in HTTPS_PROXY"
+            f"{text}; write the proxy as http://user:password@host:port in {variable}"
         )
     if 400 <= status < 500:
         return SourceForbidden(

@@ -32,6 +32,11 @@ DEFAULT_REGION: Final = "us-east-1"
 VIRTUAL: Final = "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING"
 UNSIGNED: Final = "RUNAI_STREAMER_S3_UNSIGNED"
 ENDPOINTS: Final = ("RUNAI_STREAMER_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+SENT_ENDPOINT: Final = "AWS_ENDPOINT_URL_S3"
+"""The name under which the client sends the endpoint that it found."""
+EXPLICIT: Final = "STREAMER_S3_EXPLICIT_KEYS"
+"""Set by a program's own call that gave access key and secret. It says that no profile, file or
+service is asked for anything. It never leaves the process."""
 SECRETS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 VARIABLES: Final = (

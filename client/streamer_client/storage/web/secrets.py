@@ -48,8 +48,8 @@ class UrlSecrets:
             return url
         return f"{url}{'&' if '?' in url else '?'}{self.query}"
 
-    def variables(self) -> dict[str, str]:
-        """As they travel with an open."""
+    def as_environment(self) -> dict[str, str]:
+        """The variables under which they are sent with an open."""
         values = (self.userinfo, self.query, self.bearer)
         return {name: value for name, value in zip(VARIABLES, values, strict=True) if value}
 

@@ -14,9 +14,9 @@ from streamer_client.contract.errors import (
     SourceForbidden,
     SourceNotFound,
 )
-from streamer_client.storage.az.caller import account_of
 from streamer_client.storage.az.connection_string import ConnectionString, connection_string
 from streamer_client.storage.az.dialect import AzDialect
+from streamer_client.storage.az.environment import account_of
 from streamer_client.storage.az.listing import parse_page
 from streamer_client.storage.az.sas import expiry_of
 from streamer_client.storage.az.settings import AzSettings, az_settings

@@ -67,7 +67,7 @@ def test_what_may_pass(error: Fault, told: str, remedy: str, connecting: bool) -
         (tls_error("WRONG_VERSION_NUMBER"), "does not speak TLS", "http://"),
         (OSError(errno.EMFILE, "Too many open files"), "Too many open files", "ulimit -n"),
         (OSError("Tunnel connection failed: 403 Forbidden"), "403 Forbidden", "NO_PROXY"),
-        (OSError("Tunnel connection failed: 407 Who"), "407 Who", "http://user:password@"),
+        (OSError("Tunnel connection failed: 407 Who"), "407 Who", "host:port in https_proxy"),
     ],
 )
 def test_what_will_not_pass(error: Fault, told: str, remedy: str) -> None:
@@ -104,4 +104,5 @@ def test_an_unreachable_proxy_is_to_be_looked_at_before_the_store(error: Fault) 
     fault = transport_fault(error, REQUEST, settings)
     assert isinstance(fault, Transient)
     assert "through the proxy http://proxy:3128" in str(fault)
+    assert "check HTTPS_PROXY and that the proxy runs" in fault.remedy
     assert "NO_PROXY" in fault.remedy

@@ -8,7 +8,7 @@ vLLM rank, streamerctl), never in the daemon.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 import botocore.exceptions
 from botocore.credentials import Credentials, RefreshableCredentials
@@ -19,7 +19,9 @@ from streamer_client.storage.http.authorities import authorities_of
 from streamer_client.storage.http.settings import flag
 from streamer_client.storage.s3.settings import (
     ENDPOINTS,
+    EXPLICIT,
     SECRETS,
+    SENT_ENDPOINT,
     UNSIGNED,
     VARIABLES,
     VIRTUAL,
@@ -27,10 +29,8 @@ from streamer_client.storage.s3.settings import (
 )
 from streamer_client.storage.s3.uri import s3_uri
 
-_TRAVELLING_ENDPOINT: Final = "AWS_ENDPOINT_URL_S3"
 
-
-class S3Caller:
+class S3Environment:
     """The environment of one caller; asked again, it gives credentials that still hold.
 
     Args:
@@ -46,7 +46,7 @@ class S3Caller:
         self._session: Session | None = None
         self._renewing: RefreshableCredentials | None = None
 
-    def variables(self) -> dict[str, str]:
+    def resolved(self) -> dict[str, str]:
         """Credentials, region, endpoint and options, under the names that `settings.py` reads.
 
         Raises:
@@ -76,6 +76,8 @@ class S3Caller:
         return {name: self._environ[name] for name in names if self._environ.get(name)}
 
     def _resolved(self, given: Mapping[str, str]) -> dict[str, str]:
+        if self._environ.get(EXPLICIT):
+            return self._explicit()
         session = self._session if self._renewing else None
         if session is None:
             # Anew each time: a static file or variable may have been renewed from outside.
@@ -86,6 +88,16 @@ class S3Caller:
         if not flag(given, UNSIGNED, default=False):
             found |= self._credentials(session)
         return {name: value for name, value in found.items() if value}
+
+    def _explicit(self) -> dict[str, str]:
+        """Keys that a call gave; what a profile says of region or endpoint is not for them."""
+        found = self._given(SECRETS)
+        region = self._environ.get("AWS_REGION") or self._environ.get("AWS_DEFAULT_REGION")
+        if region:
+            found["AWS_REGION"] = region
+        if self._endpoint():
+            found[SENT_ENDPOINT] = self._endpoint()
+        return found | authorities_of(self._environ)
 
     def _endpoint(self) -> str:
         return next((self._environ[name] for name in ENDPOINTS if self._environ.get(name)), "")
@@ -112,7 +124,7 @@ def _configured(session: Session, given: Mapping[str, str], endpoint: str) -> di
     region = given.get("AWS_REGION") or session.get_config_variable("region") or ""
     found = {
         "AWS_REGION": str(region),
-        _TRAVELLING_ENDPOINT: endpoint or _configured_endpoint(session, scoped),
+        SENT_ENDPOINT: endpoint or _configured_endpoint(session, scoped),
     }
     for name, option in (
         ("AWS_USE_FIPS_ENDPOINT", scoped.get("use_fips_endpoint")),

@@ -48,7 +48,7 @@ RENEW_BEFORE: Final = dt.timedelta(minutes=10)
 """What is sent holds at least so long."""
 
 
-class AzCaller:
+class AzEnvironment:
     """The environment of one caller; asked again, it gives credentials that still hold.
 
     Args:
@@ -67,7 +67,7 @@ class AzCaller:
         self._clock = clock
         self._kept: Passing | None = None
 
-    def variables(self) -> dict[str, str]:
+    def resolved(self) -> dict[str, str]:
         """Endpoint, signature or token, and options, under the names that `settings.py` reads.
 
         Raises:

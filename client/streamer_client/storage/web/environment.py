@@ -11,7 +11,7 @@ from streamer_client.storage.http.travelling import http_variables
 from streamer_client.storage.web.secrets import secrets_of
 
 
-class WebCaller:
+class WebEnvironment:
     """The environment of one caller; the secrets of its URL among it."""
 
     def __init__(self, uri: str, environ: Mapping[str, str]) -> None:
@@ -19,7 +19,7 @@ class WebCaller:
         self._uri = uri
         self._environ = environ
 
-    def variables(self) -> dict[str, str]:
+    def resolved(self) -> dict[str, str]:
         """Certificates, proxies, timeouts and secrets.
 
         Raises:
@@ -28,4 +28,4 @@ class WebCaller:
         found = http_variables(self._environ)
         http_settings(found)
         retry_policy(found)
-        return found | secrets_of(self._uri, self._environ).variables()
+        return found | secrets_of(self._uri, self._environ).as_environment()

@@ -36,7 +36,7 @@ _EMULATORS: Final = ("STORAGE_EMULATOR_HOST", "CLOUD_STORAGE_EMULATOR_ENDPOINT")
 _DEFAULT_UNIVERSE: Final = "googleapis.com"
 
 
-class GsCaller:
+class GsEnvironment:
     """The environment of one caller; asked again, it gives a token that still holds.
 
     Args:
@@ -51,7 +51,7 @@ class GsCaller:
         self._environ = environ
         self._credentials: GoogleCredentials | None = None
 
-    def variables(self) -> dict[str, str]:
+    def resolved(self) -> dict[str, str]:
         """Token, endpoint, project and options, under the names that `settings.py` reads.
 
         Raises:
