@@ -1,8 +1,8 @@
 """Local checkpoints: a directory of files, or files by name.
 
-Owns finding and naming them, and opening one by its path with the caller's own rights;
-`local_files.py` keeps them open, `local_reader.py` reads. Runs where a source's names mean what the
-user means: in the client, in `streamerctl`, and for what a daemon's own configuration names.
+Owns finding and naming files, and opening one by its path with this process's rights;
+`local_files.py` holds them open, `local_reader.py` reads. Runs where a path means what the user
+means by it: in the client, in `streamerctl`, and for what a daemon's own configuration names.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from streamer_client.storage.contract import (
     SourceKind,
     Storage,
 )
-from streamer_client.storage.http.shown import shown
+from streamer_client.storage.http.urls import shown
 from streamer_client.storage.object_uri import without_user
 
 KINDS: Final[dict[str, str]] = {

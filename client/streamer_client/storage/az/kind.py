@@ -7,7 +7,7 @@ from typing import Final
 from streamer_client.storage.az.environment import AzEnvironment
 from streamer_client.storage.az.storage import AzStorage
 from streamer_client.storage.contract import SourceKind
-from streamer_client.storage.http.shown import shown
+from streamer_client.storage.http.urls import shown
 from streamer_client.storage.object_uri import without_user
 
 

@@ -17,8 +17,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from streamer_client.contract.errors import ConfigError
-from streamer_client.storage.http.origin import MALFORMED, Origin
-from streamer_client.storage.http.shown import shown
+from streamer_client.storage.http.urls import MALFORMED, Origin, shown
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
-"""What a caller sends along to have S3 read for it: resolved here, so that nobody else must.
+"""Resolves the environment that S3 is read with: credentials, region, endpoint and options.
 
 botocore finds the credentials as the AWS command line does: environment, profile, SSO, web
-identity, assumed role, process, container and instance metadata. Runs in the caller's process (a
-vLLM rank, streamerctl), never in the daemon.
+identity, assumed role, process, container and instance metadata. Runs in the client's process (a
+vLLM rank, streamerctl), never in the daemon. Keys that a call gave (`EXPLICIT`) are taken as they
+are: then neither botocore nor a file is asked for anything.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ from botocore.credentials import Credentials, RefreshableCredentials
 from botocore.session import Session
 
 from streamer_client.contract.errors import ConfigError, SourceForbidden
-from streamer_client.storage.http.authorities import authorities_of
-from streamer_client.storage.http.settings import flag
+from streamer_client.storage.environment import authorities_of, flag
 from streamer_client.storage.s3.settings import (
     ENDPOINTS,
     EXPLICIT,
@@ -31,12 +31,11 @@ from streamer_client.storage.s3.uri import s3_uri
 
 
 class S3Environment:
-    """The environment of one caller; asked again, it gives credentials that still hold.
+    """See `SourceEnvironment`; each call returns credentials that still hold.
 
     Args:
         uri: the source, for errors.
-        environ: the caller's variables. botocore itself looks for credentials in the process's own
-            (`os.environ`), for which this stands.
+        environ: all variables of the client's process. botocore itself reads `os.environ`.
     """
 
     def __init__(self, uri: str, environ: Mapping[str, str]) -> None:

@@ -12,11 +12,10 @@ from typing import Final
 from urllib.parse import urljoin, urlsplit
 
 from streamer_client.contract.errors import SourceError
-from streamer_client.storage.http.dialect import Verdict
-from streamer_client.storage.http.messages import Answer, Request
-from streamer_client.storage.http.origin import origin_of
-from streamer_client.storage.http.refusals import Told, refusal, refusal_text
+from streamer_client.storage.http.dialect import Answer, Request, Verdict
+from streamer_client.storage.http.faults import ErrorDetail, refusal, refusal_text
 from streamer_client.storage.http.retry import SendAgain
+from streamer_client.storage.http.urls import origin_of
 from streamer_client.storage.remembered import Remembered
 
 AUTHORIZATION: Final = "Authorization"
@@ -54,18 +53,19 @@ class WebDialect:
             return self._moved(request, sent, answer)
         if answer.status in (401, 403, 404, 410) and self._places.forget(request.url):
             return SendAgain("where it was redirected to refuses by now")
-        return refusal(sent, answer, Told(), forbidden=_FORBIDDEN)
+        return refusal(sent, answer, ErrorDetail(), forbidden=_FORBIDDEN)
 
     def _moved(self, request: Request, sent: Request, answer: Answer) -> Verdict:
         place = urljoin(sent.url, answer.headers.get("location", ""))
+        told = refusal_text(sent, answer, ErrorDetail())
         if urlsplit(sent.url).scheme == "https" and urlsplit(place).scheme != "https":
             return SourceError(
                 f"{request.about}: redirected from https:// to something else: "
-                f"{refusal_text(sent, answer, Told())}; give the URL that serves the file itself"
+                f"{told}; give the URL that serves the file itself"
             )
         if place == sent.url:
             return SourceError(
-                f"{request.about}: redirected to itself: {refusal_text(sent, answer, Told())}; "
+                f"{request.about}: redirected to itself: {told}; "
                 "give the URL that serves the file itself"
             )
         self._places.learn(request.url, place)

@@ -18,15 +18,12 @@ from streamer_client.contract.errors import (
     SourceNotFound,
 )
 from streamer_client.storage.contract import StoredShard
+from streamer_client.storage.environment import http_settings, retry_policy
+from streamer_client.storage.http.dialect import Request
 from streamer_client.storage.http.engine import HttpEngine, Waits
-from streamer_client.storage.http.messages import Request
-from streamer_client.storage.http.origin import origin_of
 from streamer_client.storage.http.pool import pool_for
-from streamer_client.storage.http.probe import Found, probe, unchanged
-from streamer_client.storage.http.reader import ObjectReader
-from streamer_client.storage.http.retry import retry_policy
-from streamer_client.storage.http.settings import http_settings
-from streamer_client.storage.http.shown import without_secrets
+from streamer_client.storage.http.reader import Found, ObjectReader, look_at, unchanged
+from streamer_client.storage.http.urls import origin_of, without_secrets
 from streamer_client.storage.names import DEFAULT_PATTERN, natural_key, select, told
 from streamer_client.storage.remembered import Remembered
 from streamer_client.storage.web.dialect import WebDialect
@@ -167,7 +164,7 @@ class WebStorage:
         """The file that a URL without a slash at its end leads to; None: a page, or nothing."""
         named = urlsplit(url).path.endswith(".safetensors")
         try:
-            found = probe(self._engine, _request("HEAD", url, secrets))
+            found = look_at(self._engine, _request("HEAD", url, secrets))
         except SourceError:
             # A directory may say 403 or 404, or send a page whose length it does not tell. Its
             # index is asked for next, and fails in the same way if the trouble is another.
@@ -195,7 +192,7 @@ class WebStorage:
             return tuple(threads.map(lambda url: self._shard(url, secrets), urls))
 
     def _shard(self, url: str, secrets: UrlSecrets) -> StoredShard:
-        found = probe(self._engine, _request("HEAD", url, secrets))
+        found = look_at(self._engine, _request("HEAD", url, secrets))
         return self._stored(url, found, secrets)
 
     def _stored(self, url: str, found: Found, secrets: UrlSecrets) -> StoredShard:

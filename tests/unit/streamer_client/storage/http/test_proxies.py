@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from streamer_client.contract.errors import ConfigError
-from streamer_client.storage.http.origin import origin_of
 from streamer_client.storage.http.proxies import Proxy, proxies_of
+from streamer_client.storage.http.urls import origin_of
 
 
 def way(url: str, **environment: str) -> str:

@@ -10,13 +10,14 @@ import ssl
 import pytest
 
 from streamer_client.contract.errors import SourceError, SourceForbidden
+from streamer_client.storage.environment import http_settings
 from streamer_client.storage.http.connection import CutOff
 from streamer_client.storage.http.deadline import TooSlow
-from streamer_client.storage.http.messages import Request
+from streamer_client.storage.http.dialect import Request
+from streamer_client.storage.http.faults import Fault, transport_fault
 from streamer_client.storage.http.proxies import proxies_of
 from streamer_client.storage.http.retry import Transient
 from streamer_client.storage.http.settings import HttpSettings
-from streamer_client.storage.http.transport_faults import Fault, transport_fault
 
 REQUEST = Request("GET", "https://store:9000/b/k?X-Amz-Signature=hush", "s3://b/k")
 
@@ -52,7 +53,7 @@ def tls_error(reason: str) -> ssl.SSLError:
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
 def test_what_may_pass(error: Fault, told: str, remedy: str, connecting: bool) -> None:
-    fault = transport_fault(error, REQUEST, HttpSettings())
+    fault = transport_fault(error, REQUEST, http_settings({}))
     assert isinstance(fault, Transient)
     assert told in str(fault)
     assert "store" in str(fault)
@@ -71,7 +72,7 @@ def test_what_may_pass(error: Fault, told: str, remedy: str, connecting: bool) -
     ],
 )
 def test_what_will_not_pass(error: Fault, told: str, remedy: str) -> None:
-    settings = HttpSettings(proxies=proxies_of({"https_proxy": "http://u:hush@proxy:3128"}))
+    settings = http_settings({"https_proxy": "http://u:hush@proxy:3128"})
     found = transport_fault(error, REQUEST, settings)
     assert isinstance(found, SourceError)
     assert isinstance(found, SourceForbidden) == ("Tunnel" in str(error))
@@ -89,7 +90,7 @@ def test_a_proxy_that_cannot_reach_the_store_may_later() -> None:
 
 
 def test_which_authorities_were_trusted_is_told() -> None:
-    for given, told in (("a certificate", "those of the caller's CA bundle"), ("", "the system's")):
+    for given, told in (("a certificate", "those of the client's CA bundle"), ("", "the system's")):
         found = transport_fault(certificate_error(), REQUEST, HttpSettings(authorities=given))
         assert f"trusted are: {told}" in str(found)
         assert "a certificate" not in str(found)

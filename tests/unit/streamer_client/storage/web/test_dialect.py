@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamer_client.contract.errors import SourceError, SourceForbidden
-from streamer_client.storage.http.dialect import Verdict
-from streamer_client.storage.http.messages import Answer, Request
+from streamer_client.storage.http.dialect import Answer, Request, Verdict
 from streamer_client.storage.http.retry import SendAgain
 from streamer_client.storage.web.dialect import WebDialect
 

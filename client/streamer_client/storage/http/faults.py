@@ -1,7 +1,7 @@
-"""What it means when no answer came, or not all of one: what may pass, and what will not.
+"""What a request that failed means: by its status, or by how no answer came. Pure.
 
-Owns the step from `OSError` and `http.client`'s exceptions to `Transient` or a typed error with its
-remedy. Pure.
+Owns the step from a status, an `OSError` or an exception of `http.client` to `Transient` (it may
+pass) or to a typed error with its remedy. A store's own codes are its dialect's.
 """
 
 from __future__ import annotations
@@ -11,15 +11,108 @@ import http.client
 import re
 import socket
 import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
 
-from streamer_client.contract.errors import SourceError, SourceForbidden
+from streamer_client.contract.errors import (
+    SourceChanged,
+    SourceError,
+    SourceForbidden,
+    SourceNotFound,
+    StreamerError,
+)
 from streamer_client.storage.http.deadline import TooSlow
-from streamer_client.storage.http.messages import Request
-from streamer_client.storage.http.origin import origin_of
+from streamer_client.storage.http.dialect import Answer, Request
+from streamer_client.storage.http.headers import date_of
 from streamer_client.storage.http.proxies import Proxy
 from streamer_client.storage.http.retry import Transient
 from streamer_client.storage.http.settings import HttpSettings
-from streamer_client.storage.http.shown import shown
+from streamer_client.storage.http.urls import endpoint_of, origin_of, shown
+
+MAY_PASS: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
+
+_REQUEST_IDS: Final = (
+    "x-amz-request-id",
+    "x-amz-id-2",
+    "x-ms-request-id",
+    "x-guploader-uploadid",
+    "x-request-id",
+    "cf-ray",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorDetail:
+    """What the store's own error says, as far as it says anything."""
+
+    code: str = ""
+    message: str = ""
+
+
+def refusal_text(request: Request, answer: Answer, told: ErrorDetail) -> str:
+    """Status, the store's words, endpoint and request id, for the middle of an error's text."""
+    words = [f"HTTP {answer.status}", told.code]
+    if told.message:
+        words.append(f'"{shown(told.message)[:300]}"')
+    ids = [f"{name} {answer.headers[name]}" for name in _REQUEST_IDS if name in answer.headers]
+    told_ids = f" ({', '.join(ids)})" if ids else ""
+    said = " ".join(word for word in words if word)
+    return f"{said} from {endpoint_of(request.url)}{told_ids}"
+
+
+def refusal(
+    request: Request,
+    answer: Answer,
+    told: ErrorDetail,
+    *,
+    forbidden: str = "",
+    missing: str = "",
+    other: str = "",
+) -> StreamerError | Transient:
+    """The meaning of a status alone.
+
+    Args:
+        request: what was asked.
+        answer: what was answered.
+        told: what the store's own error says.
+        forbidden: the remedy for 401 and 403.
+        missing: the remedy for 404.
+        other: the remedy for statuses that mean nothing in particular.
+    """
+    text = refusal_text(request, answer, told)
+    match answer.status:
+        case status if status in MAY_PASS:
+            return Transient(text, after_s=retry_after_s(answer.headers))
+        case 401 | 403:
+            remedy = forbidden or "give credentials that may read it"
+            return SourceForbidden(f"{request.about}: may not be read: {text}; {remedy}")
+        case 407:
+            return SourceForbidden(
+                f"{request.about}: the proxy wants to know who asks: {text}; write it as "
+                "http://user:password@host:port in HTTP_PROXY or ALL_PROXY"
+            )
+        case 404 | 410:
+            remedy = missing or "check the name for typing errors"
+            return SourceNotFound(f"{request.about}: does not exist: {text}; {remedy}")
+        case 412 | 416:
+            return SourceChanged(
+                f"{request.about}: changed since the load began: {text}; "
+                "open the checkpoint again when nothing writes to it"
+            )
+        case _:
+            remedy = other or "check the endpoint, and what the store's log says of this request"
+            return SourceError(f"{request.about}: refused: {text}; {remedy}")
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float:
+    """Seconds that Retry-After asks to wait (RFC 9110, section 10.2.3); 0 without one."""
+    text = headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    then, now = date_of(text), date_of(headers.get("date", ""))
+    return max(0.0, (then - now).total_seconds()) if then and now else 0.0
+
 
 Fault = OSError | http.client.HTTPException
 
@@ -55,7 +148,7 @@ def transport_fault(
             f"{where} sent nothing for {settings.read_timeout_s:g} s, or did not accept a "
             f"connection within {settings.connect_timeout_s:g} s",
             remedy="check network and firewall; a slow store may need a larger "
-            "RUNAI_STREAMER_S3_REQUEST_TIMEOUT_MS",
+            f"{settings.names.read_timeout}",
         )
     if isinstance(error, OSError) and str(error).startswith("Tunnel connection failed"):
         return _tunnel_fault(error, request, where, proxy.variable if proxy else "HTTPS_PROXY")
@@ -95,11 +188,12 @@ def _tls_fault(
     error: ssl.SSLError, request: Request, where: str, settings: HttpSettings
 ) -> Transient | SourceError:
     if isinstance(error, ssl.SSLCertVerificationError):
-        trusted = "those of the caller's CA bundle" if settings.authorities else "the system's"
+        trusted = "those of the client's CA bundle" if settings.authorities else "the system's"
         return SourceError(
             f"{request.about}: the certificate of {where} is not trusted: {error.verify_message} "
-            f"(trusted are: {trusted}); set AWS_CA_BUNDLE, where the load is started, to a PEM "
-            "file with the authority that signed it, or correct the endpoint's name"
+            f"(trusted are: {trusted}); set {settings.names.authorities}, where the load is "
+            "started, to a PEM file with the authority that signed it, or correct the endpoint's "
+            "name"
         )
     # Errors that ssl itself makes up have no reason.
     reason = str(getattr(error, "reason", None) or error).replace("_", " ").lower()
