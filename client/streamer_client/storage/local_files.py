@@ -1,7 +1,7 @@
 """Local checkpoints held open: files that one process opened, to read or to pass on.
 
-Owns the descriptors of a load: each file is opened once, with the rights of whoever runs this, and
-stays what it was then, wherever its name leads later. Runs in the client, which passes the
+Owns the descriptors of a load: each file is opened once, with the rights of this process. The
+descriptor stays with that file, whatever its name means later. Runs in the client, which passes the
 descriptors to a daemon and reads through them itself where there is none, and in the daemon for
 files that its own configuration names.
 """
@@ -27,7 +27,7 @@ class LocalFile:
     """One file, opened by this process with its own rights.
 
     Args:
-        uri: absolute path, as the caller names it.
+        uri: absolute path, as the user names the file.
         direct: open it a second time, for O_DIRECT alone.
 
     Attributes:

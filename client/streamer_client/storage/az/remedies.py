@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from streamer_client.storage.az.settings import AzSettings
-from streamer_client.storage.http.messages import Request
+from streamer_client.storage.http.dialect import Request
 
 
 def remedy(settings: AzSettings, request: Request, code: str) -> str:

@@ -12,7 +12,8 @@ import pytest
 from tests.support.certificates import Authority
 
 from streamer_client.contract.errors import ConfigError, SourceForbidden
-from streamer_client.storage.s3.caller import S3Caller
+from streamer_client.runai.credentials import S3Credentials, with_credentials
+from streamer_client.storage.s3.environment import S3Environment
 from streamer_client.storage.s3.settings import s3_settings
 
 
@@ -29,7 +30,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def variables(uri: str = "s3://bucket/m") -> dict[str, str]:
-    return S3Caller(uri, os.environ).variables()
+    return S3Environment(uri, os.environ).resolved()
 
 
 def test_nothing_anywhere_means_unsigned() -> None:
@@ -115,12 +116,12 @@ def test_a_profile_with_all_that_it_can_say(config: Path, monkeypatch: pytest.Mo
 
 
 def test_a_static_file_that_was_renewed_is_read_again(config: Path) -> None:
-    caller = S3Caller("s3://bucket/m", os.environ)
+    caller = S3Environment("s3://bucket/m", os.environ)
     for number in (1, 2):
         (config / "credentials").write_text(
             f"[default]\naws_access_key_id = id{number}\naws_secret_access_key = s{number}\n"
         )
-        assert caller.variables()["AWS_ACCESS_KEY_ID"] == f"id{number}"
+        assert caller.resolved()["AWS_ACCESS_KEY_ID"] == f"id{number}"
 
 
 def process_profile(config: Path, expires_in: dt.timedelta) -> None:
@@ -145,16 +146,16 @@ def process_profile(config: Path, expires_in: dt.timedelta) -> None:
 
 def test_credentials_about_to_expire_are_renewed(config: Path) -> None:
     process_profile(config, dt.timedelta(minutes=1))
-    caller = S3Caller("s3://bucket/m", os.environ)
-    first, second = caller.variables(), caller.variables()
+    caller = S3Environment("s3://bucket/m", os.environ)
+    first, second = caller.resolved(), caller.resolved()
     assert "AWS_SESSION_TOKEN" in first
     assert first["AWS_ACCESS_KEY_ID"] != second["AWS_ACCESS_KEY_ID"]
 
 
 def test_credentials_that_hold_are_not_asked_for_again(config: Path) -> None:
     process_profile(config, dt.timedelta(hours=1))
-    caller = S3Caller("s3://bucket/m", os.environ)
-    assert caller.variables() == caller.variables()
+    caller = S3Environment("s3://bucket/m", os.environ)
+    assert caller.resolved() == caller.resolved()
     assert (config / "calls").read_text() == "."
 
 
@@ -179,6 +180,60 @@ def test_what_is_configured_wrongly(config: Path, monkeypatch: pytest.MonkeyPatc
         variables()
     with pytest.raises(ConfigError, match="no name of a bucket"):
         variables("s3://")
+
+
+BROKEN = {
+    "a profile that is nowhere": {"AWS_PROFILE": "nowhere"},
+    "a default profile that is nowhere": {"AWS_DEFAULT_PROFILE": "nowhere"},
+    "a file that is none": {},
+    "keys of somebody else": {"AWS_ACCESS_KEY_ID": "other", "AWS_SECRET_ACCESS_KEY": "other"},
+    "half of a pair": {"AWS_ACCESS_KEY_ID": "other"},
+    "a token of somebody else": {"AWS_SESSION_TOKEN": "other"},
+    "a role to assume": {"AWS_WEB_IDENTITY_TOKEN_FILE": "/nowhere", "AWS_ROLE_ARN": "arn:x"},
+}
+
+
+@pytest.mark.parametrize("environment", BROKEN.values(), ids=BROKEN)
+def test_explicit_keys_read_neither_profile_nor_environment(
+    environment: dict[str, str], config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (config / "config").write_text("[default\nregion = broken")
+    (config / "credentials").write_text("no section")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises((ConfigError, SourceForbidden)):
+        variables()
+    given = with_credentials(os.environ, S3Credentials("id", "secret"))
+    assert S3Environment("s3://bucket/m", given).resolved() == {
+        "AWS_ACCESS_KEY_ID": "id",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+    }
+
+
+def test_explicit_keys_take_what_is_no_identity_from_the_environment(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (config / "config").write_text("[default]\nregion = other\nendpoint_url = http://other\n")
+    bundle = Authority(config).bundle
+    for name, value in {
+        "AWS_DEFAULT_REGION": "eu-west-1",
+        "AWS_ENDPOINT_URL": "http://store:9000",
+        "AWS_CA_BUNDLE": str(bundle),
+        "AWS_REQUEST_PAYER": "requester",
+    }.items():
+        monkeypatch.setenv(name, value)
+    given = with_credentials(os.environ, S3Credentials("id", "secret", "token"))
+    assert S3Environment("s3://bucket/m", given).resolved() == {
+        "AWS_ACCESS_KEY_ID": "id",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_SESSION_TOKEN": "token",
+        "AWS_REGION": "eu-west-1",
+        "AWS_ENDPOINT_URL_S3": "http://store:9000",
+        "AWS_REQUEST_PAYER": "requester",
+        "STREAMER_TLS_AUTHORITIES": bundle.read_text(),
+    }
+    with pytest.raises(ConfigError, match="AWS_SECRET_ACCESS_KEY is not"):
+        S3Environment("s3://bucket", with_credentials(os.environ, S3Credentials("id"))).resolved()
 
 
 @pytest.mark.parametrize(

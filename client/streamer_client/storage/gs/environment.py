@@ -1,6 +1,6 @@
-"""What a caller sends along to have Cloud Storage read for it: resolved here, by nobody else.
+"""Resolves the environment that Cloud Storage is read with: a token, endpoint and options.
 
-Runs in the caller's process (a vLLM rank, streamerctl), never in the daemon.
+Runs in the client's process (a vLLM rank, streamerctl), never in the daemon.
 
 | variable | meaning |
 |---|---|
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+from streamer_client.storage.environment import flag, http_environment, missing_extra
 from streamer_client.storage.gs.settings import (
     ANONYMOUS,
     BEARER,
@@ -23,10 +24,7 @@ from streamer_client.storage.gs.settings import (
     gs_settings,
 )
 from streamer_client.storage.gs.uri import gs_uri
-from streamer_client.storage.http.endpoint import endpoint_url
-from streamer_client.storage.http.settings import flag
-from streamer_client.storage.http.travelling import http_variables
-from streamer_client.storage.missing_extra import missing_extra
+from streamer_client.storage.http.urls import parse_endpoint
 
 if TYPE_CHECKING:
     from streamer_client.storage.gs.credentials import GoogleCredentials
@@ -36,13 +34,12 @@ _EMULATORS: Final = ("STORAGE_EMULATOR_HOST", "CLOUD_STORAGE_EMULATOR_ENDPOINT")
 _DEFAULT_UNIVERSE: Final = "googleapis.com"
 
 
-class GsCaller:
-    """The environment of one caller; asked again, it gives a token that still holds.
+class GsEnvironment:
+    """See `SourceEnvironment`; each call returns a token that still holds.
 
     Args:
         uri: the source, for errors.
-        environ: the caller's variables. google-auth itself looks for credentials in the process's
-            own (`os.environ`), for which this stands.
+        environ: all variables of the client's process. google-auth itself reads `os.environ`.
     """
 
     def __init__(self, uri: str, environ: Mapping[str, str]) -> None:
@@ -51,20 +48,20 @@ class GsCaller:
         self._environ = environ
         self._credentials: GoogleCredentials | None = None
 
-    def variables(self) -> dict[str, str]:
+    def resolved(self) -> dict[str, str]:
         """Token, endpoint, project and options, under the names that `settings.py` reads.
 
         Raises:
             ConfigError: a variable is malformed, or google-auth is needed and not installed.
             SourceForbidden: credentials are configured and cannot be had; says how they failed.
         """
-        found = http_variables(self._environ)
+        found = http_environment(self._environ)
         for name in (ENDPOINT, USER_PROJECT, ANONYMOUS):
             if self._environ.get(name):
                 found[name] = self._environ[name]
         emulator = next((name for name in _EMULATORS if self._environ.get(name)), "")
         if emulator:
-            found[ENDPOINT] = endpoint_url(emulator, self._environ[emulator], scheme="http")
+            found[ENDPOINT] = parse_endpoint(emulator, self._environ[emulator], scheme="http")
         elif not flag(found, ANONYMOUS, default=False):
             found = self._token() | found
         gs_settings(found)  # what is malformed is told here, where it is set

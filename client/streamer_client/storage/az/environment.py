@@ -1,6 +1,6 @@
-"""What a caller sends along to have Azure read for it: resolved here, so that nobody else must.
+"""Resolves the environment that Azure is read with: an endpoint, and a signature or token.
 
-Runs in the caller's process (a vLLM rank, streamerctl), never in the daemon. In this order, as
+Runs in the client's process (a vLLM rank, streamerctl), never in the daemon. In this order, as
 Run:ai's streamer has it:
 
 | variable | meaning |
@@ -8,7 +8,7 @@ Run:ai's streamer has it:
 | `STREAMER_AZURE_ANONYMOUS` | 1: no credentials, for public containers |
 | `AZURE_STORAGE_CONNECTION_STRING` | account, endpoint, and key or signature in one |
 | `AZURE_STORAGE_SAS_TOKEN` | a signature from elsewhere, sent as it is |
-| `AZURE_STORAGE_ACCOUNT_KEY`, `AZURE_STORAGE_KEY` | signs for an hour; does not travel itself |
+| `AZURE_STORAGE_ACCOUNT_KEY`, `AZURE_STORAGE_KEY` | signs for an hour; is not sent itself |
 | `STREAMER_AZURE_BEARER` | an access token from elsewhere, sent as it is |
 | none of them | azure-identity's DefaultAzureCredential |
 
@@ -33,12 +33,10 @@ from streamer_client.storage.az.connection_string import (
 from streamer_client.storage.az.dialect import utc_now
 from streamer_client.storage.az.settings import ANONYMOUS, BEARER, ENDPOINT, SAS, az_settings
 from streamer_client.storage.az.uri import az_uri
-from streamer_client.storage.http.settings import flag
-from streamer_client.storage.http.travelling import http_variables
-from streamer_client.storage.missing_extra import missing_extra
+from streamer_client.storage.environment import flag, http_environment, missing_extra
 
 if TYPE_CHECKING:
-    from streamer_client.storage.az.credentials import Passing
+    from streamer_client.storage.az.credentials import ShortLived
 
 ACCOUNTS: Final = ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT")
 KEYS: Final = ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY")
@@ -48,13 +46,12 @@ RENEW_BEFORE: Final = dt.timedelta(minutes=10)
 """What is sent holds at least so long."""
 
 
-class AzCaller:
-    """The environment of one caller; asked again, it gives credentials that still hold.
+class AzEnvironment:
+    """See `SourceEnvironment`; each call returns credentials that still hold.
 
     Args:
         uri: the source.
-        environ: the caller's variables. azure-identity itself looks for credentials in the
-            process's own (`os.environ`), for which this stands.
+        environ: all variables of the client's process. azure-identity itself reads `os.environ`.
         clock: the time, in UTC.
     """
 
@@ -65,16 +62,16 @@ class AzCaller:
         self._uri = uri
         self._environ = environ
         self._clock = clock
-        self._kept: Passing | None = None
+        self._last: ShortLived | None = None
 
-    def variables(self) -> dict[str, str]:
+    def resolved(self) -> dict[str, str]:
         """Endpoint, signature or token, and options, under the names that `settings.py` reads.
 
         Raises:
             ConfigError: a variable is malformed, or a library is needed and not installed.
             SourceForbidden: credentials are configured and cannot be had; says how they failed.
         """
-        found = http_variables(self._environ)
+        found = http_environment(self._environ)
         account = self._account()
         found[ENDPOINT] = account.endpoint
         if flag(self._environ, ANONYMOUS, default=False):
@@ -82,9 +79,9 @@ class AzCaller:
         elif account.sas:
             found[SAS] = account.sas
         elif account.key:
-            found[SAS] = self._passing(lambda: self._signature(account))
+            found[SAS] = self._short_lived(lambda: self._signature(account))
         else:
-            found[BEARER] = self._get(BEARER) or self._passing(self._token)
+            found[BEARER] = self._get(BEARER) or self._short_lived(self._token)
         az_settings(found)  # what is malformed is told here, where it is set
         return found
 
@@ -105,16 +102,16 @@ class AzCaller:
         values = (self._environ.get(name, "").strip() for name in names)
         return next(filter(None, values), "")
 
-    def _passing(self, make: Callable[[], Passing]) -> str:
-        """What was made last, until it is about to expire."""
-        if self._kept is None or self._kept.expiry - self._clock() < RENEW_BEFORE:
+    def _short_lived(self, make: Callable[[], ShortLived]) -> str:
+        """The last secret, or a new one where the last is about to expire."""
+        if self._last is None or self._last.expiry - self._clock() < RENEW_BEFORE:
             try:
-                self._kept = make()
+                self._last = make()
             except ImportError as error:
                 raise missing_extra(self._uri, "azure", error) from error
-        return self._kept.secret
+        return self._last.secret
 
-    def _signature(self, account: ConnectionString) -> Passing:
+    def _signature(self, account: ConnectionString) -> ShortLived:
         from streamer_client.storage.az.credentials import signature  # noqa: PLC0415 - optional
 
         if not account.account:
@@ -123,7 +120,7 @@ class AzCaller:
             )
         return signature(account.account, account.key, self._container, self._clock())
 
-    def _token(self) -> Passing:
+    def _token(self) -> ShortLived:
         from streamer_client.storage.az.credentials import token  # noqa: PLC0415 - optional
 
         az_settings({ENDPOINT: self._account().endpoint})  # before anybody is asked for a token

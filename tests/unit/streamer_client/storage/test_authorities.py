@@ -11,9 +11,8 @@ from tests.support.certificates import Authority
 
 from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.limits import MAX_ENVIRONMENT_BYTES
-from streamer_client.storage.http.authorities import MAX_BUNDLE_BYTES, authorities_of, read_bundle
-from streamer_client.storage.http.settings import AUTHORITIES
-from streamer_client.storage.http.tls import tls_context
+from streamer_client.storage.environment import AUTHORITIES, authorities_of
+from streamer_client.storage.http.tls import MAX_BUNDLE_BYTES, read_bundle, tls_context
 
 
 @pytest.fixture
@@ -79,7 +78,7 @@ def test_what_is_no_certificate_after_all_is_told_where_it_is_used() -> None:
     text = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
     for given in (text, "nothing of the kind", "\u2028"):
         with pytest.raises(ConfigError, match="AWS_CA_BUNDLE or SSL_CERT_FILE"):
-            tls_context(given, verify=True)
+            tls_context(given, True, "AWS_CA_BUNDLE or SSL_CERT_FILE")
 
 
 def test_a_whole_systems_bundle_fits_beside_credentials() -> None:

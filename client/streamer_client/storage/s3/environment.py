@@ -1,25 +1,27 @@
-"""What a caller sends along to have S3 read for it: resolved here, so that nobody else must.
+"""Resolves the environment that S3 is read with: credentials, region, endpoint and options.
 
 botocore finds the credentials as the AWS command line does: environment, profile, SSO, web
-identity, assumed role, process, container and instance metadata. Runs in the caller's process (a
-vLLM rank, streamerctl), never in the daemon.
+identity, assumed role, process, container and instance metadata. Runs in the client's process (a
+vLLM rank, streamerctl), never in the daemon. Keys that a call gave (`EXPLICIT`) are taken as they
+are: then neither botocore nor a file is asked for anything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 import botocore.exceptions
 from botocore.credentials import Credentials, RefreshableCredentials
 from botocore.session import Session
 
 from streamer_client.contract.errors import ConfigError, SourceForbidden
-from streamer_client.storage.http.authorities import authorities_of
-from streamer_client.storage.http.settings import flag
+from streamer_client.storage.environment import authorities_of, flag
 from streamer_client.storage.s3.settings import (
     ENDPOINTS,
+    EXPLICIT,
     SECRETS,
+    SENT_ENDPOINT,
     UNSIGNED,
     VARIABLES,
     VIRTUAL,
@@ -27,16 +29,13 @@ from streamer_client.storage.s3.settings import (
 )
 from streamer_client.storage.s3.uri import s3_uri
 
-_TRAVELLING_ENDPOINT: Final = "AWS_ENDPOINT_URL_S3"
 
-
-class S3Caller:
-    """The environment of one caller; asked again, it gives credentials that still hold.
+class S3Environment:
+    """See `SourceEnvironment`; each call returns credentials that still hold.
 
     Args:
         uri: the source, for errors.
-        environ: the caller's variables. botocore itself looks for credentials in the process's own
-            (`os.environ`), for which this stands.
+        environ: all variables of the client's process. botocore itself reads `os.environ`.
     """
 
     def __init__(self, uri: str, environ: Mapping[str, str]) -> None:
@@ -46,7 +45,7 @@ class S3Caller:
         self._session: Session | None = None
         self._renewing: RefreshableCredentials | None = None
 
-    def variables(self) -> dict[str, str]:
+    def resolved(self) -> dict[str, str]:
         """Credentials, region, endpoint and options, under the names that `settings.py` reads.
 
         Raises:
@@ -76,6 +75,8 @@ class S3Caller:
         return {name: self._environ[name] for name in names if self._environ.get(name)}
 
     def _resolved(self, given: Mapping[str, str]) -> dict[str, str]:
+        if self._environ.get(EXPLICIT):
+            return self._explicit()
         session = self._session if self._renewing else None
         if session is None:
             # Anew each time: a static file or variable may have been renewed from outside.
@@ -86,6 +87,16 @@ class S3Caller:
         if not flag(given, UNSIGNED, default=False):
             found |= self._credentials(session)
         return {name: value for name, value in found.items() if value}
+
+    def _explicit(self) -> dict[str, str]:
+        """Keys that a call gave; what a profile says of region or endpoint is not for them."""
+        found = self._given(SECRETS)
+        region = self._environ.get("AWS_REGION") or self._environ.get("AWS_DEFAULT_REGION")
+        if region:
+            found["AWS_REGION"] = region
+        if self._endpoint():
+            found[SENT_ENDPOINT] = self._endpoint()
+        return found | authorities_of(self._environ)
 
     def _endpoint(self) -> str:
         return next((self._environ[name] for name in ENDPOINTS if self._environ.get(name)), "")
@@ -112,7 +123,7 @@ def _configured(session: Session, given: Mapping[str, str], endpoint: str) -> di
     region = given.get("AWS_REGION") or session.get_config_variable("region") or ""
     found = {
         "AWS_REGION": str(region),
-        _TRAVELLING_ENDPOINT: endpoint or _configured_endpoint(session, scoped),
+        SENT_ENDPOINT: endpoint or _configured_endpoint(session, scoped),
     }
     for name, option in (
         ("AWS_USE_FIPS_ENDPOINT", scoped.get("use_fips_endpoint")),

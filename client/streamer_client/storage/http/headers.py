@@ -1,12 +1,27 @@
-"""Whether an answer holds the range that was asked for. Pure."""
+"""What an answer's headers say of its body: dates, ranges, sizes, encodings. Pure.
+
+Owns the reading of standard HTTP headers; `proof.py` owns those that prove an object's content.
+"""
 
 from __future__ import annotations
 
+import datetime as dt
+import email.utils
 import re
 from collections.abc import Mapping
 from typing import Final
 
 from streamer_client.contract.errors import SourceChanged, SourceError
+
+
+def date_of(text: str) -> dt.datetime | None:
+    """An HTTP date as a time in UTC; None where it is none."""
+    try:
+        found = email.utils.parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=dt.UTC)
+
 
 _CONTENT_RANGE: Final = re.compile(r"bytes\s+(\d+)-(\d+)/(\d+|\*)", re.IGNORECASE)
 _UNSATISFIED: Final = re.compile(r"bytes\s+\*/(\d+)", re.IGNORECASE)
@@ -83,3 +98,27 @@ def _resized(about: str, size_bytes: int, found: int | None) -> SourceChanged:
 
 def _number(text: str | None) -> int | None:
     return int(text) if text and text.isascii() and text.isdigit() else None
+
+
+_NO_ENCODINGS: Final = frozenset({"", "identity", "aws-chunked", "utf-8", "utf8"})
+"""Values of Content-Encoding that say nothing of the bytes: `aws-chunked` tells how an object was
+uploaded, and `utf-8` is a charset that somebody wrote into the wrong header."""
+
+
+def leaves_bytes_alone(encoding: str) -> bool:
+    """Whether a body of this Content-Encoding (a list, in any case of letters) is as stored."""
+    return all(part.strip().lower() in _NO_ENCODINGS for part in encoding.split(","))
+
+
+def plain_body(about: str, headers: Mapping[str, str]) -> None:
+    """Refuse a body that is packed on its way: its ranges are not the object's.
+
+    Raises:
+        SourceError: naming the encoding.
+    """
+    encoding = headers.get("content-encoding", "")
+    if not leaves_bytes_alone(encoding):
+        raise SourceError(
+            f"{about}: is sent with Content-Encoding {encoding}, so its ranges are not those of "
+            "the file; store it, and let the server send it, without compression"
+        )

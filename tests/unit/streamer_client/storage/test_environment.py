@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from tests.support.certificates import Authority
 
 from streamer_client.contract.errors import ConfigError
+from streamer_client.storage.environment import flag, http_environment, http_settings, whole_number
 from streamer_client.storage.http.proxies import Proxies
-from streamer_client.storage.http.settings import (
-    FLOOR_BYTES_S,
-    READ_TIMEOUT_S,
-    HttpSettings,
-    flag,
-    http_settings,
-    whole_number,
-)
+from streamer_client.storage.http.settings import FLOOR_BYTES_S, READ_TIMEOUT_S, HttpSettings
 
 
 def test_defaults() -> None:
@@ -62,3 +59,21 @@ def test_numbers_are_numbers(text: str) -> None:
         whole_number({"A": text}, "A")
     assert whole_number({"A": " 7 "}, "A") == 7
     assert whole_number({"A": ""}, "A") is None
+
+
+def test_only_what_is_set_travels_and_certificates_in_place_of_their_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundle = Authority(tmp_path).bundle
+    environ = {
+        "AWS_CA_BUNDLE": bundle.name,
+        "HTTPS_PROXY": "http://p:1",
+        "NO_PROXY": "",
+        "HOME": "/h",
+        "AZURE_CLIENT_SECRET": "hush",
+    }
+    assert http_environment(environ) == {
+        "STREAMER_TLS_AUTHORITIES": bundle.read_text(),
+        "HTTPS_PROXY": "http://p:1",
+    }

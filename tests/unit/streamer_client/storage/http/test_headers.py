@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamer_client.contract.errors import SourceChanged, SourceError
-from streamer_client.storage.http.content_range import check_range, range_header, total_size
+from streamer_client.storage.http.headers import check_range, plain_body, range_header, total_size
 
 
 def checked(status: int, start: int, stop: int, size: int, **headers: str) -> int:
@@ -69,3 +69,17 @@ def test_size_of_the_whole() -> None:
     assert total_size(206, {"content-range": "bytes 0-0/*", "content-length": "1"}) is None
     assert total_size(416, {"content-range": "bytes */0"}) == 0
     assert total_size(416, {}) is None
+
+
+QUIET = ("", "identity", "utf-8", "UTF-8", "utf8", "aws-chunked", "aws-chunked, identity")
+
+
+@pytest.mark.parametrize("encoding", QUIET)
+def test_values_that_say_nothing_of_the_bytes(encoding: str) -> None:
+    plain_body("s3://b/k", {"content-encoding": encoding} if encoding else {})
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "aws-chunked,gzip", "identity, zstd", "x"])
+def test_packed_bodies_are_refused(encoding: str) -> None:
+    with pytest.raises(SourceError, match=f"^s3://b/k: is sent with Content-Encoding {encoding}"):
+        plain_body("s3://b/k", {"content-encoding": encoding})
