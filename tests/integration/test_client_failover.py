@@ -15,7 +15,8 @@ from streamer_client.contract.errors import DaemonUnavailable, MemoryLimitError,
 from streamer_client.contract.messages import Close, Open, ReleaseShards
 from streamer_client.launch import open_client
 from tests.support.checkpoints import random_tensor, write_shard
-from tests.support.scripted_daemon import Script, ScriptedDaemon, scripted_daemon
+from tests.support.daemon_script import Script
+from tests.support.scripted_daemon import ScriptedDaemon, scripted_daemon
 from tests.support.waiting import eventually
 
 BLOCK = 4096
