@@ -26,6 +26,7 @@ import msgspec
 
 from streamer_client.contract import messages
 from streamer_client.contract.checks import check
+from streamer_client.contract.codec import decode_client, decode_daemon, encode
 from streamer_client.contract.handover import (
     BATCH_DESCRIPTORS,
     Files,
@@ -98,7 +99,7 @@ class PaperSocket(ControlSocket):
         self.sent: list[tuple[str, bytes]] = []
 
     def send(self, name: str, message: messages.Message) -> bool:
-        self.sent.append((name, messages.encode(message)))
+        self.sent.append((name, encode(message)))
         return True
 
 
@@ -194,7 +195,7 @@ class Node:
             seconds += self._timed(lambda: self._take(session, data, descriptors))  # noqa: B023
         seconds += self._examine()
         request = messages.Open(1, 1, "/models/large", 1, hold=hold)
-        frame = messages.encode(request)
+        frame = encode(request)
         seconds += self._timed(lambda: self._receive([(session, frame)]))
         return seconds + self._timed(self.service.turn)
 
@@ -219,7 +220,7 @@ class Node:
 
     def _receive(self, frames: Iterable[tuple[Session, bytes]]) -> None:
         for session, frame in frames:
-            message = messages.decode_client(frame)
+            message = decode_client(frame)
             check(message)
             self.requests.receive(session, message)
 
@@ -272,14 +273,14 @@ class Node:
         self.traffic += len(self.socket.sent)
         for name, frame in self.socket.sent:
             session = self.sessions.get(name)
-            granted = messages.decode_daemon(frame)
+            granted = decode_daemon(frame)
             if self.consuming and isinstance(granted, (messages.Granted, messages.Opened)):
                 ranges: tuple[BlockRange, ...] = (
                     granted.ranges if isinstance(granted, messages.Granted) else granted.granted
                 )
                 if ranges and session is not None:
                     consumed = messages.Consumed(granted.load, ranges)
-                    self.inbox.append((session, messages.encode(consumed)))
+                    self.inbox.append((session, encode(consumed)))
         self.socket.sent.clear()
         # The last rank's messages lag one turn, so that ranks are not in step.
         count = max(0, len(self.inbox) - 1) if self.left else len(self.inbox)
@@ -326,7 +327,7 @@ def opening(node: Node, repeats: int) -> list[float]:
     found = []
     for _ in range(repeats):
         found.append(1e3 * node.open(node.join(), hold=True))
-        answers = [messages.decode_daemon(frame) for _, frame in node.socket.sent]
+        answers = [decode_daemon(frame) for _, frame in node.socket.sent]
         node.socket.sent.clear()
         opened = [answer for answer in answers if isinstance(answer, messages.Opened)]
         whole = sum(stop - start for _, start, stop in opened[0].granted)

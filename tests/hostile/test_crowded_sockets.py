@@ -17,8 +17,9 @@ import zmq
 
 from streamer_client.client import daemon_client
 from streamer_client.connect.connection import HANDSHAKE_TIMEOUT_S
+from streamer_client.contract.codec import decode_daemon, encode
 from streamer_client.contract.handover import MAX_PACKET_BYTES, Greeting, decode_from_daemon
-from streamer_client.contract.messages import GetStatus, Status, Welcome, decode_daemon, encode
+from streamer_client.contract.messages import GetStatus, Status, Welcome
 from streamer_client.contract.socket import descriptor_socket
 from streamerd.control.connections import CLAIM_S
 from tests.support.checkpoints import write_model

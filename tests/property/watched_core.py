@@ -5,6 +5,8 @@ Keeps its own account of what is backed and what was granted, from the commands 
 
 from __future__ import annotations
 
+from typing import assert_never
+
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from streamer_client.contract.layout import BlockRange
@@ -20,6 +22,15 @@ TRANSIENT = 5
 """The file that nothing proves to be the same later: each open of it has a content of its own."""
 RULES = Rules(BLOCK, slots=3, remote_slots=2, lag_s=30, space_wait_s=30, credentials_wait_s=40)
 Granted = dict[LoadKey, set[tuple[int, int]]]
+ForClients = (
+    commands.Admit
+    | commands.Announce
+    | commands.FailShard
+    | commands.Reject
+    | commands.Finish
+    | commands.ReportWaiting
+    | commands.AskCredentials
+)
 
 
 class WatchedCore(RuleBasedStateMachine):
@@ -94,17 +105,18 @@ class WatchedCore(RuleBasedStateMachine):
                 self.proving += [(shard, block) for block in range(start, stop)]
             case commands.FetchBlock():
                 self.fetch(command)
+            case commands.CloseSource(shard):
+                assert shard in self.sourced, "told twice"
+                self.sourced.remove(shard)
             case commands.ReleaseBlocks(shard, start, stop):
                 for block in range(start, stop):
                     assert not self.holders_of(shard, block), "a granted block was taken away"
                     assert (shard, block) not in self.mapped, "taken from under old views"
                 self.releasing.append(command)
             case _:
-                self.carry_out_for_load(command, pending)
+                self.tell_client(command, pending)
 
-    def carry_out_for_load(
-        self, command: commands.AnyCommand, pending: list[events.AnyEvent]
-    ) -> None:
+    def tell_client(self, command: ForClients, pending: list[events.AnyEvent]) -> None:
         match command:
             case commands.Admit(load, held, granted):
                 assert load not in self.admitted
@@ -118,9 +130,6 @@ class WatchedCore(RuleBasedStateMachine):
             case commands.FailShard(load, shard):
                 assert (load, shard) not in self.failed
                 self.failed.add((load, shard))
-            case commands.CloseSource(shard):
-                assert shard in self.sourced, "told twice"
-                self.sourced.remove(shard)
             case commands.Reject(load):
                 self.forget(load)
             case commands.Finish(load):
@@ -130,6 +139,8 @@ class WatchedCore(RuleBasedStateMachine):
                 pass
             case commands.AskCredentials(load):
                 assert load.owner != "prefetches", "nobody there to be asked"
+            case _:
+                assert_never(command)
 
     def fetch(self, command: commands.FetchBlock) -> None:
         shard, block = command.shard, command.block

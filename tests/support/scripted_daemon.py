@@ -20,6 +20,7 @@ from typing import Any
 import posix_ipc
 import zmq
 
+from streamer_client.contract.codec import decode_client, encode
 from streamer_client.contract.errors import ProtocolMismatch, StreamerError
 from streamer_client.contract.handover import TOKEN_BYTES
 from streamer_client.contract.layout import BlockRange, slab_bytes
@@ -52,8 +53,6 @@ from streamer_client.contract.messages import (
     Waiting,
     Want,
     Welcome,
-    decode_client,
-    encode,
 )
 from streamer_client.storage.contract import StoredShard
 from tests.support.daemon_script import Script, ScriptedLoad, found_shards
@@ -271,9 +270,6 @@ class ScriptedDaemon:
         welcome = Welcome(
             hello.request_id,
             script.welcome_protocol,
-            "0",
-            os.getpid(),
-            self.instance,
             script.heartbeat_s,
             session.proof if script.right_proof else bytes(TOKEN_BYTES),
         )

@@ -109,11 +109,11 @@ class LoadOpening:
         self, request: Open, cancelled: Cancelled, *, may_bring_in: bool = False
     ) -> DaemonLoad:
         """Open with credentials as they are now; with newer ones where those just expired."""
-        environment = self.access.variables()
+        environment = self.access.environment()
         try:
             load = self._asked(request, environment, cancelled, may_bring_in=may_bring_in)
         except CredentialsExpired:
-            newer = self.access.variables()
+            newer = self.access.environment()
             if newer == environment:
                 raise
             environment = newer

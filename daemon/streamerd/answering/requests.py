@@ -7,7 +7,6 @@ bad one is answered with `Failed` and changes nothing.
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -15,7 +14,6 @@ from typing import Final
 from streamer_client.contract import messages
 from streamer_client.contract.checks import check_shards
 from streamer_client.contract.errors import (
-    ConfigError,
     ProtocolMismatch,
     RequestRefused,
     StreamerError,
@@ -35,7 +33,7 @@ from streamerd.answering.cache import Cache
 from streamerd.answering.handovers import Handed, Handovers
 from streamerd.answering.local_files import LocalFiles, LocalShard
 from streamerd.answering.resolved import first_bytes, resolved_shards, total_bytes
-from streamerd.answering.status import status_body
+from streamerd.answering.status import status_document
 from streamerd.answering.verification import Verification
 from streamerd.control.sessions import Session
 from streamerd.reading.backing import Backing, Name
@@ -51,12 +49,6 @@ MAX_VERIFICATIONS: Final = 8
 """Of one client at once; each keeps a few reads of each worker busy."""
 PREFETCH_OWNER = ""
 """Prefetches belong to the daemon itself: they go on when whoever asked has left."""
-
-_FIRST_BLOCKS: dict[str, Callable[[int], int]] = {
-    "all": lambda blocks: blocks,
-    "headers": lambda blocks: min(1, blocks),
-    "none": lambda _blocks: 0,
-}
 
 _JUDGED_BY_STATE = (
     messages.GetStatus,
@@ -135,7 +127,9 @@ class Requests:
             case messages.Prefetch():
                 self._prefetch(session, message)
             case messages.GetStatus(request_id):
-                self._send(session, messages.Status(request_id, status_body(self._service)))
+                self._send(
+                    session, messages.Status(request_id, status_document(self._service).body())
+                )
             case messages.GetConfig(request_id):
                 self._send(session, messages.Config(request_id, self.config_body))
             case messages.Evict() | messages.Pin() | messages.Unpin() | messages.Verify():
@@ -167,9 +161,6 @@ class Requests:
         welcome = messages.Welcome(
             message.request_id,
             messages.PROTOCOL,
-            __version__,
-            os.getpid(),
-            service.instance,
             service.settings.heartbeat_s,
             session.proof,
         )
@@ -182,15 +173,6 @@ class Requests:
         if any(key in loads for loads in known):
             raise ProtocolMismatch(f"load {message.load} of this connection is open already")
         self._refuse_too_many(session)
-        if message.want not in _FIRST_BLOCKS:
-            words = ", ".join(_FIRST_BLOCKS)
-            raise ProtocolMismatch(
-                f"want={printable(message.want, 40)!r} is unknown; it is one of {words}"
-            )
-        if message.memory_limit < -1:
-            raise ConfigError(f"memory_limit must be -1, 0 or bytes, got {message.memory_limit}")
-        if message.concurrency is not None and message.concurrency < 1:
-            raise ConfigError(f"concurrency must be at least 1, got {message.concurrency}")
         self._resolving[key] = message.request_id
 
         def found(shards: tuple[LocalShard, ...]) -> None:
@@ -226,9 +208,9 @@ class Requests:
         message: messages.Open,
         shards: tuple[LocalShard, ...],
     ) -> None:
-        blocks_of = _FIRST_BLOCKS[message.want]
+        wants_all = message.want == "all"
         wants = tuple(
-            BlockRange(index, 0, blocks_of(self._block_count(shard.stored)))
+            BlockRange(index, 0, self._block_count(shard.stored) if wants_all else 0)
             for index, shard in enumerate(shards)
         )
         event = events.LoadOpened(

@@ -12,12 +12,12 @@ import errno
 import logging
 import os
 import socket
-from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, assert_never
 
+from streamer_client.connect.packet_socket import AGAIN_S, receive_packet
 from streamer_client.contract.errors import ProtocolMismatch, RequestRefused, StreamerError
 from streamer_client.contract.handover import (
     BATCH_DESCRIPTORS,
@@ -41,11 +41,6 @@ logger = logging.getLogger(__name__)
 
 MAX_PACKETS_A_TURN: Final = 16
 """After so many packets of one client the loop sees to other things first."""
-RECEIVED_DESCRIPTORS: Final = 253
-"""SCM_MAX_FD of Linux: with room for all that can come, a missing one means that it was kept
-back."""
-AGAIN_S: Final = 0.005
-"""When descriptors cannot be sent because too many are on their way, it is tried again so soon."""
 MAX_CLIENTS: Final = 2048
 """libzmq serves its clients from one thread, and aborts when it has no descriptor left for one."""
 ACCEPTED_A_TURN: Final = 32
@@ -167,9 +162,7 @@ class DescriptorSocket:
             self._refuse(session, error)
             return
         self._loop.add_reader(session.connection, self._receive, session)
-        self._send(
-            session, Greeting(PROTOCOL, __version__, os.getpid(), session.token, session.proof)
-        )
+        self._send(session, Greeting(PROTOCOL, __version__, session.token, session.proof))
 
     def _refuse_too_many(self, session: Session) -> None:
         mine, all_of_them = self._sessions.of_user(session.uid), len(self._sessions)
@@ -205,7 +198,7 @@ class DescriptorSocket:
             if not self._has_room(session) and self._put_off(session):
                 return
             try:
-                data, descriptors, flags = _received(session.connection)
+                data, descriptors, flags = receive_packet(session.connection)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -361,18 +354,3 @@ class DescriptorSocket:
         if outgoing.timer is not None:
             outgoing.timer.cancel()
         outgoing.timer = self._loop.call_later(AGAIN_S, self._flush, session)
-
-
-def _received(connection: socket.socket) -> tuple[bytes, list[int], int]:
-    """One packet, its descriptors, and the flags it came with.
-
-    Not by `socket.recv_fds`, which forgets the flags that it is given (Python 3.11): clients' files
-    would stay open in every program that the daemon executes.
-    """
-    descriptors = array("i")
-    room = socket.CMSG_SPACE(RECEIVED_DESCRIPTORS * descriptors.itemsize)
-    data, parts, flags, _ = connection.recvmsg(MAX_PACKET_BYTES, room, socket.MSG_CMSG_CLOEXEC)
-    for level, kind, body in parts:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            descriptors.frombytes(body[: len(body) - len(body) % descriptors.itemsize])
-    return data, list(descriptors), flags

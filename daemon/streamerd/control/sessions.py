@@ -13,7 +13,6 @@ import logging
 import os
 import secrets
 import socket
-import struct
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,12 +20,12 @@ from typing import Final
 
 from zmq import MessageTracker
 
+from streamer_client.connect.packet_socket import peer_of
 from streamer_client.contract.handover import TOKEN_BYTES
 from streamer_client.contract.messages import Message
 
 logger = logging.getLogger(__name__)
 
-_PEER_CREDENTIALS: Final = struct.Struct("iII")
 _SO_PEERPIDFD: Final = 77
 """Of <asm-generic/socket.h>, Linux 6.5; the socket module has no name for it."""
 
@@ -94,7 +93,7 @@ class Sessions:
         Raises:
             OSError: the kernel does not tell who it is: the other end is gone already.
         """
-        pid, uid, gid = _credentials(connection)
+        pid, uid, gid = peer_of(connection)
         self._count += 1
         session = Session(str(self._count), pid, uid, gid, connection)
         session.pidfd = _pidfd(connection, pid)
@@ -136,13 +135,6 @@ class Sessions:
         for session in self:
             self._forget(session)
             session.connection.close()
-
-
-def _credentials(connection: socket.socket) -> tuple[int, int, int]:
-    size = _PEER_CREDENTIALS.size
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-    pid, uid, gid = _PEER_CREDENTIALS.unpack(raw)
-    return pid, uid, gid
 
 
 def _pidfd(connection: socket.socket, pid: int) -> int:

@@ -16,6 +16,7 @@ from typing import Final
 import zmq
 
 from streamer_client.contract.checks import check
+from streamer_client.contract.codec import decode_client, encode
 from streamer_client.contract.errors import ProtocolMismatch, StreamerError
 from streamer_client.contract.handover import TOKEN_BYTES
 from streamer_client.contract.layout import merged
@@ -35,8 +36,6 @@ from streamer_client.contract.messages import (
     ShardFailed,
     Verifying,
     Waiting,
-    decode_client,
-    encode,
 )
 from streamerd.control.connections import Accepted, Connections
 from streamerd.control.sessions import Session, Sessions

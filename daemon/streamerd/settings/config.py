@@ -21,6 +21,7 @@ from streamer_client.contract.layout import (
     DEFAULT_BLOCK_BYTES,
     WINDOW_BLOCKS,
 )
+from streamer_client.contract.modes import MODE_ENV
 from streamer_client.contract.sizes import exact_size, format_size, parse_size
 from streamer_client.contract.socket import DESCRIPTOR_SUFFIX, MAX_SOCKET_PATH_BYTES, SUN_PATH_BYTES
 from streamerd.memory.check import contradiction, own_bytes
@@ -40,7 +41,7 @@ DEFAULT: Final = "default"
 """The origin of a value that nobody gave."""
 SYSTEM_CONFIG: Final = "/etc/streamerd/streamerd.toml"
 CLIENT_ENV: Final = frozenset(
-    {"STREAMERD_MODE", "STREAMERD_RING", "STREAMERD_RING_LIBRARY", "STREAMERD_SHARD_WRITER"}
+    {MODE_ENV, "STREAMERD_RING", "STREAMERD_RING_LIBRARY", "STREAMERD_SHARD_WRITER"}
 )
 """Variables of this prefix that clients read; the daemon started by one inherits them."""
 _SERVICE_LINK: Final = re.compile(

@@ -73,7 +73,7 @@ def test_a_client_that_knows_no_descriptor_socket_is_told_so(daemon: DaemonProce
 @pytest.mark.parametrize(
     "data",
     [
-        encode_packet(Greeting(PROTOCOL + 1, "9.9", 1, b"t" * 16, b"p" * 16)),
+        encode_packet(Greeting(PROTOCOL + 1, "9.9", b"t" * 16, b"p" * 16)),
         encode_packet(Taken(1, 1)),
         b"\xc1",
         b"\x81\xa4type\xa1\xff",

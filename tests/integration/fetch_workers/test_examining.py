@@ -55,8 +55,7 @@ async def test_examined_through_descriptors(stored: StoredShard, tmp_path: Path)
         assert plain.shard.size_bytes == stored.size_bytes
         assert plain.ctime_ns == os.stat(stored.uri).st_ctime_ns
         assert not plain.direct_ok
-        empty = found.pop("empty")
-        assert isinstance(empty, jobs.ExaminedFile)
+        assert isinstance(empty := found.pop("empty"), jobs.ExaminedFile)
         assert empty.shard.size_bytes == 0
         told = {
             name: (refusal.code, refusal.message)

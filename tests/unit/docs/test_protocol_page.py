@@ -25,7 +25,7 @@ FIGURE: Final = re.compile(r"(2\^63 - 1|[\d,]+)(?: (KiB|MiB|TiB|Ki|Mi))?")
 FACTORS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "T": 1 << 40}
 ELSEWHERE: Final = {"MSG_CTRUNC", "PATH"}
 """In capitals and no constants of this project."""
-NOT_TOLD: Final = {"MAX_PATH_BYTES", "HEADER_PIECE_BYTES"}
+NOT_TOLD: Final = {"HEADER_PIECE_BYTES"}
 """Bounds that no peer meets in a conversation."""
 
 

@@ -1,63 +1,15 @@
-"""The header parser: what works, and that each broken rule is told by file, tensor and remedy."""
+"""Tensors that do not fit their bytes or their file: each is told by file, tensor and remedy."""
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Any
 
 import pytest
 import safetensors
-from tests.support.parsed_headers import URI, parse, refusal
-from tests.support.safetensors_files import as_safetensors_reads, built, field, with_length
+from tests.support.safetensors_files import as_safetensors_reads, built, field, parse, refusal
 
-from streamer_client.contract.catalog import (
-    DTYPE_BITS,
-    HEADER_LIMIT_BYTES,
-    ShardCatalog,
-    TensorEntry,
-    header_bytes,
-    parse_header,
-)
-
-
-def test_entries_carry_absolute_offsets_in_file_order() -> None:
-    file = built(
-        {"late": field("I16", [2, 3], 4, 16), "early": field("F32", [1], 0, 4)}, 16, padding=3
-    )
-    base = len(file) - 16
-    assert parse(file) == ShardCatalog(
-        uri=URI,
-        size_bytes=len(file),
-        data_start=base,
-        entries=(
-            TensorEntry("early", "F32", (1,), base, base + 4),
-            TensorEntry("late", "I16", (2, 3), base + 4, base + 16),
-        ),
-        metadata={},
-    )
-
-
-def test_metadata_is_kept() -> None:
-    assert parse(built({"__metadata__": {"format": "pt"}}, 0)).metadata == {"format": "pt"}
-    assert parse(built({"__metadata__": None}, 0)).metadata == {}
-
-
-def test_a_shard_without_tensors() -> None:
-    assert parse(built({}, 0)).entries == ()
-
-
-def test_scalars_and_empty_tensors_in_any_place() -> None:
-    members = {
-        "first empty": field("F32", [0], 0, 0),
-        "scalar": field("F64", [], 0, 8),
-        "middle empty": field("BF16", [3, 0, 2], 8, 8),
-        "second": field("U8", [2], 8, 10),
-        "last empty": field("F4", [0, 7], 10, 10),
-        "very last empty": field("I8", [0], 10, 10),
-    }
-    shapes = {entry.name: entry.shape for entry in parse(built(members, 10)).entries}
-    assert shapes == {name: tuple(told["shape"]) for name, told in members.items()}
+from streamer_client.contract.catalog import DTYPE_BITS
+from streamer_client.contract.limits import MAX_DIMENSIONS
 
 
 @pytest.mark.parametrize("dtype", DTYPE_BITS)
@@ -72,144 +24,6 @@ def test_no_dtype_of_safetensors_is_missing() -> None:
     with pytest.raises(safetensors.SafetensorError) as caught:
         as_safetensors_reads(built({"t": field("NONE", [1], 0, 1)}, 1))
     assert set(re.findall(r"`([A-Z0-9_]+)`", str(caught.value))) - {"NONE"} == set(DTYPE_BITS)
-
-
-def test_unaligned_data_section_and_escaped_names() -> None:
-    body = b'{"a\\"\\u00e9":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
-    body += b" " * ((3 - len(body)) % 8)
-    told = parse(with_length(body, b"1234"))
-    assert told.data_start % 8 == 3
-    assert [entry.name for entry in told.entries] == ['a"é']
-
-
-def test_thousands_of_tensors() -> None:
-    members = {f"t.{place}": field("U8", [1], place, place + 1) for place in range(10_000)}
-    entries = parse(built(members, 10_000)).entries
-    assert [entry.name for entry in entries] == list(members)
-
-
-# --- files that cannot hold a header ------------------------------------------------------------
-
-
-def test_empty_file() -> None:
-    assert "the file is empty" in refusal(b"")
-
-
-@pytest.mark.parametrize("size", [1, 7])
-def test_file_shorter_than_a_length(size: int) -> None:
-    assert f"cut short: has {size} bytes" in refusal(b"\2" * size)
-
-
-def test_header_over_the_limit() -> None:
-    told = refusal((HEADER_LIMIT_BYTES + 1).to_bytes(8, "little") + b"{}", HEADER_LIMIT_BYTES * 2)
-    assert "100000001 bytes" in told
-
-
-def test_header_at_the_limit_is_only_a_matter_of_size() -> None:
-    prefix = HEADER_LIMIT_BYTES.to_bytes(8, "little")
-    assert header_bytes(prefix, URI, HEADER_LIMIT_BYTES + 8) == HEADER_LIMIT_BYTES + 8
-
-
-def test_header_beyond_the_file() -> None:
-    assert "cut short within the header: has 10 bytes, needs 11" in refusal(
-        (3).to_bytes(8, "little") + b"{}"
-    )
-
-
-def test_git_lfs_pointer_is_told_as_such() -> None:
-    assert "`git lfs pull`" in refusal(b"version https://git-lfs.github.com/spec/v1\noid sha256:0")
-
-
-def test_a_caller_that_read_too_little_is_told_apart_from_a_bad_file() -> None:
-    file = built({}, 0)
-    with pytest.raises(ValueError, match="first 8 bytes"):
-        header_bytes(file[:5], URI, len(file))
-    with pytest.raises(ValueError, match="header bytes"):
-        parse_header(file[:-1], URI, len(file))
-
-
-# --- headers that are not what they should be ---------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("body", "told"),
-    [
-        (b'{"\xff":1}', "not UTF-8"),
-        (b'{"a":\xed\xa0\x80}', "not UTF-8"),
-        (b"{", "not JSON"),
-        (b"", "not JSON"),
-        (b"{}\0", "not JSON"),
-        (b"{} {}", "not JSON"),
-        (b"[]", "not a JSON object"),
-        (b"null", "not a JSON object"),
-        (b'"{}"', "not a JSON object"),
-        (b"{" + b'"a":[' * 100_000, "not JSON"),
-        (b'{"\\ud800":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}', "not JSON"),
-    ],
-)
-def test_header_that_is_no_json_object(body: bytes, told: str) -> None:
-    assert told in refusal(with_length(body))
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        None,
-        3,
-        [],
-        "F32",
-        {},
-        {"dtype": "F32", "shape": [1]},
-        field("F32", [1.0], 0, 4),
-        field("F32", [True], 0, 4),
-        field("F32", ["1"], 0, 4),
-        field("F32", [-1], 0, 4),
-        {"dtype": "F32", "shape": 1, "data_offsets": [0, 4]},
-        {"dtype": "F32", "shape": None, "data_offsets": [0, 4]},
-        {"dtype": 32, "shape": [1], "data_offsets": [0, 4]},
-        {"dtype": "F32", "shape": [1], "data_offsets": [0]},
-        {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 8]},
-        {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]},
-        {"dtype": "F32", "shape": [1], "data_offsets": "04"},
-        {**field("F32", [1], 0, 4), "strides": [1]},
-    ],
-)
-def test_tensor_described_wrongly(value: Any) -> None:
-    assert "tensor 'w.q' is described wrongly (" in refusal(built({"w.q": value}, 4))
-
-
-def test_negative_zero_is_no_unsigned_integer() -> None:
-    body = b'{"w":{"dtype":"F32","shape":[-0],"data_offsets":[0,0]}}'
-    assert "tensor 'w' has a negative zero" in refusal(with_length(body))
-
-
-@pytest.mark.parametrize("value", [3, [], {"a": 1}, {"a": None}, {"a": {}}])
-def test_bad_metadata(value: Any) -> None:
-    assert "__metadata__ must map strings to strings" in refusal(built({"__metadata__": value}, 0))
-
-
-@pytest.mark.parametrize(
-    ("body", "key"),
-    [
-        ('{"a":FIELD,"a":FIELD}', "a"),
-        ('{"a":FIELD,"\\u0061":FIELD}', "a"),
-        ('{"a":{"dtype":"U8","dtype":"U8","shape":[0],"data_offsets":[0,0]}}', "dtype"),
-        ('{"a":{"dtype":"U8","shape":[0],"sh\\u0061pe":[0],"data_offsets":[0,0]}}', "shape"),
-        ('{"__metadata__":{"k":"v","k":"v"}}', "k"),
-        ('{"__metadata__":{},"__metadata__":{}}', "__metadata__"),
-        ('{"__metadata__":null,"__metadata__":null}', "__metadata__"),
-    ],
-)
-def test_duplicate_keys(body: str, key: str) -> None:
-    body = body.replace("FIELD", json.dumps(field("U8", [0], 0, 0)))
-    assert f"the key '{key}' twice" in refusal(with_length(body.encode()))
-
-
-def test_quotes_inside_values_are_no_duplicates() -> None:
-    assert parse(built({"__metadata__": {"k": 'say "k" twice: "k"'}}, 0)).metadata
-
-
-# --- tensors that do not fit --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["F31", "f32", "", "FLOAT", "F6"])
@@ -276,3 +90,14 @@ def test_cut_short_and_trailing_bytes() -> None:
         file + b"xx"
     )
     assert "1 trailing bytes" in refusal(built({}, 1))
+
+
+def test_dimensions_are_bounded() -> None:
+    assert parse(built({"w": field("U8", [1] * MAX_DIMENSIONS, 0, 1)}, 1)).entries
+    told = refusal(built({"w": field("U8", [1] * (MAX_DIMENSIONS + 1), 0, 1)}, 1))
+    assert f"has {MAX_DIMENSIONS + 1} dimensions, and {MAX_DIMENSIONS} are the most" in told
+
+
+def test_ten_thousand_dimensions_of_the_largest_number_are_not_multiplied() -> None:
+    told = refusal(built({"w": field("U8", [2**64 - 1] * 10_000, 0, 1)}, 1))
+    assert "tensor 'w' has more than 64 dimensions" in told or "10000 dimensions" in told

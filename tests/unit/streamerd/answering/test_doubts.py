@@ -6,6 +6,7 @@ from tests.support.in_loop import in_loop, until
 from tests.support.paper_daemon import BLOCK, PaperDaemon, PaperFile, file, paper_daemon
 
 from streamer_client.contract import messages as m
+from streamer_client.contract.layout import BlockRange
 from streamerd.workers import jobs
 
 
@@ -108,11 +109,13 @@ async def test_only_what_is_in_memory_is_looked_at() -> None:
     async with paper_daemon() as daemon:
         one = file(1)
         first = daemon.connect()
-        first.open(one, want="headers")
+        first.open(one, want="none")
+        await daemon.work()
+        first.say(m.Want(1, (BlockRange(0, 0, 1),)))
         await daemon.work()
         one.touch()
         second = daemon.connect()
-        second.open(one, want="headers")
+        second.open(one, want="none")
         await daemon.work()
         assert second.heard(m.Opened)
         assert proof_bytes(daemon) == BLOCK
