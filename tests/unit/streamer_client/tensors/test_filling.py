@@ -45,16 +45,19 @@ def fill(
 
 def test_targets_of_the_stored_form_are_filled_in_place() -> None:
     feed = PaperFeed(
-        shard_of({"a": f32(1, 2), "none": f32()}), shard_of({"b": f32(*range(3 * BLOCK))})
+        shard_of({"a": f32(1, 2), "none": f32()}),
+        shard_of({"b": f32(*range(3 * BLOCK))}),
+        shard_of({"alone": f32()}),
     )
     targets = {"a": torch.zeros(2), "none": torch.zeros(0), "b": torch.zeros(3 * BLOCK)}
+    targets["alone"] = torch.zeros(0)
     where = {name: target.data_ptr() for name, target in targets.items()}
     told = Told()
-    assert fill(feed, targets, told) == {"a", "b", "none"}
+    assert fill(feed, targets, told) == {"a", "alone", "b", "none"}
     assert targets["a"].tolist() == [1, 2]
     assert targets["b"].tolist() == list(range(3 * BLOCK))
     assert {name: target.data_ptr() for name, target in targets.items()} == where
-    assert sorted(told.loaded) == ["a", "b", "none"]
+    assert sorted(told.loaded) == ["a", "alone", "b", "none"]
     assert told.mismatches == []
     assert (len(feed.passes), feed.left_blocks) == (1, set())
 
@@ -92,6 +95,15 @@ def test_of_targets_that_share_memory_the_last_stored_one_wins() -> None:
     fill(PaperFeed(file), {"a": memory, "b": memory[1:3], "c": memory[1:2]}, told)
     assert memory.tolist() == [1, 8, 9, 4]
     assert told.loaded == ["a", "c", "b"], "shared memory is filled in file order, at the end"
+
+
+def test_a_target_that_shares_memory_with_a_converted_one_is_filled_after_it() -> None:
+    """Its bytes arrive before the other one is converted."""
+    memory = torch.zeros(4)
+    doubles = bytes(torch.arange(4, dtype=torch.float64).view(torch.uint8).tolist())
+    file = shard_of({"a": ("F64", [4], doubles), "b": f32(8, 9)})
+    fill(PaperFeed(file), {"a": memory, "b": memory[1:3]}, Told())
+    assert memory.tolist() == [0, 8, 9, 3]
 
 
 def test_a_stored_tensor_without_a_target_is_refused_when_strict() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 
 import pytest
 import torch
@@ -21,6 +22,8 @@ TENSORS = [
 ]
 FILES = tuple(shard_of(one) for one in TENSORS)
 EXPECTED = {name: data for one in TENSORS for name, (_, _, data) in one.items()}
+FIRST_TENSOR = -(-(len(FILES[0]) - 301) // BLOCK)
+"""Blocks up to the end of the first tensor: the others of its shard have no view."""
 EVERYTHING = {shard: -(-len(file) // BLOCK) for shard, file in enumerate(FILES)}
 
 
@@ -32,14 +35,22 @@ def read(feed: PaperFeed, names: frozenset[str] | None = None) -> dict[str, byte
     for batch in tensors(feed, headers, CPU, names):
         while batch:
             entry, tensor = batch.pop()
+            assert entry.name not in found, "handed out twice"
             found[entry.name] = bytes(host_memory(tensor))
     return found
 
 
 @pytest.mark.parametrize(
     "mapped",
-    [{}, EVERYTHING, {0: EVERYTHING[0]}, {0: 4}, {0: EVERYTHING[0], 1: 1}, {2: EVERYTHING[2]}],
-    ids=["copies", "views", "one shard", "part of a shard", "two in part", "the last alone"],
+    [
+        {},
+        EVERYTHING,
+        {0: EVERYTHING[0]},
+        {0: FIRST_TENSOR},
+        {0: EVERYTHING[0], 1: 1},
+        {2: EVERYTHING[2]},
+    ],
+    ids=["copies", "views", "one shard", "one tensor", "no second header", "the last alone"],
 )
 def test_all_tensors_in_file_order_however_much_is_mapped(mapped: dict[int, int]) -> None:
     feed = PaperFeed(*FILES, mapped=mapped)
@@ -69,16 +80,48 @@ def test_views_are_of_the_mapping_and_a_misaligned_one_is_a_copy() -> None:
     assert second.data_ptr() % 4 == 0
 
 
+class LateFeed(PaperFeed):
+    """The first tensor's block comes when nearly all others were copied, or after a moment."""
+
+    def __init__(self, file: bytes, late_block: int) -> None:
+        super().__init__(file)
+        self.late_block = late_block
+        self.most_copied_ahead = 0
+        self.enough = threading.Event()
+
+    def wait(self, number: int, shard: int, block: int) -> None:
+        if block == self.late_block:
+            self.enough.wait(0.5)
+            self.most_copied_ahead = len(self.consumed_blocks) - block
+        super().wait(number, shard, block)
+
+    def consumed(self, number: int, shard: int, block: int) -> None:
+        super().consumed(number, shard, block)
+        if len(self.consumed_blocks) > self.late_block + 80:
+            self.enough.set()
+
+
 def test_what_is_copied_ahead_of_the_caller_is_bounded() -> None:
     sizes = [BLOCK] * 100
-    file = shard_of({f"t{at}": ("U8", [size], bytes(size)) for at, size in enumerate(sizes)})
-    feed = PaperFeed(file)
-    feed.read_ahead_bytes = 2 * BLOCK
-    found = tensors(feed, Headers(feed), CPU, None)
-    next(found)
-    header_blocks = (len(file) - 100 * BLOCK) // BLOCK
-    assert len(feed.consumed_blocks) - header_blocks <= 10
-    assert 1 + sum(len(batch) for batch in found) == 100
+    stored = {f"t{at}": ("U8", [size], bytes(size)) for at, size in enumerate(sizes)}
+    file = shard_of(stored, padding=-len(shard_of(stored)) % BLOCK)
+    feed = LateFeed(file, len(file) // BLOCK - 100)
+    feed.read_ahead_bytes = 5 * BLOCK
+    assert sum(len(batch) for batch in tensors(feed, Headers(feed), CPU, None)) == 100
+    assert 1 <= feed.most_copied_ahead <= 10
+
+
+def test_small_tensors_of_a_device_are_handed_out_from_the_end_of_their_list() -> None:
+    """A list of several is a device's alone; `meta` stands for one."""
+    feed = PaperFeed(*FILES)
+    names: list[str] = []
+    sizes: list[int] = []
+    for batch in tensors(feed, Headers(feed), torch.device("meta"), None):
+        sizes.append(len(batch))
+        while batch:
+            names.append(batch.pop()[0].name)
+    assert names == list(EXPECTED)
+    assert sizes == [len(one) for one in TENSORS]
 
 
 def test_an_iteration_that_is_left_ends_its_pass() -> None:
