@@ -24,8 +24,8 @@ from streamer_client.contract.errors import (
 )
 from streamer_client.contract.layout import BlockRange, block_count
 from streamer_client.contract.messages import Open, OpenedShard
-from streamer_client.copy.block_ranges import blocks, count, in_order, whole
 from streamer_client.copy.feed import FeedClosed, FeedShard, Image
+from streamer_client.copy.plan import blocks, count, in_order, whole
 from streamer_client.delivery.direct_feed import (
     READ_AHEAD_BYTES,
     DirectFeed,

@@ -41,7 +41,7 @@ from streamer_client.contract.messages import (
     Waiting,
     Want,
 )
-from streamer_client.copy.block_ranges import blocks, in_order
+from streamer_client.copy.plan import blocks, in_order
 from streamer_client.delivery.lease import Lease
 from streamer_client.delivery.slab import Slab
 from streamer_client.storage.local_files import LocalFile

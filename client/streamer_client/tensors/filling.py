@@ -1,9 +1,11 @@
-"""Putting a checkpoint's bytes into tensors that are there already.
+"""Filling targets: tensors that exist already, such as a model's parameters.
 
-Plans and finishes in the caller's thread; a copier's threads write into the targets' own memory,
-that of small neighbours at once. Targets that cannot take the stored bytes as they are, and all but
-the first of those that share memory, get theirs through a private tensor, so that the result is as
-if done one by one.
+Owns what goes where, the check that names match on both sides, and telling the caller. Plans and
+finishes in the caller's thread; a copier's threads write into the targets' own memory
+(`in_place.py`). A target of another dtype, shape or layout gets its bytes through a private tensor
+(`Destination`). So do targets that share memory, all but the first: they are copied at the end of
+the pass, in file order, so that the result is the same as if the tensors had been loaded one by
+one.
 """
 
 from __future__ import annotations
@@ -15,45 +17,50 @@ import torch
 
 from streamer_client.contract.catalog import ShardCatalog, TensorEntry
 from streamer_client.contract.errors import ConfigError, SourceError
-from streamer_client.copy.block_jobs import block_jobs
-from streamer_client.copy.block_ranges import count
 from streamer_client.copy.copier import Copier
-from streamer_client.copy.destination import Destination, fresh, matches, plain
+from streamer_client.copy.destination import Destination, fresh
 from streamer_client.copy.engines import engine_for
 from streamer_client.copy.feed import Feed
-from streamer_client.tensors.catalog_view import CatalogEntry
+from streamer_client.copy.plan import block_jobs, count
 from streamer_client.tensors.headers import Headers
-from streamer_client.tensors.in_place import InPlace, InPlaceSpans
-from streamer_client.tensors.reading_order import by_name, reading_order
-from streamer_client.tensors.shared_memory_groups import sharing_groups
+from streamer_client.tensors.in_place import (
+    InPlace,
+    InPlaceSpans,
+    matches,
+    plain,
+    sharing_groups,
+)
+from streamer_client.tensors.selection import CatalogEntry, by_name, catalog_entry, reading_order
 
-Mismatch = Callable[[str, CatalogEntry, torch.Tensor], None]
+OnMismatch = Callable[[str, CatalogEntry, torch.Tensor], None]
+"""Called with a target's name, what is stored under it, and the target."""
 
 NAMES_SHOWN: Final = 10
 
 
 class _Detour(NamedTuple):
-    """A stored tensor that does not go straight into its target; a span of the shard."""
+    """A stored tensor that reaches its target through a private tensor; a span of the shard."""
 
     start: int
     stop: int
     entry: TensorEntry
     target: torch.Tensor
     same: bool
-    """In dtype and shape."""
+    """Whether the target has the stored dtype and shape."""
     deferred: bool
+    """Whether the target is copied to at the end of the pass only."""
 
 
-class Loading:
-    """One pass that fills targets.
+class TargetFiller:
+    """One pass that fills targets. `run` is called once.
 
     Args:
-        feed: where bytes come from.
-        headers: its headers, as far as they are known.
+        feed: hands out the checkpoint's blocks.
+        headers: the headers of its shards, as far as they are known.
         targets: name to tensor or parameter.
-        strict: every name must be on both sides.
-        on_mismatch: told of each target whose dtype or shape is not the stored one.
-        on_tensors: told of tensors once they are in place.
+        strict: whether every target must be stored and every stored tensor have a target.
+        on_mismatch: called for each target whose dtype or shape is not the stored one.
+        on_tensors: called with stored tensors once their targets are filled.
     """
 
     def __init__(
@@ -63,7 +70,7 @@ class Loading:
         targets: Mapping[str, torch.Tensor],
         *,
         strict: bool,
-        on_mismatch: Mismatch | None,
+        on_mismatch: OnMismatch | None,
         on_tensors: Callable[[Sequence[TensorEntry]], None],
     ) -> None:
         self._feed = feed
@@ -80,10 +87,13 @@ class Loading:
         self._missing = set(targets)
 
     def run(self) -> frozenset[str]:
-        """Load; returns the names that were filled.
+        """Fill the targets.
+
+        Returns:
+            The names of those that were filled.
 
         Raises:
-            SourceError: names are missing, unexpected, or do not fit.
+            SourceError: names are missing or unexpected, or a tensor does not fit its target.
             ConfigError: a target has no memory.
         """
         self._check_targets()
@@ -141,7 +151,7 @@ class Loading:
         self._empty.clear()
 
     def _planned(self, entries: Sequence[TensorEntry]) -> Iterator[InPlace | _Detour]:
-        """Decide where stored tensors go; their names count as found from here on."""
+        """The spans in which stored tensors go to their targets; notes their names as found."""
         self._missing.difference_update(entry.name for entry in entries)
         straight = InPlaceSpans(self._uri)
         for entry in entries:
@@ -156,17 +166,14 @@ class Loading:
         yield from straight.cut()
 
     def _place(self, span: InPlace | _Detour) -> InPlace | Destination:
-        """The memory for a span: the targets' own, or a private tensor made now."""
+        """The memory of a span: the targets' own, or a private tensor that is made now."""
         if isinstance(span, InPlace):
             if not span.left_bytes:
                 self._empty.append(span)
             return span
         entry, target = span.entry, span.target
         if not span.same and self._on_mismatch is not None:
-            told = CatalogEntry(
-                entry.name, entry.dtype, entry.shape, entry.start, entry.stop, self._uri
-            )
-            self._on_mismatch(entry.name, told, target)
+            self._on_mismatch(entry.name, catalog_entry(self._uri, entry), target)
         stage = fresh(entry, torch.device("cpu"))
         destination = Destination(
             entry, stage, uri=self._uri, target=target, deferred=span.deferred
@@ -178,7 +185,7 @@ class Loading:
         return destination
 
     def _shares_later(self, name: str) -> bool:
-        """Whether an earlier tensor of this pass goes to the same memory."""
+        """Whether an earlier tensor of this pass goes to the same memory; notes this one."""
         group = self._groups.get(name)
         if group is None:
             return False
@@ -200,7 +207,7 @@ class Loading:
 
 
 def _bare(target: torch.Tensor) -> torch.Tensor:
-    """A tensor that can be asked many things quickly: subclasses may see each question."""
+    """The target without its subclass, which may intercept each access and make it slow."""
     return target if type(target) in (torch.Tensor, torch.nn.Parameter) else target.data
 
 

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from streamer_client.contract.catalog import TensorEntry
-from streamer_client.copy import copy_engine
-from streamer_client.copy.block_jobs import block_jobs
-from streamer_client.copy.copy_engine import (
+from streamer_client.copy import engines
+from streamer_client.copy.destination import Destination
+from streamer_client.copy.engines import (
     CopyEngine,
     HostEngine,
     MixedEngine,
     StagedEngine,
+    engine_for,
 )
-from streamer_client.copy.destination import Destination
-from streamer_client.copy.engines import engine_for
+from streamer_client.copy.plan import block_jobs
 
 FILE = random.Random(7).randbytes(5000)
 
@@ -34,7 +34,7 @@ class BytesFeed:
 
 @pytest.mark.parametrize("engine", [HostEngine(1), StagedEngine(1), MixedEngine(StagedEngine(1))])
 def test_bytes_arrive(engine: CopyEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copy_engine, "STAGE_BYTES", 100)
+    monkeypatch.setattr(engines, "STAGE_BYTES", 100)
     entries = [
         TensorEntry("a", "F32", (250,), 8, 1008),
         TensorEntry("b", "U8", (), 1008, 1009),

@@ -1,18 +1,8 @@
-"""Other users of the machine: each gets what it may read itself, and nothing through the daemon.
-
-A service of a user of its own, members of the group that may use its socket, and strangers, as
-`setpriv` makes them. Promises shown: no more and no less than the caller may read; slabs belong to
-the daemon alone; a client trusts nobody's socket but its own user's, root's, or the service's at
-its place.
-"""
+"""Each user gets what it may read itself, no more and no less; slabs belong to the daemon alone."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import signal
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,10 +12,9 @@ from streamer_client.contract.limits import MAX_CLIENTS_PER_USER
 from streamer_client.contract.messages import Failed, GetStatus, Status
 from streamer_client.contract.socket import descriptor_socket
 from tests.support.checkpoints import write_model
-from tests.support.daemon import BLOCK, DaemonProcess, Daemons, daemons
+from tests.support.daemon import BLOCK, DaemonProcess, Daemons
 from tests.support.descriptor_peer import DescriptorPeer, greeting_of
 from tests.support.visitor import Visitor, digests_of
-from tests.support.waiting import eventually
 from tests.support.worlds import (
     GROUP,
     MEMBER,
@@ -37,47 +26,10 @@ from tests.support.worlds import (
     give,
     needs_root,
     shards_of,
-    shared_folder,
     totals_of,
 )
 
 pytestmark = needs_root()
-
-
-@pytest.fixture(scope="module")
-def run() -> Iterator[Path]:
-    with shared_folder(SERVICE, GROUP) as folder:
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def service(run: Path) -> Iterator[DaemonProcess]:
-    """A daemon of its own user, whose socket is its group's."""
-    with daemons() as made:
-        path = run / "control.sock"
-        before = as_user(SERVICE, GROUP)
-        daemon = made.make("--socket-mode=0660", socket_path=path, before=before).start()
-        yield daemon
-        daemon.end()
-
-
-@pytest.fixture
-def home() -> Iterator[Path]:
-    """Of a member, which nobody else may enter."""
-    with shared_folder(MEMBER, MEMBER, 0o700) as folder:
-        yield folder
-
-
-@pytest.fixture
-def model(home: Path) -> list[Path]:
-    """Three blocks in a member's home, whose files everybody could read."""
-    files = write_model(home / "m", shards=1, blocks=3)
-    give([home / "m"], MEMBER, 0o755)
-    give(files, MEMBER)
-    return files
-
-
-# --- what a member gets ---------------------------------------------------------------------------
 
 
 def test_a_model_in_a_closed_home_is_served_from_memory(
@@ -180,9 +132,6 @@ def test_a_member_unpins_only_what_it_pinned(
         other.ask("evict", source=source)
 
 
-# --- slabs ----------------------------------------------------------------------------------------
-
-
 def test_a_member_reads_its_slabs_and_can_do_nothing_else_with_them(
     service: DaemonProcess, home: Path, model: list[Path]
 ) -> None:
@@ -230,9 +179,6 @@ def test_a_mate_of_the_users_primary_group_gets_nothing_from_the_users_own_daemo
     assert daemon.sidecars.stat().st_mode & 0o077 == 0
 
 
-# --- who may connect ------------------------------------------------------------------------------
-
-
 def test_a_stranger_to_the_group_cannot_connect(
     service: DaemonProcess, home: Path, model: list[Path]
 ) -> None:
@@ -249,142 +195,6 @@ def test_a_token_is_of_no_use_to_another_connection(service: DaemonProcess) -> N
         assert isinstance(thief.message(), Failed)
         owner.send(GetStatus(8))
         assert isinstance(owner.message(), Status)
-
-
-# --- whom a client talks to -----------------------------------------------------------------------
-
-
-class Squatter:
-    """A user who was there first: listens at a place, and keeps what it hears."""
-
-    def __init__(self, folder: Path, uid: int) -> None:
-        folder.mkdir()
-        self.path = folder / "control.sock"
-        self._kinds = (socket.SOCK_SEQPACKET, socket.SOCK_STREAM)
-        self._names = (descriptor_socket(str(self.path)), str(self.path))
-        self._read_end, write_end = os.pipe()
-        self._pid = os.fork()
-        if self._pid == 0:
-            os.close(self._read_end)
-            self._listen(folder, uid, write_end)
-        os.close(write_end)
-        assert os.read(self._read_end, 1) == b"."
-
-    def _listen(self, folder: Path, uid: int, ready: int) -> None:
-        try:
-            os.chown(folder, uid, uid)
-            os.setgid(uid)
-            os.setuid(uid)
-            for kind, name in zip(self._kinds, self._names, strict=True):
-                made = socket.socket(socket.AF_UNIX, kind)
-                made.bind(name)
-                os.chmod(name, 0o777)  # noqa: S103  so that its victim can connect
-                made.listen()
-                made.detach()
-            os.write(ready, b".")
-            signal.pause()
-        finally:
-            os._exit(0)
-
-    def connections(self) -> int:
-        """Of the two sockets, as the kernel's table shows them."""
-        rows = Path("/proc/net/unix").read_text().splitlines()
-        return sum(row.endswith(str(self.path)) and row.split()[5] == "03" for row in rows)
-
-    def end(self) -> None:
-        os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
-        os.close(self._read_end)
-        shutil.rmtree(self.path.parent)
-
-
-@pytest.fixture
-def squatter() -> Iterator[Squatter]:
-    """In the place below /tmp where a user's own daemon would be."""
-    squatter = Squatter(Path(f"/tmp/streamerd-{MEMBER}"), STRANGER)
-    yield squatter
-    squatter.end()
-
-
-def test_a_socket_that_another_user_made_first_is_not_used(
-    squatter: Squatter, home: Path, model: list[Path]
-) -> None:
-    with Visitor(as_user(MEMBER)) as client:
-        refused = client.refused("connect", socket=str(squatter.path))
-        assert refused.kind == "UntrustedSocket"
-        assert str(STRANGER) in refused.text
-
-
-def test_where_another_user_was_first_the_next_place_is_taken(
-    squatter: Squatter, home: Path, model: list[Path]
-) -> None:
-    """`auto` starts this user's own daemon below its home."""
-    environ = {
-        "XDG_RUNTIME_DIR": "",
-        "HOME": str(home),
-        "STREAMERD_MEMORY_LIMIT": str(16 << 20),
-    }
-    with Visitor(as_user(MEMBER), environ) as client:
-        found = client.ask("connect", socket=None, mode="auto")
-        try:
-            assert found["socket"] not in (None, str(squatter.path))
-            client.ask("open", source=str(home / "m"))
-            assert client.ask("read")["digests"] == digests_of(model)
-            assert squatter.connections() == 0
-        finally:
-            _end_own(client, Path(found["socket"]))
-
-
-def _end_own(client: Visitor, path: Path) -> None:
-    pid = client.ask("status")["pid"]
-    client.ask("leave")
-    os.kill(pid, signal.SIGINT)  # as from its terminal: it takes its slabs along
-    eventually(lambda: not os.path.exists(f"/proc/{pid}"))
-    for left in path.parent.iterdir():
-        left.unlink()
-    path.parent.rmdir()
-
-
-def test_where_only_another_user_listens_required_fails_and_auto_reads_by_itself(
-    squatter: Squatter, home: Path, model: list[Path]
-) -> None:
-    """Also where the environment names that place."""
-    environ = {"STREAMERD_SOCKET": str(squatter.path)}
-    with Visitor(as_user(MEMBER), environ) as client:
-        assert client.refused("connect", socket=None).kind == "UntrustedSocket"
-        assert client.ask("connect", socket=None, mode="auto")["socket"] is None
-        client.ask("open", source=str(home / "m"))
-        found = client.ask("read")
-    assert (found["mode"], found["digests"]) == ("direct", digests_of(model))
-    assert squatter.connections() == 0
-
-
-def test_a_link_to_another_users_socket_is_not_followed(
-    squatter: Squatter, home: Path, model: list[Path]
-) -> None:
-    """The folder is this user's; what stands in it leads away."""
-    own = home / "own"
-    own.mkdir()
-    os.chown(own, MEMBER, MEMBER)
-    for suffix in ("", ".fd"):
-        (own / f"control.sock{suffix}").symlink_to(f"{squatter.path}{suffix}")
-    with Visitor(as_user(MEMBER)) as client:
-        assert client.refused("connect", socket=str(own / "control.sock")).kind == "UntrustedSocket"
-
-
-def test_a_folder_that_the_group_may_write_to_is_not_trusted(
-    service: DaemonProcess, run: Path
-) -> None:
-    """A mate could put another socket there, any time."""
-    run.chmod(0o775)
-    with Visitor(as_member()) as client:
-        refused = client.refused("connect", socket=service.socket)
-    run.chmod(0o755)
-    assert refused.kind == "UntrustedSocket"
-    assert f"group {GROUP}" in refused.text
-
-
-# --- what lies beside the socket ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".lock", ".instance", "", ".fd", ".slabs"])
