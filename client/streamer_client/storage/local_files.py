@@ -89,11 +89,8 @@ def open_local(
 
     Args:
         source: as `list_shards` takes it, as are `pattern` and `files`.
-        pattern: of names.
-        files: named one by one.
         direct: open each a second time, for O_DIRECT.
-        room_for: asked with how many files there are, before any is opened, whether there is room
-            for that.
+        room_for: tells, before any file is opened, whether there is room for so many.
 
     Raises:
         SourceNotFound: nothing there, or nothing that the pattern takes.

@@ -10,8 +10,6 @@ def remedy(settings: AzSettings, request: Request, code: str) -> str:
     """What to do, for the end of an error's text.
 
     Args:
-        settings: how the account was asked.
-        request: what was asked for.
         code: Azure's own word; empty where it said none.
     """
     match code:
