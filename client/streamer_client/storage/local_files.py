@@ -88,7 +88,9 @@ def open_local(
     opened once, under the first name; files that are named one by one are each opened.
 
     Args:
-        source: as `list_shards` takes it, as are `pattern` and `files`.
+        source: as `list_shards` takes it.
+        pattern: as well.
+        files: as well.
         direct: open each a second time, for O_DIRECT.
         room_for: tells, before any file is opened, whether there is room for so many.
 
