@@ -95,9 +95,7 @@ def open_local(
         room_for: tells, before any file is opened, whether there is room for so many.
 
     Raises:
-        SourceNotFound: nothing there, or nothing that the pattern takes.
-        SourceForbidden: no permission.
-        SourceError: a directory in place of a file, too many open files, and so on.
+        SourceError: as `list_shards` says, or too many files are open.
         ConfigError: `files` is empty or names a file twice.
     """
     listed = LocalStorage().list_shards(source, pattern, files)
