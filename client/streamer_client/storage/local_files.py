@@ -88,17 +88,14 @@ def open_local(
     opened once, under the first name; files that are named one by one are each opened.
 
     Args:
-        source: as `list_shards` takes it, as are `pattern` and `files`.
-        pattern: of names.
-        files: named one by one.
+        source: as `list_shards` takes it.
+        pattern: as well.
+        files: as well.
         direct: open each a second time, for O_DIRECT.
-        room_for: asked with how many files there are, before any is opened, whether there is room
-            for that.
+        room_for: tells, before any file is opened, whether there is room for so many.
 
     Raises:
-        SourceNotFound: nothing there, or nothing that the pattern takes.
-        SourceForbidden: no permission.
-        SourceError: a directory in place of a file, too many open files, and so on.
+        SourceError: as `list_shards` says, or too many files are open.
         ConfigError: `files` is empty or names a file twice.
     """
     listed = LocalStorage().list_shards(source, pattern, files)

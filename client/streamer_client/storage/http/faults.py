@@ -88,10 +88,8 @@ def refusal(
             remedy = forbidden or "give credentials that may read it"
             return SourceForbidden(f"{request.about}: may not be read: {text}; {remedy}")
         case 407:
-            return SourceForbidden(
-                f"{request.about}: the proxy wants to know who asks: {text}; write it as "
-                "http://user:password@host:port in HTTP_PROXY or ALL_PROXY"
-            )
+            remedy = "write it as http://user:password@host:port in HTTP_PROXY or ALL_PROXY"
+            return SourceForbidden(f"{request.about}: the proxy wants a password: {text}; {remedy}")
         case 404 | 410:
             remedy = missing or "check the name for typing errors"
             return SourceNotFound(f"{request.about}: does not exist: {text}; {remedy}")
