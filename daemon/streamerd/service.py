@@ -377,7 +377,7 @@ class Service:
     def _admit(self, command: commands.Admit) -> None:
         load = self.model.loads[command.load]
         ticket = self.tickets.pop(command.load)
-        if load.hold_required:
+        if load.prefetch:
             ids = tuple(shard_id(shard.key) for shard in load.shards)
             accepted = messages.Accepted(ticket.request_id, ids, ticket.total_bytes)
             self.control.send(ticket.session, accepted)
@@ -448,7 +448,7 @@ class Service:
         )
         while len(self.failures) > RECENT_FAILURES:
             self.failures.pop(next(iter(self.failures)))
-        if not load.hold_required:
+        if not load.prefetch:
             told = messages.ShardFailed(
                 command.load.number, command.shard, command.code, command.message
             )

@@ -7,6 +7,8 @@ every load must then end, or there was a deadlock.
 
 from __future__ import annotations
 
+from typing import assert_never
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -24,6 +26,15 @@ TRANSIENT = 5
 """The file that nothing proves to be the same later: each open of it has a content of its own."""
 RULES = Rules(BLOCK, slots=3, remote_slots=2, lag_s=30, space_wait_s=30, credentials_wait_s=40)
 Granted = dict[LoadKey, set[tuple[int, int]]]
+ForClients = (
+    commands.Admit
+    | commands.Announce
+    | commands.FailShard
+    | commands.Reject
+    | commands.Finish
+    | commands.ReportWaiting
+    | commands.AskCredentials
+)
 
 
 class CoreMachine(RuleBasedStateMachine):
@@ -98,11 +109,19 @@ class CoreMachine(RuleBasedStateMachine):
                 self.proving += [(shard, block) for block in range(start, stop)]
             case commands.FetchBlock():
                 self.fetch(command)
+            case commands.CloseSource(shard):
+                assert shard in self.sourced, "told twice"
+                self.sourced.remove(shard)
             case commands.ReleaseBlocks(shard, start, stop):
                 for block in range(start, stop):
                     assert not self.holders_of(shard, block), "a granted block was taken away"
                     assert (shard, block) not in self.mapped, "taken from under old views"
                 self.releasing.append(command)
+            case _:
+                self.tell_client(command, pending)
+
+    def tell_client(self, command: ForClients, pending: list[events.AnyEvent]) -> None:
+        match command:
             case commands.Admit(load, held, granted):
                 assert load not in self.admitted
                 self.admitted.add(load)
@@ -115,9 +134,6 @@ class CoreMachine(RuleBasedStateMachine):
             case commands.FailShard(load, shard):
                 assert (load, shard) not in self.failed
                 self.failed.add((load, shard))
-            case commands.CloseSource(shard):
-                assert shard in self.sourced, "told twice"
-                self.sourced.remove(shard)
             case commands.Reject(load):
                 self.forget(load)
             case commands.Finish(load):
@@ -127,13 +143,15 @@ class CoreMachine(RuleBasedStateMachine):
                 pass
             case commands.AskCredentials(load):
                 assert load.owner != "prefetches", "nobody there to be asked"
+            case _:
+                assert_never(command)
 
     def fetch(self, command: commands.FetchBlock) -> None:
         shard, block = command.shard, command.block
         assert shard in self.slabs
         assert shard in self.sourced, "its source was closed"
-        assert any(spec.key == shard for spec in self.loads[command.lender].shards)
-        assert not self.core.model.loads[command.lender].lent.expired
+        assert any(spec.key == shard for spec in self.loads[command.credentials_of].shards)
+        assert not self.core.model.loads[command.credentials_of].credentials.expired
         assert (shard, block) not in self.backed
         assert (shard, block) not in self.reading
         self.reading.append((shard, block))
@@ -215,7 +233,7 @@ class CoreMachine(RuleBasedStateMachine):
             specs,
             tuple(reversed(wants) if backwards else wants),
             hold=hold or prefetch is not None,
-            hold_required=prefetch is not None,
+            prefetch=prefetch is not None,
             pin=bool(prefetch),
             memory_limit=memory_limit,
             concurrency=concurrency,

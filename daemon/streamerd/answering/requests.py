@@ -406,7 +406,7 @@ class Requests:
             self._specs(chosen),
             wants,
             hold=True,
-            hold_required=True,
+            prefetch=True,
             pin=message.pin,
         )
         if message.pin:

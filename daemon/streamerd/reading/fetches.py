@@ -99,7 +99,7 @@ class Fetches:
             self._fail(command, FailureKind.ERROR, backing.slab_error)
         elif is_remote(backing.stored.uri):
             start, stop = block_span(command.block, backing.stored.size_bytes, self._block_bytes)
-            environment = self._environments.of(command.lender)
+            environment = self._environments.of(command.credentials_of)
             self.pace.begin(stop - start, lambda: self._read(command, None, environment))
         else:
             self._read_local(command, attempt=1)
