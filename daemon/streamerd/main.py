@@ -44,7 +44,7 @@ from streamerd.settings.arguments import daemon_parser, overrides_of
 from streamerd.settings.config import Settings, check_user, config_body, load_settings
 from streamerd.shm.slabs import mount_bytes
 from streamerd.state import events
-from streamerd.workers.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Fleet
 
 logger = logging.getLogger(__name__)
 

@@ -46,8 +46,8 @@ from streamerd.state.core import Core
 from streamerd.state.events import LoadKey, ShardKey
 from streamerd.state.model import Model, Rules
 from streamerd.workers import jobs
-from streamerd.workers.environments import Environments
-from streamerd.workers.supervisor import Fleet
+from streamerd.workers.in_daemon.environments import Environments
+from streamerd.workers.in_daemon.supervisor import Fleet
 from streamerd.workers.threads import Closer
 
 logger = logging.getLogger(__name__)
@@ -214,7 +214,7 @@ class Service:
                 self.sources.close(key)
         self._removed.clear()
         if len(self.environments) > len(self.model.loads):
-            for digest in self.environments.keep(self.model.loads):
+            for digest in self.environments.keep_only(self.model.loads):
                 self._forget(digest)
         self._tell_departures()
 
@@ -366,7 +366,7 @@ class Service:
         if answer is None:
             self._release(command)
             return
-        if isinstance(answer, jobs.Failed):
+        if isinstance(answer, jobs.JobFailed):
             uri = self.backings[command.shard].stored.uri
             logger.error("blocks not released uri=%s error=%s", uri, answer.message)
         event = events.BlocksReleased(self.now_s, command.shard, command.start, command.stop)

@@ -19,11 +19,12 @@ from streamer_client.contract.errors import StreamerError
 from streamer_client.storage.contract import StoredShard
 from streamer_client.storage.local import LocalStorage
 from streamer_client.storage.local_files import LocalFile, open_local
-from streamerd.shm.slabs import MOUNT, allocated_bytes, create_slab, remove_slab, slab_name
+from streamerd.memory.room import SHM_MOUNT
+from streamerd.shm.slabs import allocated_bytes, create_slab, remove_slab, slab_name
 from streamerd.workers import jobs
-from streamerd.workers.file_systems import disk_of
-from streamerd.workers.lending import OPEN_SOURCES
-from streamerd.workers.supervisor import Fleet
+from streamerd.workers.in_daemon.lending import OPEN_SOURCES
+from streamerd.workers.in_daemon.supervisor import Fleet
+from streamerd.workers.in_worker.examining import disk_of
 from tests.support.checkpoints import write_model
 from tests.support.in_loop import in_loop, until
 from tests.support.lending import (
@@ -106,9 +107,9 @@ async def test_fetch_punch_and_close_bit_for_bit(
             await closed(made, given.slab)
             for pid in made.pids:
                 assert slab[1:] not in bytes_of(f"/proc/{pid}/maps").decode()
-                assert not opened_by(pid, MOUNT + slab)
+                assert not opened_by(pid, SHM_MOUNT + slab)
             late = await ask(made, given.fetch(0))
-            assert isinstance(late, jobs.Failed)
+            assert isinstance(late, jobs.JobFailed)
             assert "was taken back before the job came" in late.message
         await until(lambda: not any(opened_by(pid, stored.uri) for pid in made.pids))
 
@@ -140,17 +141,17 @@ async def test_what_cannot_be_read_is_told_and_the_worker_goes_on(
 ) -> None:
     async with fleet() as made:
         answer = await ask(made, lambda job: jobs.Resolve(job, "/etc", None, None, {}))
-        assert isinstance(answer, jobs.Failed)
+        assert isinstance(answer, jobs.JobFailed)
         assert "passes descriptors" in answer.message
         with lent(made, slab, stored) as given:
             nobody = Lent(given.slab + 77, given.source, stored)
             answer = await ask(made, nobody.fetch(0))
-            assert isinstance(answer, jobs.Failed)
+            assert isinstance(answer, jobs.JobFailed)
             answer = await ask(made, lambda job: jobs.Checksum(job, given.slab, 0, 9 * BLOCK))
-            assert isinstance(answer, jobs.Failed)
+            assert isinstance(answer, jobs.JobFailed)
             os.truncate(stored.uri, 10)
             answer = await ask(made, given.fetch(0))
-            assert isinstance(answer, jobs.Failed)
+            assert isinstance(answer, jobs.JobFailed)
             assert (answer.code, answer.no_space) == ("source-changed", False)
         assert made.restarts == 0
 
@@ -232,7 +233,7 @@ async def test_examined_through_descriptors(stored: StoredShard, tmp_path: Path)
         (pid,) = made.pids
         await until(lambda: not opened_by(pid, stored.uri))
         wrong = await ask(made, lambda job: jobs.Examine(job, files), fds[:3])
-        assert isinstance(wrong, jobs.Failed)
+        assert isinstance(wrong, jobs.JobFailed)
         assert "3 descriptors and not 8" in wrong.message
         await until(lambda: not opened_by(pid, stored.uri))
     for fd in fds:
@@ -290,31 +291,6 @@ async def test_compared_through_descriptors(stored: StoredShard, slab: str) -> N
     for fd in (into, folder):
         os.close(fd)
     file.close()
-
-
-@in_loop
-async def test_only_what_the_name_still_means_is_unlinked(slab: str, tmp_path: Path) -> None:
-    inode = os.stat(MOUNT + slab).st_ino
-    async with fleet() as made:
-        for wrong in (inode + 1, inode + 2):
-            answer = await ask(made, functools.partial(_unlink, slab, wrong))
-            assert isinstance(answer, jobs.Finished)
-        assert there(slab)
-        await ask(made, functools.partial(_unlink, slab, inode))
-        assert not there(slab)
-        (tmp_path / "victim").touch()
-        os.symlink(tmp_path / "victim", MOUNT + slab)
-        await ask(made, functools.partial(_unlink, slab, os.stat(MOUNT + slab).st_ino))
-        assert there(slab)
-        os.unlink(MOUNT + slab)
-
-
-def there(slab: str) -> bool:
-    return slab[1:] in os.listdir(MOUNT)
-
-
-def _unlink(name: str, inode: int, job: int) -> jobs.Unlink:
-    return jobs.Unlink(job, name, inode)
 
 
 @in_loop
@@ -426,7 +402,7 @@ async def test_a_worker_that_was_stopped_is_ended_after_its_limit(
             limited = asyncio.create_task(ask(made, given.fetch(0), limit_s=0.2))
             without = asyncio.create_task(ask(made, given.fetch(1)))
             answer = await limited
-            assert isinstance(answer, jobs.Failed)
+            assert isinstance(answer, jobs.JobFailed)
             assert answer.hung
             assert "within 0.2 s" in answer.message
             assert await without is None

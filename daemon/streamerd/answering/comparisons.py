@@ -167,7 +167,7 @@ class Comparisons:
                     self._differs(load, looks[number])
                 for one in failed:
                     self._refuse(load, looks[one.file].key, one.code, one.message)
-            case jobs.Failed(_, code, message) as failed_job:
+            case jobs.JobFailed(_, code, message) as failed_job:
                 if not failed_job.hung and not all(map(self._is_undisturbed, looks)):
                     self.begin(load, [(look.key, look.pair) for look in looks])
                     return  # a slab was given up before a worker had it

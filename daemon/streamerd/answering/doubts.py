@@ -158,7 +158,7 @@ class Doubts:
                     self._touched_again(key, doubt, ctime_ns)
                 elif self._differs(key, block, checksum):
                     self._supersede(key, doubt)
-            case jobs.Failed(_, code, message):
+            case jobs.JobFailed(_, code, message):
                 self._end(key, doubt, error_from_code(code, message))
             case _:
                 self._end(key, doubt, StreamerError(f"{key.uri}: a worker answered nonsense"))

@@ -338,7 +338,7 @@ class Requests:
         size_bytes = total_bytes([shard.stored for shard in shards])
         ticket = Ticket(session.name, message.request_id, size_bytes, names)
         self._service.tickets[event.load] = ticket
-        self._service.environments.lend(event.load, message.environment)
+        self._service.environments.put(event.load, message.environment)
         self._service.post(event)
 
     def _blocks(

@@ -29,7 +29,7 @@ def resolved_shards(source: str, answer: jobs.Answer | None) -> tuple[StoredShar
             if len({shard.uri for shard in shards}) < len(shards):
                 raise ConfigError(f"{source}: a file is named twice; name each once")
             return shards
-        case jobs.Failed(_, code, message):
+        case jobs.JobFailed(_, code, message):
             raise error_from_code(code, message)
         case _:
             raise StreamerError(f"{source}: the worker that listed it died; try again")

@@ -143,7 +143,7 @@ class Verification:
             self._left.append((look.shard, look.block))
             self._end()
             return
-        elif isinstance(answer, jobs.Failed):
+        elif isinstance(answer, jobs.JobFailed):
             self._find(look, f"could not be looked at: {answer.message}")
         else:
             self._find(
@@ -190,7 +190,7 @@ class Verification:
                         "changed in place, or one of the two reads was damaged on its way. Evict "
                         "the shard, and verify again after the next load",
                     )
-            case jobs.Failed(message=message):
+            case jobs.JobFailed(message=message):
                 self._cannot_compare(look, message)
             case None:
                 self._left.append((look.shard, look.block))

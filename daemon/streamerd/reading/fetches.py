@@ -34,8 +34,8 @@ from streamerd.state.events import (
     ShardKey,
 )
 from streamerd.workers import jobs
-from streamerd.workers.environments import Environments
-from streamerd.workers.supervisor import Fleet
+from streamerd.workers.in_daemon.environments import Environments
+from streamerd.workers.in_daemon.supervisor import Fleet
 
 _REFUSALS = {
     CredentialsExpired.code: FailureKind.EXPIRED,
@@ -149,7 +149,7 @@ class Fetches:
                     return
                 self._backings[shard].checksums[block] = answer.checksum
                 self._post(BlockFetched(at_s, shard, block))
-            case jobs.Failed():
+            case jobs.JobFailed():
                 self._count_retries(shard, answer.retries)
                 if self._others_can_read(shard, job, answer):
                     self._read_local(command, attempt=attempt)
@@ -162,7 +162,7 @@ class Fetches:
                 text = f"reading {job.shard.uri} ended a fetch worker"
                 self._post(FetchFailed(at_s, shard, block, lost, "internal", text))
 
-    def _others_can_read(self, shard: ShardKey, job: jobs.Fetch, answer: jobs.Failed) -> bool:
+    def _others_can_read(self, shard: ShardKey, job: jobs.Fetch, answer: jobs.JobFailed) -> bool:
         if job.source is None or answer.no_space or answer.code == SourceChanged.code:
             return False
         return self._sources.refuse(shard, job.source)
@@ -179,7 +179,7 @@ class Fetches:
         self._backings[shard].retries += retries
 
     def _judge(
-        self, job: jobs.Fetch, answer: jobs.Failed
+        self, job: jobs.Fetch, answer: jobs.JobFailed
     ) -> tuple[FailureKind, tuple[LoadKey, ...]]:
         """What a failure means, and whose credentials are to blame for it.
 
@@ -191,4 +191,4 @@ class Fetches:
         kind = _REFUSALS.get(answer.code) if is_remote(job.shard.uri) else None
         if kind is None:
             return FailureKind.ERROR, ()
-        return kind, self._environments.lending(job.environment)
+        return kind, self._environments.loads_with(job.environment)

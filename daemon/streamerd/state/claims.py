@@ -1,8 +1,9 @@
 """Claiming, granting and consuming: how blocks pass through a load.
 
 A load claims wanted blocks in order of use, as many as its window allows. A claimed block is
-granted at once where it is resident, else when it has been fetched. Ranges whose blocks are all in the same
-phase are changed in one step, so that opening a resident checkpoint costs a few passes in C.
+granted at once where it is resident, else when it has been fetched. Ranges whose blocks are all in
+the same phase are changed in one step, so that opening a resident checkpoint costs a few passes in
+C.
 """
 
 from __future__ import annotations
