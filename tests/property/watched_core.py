@@ -146,8 +146,8 @@ class WatchedCore(RuleBasedStateMachine):
         shard, block = command.shard, command.block
         assert shard in self.slabs
         assert shard in self.sourced, "its source was closed"
-        assert any(spec.key == shard for spec in self.loads[command.lender].shards)
-        assert not self.core.model.loads[command.lender].lent.expired
+        assert any(spec.key == shard for spec in self.loads[command.credentials_of].shards)
+        assert not self.core.model.loads[command.credentials_of].credentials.expired
         assert (shard, block) not in self.backed
         assert (shard, block) not in self.reading
         self.reading.append((shard, block))

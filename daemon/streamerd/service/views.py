@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Protocol
 
 from streamerd.state.events import AnyEvent, LoadKey, ShardKey
-from streamerd.state.ledger import Ledger
+from streamerd.state.model import Ledger
 from streamerd.state.lifecycle import BlockState
 from streamerd.state.load import Load
 from streamerd.state.model import Totals

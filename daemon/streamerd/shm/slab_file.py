@@ -18,7 +18,6 @@ import threading
 from typing import Final
 
 from streamerd.shm.huge_pages import EXTENT_BYTES, AlignedMapping, can_collapse
-from streamerd.shm.slabs import MOUNT
 
 _KEEP_SIZE: Final = 0x01
 _PUNCH_HOLE: Final = 0x02
@@ -123,24 +122,6 @@ class SlabFile:
                 self._map.close()
             os.close(self._fd)
             self._fd = -1
-
-
-def unlink_slab(name: str, inode: int) -> bool:
-    """Unlink an object if its name still means the one of that inode; whether it did.
-
-    Links are not followed. Freeing what is in it may take seconds.
-
-    Raises:
-        OSError: it cannot be unlinked.
-    """
-    path = f"{MOUNT}/{os.path.basename(name)}"
-    try:
-        if os.lstat(path).st_ino != inode:
-            return False
-        os.unlink(path)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def punch_hole(fd: int, start: int, stop: int) -> None:

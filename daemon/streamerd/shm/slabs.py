@@ -20,11 +20,10 @@ from typing import Final
 
 from streamer_client.contract.errors import ConfigError, MemoryLimitError, StreamerError
 from streamer_client.contract.layout import slab_bytes
+from streamerd.memory.room import SHM_MOUNT
 
 logger = logging.getLogger(__name__)
 
-MOUNT: Final = "/dev/shm"
-"""Where Linux keeps POSIX shared-memory objects; see shm_overview(7)."""
 READONLY_MOUNT: Final = "/run/streamerd-shm"
 """Where the systemd unit mounts the same once more, read-only."""
 PREFIX: Final = "streamerd."
@@ -57,10 +56,10 @@ def create_slab(name: str, size_bytes: int) -> int:
         ConfigError: no permission, the name is taken, or there is no shared-memory mount.
     """
     try:
-        fd = os.open(MOUNT + name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _OPEN, MODE)
+        fd = os.open(SHM_MOUNT + name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _OPEN, MODE)
     except PermissionError as error:
         raise ConfigError(
-            f"no permission to create {MOUNT}{name}; let this user write to {MOUNT}"
+            f"no permission to create {SHM_MOUNT}{name}; let this user write to {SHM_MOUNT}"
         ) from error
     except OSError as error:
         raise _creation_error(name, size_bytes, error) from error
@@ -77,17 +76,21 @@ def create_slab(name: str, size_bytes: int) -> int:
 def _creation_error(name: str, size_bytes: int, error: OSError) -> StreamerError:
     if error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
         return MemoryLimitError(
-            f"cannot create {MOUNT}{name} of {size_bytes} bytes: {error.strerror}; free memory on "
-            f"{MOUNT} or enlarge it"
+            f"cannot create {SHM_MOUNT}{name} of {size_bytes} bytes: {error.strerror}; "
+            f"free memory on {SHM_MOUNT} or enlarge it"
         )
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return MemoryLimitError(
-            f"cannot create {MOUNT}{name}: too many files are open; raise the daemon's limit "
+            f"cannot create {SHM_MOUNT}{name}: too many files are open; raise the daemon's limit "
             "(LimitNOFILE, `ulimit -n`), or load checkpoints of fewer files at once"
         )
     if error.errno == errno.EEXIST:
-        return ConfigError(f"{MOUNT}{name} exists already and is none of this daemon's; remove it")
-    return ConfigError(f"cannot create {MOUNT}{name}: {error.strerror}; is {MOUNT} mounted?")
+        return ConfigError(
+            f"{SHM_MOUNT}{name} exists already and is none of this daemon's; remove it"
+        )
+    return ConfigError(
+        f"cannot create {SHM_MOUNT}{name}: {error.strerror}; is {SHM_MOUNT} mounted?"
+    )
 
 
 def open_slab(name: str, inode: int) -> int:
@@ -96,12 +99,12 @@ def open_slab(name: str, inode: int) -> int:
     Raises:
         OSError: there is none, or another object has its name (ESTALE).
     """
-    fd = os.open(MOUNT + name, os.O_RDWR | os.O_NONBLOCK | _OPEN)
+    fd = os.open(SHM_MOUNT + name, os.O_RDWR | os.O_NONBLOCK | _OPEN)
     found = os.fstat(fd)
     if _is_ours(found) and found.st_ino == inode:
         return fd
     os.close(fd)
-    raise OSError(errno.ESTALE, "another object has that name", MOUNT + name)
+    raise OSError(errno.ESTALE, "another object has that name", SHM_MOUNT + name)
 
 
 def readonly_mount(configured: str = "") -> str | None:
@@ -119,7 +122,8 @@ def readonly_mount(configured: str = "") -> str | None:
         return path
     if configured:
         raise ConfigError(
-            f"readonly_shm: {path} {wrong}; bind {MOUNT} there read-only, or leave readonly_shm out"
+            f"readonly_shm: {path} {wrong}; bind {SHM_MOUNT} there read-only, or "
+            "leave readonly_shm out"
         )
     logger.info(
         "no read-only mount of shared memory path=%s reason=%r; clients that are root or of this "
@@ -131,8 +135,8 @@ def readonly_mount(configured: str = "") -> str | None:
 def _no_readonly_mount(path: str) -> str:
     try:
         flags, device = os.statvfs(path).f_flag, os.stat(path).st_dev
-        if device != os.stat(MOUNT).st_dev:
-            return f"is not {MOUNT} once more"
+        if device != os.stat(SHM_MOUNT).st_dev:
+            return f"is not {SHM_MOUNT} once more"
     except OSError as error:
         return f"cannot be used ({error.strerror})"
     return "" if flags & os.ST_RDONLY else "can be written to"
@@ -184,10 +188,10 @@ def remove_slab(name: str, inode: int | None = None) -> bool:
         inode: another object of that name stays; None for whichever is there.
     """
     try:
-        found = os.stat(MOUNT + name, follow_symlinks=False)
+        found = os.stat(SHM_MOUNT + name, follow_symlinks=False)
         if not _is_ours(found) or inode not in (None, found.st_ino):
             return False
-        os.unlink(MOUNT + name)
+        os.unlink(SHM_MOUNT + name)
     except FileNotFoundError:
         return False
     return True
@@ -205,7 +209,7 @@ def is_slab_name(name: str) -> bool:
 def instance_slabs(instance: str) -> list[str]:
     """Names of all slabs of one daemon instance that exist now."""
     start = f"{PREFIX}{instance}."
-    return sorted(f"/{entry}" for entry in os.listdir(MOUNT) if entry.startswith(start))
+    return sorted(f"/{entry}" for entry in os.listdir(SHM_MOUNT) if entry.startswith(start))
 
 
 def inode_of(name: str) -> int:
@@ -214,12 +218,12 @@ def inode_of(name: str) -> int:
     Raises:
         OSError: there is none.
     """
-    return os.stat(MOUNT + name, follow_symlinks=False).st_ino
+    return os.stat(SHM_MOUNT + name, follow_symlinks=False).st_ino
 
 
 def allocated_bytes(name: str) -> int:
     """Memory behind an object, as the kernel counts it."""
-    return os.stat(MOUNT + name, follow_symlinks=False).st_blocks * 512
+    return os.stat(SHM_MOUNT + name, follow_symlinks=False).st_blocks * 512
 
 
 def mount_bytes() -> tuple[int, int]:
@@ -229,7 +233,9 @@ def mount_bytes() -> tuple[int, int]:
         ConfigError: there is no such mount.
     """
     try:
-        stats = os.statvfs(MOUNT)
+        stats = os.statvfs(SHM_MOUNT)
     except OSError as error:
-        raise ConfigError(f"cannot use {MOUNT}: {error.strerror}; mount a tmpfs there") from error
+        raise ConfigError(
+            f"cannot use {SHM_MOUNT}: {error.strerror}; mount a tmpfs there"
+        ) from error
     return stats.f_blocks * stats.f_frsize, stats.f_bavail * stats.f_frsize

@@ -13,7 +13,7 @@ import pytest
 from streamer_client.contract.errors import StreamerError
 from streamer_client.storage.contract import StoredShard
 from streamerd.workers import jobs
-from streamerd.workers.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Fleet
 from tests.support.in_loop import in_loop, until
 from tests.support.lending import (
     ask,
@@ -135,7 +135,7 @@ async def test_a_worker_that_was_stopped_is_ended_after_its_limit(
             limited = asyncio.create_task(ask(made, given.fetch(0), limit_s=0.2))
             without = asyncio.create_task(ask(made, given.fetch(1)))
             answer = await limited
-            assert isinstance(answer, jobs.Failed)
+            assert isinstance(answer, jobs.JobFailed)
             assert answer.hung
             assert "within 0.2 s" in answer.message
             assert await without is None

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from streamerd.workers.in_worker.examining import disk_of
 
 from streamer_client.storage.contract import StoredShard
 from streamer_client.storage.local_files import LocalFile
 from streamerd.workers import jobs
-from streamerd.workers.file_systems import disk_of
 from tests.support.in_loop import in_loop, until
 from tests.support.lending import (
     BLOCK,
@@ -75,7 +75,7 @@ async def test_examined_through_descriptors(stored: StoredShard, tmp_path: Path)
         (pid,) = made.pids
         await until(lambda: not opened_by(pid, stored.uri))
         wrong = await ask(made, lambda job: jobs.Examine(job, files), fds[:3])
-        assert isinstance(wrong, jobs.Failed)
+        assert isinstance(wrong, jobs.JobFailed)
         assert "3 descriptors and not 8" in wrong.message
         await until(lambda: not opened_by(pid, stored.uri))
     for fd in fds:

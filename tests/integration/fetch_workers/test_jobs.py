@@ -12,10 +12,11 @@ import xxhash
 
 from streamer_client.storage.contract import StoredShard
 from streamer_client.storage.local_files import open_local
-from streamerd.shm.slabs import MOUNT, allocated_bytes
+from streamerd.memory.room import SHM_MOUNT
+from streamerd.shm.slabs import allocated_bytes
 from streamerd.workers import jobs
-from streamerd.workers.lending import OPEN_SOURCES
-from streamerd.workers.supervisor import Fleet
+from streamerd.workers.in_daemon.lending import OPEN_SOURCES
+from streamerd.workers.in_daemon.supervisor import Fleet
 from tests.support.in_loop import in_loop, until
 from tests.support.lending import (
     ANSWER_S,
@@ -66,9 +67,9 @@ async def test_fetch_punch_and_close_bit_for_bit(
             await closed(made, given.slab)
             for pid in made.pids:
                 assert slab[1:] not in bytes_of(f"/proc/{pid}/maps").decode()
-                assert not opened_by(pid, MOUNT + slab)
+                assert not opened_by(pid, SHM_MOUNT + slab)
             late = await ask(made, given.fetch(0))
-            assert isinstance(late, jobs.Failed)
+            assert isinstance(late, jobs.JobFailed)
             assert "was taken back before the job came" in late.message
         await until(lambda: not any(opened_by(pid, stored.uri) for pid in made.pids))
 
@@ -100,17 +101,17 @@ async def test_what_cannot_be_read_is_told_and_the_worker_goes_on(
 ) -> None:
     async with fleet() as made:
         answer = await ask(made, lambda job: jobs.Resolve(job, "/etc", None, None, {}))
-        assert isinstance(answer, jobs.Failed)
+        assert isinstance(answer, jobs.JobFailed)
         assert "passes descriptors" in answer.message
         with lent(made, slab, stored) as given:
             nobody = Lent(given.slab + 77, given.source, stored)
             answer = await ask(made, nobody.fetch(0))
-            assert isinstance(answer, jobs.Failed)
+            assert isinstance(answer, jobs.JobFailed)
             answer = await ask(made, lambda job: jobs.Checksum(job, given.slab, 0, 9 * BLOCK))
-            assert isinstance(answer, jobs.Failed)
+            assert isinstance(answer, jobs.JobFailed)
             os.truncate(stored.uri, 10)
             answer = await ask(made, given.fetch(0))
-            assert isinstance(answer, jobs.Failed)
+            assert isinstance(answer, jobs.JobFailed)
             assert (answer.code, answer.no_space) == ("source-changed", False)
         assert made.restarts == 0
 
@@ -141,28 +142,3 @@ async def test_more_than_a_worker_holds_at_once(tmp_path: Path) -> None:
 
 def _read_all(shard: StoredShard, source: int, job: int) -> jobs.Reread:
     return jobs.Reread(job, shard, source, {}, 0, shard.size_bytes)
-
-
-@in_loop
-async def test_only_what_the_name_still_means_is_unlinked(slab: str, tmp_path: Path) -> None:
-    inode = os.stat(MOUNT + slab).st_ino
-    async with fleet() as made:
-        for wrong in (inode + 1, inode + 2):
-            answer = await ask(made, functools.partial(_unlink, slab, wrong))
-            assert isinstance(answer, jobs.Finished)
-        assert there(slab)
-        await ask(made, functools.partial(_unlink, slab, inode))
-        assert not there(slab)
-        (tmp_path / "victim").touch()
-        os.symlink(tmp_path / "victim", MOUNT + slab)
-        await ask(made, functools.partial(_unlink, slab, os.stat(MOUNT + slab).st_ino))
-        assert there(slab)
-        os.unlink(MOUNT + slab)
-
-
-def there(slab: str) -> bool:
-    return slab[1:] in os.listdir(MOUNT)
-
-
-def _unlink(name: str, inode: int, job: int) -> jobs.Unlink:
-    return jobs.Unlink(job, name, inode)

@@ -1,13 +1,23 @@
-"""Costly things that a worker's threads share: opened once, closed when unused."""
+"""The readers of objects that a worker has open: one for each slab and each environment.
+
+An environment with renewed credentials is another environment, so it gets a reader of its own. The
+reader with the older credentials is closed with its slab, or earlier when others are used more
+recently. `Pool` is the part of this that is not about objects. The threads of a fetch worker share
+all of it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Generic, Protocol, TypeVar
+
+from streamer_client.storage.contract import Reader, StoredShard
+from streamer_client.storage.registry import storage_for
+from streamerd.workers.jobs import digest_of
 
 
 class Closable(Protocol):
@@ -21,17 +31,18 @@ T = TypeVar("T", bound=Closable)
 class _Entry(Generic[T]):
     thing: T | None = None
     error: Exception | None = None
-    """Why it could not be opened; told to all who waited for that."""
+    """Why it could not be opened; raised in each thread that waited for it."""
     opening: Lock = field(default_factory=Lock)
     users: int = 0
     dropped: bool = False
 
 
 class Pool(Generic[T]):
-    """At most `capacity` idle things stay open, the least recently used one is closed first.
+    """Shares things among threads; at most `capacity` unused things stay open.
 
-    A thing in use is never closed under its user. Thread-safe; who waits for one thing to be opened
-    holds nobody else up, as opening may take many seconds where a network is in between.
+    Beyond that the least recently used one is closed. A thing is never closed while a thread uses
+    it. Thread-safe. Opening may take many seconds where a network is in between, so a thread waits
+    only for the thing that it asked for.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -71,7 +82,7 @@ class Pool(Generic[T]):
             return entry.thing
 
     def _forget(self, key: Hashable, entry: _Entry[T]) -> None:
-        """Let the next who comes open it anew."""
+        """Let the next thread that asks for it open it anew."""
         with self._lock:
             if self._entries.get(key) is entry:
                 del self._entries[key]
@@ -102,7 +113,7 @@ class Pool(Generic[T]):
         _close(entry)
 
     def drop_where(self, meant: Callable[[Hashable], bool]) -> None:
-        """Drop the things of all keys that are meant."""
+        """Drop the things of all keys for which `meant` is true."""
         with self._lock:
             keys = [key for key in self._entries if meant(key)]
         for key in keys:
@@ -117,3 +128,53 @@ class Pool(Generic[T]):
 def _close(entry: _Entry[T]) -> None:
     if entry.thing is not None:
         entry.thing.close()
+
+
+class OpenedObject:
+    """A reader, and how many of its retries the daemon was told of."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self._reported_retries = 0
+        self._lock = Lock()
+
+    def take_retries(self) -> int:
+        """Retries since the last call of this, from whichever thread that came."""
+        with self._lock:
+            retries = self.reader.retries
+            fresh, self._reported_retries = retries - self._reported_retries, retries
+        return fresh
+
+    def close(self) -> None:
+        self.reader.close()
+
+
+class Readers:
+    """At most `capacity` idle readers stay open."""
+
+    def __init__(self, capacity: int) -> None:
+        self._pool: Pool[OpenedObject] = Pool(capacity)
+
+    @contextlib.contextmanager
+    def borrow(
+        self, slab: int, shard: StoredShard, environment: Mapping[str, str]
+    ) -> Iterator[OpenedObject]:
+        """Use the shard's reader for this environment; the storage's errors pass."""
+
+        def opened() -> OpenedObject:
+            return OpenedObject(storage_for(shard.uri, environment).open(shard))
+
+        with self._pool.borrow((slab, digest_of(environment)), opened) as shared:
+            yield shared
+
+    def drop(self, slab: int) -> None:
+        """Close a slab's readers, at once or after their last users."""
+        self._pool.drop_where(lambda key: isinstance(key, tuple) and key[0] == slab)
+
+    def forget(self, environment: str) -> None:
+        """Close the readers of an environment with this digest, and with them its secrets."""
+        self._pool.drop_where(lambda key: isinstance(key, tuple) and key[1] == environment)
+
+    def close(self) -> None:
+        """Close all readers."""
+        self._pool.close()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from streamerd.workers.jobs import Unlink
-from streamerd.workers.undertaking import TRY_AGAIN_S, GivenUp, Undertaking, Unyielding
+from streamerd.workers.in_worker.assignment import TRY_AGAIN_S, Assignment, GivenUp, Unyielding
+from streamerd.workers.jobs import CloseSlab
 
 LIMIT_S = 10.0
 
@@ -23,11 +23,11 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def made(clock: Clock) -> Undertaking:
-    return Undertaking(Unlink(1, "/x", 1), (), clock)
+def made(clock: Clock) -> Assignment:
+    return Assignment(CloseSlab(1, 1), (), clock)
 
 
-def test_its_time_runs_from_when_a_thread_has_it(made: Undertaking, clock: Clock) -> None:
+def test_its_time_runs_from_when_a_thread_has_it(made: Assignment, clock: Clock) -> None:
     clock.now_s += 50.0
     assert made.give_up(LIMIT_S) == LIMIT_S
     made.begin()
@@ -42,7 +42,7 @@ def test_its_time_runs_from_when_a_thread_has_it(made: Undertaking, clock: Clock
         made.hold_on()
 
 
-def test_what_writes_is_asked_again(made: Undertaking, clock: Clock) -> None:
+def test_what_writes_is_asked_again(made: Assignment, clock: Clock) -> None:
     made.begin()
     clock.now_s += LIMIT_S
     with made.writing():
@@ -50,7 +50,7 @@ def test_what_writes_is_asked_again(made: Undertaking, clock: Clock) -> None:
     assert made.give_up(LIMIT_S) == 0.0
 
 
-def test_what_may_write_at_any_time_is_not_given_up(made: Undertaking, clock: Clock) -> None:
+def test_what_may_write_at_any_time_is_not_given_up(made: Assignment, clock: Clock) -> None:
     made.begin()
     made.hold_on()
     clock.now_s += LIMIT_S
@@ -59,7 +59,7 @@ def test_what_may_write_at_any_time_is_not_given_up(made: Undertaking, clock: Cl
     assert made.finish()
 
 
-def test_what_was_answered_is_left_alone(made: Undertaking, clock: Clock) -> None:
+def test_what_was_answered_is_left_alone(made: Assignment, clock: Clock) -> None:
     made.begin()
     assert made.finish()
     clock.now_s += LIMIT_S

@@ -6,8 +6,15 @@ import msgspec
 import pytest
 
 from streamer_client.storage.contract import StoredShard
-from streamerd.workers.jobs import Checksum, Drop, Fetch, TakeSlab, TakeSource, Unlink
-from streamerd.workers.lending import OPEN_SLABS, Lending
+from streamerd.workers.in_daemon.lending import OPEN_SLABS, Lending
+from streamerd.workers.jobs import (
+    Checksum,
+    CloseSlab,
+    Drop,
+    Fetch,
+    TakeSlab,
+    TakeSource,
+)
 
 SHARD = StoredShard("/m/a", 10, "file:1")
 
@@ -59,7 +66,7 @@ def test_each_worker_is_lent_once_what_its_jobs_name(
         (TakeSource(source, SHARD), (101, 102)),
     ]
     lending.supply(one, fetch(slab, source))
-    lending.supply(one, Unlink(2, "/x", 1))
+    lending.supply(one, CloseSlab(2, 77))
     assert one.take() == []
     lending.supply(two, Checksum(3, slab, 0, 1))
     assert two.take() == [(TakeSlab(slab), (100,))]

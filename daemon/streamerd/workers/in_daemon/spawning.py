@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection
 from typing import Final, assert_never
 
 from streamer_client.contract.errors import StreamerError
-from streamerd.workers.channel import Channel
-from streamerd.workers.jobs import frame
-from streamerd.workers.spawner import (
+from streamerd.workers.frames import frame
+from streamerd.workers.in_daemon.channel import Channel
+from streamerd.workers.start_messages import (
     Ended,
     Kill,
     NotSpawned,

@@ -1,4 +1,4 @@
-"""The fetch process: `python -m streamerd.workers.process --fd N --threads T --connections C`.
+"""The fetch process: `python -m streamerd.workers.in_worker.process --fd N ...`.
 
 Its main thread receives what it is lent and jobs from the daemon's socket pair, the threads of
 their lanes carry jobs out and answer under one lock. The main thread touches no file, so that it
@@ -23,28 +23,28 @@ import msgspec
 from streamer_client.contract.errors import StreamerError
 from streamerd.log_lines import stderr_handler
 from streamerd.shm.huge_pages import can_collapse
-from streamerd.workers.carrier import Carrier, Work
-from streamerd.workers.holdings import LentSlab, LentSource
+from streamerd.workers.frames import frame
+from streamerd.workers.in_worker.assignment import Assignment, GivenUp, Unyielding
+from streamerd.workers.in_worker.borrowed import BorrowedSlab, BorrowedSource
+from streamerd.workers.in_worker.carrier import Carrier, Work
+from streamerd.workers.in_worker.receiver import DescriptorsLost, Receiver
+from streamerd.workers.in_worker.spawner import die_with_the_parent
 from streamerd.workers.jobs import (
     AnyJob,
     Drop,
-    Failed,
     GiveUp,
-    Lane,
+    JobFailed,
     StillGoing,
     Stuck,
     TakeSlab,
     TakeSource,
-    frame,
+    WorkerLane,
     hung,
     job_decoder,
     lane_of,
     subject_of,
 )
-from streamerd.workers.receiver import DescriptorsLost, Receiver
-from streamerd.workers.spawner import die_with_the_parent
 from streamerd.workers.threads import Threads
-from streamerd.workers.undertaking import GivenUp, Undertaking, Unyielding
 
 logger = logging.getLogger(__name__)
 
@@ -70,12 +70,12 @@ class Server:
         self._channel = channel
         self._carrier = Carrier(mapped=mapped)
         counts = {
-            Lane.DISK: threads,
-            Lane.STORE: connections,
-            Lane.ASIDE: ASIDE_THREADS,
-            Lane.SLABS: SLAB_THREADS,
+            WorkerLane.DISK: threads,
+            WorkerLane.STORE: connections,
+            WorkerLane.ASIDE: ASIDE_THREADS,
+            WorkerLane.SLABS: SLAB_THREADS,
         }
-        self._lanes = {lane: Threads(lane.value, counts[lane]) for lane in Lane}
+        self._lanes = {lane: Threads(lane.value, counts[lane]) for lane in WorkerLane}
         self._works: dict[int, Work] = {}
         """What was received and not answered; the receiving thread puts in, lanes take out."""
         self._sending = Lock()
@@ -96,9 +96,9 @@ class Server:
         match job_decoder.decode(body):
             case TakeSlab(handle):
                 (fd,) = fds
-                self._carrier.slabs.take(handle, LentSlab(fd))
+                self._carrier.slabs.take(handle, BorrowedSlab(fd))
             case TakeSource(handle, stored):
-                self._carrier.sources.take(handle, LentSource(stored, fds))
+                self._carrier.sources.take(handle, BorrowedSource(stored, fds))
             case Drop(handle):
                 self._carrier.drop(handle)
             case GiveUp() as request:
@@ -107,25 +107,25 @@ class Server:
                 self._begin(job, fds)
 
     def _begin(self, job: AnyJob, fds: tuple[int, ...]) -> None:
-        undertaking = Undertaking(job, fds)
+        assignment = Assignment(job, fds)
         try:
-            work = self._carrier.take_on(undertaking)
+            work = self._carrier.take_on(assignment)
         except StreamerError as error:
             self._carrier.closer.close(fds)
-            self._send(Failed(job.job, error.code, str(error)))
+            self._send(JobFailed(job.job, error.code, str(error)))
             return
         self._works[job.job] = work
         self._lanes[lane_of(job)].submit(partial(self._carry_out, work))
 
     def _carry_out(self, work: Work) -> bool:
         """In a lane's thread; whether the thread goes on."""
-        undertaking, job = work.undertaking, work.job
-        undertaking.begin()
+        assignment, job = work.assignment, work.job
+        assignment.begin()
         try:
             answer = self._carrier.carry_out(work)
         except GivenUp:
             return False
-        if not undertaking.finish():
+        if not assignment.finish():
             return False
         self._works.pop(job.job, None)
         self._send(answer)
@@ -136,7 +136,7 @@ class Server:
         if work is None:
             return
         try:
-            left_s = work.undertaking.give_up(request.limit_s)
+            left_s = work.assignment.give_up(request.limit_s)
         except Unyielding:
             logger.error("job stuck job=%d subject=%s", request.job, subject_of(work.job))
             self._send(Stuck(request.job))

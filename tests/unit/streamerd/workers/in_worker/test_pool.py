@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from streamerd.workers.pool import Pool
+from streamerd.workers.in_worker.readers import Pool
 
 
 class Thing:

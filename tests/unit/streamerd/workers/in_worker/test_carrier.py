@@ -16,13 +16,13 @@ from streamer_client.storage.contract import Reader, StoredShard
 from streamer_client.storage.local import LocalStorage
 from streamer_client.storage.local_reader import LocalReader
 from streamerd.log_lines import LineFormatter
-from streamerd.workers import carrier as carrier_module
 from streamerd.workers import jobs
-from streamerd.workers import readers as readers_module
-from streamerd.workers.carrier import Carrier
-from streamerd.workers.environments import digest_of
-from streamerd.workers.holdings import LentSlab, LentSource
-from streamerd.workers.undertaking import GivenUp, Undertaking, Unyielding
+from streamerd.workers.in_worker import carrier as carrier_module
+from streamerd.workers.in_worker import readers as readers_module
+from streamerd.workers.in_worker.assignment import Assignment, GivenUp, Unyielding
+from streamerd.workers.in_worker.borrowed import BorrowedSlab, BorrowedSource
+from streamerd.workers.in_worker.carrier import Carrier
+from streamerd.workers.jobs import digest_of
 
 ENVIRONMENT = {"AWS_SECRET_ACCESS_KEY": "a-secret-key", "AWS_REGION": "eu-west-1"}
 
@@ -65,8 +65,8 @@ def test_no_secret_leaves_a_failing_job(
         jobs.Resolve(1, "s3://b", None, None, ENVIRONMENT),
         jobs.Reread(2, shard, None, ENVIRONMENT, 0, 10),
     ):
-        answer = made.carry_out(made.take_on(Undertaking(job)))
-        assert isinstance(answer, jobs.Failed)
+        answer = made.carry_out(made.take_on(Assignment(job)))
+        assert isinstance(answer, jobs.JobFailed)
         assert answer.code == code
         assert "eu-west-1" in answer.message
         assert "a-secret-key" not in answer.message
@@ -110,11 +110,11 @@ def test_no_reader_keeps_an_environment_that_was_forgotten(monkeypatch: pytest.M
     made = Carrier()
     fd = os.memfd_create("slab")
     os.ftruncate(fd, 8192)
-    made.slabs.take(3, LentSlab(fd))
+    made.slabs.take(3, BorrowedSlab(fd))
     shard = StoredShard("s3://b/k", 8192, "etag")
 
     def fetch(environment: dict[str, str]) -> None:
-        work = made.take_on(Undertaking(jobs.Fetch(1, 3, shard, None, environment, 0, 8192)))
+        work = made.take_on(Assignment(jobs.Fetch(1, 3, shard, None, environment, 0, 8192)))
         assert isinstance(made.carry_out(work), jobs.Fetched)
 
     secret = Secret("a-secret-key")
@@ -125,7 +125,7 @@ def test_no_reader_keeps_an_environment_that_was_forgotten(monkeypatch: pytest.M
     fetch({"AWS_SECRET_ACCESS_KEY": "of a load that goes on"})
     del ended, secret
     assert seen() is not None
-    made.carry_out(made.take_on(Undertaking(jobs.Forget(2, digest))))
+    made.carry_out(made.take_on(Assignment(jobs.Forget(2, digest))))
     assert [each.closed for each in Keeping.made] == [True, False]
     Keeping.made.clear()
     gc.collect()
@@ -138,11 +138,11 @@ def test_what_was_dropped_after_a_job_came_stays_open_for_it() -> None:
     fd = os.memfd_create("slab")
     os.ftruncate(fd, 8192)
     os.pwrite(fd, b"x" * 8192, 0)
-    made.slabs.take(3, LentSlab(fd))
-    work = made.take_on(Undertaking(jobs.Checksum(1, 3, 0, 8192)))
+    made.slabs.take(3, BorrowedSlab(fd))
+    work = made.take_on(Assignment(jobs.Checksum(1, 3, 0, 8192)))
     made.drop(3)
     with pytest.raises(StreamerError, match="not lent to this worker any more"):
-        made.take_on(Undertaking(jobs.Checksum(2, 3, 0, 8192)))
+        made.take_on(Assignment(jobs.Checksum(2, 3, 0, 8192)))
     os.fstat(fd)
     answer = made.carry_out(work)
     assert answer == jobs.Checksummed(1, xxhash.xxh3_64_intdigest(b"x" * 8192))
@@ -154,10 +154,10 @@ def test_what_was_dropped_after_a_job_came_stays_open_for_it() -> None:
 class Waking(LocalReader):
     """A reader that is woken only after its job was given up."""
 
-    undertaking: Undertaking
+    assignment: Assignment
 
     def readinto(self, buffer: memoryview, start: int) -> int:
-        assert self.undertaking.give_up(0.0) == 0.0
+        assert self.assignment.give_up(0.0) == 0.0
         return super().readinto(buffer, start)
 
 
@@ -168,22 +168,22 @@ def test_what_was_given_up_writes_nothing(tmp_path: Path, mapped: bool) -> None:
     made = Carrier(mapped=mapped)
     fd = os.memfd_create("slab")
     os.ftruncate(fd, 8192)
-    made.slabs.take(3, LentSlab(os.dup(fd)))
-    source = LentSource(stored, (os.open(stored.uri, os.O_RDONLY),))
+    made.slabs.take(3, BorrowedSlab(os.dup(fd)))
+    source = BorrowedSource(stored, (os.open(stored.uri, os.O_RDONLY),))
     made.sources.take(4, source)
     reader = Waking(source._fds[0], stored)
     source._opened = reader, False
-    reader.undertaking = Undertaking(jobs.Fetch(1, 3, stored, 4, {}, 0, 8192))
-    reader.undertaking.begin()
+    reader.assignment = Assignment(jobs.Fetch(1, 3, stored, 4, {}, 0, 8192))
+    reader.assignment.begin()
     with pytest.raises(GivenUp):
-        made.carry_out(made.take_on(reader.undertaking))
+        made.carry_out(made.take_on(reader.assignment))
     assert os.pread(fd, 8192, 0) == bytes(8192)
     # What cannot hang is read straight into the slab, and so is never given up.
     source._opened = reader, True
-    reader.undertaking = Undertaking(jobs.Fetch(2, 3, stored, 4, {}, 0, 8192))
-    reader.undertaking.begin()
-    answer = made.carry_out(made.take_on(reader.undertaking))
-    assert isinstance(answer, jobs.Failed)
+    reader.assignment = Assignment(jobs.Fetch(2, 3, stored, 4, {}, 0, 8192))
+    reader.assignment.begin()
+    answer = made.carry_out(made.take_on(reader.assignment))
+    assert isinstance(answer, jobs.JobFailed)
     assert Unyielding.__name__ in answer.message
     os.close(fd)
     made.close()

@@ -24,10 +24,12 @@ from streamer_client.contract.printable import without_secrets
 from streamer_client.storage.contract import Reader
 from streamer_client.storage.registry import storage_for
 from streamerd.log_lines import with_lines
-from streamerd.shm.slab_file import NoSpace, SlabFile, unlink_slab
-from streamerd.shm.slabs import MOUNT
-from streamerd.workers.examining import compare, examine
-from streamerd.workers.holdings import Held, Holdings, LentSlab, LentSource
+from streamerd.memory.room import SHM_MOUNT
+from streamerd.shm.slab_file import NoSpace, SlabFile
+from streamerd.workers.in_worker.assignment import Assignment, GivenUp
+from streamerd.workers.in_worker.borrowed import BorrowedSlab, BorrowedSource, Borrowings, Use
+from streamerd.workers.in_worker.examining import compare, examine
+from streamerd.workers.in_worker.readers import Readers
 from streamerd.workers.jobs import (
     Answer,
     AnyJob,
@@ -36,22 +38,19 @@ from streamerd.workers.jobs import (
     CloseSlab,
     Compare,
     Examine,
-    Failed,
     Fetch,
     Fetched,
     Finished,
     Forget,
+    JobFailed,
     Punch,
     Reread,
     Resolve,
     Resolved,
-    Unlink,
     handles_of,
     is_local,
 )
-from streamerd.workers.readers import Readers
 from streamerd.workers.threads import Closer
-from streamerd.workers.undertaking import GivenUp, Undertaking
 
 logger = logging.getLogger(__name__)
 
@@ -66,23 +65,23 @@ class Work:
 
     def __init__(
         self,
-        undertaking: Undertaking,
-        slab: Held[LentSlab] | None,
-        source: Held[LentSource] | None,
+        assignment: Assignment,
+        slab: Use[BorrowedSlab] | None,
+        source: Use[BorrowedSource] | None,
     ) -> None:
-        self.undertaking = undertaking
-        self.job = undertaking.job
+        self.assignment = assignment
+        self.job = assignment.job
         self._slab = slab
         self._source = source
 
     @property
-    def slab(self) -> LentSlab:
+    def slab(self) -> BorrowedSlab:
         if self._slab is None:
             raise StreamerError(f"{type(self.job).__name__} names no slab")
         return self._slab.thing
 
     @property
-    def source(self) -> LentSource | None:
+    def source(self) -> BorrowedSource | None:
         return None if self._source is None else self._source.thing
 
     def let_slab_go(self) -> None:
@@ -108,27 +107,27 @@ class Carrier:
         self._mapped = mapped
         self.closer = Closer()
         # A slab is memory: unmapped at once, so that `CloseSlab` says the truth. A file may hang.
-        self.slabs: Holdings[LentSlab] = Holdings("slab", lambda close: close())
-        self.sources: Holdings[LentSource] = Holdings("source", self.closer.call)
+        self.slabs: Borrowings[BorrowedSlab] = Borrowings("slab", lambda close: close())
+        self.sources: Borrowings[BorrowedSource] = Borrowings("source", self.closer.call)
         self._readers = Readers(OPEN_READERS)
         self._own = threading.local()
 
     # --- in the receiving thread ------------------------------------------------------------------
 
-    def take_on(self, undertaking: Undertaking) -> Work:
+    def take_on(self, assignment: Assignment) -> Work:
         """Look up what a job names, so that what is dropped after it stays open for it.
 
         Raises:
             StreamerError: something that it names is not held.
         """
-        slab, source = handles_of(undertaking.job)
+        slab, source = handles_of(assignment.job)
         with contextlib.ExitStack() as undo:
             held_slab = None if slab is None else self.slabs.use(slab)
             if held_slab is not None:
                 undo.callback(held_slab.release)
             held_source = None if source is None else self.sources.use(source)
             undo.pop_all()
-        return Work(undertaking, held_slab, held_source)
+        return Work(assignment, held_slab, held_source)
 
     def drop(self, handle: int) -> None:
         """Hold nothing under this handle any more."""
@@ -147,7 +146,7 @@ class Carrier:
             return self._answered(work)
         finally:
             work.release()
-            self.closer.close(work.undertaking.fds)
+            self.closer.close(work.assignment.fds)
 
     def _answered(self, work: Work) -> Answer:
         job = work.job
@@ -156,17 +155,18 @@ class Carrier:
         except GivenUp:
             raise
         except NoSpace as error:
-            text = f"{MOUNT} is full ({error}): free memory there, enlarge it or lower memory_limit"
-            return Failed(job.job, "memory-limit", text, no_space=True)
+            remedy = "free memory there, enlarge it or lower memory_limit"
+            text = f"{SHM_MOUNT} is full ({error}): {remedy}"
+            return JobFailed(job.job, "memory-limit", text, no_space=True)
         except StreamerError as error:
-            return Failed(job.job, error.code, without_secrets(str(error), _environment(job)))
+            return JobFailed(job.job, error.code, without_secrets(str(error), _environment(job)))
         except Exception as error:  # noqa: BLE001  logged below, without secrets
             # A library's text may hold what it was given, and so does a traceback's last line.
             text = without_secrets(traceback.format_exc(), _environment(job))
             kind = type(job).__name__
             logger.error("job failed kind=%s job=%d", kind, job.job, extra=with_lines(text))
             text = without_secrets(f"{type(error).__name__}: {error}", _environment(job))
-            return Failed(job.job, StreamerError.code, text)
+            return JobFailed(job.job, StreamerError.code, text)
 
     def _carry_out(self, work: Work) -> Answer:
         match work.job:
@@ -175,11 +175,11 @@ class Carrier:
             case Resolve() as job:
                 return _resolve(job)
             case Examine() as job:
-                return examine(job, work.undertaking.fds)
+                return examine(job, work.assignment.fds)
             case Compare() as job:
-                return compare(job, work.undertaking.fds)
+                return compare(job, work.assignment.fds)
             case Punch() as job:
-                work.undertaking.hold_on()
+                work.assignment.hold_on()
                 work.slab.file(mapped=self._mapped).punch(job.start, job.stop)
                 return Finished(job.job)
             case Reread() as job:
@@ -193,39 +193,35 @@ class Carrier:
             case Forget() as job:
                 self._readers.forget(job.digest)
                 return Finished(job.job)
-            case Unlink() as job:
-                if not unlink_slab(job.name, job.inode):
-                    logger.warning("slab not unlinked name=%s reason=not ours any more", job.name)
-                return Finished(job.job)
             case _ as unknown:
                 assert_never(unknown)
 
-    def _fetch(self, work: Work, job: Fetch) -> Fetched | Failed:
+    def _fetch(self, work: Work, job: Fetch) -> Fetched | JobFailed:
         source = work.source
         if source is None:
             return self._fetch_object(work, job)
         reader, steady = source.reader(), source.steady()
         if steady:
-            work.undertaking.hold_on()
-        with work.undertaking.writing():
+            work.assignment.hold_on()
+        with work.assignment.writing():
             slab = work.slab.file(mapped=self._mapped)
             slab.reserve(job.start, job.stop)
         fill = partial(self._fill if steady else self._fill_aside, work, reader, slab, job)
         (checksum, device_bytes), ctime_ns = reader.settled(fill)
         return Fetched(job.job, checksum, device_bytes, ctime_ns=ctime_ns)
 
-    def _fetch_object(self, work: Work, job: Fetch) -> Fetched | Failed:
+    def _fetch_object(self, work: Work, job: Fetch) -> Fetched | JobFailed:
         # Bodies of objects go straight into the mapping: a block is one request, and as a whole it
         # would fit no processor's cache on the way. Requests end by timeouts of their own.
         with self._readers.borrow(job.slab, job.shard, job.environment) as shard:
-            work.undertaking.hold_on()
+            work.assignment.hold_on()
             slab = work.slab.file(mapped=True)
             slab.reserve(job.start, job.stop)
             try:
                 checksum, device_bytes = self._fill(work, shard.reader, slab, job)
             except StreamerError as error:
                 text = without_secrets(str(error), job.environment)
-                return Failed(job.job, error.code, text, retries=shard.take_retries())
+                return JobFailed(job.job, error.code, text, retries=shard.take_retries())
             return Fetched(job.job, checksum, device_bytes, shard.take_retries())
 
     def _fill(self, _work: Work, reader: Reader, slab: SlabFile, job: Fetch) -> tuple[int, int]:
@@ -249,7 +245,7 @@ class Carrier:
             with self._buffer(stop - start) as piece:
                 device.add(reader.readinto(piece, start))
                 checksum.update(piece)
-                with work.undertaking.writing():
+                with work.assignment.writing():
                     slab.write(piece, start)
         return checksum.intdigest(), device.total
 
@@ -273,7 +269,7 @@ class Carrier:
         return checksum.intdigest()
 
     def _checksum(self, work: Work, job: Checksum) -> Checksummed:
-        work.undertaking.hold_on()
+        work.assignment.hold_on()
         checksum = xxhash.xxh3_64()
         slab = work.slab.file(mapped=self._mapped)
         for start in range(job.start, job.stop, CHECKSUM_PIECE_BYTES):

@@ -1,10 +1,10 @@
-"""The process that starts fetch workers: `python -m streamerd.workers.spawner --fd N`.
+"""The process that starts fetch workers: `python -m streamerd.workers.in_worker.spawner --fd N`.
 
-Why the daemon does not start them itself: it holds files that clients opened. A child begins with
-copies of all of them and closes these before it becomes a worker, and closing a file whose server
-is dead (FUSE is asked once more at each close) never returns; the daemon would wait for its child
-in `vfork`, and everybody for the daemon. This process holds none, starts workers, ends them when
-told, and tells how they ended. It ends with the daemon.
+The daemon does not start workers itself, because it has files open that clients passed. A child
+process begins with copies of all descriptors, and closes them before it becomes a worker. Closing a
+file whose server is dead may never return (FUSE asks the server at each close). The daemon would
+wait for such a child in `vfork`, and all clients for the daemon. This process has no client's file
+open. It starts workers, kills them when told, reports how they ended, and ends with the daemon.
 """
 
 from __future__ import annotations
@@ -18,66 +18,24 @@ import sys
 import threading
 from typing import Final
 
-import msgspec
-
-from streamerd.workers.jobs import frame
-from streamerd.workers.receiver import Receiver
+from streamerd.workers.frames import frame
+from streamerd.workers.in_worker.receiver import Receiver
+from streamerd.workers.start_messages import (
+    ISOLATED,
+    Ended,
+    Kill,
+    NotSpawned,
+    Report,
+    Spawn,
+    Spawned,
+    request_decoder,
+)
 
 _PR_SET_PDEATHSIG: Final = 1
 
-_ISOLATED: Final = ("-I",) if sys.flags.isolated else ()
-"""A daemon that ignores its environment's Python settings has workers that do."""
 
-
-class Spawn(msgspec.Struct, frozen=True, tag=True):
-    """Start a worker; its end of the socket pair comes along."""
-
-    number: int
-    """Of the start; told in the answer, never used again."""
-    options: tuple[str, ...]
-
-
-class Kill(msgspec.Struct, frozen=True, tag=True):
-    """End a worker at once. Nothing where it has ended."""
-
-    number: int
-
-
-class Spawned(msgspec.Struct, frozen=True, tag=True):
-    """The worker runs."""
-
-    number: int
-    pid: int
-
-
-class NotSpawned(msgspec.Struct, frozen=True, tag=True):
-    """No process could be made."""
-
-    number: int
-    error: str
-
-
-class Ended(msgspec.Struct, frozen=True, tag=True):
-    """The worker's process is gone."""
-
-    number: int
-    code: int
-
-
-Request = Spawn | Kill
-Report = Spawned | NotSpawned | Ended
-
-request_decoder = msgspec.msgpack.Decoder(Request)
-report_decoder = msgspec.msgpack.Decoder(Report)
-
-
-def spawner_command(fd: int) -> list[str]:
-    """How this process is started."""
-    return [sys.executable, *_ISOLATED, "-m", "streamerd.workers.spawner", "--fd", str(fd)]
-
-
-class Nursery:
-    """The workers that were started here and have not ended."""
+class WorkerStarter:
+    """Starts workers, and knows those that have not ended."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
@@ -97,7 +55,7 @@ class Nursery:
                         child.kill()
 
     def _spawn(self, request: Spawn, theirs: socket.socket) -> None:
-        command = [sys.executable, *_ISOLATED, "-m", "streamerd.workers.process"]
+        command = [sys.executable, *ISOLATED, "-m", "streamerd.workers.in_worker.process"]
         command += ["--fd", str(theirs.fileno()), *request.options]
         try:
             child = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
@@ -106,7 +64,7 @@ class Nursery:
             return
         self._children[request.number] = child
         self._report(Spawned(request.number, child.pid))
-        # The thread is the only one that waits for the child: until then its number is its own.
+        # Only this thread waits for the child, so the system does not give its pid away before.
         wait = threading.Thread(target=self._wait, args=(request.number, child), daemon=True)
         wait.start()
 
@@ -137,7 +95,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with_the_parent()
     with socket.socket(fileno=arguments.fd) as channel:
-        Nursery(channel).serve()
+        WorkerStarter(channel).serve()
 
 
 if __name__ == "__main__":

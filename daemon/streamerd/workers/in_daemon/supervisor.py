@@ -12,10 +12,10 @@ from collections.abc import Callable, Coroutine
 from typing import Final
 
 from streamer_client.contract.errors import StreamerError
+from streamerd.workers.in_daemon.lending import Lending
+from streamerd.workers.in_daemon.spawning import UNKNOWN_CODE, Spawner
+from streamerd.workers.in_daemon.worker import OnAnswer, Order, Worker
 from streamerd.workers.jobs import Answer, AnyJob, CloseSlab, lane_of
-from streamerd.workers.lending import Lending
-from streamerd.workers.spawning import UNKNOWN_CODE, Spawner
-from streamerd.workers.worker import OnAnswer, Order, Worker
 
 __all__ = ["Fleet", "OnAnswer"]
 
@@ -139,7 +139,7 @@ class Fleet:
             on_answer: called once, never within this call; not after `stop`.
             fds: that go along with this job alone (`Examine`, `Compare`). They stay the caller's,
                 and open until the answer; the worker closes its copies.
-            limit_s: how long a thread may have the job; then it is answered as `Failed` with
+            limit_s: how long a thread may have the job; then it is answered as `JobFailed` with
                 `hung`. Where its bytes go straight into a slab, its whole worker is ended, and what
                 that owed besides is answered with None. None: as long as it takes.
         """

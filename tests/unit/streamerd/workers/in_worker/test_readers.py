@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import pytest
 
 from streamer_client.storage.contract import StoredShard
-from streamerd.workers import readers as readers_module
-from streamerd.workers.readers import OpenedShard, Readers
+from streamerd.workers.in_worker import readers as readers_module
+from streamerd.workers.in_worker.readers import OpenedObject, Readers
 
 SHARD = StoredShard("s3://b/k", 10, "etag")
 
@@ -45,7 +45,7 @@ def readers(monkeypatch: pytest.MonkeyPatch) -> Readers:
     return Readers(8)
 
 
-def use(readers: Readers, slab: int, environment: dict[str, str]) -> OpenedShard:
+def use(readers: Readers, slab: int, environment: dict[str, str]) -> OpenedObject:
     with readers.borrow(slab, SHARD, environment) as opened:
         return opened
 
@@ -71,7 +71,7 @@ def test_a_slabs_readers_go_with_it_whatever_their_environment(readers: Readers)
 
 def test_each_retry_is_told_once() -> None:
     reader = Reader()
-    opened = OpenedShard(reader)
+    opened = OpenedObject(reader)
     reader.retries = 3
     assert [opened.take_retries(), opened.take_retries()] == [3, 0]
     reader.retries = 4

@@ -13,7 +13,7 @@ import socket
 from collections import deque
 from collections.abc import Iterator
 
-from streamerd.workers.jobs import MOST_DESCRIPTORS, RECEIVE_BYTES, FrameBuffer
+from streamerd.workers.frames import MOST_DESCRIPTORS, RECEIVE_BYTES, FrameBuffer
 
 
 class DescriptorsLost(Exception):

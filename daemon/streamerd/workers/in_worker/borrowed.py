@@ -1,9 +1,9 @@
-"""What the daemon has lent to this worker: slabs to fill and files to read, by their handles.
+"""What this worker has borrowed from the daemon: slabs to fill and files to read, by their handles.
 
-Owns the descriptors that came with them, and when they are closed: when the daemon has dropped a
-handle and no job uses it any more. The receiving thread takes, drops and looks handles up; the
-threads of the lanes use what it found. How something is closed is said by whoever holds it:
-closing a file may take for ever, and the receiving thread must not.
+Owns the descriptors that came with them. They are closed when the daemon has dropped a handle and
+no job uses it any more. The receiving thread takes handles in, drops them and looks them up; the
+threads of the lanes use the slabs and files. Closing a file may never return, and must not stop the
+receiving thread, so a `Borrowings` is told how it closes its things.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from streamer_client.contract.errors import StreamerError
 from streamer_client.storage.contract import StoredShard
 from streamer_client.storage.local_reader import LocalReader
 from streamerd.shm.slab_file import SlabFile
-from streamerd.workers.file_systems import is_steady
+from streamerd.workers.in_worker.examining import is_steady
 
 
-class LentSlab:
-    """A slab, opened in the way that a job fills it at its first such job. Thread-safe."""
+class BorrowedSlab:
+    """A slab, opened when a job first needs it: mapped or not, as that job asks. Thread-safe."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -31,7 +31,7 @@ class LentSlab:
         self._opening = threading.Lock()
 
     def file(self, *, mapped: bool) -> SlabFile:
-        """To be filled through a mapping, or by system call.
+        """The slab, to be filled through a mapping or by system calls.
 
         Raises:
             OSError: too many open files, or no address space.
@@ -53,7 +53,7 @@ class LentSlab:
         os.close(self._fd)
 
 
-class LentSource:
+class BorrowedSource:
     """A file to be read through the descriptors that a client passed. Thread-safe."""
 
     def __init__(self, stored: StoredShard, fds: tuple[int, ...]) -> None:
@@ -63,7 +63,7 @@ class LentSource:
         self._opening = threading.Lock()
 
     def reader(self) -> LocalReader:
-        """Made at first use, since that looks at the file, which may hang.
+        """Its reader, made at the first call; making it looks at the file, and so may hang.
 
         Raises:
             SourceChanged: the file is not what it was when it was examined.
@@ -72,7 +72,7 @@ class LentSource:
         return self._open()[0]
 
     def steady(self) -> bool:
-        """Whether its file system answers or fails, and never just hangs; may hang itself."""
+        """Whether reads of the file always end: see `is_steady`. This call itself may hang."""
         return self._open()[1]
 
     def _open(self) -> tuple[LocalReader, bool]:
@@ -105,16 +105,16 @@ class _Entry(Generic[T]):
     dropped: bool = False
 
 
-class Held(Generic[T]):
-    """A use of something that is held; what it is stays open until this is released."""
+class Use(Generic[T]):
+    """One job's use of a borrowed thing, which stays open until the use is released."""
 
-    def __init__(self, holdings: Holdings[T], entry: _Entry[T]) -> None:
-        self._holdings = holdings
+    def __init__(self, borrowings: Borrowings[T], entry: _Entry[T]) -> None:
+        self._borrowings = borrowings
         self._entry: _Entry[T] | None = entry
 
     @property
     def thing(self) -> T:
-        """What is held.
+        """The thing itself.
 
         Raises:
             StreamerError: it was released already.
@@ -125,20 +125,20 @@ class Held(Generic[T]):
 
     def release(self) -> None:
         """The use is over. Idempotent, from any thread."""
-        self._holdings.release(self)
+        self._borrowings.release(self)
 
     def take_entry(self) -> _Entry[T] | None:
-        """For `Holdings` alone, under its lock."""
+        """For `Borrowings` alone, under its lock."""
         entry, self._entry = self._entry, None
         return entry
 
 
-class Holdings(Generic[T]):
-    """Things by their handles. Thread-safe.
+class Borrowings(Generic[T]):
+    """Borrowed things of one kind by their handles. Thread-safe.
 
     Args:
-        kind: what they are, for the texts of errors.
-        closing: makes the call that closes something.
+        kind: the word for such a thing in texts of errors.
+        closing: called with a function that closes a thing; makes this call, maybe elsewhere.
     """
 
     def __init__(self, kind: str, closing: Callable[[Callable[[], None]], None]) -> None:
@@ -148,12 +148,12 @@ class Holdings(Generic[T]):
         self._lock = threading.Lock()
 
     def take(self, handle: int, thing: T) -> None:
-        """Hold it from now on."""
+        """Have a thing from now on, under this handle."""
         with self._lock:
             self._entries[handle] = _Entry(thing)
 
     def drop(self, handle: int) -> None:
-        """Close it once no job uses it. Nothing where it is not held."""
+        """Close the thing as soon as no job uses it; no effect where there is none."""
         with self._lock:
             entry = self._entries.pop(handle, None)
             if entry is None:
@@ -163,11 +163,11 @@ class Holdings(Generic[T]):
                 return
         self._closing(entry.thing.close)
 
-    def use(self, handle: int) -> Held[T]:
-        """Use what is held, until the use is released.
+    def use(self, handle: int) -> Use[T]:
+        """Use a thing, until the use is released.
 
         Raises:
-            StreamerError: nothing is held under that handle.
+            StreamerError: there is nothing under that handle.
         """
         with self._lock:
             entry = self._entries.get(handle)
@@ -177,21 +177,21 @@ class Holdings(Generic[T]):
                     "back before the job came"
                 )
             entry.users += 1
-            return Held(self, entry)
+            return Use(self, entry)
 
     @contextlib.contextmanager
     def using(self, handle: int) -> Iterator[T]:
         """`use` for as long as a block runs."""
-        held = self.use(handle)
+        use = self.use(handle)
         try:
-            yield held.thing
+            yield use.thing
         finally:
-            held.release()
+            use.release()
 
-    def release(self, held: Held[T]) -> None:
-        """See `Held.release`."""
+    def release(self, use: Use[T]) -> None:
+        """See `Use.release`."""
         with self._lock:
-            entry = held.take_entry()
+            entry = use.take_entry()
             if entry is None:
                 return
             entry.users -= 1

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from streamerd.workers.jobs import MOST_DESCRIPTORS, RECEIVE_BYTES, FrameBuffer
+from streamerd.workers.frames import MOST_DESCRIPTORS, RECEIVE_BYTES, FrameBuffer
 
 TOO_MANY_RETRY_S: Final = 0.01
 """Descriptors in flight are counted for each user; a receiver takes its own out in microseconds,

@@ -16,22 +16,22 @@ from typing import Protocol
 import msgspec
 
 from streamer_client.contract.errors import StreamerError
-from streamerd.workers.channel import Channel
+from streamerd.workers.frames import frame
+from streamerd.workers.in_daemon.channel import Channel
+from streamerd.workers.in_daemon.lending import Lending
+from streamerd.workers.in_daemon.spawning import Process, Spawner
 from streamerd.workers.jobs import (
     Answer,
     AnyJob,
-    Failed,
     GiveUp,
-    Lane,
+    JobFailed,
     StillGoing,
     Stuck,
+    WorkerLane,
     answer_decoder,
-    frame,
     hung,
     subject_of,
 )
-from streamerd.workers.lending import Lending
-from streamerd.workers.spawning import Process, Spawner
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Order:
 
     job: AnyJob
     on_answer: OnAnswer
-    lane: Lane
+    lane: WorkerLane
     fds: tuple[int, ...] = ()
     """Of this job alone; the caller's, open until it is answered."""
     limit_s: float | None = None
@@ -76,7 +76,7 @@ class Worker:
     def __init__(self, owner: Owner, number: int) -> None:
         self._owner = owner
         self.number = number
-        self.busy = dict.fromkeys(Lane, 0)
+        self.busy = dict.fromkeys(WorkerLane, 0)
         """Jobs that are not answered, by lane."""
         self.alive = False
         """Whether it takes jobs."""
@@ -129,7 +129,7 @@ class Worker:
             if number:
                 text = "its descriptors were taken back before a worker had them"
                 asyncio.get_running_loop().call_soon(
-                    self._answer, Failed(number, StreamerError.code, text)
+                    self._answer, JobFailed(number, StreamerError.code, text)
                 )
 
     # --- jobs -------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ class Worker:
         self.busy[order.lane] -= 1
         if order.limit_s is not None:
             self._limited -= 1
-            if isinstance(answer, Failed) and answer.hung:
+            if isinstance(answer, JobFailed) and answer.hung:
                 self.lost_threads += 1
                 self._owner.thread_lost(self, order.limit_s)
         order.on_answer(answer)
@@ -199,7 +199,7 @@ class Worker:
         if self.process is not None:
             self.process.kill()
         owed, self._pending = list(self._pending.values()), {}
-        self.busy = dict.fromkeys(Lane, 0)
+        self.busy = dict.fromkeys(WorkerLane, 0)
         self._limited = 0
         self._owner.worker_lost(self)
         for order in owed:

@@ -19,7 +19,7 @@ from streamerd.settings.config import load_settings
 from streamerd.state.commands import FetchBlock
 from streamerd.state.events import AnyEvent, LoadKey, ShardKey
 from streamerd.workers import jobs
-from streamerd.workers.environments import Environments
+from streamerd.workers.in_daemon.environments import Environments
 
 A, B = LoadKey("a", 1), LoadKey("b", 1)
 KEY = ShardKey("s3://b/k", "etag")
@@ -28,7 +28,7 @@ BLOCK = 64 << 10
 
 def test_each_load_reads_with_its_own() -> None:
     environments = Environments()
-    environments.lend(A, {"KEY": "1"})
+    environments.put(A, {"KEY": "1"})
     assert environments.of(A) == {"KEY": "1"}
     assert environments.of(B) == {}
     assert A in environments
@@ -37,26 +37,26 @@ def test_each_load_reads_with_its_own() -> None:
 
 def test_who_lends_the_same_is_told_together_until_renewed() -> None:
     environments = Environments()
-    environments.lend(A, {"KEY": "1"})
-    environments.lend(B, {"KEY": "1"})
-    assert environments.lending({"KEY": "1"}) == (A, B)
+    environments.put(A, {"KEY": "1"})
+    environments.put(B, {"KEY": "1"})
+    assert environments.loads_with({"KEY": "1"}) == (A, B)
     assert environments.renew(A, {"KEY": "2"})
     assert not environments.renew(A, {"KEY": "2"})
-    assert environments.lending({"KEY": "1"}) == (B,)
+    assert environments.loads_with({"KEY": "1"}) == (B,)
 
 
 def test_an_ended_loads_secrets_are_forgotten() -> None:
     environments = Environments()
-    environments.lend(A, {"KEY": "secret"})
-    environments.lend(B, {})
-    environments.keep({B})
+    environments.put(A, {"KEY": "secret"})
+    environments.put(B, {})
+    environments.keep_only({B})
     assert len(environments) == 1
     assert environments.of(A) == {}
 
 
 def test_nothing_is_shown() -> None:
     environments = Environments()
-    environments.lend(A, {"KEY": "secret"})
+    environments.put(A, {"KEY": "secret"})
     assert "secret" not in repr(environments)
 
 
@@ -105,8 +105,8 @@ def reading(fleet: Fleet, environments: Environments) -> Fetches:
     "answer",
     [
         jobs.Fetched(1, 7, BLOCK),
-        jobs.Failed(1, "credentials-expired", "expired"),
-        jobs.Failed(1, "source", "broken"),
+        jobs.JobFailed(1, "credentials-expired", "expired"),
+        jobs.JobFailed(1, "source", "broken"),
         None,
     ],
     ids=["fetched", "expired", "failed", "worker died"],
@@ -119,13 +119,13 @@ async def test_no_object_holds_a_secret_once_its_load_and_reads_have_ended(
     seen = weakref.ref(secret)
     environments, fleet = Environments(), Fleet()
     fetches = reading(fleet, environments)
-    environments.lend(A, {"AWS_SECRET_ACCESS_KEY": secret})
-    environments.lend(B, {"AWS_SECRET_ACCESS_KEY": "another"})
+    environments.put(A, {"AWS_SECRET_ACCESS_KEY": secret})
+    environments.put(B, {"AWS_SECRET_ACCESS_KEY": "another"})
     del secret
     fetches.begin(FetchBlock(KEY, 0, A))
     fetches.begin(FetchBlock(KEY, 1, A))
     assert seen() is not None
-    environments.keep({B})
+    environments.keep_only({B})
     while fleet.asked:
         _, on_answer = fleet.asked.pop()
         on_answer(answer)
@@ -138,7 +138,7 @@ def test_what_was_renewed_is_dropped_at_once() -> None:
     secret = Secret("a-secret-key")
     seen = weakref.ref(secret)
     environments = Environments()
-    environments.lend(A, {"KEY": secret})
+    environments.put(A, {"KEY": secret})
     del secret
     environments.renew(A, {"KEY": "newer"})
     gc.collect()

@@ -1,12 +1,15 @@
-"""Looks at files through the descriptors that a client passed, and compares slabs with files.
+"""Examines files through the descriptors that clients passed, and compares slabs with files.
 
-Owns what makes a descriptor worth reading through: that it was opened for reading, of a regular
-file, whose bytes can be had. Runs in a fetch worker's threads; any of these calls may hang where
+A descriptor is accepted if it was opened for reading, means a regular file, and a byte can be read
+through it. The file system behind it says whether reads may hang, and whether a user's own server
+chooses what the file holds. Runs in a fetch worker's threads. Any of these calls may hang where
 the file's server does.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import fcntl
 import os
 import stat
@@ -17,7 +20,6 @@ from streamer_client.contract.errors import SourceChanged, SourceError, SourceFo
 from streamer_client.storage.contract import StoredShard
 from streamer_client.storage.local_reader import identity_of
 from streamer_client.storage.os_errors import descriptor_error
-from streamerd.workers.file_systems import disk_of, is_served
 from streamerd.workers.jobs import (
     Compare,
     Compared,
@@ -31,7 +33,7 @@ from streamerd.workers.jobs import (
 )
 
 COMPARED_BYTES: Final = 4096
-"""Of each place that is compared: a page."""
+"""Bytes that are compared at each place: a page."""
 
 _KINDS: Final = {
     stat.S_IFDIR: "a folder",
@@ -43,7 +45,7 @@ _KINDS: Final = {
 
 
 def examine(job: Examine, fds: tuple[int, ...]) -> Examined:
-    """What each file is, or why it is refused.
+    """Identity and size of each file, or the reason why it is refused.
 
     Raises:
         SourceError: there are not as many descriptors as the job's files say.
@@ -55,7 +57,7 @@ def examine(job: Examine, fds: tuple[int, ...]) -> Examined:
             "file's own"
         )
     left = iter(fds)
-    # Asked once for all files of a batch: /sys takes as long as all else that is asked of one.
+    # One look into /sys for each disk of a batch: it takes as long as all else for one file.
     disks: dict[int, str] = {}
     return Examined(job.job, tuple(_look(file, left, disks) for file in job.files))
 
@@ -98,7 +100,7 @@ def _examined(
 
 
 def _readable_flags(uri: str, fd: int) -> int:
-    """Flags of what the descriptor's opening made."""
+    """The flags that the descriptor was opened with; refuses those that cannot read."""
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     if not _reads(flags):
         how = "with O_PATH" if flags & os.O_PATH else "for writing only"
@@ -163,8 +165,84 @@ def _differing(file: CompareFile, slab: int, source: int) -> list[int]:
 
 
 def _piece(fd: int, start: int, size_bytes: int) -> bytes:
-    """Up to a page; what a file that ends earlier does not have makes it differ."""
+    """Up to a page from `start`; shorter where the file ends, and so unlike the slab."""
     wanted, got = min(COMPARED_BYTES, size_bytes - start), b""
     while len(got) < wanted and (more := os.pread(fd, wanted - len(got), start + len(got))):
         got += more
     return got
+
+
+# --- the file system behind a file ----------------------------------------------------------------
+
+_STEADY: Final = frozenset(
+    {
+        0xEF53,  # ext2, ext3, ext4
+        0x58465342,  # xfs
+        0x9123683E,  # btrfs
+        0xF2F52010,  # f2fs
+        0x2FC12FC1,  # zfs
+        0x01021994,  # tmpfs
+    }
+)
+"""File systems on devices and in memory, where each read ends, if only with an error. The numbers
+are those of <linux/magic.h>."""
+
+_SERVED: Final = frozenset(
+    {
+        0x65735546,  # FUSE, virtiofs among them
+        0x01021997,  # 9p
+        0x794C7630,  # overlayfs: any user mounts one in a namespace of his own, over a FUSE
+    }
+)
+"""File systems that any user may serve, or mount in a namespace. The identity of such a file counts
+for the user who passed it alone."""
+
+
+class _Statfs(ctypes.Structure):
+    _fields_ = (("f_type", ctypes.c_long), ("rest", ctypes.c_byte * 248))
+
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_fstatfs: Final = _libc.fstatfs
+_fstatfs.argtypes = (ctypes.c_int, ctypes.POINTER(_Statfs))
+
+
+def is_steady(fd: int) -> bool:
+    """Whether each read of the file ends by itself, and never waits for a server that is gone.
+
+    Raises:
+        OSError: it cannot be asked.
+    """
+    return _type_of(fd) in _STEADY
+
+
+def is_served(fd: int) -> bool:
+    """Whether a process of some user decides what the file is and holds.
+
+    Raises:
+        OSError: it cannot be asked.
+    """
+    return _type_of(fd) in _SERVED
+
+
+def disk_of(device: int) -> str:
+    """The `diskseq` of a block device, which no other disk has had since the start; empty: none.
+
+    Not cached across batches, since another disk may get the same device number.
+
+    Args:
+        device: as `st_dev` has it.
+    """
+    place = f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"
+    for name in ("diskseq", "../diskseq"):  # of a partition: of the disk that it is part of
+        with contextlib.suppress(OSError), open(f"{place}/{name}", encoding="ascii") as file:
+            return file.read().strip()
+    return ""
+
+
+def _type_of(fd: int) -> int:
+    found = _Statfs()
+    if _fstatfs(fd, ctypes.byref(found)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return int(found.f_type) & 0xFFFFFFFF

@@ -34,7 +34,7 @@ class _State(Enum):
     GIVEN_UP = 3
 
 
-class Undertaking:
+class Assignment:
     """A job with what it uses. Thread-safe.
 
     Args:
