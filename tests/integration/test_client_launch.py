@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from streamer_client import launch
+import streamer_client
 from streamer_client.client import Client
-from streamer_client.connect import own_daemon
+from streamer_client.connect import finding, own_daemon
 from streamer_client.contract.errors import ConfigError, DaemonUnavailable, SourceForbidden
 from streamer_client.launch import open_client
 from tests.support.checkpoints import random_tensor, write_shard
@@ -85,13 +85,26 @@ def test_mode_comes_from_the_environment(source: Path, monkeypatch: pytest.Monke
         assert mode_of(client, source) == "direct"
 
 
+def test_off_reads_directly_and_starts_nothing(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(socket_path: str) -> int:
+        raise AssertionError(f"a daemon was started at {socket_path}")
+
+    monkeypatch.setattr(finding, "start_daemon", started)
+    monkeypatch.setenv("STREAMERD_MODE", "off")
+    with streamer_client.connect() as client:
+        assert mode_of(client, source) == "direct"
+        assert client.socket is None
+
+
 def test_required_needs_a_daemon(socket_path: Path) -> None:
     with pytest.raises(DaemonUnavailable, match=str(socket_path)):
         open_client("required", str(socket_path))
 
 
 def test_unknown_mode() -> None:
-    with pytest.raises(ConfigError, match="'turbo'; it is one of auto, required, direct"):
+    with pytest.raises(ConfigError, match="'turbo'; it is one of auto, required, direct, off"):
         open_client("turbo")
 
 
@@ -221,7 +234,7 @@ def test_a_planted_launch_lock_is_refused(tmp_path: Path, what: str) -> None:
 def places(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> tuple[Path, Path]:
     """Two places of this user's own; the started daemon of `started` would be at the second."""
     first = socket_path.parent / "first" / "control.sock"
-    monkeypatch.setattr(launch, "socket_candidates", lambda *_: (str(first), str(socket_path)))
+    monkeypatch.setattr(finding, "socket_candidates", lambda *_: (str(first), str(socket_path)))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(socket_path.parent / "nothing"))
     return first, socket_path
 
@@ -263,7 +276,7 @@ def test_with_no_place_at_all_it_reads_directly(
 ) -> None:
     first, _ = places
     long = str(first.with_name("s" * 100))
-    monkeypatch.setattr(launch, "socket_candidates", lambda *_: (long,))
+    monkeypatch.setattr(finding, "socket_candidates", lambda *_: (long,))
     with open_client("auto") as client:
         assert mode_of(client, source) == "direct"
     assert "has more than 104 bytes" in caplog.text
@@ -325,7 +338,6 @@ def _way_of(source: Path) -> str:
 
 FIRST_RANK = """
 import os, signal, sys
-from streamer_client.connect import own_daemon
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})

@@ -10,6 +10,7 @@ import torch
 
 from streamer_client.copy.block_jobs import Piece, Run
 from streamer_client.copy.destination import Contiguous, Target, host_memory
+from streamer_client.copy.feed import Route
 
 
 class LazyDevice:
@@ -108,7 +109,7 @@ class OpenFile:
 class FileFeed:
     """A feed of one shard: by system calls from `fd` where that is given, else by `read_into`."""
 
-    mode = "daemon"
+    route = Route.DAEMON
 
     def __init__(self, data: bytes, fd: int | None = None, block_bytes: int = 16 << 10) -> None:
         self.block_bytes = block_bytes

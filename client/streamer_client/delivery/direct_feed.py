@@ -15,8 +15,8 @@ from streamer_client.connect.source_access import SourceAccess
 from streamer_client.contract.errors import CredentialsExpired, SourceChanged, SourceNotFound
 from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES, BlockRange
 from streamer_client.contract.uris import is_remote
-from streamer_client.copy.feed import FeedClosed, FeedShard
-from streamer_client.delivery.parallelism import read_threads
+from streamer_client.copy.feed import FeedClosed, FeedShard, Route
+from streamer_client.delivery.concurrency import read_threads
 from streamer_client.storage.contract import Reader, Storage, StoredShard
 from streamer_client.storage.local_files import DescriptorStorage, LocalFile
 
@@ -44,7 +44,7 @@ class DirectFeed:
         renewed: a storage with newer credentials than the last, None where there are none.
     """
 
-    mode = "direct"
+    route = Route.DIRECT
     resident_bytes = 0
 
     def __init__(
