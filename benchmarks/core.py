@@ -1,6 +1,6 @@
-"""What the daemon's loop costs a block: core, service and codec, without sockets and workers.
+"""What the daemon's loop costs a block: all its parts and the codec, without sockets and workers.
 
-Eight ranks load one large checkpoint of local files. The real service, handovers and core run; in
+Eight ranks load one large checkpoint of local files. The daemon's real parts run; in
 place of sockets and of processes stand encoders and decoders of their messages, so that every byte
 which would travel is made and read; descriptors are numbers that nobody opened. Only the daemon's
 part is on the clock, not the ranks' and the workers'.
@@ -26,6 +26,7 @@ import msgspec
 
 from streamer_client.contract import messages
 from streamer_client.contract.checks import check
+from streamer_client.contract.codec import decode_client, decode_daemon, encode
 from streamer_client.contract.handover import (
     BATCH_DESCRIPTORS,
     Files,
@@ -36,13 +37,12 @@ from streamer_client.contract.handover import (
 )
 from streamer_client.contract.layout import BlockRange
 from streamer_client.storage.contract import StoredShard
-from streamerd import service as service_module
-from streamerd.answering.handovers import Handovers
-from streamerd.answering.requests import Requests
 from streamerd.control.descriptors import DescriptorSocket, SlabOpener
 from streamerd.control.sessions import Session, Sessions
 from streamerd.control.socket import ControlSocket
-from streamerd.service import Service
+from streamerd.parts import Parts
+from streamerd.service import slabs as slabs_module
+from streamerd.service.closing import Closing
 from streamerd.settings.config import load_settings
 from streamerd.workers import jobs
 from streamerd.workers.supervisor import Fleet, OnAnswer
@@ -98,7 +98,7 @@ class PaperSocket(ControlSocket):
         self.sent: list[tuple[str, bytes]] = []
 
     def send(self, name: str, message: messages.Message) -> bool:
-        self.sent.append((name, messages.encode(message)))
+        self.sent.append((name, encode(message)))
         return True
 
 
@@ -147,6 +147,10 @@ class Figures(msgspec.Struct):
     messages_a_block: float
 
 
+def _discard_nothing(closing: Closing, uid: int, descriptors: Sequence[int]) -> None:
+    """In place of `Closing.discard`."""
+
+
 class Node:
     """A daemon of paper with its ranks."""
 
@@ -159,13 +163,23 @@ class Node:
         self.shards = shards
         self.fleet = PaperFleet(1, slots // 2)
         self.socket = PaperSocket()
-        self.service = Service(settings, self.fleet, "0" * 8)
-        # Nobody opened what it would close.
-        handovers = Handovers(self.fleet, lambda _uid, _descriptors: None, lambda _uid: 0, 60.0)
-        self.handovers = handovers
-        self.requests = Requests(self.service, handovers, {})
-        self.sessions = PaperSessions(self.requests.gone)
-        self.service.attach(self.sessions, self.socket, PaperDescriptors())
+        self.sessions: PaperSessions
+
+        def sessions(gone: Callable[[Session], None]) -> Sessions:
+            self.sessions = PaperSessions(gone)
+            return self.sessions
+
+        # Nobody opened what it would close; a plain function, as a mock's calls would be measured.
+        with mock.patch.object(Closing, "discard", _discard_nothing):
+            self.parts = Parts(
+                settings,
+                self.fleet,
+                "0" * 8,
+                dict,
+                sessions,
+                lambda _path, _sessions: self.socket,
+                lambda *_parts: PaperDescriptors(),
+            )
         self.inbox: deque[tuple[Session, bytes]] = deque()
         self.consuming = False
         self.costs_us: list[float] = []
@@ -179,7 +193,7 @@ class Node:
         rank = len(self.sessions)
         session = self.sessions.join(rank + 1)
         hello = messages.Hello(0, messages.PROTOCOL, "0", 1, f"rank {rank}")
-        self.requests.receive(session, hello)
+        self.parts.requests.receive(session, hello)
         self.socket.sent.clear()
         return session
 
@@ -194,14 +208,14 @@ class Node:
             seconds += self._timed(lambda: self._take(session, data, descriptors))  # noqa: B023
         seconds += self._examine()
         request = messages.Open(1, 1, "/models/large", 1, hold=hold)
-        frame = messages.encode(request)
+        frame = encode(request)
         seconds += self._timed(lambda: self._receive([(session, frame)]))
-        return seconds + self._timed(self.service.turn)
+        return seconds + self._timed(self.parts.turns.turn)
 
     def _take(self, session: Session, data: bytes, descriptors: list[int]) -> None:
         packet = decode_from_client(data)
         if isinstance(packet, Files):
-            self.handovers.take(session, packet, descriptors)
+            self.parts.handovers.take(session, packet, descriptors)
 
     def _examine(self) -> float:
         """Answer what was handed over; the loop's seconds for that."""
@@ -219,13 +233,13 @@ class Node:
 
     def _receive(self, frames: Iterable[tuple[Session, bytes]]) -> None:
         for session, frame in frames:
-            message = messages.decode_client(frame)
+            message = decode_client(frame)
             check(message)
-            self.requests.receive(session, message)
+            self.parts.requests.receive(session, message)
 
     def _answer(self, data: bytes, callbacks: dict[int, OnAnswer]) -> None:
         self.fleet.receive(data, callbacks)
-        self.service.turn()
+        self.parts.turns.turn()
 
     def _timed(self, part: Callable[[], None]) -> float:
         start = time.thread_time()
@@ -272,14 +286,14 @@ class Node:
         self.traffic += len(self.socket.sent)
         for name, frame in self.socket.sent:
             session = self.sessions.get(name)
-            granted = messages.decode_daemon(frame)
+            granted = decode_daemon(frame)
             if self.consuming and isinstance(granted, (messages.Granted, messages.Opened)):
                 ranges: tuple[BlockRange, ...] = (
                     granted.ranges if isinstance(granted, messages.Granted) else granted.granted
                 )
                 if ranges and session is not None:
                     consumed = messages.Consumed(granted.load, ranges)
-                    self.inbox.append((session, messages.encode(consumed)))
+                    self.inbox.append((session, encode(consumed)))
         self.socket.sent.clear()
         # The last rank's messages lag one turn, so that ranks are not in step.
         count = max(0, len(self.inbox) - 1) if self.left else len(self.inbox)
@@ -326,7 +340,7 @@ def opening(node: Node, repeats: int) -> list[float]:
     found = []
     for _ in range(repeats):
         found.append(1e3 * node.open(node.join(), hold=True))
-        answers = [messages.decode_daemon(frame) for _, frame in node.socket.sent]
+        answers = [decode_daemon(frame) for _, frame in node.socket.sent]
         node.socket.sent.clear()
         opened = [answer for answer in answers if isinstance(answer, messages.Opened)]
         whole = sum(stop - start for _, start, stop in opened[0].granted)
@@ -375,9 +389,9 @@ def main() -> None:
     options = parser.parse_args()
     profile = cProfile.Profile()
     with (
-        mock.patch.object(service_module, "create_slab", return_value=-1),
-        mock.patch.object(service_module, "open_readonly", return_value=-1),
-        mock.patch.object(service_module, "remove_slab"),
+        mock.patch.object(slabs_module, "create_slab", return_value=-1),
+        mock.patch.object(slabs_module, "open_readonly", return_value=-1),
+        mock.patch.object(slabs_module, "remove_slab"),
     ):
         if options.profile:
             profile.enable()

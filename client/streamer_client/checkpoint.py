@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -141,13 +141,6 @@ class Checkpoint:
             SourceError: a shard cannot be read; with `strict`, names are missing or unexpected;
                 a stored tensor is larger than its target.
         """
-
-        def loaded(entries: Sequence[TensorEntry]) -> None:
-            for entry in entries:
-                self._stats.loaded(entry.stop - entry.start)
-                if on_tensor is not None:
-                    on_tensor(entry.name, entry.stop - entry.start)
-
         with self._stats.timed():
             names = Loading(
                 self._feed,
@@ -155,10 +148,22 @@ class Checkpoint:
                 targets,
                 strict=strict,
                 on_mismatch=on_mismatch,
-                on_tensors=loaded,
+                on_tensors=self._counting(on_tensor),
             ).run()
             self._feed.settle()
             return names
+
+    def _counting(self, on_tensor: OnTensor | None) -> Callable[[Sequence[TensorEntry]], None]:
+        """What notes tensors that are in place, and tells the caller."""
+
+        def loaded(entries: Sequence[TensorEntry]) -> None:
+            for entry in entries:
+                size_bytes = entry.stop - entry.start
+                self._stats.loaded(size_bytes)
+                if on_tensor is not None:
+                    on_tensor(entry.name, size_bytes)
+
+        return loaded
 
     def close(self) -> None:
         """End the load. Views that are still referenced stay valid. Idempotent."""

@@ -38,7 +38,7 @@ from streamer_client.contract.messages import (
     Want,
 )
 from streamer_client.contract.socket import descriptor_socket
-from streamerd.answering.handovers import MAX_FILES, MAX_TRANSFERS
+from streamerd.answering.files.handovers import MAX_FILES, MAX_TRANSFERS
 from tests.support.checkpoints import write_model
 from tests.support.daemon import BLOCK, DaemonProcess, Daemons, daemons
 from tests.support.descriptor_peer import DescriptorPeer, greeting_of
@@ -407,7 +407,7 @@ def test_a_client_that_knows_no_descriptor_socket_is_told_so(daemon: DaemonProce
 @pytest.mark.parametrize(
     "data",
     [
-        encode_packet(Greeting(PROTOCOL + 1, "9.9", 1, b"t" * 16, b"p" * 16)),
+        encode_packet(Greeting(PROTOCOL + 1, "9.9", b"t" * 16, b"p" * 16)),
         encode_packet(Taken(1, 1)),
         b"\xc1",
         b"\x81\xa4type\xa1\xff",

@@ -16,6 +16,7 @@ import pytest
 import zmq
 
 from streamer_client.client import Client, daemon_client
+from streamer_client.contract.codec import decode_daemon, encode
 from streamer_client.contract.errors import (
     ConfigError,
     CorruptCheckpoint,
@@ -24,7 +25,7 @@ from streamer_client.contract.errors import (
     StreamerError,
 )
 from streamer_client.contract.limits import MAX_HEADER_BYTES, MAX_LABEL_CHARACTERS
-from streamer_client.contract.messages import Failed, GetStatus, Message, decode_daemon, encode
+from streamer_client.contract.messages import Failed, GetStatus, Message
 from streamer_client.storage import local_files
 from streamer_client.storage.contract import StoredShard
 from streamer_client.storage.local import LocalStorage

@@ -236,8 +236,8 @@ def test_a_pass_that_was_given_up_brings_nothing_in(daemon_maker: Daemons, tmp_p
             checkpoint.load_into(targets, on_tensor=stop)
         client.admin.prefetch(str(files[0].parent))
         eventually(lambda: settled(streamerd, size_bytes(files)))
-        eventually(lambda: "prefetch done" in streamerd.log)
-        assert streamerd.log.count("prefetch done") == 1
+        eventually(lambda: "event=prefetch_done" in streamerd.log)
+        assert streamerd.log.count("event=prefetch_done") == 1
 
 
 def test_a_file_that_changes_is_never_mixed(client: Client, files: list[Path]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from streamer_client.connect.packet_socket import peer_of
 from streamer_client.connect.trust import (
     SocketPlace,
     _sees_all_users,
@@ -20,7 +21,6 @@ from streamer_client.connect.trust import (
     check_socket_place,
     find_socket,
     is_named,
-    peer_of,
 )
 from streamer_client.contract.errors import UntrustedSocket
 from streamer_client.contract.socket import SYSTEM_SOCKET

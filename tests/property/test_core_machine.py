@@ -215,7 +215,7 @@ class CoreMachine(RuleBasedStateMachine):
             specs,
             tuple(reversed(wants) if backwards else wants),
             hold=hold or prefetch is not None,
-            hold_required=prefetch is not None,
+            prefetch=prefetch is not None,
             pin=bool(prefetch),
             memory_limit=memory_limit,
             concurrency=concurrency,

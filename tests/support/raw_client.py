@@ -18,6 +18,7 @@ from typing import Final, Self, TypeVar
 import msgspec
 import zmq
 
+from streamer_client.contract.codec import decode_daemon, encode
 from streamer_client.contract.handover import (
     BATCH_DESCRIPTORS,
     MAX_PACKET_BYTES,
@@ -56,8 +57,6 @@ from streamer_client.contract.messages import (
     Waiting,
     Want,
     Welcome,
-    decode_daemon,
-    encode,
 )
 from streamer_client.contract.socket import descriptor_socket
 from streamer_client.contract.uris import is_remote

@@ -21,6 +21,7 @@ from typing import Any
 import posix_ipc
 import zmq
 
+from streamer_client.contract.codec import decode_client, encode
 from streamer_client.contract.errors import ProtocolMismatch, RequestRefused, StreamerError
 from streamer_client.contract.handover import TOKEN_BYTES
 from streamer_client.contract.layout import BlockRange, block_count, block_span, slab_bytes
@@ -55,8 +56,6 @@ from streamer_client.contract.messages import (
     Waiting,
     Want,
     Welcome,
-    decode_client,
-    encode,
 )
 from streamer_client.contract.uris import is_remote
 from streamer_client.storage.contract import Reader, StoredShard
@@ -325,9 +324,6 @@ class ScriptedDaemon:
         welcome = Welcome(
             hello.request_id,
             script.welcome_protocol,
-            "0",
-            os.getpid(),
-            self.instance,
             script.heartbeat_s,
             session.proof if script.right_proof else bytes(TOKEN_BYTES),
         )

@@ -9,6 +9,7 @@ from vllm.config import ModelConfig
 from vllm.config.load import LoadConfig
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 
+from streamer_client.contract.modes import Mode
 from streamer_vllm.options import Options, parse_options
 from streamer_vllm.stock import stock_loader
 from streamer_vllm.weight_files import weights_folder, weights_name
@@ -28,7 +29,7 @@ class StreamerLoader(BaseModelLoader):
         """
         extra_config = load_config.model_loader_extra_config
         options = parse_options(extra_config, os.environ, sharded=cls.sharded)
-        if options.mode == "off":
+        if options.mode is Mode.OFF:
             return stock_loader(load_config, sharded=cls.sharded)
         loader = super().__new__(cls)
         loader.options = options

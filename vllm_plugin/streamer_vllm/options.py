@@ -12,18 +12,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from streamer_client.contract.errors import ConfigError
+from streamer_client.contract.modes import Mode, chosen_mode
 from streamer_client.contract.uris import is_remote
 from streamer_client.runai.settings import (
     CONCURRENCY_ENV,
     MEMORY_LIMIT_ENV,
-    MODE_ENV,
     OBJECT_CONCURRENCY_ENV,
     checked_concurrency,
     checked_memory_limit,
     integer_variable,
 )
-
-MODES: Final = ("auto", "required", "direct", "off")
 
 SOCKET_ENV: Final = "STREAMERD_SOCKET"
 
@@ -46,7 +44,7 @@ class Options:
     distributed: bool = False
     """Accepted for Run:ai's sake: the daemon reads once for all ranks anyway."""
     socket: str | None = None
-    mode: str = "auto"
+    mode: Mode = Mode.AUTO
 
     def concurrency_for(self, source: str) -> int | None:
         """Reads of a source at once."""
@@ -75,7 +73,7 @@ def parse_options(extra: object, environ: Mapping[str, str], *, sharded: bool) -
         pattern=_text(given, "pattern"),
         distributed=_flag(given, "distributed"),
         socket=_text(given, "socket") or environ.get(SOCKET_ENV) or None,
-        mode=_mode(given, environ),
+        mode=chosen_mode(_text(given, "mode"), environ),
     )
 
 
@@ -133,12 +131,4 @@ def _flag(given: Mapping[str, object], key: str) -> bool:
     value = given.get(key, False)
     if not isinstance(value, bool):
         raise ConfigError(f"{key} is {value!r}; it must be true or false")
-    return value
-
-
-def _mode(given: Mapping[str, object], environ: Mapping[str, str]) -> str:
-    origin = "mode" if "mode" in given else MODE_ENV
-    value = given["mode"] if "mode" in given else environ.get(MODE_ENV) or "auto"
-    if not isinstance(value, str) or value not in MODES:
-        raise ConfigError(f"{origin} is {value!r}; it must be one of {', '.join(MODES)}")
     return value

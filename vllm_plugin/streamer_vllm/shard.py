@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from streamer_client.contract.errors import ConfigError, SourceError
+from streamer_client.contract.modes import MODE_ENV, Mode
 from streamer_client.contract.sizes import parse_size
 from streamer_client.contract.uris import is_remote
 from streamer_vllm.model_files import apply_umask, copy_model_files, untie_word_embeddings
@@ -204,8 +205,8 @@ def _prepare_environment() -> None:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # a check at start; no cache is made
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # ranks may outnumber NUMA nodes
     os.environ[WRITER_ENV] = "1"
-    if os.environ.get("STREAMERD_MODE") == "off":  # the workers need the plugin to write
-        del os.environ["STREAMERD_MODE"]
+    if os.environ.get(MODE_ENV) == Mode.OFF:  # the workers need the plugin to write
+        del os.environ[MODE_ENV]
 
 
 if __name__ == "__main__":

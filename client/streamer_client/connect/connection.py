@@ -1,9 +1,10 @@
-"""The control connection: handshake, requests and their answers, and who listens to which load.
+"""The control connection: handshake, requests, files handed over, and how long it lives.
 
-One a client. Its wire's thread calls `_receive` and `_end`; callers' threads call the public part.
-It lives as long as its client or any lease does: views of resident tensors outlive the client. So
-does its descriptor link, the end of which is the end of all leases, when the daemon does not answer
-any more: it may wake up, and must not take then what somebody still reads.
+Owns one greeted connection; each client has one. What comes from the daemon goes to the recipients
+(`recipients.py`). The wire's thread calls `_end`, `_begin_handover` and `_release`; callers'
+threads call the public part. A connection lives as long as its client or any lease does, for views
+of resident tensors outlive the client. When the daemon is silent, the descriptor link stays open as
+long: its end is the end of all leases, and a daemon that wakes up must not take what is still read.
 """
 
 from __future__ import annotations
@@ -11,17 +12,16 @@ from __future__ import annotations
 import atexit
 import itertools
 import logging
-import math
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from importlib import metadata
-from typing import Final, Protocol
+from typing import Final
 
 from streamer_client.connect.descriptors import DescriptorLink, Handover
+from streamer_client.connect.recipients import LoadListener, Progress, Recipients
 from streamer_client.connect.wire import DaemonSilent, Wire
 from streamer_client.contract.errors import (
     DaemonUnavailable,
@@ -30,50 +30,25 @@ from streamer_client.contract.errors import (
     UntrustedSocket,
     error_from_code,
 )
-from streamer_client.contract.layout import BlockRange
 from streamer_client.contract.messages import (
     PROTOCOL,
-    Compared,
-    Comparing,
-    CredentialsWanted,
     DaemonMessage,
     Drop,
     Failed,
-    Granted,
-    Heartbeat,
     Hello,
     Message,
-    Opened,
-    ShardFailed,
-    Verifying,
-    Waiting,
     Welcome,
 )
 from streamer_client.storage.local_files import LocalFile
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 HANDSHAKE_TIMEOUT_S: Final = 5.0
 JOIN_TIMEOUT_S: Final = 5.0
-CANCEL_POLL_S: Final = 0.25
 CLIENT: Final = 0
 """The client among the users of its connection; loads are numbered from 1."""
 
 _living: weakref.WeakSet[Connection] = weakref.WeakSet()
-
-
-class LoadListener(Protocol):
-    """What hears of one load, in the wire's thread."""
-
-    def on_opened(self, message: Opened) -> None: ...
-    def on_slabs(self, shards: tuple[int, ...], descriptors: list[int]) -> None: ...
-    def on_comparing(self) -> None: ...
-    def on_compared(self) -> None: ...
-    def on_granted(self, ranges: tuple[BlockRange, ...]) -> None: ...
-    def on_shard_failed(self, shard: int, error: StreamerError) -> None: ...
-    def on_waiting(self, message: Waiting) -> None: ...
-    def on_credentials_wanted(self) -> None: ...
-    def on_lost(self, error: StreamerError) -> None: ...
 
 
 class Connection:
@@ -84,21 +59,20 @@ class Connection:
     def __init__(self, socket_path: str, link: DescriptorLink) -> None:
         self.socket_path = socket_path
         self.error: StreamerError | None = None
-        """Why the connection is no more, once it is not."""
+        """What ended the connection; None while it lives, and after `stop`."""
         self._pid = os.getpid()
         self._ids = itertools.count(1)
         self._transfers = itertools.count(1)
         self._over = False
         """Whether the wire has ended."""
-        self._answers: dict[int, Future[DaemonMessage]] = {}
-        self._progress: dict[int, Callable[[Verifying], None]] = {}
-        self._listeners: dict[int, LoadListener] = {}
+        self._recipients = Recipients(socket_path)
         self._users = {CLIENT}
-        """The client itself, and the loads that keep the connection. One thread or another adds and
-        takes away; a set does both at once."""
+        """The client itself, and the loads that need the connection. Several threads add and take
+        away; each operation of a set is atomic."""
         self._released = threading.Event()
         self._link = link
-        self._wire = Wire(socket_path, link, self._receive, self._slabs, self._end)
+        recipients = self._recipients
+        self._wire = Wire(socket_path, link, recipients.receive, recipients.slabs, self._end)
         _living.add(self)
 
     @classmethod
@@ -147,8 +121,8 @@ class Connection:
                 "beside it; stop both, and remove the two sockets"
             )
         self.welcome = answer
-        self._wire.heartbeat_s = answer.heartbeat_s
-        self._wire.put(lambda: None)  # wakes the thread, which then knows its pace
+        self._wire.pulse.heartbeat_s = answer.heartbeat_s
+        self._wire.put(lambda: None)  # wakes the thread, which sends heartbeats from then on
 
     # --- callers' threads ------------------------------------------------------------------------
 
@@ -175,7 +149,7 @@ class Connection:
         build: Callable[[int], Message],
         timeout_s: float | None = None,
         cancelled: Callable[[], bool] = lambda: False,
-        progress: Callable[[Verifying], None] | None = None,
+        progress: Progress | None = None,
     ) -> DaemonMessage:
         """Send what `build(request_id)` makes and wait for its answer.
 
@@ -192,42 +166,17 @@ class Connection:
         """
         self.refuse_after_fork()
         request_id = next(self._ids)
-        answer: Future[DaemonMessage] = Future()
-        self._answers[request_id] = answer
-        if progress is not None:
-            self._progress[request_id] = progress
+        answer = self._recipients.expect(request_id, progress)
         try:
             if self._over:
                 raise self._lost_error() from self.error
             self._wire.put(build(request_id))
-            message = self._awaited(answer, timeout_s, cancelled)
+            message = self._recipients.awaited(answer, timeout_s, cancelled)
         finally:
-            self._answers.pop(request_id, None)
-            self._progress.pop(request_id, None)
+            self._recipients.forget(request_id)
         if isinstance(message, Failed):
             raise error_from_code(message.code, message.message)
         return message
-
-    def _awaited(
-        self,
-        answer: Future[DaemonMessage],
-        timeout_s: float | None,
-        cancelled: Callable[[], bool],
-    ) -> DaemonMessage:
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            left_s = math.inf if deadline is None else deadline - time.monotonic()
-            try:
-                return answer.result(max(0.0, min(left_s, CANCEL_POLL_S)))
-            except TimeoutError as error:
-                if cancelled():
-                    raise CancelledError from error
-                if left_s > CANCEL_POLL_S:
-                    continue
-                raise DaemonUnavailable(
-                    f"the daemon at {self.socket_path} did not answer within {timeout_s} s; "
-                    "see its log, or restart it: systemctl restart streamerd"
-                ) from error
 
     def hand_over(self, files: Sequence[LocalFile]) -> int:
         """Pass opened files to the daemon; returns the number of the transfer.
@@ -278,15 +227,15 @@ class Connection:
             self._link.begin(handover)
 
     def drop(self, transfer: int) -> None:
-        """Name a transfer no more; what was opened from it goes on."""
+        """Tell the daemon that no request will name a transfer any more; its loads go on."""
         if transfer:
             self.send(Drop(transfer))
 
     def listen(self, listener: LoadListener) -> int:
-        """Number a new load, hear of it, and keep the connection until `unlisten`."""
+        """Number a new load and tell its listener of it; the connection lives until `unlisten`."""
         self.refuse_after_fork()
         load = next(self._ids)
-        self._listeners[load] = listener
+        self._recipients.enter(load, listener)
         self._users.add(load)
         if self._over:
             self.unlisten(load)
@@ -294,16 +243,16 @@ class Connection:
         return load
 
     def unlisten(self, load: int) -> None:
-        """Hear no more of a load; it does not keep the connection any longer."""
-        self._listeners.pop(load, None)
+        """Tell a load nothing more; it does not need the connection any longer."""
+        self._recipients.leave(load)
         self.call_soon(lambda: self._release(load))
 
     def stop_listening(self, load: int) -> None:
-        """Hear no more of a load, whose leases still keep the connection."""
-        self._listeners.pop(load, None)
+        """Tell a load nothing more; its leases still need the connection."""
+        self._recipients.leave(load)
 
     def close(self) -> None:
-        """The client needs it no more: ends now, or with the last lease."""
+        """The client leaves: the connection ends now, or with the last lease."""
         if self._pid != os.getpid():
             return
         self.call_soon(lambda: self._release(CLIENT))
@@ -335,7 +284,7 @@ class Connection:
     # --- the wire's thread -----------------------------------------------------------------------
 
     def _release(self, user: int) -> None:
-        """One less needs the connection; in any thread once the wire has ended."""
+        """A user leaves; the last one ends the wire. In any thread once the wire has ended."""
         self._users.discard(user)
         if user == CLIENT:
             self._released.set()
@@ -344,74 +293,20 @@ class Connection:
             if self._over:
                 self._link.close()
 
-    def _slabs(self, load: int, shards: tuple[int, ...], descriptors: list[int]) -> None:
-        if listener := self._listeners.get(load):
-            listener.on_slabs(shards, descriptors)
-        else:  # closed meanwhile
-            for descriptor in descriptors:
-                os.close(descriptor)
-
-    def _receive(self, message: DaemonMessage) -> None:
-        match message:
-            case Heartbeat():
-                pass
-            case Granted(load=load, ranges=ranges):
-                if listener := self._listeners.get(load):
-                    listener.on_granted(ranges)
-            case ShardFailed(load=load, shard=shard, code=code, message=text):
-                if listener := self._listeners.get(load):
-                    listener.on_shard_failed(shard, error_from_code(code, text))
-            case Waiting(load=load):
-                if listener := self._listeners.get(load):
-                    listener.on_waiting(message)
-            case Comparing(load=load):
-                if listener := self._listeners.get(load):
-                    listener.on_comparing()
-            case Compared(load=load):
-                if listener := self._listeners.get(load):
-                    listener.on_compared()
-            case CredentialsWanted(load=load):
-                if listener := self._listeners.get(load):
-                    listener.on_credentials_wanted()
-            case Failed(request_id=-1, code=code, message=text):
-                raise error_from_code(code, text)
-            case Opened(load=load, request_id=request_id):
-                if listener := self._listeners.get(load):
-                    listener.on_opened(message)
-                self._answer(request_id, message)
-            case Verifying(request_id=request_id):
-                if progress := self._progress.get(request_id):
-                    progress(message)
-            case _:
-                self._answer(message.request_id, message)
-
-    def _answer(self, request_id: int, message: DaemonMessage) -> None:
-        waiting = self._answers.get(request_id)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(message)
-
     def _end(self, error: StreamerError | None) -> None:
-        """The wire ended: by itself when nobody needs it any more, else everyone is told."""
+        """The wire ended: after `stop` (`error` is None), or broken, and then everybody is told."""
         self.error = error
         self._over = True
         if error is not None:
-            self._lose(error)
-        self._users.discard(CLIENT)  # who still needs it are the loads that were read through it
+            self._recipients.lose(error)
+        self._users.discard(CLIENT)  # loads stay: their leases are of this connection
         self._released.set()
         if not self._users or not isinstance(error, DaemonSilent):
             self._link.close()
 
-    def _lose(self, error: StreamerError) -> None:
-        log.warning("event=daemon_lost socket=%s reason=%r", self.socket_path, str(error))
-        for waiting in list(self._answers.values()):
-            if not waiting.done():
-                waiting.set_exception(error)
-        for listener in list(self._listeners.values()):
-            listener.on_lost(error)
-
 
 def _world() -> int:
-    """What the daemon may tell this process's paths from others' by."""
+    """This process's mount namespace, for `Hello.world`; 0 where /proc does not tell."""
     try:
         return os.stat("/proc/self/ns/mnt").st_ino
     except OSError:

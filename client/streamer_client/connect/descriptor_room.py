@@ -15,7 +15,7 @@ from typing import Final
 
 from streamer_client.storage.local_files import LocalFile, open_local
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 DESCRIPTORS_A_SHARD: Final = 3
 """Its file, opened twice, and its slab."""
@@ -35,14 +35,14 @@ def open_files(
 
 
 def _room_for(shards: int) -> bool:
-    """Whether the files of so many shards can be opened twice each, and their slabs be held."""
+    """Whether the files of so many shards can be opened twice each, and their slabs once."""
     make_room(DESCRIPTORS_A_SHARD * shards)
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _taken() + DESCRIPTORS_A_SHARD * shards <= soft
 
 
 def make_room(count: int) -> bool:
-    """See that so many more descriptors can be open; whether the limit was raised for that."""
+    """Raise the limit where `count` more descriptors need that; whether it was raised."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = min(hard, _taken() + count)
     if needed <= soft:
@@ -50,12 +50,12 @@ def make_room(count: int) -> bool:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
     except (OSError, ValueError) as error:
-        log.debug("event=limit_not_raised limit=%d reason=%s", needed, error)
+        logger.debug("event=limit_not_raised limit=%d reason=%s", needed, error)
         return False
-    log.debug("event=descriptor_limit_raised from=%d to=%d", soft, needed)
+    logger.debug("event=descriptor_limit_raised from=%d to=%d", soft, needed)
     return True
 
 
 def _taken() -> int:
-    """Descriptors that are open, and those that stay free for others."""
+    """How many descriptors are open, and those that stay free for other things."""
     return len(os.listdir("/proc/self/fd")) + SPARE

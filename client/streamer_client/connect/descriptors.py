@@ -1,8 +1,8 @@
 """The client's end of the descriptor socket: the greeting, files handed over, slabs received.
 
-Owns one connection, and the files of handovers that are under way. It is opened by whoever
-connects, and served by the wire's thread from then on: nothing here waits. The daemon takes the end
-of this connection for the end of the client; so a forked child closes its copy at once.
+Owns one connection, and the files of handovers that are under way. A caller's thread opens it; the
+wire's thread serves it from then on, and nothing here waits. The daemon takes the end of this
+connection for the end of the client; so a forked child closes its copy at once.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import os
 import socket
 import time
 import weakref
-from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from streamer_client.connect.trust import check_peer, check_socket_place, is_named, peer_of
+from streamer_client.connect.packet_socket import AGAIN_S, peer_of, receive_packet
+from streamer_client.connect.trust import check_peer, check_socket_place, is_named
 from streamer_client.contract.errors import (
     ConfigError,
     DaemonUnavailable,
@@ -43,15 +43,10 @@ from streamer_client.contract.handover import (
     encode_packet,
 )
 from streamer_client.contract.messages import PROTOCOL
+from streamer_client.contract.printable import printable
 from streamer_client.contract.socket import MAX_SOCKET_PATH_BYTES, descriptor_socket
 from streamer_client.storage.local_files import LocalFile
 
-AGAIN_S: Final = 0.005
-"""Where the kernel has too many of this user's descriptors on their way, it is tried again so
-soon."""
-RECEIVED_DESCRIPTORS: Final = 253
-"""SCM_MAX_FD of Linux: with room for all that can come, a missing one means that it was kept
-back."""
 BATCH_NAME_BYTES: Final = MAX_PACKET_BYTES * 3 // 4
 """Names in one packet; the rest is for what msgpack adds."""
 
@@ -64,8 +59,8 @@ class Handover:
     Args:
         number: of the transfer.
         files: opened; they stay their owner's, and stay open until `done` was called.
-        done: called in the wire's thread with None once the daemon has all of them, else with why
-            it has not.
+        done: called in the wire's thread: with None once the daemon has all of them, else with
+            the error that ended the handover.
     """
 
     def __init__(
@@ -95,7 +90,7 @@ class Handover:
 
 
 class DescriptorLink:
-    """A greeted connection. Made by `DescriptorLink.to`."""
+    """A greeted connection to the descriptor socket. Made by `DescriptorLink.to`."""
 
     greeting: Greeting
 
@@ -111,7 +106,7 @@ class DescriptorLink:
 
     @classmethod
     def to(cls, socket_path: str, timeout_s: float) -> DescriptorLink:
-        """Connect to the daemon at a control socket, and see whose it is.
+        """Connect to the daemon at a control socket, and check whether it may be trusted.
 
         Args:
             socket_path: of the control socket; the descriptor socket lies beside it.
@@ -160,7 +155,9 @@ class DescriptorLink:
         if isinstance(packet, Refused):
             raise error_from_code(packet.code, packet.message)
         if not isinstance(packet, Greeting) or packet.protocol != PROTOCOL:
-            theirs = packet.protocol if isinstance(packet, Greeting) else type(packet).__name__
+            theirs = type(packet).__name__
+            if isinstance(packet, Greeting):
+                theirs = f"{packet.protocol} (streamerd {printable(packet.version, 40)})"
             raise ProtocolMismatch(
                 f"the daemon at {self._socket_path} speaks protocol {theirs}, this client "
                 f"{PROTOCOL}; install the same version of streamerd on both sides"
@@ -183,13 +180,13 @@ class DescriptorLink:
 
     @property
     def due_s(self) -> float | None:
-        """Seconds until `flush` is to be called again; None where nothing waits for that."""
+        """Seconds until `flush` must be called again; None where nothing waits to be sent."""
         if self._retry_at is None:
             return None
         return max(0.0, self._retry_at - time.monotonic())
 
     def begin(self, handover: Handover) -> None:
-        """Send files, after those of handovers before."""
+        """Send the files of a handover, once those of earlier handovers are sent."""
         self._handovers.append(handover)
         self.flush()
 
@@ -240,7 +237,7 @@ class DescriptorLink:
         with contextlib.suppress(BlockingIOError):
             while True:
                 try:
-                    data, descriptors, flags = _received(self._connection)
+                    data, descriptors, flags = receive_packet(self._connection)
                 except ConnectionError as error:
                     raise self._gone() from error
                 if not data and not descriptors:
@@ -310,25 +307,10 @@ class DescriptorLink:
             self.flush()
 
     def lose(self, error: StreamerError) -> None:
-        """Nothing is served any more: tell who waits."""
+        """The wire has ended: tell the owner of each handover that is under way."""
         handovers, self._handovers = self._handovers, deque()
         for handover in handovers:
             handover.done(error)
-
-
-def _received(connection: socket.socket) -> tuple[bytes, list[int], int]:
-    """One packet, its descriptors, and the flags it came with.
-
-    Not by `socket.recv_fds`, which forgets the flags that it is given (Python 3.11): the
-    descriptors would pass into every program that this process executes.
-    """
-    descriptors = array("i")
-    room = socket.CMSG_SPACE(RECEIVED_DESCRIPTORS * descriptors.itemsize)
-    data, parts, flags, _ = connection.recvmsg(MAX_PACKET_BYTES, room, socket.MSG_CMSG_CLOEXEC)
-    for level, kind, body in parts:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            descriptors.frombytes(body[: len(body) - len(body) % descriptors.itemsize])
-    return data, list(descriptors), flags
 
 
 def _connect(connection: socket.socket, socket_path: str) -> None:

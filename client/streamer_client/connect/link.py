@@ -1,6 +1,7 @@
 """One client's way to its daemon: the present connection, and a new one when it was lost.
 
-Shared by all loads of a client, so that they find a new daemon together.
+Owns when a connection is made anew. All loads of a client share one link, so that they find a new
+daemon together; callers' threads use it.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from typing import Final
 from streamer_client.connect.connection import Connection
 from streamer_client.contract.errors import DaemonUnavailable
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 RECONNECT_S: Final = 5.0
 RETRY_S: Final = 0.1
 
 
 class Link:
-    """Keeps a connection to the daemon at one socket.
+    """A connection to the daemon at one socket, made anew when it was lost.
 
     Args:
         socket_path: where the daemon listens.
@@ -58,7 +59,7 @@ class Link:
                 if time.monotonic() >= deadline or self._closing.wait(RETRY_S):
                     raise
             else:
-                log.info("event=reconnected socket=%s", self.socket_path)
+                logger.info("event=reconnected socket=%s", self.socket_path)
                 return connection
 
     def close(self) -> None:

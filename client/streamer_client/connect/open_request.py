@@ -1,4 +1,7 @@
-"""What a caller asks to open, brought into the form that daemon and storage take. No I/O."""
+"""What a user asks to open, checked and brought into the form that daemon and storage take.
+
+Pure but for the working directory, which makes relative paths absolute.
+"""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ from streamer_client.connect.trust import check_socket_place
 from streamer_client.contract.errors import DaemonUnavailable
 from streamer_client.contract.socket import MAX_SOCKET_PATH_BYTES
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 READY_TIMEOUT_S: Final = 60.0
 LOG_TAIL_BYTES: Final = 2000
@@ -49,7 +49,7 @@ LOCK_NAME: Final = "launch.lock"
 UMASK: Final = 0o077
 
 _TRIAL_NAME: Final = "t"
-"""Of a socket that is made to see whether sockets can be made; shorter than every real name."""
+"""Name of a socket that is made on trial; shorter than that of every real one."""
 _ORPHAN: Final = '"$@" >&2 & echo $!'
 _ELSEWHERE: Final = "name a socket elsewhere with STREAMERD_SOCKET"
 
@@ -123,7 +123,7 @@ def private_directory(path: str) -> None:
 
 
 def check_room_for_socket(socket_path: str, folder: int) -> None:
-    """See by a trial that a socket can be made there; under the folder's lock.
+    """Try whether a socket can be made there; the caller has the folder's lock.
 
     Raises:
         UnusablePlace: the path is too long, or the filesystem has no sockets.
@@ -181,12 +181,12 @@ def start_daemon(socket_path: str, timeout_s: float = READY_TIMEOUT_S) -> int:
         finally:
             os.close(told)
         _await_ready(ready, pid, log_fd, log_path, timeout_s)
-    log.info("event=daemon_started pid=%d socket=%s log=%s", pid, socket_path, log_path)
+    logger.info("event=daemon_started pid=%d socket=%s log=%s", pid, socket_path, log_path)
     return pid
 
 
 def _fresh_log(folder: int) -> int:
-    """A log of this run alone; the last run's is kept beside it."""
+    """A new log for this run; the one of the run before stays beside it."""
     with contextlib.suppress(FileNotFoundError):
         # Whatever is there is moved, not opened: a link too, which nobody follows then.
         os.rename(LOG_NAME, LAST_LOG_NAME, src_dir_fd=folder, dst_dir_fd=folder)
@@ -205,7 +205,7 @@ _NOT_THE_DAEMONS: Final = re.compile(
     "|(AWS|AZURE|GOOGLE|GCS|HF|RUNAI)_.*|.*(TOKEN|SECRET|PASSWORD|CREDENTIAL|API_KEY|_PROXY).*",
     re.IGNORECASE,
 )
-"""Variables that end with the first rank."""
+"""Variables of the rank that starts the daemon which the daemon does not get."""
 
 
 def daemon_environment(environ: Mapping[str, str], working_folder: str) -> dict[str, str]:
@@ -219,12 +219,12 @@ def daemon_environment(environ: Mapping[str, str], working_folder: str) -> dict[
         for name, value in environ.items()
         if name.startswith("STREAMERD_") or not _NOT_THE_DAEMONS.fullmatch(name)
     }
-    kept = [
+    entries = [
         os.path.join(working_folder, entry)
         for entry in made.pop("PYTHONPATH", "").split(os.pathsep)
         if os.path.isabs(entry) or os.path.normpath(entry) != "."
     ]
-    return made | ({"PYTHONPATH": os.pathsep.join(kept)} if kept else {})
+    return made | ({"PYTHONPATH": os.pathsep.join(entries)} if entries else {})
 
 
 def _spawn_orphan(command: Sequence[str], told: int, log_fd: int, log_path: str) -> int:

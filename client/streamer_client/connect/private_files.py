@@ -1,8 +1,9 @@
 """Small files of this user in a folder that others may reach: locks, logs, notes by a socket.
 
-Owns opening, looking and removing them so that nothing which somebody else put there is read,
-written, truncated or removed: links are not followed, and a file counts only if it is a regular one
-of this user with no second name. Client and daemon both use it. Blocking, a few system calls each.
+Owns how such files are opened, looked at and removed, so that nothing which somebody else put there
+is read, written, truncated or removed: links are not followed, and a file counts only if it is a
+regular one of this user with no second name. Client and daemon both use it. Blocking, a few system
+calls each.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class NotOurs(OSError):
 
 
 class FileId(NamedTuple):
-    """What tells a file from a later one of its name, as long as one of them is held open."""
+    """Tells a file from a later one of the same name, as long as one of the two is held open."""
 
     device: int
     inode: int
@@ -117,7 +118,7 @@ def _not_ours(found: os.stat_result) -> str:
 
 
 def is_still(fd: int, name: str, *, folder: int) -> bool:
-    """Whether an open file is what its name in a folder stands for now."""
+    """Whether a name in a folder is, now, a name of this open file."""
     try:
         found = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
@@ -126,7 +127,7 @@ def is_still(fd: int, name: str, *, folder: int) -> bool:
 
 
 def unlink_if_still(fd: int, name: str, *, folder: int) -> bool:
-    """Take a name away if it stands for this open file; whether it did."""
+    """Unlink a name if it is one of this open file; whether it was."""
     if not is_still(fd, name, folder=folder):
         return False
     os.unlink(name, dir_fd=folder)

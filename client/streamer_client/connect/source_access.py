@@ -1,9 +1,9 @@
-"""How this process may read one source: what of its environment counts, kept up to date.
+"""Access to one source: the environment that reading it takes, up to date, and what reads with it.
 
-The caller's credentials are resolved here, where profiles, token files and metadata services are,
-and nowhere else: the daemon gets the outcome with each open, and reading without a daemon uses the
-same. Credentials that run out are asked for again of the same `CallerEnvironment`, which renews
-them. Thread-safe.
+Credentials are resolved in this process, where profiles, token files and metadata services are, and
+nowhere else. The daemon gets the outcome, the *environment*, with each open; reading without a
+daemon uses the same. Credentials that expire are asked for again of the same `CallerEnvironment`,
+which renews them. Thread-safe: a client's threads and its loads' share one access.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from streamer_client.contract.errors import StreamerError
 from streamer_client.storage.contract import CallerEnvironment, Storage
 from streamer_client.storage.registry import caller_environment, public_uri, storage_for
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-KEPT: Final = 16
-"""Sources whose way in a client keeps, so that opening one again resolves nothing anew."""
+RETAINED: Final = 16
+"""So many accesses a client retains, so that opening a source again resolves nothing anew."""
 
 
 class SourceAccess:
-    """One source's environment and storage.
+    """One source's environment, and the storage that reads with it.
 
     Args:
         uri: the source, or one of its shards.
-        caller: resolves what of the environment counts.
+        resolver: resolves the environment, and renews credentials in it.
     """
 
-    def __init__(self, uri: str, caller: CallerEnvironment) -> None:
+    def __init__(self, uri: str, resolver: CallerEnvironment) -> None:
         self.uri = public_uri(uri)
-        self._caller = caller
+        self._resolver = resolver
         self._lock = threading.Lock()
         self._last: dict[str, str] | None = None
 
-    def variables(self) -> dict[str, str]:
-        """What to send along now; the last that were had, where new ones cannot be.
+    def environment(self) -> dict[str, str]:
+        """The environment to send now; where it cannot be renewed, the last one.
 
         Raises:
             ConfigError: a profile, region or endpoint is wrong.
@@ -47,33 +47,33 @@ class SourceAccess:
         """
         with self._lock:
             try:
-                self._last = self._caller.variables()
+                self._last = self._resolver.variables()
             except StreamerError as error:
                 if self._last is None:
                     raise
-                log.warning("event=not_renewed source=%r reason=%r", self.uri, str(error))
+                logger.warning("event=not_renewed source=%r reason=%r", self.uri, str(error))
             return dict(self._last)
 
     def storage(self) -> Storage:
-        """What reads the source in this process; raises as `variables`."""
-        return storage_for(self.uri, self.variables())
+        """What reads the source in this process; raises as `environment`."""
+        return storage_for(self.uri, self.environment())
 
     def renewed_storage(self) -> Storage | None:
         """The same with newer credentials; None where there are none."""
         before = self._last
-        after = self.variables()
+        after = self.environment()
         return None if after == before else storage_for(self.uri, after)
 
 
 class SourceAccesses:
-    """A client's ways into its sources; a changed environment of the process makes new ones."""
+    """A client's accesses to its sources; after the process's environment changed, new ones."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: dict[tuple[str, frozenset[tuple[str, str]]], SourceAccess] = {}
 
     def of(self, uri: str, environ: Mapping[str, str] = os.environ) -> SourceAccess:
-        """The way into a source.
+        """The access to a source.
 
         Raises:
             ConfigError: nothing reads that kind of source.
@@ -84,7 +84,7 @@ class SourceAccesses:
             access = self._known.pop(key, None)
             if access is None:
                 access = SourceAccess(uri, caller_environment(uri, snapshot))
-                while len(self._known) >= KEPT:
+                while len(self._known) >= RETAINED:
                     self._known.pop(next(iter(self._known)))
             self._known[key] = access
             return access

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import stat
-import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -31,39 +29,21 @@ from streamer_client.contract.socket import (
     socket_candidates,
 )
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 ROOT: Final = 0
 MOST_LINKS: Final = 40
 """Symbolic links on one way, as for the kernel itself: see path_resolution(7)."""
 
-_UCRED: Final = struct.Struct("iII")
-"""`struct ucred` of unix(7)."""
 _OPEN_FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ALL_USERS: Final = 2**32 - 1
 
 
-class Peer(NamedTuple):
-    """Who is at the other end of a Unix socket, by the kernel's word."""
-
-    pid: int
-    """0 where its pid namespace cannot be seen."""
-    uid: int
-    gid: int
-
-
 class SocketPlace(NamedTuple):
-    """A control socket, and whether somebody named it."""
+    """A control socket, and whether a user or a setting named it."""
 
     path: str
     named: bool
-
-
-def peer_of(connected: socket.socket) -> Peer:
-    """Who listened when this socket was connected, or who connected it: SO_PEERCRED."""
-    return Peer(
-        *_UCRED.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    )
 
 
 # --- the socket to use ----------------------------------------------------------------------------
@@ -84,7 +64,7 @@ def find_socket(environ: Mapping[str, str], uid: int, chosen: str | None = None)
 
 
 def is_named(socket_path: str, environ: Mapping[str, str], uid: int) -> bool:
-    """Whether a socket stands where nobody would look who was not told: somebody named it."""
+    """Whether a socket stands at none of the places that are tried: then it was named."""
     return socket_path not in (SYSTEM_SOCKET, *socket_candidates(environ, uid))
 
 
@@ -100,7 +80,7 @@ def _is_trusted(socket_path: str) -> bool:
     try:
         check_socket_place(socket_path, named=False)
     except UntrustedSocket as error:
-        log.warning("event=place_not_used socket=%s reason=%r", socket_path, str(error))
+        logger.warning("event=place_not_used socket=%s reason=%r", socket_path, str(error))
         return False
     return True
 
@@ -234,7 +214,7 @@ def check_peer(uid: int, socket_path: str, *, named: bool) -> None:
     """See that who listens at a socket may be trusted; after connecting, before sending.
 
     Args:
-        uid: the listener's, as `peer_of` tells.
+        uid: the listener's, as `packet_socket.peer_of` tells.
         socket_path: where it listens.
         named: as for `check_socket_place`.
 
@@ -274,7 +254,7 @@ def _sees_all_users(uid_map: Path = Path("/proc/self/uid_map")) -> bool:
 
 
 def _overflow_uid() -> int:
-    """What stands for users of other user namespaces, root outside among them."""
+    """The uid that the kernel shows for users of other user namespaces, root outside among them."""
     try:
         return int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
     except (OSError, ValueError):

@@ -1,9 +1,9 @@
 """The thread that talks to the daemon: its two sockets, and what wakes it.
 
 Owns sending, receiving, heartbeats, and noticing that the daemon is gone. What messages mean is
-left to `connection.py`; `receive` and `lost` are called in this thread. Other threads only append
-to the outbox, without taking a lock, because finalizers do so wherever the garbage collector runs
-them.
+left to `recipients.py`, whose `receive` and `slabs` are called in this thread. Other threads only
+append to the outbox, without taking a lock, because finalizers do so wherever the garbage collector
+runs them.
 """
 
 from __future__ import annotations
@@ -23,24 +23,17 @@ from zmq.utils.monitor import recv_monitor_message
 
 from streamer_client.connect.descriptors import DescriptorLink
 from streamer_client.contract.checks import check
+from streamer_client.contract.codec import decode_daemon, encode
 from streamer_client.contract.errors import DaemonUnavailable, StreamerError
 from streamer_client.contract.layout import merged
-from streamer_client.contract.messages import (
-    Consumed,
-    DaemonMessage,
-    Goodbye,
-    Heartbeat,
-    Message,
-    decode_daemon,
-    encode,
-)
+from streamer_client.contract.messages import Consumed, DaemonMessage, Goodbye, Heartbeat, Message
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MISSED_HEARTBEATS: Final = 3
 GOODBYE_LINGER_MS: Final = 500
 """How long the last messages may take to leave; a dead daemon is not waited for at all."""
-# As the wire never reconnects, each of these is its end.
+# The wire never reconnects, so each of these events is its end.
 _ENDS: Final = (
     zmq.EVENT_DISCONNECTED
     | zmq.EVENT_CLOSED
@@ -50,7 +43,46 @@ _ENDS: Final = (
 
 
 class DaemonSilent(DaemonUnavailable):
-    """The daemon answers no more but may live on, and may take back what it granted."""
+    """The daemon does not answer, yet it may live on and take back what it granted."""
+
+
+class Pulse:
+    """When a heartbeat is due, and when the daemon has left too many of them unanswered. Pure.
+
+    It counts unanswered heartbeats, and not seconds: a process that was itself stopped or starved
+    for long must not take a living daemon for dead.
+    """
+
+    def __init__(self, socket_path: str) -> None:
+        self.heartbeat_s: float | None = None
+        """Between two heartbeats; set once the daemon has said it, and none is sent before."""
+        self._socket_path = socket_path
+        self._unanswered = 0
+        self._next_s = 0.0
+
+    def heard(self) -> None:
+        """The daemon said something: it lives."""
+        self._unanswered = 0
+
+    def due_s(self, now_s: float) -> float | None:
+        """Seconds until the next heartbeat; None where none is sent yet."""
+        return None if self.heartbeat_s is None else max(0.0, self._next_s - now_s)
+
+    def beats(self, now_s: float) -> bool:
+        """Whether a heartbeat is to be sent now; it counts as sent then.
+
+        Raises:
+            DaemonSilent: the daemon left those before unanswered.
+        """
+        if self.heartbeat_s is None or now_s < self._next_s:
+            return False
+        if self._unanswered >= MISSED_HEARTBEATS:
+            raise DaemonSilent(
+                f"the daemon at {self._socket_path} left {MISSED_HEARTBEATS} heartbeats unanswered"
+            )
+        self._unanswered += 1
+        self._next_s = now_s + self.heartbeat_s
+        return True
 
 
 class Wire:
@@ -73,8 +105,7 @@ class Wire:
             slabs: called with a load, its shards, and the descriptors of their slabs.
             ended: called once at the end: with None after `stop`, else with what broke.
         """
-        self.heartbeat_s: float | None = None
-        """Set once the daemon has said how often; None: no heartbeats yet."""
+        self.pulse = Pulse(socket_path)
         self._socket_path = socket_path
         self._link = link
         self._token = link.greeting.token
@@ -85,8 +116,6 @@ class Wire:
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = False
         self._alive = True
-        self._unanswered = 0
-        self._next_beat = 0.0
         self._thread = threading.Thread(
             target=self._run, name=f"streamer-wire-{socket_path}", daemon=True
         )
@@ -112,7 +141,7 @@ class Wire:
 
     def _wake(self) -> None:
         if self._alive:
-            with contextlib.suppress(OSError):  # closed between the two: nobody is there to wake
+            with contextlib.suppress(OSError):  # the thread ended meanwhile, and closed it
                 os.eventfd_write(self._wakeup, 1)
 
     # --- the wire's thread -----------------------------------------------------------------------
@@ -126,7 +155,7 @@ class Wire:
         except StreamerError as error:
             failure = error
         except Exception as error:
-            log.exception("event=wire_failed socket=%s", self._socket_path)
+            logger.exception("event=wire_failed socket=%s", self._socket_path)
             failure = DaemonUnavailable(f"the connection to {self._socket_path} broke: {error}")
         finally:
             context.term()
@@ -138,7 +167,7 @@ class Wire:
             self._call_left()
 
     def _call_left(self) -> None:
-        """Make the calls that are left when nobody serves the outbox; messages have no reader."""
+        """Once the thread is at its end: make the calls in the outbox, and drop the messages."""
         with contextlib.suppress(IndexError):
             while True:
                 item = self._outbox.popleft()
@@ -159,7 +188,7 @@ class Wire:
                 self._flush(dealer)
                 if self._stopping:
                     dealer.setsockopt(zmq.LINGER, GOODBYE_LINGER_MS)
-                    with contextlib.suppress(zmq.Again):  # nobody there to say it to
+                    with contextlib.suppress(zmq.Again):  # the daemon is gone already
                         dealer.send(self._token + encode(Goodbye()), zmq.NOBLOCK)
                     return
                 ready = dict(poller.poll(self._poll_ms()))
@@ -173,7 +202,8 @@ class Wire:
                     self._link.flush()
                 if disconnected:
                     raise self._gone()
-                self._beat()
+                if self.pulse.beats(time.monotonic()):
+                    self._outbox.append(Heartbeat())
 
     @contextlib.contextmanager
     def _watched(self, dealer: zmq.Socket[bytes]) -> Iterator[zmq.Socket[bytes]]:
@@ -207,36 +237,20 @@ class Wire:
         with contextlib.suppress(zmq.Again):
             while True:
                 frame = dealer.recv(zmq.NOBLOCK)
-                self._unanswered = 0
+                self.pulse.heard()
                 message = decode_daemon(frame)
                 check(message)
                 self._receive(message)
 
     def _poll_ms(self) -> int | None:
         waits_s = [] if self._link.due_s is None else [self._link.due_s]
-        if self.heartbeat_s is not None:
-            waits_s.append(max(0.0, self._next_beat - time.monotonic()))
+        if (due_s := self.pulse.due_s(time.monotonic())) is not None:
+            waits_s.append(due_s)
         return int(min(waits_s) * 1000) + 1 if waits_s else None
-
-    def _beat(self) -> None:
-        """Send a heartbeat when one is due; enough of them without any answer end the wire.
-
-        Counting unanswered ones, and not seconds, keeps a process that was itself stopped or
-        starved for long from taking a living daemon for dead.
-        """
-        if self.heartbeat_s is None or time.monotonic() < self._next_beat:
-            return
-        if self._unanswered >= MISSED_HEARTBEATS:
-            raise DaemonSilent(
-                f"the daemon at {self._socket_path} left {MISSED_HEARTBEATS} heartbeats unanswered"
-            )
-        self._unanswered += 1
-        self._next_beat = time.monotonic() + self.heartbeat_s
-        self._outbox.append(Heartbeat())
 
 
 def coalesced(messages: list[Message]) -> Iterator[Message]:
-    """The same messages with runs of `Consumed` of one load made one."""
+    """The same messages, with a run of `Consumed` of one load merged into one message."""
 
     def key(pair: tuple[int, Message]) -> tuple[str, int]:
         place, message = pair

@@ -126,11 +126,11 @@ class LoadRequests:
 
     def _opened(self, request: Open, cancelled: Cancelled, *, promised: bool = False) -> LeasedLoad:
         """Open with credentials as they are now; with newer ones where those just expired."""
-        environment = self.access.variables()
+        environment = self.access.environment()
         try:
             load = self._asked(request, environment, cancelled, promised=promised)
         except CredentialsExpired:
-            newer = self.access.variables()
+            newer = self.access.environment()
             if newer == environment:
                 raise
             environment = newer

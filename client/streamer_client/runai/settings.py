@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Final
 
 from streamer_client.contract.errors import ConfigError
+from streamer_client.contract.modes import Mode, chosen_mode
 from streamer_client.contract.uris import is_remote
 
 CONCURRENCY_ENV: Final = "RUNAI_STREAMER_CONCURRENCY"
 OBJECT_CONCURRENCY_ENV: Final = "RUNAI_STREAMER_OBJ_CONCURRENCY"
 MEMORY_LIMIT_ENV: Final = "RUNAI_STREAMER_MEMORY_LIMIT"
-MODE_ENV: Final = "STREAMERD_MODE"
 
 
 def integer_variable(environ: Mapping[str, str], variable: str) -> int | None:
@@ -71,7 +71,11 @@ def memory_limit(environ: Mapping[str, str]) -> int:
     return checked_memory_limit(integer_variable(environ, MEMORY_LIMIT_ENV), MEMORY_LIMIT_ENV)
 
 
-def mode(environ: Mapping[str, str]) -> str:
-    """How to read. `off` is said to vLLM's plugin; here it means: leave the daemon alone."""
-    chosen = environ.get(MODE_ENV) or "auto"
-    return "direct" if chosen == "off" else chosen
+def mode(environ: Mapping[str, str]) -> Mode:
+    """How to read. `off` is said to vLLM's plugin; here it means: leave the daemon alone.
+
+    Raises:
+        ConfigError: there is no such mode.
+    """
+    chosen = chosen_mode(None, environ)
+    return Mode.DIRECT if chosen is Mode.OFF else chosen

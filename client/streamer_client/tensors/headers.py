@@ -1,7 +1,7 @@
 """Reading the shards' headers out of a feed, once each.
 
 Owns collecting a header that may be longer than the window, and the checkpoint-wide check that no
-name is there twice. What a header says is parsed and validated by the contract's catalog.
+name is there twice. What a header says is parsed and validated by the contract's `header.py`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-from streamer_client.contract.catalog import (
-    LENGTH_BYTES,
-    ShardCatalog,
-    header_bytes,
-    parse_header,
-)
+from streamer_client.contract.catalog import ShardCatalog
 from streamer_client.contract.errors import CorruptCheckpoint
+from streamer_client.contract.header import LENGTH_BYTES, header_bytes, parse_header
 from streamer_client.contract.layout import BlockRange, block_span, blocks_of_bytes
 from streamer_client.contract.limits import MAX_HEADER_BYTES, MAX_SOURCE_CHARACTERS
 from streamer_client.contract.printable import printable

@@ -26,7 +26,7 @@ class Proofs:
 
     Args:
         settings: block size.
-        fleet: who reads.
+        fleet: the workers that read.
         backings: what stands behind the core's shards.
         post: gives an event to the core.
     """
@@ -79,5 +79,5 @@ class Proofs:
             return
         why = answer.message if isinstance(answer, jobs.Failed) else "other bytes than were read"
         uri = self._backings[shard].stored.uri
-        logger.warning("adopted block refused uri=%s block=%d reason=%s", uri, block, why)
+        logger.warning("event=adopted_block_refused uri=%s block=%d reason=%r", uri, block, why)
         self._post(BlockRefuted(at_s, shard, block))

@@ -22,7 +22,7 @@ def open_load(model: Model, event: LoadOpened) -> None:
         event.load,
         [_shard_of(model, spec) for spec in event.shards],
         hold=event.hold,
-        hold_required=event.hold_required,
+        prefetch=event.prefetch,
         pin=event.pin,
         concurrency=event.concurrency,
         last_progress_s=event.at_s,
@@ -63,7 +63,7 @@ def admit(model: Model, load: Load) -> bool:
     """Admit a load where its promise fits."""
     if load.hold and _can_hold(model, load):
         _hold(model, load)
-    elif load.hold_required or not _keep(model, load):
+    elif load.prefetch or not _keep(model, load):
         return False
     else:
         model.ledger.committed_bytes += load.commitment_bytes
@@ -122,7 +122,7 @@ def _keep(model: Model, load: Load) -> bool:
 def _queue(model: Model, load: Load) -> None:
     ledger = model.ledger
     available_bytes = max(0, ledger.limit_bytes - ledger.committed_bytes)
-    if load.hold_required:
+    if load.prefetch:
         needs_bytes = _bytes_to_hold(load.shards) + model.rules.window_bytes
         message = (
             f"{len(load.shards)} shards need {needs_bytes} bytes (one smallest window stays free), "

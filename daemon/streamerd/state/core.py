@@ -151,7 +151,7 @@ class Core:
         done = [
             load
             for load in self.model.loads.values()
-            if load.hold_required
+            if load.prefetch
             and load.admitted
             and not (load.finished or load.wants or load.pending_blocks)
         ]

@@ -45,7 +45,7 @@ def _expire(model: Model, load: Load, event: FetchFailed) -> None:
     lent.expired = True
     if event.at_s - lent.renewed_s > wait_s:  # the last ones passed for a good while
         lent.since_s = event.at_s
-    if load.hold_required or event.at_s - lent.since_s >= wait_s:
+    if load.prefetch or event.at_s - lent.since_s >= wait_s:
         # Whoever asked for a prefetch is not there to be asked.
         _give_up(model, load)
     else:

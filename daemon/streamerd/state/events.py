@@ -63,7 +63,7 @@ class LoadOpened(Event, frozen=True):
     shards: tuple[ShardSpec, ...]
     wants: tuple[BlockRange, ...]
     hold: bool = False
-    hold_required: bool = False
+    prefetch: bool = False
     """Reject the load where it cannot be held whole (a prefetch)."""
     pin: bool = False
     memory_limit: int = -1

@@ -61,7 +61,7 @@ class Load:
     key: LoadKey
     shards: list[Shard]
     hold: bool = False
-    hold_required: bool = False
+    prefetch: bool = False
     pin: bool = False
     memory_limit: int = -1
     concurrency: int | None = None

@@ -20,7 +20,7 @@ from typing import Final, assert_never
 import xxhash
 
 from streamer_client.contract.errors import StreamerError
-from streamer_client.contract.redacted import without_secrets
+from streamer_client.contract.printable import without_secrets
 from streamer_client.storage.contract import Reader
 from streamer_client.storage.registry import storage_for
 from streamerd.log_lines import with_lines

@@ -15,7 +15,7 @@ from typing import Final, assert_never
 
 import msgspec
 
-from streamer_client.contract.redacted import Redacted
+from streamer_client.contract.printable import Redacted
 from streamer_client.contract.uris import is_remote
 from streamer_client.storage.contract import StoredShard
 

@@ -20,8 +20,7 @@ from streamer_client.contract.socket import SYSTEM_SOCKET
 from streamerd.cli.doctor.daemon import DaemonFacts, ServiceFacts, SocketFacts
 from streamerd.cli.doctor.memory import MountFacts, Segments
 from streamerd.cli.request import Requester
-from streamerd.cli.status import status_body
-from streamerd.cli.status_body import parse_status
+from streamerd.cli.status import asked_status
 from streamerd.control.instance import read_instance
 from streamerd.memory.room import cgroup_limit
 from streamerd.shm.huge_pages import can_collapse
@@ -82,12 +81,12 @@ def ask_daemon(path: str) -> DaemonFacts | str:
     """What the daemon answers, or the error's text."""
     try:
         with Requester(path) as requester:
-            body = parse_status(status_body(requester))
+            status = asked_status(requester)
     except StreamerError as error:
         return str(error)
-    memory = body.memory
+    memory = status.memory
     return DaemonFacts(
-        *(body.version, body.pid, body.uptime_s, body.instance),
+        *(status.version, status.pid, status.uptime_s, status.instance),
         *(memory.limit_bytes, memory.used_bytes),
     )
 

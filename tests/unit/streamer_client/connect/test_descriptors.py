@@ -344,7 +344,7 @@ def test_a_packet_that_is_too_long(pair: Pair) -> None:
 
 
 def test_greeted_twice(pair: Pair) -> None:
-    pair.say(Greeting(4, "1", 1, bytes(16), bytes(16)))
+    pair.say(Greeting(4, "1", bytes(16), bytes(16)))
     with pytest.raises(ProtocolMismatch, match="greeted twice"):
         pair.receive()
 

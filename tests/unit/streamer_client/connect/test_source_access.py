@@ -1,11 +1,11 @@
-"""The way into a source: one for each source and environment, renewed, outliving bad moments."""
+"""Access to a source: one for each source and environment, renewed, outliving bad moments."""
 
 from __future__ import annotations
 
 import pytest
 
 from streamer_client.connect import source_access
-from streamer_client.connect.source_access import KEPT, SourceAccess, SourceAccesses
+from streamer_client.connect.source_access import RETAINED, SourceAccess, SourceAccesses
 from streamer_client.contract.errors import ConfigError, SourceForbidden
 from streamer_client.storage.local import LocalStorage
 
@@ -25,7 +25,7 @@ class Caller:
 
 def test_files_need_nothing() -> None:
     access = SourceAccesses().of("/models/m", {"AWS_SECRET_ACCESS_KEY": "x"})
-    assert access.variables() == {}
+    assert access.environment() == {}
     assert isinstance(access.storage(), LocalStorage)
     assert access.renewed_storage() is None
 
@@ -35,7 +35,7 @@ def test_a_kind_that_nobody_reads_is_told() -> None:
         SourceAccesses().of("ftp://host/m", {})
 
 
-def test_one_way_for_a_source_until_the_environment_changes() -> None:
+def test_one_access_to_a_source_until_the_environment_changes() -> None:
     accesses = SourceAccesses()
     first = accesses.of("/m", {"A": "1"})
     assert accesses.of("/m", {"A": "1"}) is first
@@ -43,10 +43,10 @@ def test_one_way_for_a_source_until_the_environment_changes() -> None:
     assert accesses.of("/n", {"A": "1"}) is not first
 
 
-def test_the_ones_used_last_are_kept() -> None:
+def test_the_accesses_used_last_are_retained() -> None:
     accesses = SourceAccesses()
     first, second = accesses.of("/0", {}), accesses.of("/1", {})
-    for number in range(2, KEPT + 1):
+    for number in range(2, RETAINED + 1):
         accesses.of("/0", {})
         accesses.of(f"/{number}", {})
     assert accesses.of("/0", {}) is first
@@ -55,12 +55,12 @@ def test_the_ones_used_last_are_kept() -> None:
 
 def test_credentials_that_cannot_be_renewed_now_are_used_as_they_are() -> None:
     access = SourceAccess("s3://b", Caller({"K": "1"}, SourceForbidden("no answer"), {"K": "2"}))
-    assert [access.variables()["K"] for _ in range(3)] == ["1", "1", "2"]
+    assert [access.environment()["K"] for _ in range(3)] == ["1", "1", "2"]
 
 
 def test_without_any_ever_the_error_passes() -> None:
     with pytest.raises(SourceForbidden, match="none"):
-        SourceAccess("s3://b", Caller(SourceForbidden("none"))).variables()
+        SourceAccess("s3://b", Caller(SourceForbidden("none"))).environment()
 
 
 def test_a_renewed_storage_only_when_something_is_newer(monkeypatch: pytest.MonkeyPatch) -> None:

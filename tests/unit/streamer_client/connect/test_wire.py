@@ -1,6 +1,10 @@
+"""What the wire decides without a socket: what becomes one message, when the daemon is silent."""
+
 from __future__ import annotations
 
-from streamer_client.connect.wire import coalesced
+import pytest
+
+from streamer_client.connect.wire import MISSED_HEARTBEATS, DaemonSilent, Pulse, coalesced
 from streamer_client.contract.layout import BlockRange
 from streamer_client.contract.messages import Consumed, Heartbeat, Message, Want
 
@@ -28,3 +32,46 @@ def test_runs_of_consumed_become_one_and_nothing_overtakes() -> None:
         Heartbeat(),
         Heartbeat(),
     ]
+
+
+# --- heartbeats -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pulse() -> Pulse:
+    made = Pulse("/run/s")
+    made.heartbeat_s = 2.0
+    return made
+
+
+def test_no_heartbeat_before_the_daemon_said_how_often() -> None:
+    made = Pulse("/run/s")
+    assert made.due_s(5.0) is None
+    assert not made.beats(5.0)
+
+
+def test_a_heartbeat_each_so_many_seconds(pulse: Pulse) -> None:
+    assert pulse.due_s(10.0) == 0.0
+    assert pulse.beats(10.0)
+    assert not pulse.beats(11.9)
+    assert pulse.due_s(11.5) == 0.5
+    assert pulse.beats(12.0)
+
+
+def test_a_daemon_that_answers_none_of_three_is_silent(pulse: Pulse) -> None:
+    for beat in range(MISSED_HEARTBEATS):
+        assert pulse.beats(2.0 * beat)
+    with pytest.raises(DaemonSilent, match="/run/s left 3 heartbeats unanswered"):
+        pulse.beats(2.0 * MISSED_HEARTBEATS)
+
+
+def test_any_message_shows_that_it_lives(pulse: Pulse) -> None:
+    for beat in range(5 * MISSED_HEARTBEATS):
+        assert pulse.beats(2.0 * beat)
+        pulse.heard()
+
+
+def test_a_client_that_was_stopped_for_long_asks_before_it_gives_up(pulse: Pulse) -> None:
+    assert pulse.beats(0.0)
+    assert pulse.beats(3600.0)
+    assert not pulse.beats(3600.1)

@@ -12,6 +12,7 @@ from unittest import mock
 import pytest
 from tests.support.in_loop import in_loop, until
 
+from streamer_client.connect.packet_socket import Received, receive_packet
 from streamer_client.contract.errors import RequestRefused
 from streamer_client.contract.handover import (
     BATCH_DESCRIPTORS,
@@ -233,13 +234,12 @@ async def test_a_hostile_packet_ends_its_sender_and_leaves_nothing_open(name: st
 async def test_descriptors_that_were_kept_back_end_their_sender() -> None:
     """As a security module does it, or a daemon that has no room for them."""
     async with served() as made, greeted(made) as (client, session):
-        receive = descriptors_module._received
 
-        def truncated(connection: socket.socket) -> tuple[bytes, list[int], int]:
-            data, fds, flags = receive(connection)
-            return data, fds, flags | socket.MSG_CTRUNC
+        def truncated(connection: socket.socket) -> Received:
+            packet = receive_packet(connection)
+            return packet._replace(flags=packet.flags | socket.MSG_CTRUNC)
 
-        with mock.patch.object(descriptors_module, "_received", truncated), opened(1) as fds:
+        with mock.patch.object(descriptors_module, "receive_packet", truncated), opened(1) as fds:
             client.send(files(1), *fds)
             refusal = await client.hears()
         assert isinstance(refusal, Refused)

@@ -118,6 +118,5 @@ def test_a_failure_of_what_was_given_up_meanwhile_blames_nobody(made: Made) -> N
 
 
 def test_a_shard_that_nobody_brought_anything_for(made: Made) -> None:
-    assert KEY not in made.sources
     assert made.sources.reading(KEY) is None
     made.sources.close(KEY)

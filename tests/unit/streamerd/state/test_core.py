@@ -116,7 +116,7 @@ def test_a_load_that_waits_keeps_what_it_brought() -> None:
 
 def test_a_load_that_is_rejected_gives_up_what_it_brought() -> None:
     play = Play(4, {"a": 8})
-    play.open("p", "a", hold=True, hold_required=True)
+    play.open("p", "a", hold=True, prefetch=True)
     assert play.only(c.Reject).load == load_key("p")
     assert play.closed() == []  # nothing is left of the shard, which says it all
     assert play.model.shards == {}

@@ -136,7 +136,7 @@ def test_old_credentials_refused_after_the_renewal_blame_nobody(play: Play) -> N
 
 
 def test_a_prefetch_has_nobody_to_ask(play: Play) -> None:
-    play.open("", "a", hold=True, hold_required=True)
+    play.open("", "a", hold=True, prefetch=True)
     play.refuses("a", 0, EXPIRED, "")
     assert failed(play) == [("", 0, "text")]
     assert play.all(c.AskCredentials) == []

@@ -13,7 +13,7 @@ from streamer_client.storage.contract import StoredShard
 from streamerd.memory.room import MemoryRoom
 from streamerd.reading.backing import Backing
 from streamerd.reading.checksums import Checksums
-from streamerd.reading.fetches import Fetches
+from streamerd.reading.fetches import Fetches, ReadTotals
 from streamerd.reading.sources import Sources
 from streamerd.settings.config import load_settings
 from streamerd.state.commands import FetchBlock
@@ -89,7 +89,16 @@ def reading(fleet: Fleet, environments: Environments) -> Fetches:
     )
     backing = Backing(StoredShard(KEY.uri, 4 * BLOCK, "etag"), Checksums(4), "/slab", 0)
     posted: list[AnyEvent] = []
-    return Fetches(settings, fleet, {KEY: backing}, environments, Sources(), posted.append)  # type: ignore[arg-type]
+    return Fetches(
+        settings,
+        fleet,  # type: ignore[arg-type]
+        {KEY: backing},
+        environments,
+        Sources(),
+        posted.append,
+        lambda *_block: False,
+        ReadTotals(),
+    )
 
 
 @pytest.mark.parametrize(

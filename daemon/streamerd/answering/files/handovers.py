@@ -31,13 +31,13 @@ from streamerd.workers.supervisor import Fleet
 logger = logging.getLogger(__name__)
 
 MAX_FILES: Final = 10_000
-"""Files of one transfer. The largest checkpoints have a few hundred."""
+"""Most files of one transfer. The largest checkpoints have a few hundred."""
 MAX_TRANSFERS: Final = 16
 """Transfers that one client may leave undropped: a load has one, for as long as it opens."""
 RESERVED_DESCRIPTORS: Final = 256
-"""Kept for sockets, workers, libraries and a few clients, when files take the rest."""
+"""Descriptors that clients' files never take: for sockets, workers, libraries and a few clients."""
 SPARED: Final = 4096
-"""What one user leaves to the others; an eighth, where there are few."""
+"""Descriptors that one user leaves to the others; an eighth, where there are few."""
 EXAMINATIONS: Final = 3
 """Workers that may die over one batch before its transfer fails."""
 
@@ -55,7 +55,7 @@ class _Transfer:
     files: list[Handed | None] = field(default_factory=list)
     """None until it was examined."""
     error: StreamerError | None = None
-    """Why it is of no use: the first thing that was wrong with it."""
+    """The first thing that was wrong with it; such a transfer cannot be used."""
     examining: int = 0
     dropped: bool = False
     waiting: list[Callable[[], None]] = field(default_factory=list)
@@ -65,9 +65,9 @@ class Handovers:
     """The transfers of all sessions; receives for the descriptor socket.
 
     Args:
-        fleet: who examines.
+        fleet: the workers that examine.
         discard: closes descriptors of a user's files, elsewhere than in the loop.
-        unclosed: how many of a user's are not closed yet although they were discarded.
+        unclosed: how many descriptors of a user were discarded and are not closed yet.
         wait_s: how long a file system may take to answer.
     """
 
@@ -84,7 +84,7 @@ class Handovers:
         self._wait_s = wait_s
         self._of: dict[str, dict[int, _Transfer]] = {}
         self._pairs: dict[tuple[int, str, int], Pair] = {}
-        """Those that are needed, by user, identity and ctime: all ranks of a user share one."""
+        """The pairs in use, by user, identity and ctime: all ranks of a user share one."""
         self._held: Counter[int] = Counter()
         """Descriptors of clients' files that are open here, by user."""
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -95,7 +95,7 @@ class Handovers:
     # --- from the descriptor socket -------------------------------------------------------------
 
     def take(self, session: Session, packet: Files, descriptors: list[int]) -> int:
-        """Take a batch over and have it examined."""
+        """Receive a batch, whose descriptors are the daemon's now, and have it examined."""
         self._held[session.uid] += len(descriptors)
         try:
             transfer = self._transfer_of(session, packet)
@@ -130,7 +130,7 @@ class Handovers:
         return transfer
 
     def has_room(self, session: Session) -> bool:
-        """Whether a client may hand over another batch now; what is in excess is soon examined."""
+        """Whether a client may hand over another batch now; if not, there soon is room again."""
         mine, all_of_them = self._held[session.uid], self._held.total()
         mine += self._unclosed(session.uid)
         return mine <= self._most_of_one and all_of_them <= self._most
@@ -263,8 +263,8 @@ class Handovers:
     ) -> None:
         """Call `then` with a transfer's files once all were examined, or `failed`.
 
-        The files stay the transfer's: who keeps a pair for longer retains it. An unknown
-        transfer is told to `failed` as well, so that what waits for it is forgotten there.
+        The files stay the transfer's: whoever needs a pair for longer retains it. `failed` hears
+        of an unknown transfer as well, so that it can forget what waited for it.
         """
         transfer = self._of.get(session.name, {}).get(number)
         if transfer is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamerd.reading.progress import WINDOW_S, Rate
+from streamerd.reading.bandwidth import WINDOW_S, Rate
 
 
 def test_nothing_came_yet() -> None:

@@ -13,7 +13,7 @@ import msgspec
 import posix_ipc
 import pytest
 
-from streamerd.persist.legacy import Inherited, choose, inherit
+from streamerd.persist.adoption import AdoptedSlab, adopt_slabs, choose
 from streamerd.reading.checksums import Checksums
 from streamerd.shm.sidecars import VERSION, Sidecar, SidecarFolder
 from streamerd.shm.slabs import (
@@ -67,8 +67,8 @@ class Left:
         self.folder.write(sidecar)
         return sidecar
 
-    def inherit(self, limit_bytes: int = LIMIT, block_bytes: int = BLOCK) -> list[Inherited]:
-        taken = inherit(
+    def adopt(self, limit_bytes: int = LIMIT, block_bytes: int = BLOCK) -> list[AdoptedSlab]:
+        taken = adopt_slabs(
             self.folder, self.instance, limit_bytes, block_bytes, lambda _sidecar: self.name()
         )
         for one in taken:
@@ -89,7 +89,7 @@ def left(tmp_path: Path) -> Iterator[Left]:
 def test_a_sound_slab_gets_a_new_name_and_keeps_its_bytes(left: Left) -> None:
     sidecar = left.slab("111", size_bytes=2 * BLOCK + 5)
     left.folder.mark()
-    (taken,) = left.inherit()
+    (taken,) = left.adopt()
     assert (taken.resident, taken.proven, taken.in_use) == (((0, 3),), True, False)
     assert taken.sidecar == msgspec.structs.replace(sidecar, slab=taken.sidecar.slab)
     assert taken.sidecar.slab != sidecar.slab
@@ -101,18 +101,18 @@ def test_a_sound_slab_gets_a_new_name_and_keeps_its_bytes(left: Left) -> None:
 
 def test_without_the_mark_nothing_is_proven(left: Left) -> None:
     left.slab()
-    assert [taken.proven for taken in left.inherit()] == [False]
+    assert [taken.proven for taken in left.adopt()] == [False]
 
 
 def test_blocks_without_memory_behind_them_are_not_proven(left: Left) -> None:
     left.slab("111", backed="101")
     left.folder.mark()
-    assert [taken.proven for taken in left.inherit()] == [False]
+    assert [taken.proven for taken in left.adopt()] == [False]
 
 
 def test_memory_that_no_sidecar_claims_is_given_back(left: Left) -> None:
     left.slab("10010", backed="11011")
-    (taken,) = left.inherit()
+    (taken,) = left.adopt()
     assert taken.resident == ((0, 1), (3, 4))
     assert allocated_bytes(taken.sidecar.slab) == 2 * BLOCK
 
@@ -125,14 +125,14 @@ def test_who_has_it_open_shows(left: Left, how: str) -> None:
     mapping = mmap.mmap(memory.fd, BLOCK, flags=flags) if how == "mapped" else None
     if mapping is not None:
         memory.close_fd()
-    (taken,) = left.inherit()
+    (taken,) = left.adopt()
     assert taken.in_use
     if mapping is None:
         memory.close_fd()
     else:
         assert mapping[0] == 1
         mapping.close()
-    assert [again.in_use for again in left.inherit()] == [False]
+    assert [again.in_use for again in left.adopt()] == [False]
 
 
 @pytest.mark.parametrize("ended_well", [True, False])
@@ -142,7 +142,7 @@ def test_a_slab_partly_filled_and_in_use(left: Left, ended_well: bool) -> None:
     if ended_well:
         left.folder.mark()
     with open(f"/dev/shm{sidecar.slab}", "rb"):
-        taken = left.inherit()
+        taken = left.adopt()
     assert len(taken) == ended_well
     assert len(instance_slabs(left.instance)) == ended_well
 
@@ -161,7 +161,7 @@ def test_a_slab_partly_filled_and_in_use(left: Left, ended_well: bool) -> None:
 def test_a_sidecar_that_does_not_match_its_slab(left: Left, fields: dict[str, Any]) -> None:
     left.slab(**fields)
     left.folder.mark()
-    assert left.inherit() == []
+    assert left.adopt() == []
     assert instance_slabs(left.instance) == []
     assert left.folder.read_all() == []
 
@@ -170,7 +170,7 @@ def test_an_object_of_another_size_is_none_of_ours(left: Left) -> None:
     sidecar = left.slab()
     os.truncate(f"/dev/shm{sidecar.slab}", 3 * BLOCK - 4096)
     left.folder.mark()
-    assert left.inherit() == []
+    assert left.adopt() == []
 
 
 def test_what_has_no_sidecar_goes_and_others_are_not_touched(left: Left, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_what_has_no_sidecar_goes_and_others_are_not_touched(left: Left, tmp_pat
     other = Left(tmp_path / "other")
     theirs = other.slab()
     try:
-        assert left.inherit() == []
+        assert left.adopt() == []
         assert instance_slabs(left.instance) == []
         assert instance_slabs(other.instance) == [theirs.slab]
     finally:
@@ -191,7 +191,7 @@ def test_a_lower_limit_takes_what_was_used_last(left: Left) -> None:
     assert choose([old, pinned, new], 6 * BLOCK) == [pinned, new]
     assert choose([old, pinned, new], 9 * BLOCK) == [pinned, new, old]
     assert choose([old, pinned, new], 3 * BLOCK - 1) == []
-    taken = left.inherit(6 * BLOCK)
+    taken = left.adopt(6 * BLOCK)
     assert [one.sidecar.uri for one in taken] == [pinned.uri, new.uri]
     assert len(instance_slabs(left.instance)) == 2
 
@@ -200,7 +200,7 @@ def test_of_two_slabs_with_one_content_one_is_taken(left: Left) -> None:
     one, other = left.slab(identity="a"), left.slab(identity="a", uri="/another/name")
     newer = left.slab(identity="a", edition=1)
     changed = left.slab(identity="b")
-    taken = {again.sidecar.inode for again in left.inherit()}
+    taken = {again.sidecar.inode for again in left.adopt()}
     assert taken == {other.inode, newer.inode, changed.inode}
     assert one.inode not in taken
     assert len(instance_slabs(left.instance)) == 3
@@ -212,14 +212,14 @@ def test_what_another_version_left_goes_whatever_its_instance(left: Left) -> Non
     os.rename(f"/dev/shm{old.slab}", f"/dev/shm{nameless}")
     left.folder.write(msgspec.structs.replace(old, slab=nameless))
     left.folder.mark()
-    assert left.inherit() == []
+    assert left.adopt() == []
     assert not os.path.exists(f"/dev/shm{nameless}")
 
 
 def test_slabs_of_a_lost_instance_are_taken_over_under_the_new_one(left: Left) -> None:
     sidecar, spare = left.slab(), left.slab()
     left.instance = secrets.token_hex(4)
-    (taken,) = left.inherit(limit_bytes=3 * BLOCK)
+    (taken,) = left.adopt(limit_bytes=3 * BLOCK)
     assert taken.sidecar.inode == spare.inode
     assert instance_slabs(left.instance) == [taken.sidecar.slab]
     assert not os.path.exists(f"/dev/shm{sidecar.slab}")
@@ -235,7 +235,7 @@ def test_a_link_in_place_of_a_slab_is_neither_taken_nor_followed(
         theirs.write_bytes(b"kept")
         os.unlink(f"/dev/shm{sidecar.slab}")
         os.symlink(theirs, f"/dev/shm{sidecar.slab}")
-        assert left.inherit() == []
+        assert left.adopt() == []
         assert theirs.read_bytes() == b"kept"
     finally:
         os.unlink(f"/dev/shm{sidecar.slab}")
@@ -244,4 +244,4 @@ def test_a_link_in_place_of_a_slab_is_neither_taken_nor_followed(
 def test_a_slab_without_blocks_is_not_worth_it(left: Left) -> None:
     left.slab("000")
     left.slab("", size_bytes=0)
-    assert left.inherit() == []
+    assert left.adopt() == []

@@ -6,6 +6,7 @@ from tests.support.in_loop import in_loop, until
 from tests.support.paper_daemon import BLOCK, PaperDaemon, PaperFile, file, paper_daemon
 
 from streamer_client.contract import messages as m
+from streamer_client.contract.layout import BlockRange
 from streamerd.workers import jobs
 
 
@@ -18,11 +19,11 @@ async def resident(daemon: PaperDaemon, one: PaperFile) -> None:
 
 
 def fetched_bytes(daemon: PaperDaemon) -> int:
-    return daemon.service.fetches.reading.source_bytes
+    return daemon.parts.read_totals.source_bytes
 
 
 def proof_bytes(daemon: PaperDaemon) -> int:
-    return daemon.service.fetches.reading.proof_bytes
+    return daemon.parts.read_totals.proof_bytes
 
 
 @in_loop
@@ -96,11 +97,11 @@ async def test_other_bytes_begin_a_new_edition_and_end_the_loads_of_the_old() ->
         new = daemon.shard(one).key
         assert new.uri == old.uri
         assert new != old
-        slab = daemon.fleet.slabs[daemon.service.backings[new].slab_fd]
+        slab = daemon.fleet.slabs[daemon.parts.backings[new].slab_fd]
         assert [slab[block] for block in range(3)] == one.content
         reader.leave()
         await daemon.work()
-        assert old not in daemon.service.model.shards
+        assert old not in daemon.parts.model.shards
 
 
 @in_loop
@@ -108,11 +109,13 @@ async def test_only_what_is_in_memory_is_looked_at() -> None:
     async with paper_daemon() as daemon:
         one = file(1)
         first = daemon.connect()
-        first.open(one, want="headers")
+        first.open(one, want="none")
+        await daemon.work()
+        first.say(m.Want(1, (BlockRange(0, 0, 1),)))
         await daemon.work()
         one.touch()
         second = daemon.connect()
-        second.open(one, want="headers")
+        second.open(one, want="none")
         await daemon.work()
         assert second.heard(m.Opened)
         assert proof_bytes(daemon) == BLOCK
@@ -134,7 +137,7 @@ async def test_a_file_that_is_touched_while_it_is_looked_at_is_looked_at_again()
         await daemon.work()
         assert client.heard(m.Opened)
         assert other.heard(m.Opened)
-        assert daemon.service.backings[daemon.shard(one).key].ctime_ns == one.ctime_ns
+        assert daemon.parts.backings[daemon.shard(one).key].ctime_ns == one.ctime_ns
         assert daemon.shard(one).resident_bytes == 3 * BLOCK
 
 
@@ -203,7 +206,7 @@ async def test_a_file_touched_during_a_load_is_proven_before_the_load_counts() -
         assert kinds.index(m.Comparing) < kinds.index(m.Compared)
         assert client.heard(m.Comparing) == client.heard(m.Comparing)[:1]
         assert not client.heard(m.ShardFailed)
-        slab = daemon.fleet.slabs[daemon.service.backings[daemon.shard(one).key].slab_fd]
+        slab = daemon.fleet.slabs[daemon.parts.backings[daemon.shard(one).key].slab_fd]
         assert [slab[block] for block in range(8)] == one.content
 
 

@@ -1,13 +1,13 @@
-"""Taking over the slabs that an earlier daemon of this instance left.
+"""Adopting the slabs that an earlier daemon of this instance left.
 
-Owns which of them are worth it, what must be true of an object before it is believed to be the
-slab that its sidecar tells of, and removing all the rest. Looks at slabs and sidecars alone, never
-at a source: what a client once named, only a client may show again. Runs once, before the daemon
-serves.
+Owns which slabs are adopted, what must be true of an object before it is believed to be the slab
+that its sidecar describes, and removing all the rest. Looks at slabs and sidecars alone, never at a
+source: a path that a client once named may only be opened by a client. Runs once, in a thread,
+before the daemon serves.
 
-A slab gets a new name first, and only then is asked who else has it open. Whoever opened it under
-the old name shows in the answer; whoever comes later does not find it. So a slab of which it is
-said that nobody has it is no different from one of our own making.
+A slab is renamed first, and only then the kernel is asked whether another process has it open. A
+process that opened it under the old name shows in the answer, and no process can find the new name.
+So a slab that nobody else has open is as safe to fill and punch as one that this daemon made.
 """
 
 from __future__ import annotations
@@ -33,37 +33,38 @@ from streamerd.shm.slabs import (
 
 logger = logging.getLogger(__name__)
 
-Run = tuple[int, int]
+BlockRun = tuple[int, int]
+"""Blocks as a half-open range."""
 
 
-class Inherited(NamedTuple):
-    """A slab that was taken over, under its new name."""
+class AdoptedSlab(NamedTuple):
+    """A slab that was adopted, under its new name."""
 
     sidecar: Sidecar
-    resident: tuple[Run, ...]
-    """Its blocks as half-open ranges."""
+    resident: tuple[BlockRun, ...]
+    """The blocks that it has."""
     proven: bool
     """Whether the blocks are known to be there as they were read."""
     in_use: bool
-    """Somebody else has it open, or it cannot be told."""
+    """Whether another process has it open, or may have."""
     fd: int
-    """Reads and writes it; whoever gets this closes it."""
+    """Descriptor of it, open for reading and writing; the receiver closes it."""
 
 
-def inherit(
+def adopt_slabs(
     folder: SidecarFolder,
     instance: str,
     limit_bytes: int,
     block_bytes: int,
     new_name: Callable[[Sidecar], str],
-) -> list[Inherited]:
-    """Take over what fits and is sound; remove everything else of this instance.
+) -> list[AdoptedSlab]:
+    """Adopt what fits and is sound; remove everything else of this instance.
 
     Args:
         folder: where the sidecars are.
-        instance: whose slabs; no other name is touched.
-        limit_bytes: most shared memory to take over.
-        block_bytes: slabs of other blocks are of no use.
+        instance: the instance; slabs of no other one are touched.
+        limit_bytes: most shared memory to adopt.
+        block_bytes: size of a block; slabs with blocks of another size are removed.
         new_name: makes a name that was never used.
     """
     ended_well = folder.take_mark()
@@ -71,34 +72,34 @@ def inherit(
         _remove_left(name, inode)
     noted = folder.read_all()
     known = [one for one in noted if _is_sound(one) and one.block_bytes == block_bytes]
-    inherited = [
-        taken
+    adopted = [
+        slab
         for sidecar in choose(known, limit_bytes)
-        if (taken := _take_over(sidecar, new_name(sidecar), ended_well=ended_well))
+        if (slab := _adopt(sidecar, new_name(sidecar), ended_well=ended_well))
     ]
-    kept = {taken.sidecar.slab for taken in inherited}
+    names = {slab.sidecar.slab for slab in adopted}
     for name in instance_slabs(instance):
-        if name not in kept:
-            logger.info("stale slab removed name=%s", name)
+        if name not in names:
+            logger.info("event=stale_slab_removed name=%s", name)
             remove_slab(name)
     for sidecar in noted:
-        # Also of an instance before this one, should its note have been lost.
+        # Also slabs of an earlier instance, should the file that notes the instance have been lost.
         _remove_left(sidecar.slab, sidecar.inode)
         folder.remove(sidecar.slab)
-    for taken in inherited:
-        folder.write(taken.sidecar)
-    return inherited
+    for slab in adopted:
+        folder.write(slab.sidecar)
+    return adopted
 
 
 def _remove_left(name: str, inode: int) -> None:
     if is_slab_name(name) and remove_slab(name, inode):
-        logger.info("stale slab removed name=%s", name)
+        logger.info("event=stale_slab_removed name=%s", name)
 
 
 def choose(known: Iterable[Sidecar], limit_bytes: int) -> list[Sidecar]:
-    """Those that fit the limit together: what is pinned first, then what was used last. Pure.
+    """The sidecars whose slabs fit the limit together: pinned ones first, then by last use. Pure.
 
-    One of each content: a daemon that was killed while it replaced a slab has left both.
+    At most one of each content: a daemon that was killed while it replaced a slab has left both.
     """
     chosen: dict[tuple[str, int], Sidecar] = {}
     left_bytes = limit_bytes
@@ -127,31 +128,32 @@ def _resident_bytes(sidecar: Sidecar) -> int:
     )
 
 
-def _take_over(sidecar: Sidecar, name: str, *, ended_well: bool) -> Inherited | None:
+def _adopt(sidecar: Sidecar, name: str, *, ended_well: bool) -> AdoptedSlab | None:
     try:
         fd = open_slab(sidecar.slab, sidecar.inode)
     except OSError as error:
-        logger.info("slab not adopted uri=%s reason=%s", sidecar.uri, error.strerror)
+        logger.info("event=slab_not_adopted uri=%s reason=%r", sidecar.uri, error.strerror)
         return None
     try:
-        taken = _checked(sidecar, name, fd, ended_well=ended_well)
+        adopted = _checked(sidecar, name, fd, ended_well=ended_well)
     except OSError as error:
-        logger.warning("slab not adopted uri=%s reason=%s", sidecar.uri, error.strerror)
-        taken = None
-    if taken is None:
+        logger.warning("event=slab_not_adopted uri=%s reason=%r", sidecar.uri, error.strerror)
+        adopted = None
+    if adopted is None:
         os.close(fd)
-    return taken
+    return adopted
 
 
-def _checked(sidecar: Sidecar, name: str, fd: int, *, ended_well: bool) -> Inherited | None:
+def _checked(sidecar: Sidecar, name: str, fd: int, *, ended_well: bool) -> AdoptedSlab | None:
     if os.fstat(fd).st_size != slab_bytes(sidecar.size_bytes):
-        logger.warning("slab not adopted uri=%s reason=another size", sidecar.uri)
+        logger.warning("event=slab_not_adopted uri=%s reason=%r", sidecar.uri, "another size")
         return None
     os.rename(MOUNT + sidecar.slab, MOUNT + name)
     in_use = is_open_elsewhere(fd)
     missing = list(_runs(sidecar.resident, 0))
     if missing and in_use and not ended_well:
-        logger.info("slab not adopted uri=%s reason=partly filled and in use", sidecar.uri)
+        reason = "partly filled and in use"
+        logger.info("event=slab_not_adopted uri=%s reason=%r", sidecar.uri, reason)
         return None
     for start, stop in missing:
         at, size = start * sidecar.block_bytes, sidecar.size_bytes
@@ -160,10 +162,10 @@ def _checked(sidecar: Sidecar, name: str, fd: int, *, ended_well: bool) -> Inher
     backed = os.fstat(fd).st_blocks * 512 >= _resident_bytes(sidecar)
     resident = tuple(_runs(sidecar.resident, 1))
     renamed = msgspec.structs.replace(sidecar, slab=name)
-    return Inherited(renamed, resident, ended_well and backed, in_use, fd)
+    return AdoptedSlab(renamed, resident, ended_well and backed, in_use, fd)
 
 
-def _runs(flags: bytes, flag: int) -> Iterator[Run]:
+def _runs(flags: bytes, flag: int) -> Iterator[BlockRun]:
     """Runs of `flag` as half-open ranges."""
     start = flags.find(flag)
     while start >= 0:

@@ -7,33 +7,29 @@ the daemon's loop.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from streamer_client.contract.checks import check_shards
 from streamer_client.contract.errors import SourceChanged, StreamerError
-from streamer_client.contract.layout import block_count
 from streamer_client.storage.contract import StoredShard
-from streamerd.answering.comparisons import Comparisons
-from streamerd.answering.doubts import Doubts
-from streamerd.answering.handovers import Handed
+from streamerd.answering.files.comparisons import Comparisons
+from streamerd.answering.files.doubts import Doubts
+from streamerd.answering.files.handovers import Handed
 from streamerd.control.sessions import Session
-from streamerd.reading.backing import Backing, Name
-from streamerd.reading.checksums import Checksums
-from streamerd.reading.editions import twin
+from streamerd.reading.backing import Name
+from streamerd.reading.editions import Editions, twin
 from streamerd.reading.sources import Pair
-from streamerd.service import Service
+from streamerd.service.shards import Shards
+from streamerd.service.views import ModelView
 from streamerd.state.events import LoadKey, ShardKey
 
-logger = logging.getLogger(__name__)
-
 MOST_ROUNDS: Final = 3
-"""Doubts about one open that may follow each other before it is given up."""
+"""How often doubts about one open may follow each other before the open fails."""
 
 
-class LocalShard(NamedTuple):
-    """One file of a load."""
+class FoundShard(NamedTuple):
+    """One shard that a request asks for: a file that was handed over, or an object of a store."""
 
     key: ShardKey
     name: str
@@ -45,21 +41,33 @@ class LocalFiles:
     """Turns transfers' files into shards.
 
     Args:
-        service: whose shards.
+        model: the shards that the core knows.
+        shards: where the files are entered.
+        editions: which shard a file is.
+        doubts: looks again at files that were touched.
+        comparisons: compares files with what is in memory.
+        block_bytes: size of a block.
     """
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._doubts = Doubts(service)
-        self.comparisons = Comparisons(service, self._doubts.supersede)
-        self._doubts.touched = self._touched
-        self._doubts.superseded = self._superseded
-        service.fetches.is_outdated = self._doubts.is_outdated
-        service.is_comparing = self.comparisons.waits
+    def __init__(
+        self,
+        model: ModelView,
+        shards: Shards,
+        editions: Editions,
+        doubts: Doubts,
+        comparisons: Comparisons,
+        block_bytes: int,
+    ) -> None:
+        self._model = model
+        self._shards = shards
+        self._editions = editions
+        self._doubts = doubts
+        self._comparisons = comparisons
+        self._block_bytes = block_bytes
 
     def pairs(self, files: Sequence[Handed]) -> dict[ShardKey, Pair]:
         """The files by the shards that they are, in memory or not."""
-        key_of = self._service.editions.key_of
+        key_of = self._editions.key_of
         return {key_of(file.pair.stored.identity): file.pair for file in files}
 
     def admit(
@@ -67,7 +75,7 @@ class LocalFiles:
         session: Session,
         load: LoadKey,
         files: Sequence[Handed],
-        then: Callable[[tuple[LocalShard, ...]], None],
+        then: Callable[[tuple[FoundShard, ...]], None],
         failed: Callable[[StreamerError], None],
     ) -> None:
         """Call `then` with the shards once nothing about them is in doubt, or `failed`.
@@ -77,19 +85,19 @@ class LocalFiles:
         """
         try:
             sizes = ((file.name, file.pair.stored.size_bytes) for file in files)
-            check_shards(sizes, self._service.settings.block_bytes)
+            check_shards(sizes, self._block_bytes)
         except StreamerError as error:
             failed(error)
             return
-        kept = [file.pair.retain() for file in files]  # the transfer may end before the doubts do
+        retained = [file.pair.retain() for file in files]  # the transfer may end before the doubts
 
         def settled(keys: Sequence[ShardKey]) -> None:
             then(self._admitted(session, load, files, keys))
-            _release(kept)
+            _release(retained)
 
         def refused(error: StreamerError) -> None:
             failed(error)
-            _release(kept)
+            _release(retained)
 
         self._settle(files, settled, refused, MOST_ROUNDS)
 
@@ -99,11 +107,11 @@ class LocalFiles:
         load: LoadKey,
         files: Sequence[Handed],
         keys: Sequence[ShardKey],
-    ) -> tuple[LocalShard, ...]:
+    ) -> tuple[FoundShard, ...]:
         shards = tuple(
             self._enter(session, file, key) for file, key in zip(files, keys, strict=True)
         )
-        self.comparisons.begin(
+        self._comparisons.begin(
             load, [(key, file.pair) for file, key in zip(files, keys, strict=True)]
         )
         return shards
@@ -111,7 +119,7 @@ class LocalFiles:
     def _keys(self, files: Sequence[Handed]) -> list[ShardKey]:
         keys: dict[ShardKey, None] = {}
         for file in files:
-            key = self._service.editions.key_of(file.pair.stored.identity)
+            key = self._editions.key_of(file.pair.stored.identity)
             keys[twin(key, len(keys)) if key in keys else key] = None
         return list(keys)
 
@@ -151,38 +159,14 @@ class LocalFiles:
         for key, pair in doubted:
             self._doubts.resolve(key, pair, resolved)
 
-    def _enter(self, session: Session, file: Handed, key: ShardKey) -> LocalShard:
-        service, stored = self._service, file.pair.stored
-        backing = service.backings.get(key)
-        if backing is None:
-            blocks = block_count(stored.size_bytes, service.settings.block_bytes)
-            backing = service.enter(key, Backing(stored, Checksums(blocks)))
-        shard = service.model.shards.get(key)
+    def _enter(self, session: Session, file: Handed, key: ShardKey) -> FoundShard:
+        stored = file.pair.stored
+        backing = self._shards.enter(key, stored, Name(session.uid, session.world, file.name))
+        shard = self._model.shards.get(key)
         if shard is None or not any(shard.states):
             backing.ctime_ns = file.pair.ctime_ns
-        backing.note_name(Name(session.uid, session.world, file.name))
-        service.failures.pop(stored.uri, None)
-        service.offer_source(key, file.pair)
-        return LocalShard(key, file.name, stored)
-
-    def _superseded(self, key: ShardKey) -> None:
-        shard = self._service.model.shards.get(key)
-        self.comparisons.refute(shard.loads if shard is not None else ())
-
-    def _touched(self, key: ShardKey, pair: Pair, ctime_ns: int) -> None:
-        """A file was touched while loads read it: they go on, and count once it is looked at."""
-        shard = self._service.model.shards.get(key)
-        loads = tuple(shard.loads) if shard is not None else ()
-        for load in loads:
-            self.comparisons.hold(load)
-
-        def resolved(error: StreamerError | None) -> None:
-            if error is not None:
-                self.comparisons.refuse_all(loads, key, error)
-            for load in loads:
-                self.comparisons.let_go(load)
-
-        self._doubts.resolve(key, pair, resolved, ctime_ns)
+        self._shards.offer_source(key, file.pair)
+        return FoundShard(key, file.name, stored)
 
 
 def _release(pairs: Sequence[Pair]) -> None:

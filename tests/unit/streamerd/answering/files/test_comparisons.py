@@ -95,7 +95,7 @@ async def test_another_files_bytes_under_the_same_numbers_fail_the_load() -> Non
         client.say(m.Close(1))
         client.open(one, load=2, hold=True)
         await daemon.work()
-        slab = daemon.fleet.slabs[daemon.service.backings[daemon.shard(one).key].slab_fd]
+        slab = daemon.fleet.slabs[daemon.parts.backings[daemon.shard(one).key].slab_fd]
         assert slab == dict(enumerate(one.content))
 
 
@@ -167,7 +167,7 @@ async def test_a_look_that_hangs_is_limited() -> None:
         await resident(daemon, one)
         await opened(daemon, one)
         (asked,) = daemon.fleet.asked
-        assert asked.limit_s == daemon.service.settings.source_wait_s
+        assert asked.limit_s == daemon.parts.settings.source_wait_s
 
 
 @in_loop

@@ -12,7 +12,7 @@ from tests.support.paper_daemon import PaperDaemon, file, paper_daemon
 from streamer_client.contract import messages as m
 from streamer_client.contract.errors import ProtocolMismatch, RequestRefused
 from streamer_client.contract.handover import MAX_NAME_BYTES, Files, HandedFile
-from streamerd.answering.handovers import EXAMINATIONS, MAX_FILES, MAX_TRANSFERS
+from streamerd.answering.files.handovers import EXAMINATIONS, MAX_FILES, MAX_TRANSFERS
 from streamerd.workers import jobs
 
 
@@ -63,7 +63,7 @@ async def test_a_look_is_limited_in_time() -> None:
     async with paper_daemon() as daemon:
         daemon.connect().hand_over(file(1))
         (asked,) = daemon.fleet.asked
-        assert asked.limit_s == daemon.service.settings.source_wait_s
+        assert asked.limit_s == daemon.parts.settings.source_wait_s
 
 
 @in_loop
@@ -172,7 +172,7 @@ async def test_bounds_of_a_transfer() -> None:
         def refused(packet: Files, error: type[Exception], text: str) -> None:
             opened = [daemon.open(file(1)) for _ in packet.files]
             with pytest.raises(error, match=text):
-                daemon.handovers.take(client.session, packet, opened)
+                daemon.parts.handovers.take(client.session, packet, opened)
 
         one = (HandedFile("/a", direct=False),)
         refused(Files(0, one), ProtocolMismatch, "numbered from 1")
@@ -184,7 +184,7 @@ async def test_bounds_of_a_transfer() -> None:
         refused(Files(MAX_TRANSFERS + 1, one), RequestRefused, "drop one first")
         client.say(m.Drop(2))
         client.send_batch(MAX_TRANSFERS + 1, file(1))
-        with mock.patch("streamerd.answering.handovers.MAX_FILES", 3):
+        with mock.patch("streamerd.answering.files.handovers.MAX_FILES", 3):
             client.send_batch(3, file(90), file(91))
             refused(Files(3, one), RequestRefused, "files at most")
         assert MAX_FILES == 10_000
@@ -202,7 +202,7 @@ async def test_one_users_files_leave_room_for_others() -> None:
             opened = [daemon.open(file(99))]
             packet = Files(1, (HandedFile("/a", direct=False),))
             with pytest.raises(RequestRefused, match="LimitNOFILE"):
-                daemon.handovers.take(greedy.session, packet, opened)
+                daemon.parts.handovers.take(greedy.session, packet, opened)
             other.send_batch(1, file(50))
             greedy.say(m.Drop(1))
             await daemon.work()

@@ -20,8 +20,8 @@ async def test_a_file_of_two_names_is_one_shard() -> None:
             client.open(one, hold=True)
         await daemon.work()
         assert daemon.shards() == 1
-        assert daemon.service.fetches.reading.source_bytes == 3 * BLOCK
-        names = daemon.service.backings[daemon.shard(one).key].names
+        assert daemon.parts.read_totals.source_bytes == 3 * BLOCK
+        names = daemon.parts.backings[daemon.shard(one).key].names
         assert list(names) == [Name(1000, 7, "/world/1"), Name(2000, 7, "/world/1")]
 
 
@@ -131,5 +131,5 @@ async def test_nothing_is_noted_of_an_open_that_was_closed_before_it_was_examine
         client.say(m.Close(1))
         await daemon.work()
         assert daemon.shards() == 0
-        assert daemon.service.backings == {}
+        assert daemon.parts.backings == {}
         assert not client.heard(m.Opened)
