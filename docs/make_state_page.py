@@ -1,4 +1,4 @@
-"""Writes docs/state.md and docs/delivery.md from the tables, so that pages and code cannot disagree.
+"""Writes docs/state.md and docs/delivery.md from the tables, so that pages and code agree.
 
 `make diagrams` runs it; a test compares its output with the pages.
 """

@@ -24,7 +24,7 @@ from streamer_client.contract.layout import BlockRange
 from streamer_client.contract.messages import Open
 from streamer_client.copy.feed import FeedClosed, FeedShard, Image, Route
 from streamer_client.delivery.concurrency import copy_threads
-from streamer_client.delivery.direct_feed import READ_AHEAD_BYTES, DirectFeed
+from streamer_client.delivery.direct_feed import DirectFeed, read_ahead_bytes
 from streamer_client.delivery.leased_load import LeasedLoad
 from streamer_client.delivery.load_requests import LoadRequests
 from streamer_client.delivery.page_cached import in_page_cache
@@ -34,6 +34,8 @@ from streamer_client.storage.local_files import LocalFile
 
 RESIDENT_SHARE: Final = 8
 """Where more than an eighth is in shared memory, the load goes through the daemon."""
+_FINAL: Final = (SourceChanged, FeedClosed)
+"""Errors of reopening that reading directly would not mend."""
 
 
 class DaemonFeed:
@@ -78,7 +80,9 @@ class DaemonFeed:
         self._running = False
         self._closed = False
         self._carry_out(self._first_route(page_cache=page_cache, hold=request.hold))
-        if self._state.state is State.UNDECIDED and self._is_resident():
+        size_bytes = sum(shard.size_bytes for shard in self.shards)
+        resident = self.resident_bytes > size_bytes // RESIDENT_SHARE
+        if resident and self._state.state is State.UNDECIDED:
             self._carry_out(Trigger.DAEMON_HAS_IT)
 
     def _first_route(self, *, page_cache: bool, hold: bool) -> Trigger:
@@ -98,14 +102,9 @@ class DaemonFeed:
         )
         self.block_bytes = load.block_bytes
         self.resident_bytes = load.resident_bytes
-        limit = self._memory_limit
-        self.read_ahead_bytes = READ_AHEAD_BYTES if limit < 0 else min(limit, READ_AHEAD_BYTES)
+        self.read_ahead_bytes = read_ahead_bytes(self._memory_limit)
         sizes_bytes = [shard.size_bytes for shard in self.shards]
         self._progress = PassProgress(sizes_bytes, self.block_bytes)
-
-    def _is_resident(self) -> bool:
-        size_bytes = sum(shard.size_bytes for shard in self.shards)
-        return self.resident_bytes > size_bytes // RESIDENT_SHARE
 
     def _uris(self) -> tuple[str, ...]:
         return tuple(shard.uri for shard in self.shards)
@@ -145,6 +144,10 @@ class DaemonFeed:
             number = self._pass
         self._interrupt()
         return number
+
+    def _interrupt(self) -> None:
+        for load in self._sources:
+            load.interrupt()
 
     def end(self, number: int) -> None:
         with self._guard:
@@ -246,13 +249,10 @@ class DaemonFeed:
         lost = self._running_load()
         try:
             self._reopened = self._recovery.with_next_daemon(lost, self._uris(), self._cancelled())
-        except StreamerError as error:
-            if isinstance(error, (SourceChanged, FeedClosed)):
-                self._carry_out(Trigger.FAILED)
-                raise
-            self._carry_out(Trigger.REFUSED, error)
-            return
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, StreamerError) and not isinstance(error, _FINAL):
+                self._carry_out(Trigger.REFUSED, error)
+                return
             self._carry_out(Trigger.FAILED)
             raise
         self._carry_out(Trigger.REOPENED)
@@ -338,8 +338,7 @@ class DaemonFeed:
             return
         load, order = self._running_load(), self._progress.order
         if command is Command.WANT_ALL:
-            if load.held:
-                load.want(self._progress.everything)
+            load.want(self._progress.everything if load.held else ())
         elif command is Command.WANT_FIRST and load.held:
             load.want_all(order)
         elif load.account.idle():
@@ -354,7 +353,7 @@ class DaemonFeed:
         """
         load.close()  # first: there may not be room for the windows of both
         load.forget()
-        anew = self._requests.again(load, self._uris(), self._cancelled())
+        anew = self._requests.again(load, self._uris(), self._cancelled(), hold=False)
         with self._guard:
             self._load = anew
             self._sources = (anew, *(one for one in self._sources if one is not load))
@@ -375,10 +374,6 @@ class DaemonFeed:
             load.want(remaining)
 
     # --- end -------------------------------------------------------------------------------------
-
-    def _interrupt(self) -> None:
-        for load in self._sources:
-            load.interrupt()
 
     def close(self) -> None:
         with self._guard:

@@ -25,6 +25,11 @@ SCATTER_BYTES: Final = 256 << 10
 """Buffers smaller than this on average are read as one range and then copied apart."""
 
 
+def read_ahead_bytes(memory_limit: int) -> int:
+    """Private memory that a reader may fill ahead; -1 is no limit of the caller's own."""
+    return READ_AHEAD_BYTES if memory_limit < 0 else min(memory_limit, READ_AHEAD_BYTES)
+
+
 class _Opened(NamedTuple):
     """A reader, and the storage whose credentials it has."""
 
@@ -60,9 +65,7 @@ class DirectFeed:
         self.shards = tuple(FeedShard(shard.uri, shard.size_bytes) for shard in stored)
         self.block_bytes = block_bytes
         self.threads = threads
-        self.read_ahead_bytes = (
-            READ_AHEAD_BYTES if memory_limit < 0 else min(memory_limit, READ_AHEAD_BYTES)
-        )
+        self.read_ahead_bytes = read_ahead_bytes(memory_limit)
         self._storage = storage
         self._stored = tuple(stored)
         self._renewed = renewed

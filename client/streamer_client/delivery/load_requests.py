@@ -90,15 +90,25 @@ class LoadRequests:
                 logger.warning("event=opening_again reason=%r", str(error))
         raise AssertionError
 
-    def again(self, before: LeasedLoad, uris: tuple[str, ...], cancelled: Cancelled) -> LeasedLoad:
-        """Open the same shards with the next daemon, in a load that wants nothing yet.
+    def again(
+        self, before: LeasedLoad, uris: tuple[str, ...], cancelled: Cancelled, *, hold: bool
+    ) -> LeasedLoad:
+        """Open the same shards in another load, that wants nothing yet.
+
+        Args:
+            before: the load that they were opened with.
+            uris: their names.
+            cancelled: asked now and then.
+            hold: whether whole shards are to stay resident.
 
         Raises:
             SourceChanged: a shard is not what it was.
             StreamerError: as `first`.
         """
         named = None if self._files else uris
-        request = msgspec.structs.replace(self._request, files=named, pattern=None, want="none")
+        request = msgspec.structs.replace(
+            self._request, files=named, pattern=None, want="none", hold=hold
+        )
         load = self._opened(request, cancelled)
         for was, now in zip(before.shards, load.shards, strict=True):
             if (was.identity, was.size_bytes) != (now.identity, now.size_bytes):

@@ -55,7 +55,7 @@ class Recovery:
             SourceChanged: a shard is not what it was.
             StreamerError: no daemon, or it refuses.
         """
-        load = self._requests.again(lost, uris, cancelled)
+        load = self._requests.again(lost, uris, cancelled, hold=self._request.hold)
         logger.warning("event=load_resumed socket=%s", self._link.socket_path)
         return load
 
