@@ -58,7 +58,7 @@ bench-gpu: $(PEERS) ## on a GPU, against its peers; root and a good half of the 
 	$(PIP) install --quiet fastsafetensors==0.5.0 instanttensor==0.2.2
 	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
-diagrams: $(READY) ## docs/state.md anew from the daemon's transition table
+diagrams: $(READY) ## docs/state.md and docs/delivery.md anew from the transition tables
 	$(BIN)/python docs/make_state_page.py
 
 example-config: $(READY) ## systemd/streamerd.toml anew from the table of settings

@@ -43,7 +43,7 @@ class Checkpoint:
         total_bytes = sum(shard.size_bytes for shard in feed.shards)
         self._stats = LoadStats(
             source=source,
-            mode=feed.mode,
+            mode=feed.route,
             total_bytes=total_bytes,
             resident_bytes=min(feed.resident_bytes, total_bytes),  # the daemon counts whole pages
             progress=progress,
@@ -54,7 +54,7 @@ class Checkpoint:
     @property
     def stats(self) -> LoadStats:
         """What was loaded so far, and from where."""
-        self._stats.mode = self._feed.mode
+        self._stats.mode = self._feed.route
         return self._stats
 
     @property

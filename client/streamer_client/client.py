@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import weakref
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
-import msgspec
-
-from streamer_client.connect.descriptor_room import open_files
 from streamer_client.connect.link import RECONNECT_S, Link
-from streamer_client.connect.open_request import OpenRequest, Source, open_request
+from streamer_client.connect.open_request import Source, open_request
 from streamer_client.connect.requests import Admin
-from streamer_client.connect.source_access import SourceAccesses
-from streamer_client.contract.messages import Open
-from streamer_client.contract.uris import is_remote
+from streamer_client.delivery.openers import DaemonOpener, DirectOpener, Opener
 from streamer_client.stats import Progress
 from streamer_client.storage.registry import public_uri
 
 if TYPE_CHECKING:
     from streamer_client.checkpoint import Checkpoint
     from streamer_client.copy.feed import Feed
-
-log = logging.getLogger(__name__)
-
-
-class Opener(Protocol):
-    """What a client of any mode does with a request."""
-
-    def feed(self, request: OpenRequest) -> Feed: ...
-    def close(self) -> None: ...
 
 
 class Client:
@@ -138,7 +123,6 @@ class Client:
                 hold=hold,
                 memory_limit=memory_limit,
                 concurrency=concurrency,
-                at_once=hold,
             )
         )
 
@@ -158,105 +142,6 @@ class Client:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-class DaemonOpener:
-    """Opens through the daemon.
-
-    Args:
-        link: the way to it.
-        environ: what names credentials and endpoints; this process's environment by default.
-        without_memory: whether a load goes on in this process when the daemon has no memory for it.
-    """
-
-    def __init__(
-        self,
-        link: Link,
-        environ: Mapping[str, str] = os.environ,
-        *,
-        without_memory: bool = False,
-    ) -> None:
-        self._link = link
-        self._without_memory = without_memory
-        self._environ = environ
-        self._accesses = SourceAccesses()
-
-    def feed(self, request: OpenRequest) -> Feed:
-        from streamer_client.delivery.daemon_feed import DaemonFeed  # noqa: PLC0415
-
-        public = _public(request)
-        first = _first_uri(request)
-        access = self._accesses.of(first, self._environ)
-        local = not is_remote(first)
-        files = open_files(request.source, request.pattern, request.files) if local else ()
-        try:
-            return DaemonFeed(
-                self._link,
-                Open(
-                    request_id=0,
-                    load=0,
-                    source=public.source,
-                    files=None if local else public.files,
-                    pattern=None if local else request.pattern,
-                    hold=request.hold,
-                    memory_limit=request.memory_limit,
-                    concurrency=request.concurrency,
-                    want="all" if request.at_once else "none",
-                ),
-                access,
-                files,
-                page_cache=request.page_cache,
-                without_memory=self._without_memory,
-            )
-        except BaseException:
-            for file in files:
-                file.close()
-            raise
-
-    def close(self) -> None:
-        self._link.close()
-
-
-class DirectOpener:
-    """Opens in this process.
-
-    Args:
-        environ: what names credentials, endpoints and sizes; this process's by default.
-    """
-
-    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
-        self._environ = environ
-
-        self._accesses = SourceAccesses()
-
-    def feed(self, request: OpenRequest) -> Feed:
-        from streamer_client.delivery.chunk_size import chunk_bytes  # noqa: PLC0415
-        from streamer_client.delivery.direct_feed import open_directly  # noqa: PLC0415
-
-        uri, public = _first_uri(request), _public(request)
-        return open_directly(
-            self._accesses.of(uri, self._environ),
-            public.source,
-            request.pattern,
-            public.files,
-            memory_limit=request.memory_limit,
-            concurrency=request.concurrency,
-            block_bytes=chunk_bytes(uri, self._environ),
-        )
-
-    def close(self) -> None:
-        """Nothing is kept between opens."""
-
-
-def _public(request: OpenRequest) -> OpenRequest:
-    """Without the secrets of its URLs: they travel with the environment, and are shown nowhere."""
-    files = None if request.files is None else tuple(map(public_uri, request.files))
-    return msgspec.structs.replace(request, source=public_uri(request.source), files=files)
-
-
-def _first_uri(request: OpenRequest) -> str:
-    """What decides how all of it is read; a source is of one kind."""
-    return request.files[0] if request.files else request.source
 
 
 def daemon_client(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from streamer_client.contract.layout import BlockRange
-from streamer_client.copy.feed import FeedClosed, FeedShard
+from streamer_client.copy.feed import FeedClosed, FeedShard, Route
 
 BLOCK: Final = 64
 
@@ -46,7 +46,7 @@ class PaperFeed:
     """
 
     resident_bytes = 0
-    mode = "daemon"
+    route = Route.DAEMON
     threads = 2
 
     def __init__(self, *files: bytes, mapped: dict[int, int] | None = None) -> None:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 
 from streamer_client.copy.destination import Contiguous, Target, host_memory
+from streamer_client.copy.feed import Route
 from streamer_client.copy.plan import CopyRun, Piece
 
 
@@ -108,7 +109,7 @@ class OpenFile:
 class FileFeed:
     """A feed of one shard: by system calls from `fd` where that is given, else by `read_into`."""
 
-    mode = "daemon"
+    route = Route.DAEMON
 
     def __init__(self, data: bytes, fd: int | None = None, block_bytes: int = 16 << 10) -> None:
         self.block_bytes = block_bytes

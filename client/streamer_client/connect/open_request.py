@@ -25,8 +25,6 @@ class OpenRequest(msgspec.Struct, frozen=True):
     hold: bool
     memory_limit: int
     concurrency: int | None
-    at_once: bool = True
-    """Whether all blocks are wanted, so that reading begins with the open."""
     page_cache: bool = False
     """Whether files that lie in the page cache may be read from there; see `Client.open`."""
 
@@ -39,7 +37,6 @@ def open_request(
     hold: bool = True,
     memory_limit: int = -1,
     concurrency: int | None = None,
-    at_once: bool = True,
     page_cache: bool = False,
 ) -> OpenRequest:
     """Check the arguments of `open`; a sequence for `source` means `files`.
@@ -66,7 +63,6 @@ def open_request(
         hold=hold,
         memory_limit=memory_limit,
         concurrency=concurrency,
-        at_once=at_once,
         page_cache=page_cache,
     )
 

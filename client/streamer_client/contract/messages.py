@@ -223,7 +223,7 @@ class Opened(Message, frozen=True):
     shards: tuple[OpenedShard, ...]
     granted: Ranges
     resident_bytes: int
-    """Of all wanted bytes, those that were in memory when the load was admitted."""
+    """Of all bytes of its shards, those that were in memory when the load was admitted."""
     compared: bool = True
     """False where what is in memory is still being compared with the files as they are now: the
     load may copy meanwhile, and counts only with `Compared`."""

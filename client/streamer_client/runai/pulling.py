@@ -17,7 +17,7 @@ from streamer_client.contract.errors import SourceError
 from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES
 from streamer_client.contract.printable import printable
 from streamer_client.contract.uris import is_remote
-from streamer_client.delivery.parallelism import read_threads
+from streamer_client.delivery.concurrency import read_threads
 from streamer_client.runai.credentials import S3Credentials
 from streamer_client.runai.failures import as_value_error
 from streamer_client.runai.listing import Choice, found_under, storage_of, wanted

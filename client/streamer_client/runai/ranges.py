@@ -13,7 +13,7 @@ import torch
 
 from streamer_client.contract.catalog import ShardCatalog, TensorEntry
 from streamer_client.contract.errors import ConfigError
-from streamer_client.copy.feed import Feed, FeedClosed, FeedShard
+from streamer_client.copy.feed import Feed, FeedClosed, FeedShard, Route
 from streamer_client.tensors.iteration import tensors
 
 
@@ -68,9 +68,9 @@ class Reading:
         self._closed = False
 
     @property
-    def mode(self) -> str:
-        """Where the bytes come from; see `Feed.mode`."""
-        return self._feed.mode
+    def route(self) -> Route:
+        """Where the bytes come from; see `Feed.route`."""
+        return self._feed.route
 
     def once(self) -> Iterator[tuple[int, torch.Tensor]]:
         """As `read_ranges`, the first time; nothing after that. Closes the feed at its end."""

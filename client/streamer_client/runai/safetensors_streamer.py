@@ -17,6 +17,7 @@ import torch
 
 from streamer_client.contract.catalog import ShardCatalog
 from streamer_client.contract.errors import ConfigError
+from streamer_client.copy.feed import Route
 from streamer_client.runai.credentials import S3Credentials
 from streamer_client.runai.failures import as_value_error
 from streamer_client.runai.file_streamer import check_one_kind, usable_device
@@ -180,9 +181,9 @@ class SafetensorsStreamer:
                 yield names[index], tensor
                 del tensor  # the caller alone decides how long it lives
         if handed_out:
-            self._report(reading.mode)
+            self._report(reading.route)
 
-    def _report(self, mode: str) -> None:
+    def _report(self, route: Route) -> None:
         seconds = time.perf_counter() - (self.start_time or 0.0)
         log.info(
             "event=streamed bytes=%d files=%d device=%s seconds=%.3f gb_per_s=%.2f via=%s",
@@ -191,7 +192,7 @@ class SafetensorsStreamer:
             self.device_str,
             seconds,
             self.total_size / max(seconds, 1e-9) / 1e9,
-            mode,
+            route,
         )
 
     def _end(self) -> None:

@@ -69,9 +69,7 @@ def admit(model: Model, load: Load) -> bool:
         model.ledger.committed_bytes += load.commitment_bytes
     load.admitted = True
     model.rotation.append(load.key)
-    model.admitted[load.key] = sum(
-        load.shards[index].resident_in(start, stop) for index, start, stop in load.wants
-    )
+    model.admitted[load.key] = sum(shard.resident_in(0, shard.blocks) for shard in load.shards)
     claims.claim_wanted(model, load)
     return True
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from streamer_client.connect import own_daemon
+import streamer_client
+from streamer_client.connect import finding, own_daemon
 from streamer_client.contract.errors import ConfigError, DaemonUnavailable, SourceForbidden
 from streamer_client.launch import open_client
 from tests.support.daemon_script import Script
@@ -29,13 +30,26 @@ def test_mode_comes_from_the_environment(source: Path, monkeypatch: pytest.Monke
         assert mode_of(client, source) == "direct"
 
 
+def test_off_reads_directly_and_starts_nothing(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(socket_path: str) -> int:
+        raise AssertionError(f"a daemon was started at {socket_path}")
+
+    monkeypatch.setattr(finding, "start_daemon", started)
+    monkeypatch.setenv("STREAMERD_MODE", "off")
+    with streamer_client.connect() as client:
+        assert mode_of(client, source) == "direct"
+        assert client.socket is None
+
+
 def test_required_needs_a_daemon(socket_path: Path) -> None:
     with pytest.raises(DaemonUnavailable, match=str(socket_path)):
         open_client("required", str(socket_path))
 
 
 def test_unknown_mode() -> None:
-    with pytest.raises(ConfigError, match="'turbo'; it is one of auto, required, direct"):
+    with pytest.raises(ConfigError, match="'turbo'; it must be one of auto, required, direct, off"):
         open_client("turbo")
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer_client import launch
-from streamer_client.connect import own_daemon
+from streamer_client.connect import finding, own_daemon
 from streamer_client.contract.errors import DaemonUnavailable
 from streamer_client.launch import open_client
 from tests.support.checkpoints import random_tensor, write_shard
@@ -79,7 +78,7 @@ def test_a_planted_launch_lock_is_refused(tmp_path: Path, what: str) -> None:
 def places(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> tuple[Path, Path]:
     """Two places of this user's own; the started daemon of `started` would be at the second."""
     first = socket_path.parent / "first" / "control.sock"
-    monkeypatch.setattr(launch, "socket_candidates", lambda *_: (str(first), str(socket_path)))
+    monkeypatch.setattr(finding, "socket_candidates", lambda *_: (str(first), str(socket_path)))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(socket_path.parent / "nothing"))
     return first, socket_path
 
@@ -121,7 +120,7 @@ def test_with_no_place_at_all_it_reads_directly(
 ) -> None:
     first, _ = places
     long = str(first.with_name("s" * 100))
-    monkeypatch.setattr(launch, "socket_candidates", lambda *_: (long,))
+    monkeypatch.setattr(finding, "socket_candidates", lambda *_: (long,))
     with open_client("auto") as client:
         assert mode_of(client, source) == "direct"
     assert "has more than 104 bytes" in caplog.text

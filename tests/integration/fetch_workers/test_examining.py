@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
-from streamerd.workers.in_worker.examining import disk_of
 
 from streamer_client.storage.contract import StoredShard
 from streamer_client.storage.local_files import LocalFile
 from streamerd.workers import jobs
+from streamerd.workers.in_worker.examining import disk_of
 from tests.support.in_loop import in_loop, until
 from tests.support.lending import (
     BLOCK,

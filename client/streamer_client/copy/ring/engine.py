@@ -18,7 +18,7 @@ import torch
 
 from streamer_client.contract.errors import DaemonUnavailable
 from streamer_client.copy.destination import Target
-from streamer_client.copy.feed import Feed
+from streamer_client.copy.feed import Feed, Route
 from streamer_client.copy.plan import CopyRun, Piece
 from streamer_client.copy.ring import native
 from streamer_client.copy.ring.lanes import CopyFailed, CudaFailure, Ring, RingLane, ShortImage
@@ -193,7 +193,7 @@ def _shape(feed: Feed, cores: int) -> RingShape:
     chosen = os.environ.get(SHAPE_ENV)
     if chosen:
         return parse_shape(chosen)
-    if feed.mode in ("direct", "page-cache"):
+    if feed.route in (Route.DIRECT, Route.PAGE_CACHE):
         return storage_shape(feed.threads, feed.block_bytes)
     return ring_shape(cores, ranks_here())
 

@@ -1,7 +1,7 @@
-"""Opening one source with the daemon, the first time and again, with credentials that are fresh.
+"""What one source's reader asks of a daemon: to open it, again too, and to bring it in later.
 
-Owns what is asked and with which environment, and has the newest load's credentials renewed. What
-to do when the daemon dies is left to `daemon_feed.py`.
+Owns what is asked and with which credentials, and has the newest load's credentials renewed. When
+to ask is decided by `pass_state.py`; the threads that call are those of `daemon_feed.py`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ import msgspec
 from streamer_client.connect.connection import Connection
 from streamer_client.connect.link import Link
 from streamer_client.connect.source_access import SourceAccess
-from streamer_client.contract.errors import CredentialsExpired, DaemonUnavailable
+from streamer_client.contract.errors import (
+    CredentialsExpired,
+    DaemonUnavailable,
+    SourceChanged,
+)
 from streamer_client.contract.messages import Open, Prefetch
 from streamer_client.copy.feed import FeedClosed
-from streamer_client.delivery.load import DaemonLoad
+from streamer_client.delivery.leased_load import LeasedLoad
 from streamer_client.delivery.renewal import Renewal
 from streamer_client.storage.local_files import LocalFile
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 OPEN_ATTEMPTS: Final = 3
 """Daemons that may die one after the other before a load was opened."""
@@ -32,8 +36,8 @@ OPEN_ATTEMPTS: Final = 3
 Cancelled = Callable[[], bool]
 
 
-class LoadOpening:
-    """Opens the loads of one feed.
+class LoadRequests:
+    """The requests for one source.
 
     Args:
         link: way to the daemon.
@@ -51,73 +55,96 @@ class LoadOpening:
         self._request = request
         self._files = files
         self._promised: tuple[Connection, int] | None = None
-        self._newest: DaemonLoad | None = None
+        self._newest: LeasedLoad | None = None
         self._renewal = Renewal(access, self._renew)
 
-    def first(self, cancelled: Cancelled, *, may_bring_in: bool = False) -> DaemonLoad:
+    def first(
+        self, cancelled: Cancelled, *, wants_all: bool = True, promised: bool = False
+    ) -> LeasedLoad:
         """Open; ask the next daemon where one died before it answered, as it may while we wait.
 
         Args:
             cancelled: asked now and then.
-            may_bring_in: let the daemon keep the files at hand for `bring_in`.
+            wants_all: whether the daemon is to bring everything in, in file order.
+            promised: whether the daemon keeps the files open for `bring_in`.
 
         Raises:
             FeedClosed: it was cancelled.
             StreamerError: no daemon, or it refuses.
         """
+        request = msgspec.structs.replace(self._request, want="all" if wants_all else "none")
         try:
-            return self._first(cancelled, may_bring_in=may_bring_in)
+            return self._first(request, cancelled, promised=promised)
         except BaseException:
             self.close()
             raise
 
-    def _first(self, cancelled: Cancelled, *, may_bring_in: bool) -> DaemonLoad:
+    def _first(self, request: Open, cancelled: Cancelled, *, promised: bool) -> LeasedLoad:
         for attempt in itertools.count(1):
             connection = self._link.connection
             try:
-                return self._opened(self._request, cancelled, may_bring_in=may_bring_in)
+                return self._opened(request, cancelled, promised=promised)
             except DaemonUnavailable as error:
                 if connection.alive or attempt == OPEN_ATTEMPTS:
                     raise
-                log.warning("event=opening_again reason=%r", str(error))
+                logger.warning("event=opening_again reason=%r", str(error))
         raise AssertionError
 
-    def again(self, uris: tuple[str, ...], cancelled: Cancelled, *, hold: bool) -> DaemonLoad:
-        """Open the same shards in a load that wants nothing yet; raises as `first`."""
+    def again(
+        self, before: LeasedLoad, uris: tuple[str, ...], cancelled: Cancelled, *, hold: bool
+    ) -> LeasedLoad:
+        """Open the same shards in another load, that wants nothing yet.
+
+        Args:
+            before: the load that they were opened with.
+            uris: their names.
+            cancelled: asked now and then.
+            hold: whether whole shards are to stay resident.
+
+        Raises:
+            SourceChanged: a shard is not what it was.
+            StreamerError: as `first`.
+        """
         named = None if self._files else uris
         request = msgspec.structs.replace(
             self._request, files=named, pattern=None, want="none", hold=hold
         )
-        return self._opened(request, cancelled)
+        load = self._opened(request, cancelled)
+        for was, now in zip(before.shards, load.shards, strict=True):
+            if (was.identity, was.size_bytes) != (now.identity, now.size_bytes):
+                load.close()
+                raise SourceChanged(
+                    f"{was.uri} changed while it was being loaded; load it again from the start"
+                )
+        return load
 
     def bring_in(self) -> None:
-        """Have the daemon bring in what it kept at hand; safe in finalizers."""
+        """Have the daemon bring the promised files in; safe in finalizers."""
         if self._promised is None:
             return
         connection, transfer = self._promised
         source = self._request.source
         connection.tell(lambda number: Prefetch(number, source, transfer))
+        self.cancel_promise()
 
-    def let_go(self) -> None:
-        """The daemon need not keep the files at hand any more; safe in finalizers."""
+    def cancel_promise(self) -> None:
+        """The daemon may close the promised files; safe in finalizers, idempotent."""
         if self._promised is not None:
             connection, transfer = self._promised
             self._promised = None
             connection.drop(transfer)
 
-    def _opened(
-        self, request: Open, cancelled: Cancelled, *, may_bring_in: bool = False
-    ) -> DaemonLoad:
+    def _opened(self, request: Open, cancelled: Cancelled, *, promised: bool = False) -> LeasedLoad:
         """Open with credentials as they are now; with newer ones where those just expired."""
         environment = self.access.environment()
         try:
-            load = self._asked(request, environment, cancelled, may_bring_in=may_bring_in)
+            load = self._asked(request, environment, cancelled, promised=promised)
         except CredentialsExpired:
             newer = self.access.environment()
             if newer == environment:
                 raise
             environment = newer
-            load = self._asked(request, environment, cancelled)
+            load = self._asked(request, environment, cancelled, promised=promised)
         self._newest = load
         self._renewal.sent(environment)
         return load
@@ -128,8 +155,8 @@ class LoadOpening:
         environment: dict[str, str],
         cancelled: Cancelled,
         *,
-        may_bring_in: bool = False,
-    ) -> DaemonLoad:
+        promised: bool = False,
+    ) -> LeasedLoad:
         connection = self._link.connection
         transfer = connection.hand_over(self._files) if self._files else 0
 
@@ -144,12 +171,12 @@ class LoadOpening:
 
         opened = False
         try:
-            load = DaemonLoad(connection, build, cancelled, self._renewal.want)
+            load = LeasedLoad(connection, build, cancelled, self._renewal.want)
             opened = True
         except CancelledError as error:
             raise FeedClosed from error
         finally:
-            if opened and may_bring_in and transfer:
+            if opened and promised and transfer:
                 self._promised = connection, transfer
             else:
                 connection.drop(transfer)
@@ -163,4 +190,4 @@ class LoadOpening:
     def close(self) -> None:
         """Renew nothing any more. Does not wait; idempotent."""
         self._renewal.close()
-        self.let_go()
+        self.cancel_promise()

@@ -4,7 +4,7 @@ import pytest
 
 from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES
-from streamer_client.delivery.chunk_size import CHUNK_ENV, chunk_bytes
+from streamer_client.delivery.concurrency import CHUNK_ENV, chunk_bytes
 
 MIB = 1 << 20
 
