@@ -37,6 +37,14 @@ ForClients = (
 )
 
 
+def single_blocks(specs: tuple[ShardSpec, ...]) -> list[BlockRange]:
+    return [
+        BlockRange(index, block, block + 1)
+        for index, spec in enumerate(specs)
+        for block in range(-(-spec.size_bytes // BLOCK))
+    ]
+
+
 class CoreMachine(RuleBasedStateMachine):
     """Clients, workers and clock, in any order."""
 
@@ -220,11 +228,7 @@ class CoreMachine(RuleBasedStateMachine):
         )
         if prefetch is not None:
             owner = "prefetches"
-        wants = [
-            BlockRange(index, block, block + 1)
-            for index, spec in enumerate(specs)
-            for block in range(-(-spec.size_bytes // BLOCK))
-        ]
+        wants = single_blocks(specs)
         self.opened += 1
         key = LoadKey(owner, self.opened)
         event = events.LoadOpened(

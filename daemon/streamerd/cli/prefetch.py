@@ -19,13 +19,12 @@ from rich.progress import (
 from streamer_client.contract.errors import SourceError
 from streamer_client.contract.messages import Accepted, Prefetch
 from streamer_client.contract.sizes import format_size
-from streamerd.cli.exit_codes import DONE
 from streamerd.cli.request import Requester
 from streamerd.cli.source_name import absolute_source, environment_of, public_source
 from streamerd.cli.status import status_body
 from streamerd.cli.status_body import StatusBody, parse_status
 from streamerd.cli.status_view import shards_word
-from streamerd.cli.terminal import console, one_line
+from streamerd.cli.terminal import DONE, console, one_line
 
 POLL_S: Final = 0.25
 
