@@ -161,4 +161,4 @@ def test_through_a_read_only_mount_not_even_root_can_write(name: str, tmp_path: 
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     assert done.stdout.splitlines() == ["Read-only file system", "opened", "bytes"]
-    assert "without its read-only mount" in done.stderr
+    assert "event=slab_opened_without_readonly_mount" in done.stderr

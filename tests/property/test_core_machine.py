@@ -18,6 +18,14 @@ from streamerd.state.core import Core
 from streamerd.state.events import FailureKind, LoadKey, ShardKey, ShardSpec
 
 
+def single_blocks(specs: tuple[ShardSpec, ...]) -> list[BlockRange]:
+    return [
+        BlockRange(index, block, block + 1)
+        for index, spec in enumerate(specs)
+        for block in range(-(-spec.size_bytes // BLOCK))
+    ]
+
+
 class CoreMachine(WatchedCore):
     """Clients, workers and clock, in any order."""
 
@@ -49,11 +57,7 @@ class CoreMachine(WatchedCore):
         specs = self.specs_of(numbers)
         if prefetch is not None:
             owner = "prefetches"
-        wants = [
-            BlockRange(index, block, block + 1)
-            for index, spec in enumerate(specs)
-            for block in range(-(-spec.size_bytes // BLOCK))
-        ]
+        wants = single_blocks(specs)
         self.opened += 1
         key = LoadKey(owner, self.opened)
         event = events.LoadOpened(

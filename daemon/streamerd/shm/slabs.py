@@ -1,9 +1,9 @@
 """Names and lives of slabs: POSIX shared-memory objects, one a shard.
 
-Owns making, handing out, telling apart and removing them. A slab belongs to the daemon's user
-alone; who else may read it gets a descriptor, and never needs its name. Main keeps a descriptor of
-each slab too, so that a name which somebody unlinks does no harm. Runs in the daemon's main
-process; never touches a slab's pages.
+Creates, opens, identifies and removes them. A slab belongs to the daemon's user alone. A client
+that may read it gets a descriptor, and never needs its name. The daemon also has a descriptor of
+each slab, so that it does no harm if another program unlinks the name. Runs in the daemon's main
+process, and never touches a slab's pages.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def open_slab(name: str, inode: int) -> int:
 
 
 def readonly_mount(configured: str = "") -> str | None:
-    """Where the shared-memory mount can be read and not written; None where nowhere.
+    """A mount of shared memory that cannot be written to; None where there is none.
 
     Args:
         configured: the setting `readonly_shm`; empty to look where the systemd unit has it.
@@ -126,8 +126,8 @@ def readonly_mount(configured: str = "") -> str | None:
             "leave readonly_shm out"
         )
     logger.info(
-        "no read-only mount of shared memory path=%s reason=%r; clients that are root or of this "
-        "user could write to slabs that they are handed", path, wrong,
+        "event=no_readonly_mount path=%s reason=%r effect=%r", path, wrong,
+        "clients that are root or of this user could write to slabs that they are handed",
     )  # fmt: skip
     return None
 
@@ -162,17 +162,18 @@ def open_readonly(fd: int, name: str, mount: str | None = None) -> int:
             if os.path.samestat(os.fstat(through), os.fstat(fd)):
                 return through
             os.close(through)
-        logger.warning("slab handed out without its read-only mount name=%s mount=%s", name, mount)
+        logger.warning("event=slab_opened_without_readonly_mount name=%s mount=%s", name, mount)
     return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def is_open_elsewhere(fd: int) -> bool:
-    """Whether anybody else has the file open or mapped; a mapping keeps its file open.
+    """Whether another process has the file open or mapped; a mapping counts as open.
 
-    The kernel grants a write lease on a file only to who alone has it open: F_SETLEASE of fcntl(2).
+    The kernel grants a write lease only on a file that nobody else has open: F_SETLEASE of
+    fcntl(2).
     """
     with contextlib.suppress(OSError):
-        # Should somebody open it just now, the kernel says so by a signal that does nothing.
+        # If another process opens it just now, the kernel sends a signal, one that does nothing.
         fcntl.fcntl(fd, _F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
@@ -181,7 +182,7 @@ def is_open_elsewhere(fd: int) -> bool:
 
 
 def remove_slab(name: str, inode: int | None = None) -> bool:
-    """Unlink an object of this user; mappings of it live on. Whether it was there.
+    """Unlink an object of this user; returns whether it was there. Mappings of it live on.
 
     Args:
         name: its name.
@@ -213,7 +214,7 @@ def instance_slabs(instance: str) -> list[str]:
 
 
 def inode_of(name: str) -> int:
-    """What tells an object from another of its name.
+    """The inode of an object, which no other object of that name has.
 
     Raises:
         OSError: there is none.

@@ -1,7 +1,7 @@
-"""The daemon's end of the socket pair to a process of its own; the other is `receiver.py`.
+"""The daemon's end of a socket pair to a process that it started.
 
-Owns how frames, and descriptors with them, are sent in order without ever waiting, and how answers
-are received. Runs in the daemon's loop. Knows nothing of what frames mean.
+Sends frames, with their descriptors, in order and without ever waiting; receives answers. The other
+end is `in_worker/receiver.py`. Runs in the daemon's loop. Knows nothing of what frames mean.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Final
 from streamerd.workers.frames import MOST_DESCRIPTORS, RECEIVE_BYTES, FrameBuffer
 
 TOO_MANY_RETRY_S: Final = 0.01
-"""Descriptors in flight are counted for each user; a receiver takes its own out in microseconds,
-and nothing tells when."""
+"""Pause after ETOOMANYREFS. The kernel limits the descriptors in flight of each user. A receiver
+takes them out within microseconds, but no event tells the sender."""
 
 
 @dataclass(slots=True)
 class _Unsent:
-    """What is left of a frame."""
+    """The part of a frame that was not sent yet."""
 
     data: memoryview
     fds: tuple[int, ...]
-    """Their sender's; they go with the first byte."""
+    """The sender's descriptors; they are sent with the first byte."""
     tag: int
 
 
@@ -35,7 +35,7 @@ class Channel:
     """One end. Belongs to the running loop.
 
     Args:
-        end: taken over.
+        end: the socket, which belongs to the channel from now on.
         on_body: called with each message's body that arrives.
         on_lost: called once when the other end is gone; not after `close`.
     """
@@ -69,11 +69,11 @@ class Channel:
         if self.closed:
             return
         count = 0
-        if not self._unsent and not fds:  # what nearly every frame is and meets
+        if not self._unsent and not fds:  # the case of nearly every frame
             try:
                 count = self._socket.send(frame)
             except OSError:
-                count = 0  # met again below
+                count = 0  # `_send_on` meets the same error
             if count == len(frame):
                 return
         self._unsent.append(_Unsent(memoryview(frame)[count:], fds, tag))
@@ -117,7 +117,7 @@ class Channel:
         except OSError as error:
             if error.errno == errno.ETOOMANYREFS:
                 self._retry = self._loop.call_later(TOO_MANY_RETRY_S, self._send_on)
-            else:  # nobody is there; that the end of file tells
+            else:  # the other end is closed; the end of file tells the reader
                 self._unsent.clear()
 
     def _send_some(self, unsent: _Unsent) -> int:

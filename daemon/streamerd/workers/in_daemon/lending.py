@@ -1,8 +1,8 @@
-"""What the daemon lends to its workers: descriptors of slabs and of files to read.
+"""Descriptors of slabs and of files to read, as the daemon lends them to its workers.
 
-Owns the handles that jobs name them by, and what each worker holds of them. Runs in the daemon's
-loop; it only passes descriptors on, and never looks at, reads or closes one, since even closing a
-file whose server is dead may never return.
+Owns the handles by which jobs name them, and knows which worker has borrowed which. Runs in the
+daemon's loop. It only passes descriptors on. It never examines, reads or closes one, since even
+closing a file whose server is dead may never return.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from streamer_client.storage.contract import StoredShard
 from streamerd.workers.jobs import AnyJob, Drop, TakeSlab, TakeSource, handles_of
 
 OPEN_SLABS: Final = 64
-"""Slabs that a worker is lent at once."""
+"""Number of slabs that a worker borrows at the same time."""
 OPEN_SOURCES: Final = 64
-"""Files that a worker is lent at once, each with one or two descriptors."""
+"""Number of files that a worker borrows at the same time, each with one or two descriptors."""
 
 
 class Borrower(Protocol):
-    """One worker, as what is lent to it sees it: a way for messages and descriptors, in order."""
+    """A worker, as `Lending` sees it: takes messages with descriptors, in order."""
 
     def send(self, message: msgspec.Struct, fds: tuple[int, ...] = ()) -> None: ...
 
     def withdraw(self, fds: tuple[int, ...]) -> None:
-        """Leave out what was not sent yet and would carry one of `fds`."""
+        """Take back messages that were not sent yet and would carry one of `fds`."""
         ...
 
 
@@ -40,19 +40,19 @@ class _Lent:
 
 
 @dataclass(slots=True)
-class _Held:
-    """Handles that one worker holds, the least recently used first."""
+class _Borrowed:
+    """Handles that one worker has borrowed, the least recently used first."""
 
     slabs: OrderedDict[int, None] = field(default_factory=OrderedDict)
     sources: OrderedDict[int, None] = field(default_factory=OrderedDict)
 
 
 class Lending:
-    """Handles, and who has what is behind them."""
+    """The handles, and the workers that have borrowed them."""
 
     def __init__(self) -> None:
         self._lent: dict[int, _Lent] = {}
-        self._held: dict[Borrower, _Held] = {}
+        self._held: dict[Borrower, _Borrowed] = {}
         self._numbers = itertools.count(1)
 
     def __len__(self) -> int:
@@ -99,15 +99,18 @@ class Lending:
     # --- for the fleet ----------------------------------------------------------------------------
 
     def joined(self, worker: Borrower) -> None:
-        """A worker began, with nothing."""
-        self._held[worker] = _Held()
+        """A worker started; it has borrowed nothing yet."""
+        self._held[worker] = _Borrowed()
 
     def left(self, worker: Borrower) -> None:
-        """A worker ended, and with it all that it held. Idempotent."""
+        """A worker ended, and so did all that it had borrowed. Idempotent."""
         self._held.pop(worker, None)
 
     def supply(self, worker: Borrower, job: AnyJob) -> None:
-        """See to it that a worker holds what a job names; it misses what was taken back."""
+        """Send a worker the slab and source that a job names, where it has not borrowed them yet.
+
+        A handle that was taken back is not sent; the job then fails in the worker.
+        """
         held = self._held[worker]
         slab, source = handles_of(job)
         if slab is not None:

@@ -1,4 +1,7 @@
-"""The daemon's side of `spawner.py`: asks for workers, hears of their ends. Runs in its loop."""
+"""The daemon's side of `in_worker/spawner.py`: has workers started and learns of their ends.
+
+Runs in the daemon's loop.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +28,10 @@ from streamerd.workers.start_messages import (
 logger = logging.getLogger(__name__)
 
 KILL_S: Final = 1.0
-"""For how long the daemon's end waits for workers that were killed."""
+"""How long the daemon, when it stops, waits for workers that it has killed."""
 
 UNKNOWN_CODE: Final = -1
-"""Of a process whose end nobody saw."""
+"""Exit code of a process whose end nobody saw."""
 
 
 class Process:
@@ -138,7 +141,7 @@ class Spawner:
         if self._child is not None:
             self._child.kill()
             code = self._child.wait()  # it has no file open that could hold its end up
-            logger.error("the process that starts fetch workers ended exit=%d", code)
+            logger.error("event=worker_starter_ended exit=%d", code)
             self._child = None
         for asked in self._asked.values():
             if not asked.done():
@@ -157,7 +160,7 @@ class Spawner:
         # One that is stuck in the kernel ends when that lets it; it holds nobody up here.
         await _all([process.ended for process in processes], KILL_S)
         for process in processes:
-            logger.error("worker still stuck in the kernel pid=%d", process.pid)
+            logger.error("event=worker_stuck_in_kernel pid=%d", process.pid)
         if self._channel is not None:
             self._channel.close()
         if self._child is not None:

@@ -1,7 +1,7 @@
 """The fleet: starts fetch workers, hands them jobs, and starts them again when they die or hang.
 
-Runs in the daemon's asyncio loop. Jobs and answers are callbacks, not tasks: several thousand pass
-in a second. Knows nothing of what jobs mean.
+Runs in the daemon's asyncio loop. Answers are given to callbacks, not to tasks, since several
+thousand come in a second. Knows nothing of what jobs mean.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ __all__ = ["Fleet", "OnAnswer"]
 logger = logging.getLogger(__name__)
 
 BACKOFF_S: Final = (0.1, 0.5, 2.0, 10.0)
-"""Pauses before a worker's next starts; a worker that answered a job starts again from the
-first."""
+"""Pauses before a worker that died starts again: the first after its first death, and so on. An
+answer to a job puts the worker back to the first pause."""
 
 MAPPED_FROM_SLOTS: Final = 8
-"""With so many threads, slabs are mapped even without huge pages: see `shm/slab_file.py`."""
+"""From this many threads on, slabs are mapped even without huge pages: see `shm/slab_file.py`."""
 
 LOST_THREADS: Final = 3
-"""A worker that gave up so many is replaced: each holds a file and a buffer, maybe for ever."""
+"""A worker that lost this many threads is replaced: each may have a file and a buffer for ever."""
 
 LOOK_S: Final = 0.1
-"""How often limits are looked at, while there is a job that has one."""
+"""How often the time limits of jobs are checked, while any job has one."""
 
 END_S: Final = 1.0
-"""For how long the end of a killed process is waited for; one that is stuck in the kernel is
-replaced without."""
+"""How long the fleet waits for the end of a killed process; one that is stuck in the kernel is
+replaced before it has ended."""
 
 
 class Fleet:
@@ -78,7 +78,7 @@ class Fleet:
         self.spawner = Spawner()
         self._workers = [Worker(self, number) for number in range(workers)]
         self._retiring: list[Worker] = []
-        """Replaced, with jobs that they still carry out."""
+        """Workers that were replaced while they still carry out jobs."""
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         """The only strong references that these tasks have: without one a task may vanish."""
@@ -92,7 +92,7 @@ class Fleet:
 
     @property
     def slots(self) -> int:
-        """Files that can be read at once."""
+        """Number of files that can be read at once."""
         return len(self._workers) * self._threads
 
     @property
@@ -193,7 +193,7 @@ class Fleet:
             return
         self.retired += 1
         logger.error(
-            "worker retired number=%d pid=%d lost_threads=%d",
+            "event=worker_retired number=%d pid=%d lost_threads=%d",
             worker.number, worker.process.pid if worker.process else 0, worker.lost_threads,
         )  # fmt: skip
         fresh = Worker(self, worker.number)
@@ -230,7 +230,7 @@ class Fleet:
         pause_s = self._backoff_s[min(worker.failures, len(self._backoff_s) - 1)]
         worker.failures += 1
         logger.warning(
-            "worker died number=%d pid=%d exit=%d restart_in_s=%g",
+            "event=worker_died number=%d pid=%d exit=%d restart_in_s=%g",
             worker.number, pid, code, pause_s,
         )  # fmt: skip
         loop = asyncio.get_running_loop()
@@ -243,7 +243,7 @@ class Fleet:
         try:
             await worker.start(self._options)
         except (OSError, StreamerError) as error:
-            logger.error("worker not started number=%d error=%s", worker.number, error)
+            logger.error("event=worker_not_started number=%d error=%s", worker.number, error)
             self._start_later(worker, 0, UNKNOWN_CODE)
             return
         waiting, self._waiting = self._waiting, []

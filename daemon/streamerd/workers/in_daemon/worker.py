@@ -1,7 +1,7 @@
-"""One fetch worker as the daemon sees it: a process, the channel to it, and what it was asked.
+"""One fetch worker as the daemon sees it: its process, the channel to it, the jobs that it has.
 
-Runs in the daemon's loop. `supervisor.py` decides which worker gets what, and what follows from a
-worker's end. Knows nothing of what jobs mean.
+Runs in the daemon's loop. `supervisor.py` decides which worker gets a job, and what follows when a
+worker ends. Knows nothing of what jobs mean.
 """
 
 from __future__ import annotations
@@ -41,32 +41,32 @@ OnAnswer = Callable[[Answer | None], None]
 
 @dataclass(slots=True)
 class Order:
-    """A job with what goes along, and how it stands. One is made for each block: it is lean."""
+    """A job that a worker was given. One is made for each block, so it is small."""
 
     job: AnyJob
     on_answer: OnAnswer
     lane: WorkerLane
     fds: tuple[int, ...] = ()
-    """Of this job alone; the caller's, open until it is answered."""
+    """Descriptors for this job alone. They are the caller's, open until the job is answered."""
     limit_s: float | None = None
     due_s: float = 0.0
-    """When it is to be given up, or else the whole worker."""
+    """When the job is given up, and if that is impossible, the whole worker."""
     asked: bool = False
-    """Whether the worker was told to give it up and has not said anything since."""
+    """Whether the worker was told to give the job up and has not answered that yet."""
 
 
 class Owner(Protocol):
-    """Who has workers."""
+    """The fleet, as a worker sees it."""
 
     lending: Lending
     spawner: Spawner
 
     def worker_lost(self, worker: Worker) -> None:
-        """Its process is gone or not spoken to any more; called before its jobs are answered."""
+        """The worker's process is gone or was given up; called before its jobs are answered."""
         ...
 
     def thread_lost(self, worker: Worker, limit_s: float) -> None:
-        """It gave a thread up."""
+        """The worker gave a thread up."""
         ...
 
 
@@ -77,11 +77,11 @@ class Worker:
         self._owner = owner
         self.number = number
         self.busy = dict.fromkeys(WorkerLane, 0)
-        """Jobs that are not answered, by lane."""
+        """Number of unanswered jobs in each lane."""
         self.alive = False
         """Whether it takes jobs."""
         self.failures = 0
-        """Ends in a row without an answer between."""
+        """Number of deaths since the last answer."""
         self.lost_threads = 0
         self.process: Process | None = None
         self._pending: dict[int, Order] = {}
@@ -135,7 +135,7 @@ class Worker:
     # --- jobs -------------------------------------------------------------------------------------
 
     def submit(self, order: Order) -> None:
-        """Hand a job over, after what it needs of slabs and files."""
+        """Send a job, after the descriptors of slabs and files that it needs."""
         assert self._channel is not None
         job = order.job
         if order.limit_s is not None:
@@ -174,7 +174,11 @@ class Worker:
         order.on_answer(answer)
 
     def look_at_limits(self) -> bool:
-        """Give up what had no answer in time; whether there is anything to look at again."""
+        """Have jobs given up that were not answered in time.
+
+        Returns:
+            Whether any job with a time limit is left, so that this must be called again.
+        """
         if not self._limited:
             return False
         now_s = _now_s()
@@ -192,7 +196,7 @@ class Worker:
     # --- ends -------------------------------------------------------------------------------------
 
     def abandon(self) -> None:
-        """Kill the process, if it is not dead, and answer what it owes: it hung, or it was lost."""
+        """Kill the process, if it lives, and answer its jobs: as hung, or with None as lost."""
         if self._channel is None:
             return
         self.close()

@@ -1,7 +1,7 @@
-"""One job in a worker's hands, from its coming to its answer, or until it is given up.
+"""One job of a worker, from its arrival until it is answered or given up.
 
-Owns the one question that decides whether bytes may still be written: does anybody wait for this
-job? Shared by the thread that carries the job out and the receiving thread, which may give it up.
+A job that was given up must write nothing more into a slab; this module decides whether a job still
+may. The thread that carries the job out and the receiving thread, which may give it up, share it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Final
 from streamerd.workers.jobs import AnyJob
 
 TRY_AGAIN_S: Final = 0.05
-"""A job that cannot be given up just now is asked again after so long at the earliest."""
+"""After this time at the earliest, a job that cannot be given up just now is tried again."""
 
 
 class GivenUp(Exception):
-    """Nobody waits for this job any more: its thread writes nothing, answers nothing and ends."""
+    """The job was given up: its thread writes nothing more, answers nothing and ends."""
 
 
 class Unyielding(Exception):
@@ -35,12 +35,12 @@ class _State(Enum):
 
 
 class Assignment:
-    """A job with what it uses. Thread-safe.
+    """A job and its state. Thread-safe.
 
     Args:
         job: what is asked.
-        fds: descriptors that came with it, closed by whoever carried it out.
-        clock: seconds.
+        fds: descriptors that came with it; the carrier closes them when the job ends.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class Assignment:
         self._lock = threading.Lock()
 
     def begin(self) -> None:
-        """A thread takes it on; its time runs from here."""
+        """A thread begins the job; the time limit counts from here."""
         with self._lock:
             self._state = _State.RUNNING
             self._began_s = self._clock()
 
     def finish(self) -> bool:
-        """Whether its answer is still waited for; from now on it is not given up."""
+        """The job has its answer and cannot be given up any more; False if it already was."""
         with self._lock:
             if self._state is _State.GIVEN_UP:
                 return False
@@ -73,7 +73,7 @@ class Assignment:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Write to a slab within this; it is not given up meanwhile.
+        """Writes to a slab happen within this context; the job is not given up meanwhile.
 
         Raises:
             GivenUp: it was already.
@@ -84,7 +84,7 @@ class Assignment:
             yield
 
     def hold_on(self) -> None:
-        """From now on it may write at any time, and so cannot be given up without its process.
+        """From now on the job may write at any time, so that only its process's end stops it.
 
         Raises:
             GivenUp: it was already.
@@ -102,7 +102,7 @@ class Assignment:
         Raises:
             Unyielding: it is time, and it cannot be given up.
         """
-        # Whoever writes holds the lock for a piece's time; the receiving thread does not wait.
+        # A thread that writes has the lock for a while; the receiving thread must not wait for it.
         if not self._lock.acquire(blocking=False):
             return TRY_AGAIN_S
         try:

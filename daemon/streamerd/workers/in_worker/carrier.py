@@ -1,9 +1,10 @@
 """Carries jobs out: the part of a worker that touches files and slabs.
 
-Runs in the threads of a fetch worker. A thread may be stuck in a read for ever; once its job was
-given up it writes nothing more into a slab, whenever it comes back. Therefore what may hang is read
-into the thread's own buffer, and written under the job's lock, which giving up takes too; only
-what cannot hang, or ends by a timeout of its own, is read straight into a slab.
+Runs in the threads of a fetch worker. A thread may be stuck in a read for ever. Once its job was
+given up, the thread must write nothing more into a slab, even if the read returns later. A source
+that may hang is therefore read into the thread's own buffer, and the buffer is written under the
+job's lock, which giving the job up takes too. Only reads that always end, or have a timeout of
+their own, go straight into a slab.
 """
 
 from __future__ import annotations
@@ -55,13 +56,13 @@ from streamerd.workers.threads import Closer
 logger = logging.getLogger(__name__)
 
 OPEN_READERS: Final = 64
-"""Objects that a worker keeps open at once."""
+"""Number of objects that a worker has open at the same time."""
 CHECKSUM_PIECE_BYTES: Final = 256 << 10
-"""A slab is summed up in pieces that stay in the processor's cache."""
+"""The checksum of a slab is taken in pieces that fit the processor's cache."""
 
 
 class Work:
-    """A job, and what it uses of what this worker holds: looked up when the job was received."""
+    """A job with the slab and the source that it uses, looked up when the job was received."""
 
     def __init__(
         self,
@@ -85,7 +86,7 @@ class Work:
         return None if self._source is None else self._source.thing
 
     def let_slab_go(self) -> None:
-        """The job was given up: its slab's memory does not wait for a thread that may never end."""
+        """The job was given up: release its slab now, since the job's thread may never end."""
         if self._slab is not None:
             self._slab.release()
 
@@ -106,7 +107,7 @@ class Carrier:
     def __init__(self, *, mapped: bool = False) -> None:
         self._mapped = mapped
         self.closer = Closer()
-        # A slab is memory: unmapped at once, so that `CloseSlab` says the truth. A file may hang.
+        # Slabs are closed at once: none is mapped when `CloseSlab` is answered. Files may hang.
         self.slabs: Borrowings[BorrowedSlab] = Borrowings("slab", lambda close: close())
         self.sources: Borrowings[BorrowedSource] = Borrowings("source", self.closer.call)
         self._readers = Readers(OPEN_READERS)
@@ -115,10 +116,10 @@ class Carrier:
     # --- in the receiving thread ------------------------------------------------------------------
 
     def take_on(self, assignment: Assignment) -> Work:
-        """Look up what a job names, so that what is dropped after it stays open for it.
+        """Look up the slab and source of a job, so that they stay open for it if they are dropped.
 
         Raises:
-            StreamerError: something that it names is not held.
+            StreamerError: this worker has not borrowed what the job names.
         """
         slab, source = handles_of(assignment.job)
         with contextlib.ExitStack() as undo:
@@ -130,17 +131,17 @@ class Carrier:
         return Work(assignment, held_slab, held_source)
 
     def drop(self, handle: int) -> None:
-        """Hold nothing under this handle any more."""
+        """Close what was borrowed under this handle, as soon as no job uses it."""
         self.sources.drop(handle)
         self.slabs.drop(handle)
 
     # --- in a lane's thread -----------------------------------------------------------------------
 
     def carry_out(self, work: Work) -> Answer:
-        """Do what the job says, and give back what it used.
+        """Carry the job out, and release the slab and source that it used.
 
         Raises:
-            GivenUp: nobody waits for it any more.
+            GivenUp: the job was given up meanwhile.
         """
         try:
             return self._answered(work)
@@ -161,10 +162,10 @@ class Carrier:
         except StreamerError as error:
             return JobFailed(job.job, error.code, without_secrets(str(error), _environment(job)))
         except Exception as error:  # noqa: BLE001  logged below, without secrets
-            # A library's text may hold what it was given, and so does a traceback's last line.
+            # A library's text may contain its arguments, and a traceback ends with that text.
             text = without_secrets(traceback.format_exc(), _environment(job))
             kind = type(job).__name__
-            logger.error("job failed kind=%s job=%d", kind, job.job, extra=with_lines(text))
+            logger.error("event=job_failed kind=%s job=%d", kind, job.job, extra=with_lines(text))
             text = without_secrets(f"{type(error).__name__}: {error}", _environment(job))
             return JobFailed(job.job, StreamerError.code, text)
 
@@ -211,8 +212,8 @@ class Carrier:
         return Fetched(job.job, checksum, device_bytes, ctime_ns=ctime_ns)
 
     def _fetch_object(self, work: Work, job: Fetch) -> Fetched | JobFailed:
-        # Bodies of objects go straight into the mapping: a block is one request, and as a whole it
-        # would fit no processor's cache on the way. Requests end by timeouts of their own.
+        # The body of an object goes straight into the mapping. A block is one request, and is too
+        # large to pass through a buffer in the processor's cache. Requests have their own timeouts.
         with self._readers.borrow(job.slab, job.shard, job.environment) as shard:
             work.assignment.hold_on()
             slab = work.slab.file(mapped=True)
@@ -255,7 +256,7 @@ class Carrier:
             reader = source.reader()
             summed, ctime_ns = reader.settled(lambda: self._device_source(reader, job))
             return Checksummed(job.job, summed, ctime_ns)
-        # Opened anew: a reader kept from before might still read what was replaced since.
+        # A new reader, since one from before might still read an object that was replaced.
         opened = storage_for(job.shard.uri, job.environment).open(job.shard)
         with contextlib.closing(opened) as fresh:
             return Checksummed(job.job, self._device_source(fresh, job))
@@ -279,14 +280,14 @@ class Carrier:
         return Checksummed(job.job, checksum.intdigest())
 
     def _buffer(self, size_bytes: int) -> memoryview:
-        """This thread's own buffer, on a page's boundary as O_DIRECT needs it."""
+        """This thread's own buffer; it begins on a page, as O_DIRECT needs."""
         buffer: memoryview | None = getattr(self._own, "buffer", None)
         if buffer is None or len(buffer) < size_bytes:
             buffer = self._own.buffer = memoryview(mmap.mmap(-1, size_bytes))
         return buffer[:size_bytes]
 
     def close(self, wait_s: float = 1.0) -> None:
-        """Give everything back; what hangs in being closed is waited for no longer than that."""
+        """Close everything; waits at most `wait_s` for files whose close hangs."""
         self._readers.close()
         self.sources.close()
         self.slabs.close()
@@ -294,7 +295,7 @@ class Carrier:
 
 
 class _DeviceBytes:
-    """The sum of what a reader's calls told; -1 once one could not tell."""
+    """The sum of bytes from the device over several reads; -1 once a read could not tell it."""
 
     def __init__(self) -> None:
         self.total = 0

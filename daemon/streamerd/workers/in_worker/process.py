@@ -1,9 +1,9 @@
 """The fetch process: `python -m streamerd.workers.in_worker.process --fd N ...`.
 
-Its main thread receives what it is lent and jobs from the daemon's socket pair, the threads of
-their lanes carry jobs out and answer under one lock. The main thread touches no file, so that it
-can always be told to give a thread up. End of file on the socket pair, the daemon's death included,
-ends the process.
+The main thread receives jobs and descriptors from the daemon's socket pair. The threads of the
+lanes carry the jobs out, and send answers under one lock. The main thread touches no file, so that
+the daemon can always tell it to give a thread up. The end of file on the socket pair, which the
+daemon's death causes too, ends the process.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ from streamerd.workers.threads import Threads
 logger = logging.getLogger(__name__)
 
 ASIDE_THREADS: Final = 4
-"""Sources that are listed or examined, and blocks that are read again, at once."""
+"""Number of jobs of listing, examining or reading again that run at the same time."""
 SLAB_THREADS: Final = 2
-"""One that unlinks for seconds, and one beside it."""
+"""Releasing a large range takes long; a second thread serves the jobs behind it."""
 
 
 class Server:
-    """One worker's lanes and what it holds.
+    """One worker: its lanes, and the jobs in them.
 
     Args:
         channel: our end of the socket pair.
@@ -77,7 +77,7 @@ class Server:
         }
         self._lanes = {lane: Threads(lane.value, counts[lane]) for lane in WorkerLane}
         self._works: dict[int, Work] = {}
-        """What was received and not answered; the receiving thread puts in, lanes take out."""
+        """Jobs that are not answered yet. The receiving thread adds them, the lanes remove them."""
         self._sending = Lock()
 
     def serve(self) -> None:
@@ -118,7 +118,7 @@ class Server:
         self._lanes[lane_of(job)].submit(partial(self._carry_out, work))
 
     def _carry_out(self, work: Work) -> bool:
-        """In a lane's thread; whether the thread goes on."""
+        """Runs in a lane's thread; returns whether the thread serves further jobs."""
         assignment, job = work.assignment, work.job
         assignment.begin()
         try:
@@ -138,7 +138,7 @@ class Server:
         try:
             left_s = work.assignment.give_up(request.limit_s)
         except Unyielding:
-            logger.error("job stuck job=%d subject=%s", request.job, subject_of(work.job))
+            logger.error("event=job_stuck job=%d subject=%s", request.job, subject_of(work.job))
             self._send(Stuck(request.job))
             return
         if left_s is None:
@@ -149,7 +149,7 @@ class Server:
         del self._works[request.job]
         work.let_slab_go()
         subject = subject_of(work.job)
-        logger.error("thread given up lane=%s subject=%s", lane_of(work.job).value, subject)
+        logger.error("event=thread_given_up lane=%s subject=%s", lane_of(work.job).value, subject)
         self._lanes[lane_of(work.job)].lose()
         self._send(hung(request.job, subject, request.limit_s))
 
@@ -159,11 +159,11 @@ class Server:
             try:
                 self._channel.sendall(answer)
             except OSError as error:
-                logger.debug("daemon gone error=%s", error)
+                logger.debug("event=daemon_gone error=%s", error)
 
 
 def _log(level: str) -> None:
-    """Log our packages as told; a library's debug lines may hold what a request is signed with."""
+    """Set the level of our packages alone: debug lines of libraries may contain secrets."""
     form = "%(levelname)s %(name)s[%(process)d] %(message)s"
     logging.basicConfig(handlers=[stderr_handler(form)])
     for ours in ("streamerd", "streamer_client", __name__):
@@ -190,7 +190,7 @@ def main() -> None:
         try:
             Server(channel, arguments.threads, arguments.connections, mapped=mapped).serve()
         except DescriptorsLost as error:
-            logger.critical("worker ends error=%s", error)
+            logger.critical("event=worker_ends error=%s", error)
             code = 1
     _leave(code)
 

@@ -1,7 +1,8 @@
-"""The end of a socket pair in a process that the daemon started; the daemon's is `channel.py`.
+"""A process's end of the socket pair to the daemon that started it.
 
-Owns how frames and the descriptors that came with them are received, in order. The process's main
-thread waits in it. Imports little, since a process that starts others should be there at once.
+Receives frames and the descriptors that come with them, in order. The daemon's end is
+`in_daemon/channel.py`. Runs in the process's main thread. It imports little, so that the process
+which starts workers is ready at once.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ class DescriptorsLost(Exception):
 
 
 class Receiver:
-    """The other process's end.
+    """Receives frames from the daemon.
 
     Args:
-        end: blocking; stays its owner's.
+        end: a blocking socket, which the caller closes.
     """
 
     def __init__(self, end: socket.socket) -> None:
