@@ -1,7 +1,8 @@
 """A model's files brought to a directory once, whatever number of processes asks for them.
 
-Processes of one machine take turns by a lock beside the directory. A file in it says that it is
-complete; it has Run:ai's name, so both packages understand each other's directories.
+Processes of one machine take turns by a lock beside the directory. A file in the directory says
+that it is complete; that file has Run:ai's name, so that both packages understand each other's
+directories. Runs in the calling process and thread.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import Final, Literal, Self
 
 from streamer_client.contract.errors import ConfigError, SourceNotFound
 from streamer_client.contract.uris import scheme_of
-from streamer_client.runai.credentials import S3Credentials
-from streamer_client.runai.failures import as_value_error
+from streamer_client.runai.failures import as_runtime_error
 from streamer_client.runai.pulling import pull_files
+from streamer_client.runai.s3_utils.s3_utils import S3Credentials
 
 SCHEMES: Final = frozenset({"s3", "gs", "az"})
 
@@ -102,7 +103,7 @@ class ObjectStorageModel:
 
     def _finish(self) -> None:
         if not os.listdir(self.dir):
-            with as_value_error():
+            with as_runtime_error():
                 raise SourceNotFound(
                     f"{self._model_path}: no file was brought to {self.dir}; check the path and "
                     "the patterns"

@@ -6,7 +6,7 @@ import pytest
 
 from streamer_client.contract.errors import ConfigError, SourceForbidden, SourceNotFound
 from streamer_client.copy.feed import FeedClosed
-from streamer_client.runai.failures import as_value_error
+from streamer_client.runai.failures import as_runtime_error, as_value_error
 
 
 def raised(error: Exception) -> ValueError:
@@ -42,3 +42,13 @@ def test_it_crosses_processes() -> None:
     assert isinstance(error, SourceNotFound)
     assert isinstance(error, ValueError)
     assert str(error) == "gone"
+
+
+def test_one_may_be_a_runtime_error_as_well() -> None:
+    with pytest.raises(RuntimeError, match="empty") as caught, as_runtime_error():
+        raise SourceNotFound("empty")
+    error = pickle.loads(pickle.dumps(caught.value))  # noqa: S301
+    for one in (caught.value, error):
+        assert isinstance(one, SourceNotFound)
+        assert isinstance(one, ValueError)
+        assert isinstance(one, RuntimeError)

@@ -12,9 +12,9 @@ from typing import Self
 
 import torch
 
-from streamer_client.runai.chunks import FileChunks
-from streamer_client.runai.credentials import S3Credentials
-from streamer_client.runai.file_streamer import Chunk, FileStreamer
+from streamer_client.runai.file_streamer.file_streamer import Chunk, FileStreamer
+from streamer_client.runai.file_streamer.requests_iterator import FileChunks
+from streamer_client.runai.s3_utils.s3_utils import S3Credentials
 
 
 class DistributedStreamer:
