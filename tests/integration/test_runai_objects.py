@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from streamer_client.runai import (
 from tests.support.checkpoints import write_model
 from tests.support.daemon import BLOCK, DaemonProcess
 from tests.support.guarded_store import SECRET, GuardedStore, guarded_store
-from tests.support.runai_package import PROGRAM, answers, write_files
+from tests.support.runai_package import OURS, PROGRAM, answers, write_files
 
 RECORDED: dict[str, Any] = json.loads(PROGRAM.with_name("runai_0_17_answers.json").read_text())
 RECORDED["errors"]["listing nothing"] = "nothing"
@@ -70,7 +69,7 @@ def test_answers_are_the_same_as_from_files(store: GuardedStore, tmp_path: Path)
     (tmp_path / "files").mkdir()
     write_files(tmp_path / "files")
     store.put_model(tmp_path / "files", URI)
-    assert answers(sys.executable, "streamer_client.runai", URI) == RECORDED
+    assert answers(OURS, URI) == RECORDED
 
 
 def test_answers_are_the_same_through_a_daemon(
@@ -79,7 +78,7 @@ def test_answers_are_the_same_through_a_daemon(
     (tmp_path / "files").mkdir()
     write_files(tmp_path / "files")
     store.put_model(tmp_path / "files", URI)
-    assert answers(sys.executable, "streamer_client.runai", URI) == RECORDED
+    assert answers(OURS, URI) == RECORDED
 
 
 def test_two_streams_are_one_read_of_each_byte(

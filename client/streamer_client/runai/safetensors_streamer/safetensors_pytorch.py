@@ -248,6 +248,11 @@ def prepare_request(
     ]
 
 
+def element_size_of(torch_dtype: torch.dtype) -> int:
+    """Bytes of one element."""
+    return torch_dtype.itemsize
+
+
 def requires_alignment_copy(buffer: torch.Tensor, tensor_metadata: SafetensorMetadata) -> bool:
     """Whether the bytes begin where no element of the tensor's dtype may begin."""
     return buffer.data_ptr() % tensor_metadata.get_element_size() != 0

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support import runai_signatures
-from tests.support.runai_package import MISSING, PACKAGE, interpreter
+from tests.support.runai_package import PACKAGE, environment_of, package_missing
 
 import streamer_client.runai
 
@@ -24,11 +26,13 @@ def test_ours_are_theirs() -> None:
 
 
 def test_the_record_is_right() -> None:
-    python = interpreter()
-    if python is None:
-        pytest.skip(MISSING)
-    command = [python, runai_signatures.__file__, PACKAGE]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    if missing := package_missing():
+        pytest.skip(missing)
+    command = [sys.executable, runai_signatures.__file__, PACKAGE]
+    environment = os.environ | environment_of(PACKAGE)
+    told = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True, timeout=120
+    ).stdout
     assert json.loads(told) == RECORDED
 
 
