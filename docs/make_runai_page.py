@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from tests.support.runai_names import lacking
 from tests.support.runai_package import OURS, PACKAGE, same
 from tests.support.runai_record import recorded
 
@@ -43,6 +44,26 @@ REASONS: Final = {
 """The cases whose answers differ on purpose, and why."""
 
 
+_LIBRARY: Final = "it passes handles of the C++ library about, which is not there"
+_BUFFERS: Final = "it sizes or fills the C++ library's buffers; tensors here need none"
+_RANKS: Final = "it divides the reading among ranks; here the daemon reads once for all"
+_STORES: Final = "it picks the package of one kind of store; here one client reads all kinds"
+
+ABSENT: Final[dict[str, str]] = {
+    "": f"{_LIBRARY}; `logger_level` is the number that this library logs by",
+    "distributed_streamer.distributed_streamer": _RANKS,
+    "distributed_streamer.partition": _RANKS,
+    "file_streamer": _LIBRARY,
+    "file_streamer.file_streamer": _LIBRARY,
+    "file_streamer.requests_iterator": _BUFFERS,
+    "file_streamer.slot_pool": _BUFFERS,
+    "libstreamer": _LIBRARY,
+    "libstreamer.libstreamer": _LIBRARY,
+    "s3_utils.s3_utils": _STORES,
+}
+"""The modules that lack names of Run:ai's, and why."""
+
+
 def differences() -> dict[str, list[tuple[str, str, str, str]]]:
     """For each title the rows: place, call, Run:ai's answer, ours."""
     rows: dict[str, list[tuple[str, str, str, str]]] = {}
@@ -69,6 +90,17 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def absent_names() -> str:
+    """The names that are not there, as Markdown."""
+    lines = ["| module | names that are not here | why |", "|---|---|---|"]
+    for module, names in lacking(OURS).items():
+        # A class that is absent takes its methods with it.
+        shown = [name for name in names if name.partition(".")[0] not in set(names) - {name}]
+        listed = ", ".join(f"`{name}`" for name in shown)
+        lines.append(f"| `{module or 'runai_model_streamer'}` | {listed} | {ABSENT[module]} |")
+    return "\n".join(lines)
+
+
 def _cell(answer: str) -> str:
     if answer == "None":
         return "passes"
@@ -80,7 +112,8 @@ def page() -> str:
     """The whole page with a new table in it."""
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    made = f"{table()}\n\n### Names that are not here\n\n{absent_names()}"
+    return f"{before}{BEGIN}\n{made}\n{END}{after}"
 
 
 if __name__ == "__main__":

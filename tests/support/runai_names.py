@@ -1,7 +1,7 @@
-"""Public names of a package's modules: `python -m tests.support.runai_names MODULE` tells them as JSON.
+"""Public names of a package's modules; `python -m tests.support.runai_names MODULE` tells them.
 
-Of each module its own functions, classes with their public methods, and constants; what it only
-imports from elsewhere belongs to no one who imports from it.
+Of each module its own functions, classes with their public methods, and constants; what a
+module only imports from elsewhere is not counted.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import importlib
 import inspect
 import json
 import sys
+from functools import reduce
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
@@ -31,6 +33,33 @@ MODULES: Final = (
     "safetensors_streamer.safetensors_streamer",
     "safetensors_streamer.streamer_mock",
 )
+
+
+RECORD: Final = Path(__file__).with_name("runai_0_17_names.json")
+
+
+def recorded_names() -> dict[str, list[str]]:
+    """The names of 0.17, as they were recorded."""
+    names: dict[str, list[str]] = json.loads(RECORD.read_text())
+    return names
+
+
+def lacking(package: str) -> dict[str, list[str]]:
+    """The recorded names that a package lacks, by module; modules that lack none are left out."""
+    missing = {
+        module: [name for name in names if not _has(package, module, name)]
+        for module, names in recorded_names().items()
+    }
+    return {module: names for module, names in missing.items() if names}
+
+
+def _has(package: str, module: str, name: str) -> bool:
+    try:
+        found = importlib.import_module(f"{package}.{module}" if module else package)
+        reduce(getattr, name.split("."), found)
+    except (ModuleNotFoundError, AttributeError):
+        return False
+    return True
 
 
 def public_names(package: str) -> dict[str, list[str]]:
@@ -62,7 +91,9 @@ def _is_own(module: ModuleType, value: Any, name: str) -> bool:
     if home is None or not (inspect.isclass(value) or inspect.isfunction(value)):
         return name.isupper() and not hasattr(value, "__module__")
     inside = module.__name__ if hasattr(module, "__path__") else home
-    return bool(home == module.__name__ or (hasattr(module, "__path__") and home.startswith(inside)))
+    return bool(
+        home == module.__name__ or (hasattr(module, "__path__") and home.startswith(inside))
+    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from docs.make_runai_page import BEGIN, END, PAGE, REASONS, differences, page
+from docs.make_runai_page import ABSENT, BEGIN, END, PAGE, REASONS, differences, page
+from tests.support.runai_names import lacking
+from tests.support.runai_package import OURS
 
 
 def test_the_page_is_what_the_record_says() -> None:
@@ -12,3 +14,7 @@ def test_the_page_is_what_the_record_says() -> None:
 
 def test_each_difference_is_on_purpose() -> None:
     assert differences().keys() == REASONS.keys()
+
+
+def test_each_name_that_is_absent_is_so_on_purpose() -> None:
+    assert lacking(OURS).keys() == ABSENT.keys()

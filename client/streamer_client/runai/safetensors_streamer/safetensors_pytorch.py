@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from math import prod
 from typing import Any, Final, NamedTuple
 
@@ -16,6 +17,7 @@ import torch
 
 from streamer_client.contract.catalog import (
     DTYPE_BITS,
+    HEADER_LIMIT_BYTES,
     LENGTH_BYTES,
     ShardCatalog,
     header_bytes,
@@ -36,6 +38,9 @@ SAFETENSORS_DATA_OFFSETS_KEY: Final = "data_offsets"
 SAFETENSORS_NAME_KEY: Final = "name"
 SAFETENSORS_SHAPE_KEY: Final = "shape"
 SAFETENSORS_DTYPE_KEY: Final = "dtype"
+SAFETENSORS_HEADER_BUFFER_SIZE: Final = LENGTH_BYTES
+LITTLE_ENDIAN_LONG_LONG_STRUCT_FORMAT: Final = "<Q"
+MAX_HEADER_SIZE: Final = HEADER_LIMIT_BYTES
 _METADATA_KEY: Final = "__metadata__"
 
 
@@ -246,6 +251,18 @@ def prepare_request(
         (one.offset, one.tensors_metadata, one.read_sizes)
         for one in SafetensorsMetadata.from_files(fs, paths, s3_credentials)
     ]
+
+
+def get_safetensors_dtype_map() -> dict[str, torch.dtype]:
+    """The torch dtype of each dtype that a header may name and this torch has."""
+    known = {}
+    for name in DTYPE_BITS:
+        with suppress(ConfigError):
+            known[name] = torch_form(name, (16,))[0]
+    return known
+
+
+safetensors_to_torch_dtype: Final = get_safetensors_dtype_map()
 
 
 def element_size_of(torch_dtype: torch.dtype) -> int:

@@ -119,7 +119,8 @@ class SafetensorsStreamer:
             paths: files or objects, all of one kind of source.
             s3_credentials: win over the environment.
             device: where the tensors are wanted, `cpu` or `cuda:N`; None is the CPU.
-            is_distributed: accepted; the daemon reads once for all ranks either way.
+            is_distributed: the daemon reads once for all ranks either way; with
+                RUNAI_STREAMER_DIST=1, ranks that say so fail together.
             tensor_names: only these, each of which must be in exactly one file; None is all.
             owned: accepted; each tensor is its caller's own either way.
 
@@ -127,7 +128,7 @@ class SafetensorsStreamer:
             ValueError: a file cannot be read or is no safetensors file, or a name is in none or in
                 several; a StreamerError too where it is about files.
         """
-        del is_distributed, owned
+        del owned
         if not self._entered:
             raise ConfigError(_NOT_OPEN)
         names = _checked_names(tensor_names)
@@ -141,6 +142,7 @@ class SafetensorsStreamer:
         check_one_kind(files)
         if not files:
             return
+        self.file_streamer.set_is_distributed(is_distributed, str(place))
         with as_value_error():
             self._open(files, s3_credentials, place, names)
 
@@ -210,7 +212,7 @@ class SafetensorsStreamer:
         if stream is None:
             return
         handed_out = False
-        with as_value_error():
+        with as_value_error(), self.file_streamer.together():
             if self._failure is not None:
                 raise self._failure
             for index, tensor in stream.once():

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from tests.support import runai_signatures
-from tests.support.runai_package import PACKAGE, environment_of, package_missing
+from tests.support.runai_names import recorded_names
+from tests.support.runai_package import PACKAGE, environment_of, package_missing, run_program
 
 import streamer_client.runai
 
@@ -34,6 +35,21 @@ def test_the_record_is_right() -> None:
         command, env=environment, capture_output=True, text=True, check=True, timeout=120
     ).stdout
     assert json.loads(told) == RECORDED
+
+
+def test_the_record_of_names_is_right() -> None:
+    if missing := package_missing():
+        pytest.skip(missing)
+    command = ["-m", "tests.support.runai_names", PACKAGE]
+    assert run_program(command, PACKAGE, {}) == recorded_names()
+
+
+def test_dir_shows_names_and_modules() -> None:
+    told = {name for name in recorded_names()[""] if "." not in name}
+    assert told - set(dir(streamer_client.runai)) == {"logger_level"}
+    modules = {"distributed_streamer", "file_streamer", "s3_utils", "safetensors_streamer"}
+    assert modules < set(dir(streamer_client.runai))
+    assert all(getattr(streamer_client.runai, name).__doc__ for name in modules)
 
 
 def test_all_public_names_are_there() -> None:
