@@ -199,6 +199,81 @@ def variables(api: Any, root: str) -> Steps:
     return told.steps
 
 
+@case(*both)
+def read_again(api: Any, root: str) -> Steps:
+    """Reading again, after the end, after an error and after leaving."""
+    told = Told(root)
+    one, none = (api.FileChunks(1, f"{root}/m/{name}", [0], [2]) for name in (ONE, "none"))
+    streamer = api.FileStreamer()
+    for _ in range(2):
+        with streamer:
+            told("stream_files", streamer.stream_files, [one])
+            for _ in range(2):
+                told("get_chunks", _places, streamer)
+            told("stream_files of nothing", streamer.stream_files, [none])
+            told("get_chunks of nothing", _places, streamer)
+            told("stream_files after an error", streamer.stream_files, [one])
+            told("get_chunks after an error", _places, streamer)
+    return told.steps
+
+
+def _places(streamer: Any) -> list[Any]:
+    return sorted((file, place) for file, place, _ in streamer.get_chunks())
+
+
+@case(*both)
+def unusual_arguments(api: Any, root: str) -> Steps:
+    """Tuples, sets, generators and names that repeat."""
+    told = Told(root)
+    one = f"{root}/m/{ONE}"
+
+    def streamed(paths: Any, names: Any) -> list[str]:
+        with api.SafetensorsStreamer() as streamer:
+            streamer.stream_files(paths, tensor_names=names)
+            return sorted(name for name, _ in streamer.get_tensors())
+
+    told("names in a set", streamed, [one], {"a", "b"})
+    told("names in a tuple", streamed, [one], ("a", "b"))
+    told("names in keys", streamed, [one], {"a": 1}.keys())
+    told("a name twice", streamed, [one], ["a", "a"])
+    told("paths in a tuple", streamed, (one,), None)
+    with api.FileStreamer() as streamer:
+        told("ranges in tuples", streamer.stream_files, [api.FileChunks(1, one, (0, 1), (2, 2))])
+        told("get_chunks", _places, streamer)
+    told("no sizes", api.FileChunks(1, one, [], []).total_size)
+    told("the largest of no sizes", api.FileChunks(1, one, [], []).max_chunk_size)
+    told("sizes alone", api.FileChunks, 1, one, [], [1])
+    return told.steps
+
+
+@case(*both)
+def broken_off(api: Any, root: str) -> Steps:
+    """Leaving, or an error of the caller, in the middle of a stream."""
+    told = Told(root)
+    paths = [f"{root}/m/{ONE}", f"{root}/m/two.safetensors"]
+
+    def stop() -> None:
+        with api.SafetensorsStreamer() as streamer:
+            streamer.stream_files(paths)
+            for _ in streamer.get_tensors():
+                raise OSError("the caller's own")
+
+    def leave() -> None:
+        with api.SafetensorsStreamer() as streamer:
+            streamer.stream_files(paths)
+            next(streamer.get_tensors())
+
+    def never_read() -> int:
+        with api.SafetensorsStreamer() as streamer:
+            streamer.stream_files(paths)
+        return int(streamer.total_size)
+
+    told("an error of the caller", stop)
+    told("leaving", leave)
+    told("leaving before anything was read", never_read)
+    return told.steps
+
+
 def _enter(streamer: Any) -> bool:
     return bool(streamer.__enter__())
 

@@ -119,6 +119,36 @@ def relative_paths(api: Any, root: str) -> Steps:
     return told.steps
 
 
+_listing_case(
+    "list_files with patterns of other kinds", both, "/m/", allow_patterns=["*/[ot]??.safetensors"]
+)
+_listing_case("list_files with a pattern in capitals", both, "/m/", allow_patterns=["*.JSON"])
+_listing_case("list_files of a prefix with two slashes", (OBJECTS,), "/slashes//")
+_listing_case("list_files of odd names", (OBJECTS,), "/odd/")
+_found_case("a prefix with markers of folders", (OBJECTS,), "/markers")
+_found_case("names with odd characters", (OBJECTS,), "/odd")
+
+
+@case(FILES)
+def links(api: Any, root: str) -> Steps:
+    """Links, hidden names and names of other cases in a folder."""
+    told = Told(root)
+    folder = Path(root, "links")
+    folder.mkdir(exist_ok=True)
+    for name in ("b.safetensors", ".hidden.safetensors", "c.SafeTensors", "d.safetensors.x"):
+        (folder / name).touch()
+    for name, target in (("a.safetensors", "b.safetensors"), ("folder", "../m2")):
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(target)
+    told("list_safetensors", _listed, api, str(folder))
+    told("list_safetensors of a linked folder", _listed, api, str(folder / "folder"))
+    told("list_files", lambda: named(api.FileStreamer().list_files(str(folder))))
+    (folder / "dead.safetensors").symlink_to("none")
+    told("list_safetensors with a dead link", _listed, api, str(folder))
+    told("list_files with a dead link", lambda: named(api.FileStreamer().list_files(str(folder))))
+    return told.steps
+
+
 # --- pulling --------------------------------------------------------------------------------------
 
 
@@ -139,6 +169,26 @@ _pull_case("a prefix with allow_pattern=[]", "/m", [])
 _pull_case("a prefix with ignore_pattern=[]", "/m2", None, [])
 _pull_case("a pattern of a bare name", "/m", ["config.json"])
 _pull_case("two patterns", "/m/", ["*.json"], ["*more*"])
+
+
+_pull_case("names with odd characters", "/odd/")
+_pull_case("a prefix with two slashes", "/slashes//")
+
+
+@case(OBJECTS)
+def places_to_pull_to(api: Any, root: str) -> Steps:
+    """Where files are pulled to."""
+    told = Told(root)
+    with tempfile.TemporaryDirectory() as home:
+        told("a folder that is not there", api.pull_files, f"{root}/m2", f"{home}/deep/er/")
+        told("brought", _names, f"{home}/deep/er")
+        Path(home, "there").mkdir()
+        Path(home, "there", "other.safetensors").write_text("an earlier and longer one")
+        told("over an earlier file", api.pull_files, f"{root}/m2", f"{home}/there")
+        told("then it holds", Path(home, "there", "other.safetensors").read_text)
+        Path(home, "file").touch()
+        told("a file in the way", api.pull_files, f"{root}/m2", f"{home}/file")
+    return told.steps
 
 
 @case(FILES)

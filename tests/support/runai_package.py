@@ -133,6 +133,8 @@ def put_cases(root: Path, store: Any, bucket: str) -> None:
         store.put(bucket, key, b"1")
     for key in ("markers/", "markers/sub/", "markers/w.safetensors/"):
         store.put(bucket, key, b"")
+    for key in ("odd/a b+c.json", "odd/ä%20?#&=.safetensors", "odd/[x]*.json"):
+        store.put(bucket, key, b"1")
     for key in ("markers/sub/x.json", "markers/v.safetensors"):
         store.put(bucket, key, b"12")
 

@@ -45,8 +45,8 @@ def filled(place: str) -> Iterator[tuple[str, dict[str, str]]]:
             return
         with guarded_store() as store:
             put_cases(root, store, BUCKET)
-            once = {"RUNAI_STREAMER_S3_MAX_RETRIES": "1"}
-            yield f"s3://{BUCKET}", store.environ() | once
+            retries = {"RUNAI_STREAMER_S3_MAX_RETRIES": "3"}
+            yield f"s3://{BUCKET}", store.environ() | retries
 
 
 def told(module: str, place: str, **environment: str) -> dict[str, Any]:

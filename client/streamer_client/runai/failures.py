@@ -1,7 +1,8 @@
 """Errors as callers of Run:ai's API expect them, by the built-in classes that they catch.
 
-Run:ai raises a ValueError for nearly everything, and a RuntimeError in a few places. Here each
-error is that class and the typed error of this package at once, with its code and its remedy. Pure.
+Run:ai raises a ValueError for nearly everything, a RuntimeError or an OSError in a few places. Here
+each error is that class and the typed error of this package at once, with its code and its remedy.
+Pure.
 """
 
 from __future__ import annotations
@@ -26,6 +27,13 @@ def as_value_error() -> Iterator[None]:
 def as_runtime_error() -> Iterator[None]:
     """Raise a StreamerError that passes through as a ValueError and a RuntimeError too."""
     with _also((ValueError, RuntimeError)):
+        yield
+
+
+@contextmanager
+def as_os_error() -> Iterator[None]:
+    """Raise a StreamerError that passes through as a ValueError and an OSError too."""
+    with _also((ValueError, OSError)):
         yield
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from streamer_client.contract.errors import SourceNotFound
@@ -102,20 +104,34 @@ def list_files(
         SourceNotFound: there is no such directory or bucket.
         SourceError: it cannot be listed.
     """
-    storage = storage_of(source, None)
 
     def chosen(uri: str, relative: str) -> bool:
         return (recursive or "/" not in relative) and wanted(uri, relative, allow or None, ignore)
 
+    if "://" not in source:
+        return _files(source, chosen)
+    storage = storage_of(source, None)
     if isinstance(storage, PrefixStorage):
         return [(one.uri, one.size_bytes) for one in _with_prefix(storage, source, chosen)]
-    if "://" not in source and not os.path.isdir(source) and os.path.exists(source):
-        raise SourceNotFound(f"{source}: it is a file; list the directory that it is in")
-    as_written = "" if "://" in source else source
-    return [
-        (os.path.join(as_written, relative) if as_written else shard.uri, shard.size_bytes)
-        for shard, relative in found_under(storage, source, chosen)
-    ]
+    return [(one.uri, one.size_bytes) for one, _ in found_under(storage, source, chosen)]
+
+
+def _files(directory: str, chosen: Choice) -> list[tuple[str, int]]:
+    """Regular files and links to such under a directory. Dead links are left out, as there."""
+
+    def refuse(error: OSError) -> None:
+        raise source_error(error.filename or directory, error, "list the directory") from error
+
+    found = []
+    for folder, _, names in os.walk(directory, onerror=refuse):
+        for name in names:
+            path = os.path.join(folder, name)
+            if chosen(path, os.path.relpath(path, directory)):
+                with suppress(FileNotFoundError):
+                    status = os.stat(path)
+                    if stat.S_ISREG(status.st_mode):
+                        found.append((path, status.st_size))
+    return sorted(found, key=lambda one: natural_key(one[0]))
 
 
 class _TextPrefix(ObjectUri):

@@ -21,7 +21,7 @@ from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES
 from streamer_client.contract.printable import printable
 from streamer_client.contract.uris import is_remote
 from streamer_client.delivery.parallelism import read_threads
-from streamer_client.runai.failures import as_value_error
+from streamer_client.runai.failures import as_os_error, as_value_error
 from streamer_client.runai.listing import Choice, found_under, storage_of, wanted
 from streamer_client.runai.s3_utils.s3_utils import S3Credentials
 from streamer_client.runai.settings import concurrency
@@ -147,7 +147,8 @@ def _pull_one(storage: Storage, job: _Job) -> None:
                 reader.readinto(part, start)
                 file.write(part, start)
     except OSError as error:
-        raise source_error(job.path, error, "write it") from error
+        with as_os_error():
+            raise source_error(job.path, error, "write it") from error
     finally:
         reader.close()
 

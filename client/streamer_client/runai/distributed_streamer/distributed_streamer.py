@@ -45,27 +45,54 @@ def ends_together(environ: Mapping[str, str]) -> bool:
 class RankGroup:
     """The ranks of torch's default process group, over gloo connections of their own.
 
-    Every rank makes it at the same place of the program.
+    Each rank has one, and calls `use` and `together` at the same places of the program.
     """
 
     def __init__(self) -> None:
-        seconds = integer_variable(os.environ, DIST_TIMEOUT_ENV)
-        timeout = timedelta(seconds=seconds) if seconds else DEFAULT_BROADCAST_TIMEOUT
-        self._group = dist.new_group(backend="gloo", timeout=timeout)
+        self._used = False
+        self._group: dist.ProcessGroup | None = None
 
-    def any_failed(self, failed: bool) -> bool:
-        """Tell the others how this rank ended; whether any of all failed.
+    def use(self, used: bool) -> None:
+        """Decide whether the ranks end together from now on; connects them the first time.
 
         Raises:
-            RuntimeError: a rank did not come in time, or is gone.
+            ConfigError: RUNAI_STREAMER_DIST_TIMEOUT is no number.
         """
+        self._used = used
+        if used and self._group is None:
+            seconds = integer_variable(os.environ, DIST_TIMEOUT_ENV)
+            timeout = timedelta(seconds=seconds) if seconds else DEFAULT_BROADCAST_TIMEOUT
+            self._group = dist.new_group(backend="gloo", timeout=timeout)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is done inside succeeds in all ranks, or raises in all.
+
+        Raises:
+            RuntimeError: another rank failed, is gone or late; also a StreamerError if it failed.
+        """
+        if not self._used:
+            yield
+            return
+        try:
+            yield
+        except Exception:
+            self._any_failed(failed=True)
+            raise
+        if self._any_failed(failed=False):
+            with as_runtime_error():
+                raise SourceError("another rank could not read what it asked for; its log says why")
+
+    def _any_failed(self, *, failed: bool) -> bool:
         flag = torch.tensor([int(failed)])
         dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
         return bool(flag.item())
 
     def close(self) -> None:
-        """Close the connections; ranks that still wait for this one fail."""
-        dist.destroy_process_group(self._group)
+        """Close the connections; ranks that still wait for this one fail. Idempotent."""
+        group, self._group, self._used = self._group, None, False
+        if group is not None:
+            dist.destroy_process_group(group)
 
 
 class DistributedStreamer:
@@ -75,7 +102,7 @@ class DistributedStreamer:
         self.file_streamer = FileStreamer()
         self.is_distributed = False
         """Whether the ranks of the present stream fail together."""
-        self._ranks: RankGroup | None = None
+        self.ranks: Final = RankGroup()
 
     def __enter__(self) -> Self:
         self.file_streamer.__enter__()
@@ -87,9 +114,7 @@ class DistributedStreamer:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        ranks, self._ranks = self._ranks, None
-        if ranks is not None:
-            ranks.close()
+        self.ranks.close()
         self.file_streamer.__exit__(exc_type, exc_value, traceback)
 
     def get_group_size(self) -> int:
@@ -111,28 +136,7 @@ class DistributedStreamer:
         del device
         wanted = is_distributed and self.get_group_size() > 1
         self.is_distributed = wanted and ends_together(os.environ)
-        if self.is_distributed and self._ranks is None:
-            self._ranks = RankGroup()
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """What is done inside succeeds in all ranks of the stream, or raises in all.
-
-        Raises:
-            RuntimeError: another rank failed, is gone or late; also a StreamerError if it failed.
-        """
-        ranks = self._ranks if self.is_distributed else None
-        if ranks is None:
-            yield
-            return
-        try:
-            yield
-        except Exception:
-            ranks.any_failed(failed=True)
-            raise
-        if ranks.any_failed(failed=False):
-            with as_runtime_error():
-                raise SourceError("another rank could not read what it asked for; its log says why")
+        self.ranks.use(self.is_distributed)
 
     def stream_files(
         self,
@@ -151,6 +155,6 @@ class DistributedStreamer:
         return None
 
     def get_chunks(self) -> Iterator[Chunk]:
-        """What was asked for; as `FileStreamer.get_chunks`, and see `together`."""
-        with self.together():
+        """What was asked for; as `FileStreamer.get_chunks`, and see `RankGroup`."""
+        with self.ranks.together():
             yield from self.file_streamer.get_chunks()

@@ -132,9 +132,7 @@ class SafetensorsStreamer:
         if not self._entered:
             raise ConfigError(_NOT_OPEN)
         names = _checked_names(tensor_names)
-        self._end()
-        self.files_to_tensors_metadata = {}
-        self.total_size = 0
+        self._forget()
         place = usable_device(device)
         self.device_str = device
         self.start_time = time.perf_counter()
@@ -212,7 +210,7 @@ class SafetensorsStreamer:
         if stream is None:
             return
         handed_out = False
-        with as_value_error(), self.file_streamer.together():
+        with as_value_error(), self.file_streamer.ranks.together():
             if self._failure is not None:
                 raise self._failure
             for index, tensor in stream.once():
@@ -233,6 +231,11 @@ class SafetensorsStreamer:
             self.total_size / max(seconds, 1e-9) / 1e9,
             mode,
         )
+
+    def _forget(self) -> None:
+        self._end()
+        self.files_to_tensors_metadata = {}
+        self.total_size = 0
 
     def _end(self) -> None:
         stream, self._stream, self._names, self._failure = self._stream, None, [], None
