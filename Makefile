@@ -58,8 +58,9 @@ bench-gpu: $(PEERS) ## on a GPU, against its peers; root and a good half of the 
 	$(PIP) install --quiet fastsafetensors==0.5.0 instanttensor==0.2.2
 	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
-diagrams: $(READY) ## docs/state.md and docs/delivery.md anew from the transition tables
+diagrams: $(READY) ## docs/state.md, docs/delivery.md and the table of Run:ai's differing answers anew
 	$(BIN)/python docs/make_state_page.py
+	$(BIN)/python -m docs.make_runai_page
 
 example-config: $(READY) ## systemd/streamerd.toml anew from the table of settings
 	$(BIN)/python docs/make_example_config.py

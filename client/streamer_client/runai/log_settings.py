@@ -39,7 +39,7 @@ _LEVELS: Final[Mapping[str, int]] = {
 
 _FORMAT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def configure_logging(environ: Mapping[str, str]) -> None:
@@ -53,7 +53,7 @@ def configure_logging(environ: Mapping[str, str]) -> None:
     if to_stderr:
         _send_to_stderr(logging.getLogger(CLIENT_LOGGER))
     if named and level is None:
-        log.warning(
+        logger.warning(
             "event=unknown_log_level variable=%s value=%r known=%s",
             LEVEL_ENV,
             named,

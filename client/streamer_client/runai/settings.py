@@ -57,7 +57,7 @@ def checked_memory_limit(number: int | None, origin: str) -> int:
 
 
 def concurrency(environ: Mapping[str, str], source: str) -> int | None:
-    """Reads of a source at once that the environment asks for; None leaves it to whoever reads."""
+    """Reads of a source at once that the environment asks for; None leaves it to the reader."""
     own = _positive(environ, OBJECT_CONCURRENCY_ENV) if is_remote(source) else None
     return _positive(environ, CONCURRENCY_ENV) if own is None else own
 
@@ -66,9 +66,20 @@ def _positive(environ: Mapping[str, str], variable: str) -> int | None:
     return checked_concurrency(integer_variable(environ, variable), variable)
 
 
-def memory_limit(environ: Mapping[str, str]) -> int:
-    """Bytes that the environment allows a load to hold at once, or -1."""
-    return checked_memory_limit(integer_variable(environ, MEMORY_LIMIT_ENV), MEMORY_LIMIT_ENV)
+def memory_limit(environ: Mapping[str, str], given_bytes: int | None) -> tuple[int, str]:
+    """Bytes that a load may hold at once, or -1, and the option or variable that says so.
+
+    Args:
+        environ: the process's environment.
+        given_bytes: the caller's option, which wins; None where there is none.
+
+    Raises:
+        ConfigError: the variable is no number.
+    """
+    if given_bytes is not None:
+        return given_bytes, "memory_limit"
+    number = integer_variable(environ, MEMORY_LIMIT_ENV)
+    return (-1 if number is None else number), MEMORY_LIMIT_ENV
 
 
 def mode(environ: Mapping[str, str]) -> Mode:

@@ -12,7 +12,7 @@ import pytest
 from tests.support.certificates import Authority
 
 from streamer_client.contract.errors import ConfigError, SourceForbidden
-from streamer_client.runai.credentials import S3Credentials, with_credentials
+from streamer_client.runai.s3_utils.s3_utils import S3Credentials, with_credentials
 from streamer_client.storage.s3.environment import S3Environment
 from streamer_client.storage.s3.settings import s3_settings
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamer_client.runai.credentials import S3Credentials, with_credentials
+from streamer_client.runai.s3_utils.s3_utils import S3Credentials, with_credentials
 
 ENVIRON = {
     "AWS_ACCESS_KEY_ID": "old",

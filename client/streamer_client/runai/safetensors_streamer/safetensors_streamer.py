@@ -1,6 +1,7 @@
 """Streaming safetensors files, with Run:ai's `SafetensorsStreamer` interface.
 
-Owns which tensors of which files are wanted and the order of calls. Used by one thread at a time.
+Owns which tensors of which files are wanted and at which call an error comes; `ranges.py` reads
+them. Used by one thread at a time.
 """
 
 from __future__ import annotations
@@ -16,17 +17,33 @@ from typing import Final, Self
 import torch
 
 from streamer_client.contract.catalog import ShardCatalog
-from streamer_client.contract.errors import ConfigError
-from streamer_client.copy.feed import Route
-from streamer_client.runai.credentials import S3Credentials
+from streamer_client.contract.errors import ConfigError, SourceError
+from streamer_client.copy.feed import Feed, Route
+from streamer_client.runai.distributed_streamer.distributed_streamer import DistributedStreamer
 from streamer_client.runai.failures import as_value_error
-from streamer_client.runai.file_streamer import check_one_kind, usable_device
-from streamer_client.runai.ranges import Range, Reading
-from streamer_client.runai.session import Session
-from streamer_client.runai.tensor_metadata import SafetensorMetadata, metadata_of
-from streamer_client.tensors.headers import Headers
+from streamer_client.runai.file_streamer.file_streamer import check_one_kind, usable_device
+from streamer_client.runai.file_streamer.requests_iterator import check_memory_limit
+from streamer_client.runai.listing import SAFETENSORS_PATTERN, list_safetensors
+from streamer_client.runai.object_model import ObjectStorageModel
+from streamer_client.runai.pulling import pull_files
+from streamer_client.runai.ranges import Range, RangeStream
+from streamer_client.runai.s3_utils.s3_utils import S3Credentials
+from streamer_client.runai.safetensors_streamer.safetensors_pytorch import (
+    SafetensorMetadata,
+    catalogs_of,
+    metadata_of,
+)
+from streamer_client.runai.settings import memory_limit as told_memory_limit
 
-log = logging.getLogger(__name__)
+__all__ = [
+    "SAFETENSORS_PATTERN",
+    "ObjectStorageModel",
+    "SafetensorsStreamer",
+    "list_safetensors",
+    "pull_files",
+]
+
+logger = logging.getLogger(__name__)
 
 _NOT_OPEN: Final = "the streamer is not open; use it as `with SafetensorsStreamer() as streamer:`"
 
@@ -41,15 +58,20 @@ class SafetensorsStreamer:
         self.files_to_tensors_metadata: dict[int, list[SafetensorMetadata]] = {}
         """The place of a file in `paths` to its wanted tensors; there once `stream_files` is."""
         self.total_size = 0
-        """Bytes of all wanted tensors."""
+        """Bytes of all wanted tensors. Both stay after the streamer was left."""
         self.device_str: str | None = None
         self.start_time: float | None = None
-        self._session = Session()
+        self.file_streamer = DistributedStreamer()
+        """What reads the files; it is opened and closed with this streamer."""
+        self.unaligned_copies = 0
+        """Tensors that had to be copied to be aligned; always 0, as in no case they are."""
         self._entered = False
-        self._reading: Reading | None = None
+        self._stream: RangeStream | None = None
         self._names: list[str] = []
+        self._failure: SourceError | None = None
 
     def __enter__(self) -> Self:
+        self.file_streamer.__enter__()
         self._entered = True
         return self
 
@@ -61,7 +83,7 @@ class SafetensorsStreamer:
     ) -> None:
         self._entered = False
         self._end()
-        self._session.close()
+        self.file_streamer.__exit__(exc_type, exc_value, traceback)
 
     def stream_file(
         self,
@@ -97,7 +119,8 @@ class SafetensorsStreamer:
             paths: files or objects, all of one kind of source.
             s3_credentials: win over the environment.
             device: where the tensors are wanted, `cpu` or `cuda:N`; None is the CPU.
-            is_distributed: accepted; the daemon reads once for all ranks either way.
+            is_distributed: the daemon reads once for all ranks either way; with
+                RUNAI_STREAMER_DIST=1, ranks that say so fail together.
             tensor_names: only these, each of which must be in exactly one file; None is all.
             owned: accepted; each tensor is its caller's own either way.
 
@@ -105,11 +128,11 @@ class SafetensorsStreamer:
             ValueError: a file cannot be read or is no safetensors file, or a name is in none or in
                 several; a StreamerError too where it is about files.
         """
-        del is_distributed, owned
+        del owned
         if not self._entered:
             raise ConfigError(_NOT_OPEN)
         names = _checked_names(tensor_names)
-        self._end()
+        self._forget()
         place = usable_device(device)
         self.device_str = device
         self.start_time = time.perf_counter()
@@ -117,6 +140,7 @@ class SafetensorsStreamer:
         check_one_kind(files)
         if not files:
             return
+        self.file_streamer.set_is_distributed(is_distributed, str(place))
         with as_value_error():
             self._open(files, s3_credentials, place, names)
 
@@ -128,17 +152,27 @@ class SafetensorsStreamer:
         names: frozenset[str] | None,
     ) -> None:
         unique = list(dict.fromkeys(files))
-        # Views of whole files cost no copy; for some of the tensors, only their blocks are read.
+        # Views of whole shards cost no copy; of a few tensors, only their blocks are read.
         hold = names is None and device.type == "cpu"
-        feed = self._session.open(unique, credentials, hold=hold)
+        limit, origin = told_memory_limit(os.environ, None)
+        check_memory_limit(limit, 0, origin)
+        session = self.file_streamer.file_streamer.session
+        feed = session.open(unique, credentials, hold=hold, memory_limit_bytes=limit)
         try:
             shard_of = {file: shard for shard, file in enumerate(unique)}
-            catalogs = Headers(feed, unique=False).all()
-            ranges = self._plan([shard_of[file] for file in files], catalogs, names)
+            ranges = self._read_headers(feed, [shard_of[file] for file in files], names)
+            largest = max((one.stop - one.start for one in ranges), default=0)
+            check_memory_limit(limit, largest, origin)
         except BaseException:
             feed.close()
             raise
-        self._reading = Reading(feed, ranges, device)
+        self._stream = RangeStream(feed, ranges, device)
+
+    def _read_headers(
+        self, feed: Feed, shards: Sequence[int], names: frozenset[str] | None
+    ) -> list[Range]:
+        catalogs, self._failure = catalogs_of(feed)
+        return self._plan(shards, catalogs, names)
 
     def _plan(
         self,
@@ -150,9 +184,10 @@ class SafetensorsStreamer:
             place: metadata_of(catalogs[shard], names) for place, shard in enumerate(shards)
         }
         wanted = [
-            (shard, one.entry)
-            for shard, found in zip(shards, self.files_to_tensors_metadata.values(), strict=True)
-            for one in found
+            (shard, entry)
+            for shard in shards
+            for entry in catalogs[shard].entries
+            if names is None or entry.name in names
         ]
         self.total_size = sum(entry.stop - entry.start for _, entry in wanted)
         self._names = [entry.name for _, entry in wanted]
@@ -171,21 +206,23 @@ class SafetensorsStreamer:
         """
         if not self._entered:
             raise ConfigError(_NOT_OPEN)
-        reading, names = self._reading, self._names
-        if reading is None:
+        stream, names = self._stream, self._names
+        if stream is None:
             return
         handed_out = False
-        with as_value_error():
-            for index, tensor in reading.once():
+        with as_value_error(), self.file_streamer.ranks.together():
+            if self._failure is not None:
+                raise self._failure
+            for index, tensor in stream.once():
                 handed_out = True
                 yield names[index], tensor
                 del tensor  # the caller alone decides how long it lives
         if handed_out:
-            self._report(reading.route)
+            self._report(stream.route)
 
     def _report(self, route: Route) -> None:
         seconds = time.perf_counter() - (self.start_time or 0.0)
-        log.info(
+        logger.info(
             "event=streamed bytes=%d files=%d device=%s seconds=%.3f gb_per_s=%.2f via=%s",
             self.total_size,
             len(self.files_to_tensors_metadata),
@@ -195,12 +232,15 @@ class SafetensorsStreamer:
             route,
         )
 
-    def _end(self) -> None:
-        reading, self._reading, self._names = self._reading, None, []
+    def _forget(self) -> None:
+        self._end()
         self.files_to_tensors_metadata = {}
         self.total_size = 0
-        if reading is not None:
-            reading.close()
+
+    def _end(self) -> None:
+        stream, self._stream, self._names, self._failure = self._stream, None, [], None
+        if stream is not None:
+            stream.close()
 
 
 def _checked_names(names: Collection[str] | None) -> frozenset[str] | None:

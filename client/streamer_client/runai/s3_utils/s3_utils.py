@@ -1,11 +1,20 @@
-"""Credentials that a caller gives along, and the environment that says the same. Pure."""
+"""Credentials that a caller passes, the environment that says the same, and kinds of paths. Pure.
+
+The module has Run:ai's name, so that code which imports from it goes on to. Files are listed and
+pulled by `listing` and `pulling`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fnmatch
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from streamer_client.storage.s3.settings import EXPLICIT, SECRETS
+
+S3_PROTOCOL_PREFIX: Final = "s3://"
+GCS_PROTOCOL_PREFIX: Final = "gs://"
+AZURE_PROTOCOL_PREFIX: Final = "az://"
 
 _PROFILE_VARIABLES: Final = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
 _REGION_VARIABLES: Final = ("AWS_REGION", "AWS_DEFAULT_REGION")
@@ -17,7 +26,7 @@ _ENDPOINT_VARIABLES: Final = (
 
 
 class S3Credentials:
-    """Who asks an S3 store, and where; what is None comes from the environment as ever."""
+    """An identity at an S3 store, its region and endpoint; a None is left to the environment."""
 
     def __init__(
         self,
@@ -40,10 +49,11 @@ class S3Credentials:
 def with_credentials(
     environ: Mapping[str, str], credentials: S3Credentials | None
 ) -> Mapping[str, str]:
-    """The environment as it would be if the credentials had come by it.
+    """The environment with the credentials in place of its own.
 
-    A key replaces key, token and profile together, since half of one identity with half of another
-    is refused by every store; then no profile and no configuration file is read at all.
+    A key replaces key, token and profile together: a store refuses the key of one identity with
+    the token of another. Then no
+    profile and no configuration file is read at all.
     """
     if credentials is None:
         return environ
@@ -73,3 +83,37 @@ def _replace(environ: dict[str, str], names: tuple[str, ...], value: str | None)
             environ.pop(name, None)
         else:
             environ[name] = value
+
+
+def is_s3_path(path: str) -> bool:
+    """Whether a path is the URI of an S3 object or prefix."""
+    return path.startswith(S3_PROTOCOL_PREFIX)
+
+
+def is_gs_path(path: str) -> bool:
+    """Whether a path is the URI of a Google Cloud Storage object or prefix."""
+    return path.startswith(GCS_PROTOCOL_PREFIX)
+
+
+def is_azure_path(path: str) -> bool:
+    """Whether a path is the URI of an Azure blob or prefix."""
+    return path.startswith(AZURE_PROTOCOL_PREFIX)
+
+
+def filter_allow(paths: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """The paths that at least one glob takes."""
+    return [path for path in paths if _matches(path, patterns)]
+
+
+def filter_ignore(paths: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """The paths that no glob takes."""
+    return [path for path in paths if not _matches(path, patterns)]
+
+
+def _matches(path: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
+
+
+def removeprefix(s: str, prefix: str) -> str:
+    """The text without a prefix that it may have."""
+    return s.removeprefix(prefix)

@@ -1,15 +1,27 @@
-"""Ranges of one file that a caller wants read. Pure."""
+"""Ranges of one file that a caller wants read, and the error of a memory limit too small for one.
+
+Pure. The module has Run:ai's name, so that code which imports from it goes on to.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
+
+from streamer_client.contract.errors import MemoryLimitError
+
+RUNAI_STREAMER_MEMORY_LIMIT_ENV_VAR_NAME: Final = "RUNAI_STREAMER_MEMORY_LIMIT"
+
+
+class RunaiStreamerMemoryLimitException(MemoryLimitError, ValueError):
+    """The caller's memory limit is smaller than one range that has to be in memory at once."""
 
 
 class FileChunks:
     """A file and the ranges to read from it, in any order; they may overlap and leave gaps.
 
     Args:
-        id: what `get_chunks` calls this file; a number of the caller's.
+        id: the caller's number for this file; `get_chunks` hands it out with each range.
         path: a path, or a URI of an object.
         offsets: first byte of each range.
         sizes: bytes of each range.
@@ -50,4 +62,22 @@ class FileChunks:
         return (
             f"FileChunks(id={self.id!r}, path={self.path!r}, num_ranges={len(self.sizes)}, "
             f"total_size={self.total_size()})"
+        )
+
+
+def check_memory_limit(limit_bytes: int, largest_bytes: int, origin: str) -> None:
+    """Check that a limit leaves room for the largest range; -1 and 0 always do.
+
+    Args:
+        limit_bytes: -1 no limit, 0 the smallest that works, else bytes.
+        largest_bytes: bytes of the largest range that is read.
+        origin: the parameter or variable that set the limit.
+
+    Raises:
+        RunaiStreamerMemoryLimitException: naming both numbers and the origin.
+    """
+    if limit_bytes < -1 or 0 < limit_bytes < largest_bytes:
+        raise RunaiStreamerMemoryLimitException(
+            f"{origin} is {limit_bytes}, and the largest range has {largest_bytes} bytes; raise "
+            "it to that at least, or write -1 for no limit or 0 for the smallest that works"
         )
