@@ -22,6 +22,24 @@ from streamer_client.runai.s3_utils.s3_utils import S3Credentials
 SCHEMES: Final = frozenset({"s3", "gs", "az"})
 
 
+def check_clearable(dst: str) -> None:
+    """Check that emptying a directory takes nothing that a process stands on. Touches nothing.
+
+    Raises:
+        ConfigError: `dst` is empty, or it is or holds the root, the working directory or the home
+            of this user.
+    """
+    if not dst.strip():
+        raise ConfigError("dst is empty; name the directory that the model's files are to go to")
+    place = os.path.realpath(dst)
+    for held in ("/", os.getcwd(), os.path.expanduser("~")):
+        if os.path.commonpath([place, os.path.realpath(held)]) == place:
+            raise ConfigError(
+                f"dst is {dst!r}, which is or holds {held}, and it would be emptied; name a "
+                "directory for this model alone"
+            )
+
+
 class ObjectStorageModel:
     """Files of a model in an object store, mirrored to a directory.
 
@@ -35,7 +53,8 @@ class ObjectStorageModel:
         s3_credentials: win over the environment.
 
     Raises:
-        ValueError: `model_path` is in no object store; also a StreamerError.
+        ValueError: `model_path` is in no object store, or `dst` must not be emptied; also a
+            StreamerError.
     """
 
     SENTINEL_NAME: Final = ".runai_complete"
@@ -48,7 +67,8 @@ class ObjectStorageModel:
                 f"{model_path!r} is in no object store; write {', '.join(sorted(SCHEMES))}://..., "
                 "or use a local directory as it is"
             )
-        self.dir = dst.rstrip("/") or "/"
+        check_clearable(dst)
+        self.dir = dst.rstrip("/")
         self._model_path = model_path
         self._credentials = s3_credentials
         self._complete_path = os.path.join(self.dir, self.SENTINEL_NAME)

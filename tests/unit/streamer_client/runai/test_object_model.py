@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.support.waiting import eventually
 
-from streamer_client.contract.errors import SourceNotFound
+from streamer_client.contract.errors import ConfigError, SourceNotFound
 from streamer_client.runai import ObjectStorageModel, S3Credentials, object_model
 
 URL = "s3://bucket/model"
@@ -108,3 +108,29 @@ def test_what_is_in_no_object_store_is_refused(path: str, dst: str) -> None:
     with pytest.raises(ValueError, match="in no object store"):
         ObjectStorageModel(path, dst)
     assert not Path(dst).parent.exists()
+
+
+@pytest.mark.parametrize("place", ["", " ", "/", "//", "/.", "/tmp/..", ".", "..", "~"])
+def test_what_must_not_be_emptied_is_refused(place: str) -> None:
+    """The check alone is called: a mirror of such a place would empty it if the check failed."""
+    with pytest.raises(ValueError, match="dst is"):
+        object_model.check_clearable(os.path.expanduser(place))
+
+
+def test_nothing_is_touched_before_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(dst: str) -> None:
+        raise ConfigError(f"dst is {dst!r}")
+
+    def touched(*_: object, **__: object) -> None:
+        raise AssertionError("touched")
+
+    monkeypatch.setattr(object_model, "check_clearable", refuse)
+    monkeypatch.setattr("os.makedirs", touched)
+    monkeypatch.setattr("os.open", touched)
+    monkeypatch.setattr("shutil.rmtree", touched)
+    with pytest.raises(ConfigError, match="dst is"):
+        ObjectStorageModel(URL, "stands for any")
+
+
+def test_a_folder_beside_is_not_held_back(tmp_path: Path) -> None:
+    object_model.check_clearable(str(tmp_path / "model"))
