@@ -104,7 +104,7 @@ def test_required_needs_a_daemon(socket_path: Path) -> None:
 
 
 def test_unknown_mode() -> None:
-    with pytest.raises(ConfigError, match="'turbo'; it is one of auto, required, direct, off"):
+    with pytest.raises(ConfigError, match="'turbo'; it must be one of auto, required, direct, off"):
         open_client("turbo")
 
 
@@ -338,6 +338,7 @@ def _way_of(source: Path) -> str:
 
 FIRST_RANK = """
 import os, signal, sys
+from streamer_client.connect import own_daemon
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import CancelledError
+from typing import Literal
 
 import pytest
 from tests.support.paper_connection import PaperConnection, shard
@@ -22,11 +23,11 @@ from streamer_client.delivery.leased_load import LeasedLoad
 NEVER = bool
 
 
-def opened(connection: PaperConnection, want: str = "none") -> LeasedLoad:
+def opened(connection: PaperConnection, want: Literal["all", "none"] = "none") -> LeasedLoad:
     return LeasedLoad(connection.real, lambda request, load: Open(request, load, "/m", want=want))
 
 
-def window(want: str = "none") -> tuple[PaperConnection, LeasedLoad]:
+def window(want: Literal["all", "none"] = "none") -> tuple[PaperConnection, LeasedLoad]:
     connection = PaperConnection([shard("a", held=False), shard("b", held=False)])
     return connection, opened(connection, want)
 
