@@ -44,8 +44,8 @@ from streamerd.parts import Parts
 from streamerd.service import slabs as slabs_module
 from streamerd.service.closing import Closing
 from streamerd.settings.config import load_settings
-from streamerd.workers import jobs
-from streamerd.workers.supervisor import Fleet, OnAnswer
+from streamerd.workers import frames, jobs
+from streamerd.workers.in_daemon.supervisor import Fleet, OnAnswer
 
 RANKS = 8
 BLOCK_BYTES = 8 << 20
@@ -65,7 +65,7 @@ class PaperFleet(Fleet):
     def __init__(self, workers: int, threads: int) -> None:
         super().__init__(workers, threads)
         self.submitted: deque[tuple[jobs.AnyJob, OnAnswer]] = deque()
-        self.frames = jobs.FrameBuffer()
+        self.frames = frames.FrameBuffer()
         self.sent_bytes = 0
 
     def submit(
@@ -75,13 +75,13 @@ class PaperFleet(Fleet):
         fds: tuple[int, ...] = (),  # noqa: ARG002  no process gets them
         limit_s: float | None = None,  # noqa: ARG002  all are answered
     ) -> None:
-        self.sent_bytes += len(jobs.frame(job))
+        self.sent_bytes += len(frames.frame(job))
         self.submitted.append((job, on_answer))
 
     def broadcast(
         self, make_job: Callable[[int], jobs.AnyJob], on_done: Callable[[], None]
     ) -> None:
-        self.sent_bytes += len(jobs.frame(make_job(self.next_job())))
+        self.sent_bytes += len(frames.frame(make_job(self.next_job())))
         on_done()
 
     def receive(self, data: bytes, callbacks: dict[int, OnAnswer]) -> None:
@@ -221,15 +221,15 @@ class Node:
         """Answer what was handed over; the loop's seconds for that."""
         of = {shard.uri: shard for shard in self.shards}
         asked = [pair for pair in self.fleet.submitted if isinstance(pair[0], jobs.Examine)]
-        frames: list[bytes] = []
+        sent: list[bytes] = []
         callbacks: dict[int, OnAnswer] = {}
         for job, on_answer in asked:
             self.fleet.submitted.remove((job, on_answer))
             files = job.files if isinstance(job, jobs.Examine) else ()
             found = (jobs.ExaminedFile(of[file.uri], 1, direct_ok=True) for file in files)
-            frames.append(jobs.frame(jobs.Examined(job.job, tuple(found))))
+            sent.append(frames.frame(jobs.Examined(job.job, tuple(found))))
             callbacks[job.job] = on_answer
-        return self._timed(lambda: self._answer(b"".join(frames), callbacks))
+        return self._timed(lambda: self._answer(b"".join(sent), callbacks))
 
     def _receive(self, frames: Iterable[tuple[Session, bytes]]) -> None:
         for session, frame in frames:
@@ -265,21 +265,21 @@ class Node:
 
     def _workers_work(self, blocks: int) -> tuple[bytes, dict[int, OnAnswer]]:
         """Answers to the oldest `blocks` fetches, and to all else before them."""
-        frames: list[bytes] = []
+        sent: list[bytes] = []
         callbacks: dict[int, OnAnswer] = {}
         while self.fleet.submitted and blocks:
             job, on_answer = self.fleet.submitted.popleft()
             callbacks[job.job] = on_answer
             if isinstance(job, jobs.Fetch):
                 fetched = jobs.Fetched(job.job, 0x0123456789ABCDEF, 0, ctime_ns=1)
-                frames.append(jobs.frame(fetched))
+                sent.append(frames.frame(fetched))
                 blocks -= 1
                 self.left -= 1
             elif isinstance(job, jobs.Compare):
-                frames.append(jobs.frame(jobs.Compared(job.job, (), ())))
+                sent.append(frames.frame(jobs.Compared(job.job, (), ())))
             else:
-                frames.append(jobs.frame(jobs.Finished(job.job)))
-        return b"".join(frames), callbacks
+                sent.append(frames.frame(jobs.Finished(job.job)))
+        return b"".join(sent), callbacks
 
     def _ranks_work(self) -> list[tuple[Session, bytes]]:
         """Each rank consumes what it was granted in one of the last turns."""

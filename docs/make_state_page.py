@@ -59,7 +59,7 @@ def page() -> str:
             "For each load, a block is beside that *wanted*, *claimed* (charged to the load's",
             "window; it is on its way), *granted* (the client may read it) and at last *consumed*.",
             "A claimed or granted block is never released. `daemon/streamerd/state/load.py` holds",
-            "these phases; `ledger.py` says why no order of events can deadlock on memory.",
+            "these phases; `model.py` says why no order of events can deadlock on memory.",
             "",
         ]
     )

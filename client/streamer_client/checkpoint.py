@@ -18,10 +18,10 @@ from streamer_client.contract.catalog import TensorEntry
 from streamer_client.contract.errors import SourceError
 from streamer_client.copy.feed import Feed
 from streamer_client.stats import LoadStats, Progress
-from streamer_client.tensors.catalog_view import Catalog
+from streamer_client.tensors.filling import OnMismatch, TargetFiller
 from streamer_client.tensors.headers import Headers
 from streamer_client.tensors.iteration import tensors
-from streamer_client.tensors.loading import Loading, Mismatch
+from streamer_client.tensors.selection import Catalog
 
 
 class OnTensor(Protocol):
@@ -117,7 +117,7 @@ class Checkpoint:
         targets: Mapping[str, torch.Tensor],
         *,
         strict: bool = True,
-        on_mismatch: Mismatch | None = None,
+        on_mismatch: OnMismatch | None = None,
         on_tensor: OnTensor | None = None,
     ) -> frozenset[str]:
         """Read tensors into memory that is there already, such as a model's parameters.
@@ -142,7 +142,7 @@ class Checkpoint:
                 a stored tensor is larger than its target.
         """
         with self._stats.timed():
-            names = Loading(
+            names = TargetFiller(
                 self._feed,
                 self._headers,
                 targets,

@@ -33,7 +33,7 @@ from streamerd.settings.arguments import settings_of
 from streamerd.settings.config import Settings, config_body
 from streamerd.shm.slabs import mount_bytes
 from streamerd.state import events
-from streamerd.workers.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Fleet
 
 logger = logging.getLogger(__name__)
 

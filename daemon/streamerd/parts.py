@@ -37,8 +37,8 @@ from streamerd.service.turns import Turns
 from streamerd.settings.config import Settings
 from streamerd.state.core import Core
 from streamerd.state.model import Rules
-from streamerd.workers.environments import Environments
-from streamerd.workers.supervisor import Fleet
+from streamerd.workers.in_daemon.environments import Environments
+from streamerd.workers.in_daemon.supervisor import Fleet
 
 MakeControl = Callable[[str, Sessions], ControlSocket]
 """Makes the control socket at a path."""

@@ -20,7 +20,8 @@ from tests.contract.storage_contract import content
 from tests.support.daemon import DaemonProcess, Daemons
 from tests.support.fault_proxy import Fault, FaultProxy, fault_proxy
 from tests.support.object_backends import MemoryStore
-from tests.support.raw_client import RawClient, RawLoad
+from tests.support.raw_client import RawClient
+from tests.support.raw_load import RawLoad
 
 LOADS: Final = 200
 DAEMON_LOADS: Final = 100

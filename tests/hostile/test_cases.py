@@ -1,7 +1,7 @@
 """What was found to end, swell or stop a daemon or its client, each by a real one.
 
-Cases of descriptors are in `tests/faults/test_hostile_descriptors.py`, of starting a daemon in
-`tests/integration/test_client_launch.py`, of bytes and crowds in this folder's other files.
+Cases of descriptors are in `tests/faults/hostile_descriptors/`, of starting a daemon in
+`tests/integration/client_launch/`, of bytes and crowds in this folder's other files.
 """
 
 from __future__ import annotations

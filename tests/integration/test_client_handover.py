@@ -17,7 +17,8 @@ from streamer_client.contract.messages import Drop, Evict, Open, Pin, Prefetch, 
 from streamer_client.delivery.page_cached import in_page_cache
 from streamer_client.storage.local_files import LocalFile
 from tests.support.checkpoints import random_tensor, write_shard
-from tests.support.scripted_daemon import Script, ScriptedDaemon
+from tests.support.daemon_script import Script
+from tests.support.scripted_daemon import ScriptedDaemon
 from tests.support.waiting import eventually
 
 BLOCK = 4096

@@ -13,7 +13,8 @@ from streamer_client.contract.messages import Consumed, Open
 from tests.support.checkpoints import random_tensor, write_model, write_shard
 from tests.support.daemon import BLOCK as DAEMON_BLOCK
 from tests.support.daemon import Daemons
-from tests.support.scripted_daemon import Script, ScriptedDaemon
+from tests.support.daemon_script import Script
+from tests.support.scripted_daemon import ScriptedDaemon
 
 BLOCK = 4096
 ROWS = 300

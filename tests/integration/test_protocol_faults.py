@@ -16,8 +16,10 @@ from streamer_client.contract.errors import ProtocolMismatch
 from streamer_client.contract.layout import BlockRange
 from tests.support.checkpoints import write_model
 from tests.support.daemon import DaemonProcess, daemons
-from tests.support.raw_client import RawClient, RawLoad
-from tests.support.scripted_daemon import Script, scripted_daemon
+from tests.support.daemon_script import Script
+from tests.support.raw_client import RawClient
+from tests.support.raw_load import RawLoad
+from tests.support.scripted_daemon import scripted_daemon
 from tests.support.waiting import eventually
 
 

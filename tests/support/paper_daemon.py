@@ -30,7 +30,7 @@ from streamerd.settings.config import load_settings
 from streamerd.state import invariants
 from streamerd.state.shard import Shard
 from streamerd.workers import jobs
-from streamerd.workers.supervisor import Fleet, OnAnswer
+from streamerd.workers.in_daemon.supervisor import Fleet, OnAnswer
 
 BLOCK: Final = 64 << 10
 OBJECT_CONTENT: Final = 7
@@ -138,7 +138,7 @@ class PaperFleet(Fleet):
             case jobs.Examine(_, files):
                 return jobs.Examined(number, tuple(self._examined(files, asked.files)))
             case jobs.Fetch() | jobs.Reread() if asked.files and asked.files[0].broken:
-                return jobs.Failed(number, "source", "it cannot be read")
+                return jobs.JobFailed(number, "source", "it cannot be read")
             case jobs.Fetch(start=start) if not asked.files:
                 self.slabs[asked.slabs[0]][start // BLOCK] = OBJECT_CONTENT
                 return jobs.Fetched(number, OBJECT_CONTENT, 0)

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import torch
 
-from streamer_client.copy.block_jobs import Piece, Run
 from streamer_client.copy.destination import Contiguous, Target, host_memory
 from streamer_client.copy.feed import Route
+from streamer_client.copy.plan import CopyRun, Piece
 
 
 class LazyDevice:
@@ -85,9 +85,9 @@ class Memory(Contiguous):
         return bytes(host_memory(self.flat))
 
 
-def run_over(targets: Sequence[Memory], start: int) -> Run[Target]:
+def run_over(targets: Sequence[Memory], start: int) -> CopyRun[Target]:
     """A run that fills these, one after the other, with a shard's bytes from `start` on."""
-    run: Run[Any] = Run(start)
+    run: CopyRun[Any] = CopyRun(start)
     for target in targets:
         run.pieces.append(Piece(target, 0, target.left_bytes))
         run.stop += target.left_bytes

@@ -12,7 +12,7 @@ import os
 from streamer_client.contract.errors import CorruptCheckpoint, SourceForbidden, SourceNotFound
 from streamer_client.storage.contract import Storage, StoredShard
 from streamer_client.storage.names import natural_key
-from streamer_client.storage.registry import caller_environment, storage_for
+from streamer_client.storage.registry import source_environment, storage_for
 
 
 def needed_objects(prefix: str, index_name: str) -> list[str] | None:
@@ -27,7 +27,7 @@ def needed_objects(prefix: str, index_name: str) -> list[str] | None:
         CorruptCheckpoint: the index is malformed.
         SourceError: the store does not answer.
     """
-    storage = storage_for(prefix, caller_environment(prefix, os.environ).variables())
+    storage = storage_for(prefix, source_environment(prefix, os.environ).resolved())
     try:
         (index,) = storage.list_shards(prefix, None, [index_name])
     except (SourceNotFound, SourceForbidden):

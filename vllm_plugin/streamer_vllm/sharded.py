@@ -15,7 +15,7 @@ from vllm.config import ModelConfig
 from vllm.model_executor.model_loader.sharded_state_loader import ShardedStateLoader
 
 from streamer_client.contract.printable import printable
-from streamer_client.tensors.catalog_view import CatalogEntry
+from streamer_client.tensors.selection import CatalogEntry
 from streamer_vllm.loader import StreamerLoader
 from streamer_vllm.pattern import file_glob
 from streamer_vllm.place import current_place

@@ -2,7 +2,7 @@
 
 Credentials are resolved in this process, where profiles, token files and metadata services are, and
 nowhere else. The daemon gets the outcome, the *environment*, with each open; reading without a
-daemon uses the same. Credentials that expire are asked for again of the same `CallerEnvironment`,
+daemon uses the same. Credentials that expire are asked for again of the same `SourceEnvironment`,
 which renews them. Thread-safe: a client's threads and its loads' share one access.
 """
 
@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from streamer_client.contract.errors import StreamerError
-from streamer_client.storage.contract import CallerEnvironment, Storage
-from streamer_client.storage.registry import caller_environment, public_uri, storage_for
+from streamer_client.storage.contract import SourceEnvironment, Storage
+from streamer_client.storage.registry import public_uri, source_environment, storage_for
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class SourceAccess:
         resolver: resolves the environment, and renews credentials in it.
     """
 
-    def __init__(self, uri: str, resolver: CallerEnvironment) -> None:
+    def __init__(self, uri: str, resolver: SourceEnvironment) -> None:
         self.uri = public_uri(uri)
         self._resolver = resolver
         self._lock = threading.Lock()
@@ -47,7 +47,7 @@ class SourceAccess:
         """
         with self._lock:
             try:
-                self._last = self._resolver.variables()
+                self._last = self._resolver.resolved()
             except StreamerError as error:
                 if self._last is None:
                     raise
@@ -83,7 +83,7 @@ class SourceAccesses:
         with self._lock:
             access = self._known.pop(key, None)
             if access is None:
-                access = SourceAccess(uri, caller_environment(uri, snapshot))
+                access = SourceAccess(uri, source_environment(uri, snapshot))
                 while len(self._known) >= RETAINED:
                     self._known.pop(next(iter(self._known)))
             self._known[key] = access

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from streamer_client.contract.layout import BlockRange
-from streamer_client.copy.block_ranges import blocks, in_order
+from streamer_client.copy.plan import blocks, in_order
 
 GIVE_BACK_SHARE: Final = 16
 MOST_GIVEN_BACK_BLOCKS: Final = 32

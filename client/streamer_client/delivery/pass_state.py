@@ -12,8 +12,8 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 from streamer_client.contract.layout import BlockRange, block_count
-from streamer_client.copy.block_ranges import blocks, count, in_order, whole
 from streamer_client.copy.feed import Route
+from streamer_client.copy.plan import blocks, count, in_order, whole
 
 
 class State(Enum):

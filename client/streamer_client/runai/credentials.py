@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-_KEY_VARIABLES: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+from streamer_client.storage.s3.settings import EXPLICIT, SECRETS
+
 _PROFILE_VARIABLES: Final = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
 _REGION_VARIABLES: Final = ("AWS_REGION", "AWS_DEFAULT_REGION")
 _ENDPOINT_VARIABLES: Final = (
@@ -41,8 +42,8 @@ def with_credentials(
 ) -> Mapping[str, str]:
     """The environment as it would be if the credentials had come by it.
 
-    A key replaces key, token and profile together: half of one identity with half of another is
-    refused by every store.
+    A key replaces key, token and profile together, since half of one identity with half of another
+    is refused by every store; then no profile and no configuration file is read at all.
     """
     if credentials is None:
         return environ
@@ -53,9 +54,10 @@ def with_credentials(
         credentials.session_token,
     )
     if credentials.access_key_id is not None or credentials.secret_access_key is not None:
-        _replace(merged, (*_KEY_VARIABLES, *_PROFILE_VARIABLES), None)
-        for variable, value in zip(_KEY_VARIABLES, keys, strict=True):
+        _replace(merged, (*SECRETS, *_PROFILE_VARIABLES), None)
+        for variable, value in zip(SECRETS, keys, strict=True):
             _replace(merged, (variable,), value)
+        merged[EXPLICIT] = "1"
     elif credentials.session_token is not None:
         merged["AWS_SESSION_TOKEN"] = credentials.session_token
     if credentials.region_name is not None:

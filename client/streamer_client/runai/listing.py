@@ -12,7 +12,7 @@ from streamer_client.contract.printable import printable
 from streamer_client.runai.credentials import S3Credentials, with_credentials
 from streamer_client.runai.failures import as_value_error
 from streamer_client.storage.contract import Storage, StoredShard
-from streamer_client.storage.registry import caller_environment, storage_for
+from streamer_client.storage.registry import source_environment, storage_for
 
 log = logging.getLogger(__name__)
 
@@ -119,4 +119,4 @@ def storage_of(source: str, credentials: S3Credentials | None) -> Storage:
         ConfigError: no storage reads that kind.
     """
     environ: Mapping[str, str] = with_credentials(os.environ, credentials)
-    return storage_for(source, caller_environment(source, environ).variables())
+    return storage_for(source, source_environment(source, environ).resolved())

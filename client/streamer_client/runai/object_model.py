@@ -17,8 +17,7 @@ from streamer_client.contract.uris import scheme_of
 from streamer_client.runai.credentials import S3Credentials
 from streamer_client.runai.failures import as_value_error
 from streamer_client.runai.pulling import pull_files
-
-SCHEMES: Final = frozenset({"s3", "gs", "az"})
+from streamer_client.storage.registry import object_store_schemes
 
 
 class ObjectStorageModel:
@@ -42,9 +41,10 @@ class ObjectStorageModel:
     def __init__(
         self, model_path: str, dst: str, s3_credentials: S3Credentials | None = None
     ) -> None:
-        if scheme_of(model_path) not in SCHEMES:
+        schemes = object_store_schemes()
+        if scheme_of(model_path) not in schemes:
             raise ConfigError(
-                f"{model_path!r} is in no object store; write {', '.join(sorted(SCHEMES))}://..., "
+                f"{model_path!r} is in no object store; write {', '.join(schemes)}://..., "
                 "or use a local directory as it is"
             )
         self.dir = dst.rstrip("/") or "/"

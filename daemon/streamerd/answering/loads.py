@@ -18,7 +18,7 @@ from streamerd.service.answers import Answers
 from streamerd.service.views import Events, ModelView
 from streamerd.state import events
 from streamerd.state.events import LoadKey
-from streamerd.workers.environments import Environments
+from streamerd.workers.in_daemon.environments import Environments
 
 
 class Loads:

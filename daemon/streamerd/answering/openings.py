@@ -30,8 +30,8 @@ from streamerd.service.shards import Shards
 from streamerd.service.views import Events
 from streamerd.state.events import LoadKey, LoadOpened, ShardKey, ShardSpec
 from streamerd.workers import jobs
-from streamerd.workers.environments import Environments
-from streamerd.workers.supervisor import Fleet
+from streamerd.workers.in_daemon.environments import Environments
+from streamerd.workers.in_daemon.supervisor import Fleet
 
 LISTING_WAIT_S: Final = 600.0
 """For how long a worker may list a store. Far beyond what the storage code's own limits and
@@ -108,7 +108,7 @@ class Openings:
         size_bytes = sum(shard.stored.size_bytes for shard in shards)
         ticket = Ticket(session.name, message.request_id, size_bytes, names)
         self._answers.expect(event.load, ticket)
-        self._environments.lend(event.load, message.environment)
+        self._environments.put(event.load, message.environment)
         self._events.post(event)
 
     # --- stores ---------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def listed_shards(source: str, answer: jobs.Answer | None) -> tuple[StoredShard,
             if len({shard.uri for shard in shards}) < len(shards):
                 raise ConfigError(f"{source}: a file is named twice; name each once")
             return shards
-        case jobs.Failed(_, code, message):
+        case jobs.JobFailed(_, code, message):
             raise error_from_code(code, message)
         case _:
             raise StreamerError(f"{source}: the worker that listed it died; try again")

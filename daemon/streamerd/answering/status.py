@@ -30,7 +30,7 @@ from streamerd.service.slabs import Slabs
 from streamerd.service.turns import Turns
 from streamerd.service.views import ModelView, ShardView
 from streamerd.state.lifecycle import BlockState
-from streamerd.workers.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Fleet
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from streamerd.service.views import Events, ModelView, ShardView
 from streamerd.state.events import ShardKey
 from streamerd.state.lifecycle import BlockState
 from streamerd.workers import jobs
-from streamerd.workers.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Fleet
 
 AT_ONCE: Final = 2
 """Blocks that are looked at at the same time."""
@@ -160,7 +160,7 @@ class Verification:
             self._left.append((look.shard, look.block))
             self._end()
             return
-        elif isinstance(answer, jobs.Failed):
+        elif isinstance(answer, jobs.JobFailed):
             self._find(look, f"could not be looked at: {answer.message}")
         else:
             self._find(
@@ -207,7 +207,7 @@ class Verification:
                         "changed in place, or one of the two reads was damaged on its way. Evict "
                         "the shard, and verify again after the next load",
                     )
-            case jobs.Failed(message=message):
+            case jobs.JobFailed(message=message):
                 self._cannot_compare(look, message)
             case None:
                 self._left.append((look.shard, look.block))

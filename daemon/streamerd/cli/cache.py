@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from streamerd.cli.exit_codes import DONE
 from streamerd.cli.request import Requester
 from streamerd.cli.source_name import absolute_source, public_source
-from streamerd.cli.terminal import console, one_line
+from streamerd.cli.terminal import DONE, console, one_line
 
 
 def evict(arguments: argparse.Namespace) -> int:

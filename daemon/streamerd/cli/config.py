@@ -14,9 +14,8 @@ from rich.text import Text
 from streamer_client.contract.errors import ProtocolMismatch
 from streamer_client.contract.messages import Json
 from streamer_client.contract.sizes import format_size
-from streamerd.cli.exit_codes import DONE
 from streamerd.cli.request import Requester
-from streamerd.cli.terminal import console, one_line
+from streamerd.cli.terminal import DONE, console, one_line
 from streamerd.settings.table import KEYS
 
 

@@ -20,12 +20,11 @@ from streamer_client.connect.requests import Prefetching
 from streamer_client.contract.errors import SourceError
 from streamer_client.contract.sizes import format_size
 from streamer_client.contract.status import ShardState, StatusDocument
-from streamerd.cli.exit_codes import DONE
 from streamerd.cli.request import Requester
 from streamerd.cli.source_name import absolute_source, public_source
 from streamerd.cli.status import asked_status
 from streamerd.cli.status_view import shards_word
-from streamerd.cli.terminal import console, one_line
+from streamerd.cli.terminal import DONE, console, one_line
 
 POLL_S: Final = 0.25
 

@@ -9,7 +9,7 @@ import sys
 from typing import Final
 
 from streamer_client.contract.errors import ConfigError
-from streamerd.cli.exit_codes import BAD_CONFIG, DONE, FAILED, USAGE
+from streamerd.cli.terminal import BAD_CONFIG, DONE, FAILED, USAGE
 
 WRITER: Final = "streamer_vllm.shard"
 _NEEDED: Final = ("torch", "vllm")

@@ -12,10 +12,9 @@ from rich.console import Console
 from rich.live import Live
 
 from streamer_client.contract.status import StatusDocument, parse_status
-from streamerd.cli.exit_codes import DONE
 from streamerd.cli.request import Requester
 from streamerd.cli.status_view import status_view
-from streamerd.cli.terminal import console
+from streamerd.cli.terminal import DONE, console
 
 WATCH_S: Final = 1.0
 

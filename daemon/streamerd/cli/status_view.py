@@ -6,7 +6,8 @@ import os
 from typing import Any
 
 import msgspec
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -21,7 +22,6 @@ from streamer_client.contract.status import (
     TotalsStatus,
     WaitingStatus,
 )
-from streamerd.cli.memory_bar import MemoryBar
 from streamerd.cli.terminal import one_line
 
 _STATE_STYLES: dict[str, str] = {
@@ -221,3 +221,31 @@ def _totals(totals: TotalsStatus) -> RenderableType:
         f"{totals.retired_workers:,} workers replaced for that"
     )
     return Group(carried, _beneath(counted), _beneath(hung))
+
+
+class MemoryBar:
+    """A bar as wide as the console: how much of the memory limit is leased, unused and free."""
+
+    def __init__(self, leased_bytes: int, used_bytes: int, limit_bytes: int) -> None:
+        self._leased_bytes = leased_bytes
+        self._used_bytes = used_bytes
+        self._limit_bytes = max(limit_bytes, 1)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = options.max_width
+        leased, used, free = "#=." if options.ascii_only else "█▓░"
+        leased_cells = self._cells(self._leased_bytes, width)
+        used_cells = max(self._cells(self._used_bytes, width) - leased_cells, 0)
+        yield Text.assemble(
+            (leased * leased_cells, "green"),
+            (used * used_cells, "cyan"),
+            (free * (width - leased_cells - used_cells), "bright_black"),
+        )
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(4, options.max_width)
+
+    def _cells(self, size_bytes: int, width: int) -> int:
+        """Cells of a stretch; anything at all is at least one."""
+        cells = round(width * min(size_bytes, self._limit_bytes) / self._limit_bytes)
+        return max(cells, 1) if size_bytes else 0

@@ -9,11 +9,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from streamer_client.contract.errors import SourceNotFound
 from streamer_client.contract.messages import Finding, Verified, Verifying
 from streamer_client.contract.sizes import format_size
-from streamerd.cli.exit_codes import DONE, FAILED
 from streamerd.cli.request import Requester
 from streamerd.cli.source_name import absolute_source, public_source
 from streamerd.cli.status import asked_status
-from streamerd.cli.terminal import console, one_line
+from streamerd.cli.terminal import DONE, FAILED, console, one_line
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 SHM_MOUNT: Final = "/dev/shm"
+"""Where Linux has POSIX shared-memory objects; see shm_overview(7)."""
 _UNLIMITED_V1_BYTES: Final = 1 << 60
 """cgroup v1 says "no limit" with a number near 2**63 rather than with a word."""
 _RECLAIMED: Final = ("inactive_file", "active_file")

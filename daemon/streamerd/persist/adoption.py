@@ -20,10 +20,10 @@ from typing import NamedTuple
 import msgspec
 
 from streamer_client.contract.layout import block_count, blocks_bytes, slab_bytes
+from streamerd.memory.room import SHM_MOUNT
 from streamerd.shm.sidecars import Sidecar, SidecarFolder
 from streamerd.shm.slab_file import punch_hole
 from streamerd.shm.slabs import (
-    MOUNT,
     instance_slabs,
     is_open_elsewhere,
     is_slab_name,
@@ -148,7 +148,7 @@ def _checked(sidecar: Sidecar, name: str, fd: int, *, ended_well: bool) -> Adopt
     if os.fstat(fd).st_size != slab_bytes(sidecar.size_bytes):
         logger.warning("event=slab_not_adopted uri=%s reason=%r", sidecar.uri, "another size")
         return None
-    os.rename(MOUNT + sidecar.slab, MOUNT + name)
+    os.rename(SHM_MOUNT + sidecar.slab, SHM_MOUNT + name)
     in_use = is_open_elsewhere(fd)
     missing = list(_runs(sidecar.resident, 0))
     if missing and in_use and not ended_well:

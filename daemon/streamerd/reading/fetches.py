@@ -33,8 +33,8 @@ from streamerd.state.events import (
     ShardKey,
 )
 from streamerd.workers import jobs
-from streamerd.workers.environments import Environments
-from streamerd.workers.supervisor import Fleet
+from streamerd.workers.in_daemon.environments import Environments
+from streamerd.workers.in_daemon.supervisor import Fleet
 
 _REFUSALS = {
     CredentialsExpired.code: FailureKind.EXPIRED,
@@ -111,7 +111,7 @@ class Fetches:
             self._fail(command, FailureKind.ERROR, backing.slab_error)
         elif is_remote(backing.stored.uri):
             start, stop = block_span(command.block, backing.stored.size_bytes, self._block_bytes)
-            environment = self._environments.of(command.lender)
+            environment = self._environments.of(command.credentials_of)
             self.pace.begin(stop - start, lambda: self._read(command, None, environment))
         else:
             self._read_local(command, attempt=1)
@@ -161,7 +161,7 @@ class Fetches:
                     return
                 self._backings[shard].checksums[block] = answer.checksum
                 self._post(BlockFetched(at_s, shard, block))
-            case jobs.Failed():
+            case jobs.JobFailed():
                 self._count_retries(shard, answer.retries)
                 if self._others_can_read(shard, job, answer):
                     self._read_local(command, attempt=attempt)
@@ -174,7 +174,7 @@ class Fetches:
                 text = f"reading {job.shard.uri} ended a fetch worker"
                 self._post(FetchFailed(at_s, shard, block, lost, "internal", text))
 
-    def _others_can_read(self, shard: ShardKey, job: jobs.Fetch, answer: jobs.Failed) -> bool:
+    def _others_can_read(self, shard: ShardKey, job: jobs.Fetch, answer: jobs.JobFailed) -> bool:
         if job.source is None or answer.no_space or answer.code == SourceChanged.code:
             return False
         return self._sources.refuse(shard, job.source)
@@ -191,7 +191,7 @@ class Fetches:
         self._backings[shard].retries += retries
 
     def _judge(
-        self, job: jobs.Fetch, answer: jobs.Failed
+        self, job: jobs.Fetch, answer: jobs.JobFailed
     ) -> tuple[FailureKind, tuple[LoadKey, ...]]:
         """What kind of failure this is, and the loads whose credentials are to blame for it.
 
@@ -203,4 +203,4 @@ class Fetches:
         kind = _REFUSALS.get(answer.code) if is_remote(job.shard.uri) else None
         if kind is None:
             return FailureKind.ERROR, ()
-        return kind, self._environments.lending(job.environment)
+        return kind, self._environments.loads_with(job.environment)

@@ -13,7 +13,7 @@ from typing import Final
 
 from streamer_client.storage.contract import StoredShard
 from streamerd.state.events import ShardKey
-from streamerd.workers.lending import Lending
+from streamerd.workers.in_daemon.lending import Lending
 
 MOST_PAIRS: Final = 4
 """Pairs of one shard: what a fifth user brings would be read through only if four others failed."""

@@ -19,8 +19,8 @@ from streamerd.service.views import Events, ModelView
 from streamerd.state import commands, events
 from streamerd.state.events import ShardKey
 from streamerd.workers import jobs
-from streamerd.workers.environments import Environments
-from streamerd.workers.supervisor import Fleet
+from streamerd.workers.in_daemon.environments import Environments
+from streamerd.workers.in_daemon.supervisor import Fleet
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Service:
             self._carry_out(command)
         self._shards.after_turn()
         if len(self._environments) > len(self._model.loads):
-            for digest in self._environments.keep(self._model.loads):
+            for digest in self._environments.keep_only(self._model.loads):
                 self._forget(digest)
 
     def _carry_out(self, command: commands.AnyCommand) -> None:

@@ -34,7 +34,7 @@ from streamerd.shm.slabs import (
 from streamerd.state.commands import ReleaseBlocks, ReplaceSlab
 from streamerd.state.events import BlocksReleased, ShardKey
 from streamerd.workers import jobs
-from streamerd.workers.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Fleet
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ class Slabs:
         if answer is None:  # the worker died before it answered
             self.release(command)
             return
-        if isinstance(answer, jobs.Failed):
+        if isinstance(answer, jobs.JobFailed):
             uri = self._backings[command.shard].stored.uri
             logger.error("event=blocks_not_released uri=%s error=%s", uri, answer.message)
         self._post_released(command.shard, command.start, command.stop)

@@ -10,10 +10,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Protocol
 
 from streamerd.state.events import AnyEvent, LoadKey, ShardKey
-from streamerd.state.ledger import Ledger
 from streamerd.state.lifecycle import BlockState
 from streamerd.state.load import Load
-from streamerd.state.model import Totals
+from streamerd.state.model import Ledger, Totals
 
 IN_SLAB: Final = (BlockState.RESIDENT, BlockState.UNPROVEN)
 """States of a block whose bytes lie in the slab, whether they are proven or not."""

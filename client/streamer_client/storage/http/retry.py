@@ -7,17 +7,11 @@ readers that failed together do not come back together
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from streamer_client.contract.errors import ConfigError
-from streamer_client.storage.http.settings import whole_number
-
 UNREACHED_ATTEMPTS: Final = 4
 """For a server that never answered: rather a wrong address than a restart."""
-
-VARIABLES: Final = ("RUNAI_STREAMER_S3_MAX_RETRIES", "AWS_MAX_ATTEMPTS")
 
 
 class Transient(Exception):
@@ -64,23 +58,6 @@ class RetryPolicy:
     """From the first attempt; no wait goes beyond it."""
     max_corrections: int = 4
     """Times that a request may be sent again because its refusal said how."""
-
-
-def retry_policy(environment: Mapping[str, str]) -> RetryPolicy:
-    """`RUNAI_STREAMER_S3_MAX_RETRIES` (after the first attempt), else `AWS_MAX_ATTEMPTS` (in all).
-
-    Raises:
-        ConfigError: one is malformed.
-    """
-    retries = whole_number(environment, "RUNAI_STREAMER_S3_MAX_RETRIES")
-    attempts = whole_number(environment, "AWS_MAX_ATTEMPTS")
-    if retries is not None:
-        return RetryPolicy(max_attempts=retries + 1)
-    if attempts is None:
-        return RetryPolicy()
-    if attempts == 0:
-        raise ConfigError("AWS_MAX_ATTEMPTS=0: would never ask at all; set at least 1")
-    return RetryPolicy(max_attempts=attempts)
 
 
 class Attempts:

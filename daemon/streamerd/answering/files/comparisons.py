@@ -28,7 +28,7 @@ from streamerd.state import events
 from streamerd.state.events import LoadKey, ShardKey
 from streamerd.state.lifecycle import BlockState
 from streamerd.workers import jobs
-from streamerd.workers.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Fleet
 
 logger = logging.getLogger(__name__)
 
@@ -206,7 +206,7 @@ class Comparisons:
                     self._differs(load, looks[number])
                 for one in failed:
                     self._refuse(load, looks[one.file].key, one.code, one.message)
-            case jobs.Failed(_, code, message) as failed_job:
+            case jobs.JobFailed(_, code, message) as failed_job:
                 if not failed_job.hung and not all(map(self._is_undisturbed, looks)):
                     self.begin(load, [(look.key, look.pair) for look in looks])
                     return  # a slab was given up before a worker had it

@@ -24,7 +24,7 @@ from streamerd.service.views import IN_SLAB, ModelView
 from streamerd.settings.config import Settings
 from streamerd.state.events import ShardKey
 from streamerd.workers import jobs
-from streamerd.workers.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Fleet
 
 logger = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ class Doubts:
                 elif self._differs(key, block, checksum):
                     self._comparisons.supersede(key, doubt.pair.stored.uri)
                     self._end(key, doubt, None)
-            case jobs.Failed(_, code, message):
+            case jobs.JobFailed(_, code, message):
                 self._end(key, doubt, error_from_code(code, message))
             case _:
                 self._end(key, doubt, StreamerError(f"{key.uri}: a worker answered nonsense"))

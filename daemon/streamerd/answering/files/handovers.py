@@ -26,7 +26,7 @@ from streamer_client.contract.printable import printable
 from streamerd.control.sessions import Session
 from streamerd.reading.sources import Pair
 from streamerd.workers import jobs
-from streamerd.workers.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Fleet
 
 logger = logging.getLogger(__name__)
 
@@ -288,6 +288,6 @@ class Handovers:
 
 
 def _unexamined(files: tuple[jobs.ExamineFile, ...], answer: jobs.Answer | None) -> StreamerError:
-    if isinstance(answer, jobs.Failed):
+    if isinstance(answer, jobs.JobFailed):
         return error_from_code(answer.code, answer.message)
     return StreamerError(f"{files[0].uri}: looking at it ended fetch workers; try again")

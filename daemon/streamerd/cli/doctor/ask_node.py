@@ -22,9 +22,9 @@ from streamerd.cli.doctor.memory import MountFacts, Segments
 from streamerd.cli.request import Requester
 from streamerd.cli.status import asked_status
 from streamerd.control.instance import read_instance
-from streamerd.memory.room import cgroup_limit
+from streamerd.memory.room import SHM_MOUNT, cgroup_limit
 from streamerd.shm.huge_pages import can_collapse
-from streamerd.shm.slabs import MOUNT, PREFIX, allocated_bytes, mount_bytes
+from streamerd.shm.slabs import PREFIX, allocated_bytes, mount_bytes
 
 _CONNECT_S: Final = 2.0
 _SLAB: Final = re.compile(re.escape(PREFIX) + r"(?P<instance>[0-9a-f]+)\.")
@@ -106,7 +106,7 @@ def huge_option(mounts: str) -> str:
     options = "never"
     for line in mounts.splitlines():
         fields = line.split()
-        if len(fields) > 3 and fields[1] == MOUNT:  # the last one lies on top
+        if len(fields) > 3 and fields[1] == SHM_MOUNT:  # the last one lies on top
             found = re.search(r"(?:^|,)huge=(\w+)", fields[3])
             options = found[1] if found else "never"
     return options
@@ -130,7 +130,7 @@ def ask_segments() -> list[Segments]:
     Whose daemon lives, and which may come back, only their user and root can tell.
     """
     files: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(os.listdir(MOUNT)) if os.path.isdir(MOUNT) else ():
+    for name in sorted(os.listdir(SHM_MOUNT)) if os.path.isdir(SHM_MOUNT) else ():
         if (match := _SLAB.match(name)) and _is_ours(name):
             files[match["instance"]].append(f"/{name}")
     return [
@@ -141,7 +141,7 @@ def ask_segments() -> list[Segments]:
 
 def _is_ours(name: str) -> bool:
     try:
-        return os.geteuid() in (0, os.lstat(f"{MOUNT}/{name}").st_uid)
+        return os.geteuid() in (0, os.lstat(f"{SHM_MOUNT}/{name}").st_uid)
     except FileNotFoundError:
         return False
 

@@ -16,7 +16,7 @@ class Caller:
     def __init__(self, *answers: dict[str, str] | Exception) -> None:
         self.answers = list(answers)
 
-    def variables(self) -> dict[str, str]:
+    def resolved(self) -> dict[str, str]:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer

@@ -9,7 +9,7 @@ import pytest
 from streamer_client.storage.contract import StoredShard
 from streamerd.reading.sources import MOST_PAIRS, Pair, Sources
 from streamerd.state.events import ShardKey
-from streamerd.workers.lending import Lending
+from streamerd.workers.in_daemon.lending import Lending
 
 KEY = ShardKey("file:8:1", "100:1#0")
 

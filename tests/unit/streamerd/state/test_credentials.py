@@ -17,7 +17,7 @@ def play() -> Play:
 
 
 def lenders(play: Play) -> list[str]:
-    return [fetch.lender.owner for fetch in play.all(c.FetchBlock)]
+    return [fetch.credentials_of.owner for fetch in play.all(c.FetchBlock)]
 
 
 def failed(play: Play) -> list[tuple[str, int, str]]:

@@ -5,13 +5,8 @@ from __future__ import annotations
 import pytest
 
 from streamer_client.contract.errors import ConfigError
-from streamer_client.storage.http.retry import (
-    UNREACHED_ATTEMPTS,
-    Attempts,
-    RetryPolicy,
-    Transient,
-    retry_policy,
-)
+from streamer_client.storage.environment import retry_policy
+from streamer_client.storage.http.retry import UNREACHED_ATTEMPTS, Attempts, RetryPolicy, Transient
 
 POLICY = RetryPolicy(max_attempts=6, first_delay_s=1.0, max_delay_s=5.0, deadline_s=100.0)
 

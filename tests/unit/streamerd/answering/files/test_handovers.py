@@ -71,7 +71,7 @@ async def test_a_file_system_that_answers_nobody_refuses_the_transfer() -> None:
     async with paper_daemon() as daemon:
         client = daemon.connect()
         client.open(file(1))
-        await daemon.answer(jobs.Examine, jobs.Failed(0, "source", "no answer", hung=True))
+        await daemon.answer(jobs.Examine, jobs.JobFailed(0, "source", "no answer", hung=True))
         assert client.hears(m.Failed).message == "no answer"
         client.leave()
         await all_closed(daemon)
