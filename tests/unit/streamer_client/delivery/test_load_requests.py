@@ -35,11 +35,11 @@ class PaperLink:
         return self.connections[0]
 
 
-class Caller:
+class Environment:
     def __init__(self, *versions: str) -> None:
         self.versions = list(versions)
 
-    def variables(self) -> dict[str, str]:
+    def resolved(self) -> dict[str, str]:
         version = self.versions.pop(0) if len(self.versions) > 1 else self.versions[0]
         return {"TOKEN": version} if version else {}
 
@@ -50,7 +50,7 @@ def requests(
     files: tuple[LocalFile, ...] = (),
 ) -> LoadRequests:
     link = cast("Link", PaperLink(*connections))
-    access = SourceAccess("s3://b/m", Caller(*versions))
+    access = SourceAccess("s3://b/m", Environment(*versions))
     return LoadRequests(link, Open(0, 0, "s3://b/m", hold=True), access, files)
 
 
