@@ -160,6 +160,13 @@ TRANSITIONS: Final[dict[tuple[State, Trigger], Move]] = {
     # What was opened while somebody closed the load is closed too.
     (S.CLOSED, T.REOPENED): Move(S.CLOSED, (C.CLOSE_SOURCES,)),
     (S.CLOSED, T.DIRECT_READY): Move(S.CLOSED, (C.CLOSE_SOURCES,)),
+    # Whoever was about to use it meets FeedClosed at the next block.
+    (S.CLOSED, T.BEGUN_AS_OPENED): Move(S.CLOSED),
+    (S.CLOSED, T.BEGUN_ALL): Move(S.CLOSED),
+    (S.CLOSED, T.BEGUN_PART): Move(S.CLOSED),
+    (S.CLOSED, T.VIEWED): Move(S.CLOSED),
+    (S.CLOSED, T.DAEMON_LOST): Move(S.CLOSED),
+    (S.CLOSED, T.MEMORY_REFUSED): Move(S.CLOSED),
     (S.CLOSED, T.REFUSED): Move(S.CLOSED),
     (S.CLOSED, T.FAILED): Move(S.CLOSED),
     (S.CLOSED, T.CLOSE): Move(S.CLOSED),

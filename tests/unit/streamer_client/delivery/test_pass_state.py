@@ -154,6 +154,14 @@ def test_what_opens_after_the_close_is_closed(late: Trigger) -> None:
     )
 
 
+BEGUN_LATE = (T.BEGUN_AS_OPENED, T.BEGUN_ALL, T.BEGUN_PART, T.VIEWED)
+
+
+@pytest.mark.parametrize("late", [*BEGUN_LATE, T.DAEMON_LOST, T.MEMORY_REFUSED])
+def test_a_close_wins_over_what_another_thread_begins(late: Trigger) -> None:
+    play(COLD, (T.CLOSE, (C.CLOSE_SOURCES,), S.CLOSED), (late, (), S.CLOSED))
+
+
 # --- rules over the whole table -------------------------------------------------------------------
 
 
