@@ -22,14 +22,31 @@ class CatalogEntry(msgspec.Struct, frozen=True, gc=False):
 
 
 class Catalog(Mapping[str, CatalogEntry]):
-    """Name to `CatalogEntry`, in file order."""
+    """Name to `CatalogEntry`, in file order.
 
-    def __init__(self, shards: Sequence[ShardCatalog]) -> None:
+    Args:
+        shards: all shards of the checkpoint.
+        owners: which shard counts for a name that is in several.
+    """
+
+    def __init__(
+        self, shards: Sequence[ShardCatalog], owners: Mapping[str, int] | None = None
+    ) -> None:
         self._entries: dict[str, tuple[str, TensorEntry]] = {
             entry.name: (shard.uri, entry) for shard in shards for entry in shard.entries
         }
+        for name, number in (owners or {}).items():
+            held = self._entries.get(name)
+            if held is not None and held[0] != shards[number].uri:
+                self._own(name, shards[number])
         self.metadata: dict[str, dict[str, str]] = {shard.uri: shard.metadata for shard in shards}
         """Each shard's `__metadata__`."""
+
+    def _own(self, name: str, shard: ShardCatalog) -> None:
+        """Let a name be this shard's, if the shard has it: an index may be stale."""
+        found = next((entry for entry in shard.entries if entry.name == name), None)
+        if found is not None:
+            self._entries[name] = (shard.uri, found)
 
     def __getitem__(self, name: str) -> CatalogEntry:
         uri, entry = self._entries[name]

@@ -11,7 +11,7 @@ from typing import Final
 from streamer_client.contract.errors import ConfigError
 from streamerd.cli.exit_codes import BAD_CONFIG, DONE, FAILED, USAGE
 
-WRITER: Final = "streamer_vllm.shard"
+WRITER: Final = "streamer_vllm.sharding.command"
 _NEEDED: Final = ("torch", "vllm")
 
 

@@ -27,7 +27,8 @@ CPU_ENVIRONMENT: Final = {
     "STREAMERD_MODE": "required",  # the demo is about the daemon: no quiet fallback
 }
 _LOADED: Final = re.compile(
-    r"streamerd: loaded rank=(?P<rank>\d+) bytes=(?P<bytes>\d+) seconds=(?P<seconds>[\d.]+)"
+    r"streamerd: rank=(?P<rank>\d+) event=loaded .* ?bytes=(?P<bytes>\d+) "
+    r"seconds=(?P<seconds>[\d.]+)"
 )
 
 
