@@ -11,19 +11,16 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
-
-from vllm.config.load import LoadConfig
-from vllm.model_executor.model_loader.weight_utils import (
-    download_safetensors_index_file_from_hf,
-    download_weights_from_hf,
-)
+from typing import TYPE_CHECKING, Final
 
 from streamer_client.contract.errors import SourceNotFound
 from streamer_client.contract.uris import is_remote
 from streamer_client.storage.names import natural_key
 from streamer_vllm.files.index import INDEX_NAME, Index, read_index
 from streamer_vllm.versions import pinned_revision
+
+if TYPE_CHECKING:
+    from vllm.config.load import LoadConfig
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +45,11 @@ def weights_folder(name: str, revision: str | None, load_config: LoadConfig) -> 
         return name
     if os.path.isdir(name):
         return os.path.abspath(name)
+    from vllm.model_executor.model_loader.weight_utils import (  # noqa: PLC0415  heavy
+        download_safetensors_index_file_from_hf,
+        download_weights_from_hf,
+    )
+
     revision = pinned_revision(name, revision)
     folder: str = download_weights_from_hf(
         name,

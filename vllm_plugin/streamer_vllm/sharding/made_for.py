@@ -137,8 +137,13 @@ def _check_files(folder: str, note: MadeFor, wanted: Wanted) -> None:
 
 
 def _check_names(folder: str, wanted: Wanted) -> None:
-    """Without a note: files of a rank that this engine does not have tell of more ranks."""
+    """Without a note: files of a rank that this engine does not have tell of more ranks.
+
+    Where this rank has no file at all, the open says so, with the names that are there.
+    """
     place = wanted.place
+    if not is_sharded(folder, file_glob(wanted.pattern, place)):
+        return
     beyond = Place(place.tp_size, place.tp_size + 1, place.pp_rank, place.pp_size)
     below, pattern = os.path.split(_glob_or_nothing(wanted.pattern, beyond))
     own = os.path.split(_glob_or_nothing(wanted.pattern, place))

@@ -101,3 +101,8 @@ def test_which_folders_hold_shards(folder: str, tmp_path_factory: pytest.TempPat
     assert not is_sharded(empty, "model-rank-0-part-*.safetensors")
     write_note(empty, NOTE)
     assert is_sharded(empty, "model-rank-0-part-*.safetensors")
+
+
+def test_without_a_file_of_this_rank_the_open_says_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "model-rank-1-part-0.safetensors").touch()
+    check_made_for(str(tmp_path), Wanted(Place(0, 1), False, None, None))
