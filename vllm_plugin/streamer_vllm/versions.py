@@ -100,7 +100,11 @@ SYMBOLS: Final = (
     Symbol("config", "ModelConfig"),
     Symbol("config.load", "LoadConfig"),
     Symbol("config.model", "ModelConfig.model_weights"),
-    Symbol("config.model", "ModelConfig.runner_type"),
+    Symbol(
+        "config.model",
+        "ModelConfig.runner_type",
+        "a draft model has to be of the same kind as its target, sharded or not",
+    ),
     Symbol(
         "config.model",
         "ModelConfig.word_embeddings_untied_by_checkpoint",
@@ -205,8 +209,9 @@ def _tell(version: str, missing: Iterable[Symbol]) -> None:
 def _own_fields(owner: object) -> frozenset[str]:
     """Fields that a class annotates or its constructor sets, which `hasattr` does not see."""
     annotated = getattr(owner, "__annotations__", {})
-    constructor = getattr(getattr(owner, "__init__", None), "__code__", None)
-    return frozenset((*annotated, *getattr(constructor, "co_names", ())))
+    constructors = (getattr(owner, name, None) for name in ("__init__", "__post_init__"))
+    codes = (getattr(made, "__code__", None) for made in constructors)
+    return frozenset(annotated).union(*(getattr(code, "co_names", ()) for code in codes))
 
 
 def untied_by_checkpoint(model_config: Any) -> bool:
