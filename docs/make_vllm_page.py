@@ -100,7 +100,7 @@ def _statements(tree: ast.AST | None) -> Iterator[ast.AST]:
     for node in () if tree is None else ast.iter_child_nodes(tree):
         yield node
         constructor = isinstance(node, ast.FunctionDef) and node.name in CONSTRUCTORS
-        if constructor or isinstance(node, ast.If | ast.Try | ast.With):
+        if constructor or isinstance(node, ast.If | ast.Try | ast.ExceptHandler | ast.With):
             yield from _statements(node)
 
 

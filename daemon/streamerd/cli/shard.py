@@ -25,6 +25,14 @@ def writer_command(arguments: argparse.Namespace) -> list[str]:
         command += ["--pattern", arguments.pattern]
     if arguments.max_file_size is not None:
         command += ["--max-file-size", str(arguments.max_file_size)]
+    if arguments.enable_expert_parallel:
+        command.append("--enable-expert-parallel")
+    for option, value in (
+        ("--dtype", arguments.dtype),
+        ("--quantization", arguments.quantization),
+    ):
+        if value is not None:
+            command += [option, value]
     return command
 
 

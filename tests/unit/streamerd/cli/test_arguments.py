@@ -88,8 +88,10 @@ def test_the_shard_writer_gets_what_was_given_and_sizes_in_bytes() -> None:
     arguments = _parse(
         "shard", "/m", "/o", "--tensor-parallel-size", "2", "--pipeline-parallel-size", "3",
         "--pattern", "r{rank}-{part}.safetensors", "--max-file-size", "1GiB",
+        "--enable-expert-parallel", "--dtype", "float16", "--quantization", "fp8",
     )  # fmt: skip
     assert writer_command(arguments)[7:] == [
         "--pipeline-parallel-size", "3", "--pattern", "r{rank}-{part}.safetensors",
-        "--max-file-size", "1073741824",
+        "--max-file-size", "1073741824", "--enable-expert-parallel", "--dtype", "float16",
+        "--quantization", "fp8",
     ]  # fmt: skip
