@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
@@ -35,11 +36,19 @@ class Checkpoint:
         feed: where its bytes come from; the checkpoint closes it.
         source: what was opened, for people.
         progress: told how far reading is, see `stats.Progress`.
+        owners: the number of the shard that counts for a tensor that is in several.
     """
 
-    def __init__(self, feed: Feed, source: str, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        source: str,
+        progress: Progress | None = None,
+        owners: Mapping[str, int] | None = None,
+    ) -> None:
         self._feed = feed
-        self._headers = Headers(feed)
+        self._owners = owners
+        self._headers = Headers(feed, owners=owners)
         total_bytes = sum(shard.size_bytes for shard in feed.shards)
         self._stats = LoadStats(
             source=source,
@@ -70,7 +79,7 @@ class Checkpoint:
             CorruptCheckpoint: a shard is not valid safetensors, or two have the same name.
         """
         with self._stats.timed():
-            return Catalog(self._headers.all())
+            return Catalog(self._headers.all(), self._owners)
 
     def tensors(
         self, device: torch.device | str = "cpu", names: frozenset[str] | set[str] | None = None
@@ -79,7 +88,9 @@ class Checkpoint:
 
         On the CPU, tensors of shards that stay resident are views of the shared bytes: nothing is
         copied, and writing to them changes no byte but this process's own. All others are private.
-        One iteration at a time can run over a checkpoint that does not stay resident.
+        One iteration at a time can run over a checkpoint that does not stay resident. A name that
+        is in several shards comes once, of the shard that counts; before that one perhaps of
+        an earlier shard too, when that was reached before it was known that there is another.
 
         Args:
             device: where the tensors are wanted.
@@ -98,6 +109,7 @@ class Checkpoint:
                 )
         batches = tensors(self._feed, self._headers, torch.device(device), wanted)
         stats = self._stats
+        places: Counter[str] = Counter()
         while True:
             start = time.perf_counter()
             batch = next(batches, None)
@@ -109,7 +121,9 @@ class Checkpoint:
             while batch:
                 entry, tensor = batch.pop()
                 stats.loaded(entry.stop - entry.start)
-                yield entry.name, tensor
+                if self._owners is None or self._headers.counts(entry.name, places[entry.name]):
+                    yield entry.name, tensor
+                places[entry.name] += self._owners is not None
                 del tensor  # the caller alone decides how long it lives
 
     def load_into(

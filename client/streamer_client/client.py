@@ -55,6 +55,7 @@ class Client:
         pattern: str | None = None,
         files: Sequence[Source] | None = None,
         *,
+        owners: Mapping[str, str] | None = None,
         hold: bool = True,
         memory_limit: int = -1,
         concurrency: int | None = None,
@@ -67,6 +68,9 @@ class Client:
             source: directory, file or object-store prefix; or a list of files.
             pattern: glob on file names directly under `source`; `*.safetensors` by default.
             files: read only these, in this order.
+            owners: which of `files` counts for a tensor that is in several of them, for `catalog`
+                and `tensors`. Without it, or for a tensor that it does not tell of, a name in two
+                files is an error.
             hold: keep whole shards resident as long as views of them live. Without it, or where
                 they do not fit, `tensors` makes private copies and memory is given back on the way.
             memory_limit: bytes that this load may hold at once; -1 no limit, 0 the least.
@@ -93,7 +97,8 @@ class Client:
             page_cache=page_cache,
         )
         name = public_uri(request.source)
-        checkpoint = Checkpoint(self._opener.feed(request), name, progress)
+        numbers = _shard_numbers(files or (), owners)
+        checkpoint = Checkpoint(self._opener.feed(request), name, progress, numbers)
         self._checkpoints.add(checkpoint)
         return checkpoint
 
@@ -142,6 +147,15 @@ class Client:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _shard_numbers(
+    files: Sequence[Source], owners: Mapping[str, str] | None
+) -> dict[str, int] | None:
+    if owners is None:
+        return None
+    numbers = {os.fspath(file): number for number, file in enumerate(files)}
+    return {name: numbers[file] for name, file in owners.items() if file in numbers}
 
 
 def daemon_client(

@@ -25,7 +25,7 @@ from streamer_client.runai.settings import (
 
 SOCKET_ENV: Final = "STREAMERD_SOCKET"
 
-_KEYS: Final = ("concurrency", "distributed", "memory_limit", "mode", "socket")
+_KEYS: Final = ("concurrency", "distributed", "memory_limit", "mode", "socket", "strict")
 _SHARDED_KEYS: Final = (*_KEYS, "pattern")
 
 
@@ -45,6 +45,8 @@ class Options:
     """Accepted for Run:ai's sake: the daemon reads once for all ranks anyway."""
     socket: str | None = None
     mode: Mode = Mode.AUTO
+    strict: bool = False
+    """Whether a weight that the checkpoint lacks is an error; a sharded load is strict anyway."""
 
     def concurrency_for(self, source: str) -> int | None:
         """Reads of a source at once."""
@@ -74,6 +76,7 @@ def parse_options(extra: object, environ: Mapping[str, str], *, sharded: bool) -
         distributed=_flag(given, "distributed"),
         socket=_text(given, "socket") or environ.get(SOCKET_ENV) or None,
         mode=chosen_mode(_text(given, "mode"), environ),
+        strict=_flag(given, "strict"),
     )
 
 

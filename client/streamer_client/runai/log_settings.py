@@ -17,8 +17,8 @@ LEVEL_ENV: Final = "RUNAI_STREAMER_LOG_LEVEL"
 STDERR_ENV: Final = "RUNAI_STREAMER_LOG_TO_STDERR"
 
 CLIENT_LOGGER: Final = "streamer_client"
-PLUGIN_LOGGER: Final = "vllm.streamer_vllm"
-"""Below `vllm`, whose handlers vLLM configures: it takes the level only."""
+PLUGIN_LOGGER: Final = "streamer_vllm"
+"""It hands its lines to vLLM's handlers, and takes the level only."""
 
 TRACE: Final = 5
 

@@ -7,7 +7,7 @@ header is left to `contract/header.py`. Runs in the thread that uses the checkpo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from streamer_client.contract.catalog import ShardCatalog
@@ -37,11 +37,17 @@ class Headers:
     Args:
         feed: hands out the shards' blocks.
         unique: whether a name in two shards is an error, as it is in a checkpoint.
+        owners: which shard counts for a name that is in several; with it no such name is an error
+            that it tells of.
     """
 
-    def __init__(self, feed: Feed, *, unique: bool = True) -> None:
+    def __init__(
+        self, feed: Feed, *, unique: bool = True, owners: Mapping[str, int] | None = None
+    ) -> None:
         self._feed = feed
         self._unique = unique
+        self._owners: Mapping[str, int] = owners or {}
+        self._copies: dict[str, list[int]] = {}
         self._known: dict[int, ShardCatalog] = {}
         self._owner: dict[str, str] = {}
 
@@ -126,13 +132,29 @@ class Headers:
         self._known[shard] = catalog
         return catalog
 
+    def counts(self, name: str, place: int) -> bool:
+        """Whether a copy of a tensor is the one to take, or at least not known to be superseded.
+
+        Args:
+            name: of a tensor whose shard's header is known.
+            place: the number of copies in earlier shards.
+        """
+        copies = self.copies(name)
+        owner = self._owners.get(name)
+        return owner not in copies or copies.index(owner) >= place
+
+    def copies(self, name: str) -> Sequence[int]:
+        """The shards, in their order, that are known to hold a name; empty if it is one alone."""
+        return sorted(self._copies.get(name, ()))
+
     def _own(self, catalog: ShardCatalog) -> None:
         """Note the shard of each name, or refuse the shard and note none.
 
         There may be a million names, so this builds no collection of them beside the dict.
         """
         owner = self._owner
-        name = min((entry.name for entry in catalog.entries if entry.name in owner), default=None)
+        repeated = [entry.name for entry in catalog.entries if entry.name in owner]
+        name = min((name for name in repeated if name not in self._owners), default=None)
         if name is not None:
             first, second = (
                 printable(uri, MAX_SOURCE_CHARACTERS) for uri in (owner[name], catalog.uri)
@@ -141,8 +163,15 @@ class Headers:
                 f"tensor {printable(name)} is in two shards, {first} and {second}; one of them is "
                 "left over from another checkpoint: remove it, or name it out by the pattern"
             )
+        for name in repeated:
+            self._note_copy(name, catalog.uri)
         for entry in catalog.entries:
             owner[entry.name] = catalog.uri
+
+    def _note_copy(self, name: str, uri: str) -> None:
+        numbers = {shard.uri: number for number, shard in enumerate(self._feed.shards)}
+        copies = self._copies.setdefault(name, [numbers[self._owner[name]]])
+        copies.append(numbers[uri])
 
 
 def _groups(parts: Mapping[int, _PartialHeader]) -> list[list[int]]:

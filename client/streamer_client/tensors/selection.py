@@ -35,14 +35,31 @@ def catalog_entry(uri: str, entry: TensorEntry) -> CatalogEntry:
 
 
 class Catalog(Mapping[str, CatalogEntry]):
-    """A checkpoint's tensors by name, in file order; what `Checkpoint.catalog` returns."""
+    """Name to `CatalogEntry`, in file order.
 
-    def __init__(self, shards: Sequence[ShardCatalog]) -> None:
+    Args:
+        shards: all shards of the checkpoint.
+        owners: which shard counts for a name that is in several.
+    """
+
+    def __init__(
+        self, shards: Sequence[ShardCatalog], owners: Mapping[str, int] | None = None
+    ) -> None:
         self._entries: dict[str, tuple[str, TensorEntry]] = {
             entry.name: (shard.uri, entry) for shard in shards for entry in shard.entries
         }
+        for name, number in (owners or {}).items():
+            found = self._entries.get(name)
+            if found is not None and found[0] != shards[number].uri:
+                self._own(name, shards[number])
         self.metadata: dict[str, dict[str, str]] = {shard.uri: shard.metadata for shard in shards}
-        """The `__metadata__` of each shard, by the shard's URI."""
+        """Each shard's `__metadata__`."""
+
+    def _own(self, name: str, shard: ShardCatalog) -> None:
+        """Let a name be this shard's, if the shard has it: an index may be stale."""
+        found = next((entry for entry in shard.entries if entry.name == name), None)
+        if found is not None:
+            self._entries[name] = (shard.uri, found)
 
     def __getitem__(self, name: str) -> CatalogEntry:
         return catalog_entry(*self._entries[name])

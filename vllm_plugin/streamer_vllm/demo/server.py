@@ -28,7 +28,8 @@ CPU_ENVIRONMENT: Final = {
     MODE_ENV: Mode.REQUIRED.value,  # the demo is about the daemon: no quiet fallback
 }
 _LOADED: Final = re.compile(
-    r"streamerd: loaded rank=(?P<rank>\d+) bytes=(?P<bytes>\d+) seconds=(?P<seconds>[\d.]+)"
+    r"streamerd: rank=(?P<rank>\d+) event=loaded .* ?bytes=(?P<bytes>\d+) "
+    r"seconds=(?P<seconds>[\d.]+)"
 )
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from streamer_client.contract.modes import MODE_ENV, Mode
 from streamerd.cli.doctor.finding import Finding, State
 
-OLDEST_VLLM: Final = (0, 20)
+OLDEST_VLLM: Final = (0, 21)
 PLUGIN: Final = "streamerd"
 """The plugin's name among vLLM's entry points."""
 

@@ -1,8 +1,9 @@
-"""Writes a pre-sharded checkpoint: `python -m streamer_vllm.shard MODEL OUT ...`.
+"""Writes a pre-sharded checkpoint: `python -m streamer_vllm.sharding.command MODEL OUT ...`.
 
 `streamerctl shard` runs this as its own process. It starts real vLLM workers, each of which loads
-the model and writes its own shard (`shard_writer.py`); no engine, no cache, no forward step. OUT
-appears whole or not at all: everything is written beside it and renamed at the end.
+the model and writes its own shard (`writer.py`); no engine, no cache, no forward step. OUT appears
+whole or not at all: everything is written beside it and renamed at the end. Beside the shards it
+puts what they were made for (`made_for.py`).
 """
 
 from __future__ import annotations
@@ -15,15 +16,22 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from streamer_client.contract.errors import ConfigError, SourceError
 from streamer_client.contract.modes import MODE_ENV, Mode
 from streamer_client.contract.sizes import parse_size
 from streamer_client.contract.uris import is_remote
-from streamer_vllm.model_files import apply_umask, copy_model_files, untie_word_embeddings
-from streamer_vllm.pattern import Place, file_name
 from streamer_vllm.registration import WRITER_ENV, WRITER_FORMAT
+from streamer_vllm.sharding.made_for import FORMAT, MadeFor, write_note
+from streamer_vllm.sharding.model_files import (
+    apply_umask,
+    copy_model_files,
+    record_quantized_modules,
+    untie_word_embeddings,
+)
+from streamer_vllm.sharding.pattern import Place, file_name
+from streamer_vllm.versions import installed_version, untied_by_checkpoint
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -41,6 +49,9 @@ class Job:
     max_file_bytes: int | None = None
     revision: str | None = None
     trust_remote_code: bool = False
+    expert_parallel: bool = False
+    dtype: str = "auto"
+    quantization: str | None = None
 
 
 def write_sharded(job: Job) -> list[str]:
@@ -59,9 +70,25 @@ def write_sharded(job: Job) -> list[str]:
                 f"no worker wrote a shard of {job.model}; is the plugin allowed by VLLM_PLUGINS?"
             )
         copy_model_files(job.model, directory, job.revision)
-        if config.model_config.word_embeddings_untied_by_checkpoint:
+        if untied_by_checkpoint(config.model_config):
             untie_word_embeddings(directory)
+        record_quantized_modules(directory, config.quant_config)
+        write_note(directory, _made_for(job, config, written))
     return written
+
+
+def _made_for(job: Job, config: VllmConfig, written: Sequence[str]) -> MadeFor:
+    return MadeFor(
+        format=FORMAT,
+        tensor_parallel_size=job.tensor_parallel_size,
+        pipeline_parallel_size=job.pipeline_parallel_size,
+        expert_parallel=job.expert_parallel,
+        quantization=config.model_config.quantization,
+        dtype=str(config.model_config.dtype).removeprefix("torch."),
+        vllm=installed_version(),
+        pattern=job.pattern,
+        files=tuple(written),
+    )
 
 
 @contextmanager
@@ -119,6 +146,9 @@ def _run_workers(job: Job, directory: str, model: str, weights: str | None) -> V
         trust_remote_code=job.trust_remote_code,
         tensor_parallel_size=job.tensor_parallel_size,
         pipeline_parallel_size=job.pipeline_parallel_size,
+        enable_expert_parallel=job.expert_parallel,
+        dtype=cast("Any", job.dtype),  # vLLM checks the name
+        quantization=job.quantization,
         load_format=WRITER_FORMAT,
         model_loader_extra_config=target,
         enforce_eager=True,
@@ -151,6 +181,11 @@ def _parser() -> argparse.ArgumentParser:
         "--max-file-size", type=part_bytes, metavar="SIZE", help="of one part, for example 5GiB"
     )
     parser.add_argument("--revision", metavar="R")
+    parser.add_argument(
+        "--enable-expert-parallel", action="store_true", help="each rank holds whole experts"
+    )
+    parser.add_argument("--dtype", default="auto", metavar="D", help="of parameters, as vLLM's")
+    parser.add_argument("--quantization", metavar="Q", help="as vLLM's")
     parser.add_argument("--trust-remote-code", action="store_true")
     return parser
 
@@ -185,6 +220,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 max_file_bytes=options.max_file_size,
                 revision=options.revision,
                 trust_remote_code=options.trust_remote_code,
+                expert_parallel=options.enable_expert_parallel,
+                dtype=options.dtype,
+                quantization=options.quantization,
             )
         )
     except ConfigError as error:

@@ -2,7 +2,7 @@
 
 Writing happens at the end of `load_weights`, before vLLM repacks weights for the device: so the
 files hold what a loader is to put there, on every platform and for quantised methods too. Runs in
-each rank of the process tree that `shard.py` starts.
+each rank of the process tree that `command.py` starts.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from vllm.config.load import LoadConfig
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
 from streamer_client.contract.errors import ConfigError
-from streamer_vllm.model_files import apply_umask
-from streamer_vllm.pattern import file_name
-from streamer_vllm.place import current_place
+from streamer_vllm.loaders import UnshardedLoader, state_dict_to_load
+from streamer_vllm.ranks import current_place
 from streamer_vllm.registration import UNSHARDED_FORMAT
-from streamer_vllm.sharded import state_dict_to_load
-from streamer_vllm.unsharded import UnshardedLoader
+from streamer_vllm.sharding.model_files import apply_umask
+from streamer_vllm.sharding.pattern import file_name
 
 WRITER_KEYS: Final = ("directory", "pattern", "max_file_bytes", "weights")
 

@@ -1,4 +1,4 @@
-"""Which files an index leaves; a directory stands for a prefix, for storage treats both alike."""
+"""What an index says of files and tensors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from streamer_client import CorruptCheckpoint
-from streamer_vllm.object_index import needed_objects
+from streamer_vllm.files.index import read_index
 
 INDEX = "model.safetensors.index.json"
 PARTS = [f"model-{place}.safetensors" for place in (1, 2, 10)]
@@ -26,18 +26,24 @@ def write_index(prefix: Path, names: list[str]) -> None:
     (prefix / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weights}))
 
 
+def files(prefix: str) -> list[str]:
+    index = read_index(prefix)
+    assert index is not None
+    return list(index.files)
+
+
 def test_without_an_index_all_are_read(prefix: Path) -> None:
-    assert needed_objects(str(prefix), INDEX) is None
+    assert read_index(str(prefix)) is None
 
 
 def test_files_that_the_index_does_not_name_are_left_out(prefix: Path) -> None:
     write_index(prefix, [PARTS[2], PARTS[0], PARTS[1], PARTS[0]])
-    assert needed_objects(f"{prefix}/", INDEX) == PARTS
+    assert files(f"{prefix}/") == PARTS
 
 
 def test_a_file_that_is_missing_is_left_to_the_open(prefix: Path) -> None:
     write_index(prefix, [*PARTS, "model-11.safetensors"])
-    assert needed_objects(str(prefix), INDEX) == [*PARTS, "model-11.safetensors"]
+    assert files(str(prefix)) == [*PARTS, "model-11.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -46,4 +52,19 @@ def test_a_file_that_is_missing_is_left_to_the_open(prefix: Path) -> None:
 def test_a_malformed_index_is_named(prefix: Path, text: str) -> None:
     (prefix / INDEX).write_text(text, errors="surrogateescape")
     with pytest.raises(CorruptCheckpoint, match=f"{prefix}/{INDEX}: it has no object `weight_map`"):
-        needed_objects(str(prefix), INDEX)
+        read_index(str(prefix))
+
+
+def test_names_lose_what_says_nothing(prefix: Path) -> None:
+    write_index(prefix, ["./model-1.safetensors", "sub/./model-2.safetensors"])
+    assert files(str(prefix)) == ["model-1.safetensors", "sub/model-2.safetensors"]
+    index = read_index(str(prefix))
+    assert index is not None
+    assert index.owners["layer.0"] == "model-1.safetensors"
+
+
+@pytest.mark.parametrize("name", ["/etc/x.safetensors", "../x.safetensors", "a/../../x", "."])
+def test_no_name_leads_out_of_the_folder(prefix: Path, name: str) -> None:
+    write_index(prefix, [name])
+    with pytest.raises(CorruptCheckpoint, match="not below the index"):
+        read_index(str(prefix))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamer_client.contract.errors import ConfigError
-from streamer_vllm.pattern import Place, file_glob, file_name
+from streamer_vllm.sharding.pattern import Place, file_glob, file_name
 
 ALONE = Place(tp_rank=0, tp_size=1)
 TENSOR = Place(tp_rank=1, tp_size=2)

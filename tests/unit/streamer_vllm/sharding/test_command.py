@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from streamer_vllm.shard import part_bytes
+from streamer_vllm.sharding.command import part_bytes
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import fnmatch
 import json
 import os
 import shutil
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from streamer_client.contract.uris import is_remote
 from streamer_client.runai.pulling import pull_chosen
@@ -27,6 +28,8 @@ WEIGHTS: Final = (
     "*.tensors",
     "*.index.json",
 )
+
+_DERIVED: Final = ("modules_in_block_to_quantize", "modules_to_not_convert")
 
 
 def copy_model_files(model: str, directory: str, revision: str | None) -> None:
@@ -56,12 +59,55 @@ def untie_word_embeddings(directory: str) -> None:
     the checkpoint then, but it cannot see that in a sharded one: there the configuration must be
     right.
     """
-    path = os.path.join(directory, "config.json")
+
+    def untie(config: dict[str, Any]) -> None:
+        config["tie_word_embeddings"] = False
+        if isinstance(config.get("text_config"), dict):
+            config["text_config"]["tie_word_embeddings"] = False
+
+    _change(os.path.join(directory, "config.json"), untie)
+
+
+def record_quantized_modules(directory: str, quantization: object) -> None:
+    """Write into the configuration which modules are quantised, where vLLM took that from names.
+
+    GPTQ and AWQ checkpoints need not say it: vLLM then looks at the tensors' names, and those of a
+    sharded checkpoint are other ones (fused).
+
+    Args:
+        directory: of the new checkpoint, with its configuration.
+        quantization: vLLM's quantization config after it looked; None for an unquantised model.
+    """
+    derived = {
+        name: sorted(modules)
+        for name in _DERIVED
+        if isinstance(modules := getattr(quantization, name, None), list) and modules
+    }
+    if not derived:
+        return
+
+    def record(config: dict[str, Any]) -> None:
+        inner = config.get("text_config")
+        for holder in (config, inner if isinstance(inner, dict) else {}):
+            if isinstance(holder.get("quantization_config"), dict):
+                _fill(holder["quantization_config"], derived)
+
+    _change(os.path.join(directory, "config.json"), record)
+    older = os.path.join(directory, "quantize_config.json")
+    if os.path.isfile(older):
+        _change(older, lambda config: _fill(config, derived))
+
+
+def _fill(config: dict[str, Any], derived: dict[str, list[str]]) -> None:
+    for name, modules in derived.items():
+        if not config.get(name):
+            config[name] = modules
+
+
+def _change(path: str, change: Callable[[dict[str, Any]], None]) -> None:
     with open(path, encoding="utf-8") as file:
         config = json.load(file)
-    config["tie_word_embeddings"] = False
-    if isinstance(config.get("text_config"), dict):
-        config["text_config"]["tie_word_embeddings"] = False
+    change(config)
     with open(path, "w", encoding="utf-8") as file:
         json.dump(config, file, indent=2)
         file.write("\n")

@@ -4,8 +4,9 @@ from streamer_vllm.demo.run import Start, comparison
 from streamer_vllm.demo.server import RankLoad, rank_loads
 
 LINE = (
-    "(Worker pid=7) INFO 11-22 23:10:01 [session.py:59] streamerd: loaded rank={rank} "
-    "bytes=79600000 seconds={seconds} gb_per_s=0.32 from_memory=0% via=daemon socket=/s\n"
+    "(Worker pid=7) INFO 11-22 23:10:01 [session.py:59] streamerd: rank={rank} event=loaded "
+    "dp_rank=0 source=/models/llama bytes=79600000 seconds={seconds} "
+    "gb_per_s=0.32 from_memory=0% via=daemon socket=/s\n"
 )
 
 
