@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -64,7 +65,10 @@ def content(slab: str, start: int, stop: int) -> bytes:
 def threads_of(pid: int) -> list[str]:
     names = []
     for task in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{task}/comm", encoding="ascii") as file:
+        with (
+            contextlib.suppress(FileNotFoundError),  # it ended since
+            open(f"/proc/{pid}/task/{task}/comm", encoding="ascii") as file,
+        ):
             names.append(file.read().strip())
     return names
 

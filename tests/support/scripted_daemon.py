@@ -150,13 +150,16 @@ class ScriptedDaemon:
         self.call(told)
 
     def doubt(self) -> None:
-        """Say that all loads are compared again."""
+        """Say that all loads are compared again; on return it is on its way to the clients."""
+        sent = threading.Event()
 
         def told() -> None:
             for load in list(self._loads.values()):
                 self._send(load.client, Comparing(load.number))
+            sent.set()
 
         self.call(told)
+        assert sent.wait(10)
 
     @property
     def connections(self) -> int:

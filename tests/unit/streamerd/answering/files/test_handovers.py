@@ -206,6 +206,7 @@ async def test_one_users_files_leave_room_for_others() -> None:
             other.send_batch(1, file(50))
             greedy.say(m.Drop(1))
             await daemon.work()
+            await until(lambda: daemon.parts.handovers.has_room(greedy.session))
             greedy.send_batch(2, *(file(number) for number in range(1, most + 1)))
             greedy.leave()
             other.leave()
