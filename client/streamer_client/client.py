@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from streamer_client.connect.link import RECONNECT_S, Link
-from streamer_client.connect.open_request import Source, open_request
-from streamer_client.connect.requests import Admin
+from streamer_client.connecting.link import RECONNECT_S, Link
+from streamer_client.connecting.open_request import Source, open_request
+from streamer_client.connecting.requests import Admin
 from streamer_client.delivery.openers import DaemonOpener, DirectOpener, Opener
 from streamer_client.stats import Progress
 from streamer_client.storage.registry import public_uri

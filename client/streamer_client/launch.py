@@ -1,7 +1,7 @@
 """Which way to a checkpoint: a running daemon, one started for this user, or none (`mode`).
 
 Owns what each `Mode` means for a client. Finding or starting a daemon is left to
-`connect/finding.py`, opening checkpoints to `delivery/openers.py`.
+`connecting/finding.py`, opening checkpoints to `delivery/openers.py`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import assert_never
 
 from streamer_client.client import Client, daemon_client, direct_client
-from streamer_client.connect.finding import link_to_any
-from streamer_client.connect.link import RECONNECT_S
-from streamer_client.connect.requests import Admin
-from streamer_client.connect.trust import SocketPlace, find_socket
+from streamer_client.connecting.finding import link_to_any
+from streamer_client.connecting.link import RECONNECT_S
+from streamer_client.connecting.requests import Admin
+from streamer_client.connecting.trust import SocketPlace, find_socket
 from streamer_client.contract.errors import (
     ConfigError,
     DaemonUnavailable,

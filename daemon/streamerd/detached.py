@@ -5,7 +5,7 @@ limits and signals, which should not differ for the other clients that the daemo
 the daemon's own process before anything else does: while there is one thread, since affinity and
 priority belong to threads, and before any library is loaded that sizes itself by them. Working
 folder, module path, umask and streams are set by the client that starts it
-(`streamer_client.connect.own_daemon`).
+(`streamer_client.connecting.own_daemon`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import pytest
 from tests.contract.storage_contract import StorageContract
 from tests.support import toy_source
 
-from streamer_client.connect.source_access import SourceAccesses
+from streamer_client.connecting.source_access import SourceAccesses
 from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.uris import is_remote
 from streamer_client.storage import registry

@@ -16,7 +16,7 @@ import pytest
 import zmq
 
 from streamer_client.client import daemon_client
-from streamer_client.connect.connection import HANDSHAKE_TIMEOUT_S
+from streamer_client.connecting.connection import HANDSHAKE_TIMEOUT_S
 from streamer_client.contract.codec import decode_daemon, encode
 from streamer_client.contract.handover import MAX_PACKET_BYTES, Greeting, decode_from_daemon
 from streamer_client.contract.messages import GetStatus, Status, Welcome

@@ -14,7 +14,7 @@ import pytest
 
 import streamer_client
 from streamer_client.client import Client, daemon_client, direct_client
-from streamer_client.connect.connection import Connection
+from streamer_client.connecting.connection import Connection
 from streamer_client.contract.errors import (
     ConfigError,
     CorruptCheckpoint,

@@ -12,7 +12,7 @@ import torch
 
 from streamer_client.checkpoint import Checkpoint
 from streamer_client.client import Client, daemon_client
-from streamer_client.connect.connection import Connection
+from streamer_client.connecting.connection import Connection
 from streamer_client.contract.errors import DaemonUnavailable, MemoryLimitError, SourceChanged
 from streamer_client.contract.messages import Close, Open, ReleaseShards
 from streamer_client.launch import open_client

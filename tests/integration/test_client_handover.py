@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from streamer_client.client import Client
-from streamer_client.connect.requests import named_source
+from streamer_client.connecting.requests import named_source
 from streamer_client.contract.errors import RequestRefused, SourceNotFound
 from streamer_client.contract.messages import Drop, Evict, Open, Pin, Prefetch, Unpin
 from streamer_client.delivery.page_cached import in_page_cache

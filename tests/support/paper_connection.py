@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from typing import cast
 
-from streamer_client.connect.connection import Connection
-from streamer_client.connect.recipients import LoadListener
+from streamer_client.connecting.connection import Connection
+from streamer_client.connecting.recipients import LoadListener
 from streamer_client.contract.errors import DaemonUnavailable, StreamerError
 from streamer_client.contract.layout import BlockRange
 from streamer_client.contract.messages import DaemonMessage, Message, Open, Opened, OpenedShard

@@ -4,7 +4,7 @@ The descriptor socket lies beside the control socket and carries what ZeroMQ can
 and the kernel's word on who is at the other end. Each packet is one msgpack struct in one
 SOCK_SEQPACKET message; the descriptors that belong to it travel in the same message.
 `docs/protocol.md` tells the conversation. Pure: the daemon's `control/` and the
-client's `connect/descriptors.py` open and read the sockets.
+client's `connecting/descriptors.py` open and read the sockets.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final, assert_never
 
-from streamer_client.connect.link import Link
-from streamer_client.connect.source_access import SourceAccess
+from streamer_client.connecting.link import Link
+from streamer_client.connecting.source_access import SourceAccess
 from streamer_client.contract.errors import (
     DaemonUnavailable,
     MemoryLimitError,

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from streamer_client.connect.source_access import SourceAccess
+from streamer_client.connecting.source_access import SourceAccess
 from streamer_client.contract.errors import CredentialsExpired, SourceChanged, SourceNotFound
 from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES, BlockRange
 from streamer_client.contract.uris import is_remote

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from streamer_client.connect.connection import Connection
-from streamer_client.connect.wire import DaemonSilent
+from streamer_client.connecting.connection import Connection
+from streamer_client.connecting.wire import DaemonSilent
 from streamer_client.contract.checks import check_shards
 from streamer_client.contract.errors import (
     DaemonUnavailable,

@@ -13,7 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from streamer_client.connect.connection import Connection
+from streamer_client.connecting.connection import Connection
 from streamer_client.contract.errors import SourceChanged
 from streamer_client.contract.layout import PAGE_BYTES
 from streamer_client.contract.messages import Close, OpenedShard, ReleaseShards

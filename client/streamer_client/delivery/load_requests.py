@@ -14,9 +14,9 @@ from typing import Final
 
 import msgspec
 
-from streamer_client.connect.connection import Connection
-from streamer_client.connect.link import Link
-from streamer_client.connect.source_access import SourceAccess
+from streamer_client.connecting.connection import Connection
+from streamer_client.connecting.link import Link
+from streamer_client.connecting.source_access import SourceAccess
 from streamer_client.contract.errors import (
     CredentialsExpired,
     DaemonUnavailable,

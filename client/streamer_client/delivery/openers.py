@@ -1,7 +1,7 @@
 """What opens feeds for a client: through the daemon, in this process, or whichever of both serves.
 
 Owns what each kind of opener needs: files opened here, access to the source, sizes. Finding a
-daemon is left to `connect/finding.py`. Runs in the caller's thread.
+daemon is left to `connecting/finding.py`. Runs in the caller's thread.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Final, Protocol
 
 import msgspec
 
-from streamer_client.connect.descriptor_room import open_files
-from streamer_client.connect.link import Link
-from streamer_client.connect.open_request import OpenRequest
-from streamer_client.connect.source_access import SourceAccesses
+from streamer_client.connecting.descriptor_room import open_files
+from streamer_client.connecting.link import Link
+from streamer_client.connecting.open_request import OpenRequest
+from streamer_client.connecting.source_access import SourceAccesses
 from streamer_client.contract.errors import (
     DaemonUnavailable,
     MemoryLimitError,

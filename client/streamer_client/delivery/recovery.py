@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from streamer_client.connect.link import Link
-from streamer_client.connect.source_access import SourceAccess
+from streamer_client.connecting.link import Link
+from streamer_client.connecting.source_access import SourceAccess
 from streamer_client.contract.errors import StreamerError
 from streamer_client.contract.messages import Open
 from streamer_client.delivery.direct_feed import DirectFeed, open_directly, read_files

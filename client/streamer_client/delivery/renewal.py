@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable
 from typing import Final
 
-from streamer_client.connect.source_access import SourceAccess
+from streamer_client.connecting.source_access import SourceAccess
 
 CHECK_S: Final = 30.0
 """How often a load that nobody complained about is looked at."""

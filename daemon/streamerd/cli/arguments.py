@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-from streamer_client.connect.trust import find_socket
+from streamer_client.connecting.trust import find_socket
 from streamer_client.contract.sizes import parse_size
 from streamerd import __version__
 from streamerd.cli import cache, config, prefetch, shard, status, verify

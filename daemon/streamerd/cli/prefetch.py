@@ -16,7 +16,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from streamer_client.connect.requests import Prefetching
+from streamer_client.connecting.requests import Prefetching
 from streamer_client.contract.errors import SourceError
 from streamer_client.contract.sizes import format_size
 from streamer_client.contract.status import ShardState, StatusDocument

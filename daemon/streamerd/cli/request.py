@@ -1,8 +1,8 @@
 """One conversation of streamerctl with the daemon: the requests of any client, over one connection.
 
 streamerctl is a client like any other: what it may ask, and how files are handed over with that, is
-`streamer_client.connect.requests`. Owns the end of its one connection, and what a user is told who
-may not open the socket. Blocking; the connection's own thread keeps it alive meanwhile.
+`streamer_client.connecting.requests`. Owns the end of its one connection, and what a user is told
+who may not open the socket. Blocking; the connection's own thread keeps it alive meanwhile.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import pwd
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
-from streamer_client.connect.connection import Connection
-from streamer_client.connect.requests import Admin
+from streamer_client.connecting.connection import Connection
+from streamer_client.connecting.requests import Admin
 from streamer_client.contract.errors import DaemonUnavailable, RequestRefused
 
 GREETING_TIMEOUT_S: Final = 5.0

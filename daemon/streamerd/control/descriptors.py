@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, assert_never
 
-from streamer_client.connect.packet_socket import AGAIN_S, receive_packet
+from streamer_client.connecting.packet_socket import AGAIN_S, receive_packet
 from streamer_client.contract.errors import ProtocolMismatch, RequestRefused, StreamerError
 from streamer_client.contract.handover import (
     BATCH_DESCRIPTORS,

@@ -13,7 +13,7 @@ import re
 import secrets
 from typing import Final, Self
 
-from streamer_client.connect.private_files import open_own, unlink_if_still
+from streamer_client.connecting.private_files import open_own, unlink_if_still
 from streamer_client.contract.errors import ConfigError
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import socket
 import stat
 from typing import Final
 
-from streamer_client.connect.private_files import FileId, id_of
+from streamer_client.connecting.private_files import FileId, id_of
 from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.socket import SUN_PATH_BYTES
 

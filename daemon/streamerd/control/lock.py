@@ -13,7 +13,12 @@ import fcntl
 import os
 from typing import Final, Self
 
-from streamer_client.connect.private_files import PRIVATE_FOLDER, is_still, make_folders, open_own
+from streamer_client.connecting.private_files import (
+    PRIVATE_FOLDER,
+    is_still,
+    make_folders,
+    open_own,
+)
 from streamer_client.contract.errors import ConfigError
 
 SHARED_FOLDER: Final = 0o755

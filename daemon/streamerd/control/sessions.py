@@ -20,7 +20,7 @@ from typing import Final
 
 from zmq import MessageTracker
 
-from streamer_client.connect.packet_socket import peer_of
+from streamer_client.connecting.packet_socket import peer_of
 from streamer_client.contract.handover import TOKEN_BYTES
 from streamer_client.contract.messages import Message
 

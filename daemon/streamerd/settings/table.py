@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from streamer_client.connect.trust import find_socket
+from streamer_client.connecting.trust import find_socket
 from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES, MIN_BLOCK_BYTES, PAGE_BYTES
 from streamer_client.contract.socket import SYSTEM_SOCKET

@@ -30,7 +30,7 @@ from typing import Final
 
 import msgspec
 
-from streamer_client.connect.private_files import (
+from streamer_client.connecting.private_files import (
     PRIVATE_FOLDER,
     make_folders,
     open_own,

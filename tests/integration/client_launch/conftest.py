@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer_client.connect import own_daemon
+from streamer_client.connecting import own_daemon
 from tests.support.checkpoints import random_tensor, write_shard
 from tests.support.started_daemon import GOOD, command
 from tests.support.waiting import eventually

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from streamer_client.connect import own_daemon
+from streamer_client.connecting import own_daemon
 from streamer_client.contract.errors import DaemonUnavailable
 from tests.support.started_daemon import command
 from tests.support.waiting import eventually
 
 FIRST_RANK = """
 import os, signal, sys
-from streamer_client.connect import own_daemon
+from streamer_client.connecting import own_daemon
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import streamer_client
-from streamer_client.connect import finding, own_daemon
+from streamer_client.connecting import finding, own_daemon
 from streamer_client.contract.errors import ConfigError, DaemonUnavailable, SourceForbidden
 from streamer_client.launch import open_client
 from tests.support.daemon_script import Script

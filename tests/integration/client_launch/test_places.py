@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer_client.connect import finding, own_daemon
+from streamer_client.connecting import finding, own_daemon
 from streamer_client.contract.errors import DaemonUnavailable
 from streamer_client.launch import open_client
 from tests.support.checkpoints import random_tensor, write_shard

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, get_args
 
-from streamer_client.connect import connection, descriptors, link, wire
+from streamer_client.connecting import connection, descriptors, link, wire
 from streamer_client.contract import handover, layout, limits, messages
 from streamerd.answering import cache_requests
 from streamerd.answering.files import handovers

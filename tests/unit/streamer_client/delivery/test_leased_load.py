@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 from tests.support.paper_connection import PaperConnection, shard
 
-from streamer_client.connect.wire import DaemonSilent
+from streamer_client.connecting.wire import DaemonSilent
 from streamer_client.contract.errors import (
     DaemonUnavailable,
     ProtocolMismatch,

@@ -8,8 +8,8 @@ from typing import cast
 import pytest
 from tests.support.paper_connection import PaperConnection, shard
 
-from streamer_client.connect.link import Link
-from streamer_client.connect.source_access import SourceAccess
+from streamer_client.connecting.link import Link
+from streamer_client.connecting.source_access import SourceAccess
 from streamer_client.contract.errors import (
     CredentialsExpired,
     DaemonUnavailable,

@@ -9,7 +9,7 @@ from queue import SimpleQueue
 
 import pytest
 
-from streamer_client.connect.source_access import SourceAccess
+from streamer_client.connecting.source_access import SourceAccess
 from streamer_client.delivery import renewal
 from streamer_client.delivery.renewal import Renewal
 

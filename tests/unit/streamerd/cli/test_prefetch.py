@@ -4,7 +4,7 @@ from typing import Any
 
 from tests.support.sample_status import empty_body, id_of, shard
 
-from streamer_client.connect.requests import Prefetching
+from streamer_client.connecting.requests import Prefetching
 from streamer_client.contract.status import parse_status
 from streamerd.cli.prefetch import PrefetchProgress, progress_of
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer_client.connect.connection import Connection
+from streamer_client.connecting.connection import Connection
 from streamer_client.contract.errors import DaemonUnavailable, RequestRefused
 from streamerd.cli.request import Requester
 

@@ -11,7 +11,7 @@ import pytest
 from tests.support.in_loop import in_loop, until
 from tests.support.served_descriptors import Client, files, greeted, opened, served
 
-from streamer_client.connect.packet_socket import Received, receive_packet
+from streamer_client.connecting.packet_socket import Received, receive_packet
 from streamer_client.contract.handover import (
     BATCH_DESCRIPTORS,
     MAX_PACKET_BYTES,

@@ -17,8 +17,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from streamer_client.connect.packet_socket import AGAIN_S, peer_of, receive_packet
-from streamer_client.connect.trust import check_peer, check_socket_place, is_named
+from streamer_client.connecting.packet_socket import AGAIN_S, peer_of, receive_packet
+from streamer_client.connecting.trust import check_peer, check_socket_place, is_named
 from streamer_client.contract.errors import (
     ConfigError,
     DaemonUnavailable,

@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 from tests.support.unprivileged import as_nobody
 
-from streamer_client.connect.descriptors import DescriptorLink, Handover
+from streamer_client.connecting.descriptors import DescriptorLink, Handover
 from streamer_client.contract.errors import (
     ConfigError,
     DaemonUnavailable,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from streamer_client.connect import descriptor_room
-from streamer_client.connect.descriptor_room import (
+from streamer_client.connecting import descriptor_room
+from streamer_client.connecting.descriptor_room import (
     DESCRIPTORS_A_SHARD,
     SPARE,
     make_room,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from streamer_client.connect.packet_socket import RECEIVED_DESCRIPTORS, peer_of, receive_packet
+from streamer_client.connecting.packet_socket import RECEIVED_DESCRIPTORS, peer_of, receive_packet
 from streamer_client.contract.handover import MAX_PACKET_BYTES
 
 Pair = tuple[socket.socket, socket.socket]

@@ -7,9 +7,9 @@ from typing import cast
 
 import pytest
 
-from streamer_client.connect import link as link_module
-from streamer_client.connect.connection import Connection
-from streamer_client.connect.link import Link
+from streamer_client.connecting import link as link_module
+from streamer_client.connecting.connection import Connection
+from streamer_client.connecting.link import Link
 from streamer_client.contract.errors import DaemonUnavailable, ProtocolMismatch, StreamerError
 
 

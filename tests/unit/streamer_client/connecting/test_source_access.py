@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from streamer_client.connect import source_access
-from streamer_client.connect.source_access import RETAINED, SourceAccess, SourceAccesses
+from streamer_client.connecting import source_access
+from streamer_client.connecting.source_access import RETAINED, SourceAccess, SourceAccesses
 from streamer_client.contract.errors import ConfigError, SourceForbidden
 from streamer_client.storage.local import LocalStorage
 

@@ -28,14 +28,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from streamer_client.connect.private_files import (
+from streamer_client.connecting.private_files import (
     PRIVATE_FOLDER,
     is_still,
     make_folders,
     open_own,
     open_own_folder,
 )
-from streamer_client.connect.trust import check_socket_place
+from streamer_client.connecting.trust import check_socket_place
 from streamer_client.contract.errors import DaemonUnavailable
 from streamer_client.contract.socket import MAX_SOCKET_PATH_BYTES
 

@@ -20,9 +20,9 @@ from concurrent.futures import Future
 from importlib import metadata
 from typing import Final
 
-from streamer_client.connect.descriptors import DescriptorLink, Handover
-from streamer_client.connect.recipients import LoadListener, Progress, Recipients
-from streamer_client.connect.wire import DaemonSilent, Wire
+from streamer_client.connecting.descriptors import DescriptorLink, Handover
+from streamer_client.connecting.recipients import LoadListener, Progress, Recipients
+from streamer_client.connecting.wire import DaemonSilent, Wire
 from streamer_client.contract.errors import (
     DaemonUnavailable,
     ProtocolMismatch,

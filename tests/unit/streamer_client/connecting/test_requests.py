@@ -8,8 +8,8 @@ from typing import cast
 
 import pytest
 
-from streamer_client.connect.connection import Connection
-from streamer_client.connect.requests import ANSWER_TIMEOUT_S, Admin, Prefetching
+from streamer_client.connecting.connection import Connection
+from streamer_client.connecting.requests import ANSWER_TIMEOUT_S, Admin, Prefetching
 from streamer_client.contract import messages as m
 from streamer_client.contract.errors import (
     DaemonUnavailable,

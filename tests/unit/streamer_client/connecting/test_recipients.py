@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from streamer_client.connect.recipients import Recipients
+from streamer_client.connecting.recipients import Recipients
 from streamer_client.contract import messages as m
 from streamer_client.contract.errors import (
     DaemonUnavailable,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer_client.connect.open_request import open_request
+from streamer_client.connecting.open_request import open_request
 from streamer_client.contract.errors import ConfigError
 
 

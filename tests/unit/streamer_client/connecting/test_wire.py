@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamer_client.connect.wire import MISSED_HEARTBEATS, DaemonSilent, Pulse, coalesced
+from streamer_client.connecting.wire import MISSED_HEARTBEATS, DaemonSilent, Pulse, coalesced
 from streamer_client.contract.layout import BlockRange
 from streamer_client.contract.messages import Consumed, Heartbeat, Message, Want
 

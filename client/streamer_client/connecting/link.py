@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Final
 
-from streamer_client.connect.connection import Connection
+from streamer_client.connecting.connection import Connection
 from streamer_client.contract.errors import DaemonUnavailable
 
 logger = logging.getLogger(__name__)

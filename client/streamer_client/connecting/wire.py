@@ -21,7 +21,7 @@ from typing import Final
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from streamer_client.connect.descriptors import DescriptorLink
+from streamer_client.connecting.descriptors import DescriptorLink
 from streamer_client.contract.checks import check
 from streamer_client.contract.codec import decode_daemon, encode
 from streamer_client.contract.errors import DaemonUnavailable, StreamerError

@@ -11,9 +11,9 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol, TypeVar
 
-from streamer_client.connect.connection import Connection
-from streamer_client.connect.descriptor_room import open_files
-from streamer_client.connect.source_access import SourceAccesses
+from streamer_client.connecting.connection import Connection
+from streamer_client.connecting.descriptor_room import open_files
+from streamer_client.connecting.source_access import SourceAccesses
 from streamer_client.contract.errors import (
     DaemonUnavailable,
     ProtocolMismatch,

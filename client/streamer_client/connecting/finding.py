@@ -11,16 +11,16 @@ import logging
 import os
 from collections.abc import Sequence
 
-from streamer_client.connect.connection import Connection
-from streamer_client.connect.link import Link
-from streamer_client.connect.own_daemon import (
+from streamer_client.connecting.connection import Connection
+from streamer_client.connecting.link import Link
+from streamer_client.connecting.own_daemon import (
     UnusablePlace,
     check_room_for_socket,
     launch_lock,
     private_directory,
     start_daemon,
 )
-from streamer_client.connect.trust import SocketPlace
+from streamer_client.connecting.trust import SocketPlace
 from streamer_client.contract.errors import (
     ConfigError,
     DaemonUnavailable,
