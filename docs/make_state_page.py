@@ -96,22 +96,29 @@ def delivery_page() -> str:
             "|---|---|",
             *[f"| {state.name} | `{ROUTES[state]}` |" for state in State if state in ROUTES],
             "",
-            "| state | trigger | next | what is done |",
-            "|---|---|---|---|",
-            *rows,
-            "",
-            "| trigger | when |",
-            "|---|---|",
-            *[f"| {trigger.name} | {trigger.value} |" for trigger in pass_state.Trigger],
-            "",
-            "| done | means |",
-            "|---|---|",
-            *[f"| {command.name} | {command.value} |" for command in Command],
-            "",
+            *_delivery_tables(rows),
             "Any other pair is a defect and raises `IllegalMove`; nothing changes then.",
             "",
         ]
     )
+
+
+def _delivery_tables(rows: list[str]) -> list[str]:
+    """The moves, and what their triggers and commands mean."""
+    return [
+        "| state | trigger | next | what is done |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        "| trigger | when |",
+        "|---|---|",
+        *[f"| {trigger.name} | {trigger.value} |" for trigger in pass_state.Trigger],
+        "",
+        "| done | means |",
+        "|---|---|",
+        *[f"| {command.name} | {command.value} |" for command in Command],
+        "",
+    ]
 
 
 def _delivery_edges() -> list[str]:

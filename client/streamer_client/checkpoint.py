@@ -99,14 +99,7 @@ class Checkpoint:
         Raises:
             SourceError: a shard cannot be read, or a name is in none.
         """
-        wanted = None if names is None else frozenset(names)
-        if wanted is not None:
-            unknown = sorted(wanted - set(self.catalog))
-            if unknown:
-                raise SourceError(
-                    f"{self._stats.source} has no tensor {', '.join(unknown)}; "
-                    "`catalog` shows what it has"
-                )
+        wanted = self._wanted(names)
         batches = tensors(self._feed, self._headers, torch.device(device), wanted)
         stats = self._stats
         places: Counter[str] = Counter()
@@ -125,6 +118,18 @@ class Checkpoint:
                     yield entry.name, tensor
                 places[entry.name] += self._owners is not None
                 del tensor  # the caller alone decides how long it lives
+
+    def _wanted(self, names: frozenset[str] | set[str] | None) -> frozenset[str] | None:
+        """The names, each of which is stored; None for all."""
+        if names is None:
+            return None
+        unknown = sorted(set(names) - set(self.catalog))
+        if unknown:
+            raise SourceError(
+                f"{self._stats.source} has no tensor {', '.join(unknown)}; "
+                "`catalog` shows what it has"
+            )
+        return frozenset(names)
 
     def load_into(
         self,

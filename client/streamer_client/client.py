@@ -6,10 +6,15 @@ import os
 import weakref
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, Unpack
 
 from streamer_client.connecting.link import RECONNECT_S, Link
-from streamer_client.connecting.open_request import Source, open_request
+from streamer_client.connecting.open_request import (
+    LoadArguments,
+    LoadOptions,
+    Source,
+    open_request,
+)
 from streamer_client.connecting.requests import Admin
 from streamer_client.delivery.openers import DaemonOpener, DirectOpener, Opener
 from streamer_client.stats import Progress
@@ -56,11 +61,8 @@ class Client:
         files: Sequence[Source] | None = None,
         *,
         owners: Mapping[str, str] | None = None,
-        hold: bool = True,
-        memory_limit: int = -1,
-        concurrency: int | None = None,
-        page_cache: bool = False,
         progress: Progress | None = None,
+        **options: Unpack[LoadArguments],
     ) -> Checkpoint:
         """Open a checkpoint.
 
@@ -71,14 +73,8 @@ class Client:
             owners: which of `files` counts for a tensor that is in several of them, for `catalog`
                 and `tensors`. Without it, or for a tensor that it does not tell of, a name in two
                 files is an error.
-            hold: keep whole shards resident as long as views of them live. Without it, or where
-                they do not fit, `tensors` makes private copies and memory is given back on the way.
-            memory_limit: bytes that this load may hold at once; -1 no limit, 0 the least.
-            concurrency: how many reads at once; of an object store, how many connections.
-            page_cache: copies of all tensors may be made from the page cache, where that holds the
-                files and the daemon does not yet: it brings them in afterwards. Saves a first load
-                the way through shared memory.
             progress: see `stats.Progress`.
+            options: `hold`, `memory_limit`, `concurrency`, `page_cache`: see `LoadOptions`.
 
         Raises:
             SourceError: it cannot be read.
@@ -87,49 +83,25 @@ class Client:
         """
         from streamer_client.checkpoint import Checkpoint  # noqa: PLC0415  torch, only when needed
 
-        request = open_request(
-            source,
-            pattern=pattern,
-            files=files,
-            hold=hold,
-            memory_limit=memory_limit,
-            concurrency=concurrency,
-            page_cache=page_cache,
-        )
+        chosen = LoadOptions(**options)
+        request = open_request(source, pattern=pattern, files=files, options=chosen)
         name = public_uri(request.source)
         numbers = _shard_numbers(files or (), owners)
         checkpoint = Checkpoint(self._opener.feed(request), name, progress, numbers)
         self._checkpoints.add(checkpoint)
         return checkpoint
 
-    def open_feed(
-        self,
-        files: Sequence[Source],
-        *,
-        hold: bool = True,
-        memory_limit: int = -1,
-        concurrency: int | None = None,
-    ) -> Feed:
+    def open_feed(self, files: Sequence[Source], **options: Unpack[LoadArguments]) -> Feed:
         """The bytes of any files, for who makes more of them than a checkpoint; closes it too.
 
         Args:
             files: of one kind of source, each once.
-            hold: as in `open`; so are `memory_limit` and `concurrency`. What is not held is read
-                when a pass wants it, nothing before.
-            memory_limit: in bytes.
-            concurrency: how many reads at once.
+            options: as in `open`.
 
         Raises:
             StreamerError: as `open`.
         """
-        return self._opener.feed(
-            open_request(
-                files,
-                hold=hold,
-                memory_limit=memory_limit,
-                concurrency=concurrency,
-            )
-        )
+        return self._opener.feed(open_request(files, options=LoadOptions(**options)))
 
     def close(self) -> None:
         """Close all checkpoints and leave the daemon; views stay valid. Idempotent."""

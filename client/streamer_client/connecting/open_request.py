@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TypedDict
 
 import msgspec
 
@@ -16,17 +17,53 @@ from streamer_client.contract.uris import has_scheme
 Source = str | os.PathLike[str]
 
 
+class LoadArguments(TypedDict, total=False):
+    """What a caller may say about a load; see `LoadOptions` for each."""
+
+    hold: bool
+    memory_limit: int
+    concurrency: int | None
+    page_cache: bool
+
+
+class LoadOptions(msgspec.Struct, frozen=True):
+    """How a source is to be loaded.
+
+    Raises:
+        ConfigError: a value is out of its range; the text names it.
+    """
+
+    hold: bool = True
+    """Keep whole shards resident as long as views of them live. Without it, or where they do not
+    fit, tensors are private copies and memory is given back on the way; nothing is read before a
+    pass wants it."""
+    memory_limit: int = -1
+    """Bytes that this load may hold at once; -1 no limit, 0 the least."""
+    concurrency: int | None = None
+    """How many reads at once; of an object store, how many connections."""
+    page_cache: bool = False
+    """Copies of all tensors may be made from the page cache, where that holds the files and the
+    daemon does not yet: it brings them in afterwards. Saves a first load the way through shared
+    memory."""
+
+    def __post_init__(self) -> None:
+        if self.memory_limit < -1:
+            raise ConfigError(
+                f"memory_limit is {self.memory_limit}; it is -1, 0 or a number of bytes"
+            )
+        if self.concurrency is not None and self.concurrency < 1:
+            raise ConfigError(
+                f"concurrency is {self.concurrency}; it is a positive number of threads"
+            )
+
+
 class OpenRequest(msgspec.Struct, frozen=True):
     """A checked request; paths are absolute, for the daemon has another working directory."""
 
     source: str
     pattern: str | None
     files: tuple[str, ...] | None
-    hold: bool
-    memory_limit: int
-    concurrency: int | None
-    page_cache: bool = False
-    """Whether files that lie in the page cache may be read from there; see `Client.open`."""
+    options: LoadOptions
 
 
 def open_request(
@@ -34,10 +71,7 @@ def open_request(
     *,
     pattern: str | None = None,
     files: Sequence[Source] | None = None,
-    hold: bool = True,
-    memory_limit: int = -1,
-    concurrency: int | None = None,
-    page_cache: bool = False,
+    options: LoadOptions | None = None,
 ) -> OpenRequest:
     """Check the arguments of `open`; a sequence for `source` means `files`.
 
@@ -50,20 +84,13 @@ def open_request(
         files, source = source, ""
     if files is not None and not files:
         raise ConfigError("the list of files is empty; name at least one file")
-    if memory_limit < -1:
-        raise ConfigError(f"memory_limit is {memory_limit}; it is -1, 0 or a number of bytes")
-    if concurrency is not None and concurrency < 1:
-        raise ConfigError(f"concurrency is {concurrency}; it is a positive number of threads")
     named = os.fspath(source)
     paths = None if files is None else tuple(_absolute(named, os.fspath(one)) for one in files)
     return OpenRequest(
         source=_absolute("", named) if named or not paths else _parent(paths[0]),
         pattern=pattern,
         files=paths,
-        hold=hold,
-        memory_limit=memory_limit,
-        concurrency=concurrency,
-        page_cache=page_cache,
+        options=options or LoadOptions(),
     )
 
 
