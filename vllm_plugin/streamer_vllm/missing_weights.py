@@ -59,22 +59,26 @@ def check_weights(
     missing = [] if loaded is None else sorted(_untouched(model, set(loaded)))
     missing += missing_siblings(stored, getattr(model, "packed_modules_mapping", None) or {})
     if missing:
-        names = ", ".join(printable(name) for name in missing[:SHOWN])
-        shown = f"{names}, ..." if len(missing) > SHOWN else names
-        if strict:
-            raise CorruptCheckpoint(
-                f"{source}: nothing was loaded into {len(missing)} weights of the model: {shown}; "
-                "copy the checkpoint again as a whole, or leave `strict` out to load it as it is"
-            )
-        logger.warning(
-            "event=missing_weights source=%s count=%d names=%r consequence=%r",
-            source,
-            len(missing),
-            shown,
-            "the model will answer nonsense if these are needed",
-        )
+        _tell(missing, source, strict=strict)
     if loaded is not None:
         check_all_loaded(model, set(loaded))
+
+
+def _tell(missing: Sequence[str], source: str, *, strict: bool) -> None:
+    names = ", ".join(printable(name) for name in missing[:SHOWN])
+    shown = f"{names}, ..." if len(missing) > SHOWN else names
+    if strict:
+        raise CorruptCheckpoint(
+            f"{source}: nothing was loaded into {len(missing)} weights of the model: {shown}; "
+            "copy the checkpoint again as a whole, or leave `strict` out to load it as it is"
+        )
+    logger.warning(
+        "event=missing_weights source=%s count=%d names=%r consequence=%r",
+        source,
+        len(missing),
+        shown,
+        "the model will answer nonsense if these are needed",
+    )
 
 
 def missing_siblings(stored: Iterable[str], packed: Mapping[str, Sequence[str]]) -> list[str]:
