@@ -49,6 +49,7 @@ def assert_loaded_through(socket: str, answer: Answer, ranks: int, *, cached: bo
     assert {where for *_, where in lines} == {socket}
     assert {via for *_, via, _ in lines} <= ways
     assert answer.output.count("Loading safetensors using streamerd: 100% Completed") == 1
+    assert not re.search("event=(missing_weights|vllm_lacks|stale_index)", answer.output)
 
 
 @pytest.mark.parametrize("kind", ["llama", "tied", "qwen3-moe"])

@@ -133,3 +133,11 @@ def test_object_stores_may_have_a_concurrency_of_their_own() -> None:
     assert options.concurrency_for("/m") == 16
     options = parse_options({"concurrency": 2}, environ, sharded=False)
     assert options.concurrency_for("s3://bucket/m") == options.concurrency_for("/m") == 2
+
+
+def test_strict_is_a_flag_of_both_formats() -> None:
+    assert parsed({"strict": True}).strict
+    assert parsed({"strict": True}, sharded=True).strict
+    assert not parsed({}).strict
+    with pytest.raises(ConfigError, match="strict is 1; it must be true or false"):
+        parsed({"strict": 1})
