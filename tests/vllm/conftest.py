@@ -134,6 +134,12 @@ def daemon(many_daemons: Daemons) -> DaemonProcess:
 
 
 @pytest.fixture(scope="session")
+def counted_daemon(many_daemons: Daemons) -> DaemonProcess:
+    """One with room for everything, for tests that count what it reads: no other loads by it."""
+    return many_daemons.start("--memory-limit=128MiB")
+
+
+@pytest.fixture(scope="session")
 def small_daemon(many_daemons: Daemons, model: Callable[[str], str]) -> DaemonProcess:
     """One whose memory is an eighth of the Llama model."""
     return many_daemons.start(f"--memory-limit={checkpoint_bytes(model('llama')) // 8}")

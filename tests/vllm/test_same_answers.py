@@ -62,12 +62,14 @@ def test_the_models_are_worth_comparing(kind: str, model: Model, starts: Starts)
 
 
 @pytest.mark.parametrize("kind", ["llama", "tied", "qwen3-moe"])
-def test_one_rank_unsharded(kind: str, model: Model, starts: Starts, daemon: DaemonProcess) -> None:
-    before = daemon.totals()["source_read_bytes"]
-    answer = starts(Start(model(kind), "runai_streamer", environment=through(daemon)))
+def test_one_rank_unsharded(
+    kind: str, model: Model, starts: Starts, counted_daemon: DaemonProcess
+) -> None:
+    before = counted_daemon.totals()["source_read_bytes"]
+    answer = starts(Start(model(kind), "runai_streamer", environment=through(counted_daemon)))
     assert_same(answer, starts(Start(model(kind))))
-    assert_loaded_through(daemon.socket, answer, ranks=1)
-    assert daemon.totals()["source_read_bytes"] - before == checkpoint_bytes(model(kind))
+    assert_loaded_through(counted_daemon.socket, answer, ranks=1)
+    assert counted_daemon.totals()["source_read_bytes"] - before == checkpoint_bytes(model(kind))
 
 
 def test_two_ranks_unsharded(model: Model, starts: Starts, daemon: DaemonProcess) -> None:
@@ -79,21 +81,21 @@ def test_two_ranks_unsharded(model: Model, starts: Starts, daemon: DaemonProcess
 
 
 def test_two_ranks_sharded(
-    default_shards: str, model: Model, starts: Starts, daemon: DaemonProcess
+    default_shards: str, model: Model, starts: Starts, counted_daemon: DaemonProcess
 ) -> None:
-    before = daemon.totals()["source_read_bytes"]
+    before = counted_daemon.totals()["source_read_bytes"]
     answer = starts(
         Start(
             default_shards,
             "runai_streamer_sharded",
             tensor_parallel_size=2,
             extra=ISSUE_OPTIONS,
-            environment=through(daemon),
+            environment=through(counted_daemon),
         )
     )
     assert_same(answer, starts(Start(model("llama"), tensor_parallel_size=2)))
-    assert_loaded_through(daemon.socket, answer, ranks=2)
-    assert daemon.totals()["source_read_bytes"] - before == checkpoint_bytes(default_shards)
+    assert_loaded_through(counted_daemon.socket, answer, ranks=2)
+    assert counted_daemon.totals()["source_read_bytes"] - before == checkpoint_bytes(default_shards)
 
 
 def test_two_ranks_sharded_with_a_pattern(
