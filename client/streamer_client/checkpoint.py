@@ -114,10 +114,15 @@ class Checkpoint:
             while batch:
                 entry, tensor = batch.pop()
                 stats.loaded(entry.stop - entry.start)
-                if self._owners is None or self._headers.counts(entry.name, places[entry.name]):
+                if self._owners is None or self._counts(entry.name, places):
                     yield entry.name, tensor
-                places[entry.name] += self._owners is not None
                 del tensor  # the caller alone decides how long it lives
+
+    def _counts(self, name: str, places: Counter[str]) -> bool:
+        """Whether the next copy of a tensor is to be handed out; notes that it came."""
+        place = places[name]
+        places[name] += 1
+        return self._headers.counts(name, place)
 
     def _wanted(self, names: frozenset[str] | set[str] | None) -> frozenset[str] | None:
         """The names, each of which is stored; None for all."""

@@ -28,7 +28,7 @@ SHOWN: Final = 8
 _BUILT_FROM_CONFIG: Final = ("input_scale_ub",)
 """Parameters that vLLM makes of the configuration, as its own check has it."""
 
-_EXPERT: Final = re.compile(r"^(.*\.experts)\.(\d+)\.(.+)$")
+_EXPERT: Final = re.compile(r"^(.*\.experts)\.([0-9]{1,6})\.(.+)$")
 
 
 def check_weights(
@@ -110,7 +110,11 @@ def _missing_parts(names: set[str], packed: Mapping[str, Sequence[str]]) -> Iter
 
 
 def _missing_experts(names: set[str]) -> Iterator[str]:
-    """Of each layer, every expert has what another one has."""
+    """Of each layer, every expert has what another one has.
+
+    Numbers that are left out count as missing experts where at least half are there. A file may
+    name any number, and a layer of which most are missing is numbered in another way.
+    """
     experts: dict[str, set[str]] = defaultdict(set)
     weights: dict[str, set[str]] = defaultdict(set)
     for name in names:
@@ -118,7 +122,9 @@ def _missing_experts(names: set[str]) -> Iterator[str]:
             experts[found[1]].add(found[2])
             weights[found[1]].add(found[3])
     for layer, numbers in experts.items():
-        for number in range(max(map(int, numbers)) + 1):
+        known = sorted(map(int, numbers))
+        expected = known[-1] + 1
+        for number in range(expected) if expected <= 2 * len(known) else known:
             for weight in weights[layer]:
                 name = f"{layer}.{number}.{weight}"
                 if name not in names:

@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 from streamer_client.contract.handover import MAX_PACKET_BYTES
 
 RECEIVED_DESCRIPTORS: Final = 253
-"""SCM_MAX_FD of Linux: with room for all that can come, a missing one means that it was kept
-back."""
+"""SCM_MAX_FD of Linux: there is room for all that one packet can carry, so the kernel withheld a
+descriptor that is missing."""
 AGAIN_S: Final = 0.005
 """Where the kernel has too many of a user's descriptors on their way, sending is tried again so
 soon."""
@@ -41,7 +41,7 @@ class Received(NamedTuple):
     descriptors: list[int]
     """The receiver's, who closes them; none passes into a program that this process executes."""
     flags: int
-    """MSG_CTRUNC: descriptors were kept back; MSG_TRUNC: the packet was too long."""
+    """MSG_CTRUNC: descriptors were withheld; MSG_TRUNC: the packet was too long."""
 
 
 def peer_of(connected: socket.socket) -> Peer:

@@ -21,8 +21,8 @@ from streamer_client.runai.s3_utils.s3_utils import S3Credentials
 from streamer_client.storage.registry import object_store_schemes
 
 _BEGUN: Final = b"begun by streamer_client\n"
-"""In the lock file: the directory beside it was empty or missing when an attempt began, so all that
-lies in it now came from such attempts."""
+"""In the lock file: the directory beside it was empty or missing when an attempt began, and none
+has completed it since. So all that lies in it came from such attempts."""
 
 
 def own_directory(dst: str) -> str:
@@ -79,7 +79,8 @@ class ObjectStorageModel:
         self._complete_path = os.path.join(self.dir, self.SENTINEL_NAME)
         self._lock_fd = -1
         os.makedirs(os.path.dirname(os.path.abspath(self.dir)), exist_ok=True)
-        self._lock_fd = os.open(self.dir + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._lock_fd = os.open(self.dir + ".lock", flags, 0o666)
         try:
             self._is_complete = self._settle()
         except BaseException:
@@ -102,7 +103,7 @@ class ObjectStorageModel:
 
     def _clear(self) -> None:
         """Make the directory empty; the lock file says whether what is in it may be removed."""
-        if os.pread(self._lock_fd, len(_BEGUN), 0) == _BEGUN:
+        if self._is_left_over():
             shutil.rmtree(self.dir, ignore_errors=True)
         elif os.path.lexists(self.dir) and (not os.path.isdir(self.dir) or os.listdir(self.dir)):
             raise ConfigError(
@@ -111,6 +112,11 @@ class ObjectStorageModel:
             )
         os.makedirs(self.dir, exist_ok=True)
         os.pwrite(self._lock_fd, _BEGUN, 0)
+
+    def _is_left_over(self) -> bool:
+        """Whether the lock file says so, and this user made it: others may plant such a file."""
+        own = os.fstat(self._lock_fd).st_uid == os.geteuid()
+        return own and os.pread(self._lock_fd, len(_BEGUN), 0) == _BEGUN
 
     def pull_files(
         self,
@@ -145,6 +151,8 @@ class ObjectStorageModel:
                     "the patterns"
                 )
         os.close(os.open(self._complete_path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
+        # Who takes the mark of completeness away later may have put files of his own there.
+        os.ftruncate(self._lock_fd, 0)
         self._is_complete = True
 
     def _unlock(self) -> None:

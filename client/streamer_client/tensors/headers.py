@@ -163,15 +163,16 @@ class Headers:
                 f"tensor {printable(name)} is in two shards, {first} and {second}; one of them is "
                 "left over from another checkpoint: remove it, or name it out by the pattern"
             )
-        for name in repeated:
-            self._note_copy(name, catalog.uri)
+        if repeated:
+            self._note_copies(repeated, catalog.uri)
         for entry in catalog.entries:
             owner[entry.name] = catalog.uri
 
-    def _note_copy(self, name: str, uri: str) -> None:
+    def _note_copies(self, names: Sequence[str], uri: str) -> None:
+        """Note that a shard has names that earlier ones had, of which the owners tell."""
         numbers = {shard.uri: number for number, shard in enumerate(self._feed.shards)}
-        copies = self._copies.setdefault(name, [numbers[self._owner[name]]])
-        copies.append(numbers[uri])
+        for name in names:
+            self._copies.setdefault(name, [numbers[self._owner[name]]]).append(numbers[uri])
 
 
 def _groups(parts: Mapping[int, _PartialHeader]) -> list[list[int]]:

@@ -85,7 +85,8 @@ class Loads:
                 self._begin(session, key, message, shards)
 
         def failed(error: StreamerError) -> None:
-            self._finding.pop(key, None)
+            if self._finding.get(key) == message.request_id:  # else it was closed, perhaps reused
+                del self._finding[key]
             self._replies.refuse(session, message, error)
 
         self._openings.find(session, key, message, found, failed)

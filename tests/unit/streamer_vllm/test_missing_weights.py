@@ -40,3 +40,9 @@ def test_an_expert_and_a_weight_of_one() -> None:
         *(name for name in experts if ".experts.1." in name),
     }
     assert missing_siblings(experts - gone, PACKED) == sorted(gone)
+
+
+@pytest.mark.parametrize("number", ["999999", "9" * 5000, "\u0663"])
+def test_a_file_may_name_any_number_of_an_expert(number: str) -> None:
+    names = {f"m.experts.{each}.up.weight" for each in ("0", "1", number)}
+    assert missing_siblings(names, {}) == []

@@ -93,7 +93,7 @@ def _weight_map(content: bytes, uri: str) -> dict[str, str]:
     try:
         weights = json.loads(content)["weight_map"]
         found = {str(name): str(file) for name, file in weights.items()}
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise _no_index(uri, repr(error)) from error
     if not found:
         raise _no_index(uri, "it is empty")

@@ -52,8 +52,7 @@ def with_credentials(
     """The environment with the credentials in place of its own.
 
     A key replaces key, token and profile together: a store refuses the key of one identity with
-    the token of another. Then no
-    profile and no configuration file is read at all.
+    the token of another. No profile and no configuration file is read then.
     """
     if credentials is None:
         return environ

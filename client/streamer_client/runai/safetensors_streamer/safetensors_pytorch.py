@@ -220,7 +220,7 @@ def _as_declared(feed: Feed, shard: int) -> ShardCatalog:
         described = json.loads(header[LENGTH_BYTES:])
         stops = [one["data_offsets"][1] for name, one in described.items() if name != _METADATA_KEY]
         declared = len(header) + int(max(stops, default=0))
-    except (AttributeError, LookupError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         declared = size_bytes  # the contract's own reading says what is wrong with it
     return parse_header(header, uri, max(declared, size_bytes))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,38 @@ def test_a_file_in_place_of_the_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="file holds something"):
         ObjectStorageModel(URL, str(tmp_path / "file"))
     assert (tmp_path / "file").read_text() == "x"
+
+
+@pytest.mark.usefixtures("nothing_is_removed")
+def test_a_lock_that_another_user_made_says_nothing(
+    pulls: list[Call], dst: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with suppress(OSError), ObjectStorageModel(URL, dst) as model:
+        model.pull_files()
+        raise OSError
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(ValueError, match="holds something"):
+        ObjectStorageModel(URL, dst)
+    assert os.listdir(dst) == ["file-1"]
+    assert len(pulls) == 1
+
+
+@pytest.mark.usefixtures("nothing_is_removed")
+def test_a_directory_that_was_complete_once_is_not_removed(pulls: list[Call], dst: str) -> None:
+    with ObjectStorageModel(URL, dst) as model:
+        model.pull_files()
+    Path(dst, ".runai_complete").unlink()
+    Path(dst, "mine").touch()
+    with pytest.raises(ValueError, match="holds something"):
+        ObjectStorageModel(URL, dst)
+    assert set(os.listdir(dst)) == {"file-1", "mine"}
+    assert len(pulls) == 1
+
+
+def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path, dst: str) -> None:
+    Path(dst).parent.mkdir()
+    (tmp_path / "victim").write_text("x")
+    Path(f"{dst}.lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError, match=r"model\.lock"):
+        ObjectStorageModel(URL, dst)
+    assert (tmp_path / "victim").read_text() == "x"

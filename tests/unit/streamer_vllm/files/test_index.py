@@ -47,7 +47,9 @@ def test_a_file_that_is_missing_is_left_to_the_open(prefix: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "{}", "[]", '{"weight_map": {}}', '{"weight_map": ["a"]}', "\udcff"]
+    "text",
+    ["", "{", "{}", "[]", '{"weight_map": {}}', '{"weight_map": ["a"]}', "\udcff", "[" * 100_000],
+    ids=lambda text: repr(text[:24]),
 )
 def test_a_malformed_index_is_named(prefix: Path, text: str) -> None:
     (prefix / INDEX).write_text(text, errors="surrogateescape")
