@@ -231,7 +231,7 @@ class DescriptorLink:
                 takes over.
 
         Raises:
-            DaemonUnavailable: the connection ended, or descriptors were kept back.
+            DaemonUnavailable: the connection ended, or descriptors were withheld.
             ProtocolMismatch: what came is not of this version.
         """
         with contextlib.suppress(BlockingIOError):
@@ -272,7 +272,7 @@ class DescriptorLink:
     def _decoded(self, data: bytes, descriptors: list[int], flags: int) -> FromDaemon:
         if flags & socket.MSG_CTRUNC:
             raise DaemonUnavailable(
-                f"descriptors of the daemon at {self._socket_path} were kept back on their way: "
+                f"descriptors of the daemon at {self._socket_path} were withheld on their way: "
                 "this process has no room for more (raise the limit of open files, `ulimit -n`), "
                 "or a security module such as SELinux forbids passing them"
             )

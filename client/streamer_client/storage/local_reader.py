@@ -224,7 +224,7 @@ class LocalReader:
             return self._do_without_direct(error)
 
     def _do_without_direct(self, error: OSError) -> int:
-        logger.debug("direct_refused uri=%r error=%s", self._shard.uri, error)
+        logger.debug("event=direct_refused uri=%r error=%s", self._shard.uri, error)
         self._direct_refused = True
         return 0
 

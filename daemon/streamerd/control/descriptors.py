@@ -251,7 +251,7 @@ class DescriptorSocket:
     def _decoded(self, data: bytes, descriptors: list[int], flags: int) -> Files | Got:
         if flags & socket.MSG_CTRUNC:
             raise StreamerError(
-                "descriptors were kept back on their way to the daemon: it has no room for more "
+                "descriptors were withheld on their way to the daemon: it has no room for more "
                 "(LimitNOFILE), or a security module such as SELinux forbids passing them"
             )
         if flags & socket.MSG_TRUNC:

@@ -28,7 +28,7 @@ class Pair:
         stored: size and identity as a worker found them; its `uri` is what the client calls it.
         ctime_ns: time of the last change of the file's inode, when it was examined.
         uid: the client's user.
-        descriptors: one or two, taken over.
+        descriptors: one or two; this object closes them.
     """
 
     def __init__(

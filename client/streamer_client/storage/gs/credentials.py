@@ -81,7 +81,7 @@ class GoogleCredentials:
         try:
             found: Credentials = google.auth.default(scopes=SCOPES)[0]
         except exceptions.DefaultCredentialsError as error:
-            logger.info("no_google_credentials source=%r reason=%r", self._uri, str(error))
+            logger.info("event=no_google_credentials source=%r reason=%r", self._uri, str(error))
             return None
         return found
 

@@ -127,7 +127,7 @@ class HttpEngine:
                 f"{attempts.elapsed_s(now_s):.1f} s: {fault}; {fault.remedy}"
             ) from fault
         logger.info(
-            "request_again about=%s attempt=%d delay_s=%.2f reason=%s",
+            "event=request_again about=%s attempt=%d delay_s=%.2f reason=%s",
             printable(request.about),
             attempts.made + 1,
             delay_s,

@@ -103,7 +103,11 @@ class S3Dialect:
         uri = requested(request.url)
         again = self._lesson(uri.bucket, sent, answer, error)
         if again:
-            logger.info("s3_corrected about=%s %s", printable(request.about), printable(str(again)))
+            logger.info(
+                "event=s3_corrected about=%s reason=%r",
+                printable(request.about),
+                printable(str(again)),
+            )
             return again
         text = refusal_text(sent, answer, told)
         if told.code in PASSING:

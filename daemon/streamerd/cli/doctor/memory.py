@@ -130,7 +130,7 @@ def check_segments(
     Args:
         found: what lies on the mount.
         living: instances of daemons whose sockets are open now.
-        keeping: instances that a daemon started later would take over.
+        keeping: instances whose slabs a daemon that is started later would adopt.
     """
     findings = []
     for segments in found:

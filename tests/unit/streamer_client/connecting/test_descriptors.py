@@ -312,7 +312,7 @@ def test_descriptors_that_are_kept_back_are_an_error_that_says_why(
     os.close(lowest)
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, limits[1]))
     try:
-        with pytest.raises(DaemonUnavailable, match=r"kept back.*ulimit -n.*SELinux"):
+        with pytest.raises(DaemonUnavailable, match=r"withheld.*ulimit -n.*SELinux"):
             pair.receive()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
