@@ -20,6 +20,8 @@ from streamer_client.storage.names import natural_key
 from streamer_client.storage.registry import source_environment, storage_for
 
 INDEX_NAME: Final = "model.safetensors.index.json"
+MOST_BYTES: Final = 256 << 20
+"""Of a file that is read as a whole: room for the names of a million tensors and more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +54,19 @@ def read_index(folder: str, name: str = INDEX_NAME) -> Index | None:
 
 
 def read_small_file(folder: str, name: str) -> bytes | None:
-    """A file of a directory or under a prefix, as a whole; None where it is not there."""
+    """A file of a directory or under a prefix, as a whole; None where it is not there.
+
+    Raises:
+        CorruptCheckpoint: it is larger than any such file is.
+        SourceError: the store does not answer.
+    """
     return _remote_content(folder, name) if is_remote(folder) else _content(folder, name)
 
 
 def _content(folder: str, name: str) -> bytes | None:
     try:
         with open(os.path.join(folder, name), "rb") as file:
+            _check_size(file.name, os.fstat(file.fileno()).st_size)
             return file.read()
     except FileNotFoundError:
         return None
@@ -74,6 +82,7 @@ def _remote_content(prefix: str, name: str) -> bytes | None:
 
 
 def _object(storage: Storage, shard: StoredShard) -> bytes:
+    _check_size(shard.uri, shard.size_bytes)
     reader = storage.open(shard)
     try:
         content = bytearray(shard.size_bytes)
@@ -82,6 +91,14 @@ def _object(storage: Storage, shard: StoredShard) -> bytes:
         return bytes(content)
     finally:
         reader.close()
+
+
+def _check_size(uri: str, size_bytes: int) -> None:
+    if size_bytes > MOST_BYTES:
+        raise CorruptCheckpoint(
+            f"{uri}: it has {size_bytes} bytes, and {MOST_BYTES} is the most for a file of its "
+            "kind; save or copy it again"
+        )
 
 
 def _weight_map(content: bytes, uri: str) -> dict[str, str]:

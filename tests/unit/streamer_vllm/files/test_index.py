@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from streamer_client import CorruptCheckpoint
-from streamer_vllm.files.index import read_index
+from streamer_vllm.files.index import MOST_BYTES, read_index
 
 INDEX = "model.safetensors.index.json"
 PARTS = [f"model-{place}.safetensors" for place in (1, 2, 10)]
@@ -69,4 +69,11 @@ def test_names_lose_what_says_nothing(prefix: Path) -> None:
 def test_no_name_leads_out_of_the_folder(prefix: Path, name: str) -> None:
     write_index(prefix, [name])
     with pytest.raises(CorruptCheckpoint, match="not below the index"):
+        read_index(str(prefix))
+
+
+def test_an_index_too_large_to_be_one_is_not_read(prefix: Path) -> None:
+    with (prefix / INDEX).open("wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    with pytest.raises(CorruptCheckpoint, match=f"{INDEX}: it has {MOST_BYTES + 1} bytes"):
         read_index(str(prefix))
