@@ -123,8 +123,7 @@ class HttpEngine:
         delay_s = attempts.delay_s(fault, now_s, waits.chance(), reached=reached)
         if delay_s is None:
             raise SourceError(
-                f"{request.about}: given up after {attempts.made} attempts in "
-                f"{attempts.elapsed_s(now_s):.1f} s: {fault}; {fault.remedy}"
+                f"{request.about}: given up after {attempts.told(now_s)}: {fault}; {fault.remedy}"
             ) from fault
         logger.info(
             "event=request_again about=%s attempt=%d delay_s=%.2f reason=%s",

@@ -103,6 +103,13 @@ class Attempts:
         delay = max(chance * bound, min(fault.after_s, policy.max_asked_delay_s))
         return delay if now_s + delay - self._started_s <= policy.deadline_s else None
 
-    def elapsed_s(self, now_s: float) -> float:
-        """Seconds since the first attempt began."""
-        return now_s - self._started_s
+    def told(self, now_s: float) -> str:
+        """How many attempts failed, in what time, and how many of them since bytes last came.
+
+        Bytes that came in between give a request more attempts than the policy's bound, so that
+        the whole count alone would not say why it was given up.
+        """
+        told = f"{self.made} attempts in {now_s - self._started_s:.1f} s"
+        if self._in_vain == self.made:
+            return told
+        return f"{told}, {self._in_vain} of them since bytes last came"
