@@ -35,6 +35,7 @@ from streamer_client.contract.handover import (
     encode_packet,
 )
 from streamer_client.contract.layout import BlockRange
+from streamer_client.contract.options import LoadOptions
 from streamer_client.storage.contract import StoredShard
 from streamerd.control.sessions import Session, Sessions
 from streamerd.parts import Parts
@@ -130,7 +131,7 @@ class Node:
             descriptors = list(range(10_000, 10_000 + 2 * len(batch)))
             seconds += self._timed(lambda: self._take(session, data, descriptors))  # noqa: B023
         seconds += self._examine()
-        request = messages.Open(1, 1, "/models/large", 1, hold=hold)
+        request = messages.Open(1, 1, "/models/large", 1, options=LoadOptions(hold=hold))
         frame = encode(request)
         seconds += self._timed(lambda: self._receive([(session, frame)]))
         return seconds + self._timed(self.parts.turns.turn)

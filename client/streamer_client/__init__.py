@@ -25,7 +25,7 @@ from streamer_client.contract.errors import (
     SourceNotFound,
     StreamerError,
 )
-from streamer_client.contract.modes import CONNECT_DEFAULT, chosen_mode
+from streamer_client.contract.options import CONNECT_DEFAULT, chosen_mode
 
 if TYPE_CHECKING:
     from streamer_client.checkpoint import Checkpoint

@@ -9,13 +9,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
 from streamer_client.connecting.link import RECONNECT_S, Link
-from streamer_client.connecting.open_request import (
-    LoadArguments,
-    LoadOptions,
-    Source,
-    open_request,
-)
+from streamer_client.connecting.open_request import Source, open_request
 from streamer_client.connecting.requests import Admin
+from streamer_client.contract.options import LoadArguments, LoadOptions
 from streamer_client.delivery.openers import DaemonOpener, DirectOpener, Opener
 from streamer_client.stats import Progress
 from streamer_client.storage.registry import public_uri
@@ -62,6 +58,7 @@ class Client:
         *,
         owners: Mapping[str, str] | None = None,
         progress: Progress | None = None,
+        page_cache: bool = False,
         **options: Unpack[LoadArguments],
     ) -> Checkpoint:
         """Open a checkpoint.
@@ -74,7 +71,8 @@ class Client:
                 and `tensors`. Without it, or for a tensor that it does not tell of, a name in two
                 files is an error.
             progress: see `stats.Progress`.
-            options: `hold`, `memory_limit`, `concurrency`, `page_cache`: see `LoadOptions`.
+            page_cache: see `OpenRequest`.
+            options: `hold`, `memory_limit`, `concurrency`: see `LoadOptions`.
 
         Raises:
             SourceError: it cannot be read.
@@ -84,7 +82,7 @@ class Client:
         from streamer_client.checkpoint import Checkpoint  # noqa: PLC0415  torch, only when needed
 
         chosen = LoadOptions(**options)
-        request = open_request(source, pattern=pattern, files=files, options=chosen)
+        request = open_request(source, pattern, files, options=chosen, page_cache=page_cache)
         name = public_uri(request.source)
         numbers = _shard_numbers(files or (), owners)
         checkpoint = Checkpoint(self._opener.feed(request), name, progress, numbers)

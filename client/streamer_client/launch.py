@@ -22,7 +22,7 @@ from streamer_client.contract.errors import (
     ProtocolMismatch,
     RequestRefused,
 )
-from streamer_client.contract.modes import Mode, chosen_mode
+from streamer_client.contract.options import Mode, chosen_mode
 from streamer_client.delivery.openers import AutoOpener
 
 logger = logging.getLogger(__name__)

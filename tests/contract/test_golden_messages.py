@@ -1,4 +1,4 @@
-"""The bytes of protocol 4, written down: a change that breaks the wire breaks this test.
+"""The bytes of protocol 5, written down: a change that breaks the wire breaks this test.
 
 After a change on purpose, raise `PROTOCOL` and write the file anew:
 `python -m tests.contract.test_golden_messages > tests/contract/golden_messages.txt`.

@@ -28,6 +28,7 @@ from streamer_client.contract.codec import encode
 from streamer_client.contract.handover import Files, Got, HandedFile, encode_packet
 from streamer_client.contract.limits import MAX_MESSAGE_BYTES, MAX_QUEUED_BYTES
 from streamer_client.contract.messages import GetConfig, Goodbye, Open
+from streamer_client.contract.options import LoadOptions
 from tests.hostile.kernel_accounts import peak_bytes
 from tests.hostile.leftovers import leftovers
 from tests.hostile.mutations import frames, sequences
@@ -167,7 +168,8 @@ class Fuzz:
                 transfer, load = self._random.randint(0, 3), self._random.randint(0, 3)
                 hold = self._random.random() < 0.5
                 self.outcome.sent["in wrong order"] += 1
-                peer.say(encode(Open(1, load, "/bait", transfer, hold=hold)))
+                options = LoadOptions(hold=hold)
+                peer.say(encode(Open(1, load, "/bait", transfer, options=options)))
             peer.hear()
 
     def _hand_over(self, peer: Peer, transfer: int) -> None:

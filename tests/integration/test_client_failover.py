@@ -134,7 +134,7 @@ def test_views_are_leased_again_from_a_daemon_that_adopted_their_slabs(
         with scripted_daemon(first.socket_path, second) as successor:
             found = reading.result()
             (reopened,) = successor.seen(Open)
-            assert (reopened.hold, reopened.want) == (True, "none")
+            assert (reopened.options.hold, reopened.want) == (True, "none")
             checkpoint.close()
             assert_right(found)
             # One mapping a shard, made in the first daemon's time and used in the second's.

@@ -220,7 +220,7 @@ def test_the_same_load_twice_at_once(served: DaemonProcess, model: str) -> None:
     with RawClient(served.socket) as client:
         transfer = client.hand_over_source(model)
         for request_id in range(1, 6):
-            client.send(m.Open(request_id, 1, model, transfer, hold=True))
+            client.send(m.Open(request_id, 1, model, transfer))
         answers = [client.receive() for _ in range(5)]
         opened = [answer for answer in answers if isinstance(answer, m.Opened)]
         assert len(opened) == 1

@@ -13,6 +13,7 @@ from hypothesis.stateful import invariant, precondition, rule
 from tests.property.watched_core import BLOCK, REMOTE, SIZES, TRANSIENT, WatchedCore
 
 from streamer_client.contract.layout import BlockRange
+from streamer_client.contract.options import LoadOptions
 from streamerd.state import events, invariants
 from streamerd.state.core import Core
 from streamerd.state.events import FailureKind, LoadKey, ShardKey, ShardSpec
@@ -65,11 +66,9 @@ class CoreMachine(WatchedCore):
             key,
             specs,
             tuple(reversed(wants) if backwards else wants),
-            hold=hold or prefetch is not None,
+            LoadOptions(hold or prefetch is not None, memory_limit, concurrency),
             prefetch=prefetch is not None,
             pin=bool(prefetch),
-            memory_limit=memory_limit,
-            concurrency=concurrency,
         )
         self.loads[key] = event
         self.history.append(event)

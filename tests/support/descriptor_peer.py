@@ -40,6 +40,7 @@ from streamer_client.contract.messages import (
     Welcome,
 )
 from streamer_client.contract.socket import descriptor_socket
+from tests.support.load_fields import NOT_HELD
 
 ANSWER_S: Final = 20.0
 ROOM: Final = 253
@@ -111,7 +112,8 @@ class DescriptorPeer:
 
     def ask_for(self, transfer: int, load: int = 1, want: FirstWant = "all") -> None:
         """Ask for a load of a transfer."""
-        self.send(Open(next(self._numbers), load, "by hand", transfer, want=want))
+        number = next(self._numbers)
+        self.send(Open(number, load, "by hand", transfer, want=want, options=NOT_HELD))
 
     def open(self, transfer: int, load: int = 1, want: FirstWant = "all") -> Opened | Failed:
         """Ask for a load of a transfer; what answers that."""

@@ -7,14 +7,16 @@ from typing import Final
 from streamer_client.contract import handover as h
 from streamer_client.contract import messages as m
 from streamer_client.contract.layout import BlockRange
+from streamer_client.contract.options import LoadOptions
 
 _RANGES: Final = (BlockRange(0, 0, 4), BlockRange(2, 7, 1000))
 _SHARD: Final = m.OpenedShard("/m/a.safetensors", "file:1:2:3:4", 2**33, True)
+_OPTIONS: Final = LoadOptions(hold=False, memory_limit=2**33, concurrency=16)
 _PROOF: Final = bytes(range(16))
 
 CLIENT: Final[tuple[m.ClientMessage, ...]] = (
     m.Hello(1, 2, "0.1.0", 4321, "rank 0", 4026531840),
-    m.Open(2, 7, "/m", 3, ("a", "b"), "*.bin", "none", True, 2**33, 16, {"AWS_REGION": "eu"}),
+    m.Open(2, 7, "/m", 3, ("a", "b"), "*.bin", "none", _OPTIONS, {"AWS_REGION": "eu"}),
     m.Want(7, _RANGES),
     m.Consumed(7, _RANGES),
     m.ReleaseShards(7, (0, 3)),

@@ -31,6 +31,7 @@ from streamerd.state import invariants
 from streamerd.state.shard import Shard
 from streamerd.workers import jobs
 from streamerd.workers.in_daemon.supervisor import Fleet, OnAnswer
+from tests.support.load_fields import load_fields
 
 BLOCK: Final = 64 << 10
 OBJECT_CONTENT: Final = 7
@@ -244,7 +245,8 @@ class PaperClient:
         """Hand files over and open them; the request's number."""
         transfer = self.hand_over(*files)
         self.asked += 1
-        request = m.Open(self.asked, load, "/world", transfer, **options)  # type: ignore[arg-type]
+        fields = load_fields(options)
+        request = m.Open(self.asked, load, "/world", transfer, **fields)  # type: ignore[arg-type]
         self.say(request)
         return self.asked
 

@@ -16,6 +16,7 @@ from streamerd.state.events import FailureKind, LoadKey, ShardKey, ShardSpec
 from streamerd.state.load import Load
 from streamerd.state.model import Model, Rules
 from streamerd.state.shard import Shard
+from tests.support.load_fields import load_fields
 
 BLOCK: Final = 64 << 10
 
@@ -97,7 +98,7 @@ class Play:
                 BlockRange(index, 0, -(-spec.size_bytes // BLOCK))
                 for index, spec in enumerate(specs)
             )
-        fields: dict[str, object] = {"shards": specs, "wants": wants, **options}
+        fields: dict[str, object] = {"shards": specs, "wants": wants, **load_fields(options)}
         return e.LoadOpened(self.at_s, load_key(owner), **fields)  # type: ignore[arg-type]
 
     def open(self, owner: str, letters: str, **options: object) -> list[c.AnyCommand]:

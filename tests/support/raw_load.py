@@ -21,6 +21,7 @@ from streamer_client.contract.messages import (
     Want,
 )
 from streamer_client.contract.uris import is_remote
+from tests.support.load_fields import load_fields
 
 if TYPE_CHECKING:
     from tests.support.raw_client import RawClient
@@ -47,7 +48,7 @@ class RawLoad:
         self.is_closed = False
         self.read: dict[Block, bytes] = {}
         message = Open(request_id=client.next_id(), load=self.number, source=source)
-        message = msgspec.structs.replace(message, **options)
+        message = msgspec.structs.replace(message, **load_fields(options))
         named = message.files[0] if message.files else source
         if not message.transfer and not is_remote(named):
             transfer = client.hand_over_source(source, message.pattern, message.files)

@@ -296,7 +296,7 @@ class ScriptedDaemon:
             stored,
             readers,
             [self._slab(one) for one in stored],
-            message.hold and self.script.holds,
+            message.options.hold and self.script.holds,
             [],
         )
         self._loads[session.token, message.load] = load

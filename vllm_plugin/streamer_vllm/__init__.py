@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from streamer_client.contract.modes import MODE_ENV, Mode
+from streamer_client.contract.options import MODE_ENV, Mode
 
 __all__ = ["register"]
 

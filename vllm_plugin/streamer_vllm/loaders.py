@@ -27,7 +27,7 @@ from vllm.model_executor.model_loader.runai_streamer_loader import RunaiModelStr
 from vllm.model_executor.model_loader.sharded_state_loader import ShardedStateLoader
 
 from streamer_client.checkpoint import Checkpoint
-from streamer_client.contract.modes import Mode
+from streamer_client.contract.options import Mode
 from streamer_client.contract.printable import printable
 from streamer_client.tensors.selection import CatalogEntry
 from streamer_vllm.files.choice import chosen_files, weights_folder

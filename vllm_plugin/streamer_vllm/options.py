@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from streamer_client.contract.errors import ConfigError
-from streamer_client.contract.modes import Mode, chosen_mode
+from streamer_client.contract.options import LoadArguments, Mode, chosen_mode
 from streamer_client.contract.uris import is_remote
 from streamer_client.runai.settings import (
     CONCURRENCY_ENV,
@@ -48,10 +48,14 @@ class Options:
     strict: bool = False
     """Whether a weight that the checkpoint lacks is an error; a sharded load is strict anyway."""
 
-    def concurrency_for(self, source: str) -> int | None:
-        """Reads of a source at once."""
+    def load_arguments(self, source: str, *, hold: bool) -> LoadArguments:
+        """A load of a source as `Client.open` takes it: what the user said, and `hold`."""
         own = self.object_concurrency if is_remote(source) else None
-        return self.concurrency if own is None else own
+        return {
+            "hold": hold,
+            "memory_limit": self.memory_limit_bytes,
+            "concurrency": self.concurrency if own is None else own,
+        }
 
 
 def parse_options(extra: object, environ: Mapping[str, str], *, sharded: bool) -> Options:

@@ -50,11 +50,9 @@ def opened(
             pattern,
             files,
             owners=owners,
-            hold=hold,
-            memory_limit=options.memory_limit_bytes,
-            concurrency=options.concurrency_for(source),
             page_cache=True,
             progress=progress,
+            **options.load_arguments(source, hold=hold),
         ) as checkpoint,
     ):
         via.append(lambda: checkpoint.stats.mode)

@@ -32,6 +32,7 @@ from streamer_client.contract.limits import (
     MAX_TEXT_CHARACTERS,
 )
 from streamer_client.contract.messages import Message
+from streamer_client.contract.options import LoadOptions
 from streamer_client.contract.printable import printable
 from streamer_client.contract.sizes import format_size
 
@@ -97,22 +98,17 @@ def _number(least: int, most: int = MAX_NUMBER) -> Rule:
     return rule
 
 
-def _setting(least: int) -> Rule:
-    """A number that a user may have chosen; None where no user did."""
-
-    def rule(name: str, value: object) -> None:
-        if isinstance(value, int) and not least <= value <= MAX_NUMBER:
-            raise ConfigError(f"{name} must be at least {least} and below 2^63, got {value}")
-
-    return rule
-
-
 def _text(most: int) -> Rule:
     def rule(name: str, value: object) -> None:
         if isinstance(value, str) and len(value) > most:
             _impossible(name, f"has {len(value)} characters, and {most} are the most")
 
     return rule
+
+
+def _options(_name: str, value: object) -> None:
+    if isinstance(value, LoadOptions):
+        value.check()
 
 
 def _named_source(name: str, value: object) -> None:
@@ -252,11 +248,9 @@ RULES: Final[dict[str, Rule]] = {
     "files": _sources,
     "pattern": _named_source,
     "want": _free,
-    "hold": _free,
+    "options": _options,
     "pin": _free,
     "against_source": _free,
-    "memory_limit": _setting(-1),
-    "concurrency": _setting(1),
     "limit_bytes": _number(-1),
     "environment": _environment,
     # blocks and shards

@@ -13,9 +13,10 @@ import msgspec
 
 from streamer_client.contract.layout import BlockRange
 from streamer_client.contract.limits import MAX_RANGES
+from streamer_client.contract.options import LoadOptions
 from streamer_client.contract.printable import Redacted
 
-PROTOCOL: Final = 4
+PROTOCOL: Final = 5
 
 Json = dict[str, object]
 FirstWant = Literal["all", "none"]
@@ -51,8 +52,7 @@ class Open(Message, frozen=True):
     `load` is a number that the client chooses, unique in its connection. Local files were handed
     over on the descriptor socket before, as `transfer`; `source` is then for people only. Objects
     are named: `files` (URIs) wins over `pattern`, a glob on the names directly under `source`.
-    `want` says which blocks are brought in without further word: `all`, or `none`. `hold` asks that
-    whole shards stay resident until released, so that views are safe.
+    `want` says which blocks are brought in without further word: `all`, or `none`.
     """
 
     request_id: int
@@ -62,9 +62,7 @@ class Open(Message, frozen=True):
     files: tuple[str, ...] | None = None
     pattern: str | None = None
     want: FirstWant = "all"
-    hold: bool = False
-    memory_limit: int = -1
-    concurrency: int | None = None
+    options: LoadOptions = LoadOptions()
     environment: dict[str, str] = msgspec.field(default_factory=dict)
     """What reading depends on: credentials, region, endpoint. Secret: in memory only."""
 

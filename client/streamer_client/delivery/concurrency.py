@@ -26,14 +26,18 @@ def copy_threads() -> int:
     return min(MAX_COPY_THREADS, len(os.sched_getaffinity(0)))
 
 
-def read_threads(concurrency: int | None, *, remote: bool = False) -> int:
+def read_threads(asked: int | None, *, remote: bool = False) -> int:
     """Threads that read from storage; they mostly wait, so there may be more than processors.
 
     A remote source has a connection for each, and those wait even more.
+
+    Args:
+        asked: how many the user asked for; None leaves the choice to this function.
+        remote: whether the source is read over the network.
     """
     if remote:
-        return concurrency or MAX_READ_THREADS
-    return concurrency or min(MAX_READ_THREADS, 4 * len(os.sched_getaffinity(0)))
+        return asked or MAX_READ_THREADS
+    return asked or min(MAX_READ_THREADS, 4 * len(os.sched_getaffinity(0)))
 
 
 def chunk_bytes(uri: str, environ: Mapping[str, str]) -> int:

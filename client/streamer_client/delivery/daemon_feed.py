@@ -60,7 +60,7 @@ class DaemonFeed:
         page_cache: bool = False,
         without_memory: bool = False,
     ) -> None:
-        self._memory_limit = request.memory_limit
+        self._options = request.options
         self._files = files
         self._without_memory = without_memory
         self._requests = LoadRequests(link, request, access, files)
@@ -79,18 +79,18 @@ class DaemonFeed:
         self._pass = 0
         self._running = False
         self._closed = False
-        self._carry_out(self._first_route(page_cache=page_cache, hold=request.hold))
+        self._carry_out(self._first_route(page_cache=page_cache))
         size_bytes = sum(shard.size_bytes for shard in self.shards)
         resident = self.resident_bytes > size_bytes // RESIDENT_SHARE
         if resident and self._state.state is State.UNDECIDED:
             self._carry_out(Trigger.DAEMON_HAS_IT)
 
-    def _first_route(self, *, page_cache: bool, hold: bool) -> Trigger:
+    def _first_route(self, *, page_cache: bool) -> Trigger:
         """Look before the open: what the page cache delivers is not asked of the daemon."""
-        usable = page_cache and self._memory_limit < 0 and bool(self._files)
+        usable = page_cache and self._options.memory_limit < 0 and bool(self._files)
         if usable and in_page_cache(self._files):
             return Trigger.CACHE_WARM
-        return Trigger.WHOLE if hold else Trigger.WINDOW
+        return Trigger.WHOLE if self._options.hold else Trigger.WINDOW
 
     def _open(self, *, wants_all: bool = False, promised: bool = False) -> None:
         """Open, and show what was opened under the names that the caller knows."""
@@ -102,7 +102,7 @@ class DaemonFeed:
         )
         self.block_bytes = load.block_bytes
         self.resident_bytes = load.resident_bytes
-        self.read_ahead_bytes = read_ahead_bytes(self._memory_limit)
+        self.read_ahead_bytes = read_ahead_bytes(self._options.memory_limit)
         sizes_bytes = [shard.size_bytes for shard in self.shards]
         self._progress = PassProgress(sizes_bytes, self.block_bytes)
 

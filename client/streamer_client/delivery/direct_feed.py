@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from streamer_client.connecting.source_access import SourceAccess
 from streamer_client.contract.errors import CredentialsExpired, SourceChanged, SourceNotFound
 from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES, BlockRange
+from streamer_client.contract.options import LoadOptions
 from streamer_client.contract.uris import is_remote
 from streamer_client.copy.feed import FeedClosed, FeedShard, Route
 from streamer_client.delivery.concurrency import read_threads
@@ -186,8 +187,7 @@ def open_directly(
     pattern: str | None,
     files: Sequence[str] | None,
     *,
-    memory_limit: int = -1,
-    concurrency: int | None = None,
+    options: LoadOptions,
     block_bytes: int = DEFAULT_BLOCK_BYTES,
     expected: Sequence[tuple[str, str, int]] = (),
 ) -> DirectFeed:
@@ -198,8 +198,7 @@ def open_directly(
         source: as in `Storage.list_shards`, and so `pattern` and `files`.
         pattern: a glob.
         files: the shards themselves.
-        memory_limit: see `DirectFeed`.
-        concurrency: threads, and connections, to read with.
+        options: of the load; how much it may read ahead, and with how many threads.
         block_bytes: unit of reading.
         expected: `(uri, identity, size_bytes)` of shards that must not have changed.
 
@@ -215,8 +214,8 @@ def open_directly(
     return DirectFeed(
         storage,
         stored,
-        memory_limit=memory_limit,
-        threads=read_threads(concurrency, remote=is_remote(stored[0].uri)),
+        memory_limit=options.memory_limit,
+        threads=read_threads(options.concurrency, remote=is_remote(stored[0].uri)),
         block_bytes=block_bytes,
         renewed=access.renewed_storage,
     )
@@ -225,23 +224,21 @@ def open_directly(
 def read_files(
     files: Sequence[LocalFile],
     *,
-    memory_limit: int = -1,
-    concurrency: int | None = None,
+    options: LoadOptions,
     block_bytes: int = DEFAULT_BLOCK_BYTES,
 ) -> DirectFeed:
     """Read files in this process that it has open, wherever their names lead by now.
 
     Args:
         files: opened; they stay their owner's.
-        memory_limit: see `DirectFeed`.
-        concurrency: threads to read with.
+        options: as for `open_directly`.
         block_bytes: unit of reading.
     """
     return DirectFeed(
         DescriptorStorage(files),
         [file.shard for file in files],
-        memory_limit=memory_limit,
-        threads=read_threads(concurrency, remote=False),
+        memory_limit=options.memory_limit,
+        threads=read_threads(options.concurrency, remote=False),
         block_bytes=block_bytes,
     )
 

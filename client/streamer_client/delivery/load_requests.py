@@ -106,8 +106,9 @@ class LoadRequests:
             StreamerError: as `first`.
         """
         named = None if self._files else uris
+        options = msgspec.structs.replace(self._request.options, hold=hold)
         request = msgspec.structs.replace(
-            self._request, files=named, pattern=None, want="none", hold=hold
+            self._request, files=named, pattern=None, want="none", options=options
         )
         load = self._opened(request, cancelled)
         for was, now in zip(before.shards, load.shards, strict=True):

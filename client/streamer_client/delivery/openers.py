@@ -75,7 +75,7 @@ class DaemonOpener:
         self._accesses = SourceAccesses()
 
     def feed(self, request: OpenRequest) -> Feed:
-        public, options = _public(request), request.options
+        public = _public(request)
         first = _first_uri(request)
         access = self._accesses.of(first, self._environ)
         local = not is_remote(first)
@@ -89,13 +89,11 @@ class DaemonOpener:
                     source=public.source,
                     files=None if local else public.files,
                     pattern=None if local else request.pattern,
-                    hold=options.hold,
-                    memory_limit=options.memory_limit,
-                    concurrency=options.concurrency,
+                    options=request.options,
                 ),
                 access,
                 files,
-                page_cache=options.page_cache,
+                page_cache=request.page_cache,
                 without_memory=self._without_memory,
             )
         except BaseException:
@@ -125,8 +123,7 @@ class DirectOpener:
             public.source,
             request.pattern,
             public.files,
-            memory_limit=request.options.memory_limit,
-            concurrency=request.options.concurrency,
+            options=request.options,
             block_bytes=chunk_bytes(uri, self._environ),
         )
 

@@ -55,7 +55,7 @@ class Recovery:
             SourceChanged: a shard is not what it was.
             StreamerError: no daemon, or it refuses.
         """
-        load = self._requests.again(lost, uris, cancelled, hold=self._request.hold)
+        load = self._requests.again(lost, uris, cancelled, hold=self._request.options.hold)
         logger.warning("event=load_resumed socket=%s", self._link.socket_path)
         return load
 
@@ -80,8 +80,7 @@ class Recovery:
         if self._files:
             return read_files(
                 self._files,
-                memory_limit=self._request.memory_limit,
-                concurrency=self._request.concurrency,
+                options=self._request.options,
                 block_bytes=lost.block_bytes,
             )
         return open_directly(
@@ -89,8 +88,7 @@ class Recovery:
             self._request.source,
             None,
             uris,
-            memory_limit=self._request.memory_limit,
-            concurrency=self._request.concurrency,
+            options=self._request.options,
             block_bytes=lost.block_bytes,
             expected=[(one.uri, one.identity, one.size_bytes) for one in lost.shards],
         )

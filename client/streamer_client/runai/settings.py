@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from streamer_client.contract.errors import ConfigError
-from streamer_client.contract.modes import Mode, chosen_mode
+from streamer_client.contract.options import Mode, chosen_mode
 from streamer_client.contract.uris import is_remote
 
 CONCURRENCY_ENV: Final = "RUNAI_STREAMER_CONCURRENCY"

@@ -131,9 +131,7 @@ class Loads:
             key,
             specs_of(shards),
             wants,
-            hold=message.hold,
-            memory_limit=message.memory_limit,
-            concurrency=message.concurrency,
+            message.options,
         )
         self._openings.begin(session, event, message, shards)
 

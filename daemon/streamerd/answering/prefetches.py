@@ -110,7 +110,6 @@ class Prefetches:
             key,
             specs_of(chosen),
             wants,
-            hold=True,
             prefetch=True,
             pin=message.pin,
         )

@@ -21,7 +21,7 @@ from streamer_client.contract.layout import (
     DEFAULT_BLOCK_BYTES,
     WINDOW_BLOCKS,
 )
-from streamer_client.contract.modes import MODE_ENV
+from streamer_client.contract.options import MODE_ENV
 from streamer_client.contract.sizes import exact_size, format_size, parse_size
 from streamer_client.contract.socket import DESCRIPTOR_SUFFIX, MAX_SOCKET_PATH_BYTES, SUN_PATH_BYTES
 from streamerd.memory.check import contradiction, own_bytes

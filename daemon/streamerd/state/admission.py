@@ -21,16 +21,15 @@ def open_load(model: Model, event: LoadOpened) -> None:
     load = Load(
         event.load,
         [_shard_of(model, spec) for spec in event.shards],
-        hold=event.hold,
+        options=event.options,
         prefetch=event.prefetch,
         pin=event.pin,
-        concurrency=event.concurrency,
         last_progress_s=event.at_s,
     )
     total_bytes = sum(shard.slab_bytes for shard in load.shards)
     load.window_bytes = min(model.rules.window_bytes, total_bytes)
-    if event.memory_limit >= 0:
-        load.cap_bytes = max(event.memory_limit, load.window_bytes)
+    if event.options.memory_limit >= 0:
+        load.cap_bytes = max(event.options.memory_limit, load.window_bytes)
     for index, shard in enumerate(load.shards):
         shard.loads[load.key] = index
         shard.last_used_s = event.at_s
@@ -61,7 +60,7 @@ def _shard_of(model: Model, spec: ShardSpec) -> Shard:
 
 def admit(model: Model, load: Load) -> bool:
     """Admit a load where its promise fits."""
-    if load.hold and _can_hold(model, load):
+    if load.options.hold and _can_hold(model, load):
         _hold(model, load)
     elif load.prefetch or not _promise_window(model, load):
         return False

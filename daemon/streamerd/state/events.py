@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from streamer_client.contract.layout import BlockRange
+from streamer_client.contract.options import LoadOptions
 
 
 class ShardKey(NamedTuple):
@@ -61,13 +62,11 @@ class LoadOpened(Event, frozen=True):
     load: LoadKey
     shards: tuple[ShardSpec, ...]
     wants: tuple[BlockRange, ...]
-    hold: bool = False
+    options: LoadOptions = LoadOptions()
     prefetch: bool = False
     """No client reads it: it is rejected where its shards cannot be held whole, and finishes when
     they are resident."""
     pin: bool = False
-    memory_limit: int = -1
-    concurrency: int | None = None
 
 
 class WantsReplaced(Event, frozen=True):

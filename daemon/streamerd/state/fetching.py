@@ -42,7 +42,8 @@ def _next_fetch(model: Model) -> tuple[Load, int, int, LoadKey] | None:
     for _ in range(len(model.rotation)):
         load = model.loads[model.rotation[0]]
         model.rotation.rotate(-1)
-        if load.concurrency is not None and load.in_flight >= load.concurrency:
+        most = load.options.concurrency
+        if most is not None and load.in_flight >= most:
             continue
         if model.free_slots(remote=load.remote) <= 0:
             continue

@@ -11,6 +11,7 @@ from math import inf
 from typing import Final
 
 from streamer_client.contract.layout import BlockRange
+from streamer_client.contract.options import LoadOptions
 from streamerd.state.events import LoadKey
 from streamerd.state.lifecycle import BlockState
 from streamerd.state.shard import Shard
@@ -64,12 +65,11 @@ class Load:
 
     key: LoadKey
     shards: list[Shard]
-    hold: bool = False
-    """Its client asked that all of its shards stay resident as a whole."""
+    options: LoadOptions
+    """What its client asked for."""
     prefetch: bool = False
     """See `LoadOpened`."""
     pin: bool = False
-    concurrency: int | None = None
     window_bytes: int = 0
     """Its smallest window: room that is set aside from admission to close."""
     cap_bytes: int | None = None

@@ -29,12 +29,12 @@ CHANGES = {
     "`StagedEngine`": Change(r"\bStagedEngine\b"),
     "`concurrency`": Change(
         r"\bconcurrency=|(request|message|event|load|options|_request|self)\.concurrency\b"
-        r'|^    concurrency:|"concurrency":'
+        r'|^    concurrency:|"concurrency":|def concurrency\b'
     ),
     "`Eviction.unwanted`": Change(r"def unwanted\b"),
 }
-# Run:ai's own API and http's settings have words of the same kind that are no option of a load.
-APART = ("client/streamer_client/runai/", "client/streamer_client/storage/http/")
+APART = ("client/streamer_client/storage/http/",)
+"""Its settings have words of the same kind that are no option of a load."""
 
 
 def touched(change: Change) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamer_client.contract.errors import ConfigError
-from streamer_client.contract.modes import Mode
+from streamer_client.contract.options import Mode
 from streamer_vllm.options import Options, parse_options
 
 
@@ -129,10 +129,11 @@ def test_the_config_is_an_object(extra: object) -> None:
 def test_object_stores_may_have_a_concurrency_of_their_own() -> None:
     environ = {"RUNAI_STREAMER_CONCURRENCY": "16", "RUNAI_STREAMER_OBJ_CONCURRENCY": "4"}
     options = parse_options({}, environ, sharded=False)
-    assert options.concurrency_for("s3://bucket/m") == 4
-    assert options.concurrency_for("/m") == 16
+    assert options.load_arguments("s3://bucket/m", hold=True)["concurrency"] == 4
+    assert options.load_arguments("/m", hold=True)["concurrency"] == 16
     options = parse_options({"concurrency": 2}, environ, sharded=False)
-    assert options.concurrency_for("s3://bucket/m") == options.concurrency_for("/m") == 2
+    for source in ("s3://bucket/m", "/m"):
+        assert options.load_arguments(source, hold=True)["concurrency"] == 2
 
 
 def test_strict_is_a_flag_of_both_formats() -> None:

@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from streamer_client.contract.modes import MODE_ENV, Mode
+from streamer_client.contract.options import MODE_ENV, Mode
 from streamer_vllm.demo.children import Child
 
 RANKS: Final = 2

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from streamer_client.contract.errors import ConfigError, SourceError
-from streamer_client.contract.modes import MODE_ENV, Mode
+from streamer_client.contract.options import MODE_ENV, Mode
 from streamer_client.contract.sizes import parse_size
 from streamer_client.contract.uris import is_remote
 from streamer_vllm.registration import WRITER_ENV, WRITER_FORMAT

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from streamer_client.contract.modes import MODE_ENV
+from streamer_client.contract.options import MODE_ENV
 from streamerd.cli.doctor.environment import PLUGIN, KernelFacts, PythonFacts
 from streamerd.shm.huge_pages import can_collapse
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from streamer_client.contract.modes import MODE_ENV, Mode
+from streamer_client.contract.options import MODE_ENV, Mode
 from streamerd.cli.doctor.finding import Finding, State
 
 OLDEST_VLLM: Final = (0, 21)

@@ -15,6 +15,7 @@ from streamer_client.contract import messages as m
 from streamer_client.contract.checks import RULES, check, check_shards
 from streamer_client.contract.errors import ConfigError, ProtocolMismatch, StreamerError
 from streamer_client.contract.layout import BlockRange
+from streamer_client.contract.options import LoadOptions
 
 SAMPLES: dict[str, m.Message] = {type(each).__name__: each for each in (*CLIENT, *DAEMON)}
 TIB = 1 << 40
@@ -60,9 +61,9 @@ SETTINGS = {
     "null in a file": changed("Open", files=("/m/a", "/m/\0")),
     "too many files": changed("Open", files=("a",) * (limits.MAX_SHARDS + 1)),
     "too many sources": changed("Evict", sources=("a",) * (limits.MAX_SHARDS + 1)),
-    "memory limit below": changed("Open", memory_limit=-2),
-    "memory limit above": changed("Open", memory_limit=2**63),
-    "no concurrency": changed("Open", concurrency=0),
+    "memory limit below": changed("Open", options=LoadOptions(memory_limit=-2)),
+    "memory limit above": changed("Open", options=LoadOptions(memory_limit=2**63)),
+    "no concurrency": changed("Open", options=LoadOptions(concurrency=0)),
     "large environment": changed("Renew", environment={"A": "x" * limits.MAX_ENVIRONMENT_BYTES}),
     "null in a variable": changed("Verify", environment={"A": "x\0"}),
 }

@@ -13,6 +13,7 @@ from streamer_client.contract import limits
 from streamer_client.contract import messages as m
 from streamer_client.contract.codec import decode_client, decode_daemon, encode
 from streamer_client.contract.errors import ConfigError, ProtocolMismatch
+from streamer_client.contract.options import LoadOptions
 
 Decoder = Callable[[bytes], m.Message]
 
@@ -35,7 +36,9 @@ def test_daemon_messages_survive_the_wire(message: m.DaemonMessage) -> None:
 
 def test_defaults_are_filled_in() -> None:
     frame = msgspec.msgpack.encode({"type": "Open", "request_id": 1, "load": 2, "source": "/m"})
-    assert decode_client(frame) == m.Open(1, 2, "/m", 0, None, None, "all", False, -1, None, {})
+    assert decode_client(frame) == m.Open(
+        1, 2, "/m", 0, None, None, "all", LoadOptions(True, -1, None), {}
+    )
 
 
 GARBAGE = {
@@ -50,6 +53,12 @@ GARBAGE = {
     "wrong type": msgspec.msgpack.encode({"type": "Close", "load": "1"}),
     "unknown word": msgspec.msgpack.encode(
         {"type": "Open", "request_id": 1, "load": 1, "source": "/m", "want": "headers"}
+    ),
+    "options beside an Open, as in protocol 4": msgspec.msgpack.encode(
+        {"type": "Open", "request_id": 1, "load": 1, "source": "/m", "hold": True}
+    ),
+    "unknown option": msgspec.msgpack.encode(
+        {"type": "Open", "request_id": 1, "load": 1, "source": "/m", "options": {"speed": 1}}
     ),
     "short range": msgspec.msgpack.encode({"type": "Want", "load": 1, "ranges": [[0, 1]]}),
     "no map": msgspec.msgpack.encode([1, 2]),

@@ -51,7 +51,7 @@ def requests(
 ) -> LoadRequests:
     link = cast("Link", PaperLink(*connections))
     access = SourceAccess("s3://b/m", Environment(*versions))
-    return LoadRequests(link, Open(0, 0, "s3://b/m", hold=True), access, files)
+    return LoadRequests(link, Open(0, 0, "s3://b/m"), access, files)
 
 
 def never() -> bool:
@@ -98,7 +98,12 @@ def test_again_wants_nothing_and_names_the_shards() -> None:
     before = made.first(never)
     made.again(before, ("m",), never, hold=False)
     again = connection.opens[1]
-    assert (again.want, again.hold, again.files, again.pattern) == ("none", False, ("m",), None)
+    assert (again.want, again.options.hold, again.files, again.pattern) == (
+        "none",
+        False,
+        ("m",),
+        None,
+    )
 
 
 def test_again_with_another_identity_is_a_change() -> None:

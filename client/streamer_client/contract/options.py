@@ -1,0 +1,99 @@
+"""What a user chooses: the mode of a process, and the options of a load. Pure.
+
+Owns INTERFACE's `mode` and `STREAMERD_MODE`: their values, their defaults, and which of the two
+counts. Owns `LoadOptions` too: the names, defaults and bounds of what a caller may ask of one load.
+That value travels whole, from the caller through `Open` to the daemon's core, so that only whoever
+acts on an option names it. What each mode does is the work of the modules that ask: `launch.py`
+for a client, the plugin for vLLM's loaders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final, TypedDict
+
+import msgspec
+
+from streamer_client.contract.errors import ConfigError
+from streamer_client.contract.limits import MAX_NUMBER
+
+MODE_ENV: Final = "STREAMERD_MODE"
+
+
+class Mode(StrEnum):
+    """How a process gets at checkpoints; the value is what users write."""
+
+    AUTO = "auto"
+    """A running daemon, else one started for this user, else no daemon."""
+    REQUIRED = "required"
+    """A running daemon, or an error."""
+    DIRECT = "direct"
+    """No daemon: this process reads for itself."""
+    OFF = "off"
+    """vLLM keeps its own loaders. A client that is made all the same reads directly and starts
+    nothing."""
+
+
+CONNECT_DEFAULT: Final = Mode.REQUIRED
+"""Of `streamer_client.connect`: a script that connects wants the daemon, and is told where there is
+none. Everything else takes `auto`."""
+
+
+def chosen_mode(named: str | None, environ: Mapping[str, str], default: Mode = Mode.AUTO) -> Mode:
+    """The mode that a caller named, else the environment's, else the default.
+
+    Args:
+        named: what the caller's own option says; None or empty where it says nothing.
+        environ: the process's environment.
+        default: where neither says anything.
+
+    Raises:
+        ConfigError: there is no such mode; the text names who asked for it and the known ones.
+    """
+    text = named or environ.get(MODE_ENV) or default
+    try:
+        return Mode(text)
+    except ValueError:
+        where = "mode" if named else MODE_ENV
+        known = ", ".join(Mode)
+        raise ConfigError(f"{where} is {text!r}; it must be one of {known}") from None
+
+
+# --- options of a load --------------------------------------------------------------------------
+
+
+class LoadArguments(TypedDict, total=False):
+    """What a caller may say about a load; see `LoadOptions` for each."""
+
+    hold: bool
+    memory_limit: int
+    concurrency: int | None
+
+
+class LoadOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How one load is to be served, by the daemon or in the client's own process."""
+
+    hold: bool = True
+    """Keep whole shards resident as long as views of them live. Without it, or where they do not
+    fit, tensors are private copies and memory is given back on the way; nothing is read before a
+    pass wants it."""
+    memory_limit: int = -1
+    """Bytes that this load may hold at once; -1 no limit, 0 the least."""
+    concurrency: int | None = None
+    """How many reads at once; of an object store, how many connections."""
+
+    def check(self) -> None:
+        """Hold each option against its bounds; both sides of the wire call this.
+
+        Raises:
+            ConfigError: a value is out of its range; the text names it.
+        """
+        if not -1 <= self.memory_limit <= MAX_NUMBER:
+            raise ConfigError(
+                f"memory_limit is {self.memory_limit}; it is -1, 0 or a number of bytes below 2^63"
+            )
+        if self.concurrency is not None and not 1 <= self.concurrency <= MAX_NUMBER:
+            raise ConfigError(
+                f"concurrency is {self.concurrency}; it is a positive number of reads below 2^63"
+            )
