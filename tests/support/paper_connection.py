@@ -24,6 +24,7 @@ class PaperConnection:
         sent: every message but `Open`.
         opens: every `Open`.
         answers: for each `Open`, what it is answered with; held loads of one shard at last.
+        before_sending: for a kind of message, what is called when one is about to be sent.
     """
 
     def __init__(self, *answers: Sequence[OpenedShard] | StreamerError | None) -> None:
@@ -33,6 +34,7 @@ class PaperConnection:
         self.dropped: list[int] = []
         self.answers = list(answers)
         self.listeners: dict[int, LoadListener] = {}
+        self.before_sending: dict[type[Message], Callable[[], None]] = {}
 
     @property
     def real(self) -> Connection:
@@ -49,6 +51,7 @@ class PaperConnection:
     stop_listening = unlisten
 
     def send(self, message: Message) -> None:
+        self.before_sending.get(type(message), lambda: None)()
         self.sent.append(message)
 
     def tell(self, build: Callable[[int], Message]) -> None:

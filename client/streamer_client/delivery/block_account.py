@@ -44,12 +44,12 @@ class BlockAccount:
         self._granted = [bytearray(count) for count in counts]
         self._wanted = [bytearray(b"\1" * count if wants_all else count) for count in counts]
         self._consumed: deque[BlockRange] = deque()
-        """Given back, and the daemon was not told yet. Copying threads change it without a lock,
-        which they would otherwise queue for at each block."""
+        """Given back, and the daemon was not told yet. Copying threads change it without the load's
+        lock, which they would otherwise queue for at each block."""
         share = sum(counts) // GIVE_BACK_SHARE
         self._tell_blocks = max(1, min(share, MOST_GIVEN_BACK_BLOCKS))
 
-    # --- copying threads, without a lock ---------------------------------------------------------
+    # --- copying threads, without the load's lock -------------------------------------------------
 
     def has(self, shard: int, start: int, stop: int) -> bool:
         """Whether all these blocks are granted."""

@@ -75,7 +75,7 @@ class DaemonFeed:
         self._repair = threading.RLock()  # finalizers may close a feed anywhere
         """Held while a pass is begun or another way is opened, which may take seconds."""
         self._guard = threading.RLock()
-        """Held while state and sources change; never while anything is waited for."""
+        """Held while pass, state and sources change; never while anything is waited for."""
         self._pass = 0
         self._running = False
         self._closed = False
@@ -132,7 +132,7 @@ class DaemonFeed:
             except DaemonUnavailable:
                 if self._load is None:
                     raise
-                self._recover(self._load)
+                self._go_on_without(self._load, Trigger.DAEMON_LOST, self._load.lost)
             return number
 
     def _next_pass(self, *, running: bool) -> int:
@@ -171,10 +171,12 @@ class DaemonFeed:
         try:
             granted = load.wait(*span, interrupted)
         except MemoryLimitError as error:
-            self._leave(load, error)
+            if not self._without_memory:
+                raise
+            self._go_on_without(load, Trigger.MEMORY_REFUSED, error)
             return
         if not granted and load.lost is not None:
-            self._recover(load)
+            self._go_on_without(load, Trigger.DAEMON_LOST, load.lost)
 
     def read_into(self, buffers: Sequence[memoryview], shard: int, start: int) -> None:
         source = self._source(shard, start // self.block_bytes) or self._direct
@@ -187,12 +189,14 @@ class DaemonFeed:
         return None if source is None else source.image(shard)
 
     def consumed(self, number: int, shard: int, block: int) -> None:
-        if number != self._pass:
-            raise FeedClosed
-        self._progress.done[shard][block] = 1
-        load = self._source(shard, block)
-        if load is not None:
-            load.consumed(shard, block, block + 1)
+        with self._guard:  # else a pass that begins meanwhile would lose the block
+            if number != self._pass:
+                raise FeedClosed
+            self._progress.done[shard][block] = 1
+            load = self._source(shard, block)
+            tell = load is not None and load.account.consume(shard, block, block + 1)
+        if load is not None and tell:
+            load.give_back()
 
     def _source(self, shard: int, block: int) -> LeasedLoad | None:
         for load in self._sources:
@@ -228,20 +232,11 @@ class DaemonFeed:
 
     # --- another way -----------------------------------------------------------------------------
 
-    def _recover(self, dead: LeasedLoad) -> None:
+    def _go_on_without(self, load: LeasedLoad, trigger: Trigger, why: StreamerError | None) -> None:
         """Find the rest of the running pass elsewhere; the first caller does it for all."""
         with self._repair:
-            if self._load is dead and not self._closed:
-                self._carry_out(Trigger.DAEMON_LOST, dead.lost)
-                self._interrupt()
-
-    def _leave(self, load: LeasedLoad, error: MemoryLimitError) -> None:
-        """Read the rest without the daemon, which has no memory for it; what it granted counts."""
-        if not self._without_memory:
-            raise error
-        with self._repair:
             if self._load is load and not self._closed:
-                self._carry_out(Trigger.MEMORY_REFUSED, error)
+                self._carry_out(trigger, why)
                 self._interrupt()
 
     def _reopen(self) -> None:

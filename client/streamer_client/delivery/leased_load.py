@@ -71,6 +71,8 @@ class LeasedLoad:
         self.lost: StreamerError | None = None
         self.account = BlockAccount((), ())
         self._changed = threading.Condition()
+        self._telling = threading.RLock()  # finalizers may close a load anywhere
+        """Held while consumed blocks are told of; nothing is waited for meanwhile."""
         self._failed: dict[int, StreamerError] = {}
         self._comparing = False
         """Whether what was granted is still being compared with the source."""
@@ -230,9 +232,14 @@ class LeasedLoad:
         self.want(self.account.all_after(first))
 
     def give_back(self) -> None:
-        """Tell the daemon of the blocks that were consumed and not told of yet."""
-        if ranges := self.account.take_consumed():
-            self.connection.send(Consumed(self.number, ranges))
+        """Tell the daemon of the blocks that were consumed and not told of yet.
+
+        When this returns, all of them are told of, also those that another thread has taken: of a
+        block that is wanted again, the daemon must hear first that it was consumed.
+        """
+        with self._telling:
+            if ranges := self.account.take_consumed():
+                self.connection.send(Consumed(self.number, ranges))
 
     def renew(self, environment: dict[str, str]) -> None:
         """Give the daemon what to read with from now on."""
@@ -268,11 +275,6 @@ class LeasedLoad:
                 error = self._failed[shard]
                 raise type(error)(*error.args) from error
             return False
-
-    def consumed(self, shard: int, start: int, stop: int) -> None:
-        """Give granted blocks back, unless the shard is held anyway."""
-        if self.account.consume(shard, start, stop):
-            self.give_back()
 
     def read_into(self, buffers: Sequence[memoryview], shard: int, start: int) -> None:
         slab = self._slabs[shard]

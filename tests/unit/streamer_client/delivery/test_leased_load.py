@@ -6,6 +6,7 @@ from concurrent.futures import CancelledError
 from typing import Literal
 
 import pytest
+from tests.support.overtaking import Overtaking
 from tests.support.paper_connection import PaperConnection, shard
 
 from streamer_client.connecting.wire import DaemonSilent
@@ -57,6 +58,19 @@ def test_consumed_blocks_are_told_before_more_is_wanted() -> None:
         Consumed(1, (BlockRange(0, 0, 1),)),
         Want(1, (BlockRange(1, 0, 1),)),
     ]
+
+
+def test_a_block_that_is_wanted_again_was_told_to_be_consumed_before() -> None:
+    """A copying thread has taken what is to be told, and is overtaken before it tells."""
+    connection, load = window()
+    again = Overtaking(lambda: load.want([BlockRange(0, 0, 1)]))
+    load.want([BlockRange(0, 0, 1)])
+    connection.grant(1, (0, 0, 1))
+    load.account.consume(0, 0, 1)
+    connection.before_sending[Consumed] = again.now
+    load.give_back()
+    again.join()
+    assert [type(message) for message in connection.sent] == [Want, Consumed, Want]
 
 
 def test_the_rest_of_a_held_load_follows_what_is_wanted_first() -> None:
