@@ -109,7 +109,7 @@ def _affordable_stop(shard: Shard, first: int, past: int, allowance: int) -> int
 
 def _claim(model: Model, load: Load, index: int, start: int, stop: int) -> None:
     shard, phases = load.shards[index], load.phases[index]
-    shard.claims[start:stop] = [count + 1 for count in shard.claims[start:stop]]
+    shard.change_claims(start, stop, 1)
     load.note_claim(index, start, stop)
     if shard.all_resident(start, stop):
         phases[start:stop] = bytes([Phase.GRANTED]) * (stop - start)
@@ -220,8 +220,7 @@ def _unclaim_granted(model: Model, load: Load, index: int, start: int, stop: int
     load.phases[index][start:stop] = bytes(stop - start)
     size_bytes = shard.bytes_of(start, stop)
     load.granted_bytes -= size_bytes
-    left = [count - 1 for count in shard.claims[start:stop]]
-    shard.claims[start:stop] = left
+    left = shard.change_claims(start, stop, -1)
     if not all(left):
         for block, count in enumerate(left, start):
             if not count:

@@ -55,6 +55,24 @@ def test_what_may_be_taken_away() -> None:
     assert not made.releasable(0)
 
 
+@pytest.mark.parametrize(
+    ("before", "start", "stop", "by", "after"),
+    [
+        ([0, 0, 0, 0], 1, 3, 1, [0, 1, 1, 0]),
+        ([3, 1, 2, 1], 0, 3, -1, [2, 0, 1, 1]),
+        ([1, 1, 1, 2], 0, 4, 1, [2, 2, 2, 3]),
+        ([5, 7, 7, 5], 2, 3, -1, [5, 7, 6, 5]),
+    ],
+)
+def test_claims_are_counted_block_by_block(
+    before: list[int], start: int, stop: int, by: int, after: list[int]
+) -> None:
+    made = shard(4 * BLOCK)
+    made.claims = list(before)
+    assert made.change_claims(start, stop, by) == after[start:stop]
+    assert made.claims == after
+
+
 def test_empty_is_without_memory_and_without_interest() -> None:
     made = shard(BLOCK)
     assert made.empty
