@@ -13,6 +13,7 @@ import msgspec
 from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.options import LoadOptions
 from streamer_client.contract.uris import has_scheme
+from streamer_client.storage.os_errors import absolute_path
 
 Source = str | os.PathLike[str]
 
@@ -67,7 +68,7 @@ def _absolute(base: str, path: str) -> str:
         return path
     if has_scheme(base) and not os.path.isabs(path):
         return f"{base.rstrip('/')}/{path}"
-    return os.path.abspath(os.path.join(base, path))
+    return absolute_path(os.path.join(base, path))
 
 
 def _parent(path: str) -> str:

@@ -18,6 +18,7 @@ from streamer_client.contract.uris import scheme_of
 from streamer_client.runai.failures import as_runtime_error
 from streamer_client.runai.pulling import pull_files
 from streamer_client.runai.s3_utils.s3_utils import S3Credentials
+from streamer_client.storage.os_errors import working_directory
 from streamer_client.storage.registry import object_store_schemes
 
 _BEGUN: Final = b"begun by streamer_client\n"
@@ -30,12 +31,14 @@ def own_directory(dst: str) -> str:
 
     Raises:
         ConfigError: it is no name, the root of a file system, or above this process's home or
-            working directory: whatever an attempt left in it could not be removed again.
+            working directory: whatever an attempt left in it could not be removed again. Or the
+            working directory was removed.
     """
     if not dst.strip():
         raise ConfigError("dst is empty; name the directory that the model's files are brought to")
+    here = working_directory()  # first: a relative dst is looked up from there
     real = os.path.realpath(dst)
-    others = {os.path.realpath(other) for other in (os.getcwd(), os.path.expanduser("~"))}
+    others = {os.path.realpath(other) for other in (here, os.path.expanduser("~"))}
     if os.path.ismount(real) or any(os.path.commonpath((real, one)) == real for one in others):
         raise ConfigError(
             f"dst is {dst!r}, {real}, which holds more than one model's files; name a directory "

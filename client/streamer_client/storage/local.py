@@ -17,7 +17,7 @@ from streamer_client.contract.errors import ConfigError, SourceChanged, SourceEr
 from streamer_client.storage.contract import SourceKind, StoredShard
 from streamer_client.storage.local_reader import LocalReader, identity_of
 from streamer_client.storage.names import DEFAULT_PATTERN, natural_key, select, told
-from streamer_client.storage.os_errors import source_error
+from streamer_client.storage.os_errors import absolute_path, source_error
 
 _FILE_SCHEME = "file://"
 
@@ -93,7 +93,7 @@ def local_path(source: str) -> str:
         path = "/" + unquote(rest)
     if not path or "\0" in path:
         raise ConfigError(f"{source!r} is no path; give the directory of the checkpoint")
-    return os.path.abspath(path)
+    return absolute_path(path)
 
 
 def _is_uri(text: str) -> bool:

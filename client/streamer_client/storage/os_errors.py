@@ -1,7 +1,8 @@
 """What the operating system's refusals mean to somebody who loads a checkpoint.
 
-Owns the step from `OSError` to a typed error with a remedy: for what is reached by a path, and for
-what is read through a descriptor that somebody else opened, whose path is not looked at.
+Owns the step from `OSError` to a typed error with a remedy: for what is reached by a path, for what
+is read through a descriptor that somebody else opened, whose path is not looked at, and for the
+working directory, which may be gone.
 """
 
 from __future__ import annotations
@@ -9,7 +10,12 @@ from __future__ import annotations
 import errno
 import os
 
-from streamer_client.contract.errors import SourceError, SourceForbidden, SourceNotFound
+from streamer_client.contract.errors import (
+    ConfigError,
+    SourceError,
+    SourceForbidden,
+    SourceNotFound,
+)
 
 
 def source_error(path: str, error: OSError, doing: str) -> SourceError:
@@ -85,3 +91,28 @@ def _refused_at(path: str) -> str:
         if not os.access(ancestor, os.X_OK, effective_ids=True):
             return ancestor
     return path
+
+
+def working_directory() -> str:
+    """This process's working directory.
+
+    Raises:
+        ConfigError: it was removed, so that no relative path means anything.
+    """
+    try:
+        return os.getcwd()
+    except FileNotFoundError as error:
+        raise ConfigError(
+            "this process's working directory was removed; change to one that exists"
+        ) from error
+
+
+def absolute_path(path: str) -> str:
+    """The absolute path that a path means in this process.
+
+    Raises:
+        ConfigError: it is relative, and the working directory was removed.
+    """
+    return os.path.normpath(
+        path if os.path.isabs(path) else os.path.join(working_directory(), path)
+    )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.support.waiting import eventually
 
-from streamer_client.contract.errors import SourceNotFound
+from streamer_client.contract.errors import ConfigError, SourceNotFound
 from streamer_client.runai import ObjectStorageModel, S3Credentials, object_model
 
 URL = "s3://bucket/model"
@@ -193,3 +193,14 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path, dst: str) -
     with pytest.raises(OSError, match=r"model\.lock"):
         ObjectStorageModel(URL, dst)
     assert (tmp_path / "victim").read_text() == "x"
+
+
+def test_a_working_directory_that_was_removed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for dst in ("model", str(tmp_path / "model")):
+        with pytest.raises(ConfigError, match="working directory was removed"):
+            ObjectStorageModel(URL, dst)

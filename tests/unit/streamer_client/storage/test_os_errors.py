@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import pytest
 
-from streamer_client.contract.errors import SourceError, SourceForbidden, SourceNotFound
-from streamer_client.storage.os_errors import source_error
+from streamer_client.contract.errors import (
+    ConfigError,
+    SourceError,
+    SourceForbidden,
+    SourceNotFound,
+)
+from streamer_client.storage.os_errors import absolute_path, source_error
 
 
 @pytest.mark.parametrize(
@@ -29,3 +35,14 @@ def test_kind_and_remedy(number: int, kind: type[SourceError], told: str) -> Non
     assert type(error) is kind
     assert str(error).startswith("/no/such/m: ")
     assert told in str(error)
+
+
+def test_a_relative_path_in_a_directory_that_was_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ConfigError, match="directory was removed; change to one that exists"):
+        absolute_path("model")
+    assert absolute_path("/m//model/.") == "/m/model"
