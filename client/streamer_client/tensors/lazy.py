@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol, Self
 import torch
 from torch.utils._pytree import tree_iter, tree_map_only
 
-from streamer_client.tensors.cut import Cut, cut_of
+from streamer_client.copy.cut import Cut, cut_of
 
 aten: Final = torch.ops.aten
 

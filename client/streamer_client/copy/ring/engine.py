@@ -18,8 +18,10 @@ import torch
 
 from streamer_client.contract.errors import DaemonUnavailable
 from streamer_client.copy.block_jobs import Piece, Run
-from streamer_client.copy.destination import Target
-from streamer_client.copy.feed import Feed
+from streamer_client.copy.cut import Cut, Part
+from streamer_client.copy.destination import Contiguous, Target
+from streamer_client.copy.feed import Feed, Image
+from streamer_client.copy.gather import read_rows
 from streamer_client.copy.ring import native
 from streamer_client.copy.ring.lanes import CopyFailed, CudaFailure, Lane, Ring, ShortImage
 from streamer_client.copy.ring.machine import near, pci_address, ranks_here
@@ -95,6 +97,31 @@ class RingEngine:
             total = part.stop - part.start
             feed.read_into([lane.slot()[skip : skip + total]], shard, part.start)
             lane.send(skip, total, part.pieces)
+
+    def gather(self, image: Image, cut: Cut, part: Part, to: Contiguous) -> int:
+        """Fill `to` with a part of a cut's rows; as `copy`, for rows of an image."""
+        try:
+            lane, number = self._lane()
+            try:
+                if not lane.gather(image, cut, part, to.address):
+                    self._gather_by_slots(lane, image, cut, part, to)
+            except ShortImage as error:
+                raise DaemonUnavailable(
+                    f"what holds {to.told(0, part.stop - part.start)} ends before byte {cut.stop}"
+                ) from error
+        except CudaFailure as failure:
+            told = to.told(failure.at_bytes, part.stop - part.start)
+            raise CopyFailed(f"copying {told} to the GPU failed: {failure.what}") from failure
+        return number << LANE_SHIFT | lane.sent
+
+    def _gather_by_slots(
+        self, lane: Lane, image: Image, cut: Cut, part: Part, to: Contiguous
+    ) -> None:
+        for start in range(part.start, part.stop, self._ring.slot_bytes):
+            stop = min(start + self._ring.slot_bytes, part.stop)
+            read_rows(image.fd, cut, Part(start, stop), lane.slot())
+            piece = Piece(to, start - part.start, stop - part.start)
+            lane.send(0, stop - start, [piece])
 
     def _lane(self) -> tuple[Lane, int]:
         own = self._own

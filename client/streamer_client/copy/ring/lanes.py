@@ -12,6 +12,7 @@ from typing import Protocol
 
 from streamer_client.contract.errors import StreamerError
 from streamer_client.copy.block_jobs import Piece
+from streamer_client.copy.cut import Cut, Part
 from streamer_client.copy.destination import Target
 from streamer_client.copy.feed import Image
 
@@ -58,6 +59,20 @@ class Lane(Protocol):
             CudaFailure: a copy could not be sent, or an earlier one failed.
             ShortImage: the file ends before.
             OSError: it cannot be read.
+        """
+        ...
+
+    def gather(self, image: Image, cut: Cut, part: Part, address: int) -> bool:
+        """Read a part of a cut's rows and send it, slot by slot; on return it is read.
+
+        Args:
+            image: what the cut names rows of.
+            cut: the rows.
+            part: which of their bytes.
+            address: device memory that the part's first byte goes to, the others behind it.
+
+        Returns:
+            As `copy`, and raises as it does.
         """
         ...
 

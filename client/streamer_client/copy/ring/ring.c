@@ -20,12 +20,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#define ABI 3
+#define ABI 4
 #define HUGE_PAGE ((uintptr_t)2 << 20)
 #define NAME_LENGTH 64
 #define STREAMS 2
 #define PAGE 4096
 #define FLAG_STRIDE 16        /* flags of slots lie in cache lines of their own */
+#define MOST_DIMENSIONS 8
 #define MOST_SLOTS (PAGE / 4 / FLAG_STRIDE)
 #define SPINS 2000            /* some tens of microseconds, about what a small copy takes */
 #define QUERY_EVERY 64
@@ -521,6 +522,84 @@ int lane_copy(
     const struct piece *pieces, struct failure *failure) {
     if (enter(lane->ring, failure)) return -1;
     int failed = copy_all(lane, fd, mapped, start, total, pieces, failure);
+    leave(lane->ring);
+    return failed;
+}
+
+/* --- rows ---
+ *
+ * A slice of a tensor lies in its slab as rows of equal length at regular distances. Gathered one
+ * after the other they are a stream of bytes, of which a call takes a part. */
+
+struct rows {
+    uint64_t start;            /* of the first row in the image */
+    uint64_t row_bytes;
+    uint64_t dimensions;       /* used of `outer`, the widest stride first */
+    struct {
+        uint64_t times, stride_bytes;
+    } outer[MOST_DIMENSIONS];
+};
+
+/* Where byte `at` of the gathered stream lies in the image. */
+static uint64_t place_of(const struct rows *rows, uint64_t at) {
+    uint64_t row = at / rows->row_bytes, place = rows->start + at % rows->row_bytes;
+    for (uint64_t dimension = rows->dimensions; dimension-- > 0;) {
+        place += row % rows->outer[dimension].times * rows->outer[dimension].stride_bytes;
+        row /= rows->outer[dimension].times;
+    }
+    return place;
+}
+
+/* Rows ascend, so this is the whole range that bytes `at` to `at + bytes` lie in. */
+static int all_readable(const char *mapped, const struct rows *rows, uint64_t at, uint64_t bytes) {
+    uint64_t first = place_of(rows, at), last = place_of(rows, at + bytes - 1);
+    return readable(mapped + first, last - first + 1);
+}
+
+static int fill_slot(
+    char *memory, int fd, const char *mapped, const struct rows *rows, uint64_t at, uint64_t bytes,
+    struct failure *failure) {
+    if (mapped != NULL && !all_readable(mapped, rows, at, bytes)) mapped = NULL;
+    while (bytes) {
+        uint64_t part = rows->row_bytes - at % rows->row_bytes, place = place_of(rows, at);
+        if (part > bytes) part = bytes;
+        if (mapped == NULL) {
+            if (read_file(fd, memory, part, place, failure)) return -1;
+        } else if (((uintptr_t)memory & 63) == 0) copy_to_slot(memory, mapped + place, part);
+        else memcpy(memory, mapped + place, part);
+        memory += part;
+        at += part;
+        bytes -= part;
+    }
+    return 0;
+}
+
+static int gather_all(
+    struct lane *lane, int fd, const char *mapped, const struct rows *rows, uint64_t first,
+    uint64_t total, address to, struct failure *failure) {
+    if (catch_up(lane, failure)) return -1;
+    for (uint64_t at = 0; at < total;) {
+        uint64_t bytes = total - at;
+        char *memory;
+        if (bytes > lane->ring->slot_bytes) bytes = lane->ring->slot_bytes;
+        struct piece piece = {to + at, bytes};
+        struct cursor cursor = {&piece, 0};
+        failure->at = at;
+        if (free_slot(lane, &memory, failure)) return -1;
+        if (fill_slot(memory, fd, mapped, rows, first + at, bytes, failure)) return -1;
+        if (send_slot(lane, memory, bytes, &cursor, failure)) return -1;
+        at += bytes;
+    }
+    return 0;
+}
+
+/* Sends bytes `first` to `first + total` of the gathered rows of `fd` to the device's memory at `to`.
+ * On return they are read, as after `lane_copy`. */
+int lane_gather(
+    struct lane *lane, int fd, const char *mapped, const struct rows *rows, uint64_t first,
+    uint64_t total, address to, struct failure *failure) {
+    if (enter(lane->ring, failure)) return -1;
+    int failed = gather_all(lane, fd, mapped, rows, first, total, to, failure);
     leave(lane->ring);
     return failed;
 }

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer_client.tensors.cut import Cut, Dimension
+from streamer_client.copy.cut import Cut, Dimension
 from streamer_client.tensors.lazy import LazyTensor, lazy, ordinary
 
 CPU = torch.device("cpu")

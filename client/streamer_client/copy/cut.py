@@ -119,3 +119,45 @@ def _starts(at: int, outer: tuple[Dimension, ...]) -> Iterator[int]:
     first, rest = outer[0], outer[1:]
     for place in range(first.times):
         yield from _starts(at + place * first.stride_bytes, rest)
+
+
+class Part(NamedTuple):
+    """Bytes `start` to `stop` of a cut's rows, counted as they lie one after the other."""
+
+    start: int
+    stop: int
+
+
+def parts_of(cut: Cut, part_bytes: int) -> Iterator[Part]:
+    """A cut in parts of at most so many bytes."""
+    for start in range(0, cut.size_bytes, part_bytes):
+        yield Part(start, min(start + part_bytes, cut.size_bytes))
+
+
+def reach_of(cut: Cut, part: Part) -> tuple[int, int]:
+    """The range of stored bytes in which a part's rows lie: rows ascend."""
+    return place_of(cut, part.start), place_of(cut, part.stop - 1) + 1
+
+
+def place_of(cut: Cut, at: int) -> int:
+    """Where byte `at` of the rows lies in what they are cut from."""
+    row, rest = divmod(at, cut.row_bytes)
+    place = cut.start + rest
+    for dimension in reversed(cut.outer):
+        row, number = divmod(row, dimension.times)
+        place += number * dimension.stride_bytes
+    return place
+
+
+def moved(cut: Cut, by_bytes: int) -> Cut:
+    """The same rows of something that begins so many bytes later."""
+    return cut._replace(start=cut.start + by_bytes)
+
+
+def pieces_of(cut: Cut, part: Part) -> Iterator[tuple[int, int]]:
+    """Start and size of each run of stored bytes that a part takes, in its order."""
+    at = part.start
+    while at < part.stop:
+        size = min(cut.row_bytes - at % cut.row_bytes, part.stop - at)
+        yield place_of(cut, at), size
+        at += size

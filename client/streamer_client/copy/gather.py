@@ -1,0 +1,257 @@
+"""Slices of stored tensors into new memory of a device: who waits for them, and who gathers.
+
+Owns the threads that gather and the order in which they do. Each slice is cut into parts, so that
+several threads work on one; a thread waits until the source has a part's bytes, reads its rows into
+a slot and sends that. What is asked for is gathered before what is only foretold.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from typing import Final, NamedTuple, Protocol, Self
+
+import torch
+
+from streamer_client.contract.errors import StreamerError
+from streamer_client.copy.cut import Cut, Part, parts_of, pieces_of, reach_of
+from streamer_client.copy.destination import Contiguous, memory_at
+from streamer_client.copy.feed import Image
+
+PART_BYTES: Final = 4 << 20
+"""As much as a slot of one rank holds."""
+
+
+class GatherEngine(Protocol):
+    """What gathers; see `CopyEngine` for who calls what."""
+
+    @property
+    def threads(self) -> int: ...
+    def fence(self) -> None: ...
+    def enter(self) -> None: ...
+    def gather(self, image: Image, cut: Cut, part: Part, to: Contiguous) -> int: ...
+    def settle(self, ticket: int) -> None: ...
+    def leave(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Source(Protocol):
+    """Where a slice is cut from."""
+
+    def __call__(self, start: int, stop: int) -> Image:
+        """Wait until bytes `start` to `stop` can be read there.
+
+        Raises:
+            StreamerError: they will never be.
+        """
+        ...
+
+
+class Slice(Contiguous):
+    """New memory for the rows of one cut.
+
+    Args:
+        cut: the rows, counted from the image's first byte.
+        device: where the memory is.
+        told: what it is, for the text of errors.
+    """
+
+    __slots__ = ("_told", "address", "cut", "errors", "flat", "left_bytes", "left_parts", "tickets")
+
+    def __init__(self, cut: Cut, device: torch.device, told: str) -> None:
+        self.cut = cut
+        self.flat = torch.empty(cut.size_bytes, dtype=torch.uint8, device=device)
+        self.address = self.flat.data_ptr()
+        self._told = told
+        self.left_bytes = cut.size_bytes
+        self.left_parts = len(range(0, cut.size_bytes, PART_BYTES))
+        self.tickets: list[int] = []
+        self.errors: list[BaseException] = []
+
+    def told(self, start: int, stop: int) -> str:
+        return f"bytes {start} to {stop} of a slice of {self._told}"
+
+
+class _Portion(Contiguous):
+    """The memory of one part of a slice."""
+
+    __slots__ = ("_of", "_start", "address", "flat", "left_bytes")
+
+    def __init__(self, of: Slice, part: Part) -> None:
+        self._of = of
+        self._start = part.start
+        self.flat = of.flat[part.start : part.stop]
+        self.address = of.address + part.start
+        self.left_bytes = part.stop - part.start
+
+    def told(self, start: int, stop: int) -> str:
+        return self._of.told(self._start + start, self._start + stop)
+
+
+class _Job(NamedTuple):
+    slice: Slice
+    part: Part
+    source: Source
+
+
+class Gatherer:
+    """A context manager: leaving it ends the threads.
+
+    Args:
+        engine: how rows get to the device; closed with the gatherer.
+        device: of new slices.
+    """
+
+    def __init__(self, engine: GatherEngine, device: torch.device) -> None:
+        self._engine = engine
+        self._device = device
+        self._changed = threading.Condition()
+        self._asked: deque[_Job] = deque()
+        self._foretold: deque[_Job] = deque()
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"streamer-gather-{place}", daemon=True)
+            for place in range(max(1, engine.threads))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def begin(self, source: Source, cut: Cut, told: str, *, foretold: bool = False) -> Slice:
+        """Have a cut gathered; does not wait.
+
+        Args:
+            source: what it is cut from.
+            cut: its rows, counted from the source's first byte.
+            told: what it is, for the text of errors.
+            foretold: nobody asked for it yet.
+        """
+        made = Slice(cut, self._device, told)
+        self._engine.fence()
+        jobs = [_Job(made, part, source) for part in parts_of(cut, PART_BYTES)]
+        with self._changed:
+            (self._foretold if foretold else self._asked).extend(jobs)
+            self._changed.notify_all()
+        return made
+
+    def wait(self, made: Slice) -> torch.Tensor:
+        """The slice's bytes, flat, once they are all there.
+
+        Raises:
+            StreamerError: they cannot be had, or the gatherer was closed.
+        """
+        with self._changed:
+            self._hurry(made)
+            self._changed.wait_for(lambda: made.left_parts == 0 or made.errors or self._closed)
+            if made.errors:
+                raise made.errors[0]
+            if made.left_parts:
+                raise StreamerError(f"{made.told(0, made.cut.size_bytes)} was not gathered: closed")
+        for ticket in made.tickets:
+            self._engine.settle(ticket)
+        return made.flat
+
+    def forget(self, made: Slice) -> None:
+        """Nobody wants a foretold slice any more: what of it is not begun is left out."""
+        with self._changed:
+            self._foretold = deque(job for job in self._foretold if job.slice is not made)
+
+    def _hurry(self, made: Slice) -> None:
+        """What was foretold is asked for now."""
+        waiting = [job for job in self._foretold if job.slice is made]
+        if waiting:
+            self._foretold = deque(job for job in self._foretold if job.slice is not made)
+            self._asked.extend(waiting)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """End the threads; nothing is gathered any more on return. Idempotent."""
+        with self._changed:
+            closed, self._closed = self._closed, True
+            self._changed.notify_all()
+        if closed:
+            return
+        for thread in self._threads:
+            thread.join()
+        self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- gathering threads -----------------------------------------------------------------------
+
+    def _work(self) -> None:
+        self._engine.enter()
+        while (job := self._next()) is not None:
+            ticket, error = 0, None
+            try:
+                ticket = self._carry_out(job)
+            except BaseException as failure:  # noqa: BLE001  raised in the caller's thread
+                error = failure
+            self._done(job.slice, ticket, error)
+            del job  # waiting for the next one, it would keep the memory of this one
+        self._engine.leave()
+
+    def _next(self) -> _Job | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._asked or self._foretold or self._closed)
+            if self._closed:
+                return None
+            return (self._asked or self._foretold).popleft()
+
+    def _carry_out(self, job: _Job) -> int:
+        start, stop = reach_of(job.slice.cut, job.part)
+        image = job.source(start, stop)
+        return self._engine.gather(image, job.slice.cut, job.part, _Portion(job.slice, job.part))
+
+    def _done(self, made: Slice, ticket: int, error: BaseException | None) -> None:
+        with self._changed:
+            made.left_parts -= 1
+            if error is None:
+                made.tickets.append(ticket)
+            else:
+                made.errors.append(error)
+            if not made.left_parts or error is not None:
+                self._changed.notify_all()
+
+
+class HostGather:
+    """Rows into memory of this process, by system calls."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+    def fence(self) -> None: ...
+
+    def enter(self) -> None: ...
+
+    def gather(self, image: Image, cut: Cut, part: Part, to: Contiguous) -> int:
+        read_rows(image.fd, cut, part, memory_at(to.address, part.stop - part.start))
+        return 0
+
+    def settle(self, ticket: int) -> None: ...
+
+    def leave(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def read_rows(fd: int, cut: Cut, part: Part, memory: memoryview) -> None:
+    """Read a part of a cut's rows of a file into the beginning of `memory`.
+
+    Raises:
+        StreamerError: the file ends before.
+        OSError: it cannot be read.
+    """
+    at = 0
+    for start, size in pieces_of(cut, part):
+        done = 0
+        while done < size:
+            count = os.preadv(fd, [memory[at + done : at + size]], start + done)
+            if not count:
+                raise StreamerError(f"a file ends at byte {start + done}, before its shard does")
+            done += count
+        at += size
