@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -22,6 +23,8 @@ from streamer_client.tensors.catalog_view import Catalog
 from streamer_client.tensors.headers import Headers
 from streamer_client.tensors.iteration import tensors
 from streamer_client.tensors.loading import Loading, Mismatch
+from streamer_client.tensors.sliced import sliced
+from streamer_client.tensors.staging import Handed
 
 
 class OnTensor(Protocol):
@@ -88,14 +91,7 @@ class Checkpoint:
         Raises:
             SourceError: a shard cannot be read, or a name is in none.
         """
-        wanted = None if names is None else frozenset(names)
-        if wanted is not None:
-            unknown = sorted(wanted - set(self.catalog))
-            if unknown:
-                raise SourceError(
-                    f"{self._stats.source} has no tensor {', '.join(unknown)}; "
-                    "`catalog` shows what it has"
-                )
+        wanted = self._wanted(names)
         batches = tensors(self._feed, self._headers, torch.device(device), wanted)
         stats = self._stats
         while True:
@@ -111,6 +107,57 @@ class Checkpoint:
                 stats.loaded(entry.stop - entry.start)
                 yield entry.name, tensor
                 del tensor  # the caller alone decides how long it lives
+
+    @contextmanager
+    def slices(
+        self, device: torch.device | str, names: frozenset[str] | set[str] | None = None
+    ) -> Iterator[Iterator[tuple[str, torch.Tensor]]]:
+        """Iterate over `(name, tensor)` for a model that keeps a part of each.
+
+        Tensors of a megabyte and more stand for bytes that are not fetched yet: what is copied from
+        a view of one is fetched, that slice alone, and everything else that is done with one
+        fetches what it needs. They may be used until the context is left, and then no more.
+        Where that cannot be had, tensors are those of `tensors`.
+
+        Args:
+            device: where the tensors are wanted.
+            names: only these, or all.
+
+        Raises:
+            SourceError: as `tensors`; of bytes that could not be had, where they are used.
+        """
+        wanted = self._wanted(names)
+        found = sliced(self._feed, self._headers, torch.device(device), wanted)
+        if found is None:
+            yield self.tensors(device, names)
+            return
+        try:
+            yield self._handed(found)
+            with self._stats.timed():
+                self._feed.settle()
+        finally:
+            found.close()
+            self._stats.copied_bytes += found.copied_bytes
+
+    def _handed(self, batches: Iterable[list[Handed]]) -> Iterator[tuple[str, torch.Tensor]]:
+        for batch in batches:
+            while batch:
+                entry, tensor = batch.pop()
+                self._stats.loaded(entry.stop - entry.start)
+                yield entry.name, tensor
+                del tensor  # the caller alone decides how long it lives
+
+    def _wanted(self, names: frozenset[str] | set[str] | None) -> frozenset[str] | None:
+        """The names, which must all be stored; None for all."""
+        wanted = None if names is None else frozenset(names)
+        if wanted is not None:
+            unknown = sorted(wanted - set(self.catalog))
+            if unknown:
+                raise SourceError(
+                    f"{self._stats.source} has no tensor {', '.join(unknown)}; "
+                    "`catalog` shows what it has"
+                )
+        return wanted
 
     def load_into(
         self,

@@ -25,6 +25,9 @@ class LoadStats:
     """Of these, in memory already when the checkpoint was opened."""
     loaded_bytes: int = 0
     """Tensor bytes handed out or copied so far; each pass counts."""
+    copied_bytes: int = 0
+    """Bytes that `Checkpoint.slices` fetched so far, for the slices that were used and small
+    tensors."""
     tensors: int = 0
     seconds: float = 0.0
     """Spent waiting and copying, the caller's own work between two tensors left out."""

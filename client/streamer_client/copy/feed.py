@@ -120,6 +120,17 @@ class Feed(Protocol):
         """
         ...
 
+    def standing(self, shard: int, start: int, stop: int) -> Image | None:
+        """Wait for blocks `start` to `stop` of a held shard, in no pass.
+
+        Any thread may ask.
+
+        Returns:
+            Where those blocks can be read by system calls until the feed is closed; None when the
+            shard does not stay in memory (any more).
+        """
+        ...
+
     def settle(self) -> None:
         """Wait until all that was read so far is known to be what the source holds.
 

@@ -247,10 +247,19 @@ class DaemonFeed:
         )
 
     def mapped(self, shard: int, start: int, stop: int) -> mmap.mmap | None:
+        load = self._held(shard, start, stop)
+        return None if load is None else load.mapping(shard)
+
+    def standing(self, shard: int, start: int, stop: int) -> Image | None:
+        load = self._held(shard, start, stop)
+        return None if load is None else load.image(shard)
+
+    def _held(self, shard: int, start: int, stop: int) -> DaemonLoad | None:
+        """Wait for a load that holds these blocks."""
         while not self._closed:
             for load in (self._load, *self._lost):
                 if load is not None and load.shards[shard].held and load.has(shard, start, stop):
-                    return load.mapping(shard)
+                    return load
             load = self._load
             if load is None or not load.shards[shard].held:
                 return None

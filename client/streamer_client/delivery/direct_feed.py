@@ -15,7 +15,7 @@ from streamer_client.connect.source_access import SourceAccess
 from streamer_client.contract.errors import CredentialsExpired, SourceChanged, SourceNotFound
 from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES, BlockRange
 from streamer_client.contract.uris import is_remote
-from streamer_client.copy.feed import FeedClosed, FeedShard
+from streamer_client.copy.feed import FeedClosed, FeedShard, Image
 from streamer_client.delivery.parallelism import read_threads
 from streamer_client.storage.contract import Reader, Storage, StoredShard
 from streamer_client.storage.local_files import DescriptorStorage, LocalFile
@@ -157,6 +157,10 @@ class DirectFeed:
         return False
 
     def mapped(self, shard: int, start: int, stop: int) -> mmap.mmap | None:
+        del shard, start, stop
+        return None
+
+    def standing(self, shard: int, start: int, stop: int) -> Image | None:
         del shard, start, stop
         return None
 

@@ -59,16 +59,17 @@ class StagedGroup:
         """The tensors, which alone keep the memory from now on."""
         if self._group.single:
             return [(self._group.spans[0].entries[0], self._tensor)]
-        return [item for span in self._group.spans for item in _split(self.flat, span)]
+        return [item for span in self._group.spans for item in split(self.flat[span.at :], span)]
 
 
-def _split(flat: torch.Tensor, span: GroupSpan) -> Iterator[Handed]:
-    """A span's tensors. Neighbours that differ in the first dimension at most are cut by one call.
+def split(flat: torch.Tensor, span: GroupSpan) -> Iterator[Handed]:
+    """A span's tensors, whose first byte is that of `flat`.
 
-    There may be thousands, and a view of each would take longer than copying its bytes.
+    Neighbours that differ in the first dimension at most are cut by one call: there may be
+    thousands, and a view of each would take longer than copying its bytes.
     """
     forms = [torch_form(entry.dtype, entry.shape) for entry in span.entries]
-    first, at = 0, span.at
+    first, at = 0, 0
     while first < len(forms):
         dtype, shape = forms[first]
         last = first + 1

@@ -1,0 +1,235 @@
+"""Handing tensors out of which each rank fetches its part: large ones lazy, small ones as they are.
+
+Owns what is fetched before it is asked for: small tensors, and slices that are foretold, within one
+bound. Everything here runs in the thread that loads weights; the gatherer's threads fetch. Lazy
+tensors may be used until `close`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+import torch
+
+from streamer_client.contract.catalog import ShardCatalog, TensorEntry
+from streamer_client.contract.errors import DaemonUnavailable
+from streamer_client.contract.layout import blocks_of_bytes
+from streamer_client.copy.cut import Cut, moved
+from streamer_client.copy.dtypes import torch_form
+from streamer_client.copy.engines import gather_engine_for
+from streamer_client.copy.feed import Feed, Image
+from streamer_client.copy.gather import Gatherer, Slice
+from streamer_client.tensors.foretelling import Foretelling
+from streamer_client.tensors.headers import ShardHeaders
+from streamer_client.tensors.lazy import lazy
+from streamer_client.tensors.reading_order import Select, by_name
+from streamer_client.tensors.staging import Handed, split
+from streamer_client.tensors.staging_groups import GroupSpan, StagingGroup, small_together
+
+AHEAD_BYTES: Final = 1 << 30
+"""The most that is staged on the device before it is asked for."""
+
+
+def sliced(
+    feed: Feed, headers: ShardHeaders, device: torch.device, names: frozenset[str] | None
+) -> SlicedTensors | None:
+    """The tensors of a feed, or the named ones, large ones lazy.
+
+    Returns:
+        None where slices cannot be fetched: not all shards stay in memory, or nothing gathers on
+        such a device.
+
+    Raises:
+        StreamerError: a header could not be read, or the device cannot be used.
+    """
+    shards = range(len(feed.shards))
+    if not all(feed.views(shard) for shard in shards):
+        return None
+    catalogs = [headers.in_view(shard) for shard in shards]
+    known = [catalog for catalog in catalogs if catalog is not None]
+    engine = gather_engine_for(device, feed) if len(known) == len(catalogs) else None
+    if engine is None:
+        return None
+    return SlicedTensors(feed, known, by_name(names), device, Gatherer(engine, device))
+
+
+class _Place(NamedTuple):
+    """A group of tensors of one shard, or one large tensor."""
+
+    shard: int
+    group: StagingGroup
+
+    @property
+    def large(self) -> TensorEntry | None:
+        (span, *more) = self.group.spans
+        return span.entries[0] if not more and self.group.single and is_large(span) else None
+
+
+def is_large(span: GroupSpan) -> bool:
+    """Whether a tensor alone in its group is worth a slice of its own; small ones are whole."""
+    return span.stop - span.start > LARGE_BYTES
+
+
+LARGE_BYTES: Final = 1 << 20
+
+
+class SlicedTensors:
+    """The tensors of shards that stay in memory, large ones lazy.
+
+    Args:
+        feed: whose shards are all held.
+        catalogs: of all its shards.
+        select: which tensors are wanted.
+        device: where they are wanted.
+        gatherer: fetches; closed with this.
+        ahead_bytes: see `AHEAD_BYTES`.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        catalogs: Sequence[ShardCatalog],
+        select: Select,
+        device: torch.device,
+        gatherer: Gatherer,
+        ahead_bytes: int = AHEAD_BYTES,
+    ) -> None:
+        self._feed = feed
+        self._device = device
+        self._gatherer = gatherer
+        self._most_ahead_bytes = ahead_bytes
+        self._places = [
+            _Place(shard, group)
+            for shard, catalog in enumerate(catalogs)
+            for group in small_together(select(shard, catalog))
+        ]
+        self._foretelling = Foretelling()
+        self._staged: OrderedDict[tuple[int, int, Cut], Slice] = OrderedDict()
+        """Slices on their way or there, by shard, the tensor's first byte, and cut; the oldest
+        first."""
+        self._staged_bytes = 0
+        self._handed = 0
+        self._reached = 0
+        """The place from which on nothing is staged yet."""
+        self.copied_bytes = 0
+        """What was fetched of the shards, in all."""
+
+    def __iter__(self) -> Iterator[list[Handed]]:
+        """Lists of tensors that are there at the same time, each in reverse order."""
+        for number, place in enumerate(self._places):
+            self._handed = number
+            self._reached = max(self._reached, number)
+            self._stage_ahead()
+            entry = place.large
+            if entry is None:
+                handed = self._small(place)
+                handed.reverse()
+                yield handed
+            else:
+                yield [(entry, self._lazy(place.shard, entry))]
+                self._foretelling.was_left(entry)
+
+    def close(self) -> None:
+        """Fetch nothing any more. Idempotent."""
+        self._gatherer.close()
+        self._staged.clear()
+
+    # --- large tensors ---------------------------------------------------------------------------
+
+    def _lazy(self, shard: int, entry: TensorEntry) -> torch.Tensor:
+        dtype, shape = torch_form(entry.dtype, entry.shape)
+        return lazy(shape, dtype, self._device, lambda cut: self._fetched(shard, entry, cut))
+
+    def _fetched(self, shard: int, entry: TensorEntry, cut: Cut) -> torch.Tensor:
+        self._foretelling.was_cut(entry, cut)
+        key = (shard, entry.start, cut)
+        made = self._staged.pop(key, None)
+        if made is None:
+            made = self._begin(shard, entry.start, cut, entry.name)
+        else:
+            self._staged_bytes -= cut.size_bytes
+        found = self._gatherer.wait(made)
+        self._stage_ahead()
+        return found
+
+    # --- small tensors ---------------------------------------------------------------------------
+
+    def _small(self, place: _Place) -> list[Handed]:
+        handed: list[Handed] = []
+        for span in place.group.spans:
+            cut = _whole(span)
+            made = self._staged.pop((place.shard, span.start, cut), None)
+            if made is None:
+                made = self._begin(place.shard, span.start, cut, span.entries[0].name)
+            else:
+                self._staged_bytes -= cut.size_bytes
+            flat = self._gatherer.wait(made) if cut.size_bytes else made.flat
+            handed.extend(split(flat, span))
+        return handed
+
+    # --- ahead -----------------------------------------------------------------------------------
+
+    def _stage_ahead(self) -> None:
+        """Begin what comes next, as far as it is known and there is room."""
+        while self._reached < len(self._places):
+            wanted = self._known(self._places[self._reached])
+            if wanted is None:
+                return
+            size_bytes = sum(cut.size_bytes for _, cut, _ in wanted)
+            if not self._has_room(size_bytes):
+                return
+            shard = self._places[self._reached].shard
+            for start, cut, name in wanted:
+                if cut.size_bytes:
+                    made = self._begin(shard, start, cut, name, foretold=True)
+                    self._staged[shard, start, cut] = made
+                    self._staged_bytes += cut.size_bytes
+            self._reached += 1
+
+    def _known(self, place: _Place) -> list[tuple[int, Cut, str]] | None:
+        """What a place will need: where its tensor begins, the cut, a name. None if unknown."""
+        entry = place.large
+        if entry is None:
+            return [(span.start, _whole(span), span.entries[0].name) for span in place.group.spans]
+        cuts = self._foretelling.guess(entry)
+        return None if cuts is None else [(entry.start, cut, entry.name) for cut in cuts]
+
+    def _has_room(self, size_bytes: int) -> bool:
+        """Whether so much more may be staged; gives up on slices that nobody came for."""
+        while self._staged and self._staged_bytes + size_bytes > self._most_ahead_bytes:
+            (shard, start, cut), made = next(iter(self._staged.items()))
+            if not self._is_past(shard, start):
+                return False
+            del self._staged[shard, start, cut]
+            self._staged_bytes -= cut.size_bytes
+            self._gatherer.wait(made)  # its memory may not be used again before
+        return True
+
+    def _is_past(self, shard: int, start: int) -> bool:
+        """Whether the tensor that begins there was handed out before the present one."""
+        place = self._places[self._handed]
+        return (shard, start) < (place.shard, place.group.spans[0].start)
+
+    # --- fetching --------------------------------------------------------------------------------
+
+    def _begin(
+        self, shard: int, start: int, cut: Cut, name: str, *, foretold: bool = False
+    ) -> Slice:
+        self.copied_bytes += cut.size_bytes
+        uri, rows = self._feed.shards[shard].uri, moved(cut, start)
+
+        def source(start: int, stop: int) -> Image:
+            blocks = blocks_of_bytes(start, stop, self._feed.block_bytes)
+            image = self._feed.standing(shard, *blocks)
+            if image is None:
+                raise DaemonUnavailable(f"{uri} does not stay in memory any more; load it again")
+            return image
+
+        told = f"tensor {name} of {uri}"
+        return self._gatherer.begin(source, rows, told, foretold=foretold)
+
+
+def _whole(span: GroupSpan) -> Cut:
+    return Cut(0, span.stop - span.start, ())

@@ -1,0 +1,129 @@
+"""Slices through a real daemon: the bytes of each, no others, and what was foretold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import streamer_client
+from streamer_client.tensors.lazy import LazyTensor
+from tests.support.checkpoints import random_tensor, write_shard
+from tests.support.daemon import DaemonProcess
+
+ROWS, COLUMNS, LAYERS = 1024, 1024, 6
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
+    """Layers of large weights and small norms, over two shards."""
+    directory = tmp_path_factory.mktemp("layers")
+    tensors: dict[str, torch.Tensor] = {}
+    for layer in range(LAYERS):
+        part = {
+            f"layers.{layer}.up.weight": random_tensor("BF16", (ROWS, COLUMNS), layer),
+            f"layers.{layer}.down.weight": random_tensor("BF16", (COLUMNS, ROWS), layer + 50),
+            f"layers.{layer}.norm.weight": random_tensor("BF16", (COLUMNS,), layer + 90),
+        }
+        write_shard(directory / f"model-{layer}.safetensors", part)
+        tensors |= part
+    return directory, tensors
+
+
+def test_each_slice_is_right_and_nothing_else_is_copied(
+    streamerd: DaemonProcess, model: tuple[Path, dict[str, torch.Tensor]]
+) -> None:
+    directory, tensors = model
+    with (
+        streamer_client.connect(streamerd.socket) as client,
+        client.open(directory) as checkpoint,
+    ):
+        with checkpoint.slices("cpu") as weights:
+            for name, weight in weights:
+                part = halved(name, weight)
+                target = torch.empty(part.shape, dtype=part.dtype)
+                target.copy_(part)
+                assert torch.equal(target, halved(name, tensors[name]))
+                assert isinstance(weight, LazyTensor) == ("norm" not in name)
+        small = sum(tensor.nbytes for name, tensor in tensors.items() if "norm" in name)
+        large = sum(tensor.nbytes for tensor in tensors.values()) - small
+        assert checkpoint.stats.copied_bytes == large // 2 + small
+        assert checkpoint.stats.loaded_bytes == large + small
+
+
+def halved(name: str, weight: torch.Tensor) -> torch.Tensor:
+    """One of two ranks' part, as column and row parallel layers take it."""
+    if "up" in name:
+        return weight[ROWS // 2 :]
+    return weight[:, : ROWS // 2] if "down" in name else weight
+
+
+def test_a_wrong_guess_is_fetched_again(
+    streamerd: DaemonProcess, model: tuple[Path, dict[str, torch.Tensor]]
+) -> None:
+    directory, tensors = model
+    with (
+        streamer_client.connect(streamerd.socket) as client,
+        client.open(directory) as checkpoint,
+        checkpoint.slices("cpu") as weights,
+    ):
+        for number, (name, weight) in enumerate(weights):
+            rows = slice(number, number + 100)
+            assert torch.equal(weight[rows] + 0, tensors[name][rows])
+
+
+def test_weights_that_are_collected_first(
+    streamerd: DaemonProcess, model: tuple[Path, dict[str, torch.Tensor]]
+) -> None:
+    directory, tensors = model
+    with (
+        streamer_client.connect(streamerd.socket) as client,
+        client.open(directory) as checkpoint,
+        checkpoint.slices("cpu") as weights,
+    ):
+        collected = dict(weights)
+        assert list(collected) == list(tensors)
+        for name, weight in reversed(collected.items()):
+            assert torch.equal(weight.t().contiguous(), tensors[name].t())
+
+
+def test_only_the_named_ones(
+    streamerd: DaemonProcess, model: tuple[Path, dict[str, torch.Tensor]]
+) -> None:
+    directory, tensors = model
+    wanted = {"layers.1.up.weight", "layers.4.norm.weight"}
+    with (
+        streamer_client.connect(streamerd.socket) as client,
+        client.open(directory) as checkpoint,
+        checkpoint.slices("cpu", wanted) as weights,
+    ):
+        found = {name: weight.clone() for name, weight in weights}
+    assert found.keys() == wanted
+    for name, weight in found.items():
+        assert torch.equal(weight, tensors[name])
+
+
+def test_without_a_daemon_tensors_are_ordinary(
+    model: tuple[Path, dict[str, torch.Tensor]],
+) -> None:
+    directory, tensors = model
+    with (
+        streamer_client.connect(mode="direct") as client,
+        client.open(directory) as checkpoint,
+        checkpoint.slices("cpu") as weights,
+    ):
+        for name, weight in weights:
+            assert type(weight) is torch.Tensor
+            assert torch.equal(weight, tensors[name])
+
+
+def test_a_lazy_tensor_that_outlives_the_context_says_so(
+    streamerd: DaemonProcess, model: tuple[Path, dict[str, torch.Tensor]]
+) -> None:
+    directory, _ = model
+    with streamer_client.connect(streamerd.socket) as client, client.open(directory) as checkpoint:
+        with checkpoint.slices("cpu") as weights:
+            kept = next(weight for name, weight in weights if "up" in name)
+        with pytest.raises(streamer_client.StreamerError, match=r"layers\.0\.up\.weight .*closed"):
+            kept.sum()
