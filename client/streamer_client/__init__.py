@@ -9,6 +9,7 @@ Importing this package is cheap; torch is imported by the first `open`.
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,11 @@ __all__ = [
     "StreamerError",
     "connect",
 ]
+
+
+# The first import of the room `connect/` puts that module in this package's attribute `connect`: it
+# is done here, before the function of that name is, so that the function stays.
+importlib.import_module("streamer_client.connect")
 
 
 def connect(

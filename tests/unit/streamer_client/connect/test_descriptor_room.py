@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from streamer_client.connect import descriptor_room
 from streamer_client.connect.descriptor_room import (
     DESCRIPTORS_A_SHARD,
     SPARE,
@@ -97,7 +98,7 @@ def test_a_checkpoint_of_many_shards_opens_at_a_low_limit(limit: Limit, source: 
 def test_where_the_room_does_not_suffice_it_is_told(
     limit: Limit, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer_client.connect.descriptor_room.make_room", lambda _count: False)
+    monkeypatch.setattr(descriptor_room, "make_room", lambda _count: False)
     limit(is_open() + 20)
     with pytest.raises(SourceError, match="ulimit -n"):
         open_files(str(source), None, None)
