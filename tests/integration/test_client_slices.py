@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import streamer_client
 from streamer_client.tensors.lazy import LazyTensor
-from tests.support.checkpoints import random_tensor, write_shard
-from tests.support.daemon import DaemonProcess
+from tests.support.daemon import DaemonProcess, Daemons
 
 ROWS, COLUMNS, LAYERS = 1024, 1024, 6
 
@@ -22,13 +22,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, tor
     tensors: dict[str, torch.Tensor] = {}
     for layer in range(LAYERS):
         part = {
-            f"layers.{layer}.up.weight": random_tensor("BF16", (ROWS, COLUMNS), layer),
-            f"layers.{layer}.down.weight": random_tensor("BF16", (COLUMNS, ROWS), layer + 50),
-            f"layers.{layer}.norm.weight": random_tensor("BF16", (COLUMNS,), layer + 90),
+            f"layers.{layer}.up.weight": torch.randn(ROWS, COLUMNS).bfloat16(),
+            f"layers.{layer}.down.weight": torch.randn(COLUMNS, ROWS).bfloat16(),
+            f"layers.{layer}.norm.weight": torch.randn(COLUMNS).bfloat16(),
         }
-        write_shard(directory / f"model-{layer}.safetensors", part)
+        save_file(part, directory / f"model-{layer}.safetensors")
         tensors |= part
     return directory, tensors
+
+
+@pytest.fixture
+def streamerd(daemon_maker: Daemons) -> DaemonProcess:
+    """A daemon with room for all of it."""
+    return daemon_maker.start("--memory-limit=64MiB")
 
 
 def test_each_slice_is_right_and_nothing_else_is_copied(
@@ -83,7 +89,7 @@ def test_weights_that_are_collected_first(
         checkpoint.slices("cpu") as weights,
     ):
         collected = dict(weights)
-        assert list(collected) == list(tensors)
+        assert collected.keys() == tensors.keys()
         for name, weight in reversed(collected.items()):
             assert torch.equal(weight.t().contiguous(), tensors[name].t())
 

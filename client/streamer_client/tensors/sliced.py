@@ -120,7 +120,7 @@ class SlicedTensors:
         """Lists of tensors that are there at the same time, each in reverse order."""
         for number, place in enumerate(self._places):
             self._handed = number
-            self._reached = max(self._reached, number)
+            self._reached = max(self._reached, number + 1)
             self._stage_ahead()
             entry = place.large
             if entry is None:
