@@ -25,6 +25,7 @@ from streamer_client.tensors.iteration import tensors
 from streamer_client.tensors.loading import Loading, Mismatch
 from streamer_client.tensors.sliced import sliced
 from streamer_client.tensors.staging import Handed
+from streamer_client.tensors.staging_groups import SMALL_BYTES
 
 
 class OnTensor(Protocol):
@@ -110,11 +111,15 @@ class Checkpoint:
 
     @contextmanager
     def slices(
-        self, device: torch.device | str, names: frozenset[str] | set[str] | None = None
+        self,
+        device: torch.device | str,
+        names: frozenset[str] | set[str] | None = None,
+        *,
+        small_bytes: int = SMALL_BYTES,
     ) -> Iterator[Iterator[tuple[str, torch.Tensor]]]:
         """Iterate over `(name, tensor)` for a model that keeps a part of each.
 
-        Tensors of a megabyte and more stand for bytes that are not fetched yet: what is copied from
+        Larger tensors stand for bytes that are not fetched yet: what is copied from
         a view of one is fetched, that slice alone, and everything else that is done with one
         fetches what it needs. They may be used until the context is left, and then no more.
         Where that cannot be had, tensors are those of `tensors`.
@@ -122,12 +127,13 @@ class Checkpoint:
         Args:
             device: where the tensors are wanted.
             names: only these, or all.
+            small_bytes: tensors of at most so many bytes are ordinary ones.
 
         Raises:
             SourceError: as `tensors`; of bytes that could not be had, where they are used.
         """
         wanted = self._wanted(names)
-        found = sliced(self._feed, self._headers, torch.device(device), wanted)
+        found = sliced(self._feed, self._headers, torch.device(device), wanted, small_bytes)
         if found is None:
             yield self.tensors(device, names)
             return

@@ -25,9 +25,11 @@ from streamer_client.runai.settings import (
 
 MODES: Final = ("auto", "required", "direct", "off")
 
+SLICES: Final = ("auto", "off")
 SOCKET_ENV: Final = "STREAMERD_SOCKET"
 
 _KEYS: Final = ("concurrency", "distributed", "memory_limit", "mode", "socket")
+_UNSHARDED_KEYS: Final = (*_KEYS, "slices")
 _SHARDED_KEYS: Final = (*_KEYS, "pattern")
 
 
@@ -47,6 +49,8 @@ class Options:
     """Accepted for Run:ai's sake: the daemon reads once for all ranks anyway."""
     socket: str | None = None
     mode: str = "auto"
+    slices: str = "auto"
+    """`auto`: each rank fetches its slices where that gains something; `off`: whole tensors."""
 
     def concurrency_for(self, source: str) -> int | None:
         """Reads of a source at once."""
@@ -65,7 +69,7 @@ def parse_options(extra: object, environ: Mapping[str, str], *, sharded: bool) -
     Raises:
         ConfigError: an unknown key, or a value of the wrong type or range.
     """
-    given = _checked_keys(extra, _SHARDED_KEYS if sharded else _KEYS)
+    given = _checked_keys(extra, _SHARDED_KEYS if sharded else _UNSHARDED_KEYS)
     return Options(
         concurrency=_concurrency(given, environ, CONCURRENCY_ENV),
         object_concurrency=(
@@ -76,6 +80,7 @@ def parse_options(extra: object, environ: Mapping[str, str], *, sharded: bool) -
         distributed=_flag(given, "distributed"),
         socket=_text(given, "socket") or environ.get(SOCKET_ENV) or None,
         mode=_mode(given, environ),
+        slices=_slices(given),
     )
 
 
@@ -126,6 +131,13 @@ def _text(given: Mapping[str, object], key: str) -> str | None:
         return None
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{key} is {value!r}; it must be a non-empty string")
+    return value
+
+
+def _slices(given: Mapping[str, object]) -> str:
+    value = given.get("slices", "auto")
+    if not isinstance(value, str) or value not in SLICES:
+        raise ConfigError(f"slices is {value!r}; it must be one of {', '.join(SLICES)}")
     return value
 
 

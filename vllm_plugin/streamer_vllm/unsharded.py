@@ -16,7 +16,8 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
 from streamer_vllm.loader import StreamerLoader
 from streamer_vllm.session import opened
-from streamer_vllm.wanted_weights import device_of, unwanted_weights, wanted_names
+from streamer_vllm.slices import weights_of
+from streamer_vllm.wanted_weights import unwanted_weights, wanted_names
 from streamer_vllm.weight_files import needed_files
 
 
@@ -36,8 +37,8 @@ class UnshardedLoader(StreamerLoader):
         ) as checkpoint:
             unwanted = unwanted_weights(model, model_config)
             names = None if unwanted is None else wanted_names(checkpoint.catalog, unwanted)
-            tensors = checkpoint.tensors(device_of(model), names)
-            loaded = cast("Any", model).load_weights(tensors)
+            with weights_of(checkpoint, model, names, self.options) as weights:
+                loaded = cast("Any", model).load_weights(weights)
         if loaded is not None and model_config.quantization is None:
             # vLLM's default loader knows which parameters need not be in a checkpoint.
             DefaultModelLoader(LoadConfig()).track_weights_loading(model, loaded)

@@ -26,14 +26,23 @@ from streamer_client.tensors.headers import ShardHeaders
 from streamer_client.tensors.lazy import lazy
 from streamer_client.tensors.reading_order import Select, by_name
 from streamer_client.tensors.staging import Handed, split
-from streamer_client.tensors.staging_groups import GroupSpan, StagingGroup, small_together
+from streamer_client.tensors.staging_groups import (
+    SMALL_BYTES,
+    GroupSpan,
+    StagingGroup,
+    small_together,
+)
 
 AHEAD_BYTES: Final = 1 << 30
 """The most that is staged on the device before it is asked for."""
 
 
 def sliced(
-    feed: Feed, headers: ShardHeaders, device: torch.device, names: frozenset[str] | None
+    feed: Feed,
+    headers: ShardHeaders,
+    device: torch.device,
+    names: frozenset[str] | None,
+    small_bytes: int = SMALL_BYTES,
 ) -> SlicedTensors | None:
     """The tensors of a feed, or the named ones, large ones lazy.
 
@@ -52,27 +61,22 @@ def sliced(
     engine = gather_engine_for(device, feed) if len(known) == len(catalogs) else None
     if engine is None:
         return None
-    return SlicedTensors(feed, known, by_name(names), device, Gatherer(engine, device))
+    gatherer = Gatherer(engine, device)
+    return SlicedTensors(feed, known, by_name(names), device, gatherer, small_bytes)
 
 
 class _Place(NamedTuple):
-    """A group of tensors of one shard, or one large tensor."""
+    """A group of small tensors of one shard, or one large tensor."""
 
     shard: int
     group: StagingGroup
+    large: TensorEntry | None
 
-    @property
-    def large(self) -> TensorEntry | None:
-        (span, *more) = self.group.spans
-        return span.entries[0] if not more and self.group.single and is_large(span) else None
-
-
-def is_large(span: GroupSpan) -> bool:
-    """Whether a tensor alone in its group is worth a slice of its own; small ones are whole."""
-    return span.stop - span.start > LARGE_BYTES
-
-
-LARGE_BYTES: Final = 1 << 20
+    @staticmethod
+    def of(shard: int, group: StagingGroup, small_bytes: int) -> _Place:
+        span = group.spans[0]
+        large = group.single and span.stop - span.start > small_bytes
+        return _Place(shard, group, span.entries[0] if large else None)
 
 
 class SlicedTensors:
@@ -84,6 +88,7 @@ class SlicedTensors:
         select: which tensors are wanted.
         device: where they are wanted.
         gatherer: fetches; closed with this.
+        small_bytes: tensors of at most so many bytes are handed out as they are.
         ahead_bytes: see `AHEAD_BYTES`.
     """
 
@@ -94,6 +99,7 @@ class SlicedTensors:
         select: Select,
         device: torch.device,
         gatherer: Gatherer,
+        small_bytes: int = SMALL_BYTES,
         ahead_bytes: int = AHEAD_BYTES,
     ) -> None:
         self._feed = feed
@@ -101,9 +107,9 @@ class SlicedTensors:
         self._gatherer = gatherer
         self._most_ahead_bytes = ahead_bytes
         self._places = [
-            _Place(shard, group)
+            _Place.of(shard, group, small_bytes)
             for shard, catalog in enumerate(catalogs)
-            for group in small_together(select(shard, catalog))
+            for group in small_together(select(shard, catalog), small_bytes)
         ]
         self._foretelling = Foretelling()
         self._staged: OrderedDict[tuple[int, int, Cut], Slice] = OrderedDict()

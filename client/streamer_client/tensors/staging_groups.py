@@ -68,11 +68,13 @@ def each_alone(entries: Sequence[TensorEntry]) -> Iterator[StagingGroup]:
         yield group
 
 
-def small_together(entries: Sequence[TensorEntry]) -> Iterator[StagingGroup]:
-    """Neighbours that are small share a group."""
+def small_together(
+    entries: Sequence[TensorEntry], small_bytes: int = SMALL_BYTES
+) -> Iterator[StagingGroup]:
+    """Neighbours that are small share a group; small are those of at most `small_bytes`."""
     group = StagingGroup()
     for entry in entries:
-        small = entry.stop - entry.start <= SMALL_BYTES
+        small = entry.stop - entry.start <= small_bytes
         if group.spans and (not small or group.size_bytes >= GROUP_BYTES):
             yield group
             group = StagingGroup()
