@@ -36,6 +36,7 @@ def stored() -> Iterator[OpenFile]:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gather, "PART_BYTES", 64)
+    monkeypatch.setattr(gather, "SMALLEST_PART_BYTES", 16)
 
 
 @pytest.mark.usefixtures("small_parts")
