@@ -6,10 +6,10 @@ whether the checkpoint, the client or the daemon is still there or not.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -109,7 +109,7 @@ class Checkpoint:
                 yield entry.name, tensor
                 del tensor  # the caller alone decides how long it lives
 
-    @contextmanager
+    @contextlib.contextmanager
     def slices(
         self,
         device: torch.device | str,
@@ -121,7 +121,8 @@ class Checkpoint:
 
         Larger tensors stand for bytes that are not fetched yet: what is copied from
         a view of one is fetched, that slice alone, and everything else that is done with one
-        fetches what it needs. They may be used until the context is left, and then no more.
+        fetches what it needs. Those that are referenced when the context is left without an error
+        are fetched as a whole then; after an error they may be used no more.
         Where that cannot be had, tensors are those of `tensors`.
 
         Args:
@@ -138,14 +139,18 @@ class Checkpoint:
             yield self.tensors(device, names)
             return
         try:
-            yield self._handed(found)
+            with contextlib.closing(self._handed(found)) as handed:
+                yield handed
             with self._stats.timed():
+                found.keep()
                 self._feed.settle()
         finally:
             found.close()
             self._stats.copied_bytes += found.copied_bytes
 
-    def _handed(self, batches: Iterable[list[Handed]]) -> Iterator[tuple[str, torch.Tensor]]:
+    def _handed(
+        self, batches: Iterable[list[Handed]]
+    ) -> Generator[tuple[str, torch.Tensor], None, None]:
         for batch in batches:
             while batch:
                 entry, tensor = batch.pop()

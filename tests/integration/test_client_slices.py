@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,7 @@ def test_each_slice_is_right_and_nothing_else_is_copied(
                 target.copy_(part)
                 assert torch.equal(target, halved(name, tensors[name]))
                 assert isinstance(weight, LazyTensor) == ("norm" not in name)
+                del weight, part  # what is referenced at the end is fetched as a whole
         small = sum(tensor.nbytes for name, tensor in tensors.items() if "norm" in name)
         large = sum(tensor.nbytes for tensor in tensors.values()) - small
         assert checkpoint.stats.copied_bytes == large // 2 + small
@@ -124,12 +126,65 @@ def test_without_a_daemon_tensors_are_ordinary(
             assert torch.equal(weight, tensors[name])
 
 
-def test_a_lazy_tensor_that_outlives_the_context_says_so(
+def test_lazy_tensors_that_outlive_the_context_are_fetched(
+    streamerd: DaemonProcess, model: tuple[Path, dict[str, torch.Tensor]]
+) -> None:
+    directory, tensors = model
+    with streamer_client.connect(streamerd.socket) as client, client.open(directory) as checkpoint:
+        with checkpoint.slices("cpu") as weights:
+            kept = {name: weight for name, weight in weights if "layers.0" in name}
+            part = kept.pop("layers.0.up.weight")[1:]
+        own = sum(tensors[name].nbytes for name in (*kept, "layers.0.up.weight"))
+        small = sum(tensor.nbytes for name, tensor in tensors.items() if "norm" in name)
+        assert checkpoint.stats.copied_bytes == own + small - tensors["layers.0.norm.weight"].nbytes
+    assert torch.equal(part + 0, tensors["layers.0.up.weight"][1:])
+    for name, weight in kept.items():
+        assert torch.equal(weight.t() + 0, tensors[name].t())
+
+
+def test_after_an_error_a_lazy_tensor_says_that_it_is_closed(
     streamerd: DaemonProcess, model: tuple[Path, dict[str, torch.Tensor]]
 ) -> None:
     directory, _ = model
     with streamer_client.connect(streamerd.socket) as client, client.open(directory) as checkpoint:
-        with checkpoint.slices("cpu") as weights:
-            kept = next(weight for name, weight in weights if "up" in name)
+        kept = torch.empty(0)
+
+        def load() -> None:
+            nonlocal kept
+            with checkpoint.slices("cpu") as weights:
+                kept = next(weight for name, weight in weights if "up" in name)
+                raise ValueError("broken")
+
+        with pytest.raises(ValueError, match="broken"):
+            load()
+        assert checkpoint.stats.copied_bytes < ROWS * COLUMNS
         with pytest.raises(streamer_client.StreamerError, match=r"layers\.0\.up\.weight .*closed"):
             kept.sum()
+
+
+def test_a_loader_that_stops_early_leaves_nothing_behind(
+    streamerd: DaemonProcess, model: tuple[Path, dict[str, torch.Tensor]]
+) -> None:
+    directory, tensors = model
+    with streamer_client.connect(streamerd.socket) as client, client.open(directory) as checkpoint:
+        with checkpoint.slices("cpu") as weights:
+            name = next(name for name, _ in weights)
+        assert next(weights, None) is None
+        with checkpoint.slices("cpu") as again:
+            assert dict(again).keys() == tensors.keys()
+    assert name in tensors
+
+
+def test_threads_that_use_tensors_while_others_are_handed_out(
+    streamerd: DaemonProcess, model: tuple[Path, dict[str, torch.Tensor]]
+) -> None:
+    directory, tensors = model
+    with (
+        streamer_client.connect(streamerd.socket) as client,
+        client.open(directory) as checkpoint,
+        checkpoint.slices("cpu") as weights,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        found = {name: pool.submit(torch.clone, weight) for name, weight in weights}
+    for name, tensor in found.items():
+        assert torch.equal(tensor.result(), tensors[name])

@@ -66,7 +66,9 @@ class Slice(Contiguous):
 
     def __init__(self, cut: Cut, device: torch.device, told: str, part_bytes: int) -> None:
         self.cut = cut
-        self.flat = torch.empty(cut.size_bytes, dtype=torch.uint8, device=device)
+        # An inference tensor could not be written to outside of inference_mode.
+        with torch.inference_mode(mode=False):
+            self.flat = torch.empty(cut.size_bytes, dtype=torch.uint8, device=device)
         self.address = self.flat.data_ptr()
         self._told = told
         self.left_bytes = cut.size_bytes
@@ -161,14 +163,27 @@ class Gatherer:
                 raise made.errors[0]
             if made.left_parts:
                 raise StreamerError(f"{made.told(0, made.cut.size_bytes)} was not gathered: closed")
-        for ticket in made.tickets:
-            self._engine.settle(ticket)
+        self._settle(made)
         return made.flat
 
     def forget(self, made: Slice) -> None:
-        """Nobody wants a foretold slice any more: what of it is not begun is left out."""
+        """Nobody wants a foretold slice any more: what of it is not begun is left out.
+
+        On return its memory may be used for something else, in the order of the current stream.
+        """
         with self._changed:
-            self._foretold = deque(job for job in self._foretold if job.slice is not made)
+            others = deque(job for job in self._foretold if job.slice is not made)
+            made.left_parts -= len(self._foretold) - len(others)
+            self._foretold = others
+            self._changed.wait_for(lambda: made.left_parts == 0 or self._closed)
+        self._settle(made)
+
+    def _settle(self, made: Slice) -> None:
+        """Have later work on the current stream come after the copies into a slice."""
+        for ticket in made.tickets:
+            self._engine.settle(ticket)
+        if made.flat.is_cuda:  # whoever uses it need not be on the stream that it was made on
+            made.flat.record_stream(torch.cuda.current_stream(made.flat.device))
 
     def _hurry(self, made: Slice) -> None:
         """What was foretold is asked for now."""

@@ -6,85 +6,21 @@ copied is fetched, that slice alone. Everything that torch does with one is righ
 cheap: what is no view fetches what the tensor names, as an ordinary tensor of the device that was
 promised.
 
-Owns the semantics. Fetching is the work of whoever makes them (`Fetch`). Runs in the thread that
-loads weights.
+Owns the semantics. The memory behind views is `stored`'s. Runs in the threads that load weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Self
 
 import torch
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_iter, tree_map_only
 
-from streamer_client.copy.cut import Cut, cut_of
+from streamer_client.tensors.stored import Stored
 
 aten: Final = torch.ops.aten
-
-
-class Fetch(Protocol):
-    """Brings rows of one stored tensor."""
-
-    def __call__(self, cut: Cut) -> torch.Tensor:
-        """The cut's rows one after the other, in a new flat uint8 tensor on the promised device.
-
-        Its bytes are there for all later work on the current stream.
-
-        Raises:
-            StreamerError: they cannot be had.
-        """
-        ...
-
-
-class Stored:
-    """One tensor of a checkpoint, of which lazy tensors are views.
-
-    Args:
-        fetch: brings its rows.
-        device: of what is fetched.
-    """
-
-    __slots__ = ("_fetch", "device", "whole")
-
-    def __init__(self, fetch: Fetch, device: torch.device) -> None:
-        self._fetch = fetch
-        self.device = device
-        self.whole: torch.Tensor | None = None
-        """All of it, flat and of uint8, once something wrote to a view of it: views made before and
-        after then share this memory, as views do."""
-
-    def ordinary(self, form: torch.Tensor) -> torch.Tensor:
-        """An ordinary tensor with the values of the view that `form` (a meta tensor) describes."""
-        if self.whole is not None:
-            return _seen(self.whole, form)
-        if not form.numel():
-            return torch.empty_strided(
-                form.size(), form.stride(), dtype=form.dtype, device=self.device
-            )
-        found = cut_of(form.size(), form.stride(), int(form.storage_offset()), form.element_size())
-        if found is None:
-            return _seen(self.all_of(form), form)
-        cut, layout = found
-        flat = self._fetch(cut).view(form.dtype)
-        return flat.as_strided(layout.size, layout.strides)
-
-    def all_of(self, form: torch.Tensor) -> torch.Tensor:
-        """The whole stored tensor as flat uint8; fetched now."""
-        size_bytes = form.untyped_storage().nbytes()
-        return self._fetch(Cut(0, size_bytes, ()))
-
-    def written_to(self, form: torch.Tensor) -> torch.Tensor:
-        """The view as an ordinary tensor on the memory that all views of it share from now on."""
-        if self.whole is None:
-            self.whole = self.all_of(form)
-        return _seen(self.whole, form)
-
-
-def _seen(whole: torch.Tensor, form: torch.Tensor) -> torch.Tensor:
-    """The view that `form` describes, on the flat bytes of its whole stored tensor."""
-    typed = whole[: whole.numel() // form.element_size() * form.element_size()].view(form.dtype)
-    return typed.as_strided(form.size(), form.stride(), form.storage_offset())
 
 
 class LazyTensor(torch.Tensor):
@@ -114,8 +50,8 @@ class LazyTensor(torch.Tensor):
         made._stored = stored
         return made
 
-    def __init__(self, form: torch.Tensor, stored: Stored) -> None:
-        """All is done in `__new__`, as torch makes tensors."""
+    def __init__(self, *_: object) -> None:
+        """All is done in `__new__`, as torch makes tensors; `torch.Tensor(lazy)` calls it too."""
 
     @classmethod
     def __torch_function__(
@@ -125,10 +61,15 @@ class LazyTensor(torch.Tensor):
         args: Any = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Fetch for what asks for memory and never comes to the dispatcher; else go on."""
+        """Have memory ready for what asks for it and never comes to the dispatcher."""
         named = kwargs or {}
-        if func in _ASKS_FOR_MEMORY:
-            args, named = _all_ordinary(args), _all_ordinary(named)
+        if func in _READS_MEMORY:
+            args, named = _all(ordinary, args), _all(ordinary, named)
+        elif func in _KEEPS_MEMORY:
+            args, named = _all(_lasting, args), _all(_lasting, named)
+        elif func == _DATA_SETTER and isinstance(args[0], cls):
+            args[0]._becomes(_as_lazy(args[1]))  # noqa: SLF001  of this class
+            return None
         with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001  as torch's own subclasses do
             return func(*args, **named)
 
@@ -144,14 +85,39 @@ class LazyTensor(torch.Tensor):
         parts = func.decompose(*args, **named)  # in inference_mode nobody did so before
         if parts is not NotImplemented:
             return parts
-        if _makes_views(func) and isinstance(args[0], cls):
-            return _viewed(func, args, named)
-        if func is aten.copy_.default and isinstance(args[1], cls) and not isinstance(args[0], cls):
+        if isinstance(args[0] if args else None, cls):
+            if _makes_views(func):
+                return _viewed(func, args, named)
+            if _reads_form_alone(func, named):
+                return _of_form(func, args, named)
+            if torch.Tag.inplace_view in func.tags:
+                return args[0]._turned(func, args, named)  # noqa: SLF001  of this class
+        elif func is aten.copy_.default and isinstance(args[1], cls):
             return _copied(args[0], args[1], *args[2:], **named)
+        if func.namespace in _WRITES_UNTOLD:
+            return func(*_all(_lasting, args), **_all(_lasting, named))
         written = _written(func, args, named)
         if written:
             return _written_to(func, args, named, written)
-        return func(*_all_ordinary(args), **_all_ordinary(named))
+        return func(*_all(ordinary, args), **_all(ordinary, named))
+
+    def _becomes(self, other: LazyTensor) -> None:
+        """Stand for what another lazy tensor stands for: what `data` is set to."""
+        with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001  as torch's own subclasses do
+            _DATA_SETTER(self, other)
+        self._form, self._stored = _form_like(other), other._stored
+
+    def _turned(self, func: Any, args: Sequence[Any], named: dict[str, Any]) -> LazyTensor:
+        """Carry out `t_`, `unsqueeze_` and their kind: the same memory in another form."""
+        if func in _CHANGES_MEMORY:
+            raise NotImplementedError(
+                f"{func} of a weight that is not fetched yet; use a copy: weight.clone()"
+            )
+        with torch.inference_mode(mode=False):
+            func(self._form, *args[1:], **named)
+        with no_dispatch():
+            func(*args, **named)
+        return self
 
     def __repr__(self) -> str:  # type: ignore[override]  # torch's argument is for its own use
         return (
@@ -160,18 +126,17 @@ class LazyTensor(torch.Tensor):
         )
 
 
-def lazy(size: Sequence[int], dtype: torch.dtype, device: torch.device, fetch: Fetch) -> LazyTensor:
+def lazy(size: Sequence[int], dtype: torch.dtype, stored: Stored) -> LazyTensor:
     """A tensor of contiguous rows whose bytes come when they are needed.
 
     Args:
         size: its shape.
         dtype: of its elements.
-        device: what it says it is on, and where `fetch` brings bytes to.
-        fetch: brings rows of it.
+        stored: the bytes.
     """
     with torch.inference_mode(mode=False):
         form = torch.empty(tuple(size), dtype=dtype, device="meta")
-    return LazyTensor(form, Stored(fetch, device))
+    return LazyTensor(form, stored)
 
 
 def ordinary(tensor: torch.Tensor) -> torch.Tensor:
@@ -181,8 +146,32 @@ def ordinary(tensor: torch.Tensor) -> torch.Tensor:
     return tensor._stored.ordinary(tensor._form)  # noqa: SLF001  of this module
 
 
-def _all_ordinary(values: Any) -> Any:
-    return tree_map_only(LazyTensor, ordinary, values)
+def _lasting(tensor: LazyTensor) -> torch.Tensor:
+    """An ordinary tensor on the memory that all views of the same stored tensor share."""
+    return tensor._stored.lasting(tensor._form)  # noqa: SLF001  of this module
+
+
+def _all(made: Callable[[LazyTensor], torch.Tensor], values: Any) -> Any:
+    return tree_map_only(LazyTensor, made, values)
+
+
+def _as_lazy(tensor: torch.Tensor) -> LazyTensor:
+    """A lazy tensor on the memory of an ordinary one."""
+    if isinstance(tensor, LazyTensor):
+        return tensor
+    stored = Stored.on_memory_of(tensor)
+    with torch.inference_mode(mode=False):
+        count = stored.size_bytes // tensor.element_size()
+        form = torch.empty(count, dtype=tensor.dtype, device="meta").as_strided(
+            tensor.size(), tensor.stride(), tensor.storage_offset()
+        )
+    return LazyTensor(form, stored)
+
+
+def _form_like(tensor: LazyTensor) -> torch.Tensor:
+    """A form of its own for something that stands for the same as a lazy tensor does."""
+    with torch.inference_mode(mode=False):
+        return tensor._form.view_as(tensor._form)  # noqa: SLF001  of this module
 
 
 def _viewed(func: Any, args: Sequence[Any], named: dict[str, Any]) -> Any:
@@ -194,11 +183,20 @@ def _viewed(func: Any, args: Sequence[Any], named: dict[str, Any]) -> Any:
     return tree_map_only(torch.Tensor, lambda form: LazyTensor(form, stored), forms)
 
 
+def _of_form(func: Any, args: Sequence[Any], named: dict[str, Any]) -> Any:
+    """What an operator makes of a tensor's size, strides, dtype and device alone."""
+    first: LazyTensor = args[0]
+    on = dict(named)
+    if on.get("device") is None:
+        on["device"] = first.device
+    return func(first._form, *args[1:], **on)  # noqa: SLF001  of this module
+
+
 def _copied(target: torch.Tensor, source: LazyTensor, non_blocking: bool = False) -> torch.Tensor:
     """`target.copy_(source)`; a meta tensor has no memory that bytes could go to."""
-    if target.device.type != "meta":
-        target.copy_(ordinary(source), non_blocking=non_blocking)
-    return target
+    if target.device.type == "meta":
+        return target.copy_(source._form)  # noqa: SLF001  of this module; it compares the shapes
+    return target.copy_(ordinary(source), non_blocking=non_blocking)
 
 
 def _written(func: Any, args: Sequence[Any], named: dict[str, Any]) -> list[LazyTensor]:
@@ -219,14 +217,12 @@ def _written_to(
 
     The operator returns what it wrote to, and so does this: the lazy tensors themselves.
     """
-    memories = {id(one): one._stored.written_to(one._form) for one in written}  # noqa: SLF001
+    memories = {id(one): _lasting(one) for one in written}
 
     def memory(one: LazyTensor) -> torch.Tensor:
         return memories[id(one)] if id(one) in memories else ordinary(one)
 
-    result = func(
-        *tree_map_only(LazyTensor, memory, args), **tree_map_only(LazyTensor, memory, named)
-    )
+    result = func(*_all(memory, args), **_all(memory, named))
     lazies = {id(memories[id(one)]): one for one in written}
     return tree_map_only(torch.Tensor, lambda one: lazies.get(id(one), one), result)
 
@@ -243,25 +239,64 @@ def _makes_views(func: Any) -> bool:
     return bool(func.is_view) or func in _UNSAFE_SPLITS
 
 
+def _reads_form_alone(func: Any, named: dict[str, Any]) -> bool:
+    """Whether the operator reads no element of its first argument."""
+    if func is aten._to_copy.default:  # noqa: SLF001  its name
+        return named.get("device") == torch.device("meta")
+    return func.overloadpacket in _LIKE
+
+
+_LIKE: Final = frozenset(
+    {
+        aten.empty_like,
+        aten.full_like,
+        aten.new_empty,
+        aten.new_empty_strided,
+        aten.new_full,
+        aten.new_ones,
+        aten.new_zeros,
+        aten.ones_like,
+        aten.rand_like,
+        aten.randint_like,
+        aten.randn_like,
+        aten.zeros_like,
+    }
+)
 _BITS: Final = frozenset({aten._conj.default, aten._neg_view.default})  # noqa: SLF001  their names
 _UNSAFE_SPLITS: Final = frozenset({aten.unsafe_split.Tensor, aten.unsafe_split_with_sizes.default})
+_CHANGES_MEMORY: Final = frozenset(
+    getattr(packet, overload)
+    for packet in (aten.resize_, aten.resize_as_, aten.set_)
+    for overload in packet.overloads()  # type: ignore[no-untyped-call]  # torch's lacks types
+)
+_WRITES_UNTOLD: Final = frozenset({"c10d"})
+"""Operators of these names write to arguments of which their schemas do not say so."""
 
 
-_ASKS_FOR_MEMORY: Final = frozenset(
+_DATA_SETTER: Final = torch.Tensor.data.__set__  # type: ignore[attr-defined]  # a property of C
+_CUDA_ARRAY: Final = torch.Tensor.__cuda_array_interface__.__get__
+_READS_MEMORY: Final = frozenset(
     {
-        torch.Tensor.__array__,
         torch.Tensor.__deepcopy__,
-        torch.Tensor.__dlpack__,
         torch.Tensor.__reduce_ex__,
         torch.Tensor.__repr__,
+        torch.Tensor.tolist,
+    }
+)
+_KEEPS_MEMORY: Final = frozenset(
+    {
+        _CUDA_ARRAY,
+        torch.Tensor.__array__,
+        torch.Tensor.__dlpack__,
+        torch.Tensor._typed_storage,  # noqa: SLF001  what `storage` is made of
         torch.Tensor.data_ptr,
         torch.Tensor.numpy,
         torch.Tensor.share_memory_,
         torch.Tensor.storage,
-        torch.Tensor.tolist,
         torch.Tensor.untyped_storage,
         torch._C._to_dlpack,  # noqa: SLF001  what `torch.utils.dlpack.to_dlpack` is
     }
 )
 """Functions that would answer for memory that a lazy tensor has not, or refuse; torch asks
-`__torch_function__` about them, and never the dispatcher."""
+`__torch_function__` about them, and never the dispatcher. What the latter return refers to the
+memory, so that has to last as long as the lazy tensor does, and is that of its views."""

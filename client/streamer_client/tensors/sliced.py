@@ -1,15 +1,18 @@
 """Handing tensors out of which each rank fetches its part: large ones lazy, small ones as they are.
 
 Owns what is fetched before it is asked for: small tensors, and slices that are foretold, within one
-bound. Everything here runs in the thread that loads weights; the gatherer's threads fetch. Lazy
-tensors may be used until `close`.
+bound. Tensors are handed out in the thread that loads weights, and may be used in others; the
+gatherer's threads fetch. Lazy tensors may be used until `close`, and afterwards if `keep` came
+before it.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
+from weakref import WeakSet
 
 import torch
 
@@ -32,6 +35,7 @@ from streamer_client.tensors.staging_groups import (
     StagingGroup,
     small_together,
 )
+from streamer_client.tensors.stored import Stored
 
 AHEAD_BYTES: Final = 1 << 30
 """The most that is staged on the device before it is asked for."""
@@ -53,6 +57,8 @@ def sliced(
     Raises:
         StreamerError: a header could not be read, or the device cannot be used.
     """
+    if device.type == "cuda" and device.index is None:  # tensors compare it with a parameter's
+        device = torch.device("cuda", torch.cuda.current_device())
     shards = range(len(feed.shards))
     if not all(feed.views(shard) for shard in shards):
         return None
@@ -111,6 +117,10 @@ class SlicedTensors:
             for shard, catalog in enumerate(catalogs)
             for group in small_together(select(shard, catalog), small_bytes)
         ]
+        self._lent: WeakSet[Stored] = WeakSet()
+        """What somebody has lazy tensors of."""
+        self._lock = threading.Lock()
+        """Of what is foretold and staged."""
         self._foretelling = Foretelling()
         self._staged: OrderedDict[tuple[int, int, Cut], Slice] = OrderedDict()
         """Slices on their way or there, by shard, the tensor's first byte, and cut; the oldest
@@ -125,9 +135,10 @@ class SlicedTensors:
     def __iter__(self) -> Iterator[list[Handed]]:
         """Lists of tensors that are there at the same time, each in reverse order."""
         for number, place in enumerate(self._places):
-            self._handed = number
-            self._reached = max(self._reached, number + 1)
-            self._stage_ahead()
+            with self._lock:
+                self._handed = number
+                self._reached = max(self._reached, number + 1)
+                self._stage_ahead()
             entry = place.large
             if entry is None:
                 handed = self._small(place)
@@ -135,29 +146,44 @@ class SlicedTensors:
                 yield handed
             else:
                 yield [(entry, self._lazy(place.shard, entry))]
-                self._foretelling.was_left(entry)
+                with self._lock:
+                    self._foretelling.was_left(entry)
+
+    def keep(self) -> None:
+        """Fetch what lazy tensors stand for that somebody has still: they outlive `close`.
+
+        A loader that puts weights aside, as vLLM's layerwise loading does for layers that are not
+        complete at the end, uses them later.
+
+        Raises:
+            StreamerError: bytes cannot be had.
+        """
+        for stored in list(self._lent):
+            stored.keep()
 
     def close(self) -> None:
-        """Fetch nothing any more. Idempotent."""
+        """Fetch nothing any more, and stage nothing. Idempotent."""
         self._gatherer.close()
-        self._staged.clear()
+        with self._lock:
+            self._staged.clear()
+            self._staged_bytes = 0
 
     # --- large tensors ---------------------------------------------------------------------------
 
     def _lazy(self, shard: int, entry: TensorEntry) -> torch.Tensor:
         dtype, shape = torch_form(entry.dtype, entry.shape)
-        return lazy(shape, dtype, self._device, lambda cut: self._fetched(shard, entry, cut))
+        size_bytes = entry.stop - entry.start
+        stored = Stored(lambda cut: self._fetched(shard, entry, cut), self._device, size_bytes)
+        self._lent.add(stored)
+        return lazy(shape, dtype, stored)
 
     def _fetched(self, shard: int, entry: TensorEntry, cut: Cut) -> torch.Tensor:
-        self._foretelling.was_cut(entry, cut)
-        key = (shard, entry.start, cut)
-        made = self._staged.pop(key, None)
-        if made is None:
-            made = self._begin(shard, entry.start, cut, entry.name)
-        else:
-            self._staged_bytes -= cut.size_bytes
+        with self._lock:
+            self._foretelling.was_cut(entry, cut)
+            made = self._taken(shard, entry.start, cut, entry.name)
         found = self._gatherer.wait(made)
-        self._stage_ahead()
+        with self._lock:
+            self._stage_ahead()
         return found
 
     # --- small tensors ---------------------------------------------------------------------------
@@ -166,16 +192,21 @@ class SlicedTensors:
         handed: list[Handed] = []
         for span in place.group.spans:
             cut = _whole(span)
-            made = self._staged.pop((place.shard, span.start, cut), None)
-            if made is None:
-                made = self._begin(place.shard, span.start, cut, span.entries[0].name)
-            else:
-                self._staged_bytes -= cut.size_bytes
+            with self._lock:
+                made = self._taken(place.shard, span.start, cut, span.entries[0].name)
             flat = self._gatherer.wait(made) if cut.size_bytes else made.flat
             handed.extend(split(flat, span))
         return handed
 
-    # --- ahead -----------------------------------------------------------------------------------
+    def _taken(self, shard: int, start: int, cut: Cut, name: str) -> Slice:
+        """The slice that was staged, or a new one; the caller holds the lock."""
+        made = self._staged.pop((shard, start, cut), None)
+        if made is None:
+            return self._begin(shard, start, cut, name)
+        self._staged_bytes -= cut.size_bytes
+        return made
+
+    # --- ahead, by whoever holds the lock --------------------------------------------------------
 
     def _stage_ahead(self) -> None:
         """Begin what comes next, as far as it is known and there is room."""
@@ -210,7 +241,7 @@ class SlicedTensors:
                 return False
             del self._staged[shard, start, cut]
             self._staged_bytes -= cut.size_bytes
-            self._gatherer.wait(made)  # its memory may not be used again before
+            self._gatherer.forget(made)
         return True
 
     def _is_past(self, shard: int, start: int) -> bool:

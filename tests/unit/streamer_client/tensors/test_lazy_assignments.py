@@ -9,7 +9,7 @@ import torch
 from tests.unit.streamer_client.tensors.test_lazy import Store, store
 from torch import nn
 
-from streamer_client.tensors.lazy import LazyTensor, lazy
+from streamer_client.tensors.lazy import LazyTensor
 from streamer_client.tensors.lazy_assignments import no_lazy_left
 
 
@@ -35,6 +35,36 @@ def test_data_of_a_parameter_is_ordinary_at_once() -> None:
         assert torch.equal(model.linear.weight + 0, stored.tensor)
     check(model, model.linear.weight, stored)
     assert isinstance(model.linear.weight, nn.Parameter)
+
+
+class Marked(nn.Parameter):
+    """As vLLM's parameters, which keep out of what torch asks subclasses."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+
+def test_data_of_a_parameter_of_another_class() -> None:
+    model, stored = Model(), store(4, 6)
+    model.linear.weight = Marked(torch.zeros(4, 6))
+    with no_lazy_left(model):
+        model.linear.weight.data = stored.lazy()
+    check(model, model.linear.weight, stored)
+    assert type(model.linear.weight) is Marked
+
+
+def test_data_set_within_another_mode() -> None:
+    model, stored = Model(), store(4, 6)
+    with no_lazy_left(model), torch.device("cpu"), torch.inference_mode():
+        model.linear.weight.data = stored.lazy()[:]
+    check(model, model.linear.weight, stored)
+
+
+def test_tensors_that_are_swapped() -> None:
+    model, stored = Model(), store(4, 6)
+    swap: Any = torch.utils.swap_tensors  # which has no types
+    with no_lazy_left(model):
+        swap(model.scale, stored.lazy())
+    check(model, model.get_buffer("scale"), stored)
 
 
 def test_a_parameter_made_of_a_lazy_weight_is_one() -> None:
@@ -97,7 +127,7 @@ def test_other_tensors_stay_the_objects_that_they_are() -> None:
 
 
 def test_a_lazy_tensor_elsewhere_is_left_alone() -> None:
-    kept = lazy((2,), torch.float32, torch.device("cpu"), store(2).fetch)
+    kept = store(2).lazy()
     with no_lazy_left(Model()):
         pass
     assert isinstance(kept, LazyTensor)
