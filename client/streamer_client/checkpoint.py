@@ -93,8 +93,8 @@ class Checkpoint:
             SourceError: a shard cannot be read, or a name is in none.
         """
         wanted = self._wanted(names)
-        batches = tensors(self._feed, self._headers, torch.device(device), wanted)
         stats = self._stats
+        batches = tensors(self._feed, self._headers, torch.device(device), wanted, stats.copied)
         while True:
             start = time.perf_counter()
             batch = next(batches, None)
@@ -146,7 +146,7 @@ class Checkpoint:
                 self._feed.settle()
         finally:
             found.close()
-            self._stats.copied_bytes += found.copied_bytes
+            self._stats.copied(found.copied_bytes)
 
     def _handed(
         self, batches: Iterable[list[Handed]]
@@ -203,6 +203,7 @@ class Checkpoint:
         def loaded(entries: Sequence[TensorEntry]) -> None:
             for entry in entries:
                 self._stats.loaded(entry.stop - entry.start)
+                self._stats.copied(entry.stop - entry.start)
                 if on_tensor is not None:
                     on_tensor(entry.name, entry.stop - entry.start)
 

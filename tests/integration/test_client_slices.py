@@ -188,3 +188,34 @@ def test_threads_that_use_tensors_while_others_are_handed_out(
         found = {name: pool.submit(torch.clone, weight) for name, weight in weights}
     for name, tensor in found.items():
         assert torch.equal(tensor.result(), tensors[name])
+
+
+class TestWhatIsCounted:
+    """`copied_bytes` in the ordinary ways."""
+
+    def test_views_are_no_copies(
+        self, streamerd: DaemonProcess, model: tuple[Path, dict[str, torch.Tensor]]
+    ) -> None:
+        directory, tensors = model
+        with (
+            streamer_client.connect(streamerd.socket) as client,
+            client.open(directory) as checkpoint,
+        ):
+            assert dict(checkpoint.tensors()).keys() == tensors.keys()
+            assert checkpoint.stats.loaded_bytes == every_byte(tensors)
+            assert checkpoint.stats.copied_bytes == 0
+            checkpoint.load_into({name: torch.empty_like(one) for name, one in tensors.items()})
+            assert checkpoint.stats.copied_bytes == every_byte(tensors)
+
+    def test_private_tensors_are(self, model: tuple[Path, dict[str, torch.Tensor]]) -> None:
+        directory, tensors = model
+        with (
+            streamer_client.connect(mode="direct") as client,
+            client.open(directory) as checkpoint,
+        ):
+            assert dict(checkpoint.tensors()).keys() == tensors.keys()
+            assert checkpoint.stats.copied_bytes == every_byte(tensors)
+
+
+def every_byte(tensors: dict[str, torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())

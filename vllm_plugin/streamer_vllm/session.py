@@ -54,11 +54,11 @@ def opened(
 
 def _report(rank: int, stats: LoadStats, seconds: float, socket: str | None) -> None:
     log.info(
-        "streamerd: loaded rank=%d bytes=%d copied=%s seconds=%.3f gb_per_s=%.2f "
+        "streamerd: loaded rank=%d bytes=%d copied=%d seconds=%.3f gb_per_s=%.2f "
         "from_memory=%.0f%% via=%s socket=%s",
         rank,
         stats.loaded_bytes,
-        stats.copied_bytes or "-",
+        stats.copied_bytes,
         seconds,
         stats.loaded_bytes / max(seconds, 1e-9) / 1e9,
         100 * stats.resident_bytes / max(stats.total_bytes, 1),
