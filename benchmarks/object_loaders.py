@@ -41,7 +41,7 @@ class Streamerd:
         import streamer_client
         import streamer_client.checkpoint
         import streamer_client.delivery.daemon_feed
-        import streamer_client.storage.s3.caller
+        import streamer_client.storage.s3.environment
         import streamer_client.storage.s3.storage
 
         self._connect = streamer_client.connect

@@ -13,7 +13,6 @@ import mmap
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Iterator
 
 import msgspec
@@ -23,7 +22,7 @@ from benchmarks.object_images import SHARED_MEMORY, Objects
 from benchmarks.object_load import Measured
 from benchmarks.object_loaders import WAYS
 from benchmarks.object_server import ObjectServer
-from benchmarks.peers import GIB, Daemon, machine
+from benchmarks.peers import GIB, Daemon, machine, repetitions
 
 REPORT = "object-store.json"
 PREFIX = "model"
@@ -151,16 +150,10 @@ def measure(bench: Bench, checkpoints: list[list[str]], options: argparse.Namesp
     if not options.no_verify:
         for paths in checkpoints:
             bench.verify(paths, options.ways)
-    for repetition in range(options.repetitions):
-        start_s = time.monotonic()
+    for _ in repetitions(options.repetitions):
         for paths in checkpoints:
             for way in options.ways:
                 bench.run(paths, way)
-        took_s = time.monotonic() - start_s
-        print(
-            f"repetition {repetition + 1}: {took_s:.0f} s, load {os.getloadavg()[0]:.1f}",
-            flush=True,
-        )
 
 
 def main() -> None:

@@ -81,6 +81,15 @@ class Row(msgspec.Struct):
         return statistics.median(values)
 
 
+def repetitions(count: int) -> Iterator[None]:
+    """Yields for each repetition, and prints how long it took and how loaded the machine is."""
+    for number in range(1, count + 1):
+        start_s = time.monotonic()
+        yield
+        took_s = time.monotonic() - start_s
+        print(f"repetition {number}: {took_s:.0f} s, load {os.getloadavg()[0]:.1f}", flush=True)
+
+
 class Daemon:
     """A daemon for this benchmark alone."""
 
@@ -266,17 +275,11 @@ def measure(bench: Bench, options: argparse.Namespace) -> list[Row]:
         and case.processes in options.processes
         and case.how in options.hows
     ]
-    for repetition in range(options.repetitions):
-        start_s = time.monotonic()
+    for _ in repetitions(options.repetitions):
         for case in cases:
             for loader in case.loaders:
                 if loader in options.loaders:
                     bench.run(case, loader)
-        took_s = time.monotonic() - start_s
-        print(
-            f"repetition {repetition + 1}: {took_s:.0f} s, load {os.getloadavg()[0]:.1f}",
-            flush=True,
-        )
     return list(bench.rows.values())
 
 

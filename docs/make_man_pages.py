@@ -36,7 +36,7 @@ _FILES: Final = (
     ),
     (
         "/run/streamerd/control.sock.instance, .lock, .slabs",
-        "What the next daemon there must know to take over what is in memory.",
+        "What the next daemon there must know to adopt what is in memory.",
     ),
     ("/run/streamerd-shm", "/dev/shm once more, read-only, as the unit mounts it."),
     ("/dev/shm/streamerd.*", "Checkpoints in memory, one file a shard; the daemon's user's alone."),

@@ -9,7 +9,6 @@ Importing this package is cheap; torch is imported by the first `open`.
 
 from __future__ import annotations
 
-import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from streamer_client.contract.errors import (
     SourceNotFound,
     StreamerError,
 )
+from streamer_client.contract.modes import CONNECT_DEFAULT, chosen_mode
 
 if TYPE_CHECKING:
     from streamer_client.checkpoint import Checkpoint
@@ -49,11 +49,6 @@ __all__ = [
 ]
 
 
-# The first import of the room `connect/` puts that module in this package's attribute `connect`: it
-# is done here, before the function of that name is, so that the function stays.
-importlib.import_module("streamer_client.connect")
-
-
 def connect(
     socket: str | os.PathLike[str] | None = None, *, label: str = "", mode: str | None = None
 ) -> Client:
@@ -63,7 +58,8 @@ def connect(
         socket: its control socket; by default `$STREAMERD_SOCKET`, the system's, or the user's own.
         label: what `streamerctl status` shows for this client.
         mode: `required` (default): a daemon must run; `auto`: use one, start one for this user, or
-            read without; `direct`: read without. `STREAMERD_MODE` sets the default.
+            read without; `direct`: read without; `off`: the same. `STREAMERD_MODE` sets the
+            default.
 
     Raises:
         DaemonUnavailable: nothing answers, and the mode needs a daemon.
@@ -72,7 +68,7 @@ def connect(
     """
     from streamer_client.launch import open_client  # noqa: PLC0415  keeps this import cheap
 
-    chosen = mode or os.environ.get("STREAMERD_MODE") or "required"
+    chosen = chosen_mode(mode, os.environ, CONNECT_DEFAULT)
     return open_client(chosen, None if socket is None else os.fspath(socket), label=label)
 
 

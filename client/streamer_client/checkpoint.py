@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import time
 import weakref
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -19,13 +20,12 @@ from streamer_client.contract.catalog import TensorEntry
 from streamer_client.contract.errors import SourceError
 from streamer_client.copy.feed import Feed
 from streamer_client.stats import LoadStats, Progress
-from streamer_client.tensors.catalog_view import Catalog
+from streamer_client.tensors.filling import OnMismatch, TargetFiller
 from streamer_client.tensors.headers import Headers
 from streamer_client.tensors.iteration import tensors
-from streamer_client.tensors.loading import Loading, Mismatch
+from streamer_client.tensors.selection import Catalog
 from streamer_client.tensors.sliced import sliced
-from streamer_client.tensors.staging import Handed
-from streamer_client.tensors.staging_groups import SMALL_BYTES
+from streamer_client.tensors.staging import SMALL_BYTES, Handed
 
 
 class OnTensor(Protocol):
@@ -39,15 +39,23 @@ class Checkpoint:
         feed: where its bytes come from; the checkpoint closes it.
         source: what was opened, for people.
         progress: told how far reading is, see `stats.Progress`.
+        owners: the number of the shard that counts for a tensor that is in several.
     """
 
-    def __init__(self, feed: Feed, source: str, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        source: str,
+        progress: Progress | None = None,
+        owners: Mapping[str, int] | None = None,
+    ) -> None:
         self._feed = feed
-        self._headers = Headers(feed)
+        self._owners = owners
+        self._headers = Headers(feed, owners=owners)
         total_bytes = sum(shard.size_bytes for shard in feed.shards)
         self._stats = LoadStats(
             source=source,
-            mode=feed.mode,
+            mode=feed.route,
             total_bytes=total_bytes,
             resident_bytes=min(feed.resident_bytes, total_bytes),  # the daemon counts whole pages
             progress=progress,
@@ -58,7 +66,7 @@ class Checkpoint:
     @property
     def stats(self) -> LoadStats:
         """What was loaded so far, and from where."""
-        self._stats.mode = self._feed.mode
+        self._stats.mode = self._feed.route
         return self._stats
 
     @property
@@ -74,7 +82,7 @@ class Checkpoint:
             CorruptCheckpoint: a shard is not valid safetensors, or two have the same name.
         """
         with self._stats.timed():
-            return Catalog(self._headers.all())
+            return Catalog(self._headers.all(), self._owners)
 
     def tensors(
         self, device: torch.device | str = "cpu", names: frozenset[str] | set[str] | None = None
@@ -83,7 +91,9 @@ class Checkpoint:
 
         On the CPU, tensors of shards that stay resident are views of the shared bytes: nothing is
         copied, and writing to them changes no byte but this process's own. All others are private.
-        One iteration at a time can run over a checkpoint that does not stay resident.
+        One iteration at a time can run over a checkpoint that does not stay resident. A name that
+        is in several shards comes once, of the shard that counts; before that one perhaps of
+        an earlier shard too, when that was reached before it was known that there is another.
 
         Args:
             device: where the tensors are wanted.
@@ -95,6 +105,7 @@ class Checkpoint:
         wanted = self._wanted(names)
         stats = self._stats
         batches = tensors(self._feed, self._headers, torch.device(device), wanted, stats.copied)
+        places: Counter[str] = Counter()
         while True:
             start = time.perf_counter()
             batch = next(batches, None)
@@ -103,11 +114,7 @@ class Checkpoint:
             stats.seconds += time.perf_counter() - start
             if batch is None:
                 return
-            while batch:
-                entry, tensor = batch.pop()
-                stats.loaded(entry.stop - entry.start)
-                yield entry.name, tensor
-                del tensor  # the caller alone decides how long it lives
+            yield from self._handed(batch, places)
 
     @contextlib.contextmanager
     def slices(
@@ -117,13 +124,13 @@ class Checkpoint:
         *,
         small_bytes: int = SMALL_BYTES,
     ) -> Iterator[Iterator[tuple[str, torch.Tensor]]]:
-        """Iterate over `(name, tensor)` for a model that keeps a part of each.
+        """Iterate over `(name, tensor)` for a model that keeps a part of each tensor.
 
-        Larger tensors stand for bytes that are not fetched yet: what is copied from
-        a view of one is fetched, that slice alone, and everything else that is done with one
-        fetches what it needs. Those that are referenced when the context is left without an error
-        are fetched as a whole then; after an error they may be used no more.
-        Where that cannot be had, tensors are those of `tensors`.
+        Larger tensors stand for bytes that are not fetched yet: what is copied from a view of one
+        is fetched, that slice alone, and everything else that is done with one fetches what it
+        needs. Those that are referenced when the context is left without an error are fetched as a
+        whole then; after an error they may be used no more. Where the checkpoint's bytes cannot be
+        fetched so, tensors are those of `tensors`.
 
         Args:
             device: where the tensors are wanted.
@@ -139,7 +146,7 @@ class Checkpoint:
             yield self.tensors(device, names)
             return
         try:
-            with contextlib.closing(self._handed(found)) as handed:
+            with contextlib.closing(self._each(found)) as handed:
                 yield handed
             with self._stats.timed():
                 found.keep()
@@ -148,34 +155,48 @@ class Checkpoint:
             found.close()
             self._stats.copied(found.copied_bytes)
 
-    def _handed(
+    def _each(
         self, batches: Iterable[list[Handed]]
     ) -> Generator[tuple[str, torch.Tensor], None, None]:
+        places: Counter[str] = Counter()
         for batch in batches:
-            while batch:
-                entry, tensor = batch.pop()
-                self._stats.loaded(entry.stop - entry.start)
+            yield from self._handed(batch, places)
+
+    def _handed(
+        self, batch: list[Handed], places: Counter[str]
+    ) -> Generator[tuple[str, torch.Tensor], None, None]:
+        """The tensors of a list, which is emptied: the caller alone decides how long they live."""
+        while batch:
+            entry, tensor = batch.pop()
+            self._stats.loaded(entry.stop - entry.start)
+            if self._owners is None or self._counts(entry.name, places):
                 yield entry.name, tensor
-                del tensor  # the caller alone decides how long it lives
+            del tensor
+
+    def _counts(self, name: str, places: Counter[str]) -> bool:
+        """Whether the next copy of a tensor is to be handed out; notes that it came."""
+        place = places[name]
+        places[name] += 1
+        return self._headers.counts(name, place)
 
     def _wanted(self, names: frozenset[str] | set[str] | None) -> frozenset[str] | None:
-        """The names, which must all be stored; None for all."""
-        wanted = None if names is None else frozenset(names)
-        if wanted is not None:
-            unknown = sorted(wanted - set(self.catalog))
-            if unknown:
-                raise SourceError(
-                    f"{self._stats.source} has no tensor {', '.join(unknown)}; "
-                    "`catalog` shows what it has"
-                )
-        return wanted
+        """The names, each of which is stored; None for all."""
+        if names is None:
+            return None
+        unknown = sorted(set(names) - set(self.catalog))
+        if unknown:
+            raise SourceError(
+                f"{self._stats.source} has no tensor {', '.join(unknown)}; "
+                "`catalog` shows what it has"
+            )
+        return frozenset(names)
 
     def load_into(
         self,
         targets: Mapping[str, torch.Tensor],
         *,
         strict: bool = True,
-        on_mismatch: Mismatch | None = None,
+        on_mismatch: OnMismatch | None = None,
         on_tensor: OnTensor | None = None,
     ) -> frozenset[str]:
         """Read tensors into memory that is there already, such as a model's parameters.
@@ -199,25 +220,30 @@ class Checkpoint:
             SourceError: a shard cannot be read; with `strict`, names are missing or unexpected;
                 a stored tensor is larger than its target.
         """
-
-        def loaded(entries: Sequence[TensorEntry]) -> None:
-            for entry in entries:
-                self._stats.loaded(entry.stop - entry.start)
-                self._stats.copied(entry.stop - entry.start)
-                if on_tensor is not None:
-                    on_tensor(entry.name, entry.stop - entry.start)
-
         with self._stats.timed():
-            names = Loading(
+            names = TargetFiller(
                 self._feed,
                 self._headers,
                 targets,
                 strict=strict,
                 on_mismatch=on_mismatch,
-                on_tensors=loaded,
+                on_tensors=self._counting(on_tensor),
             ).run()
             self._feed.settle()
             return names
+
+    def _counting(self, on_tensor: OnTensor | None) -> Callable[[Sequence[TensorEntry]], None]:
+        """What notes tensors that are in place, and tells the caller."""
+
+        def loaded(entries: Sequence[TensorEntry]) -> None:
+            for entry in entries:
+                size_bytes = entry.stop - entry.start
+                self._stats.loaded(size_bytes)
+                self._stats.copied(size_bytes)
+                if on_tensor is not None:
+                    on_tensor(entry.name, size_bytes)
+
+        return loaded
 
     def close(self) -> None:
         """End the load. Views that are still referenced stay valid. Idempotent."""

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import weakref
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self, Unpack
 
-import msgspec
-
-from streamer_client.connect.descriptor_room import open_files
-from streamer_client.connect.link import RECONNECT_S, Link
-from streamer_client.connect.open_request import OpenRequest, Source, open_request
-from streamer_client.connect.requests import Admin
-from streamer_client.connect.source_access import SourceAccesses
-from streamer_client.contract.messages import Open
-from streamer_client.contract.uris import is_remote
+from streamer_client.connecting.link import RECONNECT_S, Link
+from streamer_client.connecting.open_request import (
+    LoadArguments,
+    LoadOptions,
+    Source,
+    open_request,
+)
+from streamer_client.connecting.requests import Admin
+from streamer_client.delivery.openers import DaemonOpener, DirectOpener, Opener
 from streamer_client.stats import Progress
 from streamer_client.storage.registry import public_uri
 
 if TYPE_CHECKING:
     from streamer_client.checkpoint import Checkpoint
     from streamer_client.copy.feed import Feed
-
-log = logging.getLogger(__name__)
-
-
-class Opener(Protocol):
-    """What a client of any mode does with a request."""
-
-    def feed(self, request: OpenRequest) -> Feed: ...
-    def close(self) -> None: ...
 
 
 class Client:
@@ -70,11 +60,9 @@ class Client:
         pattern: str | None = None,
         files: Sequence[Source] | None = None,
         *,
-        hold: bool = True,
-        memory_limit: int = -1,
-        concurrency: int | None = None,
-        page_cache: bool = False,
+        owners: Mapping[str, str] | None = None,
         progress: Progress | None = None,
+        **options: Unpack[LoadArguments],
     ) -> Checkpoint:
         """Open a checkpoint.
 
@@ -82,14 +70,11 @@ class Client:
             source: directory, file or object-store prefix; or a list of files.
             pattern: glob on file names directly under `source`; `*.safetensors` by default.
             files: read only these, in this order.
-            hold: keep whole shards resident as long as views of them live. Without it, or where
-                they do not fit, `tensors` makes private copies and memory is given back on the way.
-            memory_limit: bytes that this load may hold at once; -1 no limit, 0 the least.
-            concurrency: how many reads at once; of an object store, how many connections.
-            page_cache: copies of all tensors may be made from the page cache, where that holds the
-                files and the daemon does not yet: it brings them in afterwards. Saves a first load
-                the way through shared memory.
+            owners: which of `files` counts for a tensor that is in several of them, for `catalog`
+                and `tensors`. Without it, or for a tensor that it does not tell of, a name in two
+                files is an error.
             progress: see `stats.Progress`.
+            options: `hold`, `memory_limit`, `concurrency`, `page_cache`: see `LoadOptions`.
 
         Raises:
             SourceError: it cannot be read.
@@ -98,49 +83,25 @@ class Client:
         """
         from streamer_client.checkpoint import Checkpoint  # noqa: PLC0415  torch, only when needed
 
-        request = open_request(
-            source,
-            pattern=pattern,
-            files=files,
-            hold=hold,
-            memory_limit=memory_limit,
-            concurrency=concurrency,
-            page_cache=page_cache,
-        )
+        chosen = LoadOptions(**options)
+        request = open_request(source, pattern=pattern, files=files, options=chosen)
         name = public_uri(request.source)
-        checkpoint = Checkpoint(self._opener.feed(request), name, progress)
+        numbers = _shard_numbers(files or (), owners)
+        checkpoint = Checkpoint(self._opener.feed(request), name, progress, numbers)
         self._checkpoints.add(checkpoint)
         return checkpoint
 
-    def open_feed(
-        self,
-        files: Sequence[Source],
-        *,
-        hold: bool = True,
-        memory_limit: int = -1,
-        concurrency: int | None = None,
-    ) -> Feed:
+    def open_feed(self, files: Sequence[Source], **options: Unpack[LoadArguments]) -> Feed:
         """The bytes of any files, for who makes more of them than a checkpoint; closes it too.
 
         Args:
             files: of one kind of source, each once.
-            hold: as in `open`; so are `memory_limit` and `concurrency`. What is not held is read
-                when a pass wants it, nothing before.
-            memory_limit: in bytes.
-            concurrency: how many reads at once.
+            options: as in `open`.
 
         Raises:
             StreamerError: as `open`.
         """
-        return self._opener.feed(
-            open_request(
-                files,
-                hold=hold,
-                memory_limit=memory_limit,
-                concurrency=concurrency,
-                at_once=hold,
-            )
-        )
+        return self._opener.feed(open_request(files, options=LoadOptions(**options)))
 
     def close(self) -> None:
         """Close all checkpoints and leave the daemon; views stay valid. Idempotent."""
@@ -160,103 +121,13 @@ class Client:
         self.close()
 
 
-class DaemonOpener:
-    """Opens through the daemon.
-
-    Args:
-        link: the way to it.
-        environ: what names credentials and endpoints; this process's environment by default.
-        without_memory: whether a load goes on in this process when the daemon has no memory for it.
-    """
-
-    def __init__(
-        self,
-        link: Link,
-        environ: Mapping[str, str] = os.environ,
-        *,
-        without_memory: bool = False,
-    ) -> None:
-        self._link = link
-        self._without_memory = without_memory
-        self._environ = environ
-        self._accesses = SourceAccesses()
-
-    def feed(self, request: OpenRequest) -> Feed:
-        from streamer_client.delivery.daemon_feed import DaemonFeed  # noqa: PLC0415
-
-        public = _public(request)
-        first = _first_uri(request)
-        access = self._accesses.of(first, self._environ)
-        local = not is_remote(first)
-        files = open_files(request.source, request.pattern, request.files) if local else ()
-        try:
-            return DaemonFeed(
-                self._link,
-                Open(
-                    request_id=0,
-                    load=0,
-                    source=public.source,
-                    files=None if local else public.files,
-                    pattern=None if local else request.pattern,
-                    hold=request.hold,
-                    memory_limit=request.memory_limit,
-                    concurrency=request.concurrency,
-                    want="all" if request.at_once else "none",
-                ),
-                access,
-                files,
-                page_cache=request.page_cache,
-                without_memory=self._without_memory,
-            )
-        except BaseException:
-            for file in files:
-                file.close()
-            raise
-
-    def close(self) -> None:
-        self._link.close()
-
-
-class DirectOpener:
-    """Opens in this process.
-
-    Args:
-        environ: what names credentials, endpoints and sizes; this process's by default.
-    """
-
-    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
-        self._environ = environ
-
-        self._accesses = SourceAccesses()
-
-    def feed(self, request: OpenRequest) -> Feed:
-        from streamer_client.delivery.chunk_size import chunk_bytes  # noqa: PLC0415
-        from streamer_client.delivery.direct_feed import open_directly  # noqa: PLC0415
-
-        uri, public = _first_uri(request), _public(request)
-        return open_directly(
-            self._accesses.of(uri, self._environ),
-            public.source,
-            request.pattern,
-            public.files,
-            memory_limit=request.memory_limit,
-            concurrency=request.concurrency,
-            block_bytes=chunk_bytes(uri, self._environ),
-        )
-
-    def close(self) -> None:
-        """Nothing is kept between opens."""
-
-
-def _public(request: OpenRequest) -> OpenRequest:
-    """Without the secrets of its URLs: they travel with the environment, and are shown nowhere."""
-    files = None if request.files is None else tuple(map(public_uri, request.files))
-    return msgspec.structs.replace(request, source=public_uri(request.source), files=files)
-
-
-def _first_uri(request: OpenRequest) -> str:
-    """What decides how all of it is read; a source is of one kind."""
-    return request.files[0] if request.files else request.source
+def _shard_numbers(
+    files: Sequence[Source], owners: Mapping[str, str] | None
+) -> dict[str, int] | None:
+    if owners is None:
+        return None
+    numbers = {os.fspath(file): number for number, file in enumerate(files)}
+    return {name: numbers[file] for name, file in owners.items() if file in numbers}
 
 
 def daemon_client(

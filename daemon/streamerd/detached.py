@@ -1,11 +1,11 @@
 """`python -P -m streamerd.detached`: the daemon that a client starts for its user.
 
-Takes off what the process inherited from the client that happened to be first: its processors,
-niceness, limits and signals are no business of the others whom the daemon serves. Runs in the
-daemon's own process before anything else does: while there is one thread, since affinity and
+Resets what the process inherited from the client that happened to start it: processors, niceness,
+limits and signals, which should not differ for the other clients that the daemon serves. Runs in
+the daemon's own process before anything else does: while there is one thread, since affinity and
 priority belong to threads, and before any library is loaded that sizes itself by them. Working
-folder, module path, umask and streams are the starter's work
-(`streamer_client.connect.own_daemon`).
+folder, module path, umask and streams are set by the client that starts it
+(`streamer_client.connecting.own_daemon`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 from typing import Final
 
 MOST_PROCESSORS: Final = 8192
-"""More than any kernel is built for; it takes those that exist and that the cpuset allows."""
+"""More than any kernel is built for; it ignores those that do not exist or are forbidden."""
 RAISED_LIMITS: Final = (
     resource.RLIMIT_FSIZE,
     resource.RLIMIT_NOFILE,
@@ -27,13 +27,13 @@ RAISED_LIMITS: Final = (
     resource.RLIMIT_DATA,
     resource.RLIMIT_NPROC,
 )
-_KEPT_IGNORED: Final = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
-"""Python itself ignores these and raises errors instead."""
+_STAY_IGNORED: Final = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
+"""Signals that Python itself ignores, to raise errors instead."""
 
 
-def take_off() -> list[str]:
-    """Give this process what its user may have; what stays as it was is told, one text each."""
-    kept: list[str] = []
+def reset_inherited() -> list[str]:
+    """Give this process what its user may have. Returns what could not be reset, one text each."""
+    stays: list[str] = []
     _reset_signals()
     for change, name in (
         (_use_all_processors, "affinity"),
@@ -43,19 +43,19 @@ def take_off() -> list[str]:
         try:
             change()
         except OSError as error:
-            kept.append(f"{name}: {error.strerror}")
+            stays.append(f"{name}: {error.strerror}")
     for limit in RAISED_LIMITS:
         _, hard = resource.getrlimit(limit)
         resource.setrlimit(limit, (hard, hard))
-    # A core would hold what loads sent along to read their sources: credentials.
+    # A core file would contain the credentials that clients sent to read their sources.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    return kept
+    return stays
 
 
 def _reset_signals() -> None:
-    for number in signal.valid_signals() - _KEPT_IGNORED:
+    for number in signal.valid_signals() - _STAY_IGNORED:
         if signal.getsignal(number) == signal.SIG_IGN:
-            with contextlib.suppress(OSError):  # of those that the C library keeps for itself
+            with contextlib.suppress(OSError):  # the C library reserves some signals for itself
                 signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
@@ -76,12 +76,12 @@ def _be_as_nice_as_others() -> None:
 
 
 def main() -> int:
-    """Take off what was inherited, then be the daemon."""
-    kept = take_off()
-    from streamerd.main import main as daemon  # noqa: PLC0415  not before, see above
+    """Reset what was inherited, then be the daemon."""
+    stays = reset_inherited()
+    from streamerd.main import main as daemon  # noqa: PLC0415  after the reset, see above
 
-    for text in kept:
-        sys.stderr.write(f"WARNING {__name__} kept from the process that started it: {text}\n")
+    for text in stays:
+        sys.stderr.write(f"WARNING {__name__} event=inherited_setting_stays setting={text}\n")
     return daemon()
 
 

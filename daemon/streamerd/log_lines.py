@@ -1,9 +1,8 @@
-"""How our processes log: one event a line, whatever somebody else's text in it holds.
+"""How the daemon and its workers log: one event a line, whatever a client's text in it contains.
 
-Owns the form of a line on stderr, for the daemon and its workers. A name or an error's text with a
-line end in it must not look like another line, nor may an escape sequence reach the terminal that
-shows the log. Lines that are meant to be several, those of a traceback, are indented, which no
-event's first line is.
+Owns the form of a line on stderr. A name or an error's text with a line end in it must not look
+like another line, nor may an escape sequence reach the terminal that shows the log. The further
+lines of an event, such as a traceback, are indented; its first line never is.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ def stderr_handler(form: str) -> logging.Handler:
 
 
 def with_lines(text: str) -> Mapping[str, str]:
-    """What `extra` of a log call takes, to have a text of several lines below the event's own."""
+    """The `extra` of a log call that shows a text of several lines below the event's own line."""
     return {_LINES: text}
 
 
 class LineFormatter(logging.Formatter):
-    """Formats an event as one printable line, and what is below it as indented ones."""
+    """Formats an event as one printable line, and its further lines as indented ones."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)

@@ -1,8 +1,8 @@
 """Tells systemd how the daemon is: sd_notify(3) over the datagram socket in $NOTIFY_SOCKET.
 
-Owns the wire and what systemd hears while the daemon runs: a status line, and a sign of life for
-its watchdog (sd_watchdog_enabled(3)). Without $NOTIFY_SOCKET nothing is sent. Runs in the daemon's
-loop, which is the point: a loop that hangs gives no sign.
+Owns this protocol, and what systemd hears while the daemon runs: a status line, and a sign of life
+for its watchdog (sd_watchdog_enabled(3)). Without $NOTIFY_SOCKET nothing is sent. Runs in the
+daemon's loop, so that a loop that hangs gives no sign of life.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Send = Callable[..., None]
 
 
 def notify(*assignments: str) -> None:
-    """Send assignments such as `READY=1`; a manager that does not listen is no error."""
+    """Send assignments such as `READY=1`; that systemd does not listen is no error."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -30,7 +30,9 @@ def notify(*assignments: str) -> None:
         try:
             channel.sendto("\n".join(assignments).encode(), address)
         except OSError as error:
-            logger.warning("systemd not told assignments=%s error=%s", assignments, error.strerror)
+            logger.warning(
+                "event=systemd_not_told assignments=%r error=%r", assignments, error.strerror
+            )
 
 
 def reloading() -> None:
@@ -48,12 +50,12 @@ def watchdog_s(environ: Mapping[str, str], pid: int) -> float | None:
 
 
 class SignsOfLife:
-    """What systemd hears each tick.
+    """What systemd hears at each tick.
 
     Args:
-        watchdog_s: its patience; None when it has no watchdog.
-        tick_s: how often `tick` would be called without a watchdog.
-        send: carries assignments.
+        watchdog_s: how long it waits for a sign of life; None where it does not watch.
+        tick_s: how often `tick` is called where it does not watch.
+        send: sends assignments.
     """
 
     def __init__(self, watchdog_s: float | None, tick_s: float, send: Send = notify) -> None:
@@ -66,9 +68,9 @@ class SignsOfLife:
         self._status = ""
 
     def tick(self, now_s: float, status: str) -> None:
-        """Say that the loop goes round, when that is due, and the status when it changed."""
+        """Send a sign of life when one is due, and the status when it has changed."""
         assignments = []
-        # What would be late at the next tick is due at this one.
+        # A sign that would be late at the next tick is due at this one.
         if self._watched and now_s + self.tick_s - self._said_s > self._every_s:
             assignments.append("WATCHDOG=1")
             self._said_s = now_s

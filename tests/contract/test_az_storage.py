@@ -18,7 +18,7 @@ from streamer_client.contract.errors import (
     SourceForbidden,
     SourceNotFound,
 )
-from streamer_client.storage.az.caller import AzCaller
+from streamer_client.storage.az.environment import AzEnvironment
 from streamer_client.storage.az.storage import AzStorage
 from streamer_client.storage.http.engine import Waits
 
@@ -39,14 +39,14 @@ class Container:
 
     def environment(self) -> dict[str, str]:
         """What travels for a caller that has the account's key."""
-        return AzCaller(
+        return AzEnvironment(
             self.source,
             {
                 "AZURE_STORAGE_ACCOUNT_NAME": ACCOUNT,
                 "AZURE_STORAGE_ACCOUNT_KEY": self.server.key,
                 "AZURE_STORAGE_ENDPOINT": self.server.endpoint(self.front.url),
             },
-        ).variables()
+        ).resolved()
 
     def put(self, name: str, data: bytes) -> None:
         self.client.upload_blob(f"models/tiny/{name}", data, overwrite=True)

@@ -16,6 +16,7 @@ from tests.support.every_message import CLIENT, DAEMON, PACKETS_OF_CLIENT, PACKE
 
 from streamer_client.contract import handover as h
 from streamer_client.contract import messages as m
+from streamer_client.contract.codec import decode_client, decode_daemon, encode
 
 GOLDEN = Path(__file__).with_name("golden_messages.txt")
 
@@ -29,8 +30,8 @@ class Side(NamedTuple):
 
 
 SIDES = {
-    "client": Side(CLIENT, m.encode, m.decode_client),
-    "daemon": Side(DAEMON, m.encode, m.decode_daemon),
+    "client": Side(CLIENT, encode, decode_client),
+    "daemon": Side(DAEMON, encode, decode_daemon),
     "client.fd": Side(PACKETS_OF_CLIENT, h.encode_packet, h.decode_from_client),
     "daemon.fd": Side(PACKETS_OF_DAEMON, h.encode_packet, h.decode_from_daemon),
 }

@@ -21,8 +21,8 @@ from streamer_client.contract.errors import (
     SourceForbidden,
     StreamerError,
 )
-from streamer_client.storage.http import peers
-from streamer_client.storage.http.authorities import authorities_of
+from streamer_client.storage.environment import authorities_of
+from streamer_client.storage.http import connection
 from streamer_client.storage.http.engine import Waits
 from streamer_client.storage.s3.storage import S3Storage
 
@@ -139,7 +139,7 @@ def test_no_such_name() -> None:
 def test_metadata_services_are_asked_by_nobody(
     plain: FaultProxy, secured: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peers, "CLOSED", (ipaddress.ip_network("127.0.0.0/8"),))
+    monkeypatch.setattr(connection, "CLOSED", (ipaddress.ip_network("127.0.0.0/8"),))
     for url in (plain.url, secured.url):
         told = error(url, STREAMER_TLS_VERIFY="0")
         assert isinstance(told, SourceForbidden)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,8 @@ from streamer_client.contract.errors import (
     SourceNotFound,
 )
 from streamer_client.storage.contract import StoredShard
-from streamer_client.storage.registry import caller_environment, public_uri
+from streamer_client.storage.registry import public_uri, source_environment
+from streamer_client.storage.web.secrets import UrlSecrets
 from streamer_client.storage.web.storage import WebStorage
 
 
@@ -233,7 +236,7 @@ def test_secrets_of_a_url_travel_apart_and_are_never_shown(site: Site) -> None:
     site.put("a.safetensors", data)
     scheme, _, rest = site.uri("a.safetensors").partition("://")
     given = f"{scheme}://user:hush@{rest}?X-Amz-Signature=hush2&part=1"
-    environment = caller_environment(given, {}).variables()
+    environment = source_environment(given, {}).resolved()
     public = public_uri(given)
     assert public == f"{scheme}://{rest}?part=1"
     for source in (given, public):
@@ -253,6 +256,51 @@ def test_secrets_of_a_url_travel_apart_and_are_never_shown(site: Site) -> None:
 def test_different_signatures_for_files_of_one_load(site: Site) -> None:
     with pytest.raises(ConfigError, match="different passwords or signatures"):
         site.storage.list_shards(site.source, None, [site.uri("a?sig=1"), site.uri("b?sig=2")])
+
+
+class Halting(MemoryStore):
+    """Lets the first index wait until it is told to go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = threading.Event()
+        self.go_on = threading.Event()
+
+    def answer(self, asked: Asked) -> Reply:
+        if asked.path.endswith("/first/model.safetensors.index.json"):
+            self.asked.set()
+            assert self.go_on.wait(10)
+        return super().answer(asked)
+
+
+def test_two_threads_of_one_storage_send_their_own_secrets() -> None:
+    store = Halting()
+    for folder in ("first", "second"):
+        store.put(
+            f"/{folder}/model.safetensors.index.json",
+            json.dumps({"weight_map": {"layer": "m.safetensors"}}).encode(),
+        )
+        store.put(f"/{folder}/m.safetensors", folder.encode())
+    with fault_proxy(store) as proxy, ThreadPoolExecutor(1) as threads:
+        storage = WebStorage({})
+
+        def listed(folder: str, password: str) -> StoredShard:
+            scheme, _, rest = proxy.url.partition("://")
+            source = f"{scheme}://u:{password}@{rest}/{folder}/?X-Amz-Signature={password}"
+            (shard,) = storage.list_shards(source, None, None)
+            return shard
+
+        first = threads.submit(listed, "first", "one")
+        assert store.asked.wait(10)
+        second = listed("second", "two")
+        store.go_on.set()
+        assert read(storage, first.result()) == b"first"
+        assert read(storage, second) == b"second"
+        for folder, password in (("first", "one"), ("second", "two")):
+            asked = [seen.asked for seen in proxy.seen if f"/{folder}/" in seen.asked.path]
+            authorization = UrlSecrets(userinfo=f"u:{password}").headers()["Authorization"]
+            assert {one.headers["authorization"] for one in asked} == {authorization}
+            assert all(one.target.endswith(f"Signature={password}") for one in asked)
 
 
 class Closed(MemoryStore):

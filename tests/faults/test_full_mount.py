@@ -14,7 +14,8 @@ import pytest
 from streamer_client.contract.messages import ShardFailed
 from tests.support.checkpoints import write_model
 from tests.support.daemon import BLOCK, DaemonProcess, Daemons
-from tests.support.raw_client import Block, RawClient
+from tests.support.raw_client import RawClient
+from tests.support.raw_load import Block
 from tests.support.waiting import eventually
 
 MOUNT_BLOCKS = 24

@@ -17,7 +17,7 @@ from tests.support.daemon import BLOCK, DaemonProcess, Daemons
 import streamer_client
 from streamer_client.checkpoint import Checkpoint
 from streamer_client.copy.ring.engine import RingEngine
-from streamer_client.tensors import iteration, staging_groups
+from streamer_client.tensors import iteration, staging
 
 pytestmark = pytest.mark.usefixtures("ring")
 GPU = "cuda:0"
@@ -172,7 +172,7 @@ def test_memory_that_is_still_in_use_is_waited_for(model: Path, streamerd: Daemo
 def test_staging_is_bounded(model: Path, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     bound = 10 * BLOCK
     monkeypatch.setattr(iteration, "DEVICE_AHEAD_BYTES", bound)
-    monkeypatch.setattr(staging_groups, "GROUP_BYTES", BLOCK)
+    monkeypatch.setattr(staging, "GROUP_BYTES", BLOCK)
     largest = max(tensor.nbytes for tensor in expected(model).values())
     gc.collect()
     torch.cuda.synchronize()

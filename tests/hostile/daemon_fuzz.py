@@ -24,9 +24,10 @@ from typing import Final, Self
 import zmq
 
 from streamer_client.client import daemon_client
+from streamer_client.contract.codec import encode
 from streamer_client.contract.handover import Files, Got, HandedFile, encode_packet
 from streamer_client.contract.limits import MAX_MESSAGE_BYTES, MAX_QUEUED_BYTES
-from streamer_client.contract.messages import GetConfig, Goodbye, Open, encode
+from streamer_client.contract.messages import GetConfig, Goodbye, Open
 from tests.hostile.kernel_accounts import peak_bytes
 from tests.hostile.leftovers import leftovers
 from tests.hostile.mutations import frames, sequences

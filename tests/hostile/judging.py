@@ -14,11 +14,13 @@ from unittest import mock
 
 import safetensors
 
-from streamer_client.contract import catalog
-from streamer_client.contract.catalog import ShardCatalog, header_bytes, parse_header
+from streamer_client.contract import header
+from streamer_client.contract.catalog import ShardCatalog
 from streamer_client.contract.checks import check
+from streamer_client.contract.codec import encode
 from streamer_client.contract.errors import ConfigError, CorruptCheckpoint, ProtocolMismatch
-from streamer_client.contract.messages import Message, encode
+from streamer_client.contract.header import header_bytes, parse_header
+from streamer_client.contract.messages import Message
 from tests.support.safetensors_files import as_safetensors_reads
 
 URI: Final = "/m/x.safetensors"
@@ -81,7 +83,7 @@ def _read(file: bytes) -> ShardCatalog | None:
 
 
 def _read_in_pieces(file: bytes) -> ShardCatalog | None:
-    with mock.patch.object(catalog, "HEADER_PIECE_BYTES", SMALL_PIECE_BYTES):
+    with mock.patch.object(header, "HEADER_PIECE_BYTES", SMALL_PIECE_BYTES):
         return _read(file)
 
 

@@ -14,13 +14,14 @@ from typing import Final, Self
 
 import zmq
 
+from streamer_client.contract.codec import encode
 from streamer_client.contract.handover import (
     MAX_PACKET_BYTES,
     TOKEN_BYTES,
     Greeting,
     decode_from_daemon,
 )
-from streamer_client.contract.messages import PROTOCOL, Hello, encode
+from streamer_client.contract.messages import PROTOCOL, Hello
 from streamer_client.contract.socket import descriptor_socket
 
 ANSWER_S: Final = 20.0

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final
 
+from streamer_client.contract.codec import decode_client, decode_daemon
 from streamer_client.contract.limits import MAX_MESSAGE_BYTES
-from streamer_client.contract.messages import decode_client, decode_daemon
 from tests.hostile import crowd, daemon_fuzz, kills
 from tests.hostile.judging import judge_file, judge_frame
 from tests.hostile.mutations import files, frames

@@ -1,7 +1,7 @@
 """What was found to end, swell or stop a daemon or its client, each by a real one.
 
-Cases of descriptors are in `tests/faults/test_hostile_descriptors.py`, of starting a daemon in
-`tests/integration/test_client_launch.py`, of bytes and crowds in this folder's other files.
+Cases of descriptors are in `tests/faults/hostile_descriptors/`, of starting a daemon in
+`tests/integration/client_launch/`, of bytes and crowds in this folder's other files.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pytest
 import zmq
 
 from streamer_client.client import Client, daemon_client
+from streamer_client.contract.codec import decode_daemon, encode
 from streamer_client.contract.errors import (
     ConfigError,
     CorruptCheckpoint,
@@ -24,7 +25,7 @@ from streamer_client.contract.errors import (
     StreamerError,
 )
 from streamer_client.contract.limits import MAX_HEADER_BYTES, MAX_LABEL_CHARACTERS
-from streamer_client.contract.messages import Failed, GetStatus, Message, decode_daemon, encode
+from streamer_client.contract.messages import Failed, GetStatus, Message
 from streamer_client.storage import local_files
 from streamer_client.storage.contract import StoredShard
 from streamer_client.storage.local import LocalStorage

@@ -16,9 +16,10 @@ import pytest
 import zmq
 
 from streamer_client.client import daemon_client
-from streamer_client.connect.connection import HANDSHAKE_TIMEOUT_S
+from streamer_client.connecting.connection import HANDSHAKE_TIMEOUT_S
+from streamer_client.contract.codec import decode_daemon, encode
 from streamer_client.contract.handover import MAX_PACKET_BYTES, Greeting, decode_from_daemon
-from streamer_client.contract.messages import GetStatus, Status, Welcome, decode_daemon, encode
+from streamer_client.contract.messages import GetStatus, Status, Welcome
 from streamer_client.contract.socket import descriptor_socket
 from streamerd.control.connections import CLAIM_S
 from tests.support.checkpoints import write_model
@@ -72,7 +73,7 @@ def test_silent_connections_neither_end_the_daemon_nor_keep_others_out(poor: Dae
         eventually(lambda: descriptors_of(poor) <= before, SETTLED_S)  # though all are held here
         served(poor)
     assert poor.process.poll() is None
-    assert "too many connections" in poor.log
+    assert "event=too_many_connections" in poor.log
 
 
 def test_connections_that_speak_and_present_no_token_are_let_go(poor: DaemonProcess) -> None:

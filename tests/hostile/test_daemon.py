@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import zmq
 
+from streamer_client.contract.codec import encode
 from streamer_client.contract.handover import Files, encode_packet
-from streamer_client.contract.messages import GetConfig, encode
+from streamer_client.contract.messages import GetConfig
 from tests.hostile.daemon_fuzz import run
 from tests.hostile.leftovers import status_of
 from tests.hostile.peer import Ended, Peer

@@ -6,7 +6,8 @@ from itertools import islice
 
 import pytest
 
-from streamer_client.contract.messages import Message, decode_client, decode_daemon
+from streamer_client.contract.codec import decode_client, decode_daemon
+from streamer_client.contract.messages import Message
 from tests.hostile.judging import Decoder, judge_frame
 from tests.hostile.mutations import bombard, frames, sequences
 from tests.support.every_message import CLIENT, DAEMON

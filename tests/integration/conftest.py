@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from streamer_client.client import Client, daemon_client
-from tests.support.scripted_daemon import Script, ScriptedDaemon, scripted_daemon
+from tests.support.daemon_script import Script
+from tests.support.scripted_daemon import ScriptedDaemon, scripted_daemon
 
 
 @pytest.fixture

@@ -105,7 +105,7 @@ def test_a_changed_byte_after_a_kill_is_read_again(
     streamerd.start()
     assert load(streamerd, tmp_path / "m") == bytes_of(model)
     assert streamerd.totals()["source_read_bytes"] == BLOCK
-    assert "adopted block refused" in streamerd.log
+    assert "event=adopted_block_refused" in streamerd.log
 
 
 @ends
@@ -246,7 +246,7 @@ def test_a_pin_without_room_is_let_go_and_told(
     streamerd.start()
     assert len(streamerd.shards()) == 1
     assert not any(row["pinned"] for row in streamerd.shards().values())
-    assert "not pinned any more" in streamerd.log
+    assert "event=not_pinned_any_more" in streamerd.log
 
 
 def _sidecars(daemon: DaemonProcess) -> list[Any]:
@@ -349,7 +349,7 @@ def test_a_folder_that_somebody_removed_is_made_again(
     write_model(tmp_path / "n", shards=1, blocks=2)
     load(streamerd, tmp_path / "n")
     eventually(lambda: written_blocks(streamerd) == 12)
-    assert "sidecar not written" in streamerd.log
+    assert "event=sidecar_not_written" in streamerd.log
     streamerd.stop()
     streamerd.start()
     assert load(streamerd, tmp_path / "m") == bytes_of(model)

@@ -18,7 +18,7 @@ from streamer_client.contract.errors import (
     SourceForbidden,
     SourceNotFound,
 )
-from streamer_client.storage.az.caller import AzCaller
+from streamer_client.storage.az.environment import AzEnvironment
 from streamer_client.storage.az.storage import AzStorage
 from tests.support.azurite import ACCOUNT, Azurite, azurite, azurite_missing
 from tests.support.certificates import Authority
@@ -86,7 +86,7 @@ def test_a_signature_travels_and_the_key_does_not(
         f"BlobEndpoint={plain.endpoint()};"
     )
     for given in (environ, {"AZURE_STORAGE_CONNECTION_STRING": text}):
-        found = AzCaller(SOURCE, given).variables()
+        found = AzEnvironment(SOURCE, given).resolved()
         assert set(found) == {"AZURE_STORAGE_ENDPOINT", "AZURE_STORAGE_SAS_TOKEN"}
         assert plain.key not in str(found)
         fields = parse_qs(found["AZURE_STORAGE_SAS_TOKEN"])
@@ -100,19 +100,19 @@ def test_a_signature_travels_and_the_key_does_not(
 
 def test_a_signature_is_kept_until_it_is_about_to_expire(plain: Azurite) -> None:
     now = [_now()]
-    caller = AzCaller(
+    caller = AzEnvironment(
         SOURCE, account(plain, AZURE_STORAGE_ACCOUNT_KEY=plain.key), clock=lambda: now[0]
     )
-    first = caller.variables()
+    first = caller.resolved()
     now[0] += dt.timedelta(minutes=45)
-    assert caller.variables() == first
+    assert caller.resolved() == first
     now[0] += dt.timedelta(minutes=10)
-    assert caller.variables() != first
+    assert caller.resolved() != first
 
 
 def test_a_signature_that_has_expired(plain: Azurite) -> None:
     environ = account(plain, AZURE_STORAGE_ACCOUNT_KEY=plain.key)
-    old = AzCaller(SOURCE, environ, clock=lambda: _now() - 2 * HOUR).variables()
+    old = AzEnvironment(SOURCE, environ, clock=lambda: _now() - 2 * HOUR).resolved()
     with pytest.raises(CredentialsExpired, match=r"HTTP 403.*x-ms-request-id.*renew") as caught:
         AzStorage(old).list_shards(SOURCE, None, None)
     assert "sig=" not in str(caught.value)
@@ -120,7 +120,7 @@ def test_a_signature_that_has_expired(plain: Azurite) -> None:
 
 def test_a_key_that_is_not_the_accounts(plain: Azurite) -> None:
     environ = account(plain, AZURE_STORAGE_ACCOUNT_KEY="d3Jvbmc=")
-    found = AzCaller(SOURCE, environ).variables()
+    found = AzEnvironment(SOURCE, environ).resolved()
     with pytest.raises(SourceForbidden, match="HTTP 403"):
         AzStorage(found).list_shards(SOURCE, None, None)
 
@@ -128,7 +128,7 @@ def test_a_key_that_is_not_the_accounts(plain: Azurite) -> None:
 def test_a_key_that_is_none_is_not_shown(plain: Azurite) -> None:
     environ = account(plain, AZURE_STORAGE_ACCOUNT_KEY="hush!a")
     with pytest.raises(ConfigError, match="cannot sign") as caught:
-        AzCaller(SOURCE, environ).variables()
+        AzEnvironment(SOURCE, environ).resolved()
     assert "hush" not in repr(caught.value)
     assert caught.value.__cause__ is None
 
@@ -137,7 +137,7 @@ def test_a_key_that_is_none_is_not_shown(plain: Azurite) -> None:
 
 
 def test_public_containers(plain: Azurite) -> None:
-    found = AzCaller("az://open", account(plain, STREAMER_AZURE_ANONYMOUS="1")).variables()
+    found = AzEnvironment("az://open", account(plain, STREAMER_AZURE_ANONYMOUS="1")).resolved()
     storage = AzStorage(found)
     (shard,) = storage.list_shards("az://open", "*", None)
     target = bytearray(2)
@@ -153,22 +153,22 @@ def test_public_containers(plain: Azurite) -> None:
 def test_a_token_travels_and_is_kept_while_it_holds(identity: TokenServer) -> None:
     environ = {"AZURE_STORAGE_ACCOUNT": "acc", "AZURE_STORAGE_ENDPOINT_SUFFIX": "core.example.net"}
     now = [_now()]
-    caller = AzCaller(SOURCE, environ, clock=lambda: now[0])
+    caller = AzEnvironment(SOURCE, environ, clock=lambda: now[0])
     expected = {
         "AZURE_STORAGE_ENDPOINT": "https://acc.blob.core.example.net",
         "STREAMER_AZURE_BEARER": "token-1",
     }
-    assert caller.variables() == expected
-    assert caller.variables() == expected
+    assert caller.resolved() == expected
+    assert caller.resolved() == expected
     now[0] += dt.timedelta(minutes=55)
-    assert caller.variables()["STREAMER_AZURE_BEARER"] == "token-2"
+    assert caller.resolved()["STREAMER_AZURE_BEARER"] == "token-2"
     assert identity.given == 2
 
 
 def test_no_identity_is_told_with_where_was_looked(identity: TokenServer) -> None:
     identity.refusal = "no identity here"
     with pytest.raises(SourceForbidden) as caught:
-        AzCaller(SOURCE, {"AZURE_STORAGE_ACCOUNT_NAME": "acc"}).variables()
+        AzEnvironment(SOURCE, {"AZURE_STORAGE_ACCOUNT_NAME": "acc"}).resolved()
     text = str(caught.value)
     assert text.startswith("az://models/tiny: no access token could be had: ")
     assert "ManagedIdentityCredential" in text
@@ -181,9 +181,9 @@ def test_nobody_is_asked_for_a_token_that_would_travel_in_plain_text(
 ) -> None:
     environ = {"AZURE_STORAGE_ENDPOINT": "http://elsewhere.example.net"}
     with pytest.raises(ConfigError, match="plain text"):
-        AzCaller(SOURCE, environ).variables()
+        AzEnvironment(SOURCE, environ).resolved()
     with pytest.raises(ConfigError, match="AZURE_STORAGE_ACCOUNT_NAME"):
-        AzCaller(SOURCE, {}).variables()
+        AzEnvironment(SOURCE, {}).resolved()
 
 
 def azure_token(expiry: dt.datetime) -> str:
@@ -214,7 +214,7 @@ def test_tokens_over_tls(tmp_path: Path) -> None:
             AWS_CA_BUNDLE=str(authority.bundle),
             STREAMER_AZURE_BEARER=azure_token(_now() + HOUR),
         )
-        variables = AzCaller(SOURCE, given).variables()
+        variables = AzEnvironment(SOURCE, given).resolved()
         storage = AzStorage(variables)
         (shard,) = storage.list_shards(SOURCE, None, None)
         target = bytearray(3)

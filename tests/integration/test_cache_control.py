@@ -17,7 +17,8 @@ from streamer_client.contract import messages as m
 from streamer_client.contract.errors import MemoryLimitError, RequestRefused, SourceNotFound
 from tests.support.checkpoints import write_model
 from tests.support.daemon import BLOCK, DaemonProcess
-from tests.support.raw_client import RawClient, RawLoad
+from tests.support.raw_client import RawClient
+from tests.support.raw_load import RawLoad
 from tests.support.waiting import eventually
 
 LIMIT = 16 * BLOCK

@@ -13,7 +13,8 @@ from streamer_client.checkpoint import Checkpoint
 from streamer_client.client import Client
 from streamer_client.contract.errors import SourceChanged
 from tests.support.checkpoints import random_tensor, write_shard
-from tests.support.scripted_daemon import Script, ScriptedDaemon
+from tests.support.daemon_script import Script
+from tests.support.scripted_daemon import ScriptedDaemon
 from tests.support.waiting import eventually
 
 SHAPE = (64, 9)

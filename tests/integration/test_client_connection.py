@@ -14,7 +14,7 @@ import pytest
 
 import streamer_client
 from streamer_client.client import Client, daemon_client, direct_client
-from streamer_client.connect.connection import Connection
+from streamer_client.connecting.connection import Connection
 from streamer_client.contract.errors import (
     ConfigError,
     CorruptCheckpoint,
@@ -28,7 +28,8 @@ from streamer_client.contract.errors import (
 from streamer_client.contract.messages import Goodbye, Heartbeat, Hello
 from streamer_client.contract.socket import descriptor_socket
 from tests.support.checkpoints import random_tensor, write_shard
-from tests.support.scripted_daemon import Script, ScriptedDaemon, scripted_daemon
+from tests.support.daemon_script import Script
+from tests.support.scripted_daemon import ScriptedDaemon, scripted_daemon
 from tests.support.waiting import eventually
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,13 @@ import torch
 
 from streamer_client.checkpoint import Checkpoint
 from streamer_client.client import Client, daemon_client
+from streamer_client.connecting.connection import Connection
 from streamer_client.contract.errors import DaemonUnavailable, MemoryLimitError, SourceChanged
 from streamer_client.contract.messages import Close, Open, ReleaseShards
 from streamer_client.launch import open_client
 from tests.support.checkpoints import random_tensor, write_shard
-from tests.support.scripted_daemon import Script, ScriptedDaemon, scripted_daemon
+from tests.support.daemon_script import Script
+from tests.support.scripted_daemon import ScriptedDaemon, scripted_daemon
 from tests.support.waiting import eventually
 
 BLOCK = 4096
@@ -299,6 +302,13 @@ def test_views_survive_their_daemon(tmp_path: Path, socket_path: Path, source: P
 # --- a daemon that says nothing any more ----------------------------------------------------------
 
 
+@pytest.fixture
+def short_handshakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections, those to a silent daemon too, are given up after 1.5 s instead of 5 s."""
+    monkeypatch.setattr(Connection, "to", functools.partial(Connection.to, timeout_s=1.5))
+
+
+@pytest.mark.usefixtures("short_handshakes")
 def test_a_silent_daemon_is_given_up(socket_path: Path, source: Path) -> None:
     script = Script(block_bytes=BLOCK, holds=False, allowed_grants=5, heartbeat_s=0.05)
     with (
@@ -313,6 +323,7 @@ def test_a_silent_daemon_is_given_up(socket_path: Path, source: Path) -> None:
         assert checkpoint.stats.mode == "daemon+direct"
 
 
+@pytest.mark.usefixtures("short_handshakes")
 def test_a_silent_daemon_is_left_with_the_last_of_its_loads(
     socket_path: Path, source: Path
 ) -> None:

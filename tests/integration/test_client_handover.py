@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from streamer_client.client import Client
-from streamer_client.connect.requests import named_source
+from streamer_client.connecting.requests import named_source
 from streamer_client.contract.errors import RequestRefused, SourceNotFound
 from streamer_client.contract.messages import Drop, Evict, Open, Pin, Prefetch, Unpin
 from streamer_client.delivery.page_cached import in_page_cache
 from streamer_client.storage.local_files import LocalFile
 from tests.support.checkpoints import random_tensor, write_shard
-from tests.support.scripted_daemon import Script, ScriptedDaemon
+from tests.support.daemon_script import Script
+from tests.support.scripted_daemon import ScriptedDaemon
 from tests.support.waiting import eventually
 
 BLOCK = 4096

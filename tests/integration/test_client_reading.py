@@ -14,7 +14,8 @@ from streamer_client.contract.catalog import DTYPE_BITS
 from streamer_client.contract.errors import CorruptCheckpoint, SourceError
 from streamer_client.copy.dtypes import torch_form
 from tests.support.checkpoints import Stored, one_of_each, random_tensor, write_shard
-from tests.support.scripted_daemon import Script, scripted_daemon
+from tests.support.daemon_script import Script
+from tests.support.scripted_daemon import scripted_daemon
 
 BLOCK = 4096
 WAYS = ["held", "copied", "tiny-window", "direct"]

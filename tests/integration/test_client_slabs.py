@@ -16,7 +16,8 @@ from streamer_client.contract.handover import Got
 from streamer_client.contract.messages import Close
 from streamer_client.launch import open_client
 from tests.support.checkpoints import Stored, random_tensor, write_shard
-from tests.support.scripted_daemon import Script, ScriptedDaemon
+from tests.support.daemon_script import Script
+from tests.support.scripted_daemon import ScriptedDaemon
 from tests.support.waiting import eventually
 
 BLOCK = 4096

@@ -12,7 +12,8 @@ import torch
 from streamer_client.client import Client, daemon_client
 from streamer_client.contract.messages import Close, Consumed, Goodbye, ReleaseShards
 from tests.support.checkpoints import random_tensor, write_shard
-from tests.support.scripted_daemon import Script, ScriptedDaemon
+from tests.support.daemon_script import Script
+from tests.support.scripted_daemon import ScriptedDaemon
 from tests.support.waiting import eventually
 
 MIB = 1 << 20

@@ -13,7 +13,8 @@ from streamer_client.contract.messages import Consumed, Open
 from tests.support.checkpoints import random_tensor, write_model, write_shard
 from tests.support.daemon import BLOCK as DAEMON_BLOCK
 from tests.support.daemon import Daemons
-from tests.support.scripted_daemon import Script, ScriptedDaemon
+from tests.support.daemon_script import Script
+from tests.support.scripted_daemon import ScriptedDaemon
 
 BLOCK = 4096
 ROWS = 300
@@ -99,6 +100,29 @@ def test_catalog_after_first_blocks_were_granted(
         targets = targets_like(checkpoint_dir)
         checkpoint.load_into(targets)
         assert_loaded(targets)
+
+
+def test_a_catalog_before_the_load_opens_nothing_anew(
+    daemon: ScriptedDaemon, client: Client, checkpoint_dir: Path
+) -> None:
+    with client.open(checkpoint_dir, hold=False) as checkpoint:
+        assert len(checkpoint.catalog) == 27
+        targets = targets_like(checkpoint_dir)
+        checkpoint.load_into(targets)
+        assert_loaded(targets)
+    assert len(daemon.seen(Open)) == 1
+
+
+def test_a_catalog_before_the_load_has_nothing_read_twice(
+    daemon_maker: Daemons, tmp_path: Path
+) -> None:
+    source = tmp_path / "model"
+    files = write_model(source, shards=3, blocks=5)
+    daemon = daemon_maker.start(f"--memory-limit={64 * DAEMON_BLOCK}")
+    with connect(daemon.socket) as client, client.open(source, hold=False) as checkpoint:
+        names = set(checkpoint.catalog)
+        assert {name for name, _ in checkpoint.tensors()} == names
+    assert daemon.totals()["source_read_bytes"] == sum(file.stat().st_size for file in files)
 
 
 def test_two_interleaved_iterations_are_refused_clearly(

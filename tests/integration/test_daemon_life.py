@@ -202,7 +202,7 @@ def test_sighup_with_a_broken_file_changes_nothing(daemon_maker: Daemons, tmp_pa
     daemon = daemon_maker.start(f"--config={path}")
     path.write_text("memroy_limit = 1\n")
     daemon.signal(signal.SIGHUP)
-    eventually(lambda: "configuration not reloaded" in daemon.log)
+    eventually(lambda: "event=configuration_not_reloaded" in daemon.log)
     assert "memory_limit" in daemon.log
     assert daemon.status()["memory"]["limit_bytes"] == 16 * BLOCK
 
@@ -213,5 +213,5 @@ def test_ephemeral_stays_for_a_client_and_leaves_after_it(daemon_maker: Daemons)
         client.request(GetConfig(client.next_id()), Config)
         assert daemon.process.poll() is None
     assert daemon.wait() == 0
-    assert "idle, leaving" in daemon.log
+    assert "event=idle_exit" in daemon.log
     assert not os.path.exists(daemon.socket)

@@ -10,7 +10,7 @@ import pytest
 
 from streamer_client.contract.errors import StreamerError
 from streamerd.control.instance import Instance
-from streamerd.main import Daemon
+from streamerd.daemon import Daemon
 from streamerd.settings.arguments import daemon_parser, overrides_of
 from streamerd.settings.config import load_settings
 from streamerd.state import events
@@ -31,7 +31,7 @@ async def test_an_impossible_event_ends_the_daemon(
         await until(lambda: os.path.exists(socket))
         nowhere = ShardKey("/nowhere", "")
         lost = FailureKind.WORKER_LOST
-        daemon._service.post(events.FetchFailed(0.0, nowhere, 0, lost, "internal", ""))
+        daemon.parts.turns.post(events.FetchFailed(0.0, nowhere, 0, lost, "internal", ""))
         with pytest.raises(StreamerError, match="stopped by a defect"):
             await running
     assert "KeyError" in caplog.text

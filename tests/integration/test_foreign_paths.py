@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from streamer_client.storage.http.authorities import authorities_of
+from streamer_client.storage.environment import authorities_of
 from tests.support.certificates import Authority
 from tests.support.checkpoints import write_model
 from tests.support.daemon import DaemonProcess

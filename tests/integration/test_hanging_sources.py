@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -13,9 +14,10 @@ import pytest
 from streamer_client.storage.contract import StoredShard
 from streamer_client.storage.local import LocalStorage
 from streamer_client.storage.local_files import LocalFile
-from streamerd.shm.slabs import MOUNT, create_slab, remove_slab, slab_name
+from streamerd.memory.room import SHM_MOUNT
+from streamerd.shm.slabs import create_slab, remove_slab, slab_name
 from streamerd.workers import jobs
-from streamerd.workers.supervisor import LOST_THREADS
+from streamerd.workers.in_daemon.supervisor import LOST_THREADS
 from tests.support.fuse_files import FuseFile, fuse_file
 from tests.support.in_loop import in_loop, until
 from tests.support.lending import BLOCK, ask, fleet, lent, opened_by
@@ -56,20 +58,23 @@ def slabs(tmp_path: Path) -> Iterator[tuple[str, str]]:
 
 
 def content(slab: str, start: int, stop: int) -> bytes:
-    with open(MOUNT + slab, "rb") as file:
+    with open(SHM_MOUNT + slab, "rb") as file:
         return os.pread(file.fileno(), stop - start, start)
 
 
 def threads_of(pid: int) -> list[str]:
     names = []
     for task in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{task}/comm", encoding="ascii") as file:
+        with (
+            contextlib.suppress(FileNotFoundError),  # it ended since
+            open(f"/proc/{pid}/task/{task}/comm", encoding="ascii") as file,
+        ):
             names.append(file.read().strip())
     return names
 
 
 def expect_hung(answer: jobs.Answer | None) -> None:
-    assert isinstance(answer, jobs.Failed)
+    assert isinstance(answer, jobs.JobFailed)
     assert (answer.code, answer.hung) == ("source", True)
     assert f"did not answer within {LIMIT_S:g} s" in answer.message
 
@@ -106,7 +111,7 @@ async def test_a_thread_that_was_given_up_never_writes_into_a_slab(
                 # The slab of a job that was given up can be closed, and is: its memory comes back.
                 for fd in made.lending.take_back(given.slab):
                     os.close(fd)
-                await until(lambda: not opened_by(pid, MOUNT + slabs[0]))
+                await until(lambda: not opened_by(pid, SHM_MOUNT + slabs[0]))
             await until(lambda: len(threads_of(pid)) == threads)
             assert content(slabs[0], BLOCK, 2 * BLOCK) == bytes(BLOCK)
 

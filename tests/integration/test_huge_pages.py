@@ -10,9 +10,10 @@ from pathlib import Path
 import posix_ipc
 import pytest
 
+from streamerd.memory.room import SHM_MOUNT
 from streamerd.shm.huge_pages import EXTENT_BYTES, can_collapse
 from streamerd.shm.slab_file import SlabFile
-from streamerd.shm.slabs import MOUNT, allocated_bytes, create_slab, remove_slab, slab_name
+from streamerd.shm.slabs import allocated_bytes, create_slab, remove_slab, slab_name
 
 SIZE = 3 * EXTENT_BYTES + 5000
 
@@ -26,7 +27,7 @@ def slab(tmp_path: Path) -> Iterator[str]:
 
 
 def opened(slab: str) -> int:
-    return os.open(MOUNT + slab, os.O_RDWR | os.O_CLOEXEC)
+    return os.open(SHM_MOUNT + slab, os.O_RDWR | os.O_CLOEXEC)
 
 
 @pytest.mark.skipif(not can_collapse(), reason="this kernel has no MADV_COLLAPSE (Linux 6.1)")

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from streamerd.memory.room import SHM_MOUNT
 from streamerd.shm.lingering import Lingering
-from streamerd.shm.slabs import MOUNT, create_slab, remove_slab, slab_name
+from streamerd.shm.slabs import create_slab, remove_slab, slab_name
 
 SIZE = 64 << 10
 
@@ -26,7 +27,7 @@ def unlinked() -> tuple[int, int]:
     """A slab without a name: the daemon's descriptor, and a client's."""
     name = slab_name(secrets.token_hex(4), "", "", 1)
     fd = create_slab(name, SIZE)
-    theirs = os.open(MOUNT + name, os.O_RDONLY)
+    theirs = os.open(SHM_MOUNT + name, os.O_RDONLY)
     os.posix_fallocate(fd, 0, SIZE)
     remove_slab(name)
     return fd, theirs

@@ -13,7 +13,8 @@ import pytest
 from streamer_client.client import daemon_client
 from tests.support.checkpoints import write_model
 from tests.support.daemon import BLOCK, DaemonProcess
-from tests.support.raw_client import RawClient, RawLoad
+from tests.support.raw_client import RawClient
+from tests.support.raw_load import RawLoad
 from tests.support.waiting import eventually
 
 LIMIT = 16 * BLOCK

@@ -12,7 +12,8 @@ from streamer_client.contract.messages import Failed
 from tests.support.checkpoints import write_model
 from tests.support.daemon import BLOCK, DaemonProcess, Daemons
 from tests.support.guarded_store import SECRET, TOKEN, GuardedStore, guarded_store
-from tests.support.raw_client import RawClient, RawLoad
+from tests.support.raw_client import RawClient
+from tests.support.raw_load import RawLoad
 
 SOURCE = "s3://models/llama"
 

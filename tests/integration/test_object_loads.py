@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from streamer_client.contract import messages as m
+from streamer_client.contract.codec import encode
 from tests.support.checkpoints import write_model
 from tests.support.daemon import BLOCK, DaemonProcess, Daemons
 from tests.support.guarded_store import SECRET, TOKEN, GuardedStore, guarded_store
@@ -279,10 +280,10 @@ def test_no_secret_is_written_or_shown(
         told = client.expect(m.ShardFailed).message
         broken = environment | {"AWS_ENDPOINT_URL": "http://["}
         told += str(client.refused(m.Open(client.next_id(), 8, SOURCE, environment=broken)))
-        client.send_frames(m.encode(m.Open(9, 9, SOURCE, environment=environment))[:-3])
+        client.send_frames(encode(m.Open(9, 9, SOURCE, environment=environment))[:-3])
         told += str(client.expect(m.Failed))
         config = client.request(m.GetConfig(client.next_id()), m.Config)
     shown = f"{daemon.log} {daemon.status()} {config} {told}"
-    assert "credentials expired" in daemon.log
+    assert "event=credentials_expired" in daemon.log
     assert SECRET not in shown
     assert TOKEN not in shown

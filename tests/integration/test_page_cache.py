@@ -163,6 +163,47 @@ def test_a_second_pass_and_views_after_it(client: Client, files: list[Path]) -> 
         assert checkpoint.stats.mode == "page-cache"
 
 
+def test_a_part_after_everything_leaves_the_promise_to_bring_it_in(
+    streamerd: DaemonProcess, client: Client, files: list[Path]
+) -> None:
+    stored = stored_in(files)
+    targets = {name: torch.zeros_like(one) for name, one in stored.items()}
+    name = next(iter(stored))
+    with client.open(files[0].parent, page_cache=True) as checkpoint:
+        checkpoint.load_into(targets)
+        checkpoint.load_into({name: targets[name]}, strict=False)
+        assert checkpoint.stats.mode == "page-cache"
+    eventually(lambda: settled(streamerd, size_bytes(files)))
+
+
+@pytest.mark.parametrize("hold", [True, False])
+def test_the_daemon_reads_nothing_of_what_the_page_cache_delivers(
+    streamerd: DaemonProcess, client: Client, files: list[Path], hold: bool
+) -> None:
+    stored = stored_in(files)
+    targets = {name: torch.zeros_like(one) for name, one in stored.items()}
+    with client.open(files[0].parent, page_cache=True, hold=hold) as checkpoint:
+        client.admin.status()
+        assert streamerd.reads_under_way() == 0
+        checkpoint.load_into(targets)
+        assert checkpoint.stats.mode == "page-cache"
+        assert streamerd.totals()["source_read_bytes"] == 0
+    eventually(lambda: settled(streamerd, size_bytes(files)))
+    assert streamerd.totals()["source_read_bytes"] == size_bytes(files)
+
+
+def test_a_catalog_before_such_a_load_has_the_daemon_read_the_headers_alone(
+    streamerd: DaemonProcess, client: Client, files: list[Path]
+) -> None:
+    stored = stored_in(files)
+    targets = {name: torch.zeros_like(one) for name, one in stored.items()}
+    with client.open(files[0].parent, page_cache=True) as checkpoint:
+        assert len(checkpoint.catalog) == len(stored)
+        checkpoint.load_into(targets)
+        assert checkpoint.stats.mode == "page-cache"
+        assert streamerd.totals()["source_read_bytes"] == len(files) * BLOCK
+
+
 def test_what_the_daemon_brought_in_meanwhile_stays_its_own(
     client: Client, files: list[Path]
 ) -> None:
@@ -195,8 +236,8 @@ def test_a_pass_that_was_given_up_brings_nothing_in(daemon_maker: Daemons, tmp_p
             checkpoint.load_into(targets, on_tensor=stop)
         client.admin.prefetch(str(files[0].parent))
         eventually(lambda: settled(streamerd, size_bytes(files)))
-        eventually(lambda: "prefetch done" in streamerd.log)
-        assert streamerd.log.count("prefetch done") == 1
+        eventually(lambda: "event=prefetch_done" in streamerd.log)
+        assert streamerd.log.count("event=prefetch_done") == 1
 
 
 def test_a_file_that_changes_is_never_mixed(client: Client, files: list[Path]) -> None:

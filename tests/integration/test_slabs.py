@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from streamer_client.contract.errors import ConfigError
+from streamerd.memory.room import SHM_MOUNT
 from streamerd.shm.slabs import (
-    MOUNT,
     create_slab,
     inode_of,
     is_open_elsewhere,
@@ -33,7 +33,7 @@ SIZE = 100_000
 def name() -> Iterator[str]:
     name = slab_name(secrets.token_hex(4), "", "", 1)
     yield name
-    Path(MOUNT + name).unlink(missing_ok=True)
+    Path(SHM_MOUNT + name).unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -61,18 +61,18 @@ def test_it_belongs_to_its_user_alone(name: str, umask: int) -> None:
 def test_a_name_that_is_taken_is_left_alone(name: str, tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     theirs.write_text("kept")
-    Path(MOUNT + name).symlink_to(theirs)
+    Path(SHM_MOUNT + name).symlink_to(theirs)
     with pytest.raises(ConfigError, match=f"{name} exists already"):
         create_slab(name, SIZE)
     assert not remove_slab(name)
     assert theirs.read_text() == "kept"
-    assert Path(MOUNT + name).is_symlink()
+    assert Path(SHM_MOUNT + name).is_symlink()
 
 
 def test_only_the_object_that_is_meant_is_unlinked(name: str, slab: int) -> None:
     inode = os.fstat(slab).st_ino
     assert inode_of(name) == inode
-    os.unlink(MOUNT + name)
+    os.unlink(SHM_MOUNT + name)
     other = create_slab(name, SIZE)
     assert not remove_slab(name, inode)
     assert inode_of(name) == os.fstat(other).st_ino != inode
@@ -95,7 +95,7 @@ def test_a_strangers_object_is_neither_opened_nor_unlinked(name: str, slab: int)
 @pytest.mark.parametrize("unlinked", [False, True])
 def test_a_client_gets_a_descriptor_that_cannot_write(name: str, slab: int, unlinked: bool) -> None:
     if unlinked:
-        os.unlink(MOUNT + name)
+        os.unlink(SHM_MOUNT + name)
     os.pwrite(slab, b"bytes", 7)
     given = open_readonly(slab, name)
     assert os.pread(given, 5, 7) == b"bytes"
@@ -109,7 +109,7 @@ def test_who_else_has_it_open_shows(name: str, slab: int) -> None:
     assert not is_open_elsewhere(slab)
     given = open_readonly(slab, name)
     assert is_open_elsewhere(slab)
-    os.unlink(MOUNT + name)
+    os.unlink(SHM_MOUNT + name)
     assert is_open_elsewhere(slab)
     os.close(given)
     assert not is_open_elsewhere(slab)
@@ -118,8 +118,8 @@ def test_who_else_has_it_open_shows(name: str, slab: int) -> None:
 def test_a_mount_that_is_none_is_refused_if_it_was_named(tmp_path: Path) -> None:
     for path, wrong in (
         (str(tmp_path / "nothing"), "cannot be used"),
-        ("/proc", f"is not {MOUNT} once more"),
-        (MOUNT, "can be written to"),
+        ("/proc", f"is not {SHM_MOUNT} once more"),
+        (SHM_MOUNT, "can be written to"),
     ):
         with pytest.raises(ConfigError, match=rf"readonly_shm: {path} {wrong}"):
             readonly_mount(path)
@@ -127,7 +127,8 @@ def test_a_mount_that_is_none_is_refused_if_it_was_named(tmp_path: Path) -> None
 
 REOPENS = """
 import os, sys
-from streamerd.shm.slabs import MOUNT, create_slab, open_readonly, readonly_mount
+from streamerd.memory.room import SHM_MOUNT
+from streamerd.shm.slabs import create_slab, open_readonly, readonly_mount
 path, name = sys.argv[1:]
 fd = create_slab(name, 4096)
 os.pwrite(fd, b"bytes", 0)
@@ -144,8 +145,8 @@ through = open_readonly(fd, name, mount)
 assert os.pread(through, 5, 0) == b"bytes"
 print(reopened(through))
 print(reopened(open_readonly(fd, name)))
-os.unlink(MOUNT + name)
-os.close(os.open(MOUNT + name, os.O_CREAT | os.O_EXCL))
+os.unlink(SHM_MOUNT + name)
+os.close(os.open(SHM_MOUNT + name, os.O_CREAT | os.O_EXCL))
 other = open_readonly(fd, name, mount)
 print(os.pread(other, 5, 0).decode())
 """
@@ -153,11 +154,11 @@ print(os.pread(other, 5, 0).decode())
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may mount")
 def test_through_a_read_only_mount_not_even_root_can_write(name: str, tmp_path: Path) -> None:
-    bind = f"mount --bind {MOUNT} {tmp_path} && mount -o remount,bind,ro {tmp_path}"
+    bind = f"mount --bind {SHM_MOUNT} {tmp_path} && mount -o remount,bind,ro {tmp_path}"
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", f'{bind} && exec "$@"', "sh",
          sys.executable, "-c", REOPENS, str(tmp_path), name],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     assert done.stdout.splitlines() == ["Read-only file system", "opened", "bytes"]
-    assert "without its read-only mount" in done.stderr
+    assert "event=slab_opened_without_readonly_mount" in done.stderr

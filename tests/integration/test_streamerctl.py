@@ -269,7 +269,7 @@ def test_a_slow_answer_is_waited_for_while_heartbeats_are_answered(tmp_path: Pat
         Slow(tmp_path, _nothing, heartbeat_s=0.02) as daemon,
         Requester(daemon.socket_path) as asked,
     ):
-        assert asked.ask(Pin(asked.next_id(), "/m"), Done).detail == "at last"
+        assert asked.pin("/m") == "at last"
 
 
 def test_the_daemons_error_is_raised_as_the_class_that_it_was(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_the_daemons_error_is_raised_as_the_class_that_it_was(tmp_path: Path) ->
         pytest.raises(RequestRefused, match="no"),
         Requester(daemon.socket_path) as asked,
     ):
-        asked.ask(Pin(asked.next_id(), "/m"), Done)
+        asked.pin("/m")
 
 
 def test_an_answer_of_another_kind_is_a_mismatch(tmp_path: Path) -> None:
@@ -290,10 +290,10 @@ def test_an_answer_of_another_kind_is_a_mismatch(tmp_path: Path) -> None:
 
     with (
         AnsweringDaemon(tmp_path, answer) as daemon,
-        pytest.raises(ProtocolMismatch, match=r"asked Pin.*answered Config"),
+        pytest.raises(ProtocolMismatch, match="answered with Config where Done was due"),
         Requester(daemon.socket_path) as asked,
     ):
-        asked.ask(Pin(asked.next_id(), "/m"), Done)
+        asked.pin("/m")
 
 
 def test_shard_without_vllm_says_what_to_install(

@@ -11,15 +11,15 @@ import pytest
 
 from streamer_client.contract.errors import SourceError
 from streamer_client.storage.contract import StoredShard
-from streamer_client.storage.http.dialect import PlainDialect
+from streamer_client.storage.http.dialect import Request
 from streamer_client.storage.http.engine import HttpEngine
-from streamer_client.storage.http.messages import Request
 from streamer_client.storage.http.pool import ConnectionPool
-from streamer_client.storage.http.proof import Proof
+from streamer_client.storage.http.proof import ObjectProof
 from streamer_client.storage.http.proxies import proxies_of
 from streamer_client.storage.http.reader import ObjectReader
 from streamer_client.storage.http.retry import RetryPolicy
 from streamer_client.storage.http.settings import HttpSettings
+from tests.support.plain_dialect import PlainDialect
 from tests.support.trickling_server import Trickle, TricklingServer, trickling_server
 
 SIZE: Final = 1000
@@ -69,7 +69,7 @@ def engine(deadline_s: float = 1.0, proxy: str = "") -> HttpEngine:
 def reader(server: TricklingServer, speaks: HttpEngine) -> ObjectReader:
     url = f"http://{server.address}/a"
     shard = StoredShard(url, SIZE, "x")
-    return ObjectReader(speaks, shard, Request("GET", url, url), Proof(SIZE, '"x"'))
+    return ObjectReader(speaks, shard, Request("GET", url, url), ObjectProof(SIZE, '"x"'))
 
 
 @pytest.mark.parametrize(

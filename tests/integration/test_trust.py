@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from streamer_client.connect.trust import (
+from streamer_client.connecting.packet_socket import peer_of
+from streamer_client.connecting.trust import (
     SocketPlace,
     _sees_all_users,
     check_peer,
     check_socket_place,
     find_socket,
     is_named,
-    peer_of,
 )
 from streamer_client.contract.errors import UntrustedSocket
 from streamer_client.contract.socket import SYSTEM_SOCKET
@@ -142,7 +142,7 @@ def test_in_a_user_namespace_foreign_owners_show_as_nobody(open_folder: Path) ->
     """Root outside is one of them, to whom / belongs."""
     theirs = made(open_folder / "theirs", uid=STRANGER)
     program = (
-        "import os; from streamer_client.connect.trust import check_socket_place\n"
+        "import os; from streamer_client.connecting.trust import check_socket_place\n"
         f"assert os.stat('{theirs}').st_uid == {NOBODY}\n"
         f"check_socket_place('{theirs}/s', named=False)"
     )

@@ -12,9 +12,13 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from streamerd.workers.channel import Channel
-from streamerd.workers.jobs import GiveUp, TakeSlab, frame
-from streamerd.workers.receiver import DescriptorsLost, Receiver
+from streamerd.workers.frames import frame
+from streamerd.workers.in_daemon.channel import Channel
+from streamerd.workers.in_worker.receiver import DescriptorsLost, Receiver
+from streamerd.workers.jobs import (
+    GiveUp,
+    TakeSlab,
+)
 from tests.support.in_loop import in_loop, until
 
 Received = tuple[bytes, int]
@@ -197,7 +201,7 @@ def test_descriptors_that_the_kernel_cut_off_end_the_receiver(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ours, theirs = socket.socketpair()
-    monkeypatch.setattr("streamerd.workers.receiver.MOST_DESCRIPTORS", 1)
+    monkeypatch.setattr("streamerd.workers.in_worker.receiver.MOST_DESCRIPTORS", 1)
     with ours, theirs, pipes(9) as fds:
         socket.send_fds(ours, [frame(TakeSlab(1), 9)], fds)
         with pytest.raises(DescriptorsLost, match="LimitNOFILE"):

@@ -14,9 +14,10 @@ import pytest
 from streamer_client.storage.contract import StoredShard
 from streamer_client.storage.local import LocalStorage
 from streamer_client.storage.local_reader import LocalReader
-from streamerd.workers import holdings, jobs
-from streamerd.workers.process import Server
-from streamerd.workers.undertaking import TRY_AGAIN_S
+from streamerd.workers import frames, jobs
+from streamerd.workers.in_worker import borrowed
+from streamerd.workers.in_worker.assignment import TRY_AGAIN_S
+from streamerd.workers.in_worker.process import Server
 from tests.support.waiting import eventually
 
 SIZE = 8192
@@ -28,14 +29,14 @@ class Daemon:
     def __init__(self, threads: int = 1) -> None:
         self._ours, self._theirs = socket.socketpair()
         self._ours.settimeout(20)
-        self._frames = jobs.FrameBuffer()
+        self._frames = frames.FrameBuffer()
         self._bodies: list[bytes] = []
         self._server = Server(self._theirs, threads, 1, mapped=False)
         self._thread = threading.Thread(target=self._server.serve)
         self._thread.start()
 
     def send(self, message: msgspec.Struct, *fds: int) -> None:
-        data = jobs.frame(message, len(fds))
+        data = frames.frame(message, len(fds))
         if fds:
             socket.send_fds(self._ours, [data], fds)
         else:
@@ -82,7 +83,7 @@ def slab() -> Iterator[int]:
 
 @pytest.fixture
 def reading(monkeypatch: pytest.MonkeyPatch) -> type[Blocking]:
-    monkeypatch.setattr(holdings, "LocalReader", Blocking)
+    monkeypatch.setattr(borrowed, "LocalReader", Blocking)
     Blocking.entered, Blocking.go = threading.Event(), threading.Event()
     return Blocking
 
@@ -101,7 +102,7 @@ def test_what_is_read_straight_into_a_slab_takes_its_process_along(
     reading: type[Blocking],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(holdings, "is_steady", lambda _fd: True)
+    monkeypatch.setattr(borrowed, "is_steady", lambda _fd: True)
     daemon = Daemon()
     begin(daemon, stored, slab)
     assert reading.entered.wait(20)
@@ -125,7 +126,7 @@ def test_what_may_hang_is_given_up_and_its_lane_goes_on(
     reading: type[Blocking],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(holdings, "is_steady", lambda _fd: False)
+    monkeypatch.setattr(borrowed, "is_steady", lambda _fd: False)
     daemon = Daemon()
     begin(daemon, stored, slab)
     assert reading.entered.wait(20)
@@ -135,7 +136,7 @@ def test_what_may_hang_is_given_up_and_its_lane_goes_on(
     daemon.send(jobs.GiveUp(10, 0.0))
     answers = {answer.job: answer for answer in (daemon.receive(), daemon.receive())}
     given_up = answers[10]
-    assert isinstance(given_up, jobs.Failed)
+    assert isinstance(given_up, jobs.JobFailed)
     assert given_up.hung
     assert isinstance(answers[11], jobs.Checksummed)
     reading.go.set()

@@ -10,6 +10,7 @@ from typing import Self
 
 import zmq
 
+from streamer_client.contract.codec import decode_client, encode
 from streamer_client.contract.handover import TOKEN_BYTES
 from streamer_client.contract.messages import (
     PROTOCOL,
@@ -20,8 +21,6 @@ from streamer_client.contract.messages import (
     Hello,
     Message,
     Welcome,
-    decode_client,
-    encode,
 )
 from tests.support.descriptor_end import DescriptorEnd, Manners, Session
 
@@ -90,9 +89,6 @@ class AnsweringDaemon:
                 welcome = Welcome(
                     request_id,
                     PROTOCOL,
-                    "0.1.0",
-                    1,
-                    "1a2b3c4d",
                     self.heartbeat_s,
                     session.proof,
                 )

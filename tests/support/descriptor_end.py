@@ -187,7 +187,7 @@ class DescriptorEnd:
         error = self._manners.refuse_client
         if error is not None:
             return Refused(error.code, str(error))
-        return Greeting(self._manners.protocol, "0", os.getpid(), session.token, session.proof)
+        return Greeting(self._manners.protocol, "0", session.token, session.proof)
 
     def _send_slabs(self, session: Session) -> None:
         packet, descriptors = session.slabs.popleft()

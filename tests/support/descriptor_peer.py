@@ -15,6 +15,7 @@ from typing import Final, Self
 
 import zmq
 
+from streamer_client.contract.codec import decode_daemon, encode
 from streamer_client.contract.handover import (
     MAX_PACKET_BYTES,
     Files,
@@ -30,14 +31,13 @@ from streamer_client.contract.messages import (
     PROTOCOL,
     DaemonMessage,
     Failed,
+    FirstWant,
     Heartbeat,
     Hello,
     Message,
     Open,
     Opened,
     Welcome,
-    decode_daemon,
-    encode,
 )
 from streamer_client.contract.socket import descriptor_socket
 
@@ -109,11 +109,11 @@ class DescriptorPeer:
         """Whether no message is there now."""
         return not self._messages.poll(0)
 
-    def ask_for(self, transfer: int, load: int = 1, want: str = "all") -> None:
+    def ask_for(self, transfer: int, load: int = 1, want: FirstWant = "all") -> None:
         """Ask for a load of a transfer."""
         self.send(Open(next(self._numbers), load, "by hand", transfer, want=want))
 
-    def open(self, transfer: int, load: int = 1, want: str = "all") -> Opened | Failed:
+    def open(self, transfer: int, load: int = 1, want: FirstWant = "all") -> Opened | Failed:
         """Ask for a load of a transfer; what answers that."""
         self.ask_for(transfer, load, want)
         while not isinstance(message := self.message(), Opened | Failed):

@@ -14,7 +14,7 @@ _PROOF: Final = bytes(range(16))
 
 CLIENT: Final[tuple[m.ClientMessage, ...]] = (
     m.Hello(1, 2, "0.1.0", 4321, "rank 0", 4026531840),
-    m.Open(2, 7, "/m", 3, ("a", "b"), "*.bin", "headers", True, 2**33, 16, {"AWS_REGION": "eu"}),
+    m.Open(2, 7, "/m", 3, ("a", "b"), "*.bin", "none", True, 2**33, 16, {"AWS_REGION": "eu"}),
     m.Want(7, _RANGES),
     m.Consumed(7, _RANGES),
     m.ReleaseShards(7, (0, 3)),
@@ -33,7 +33,7 @@ CLIENT: Final[tuple[m.ClientMessage, ...]] = (
 )
 
 DAEMON: Final[tuple[m.DaemonMessage, ...]] = (
-    m.Welcome(1, 2, "0.1.0", 99, "0badcafe", 2.5, _PROOF),
+    m.Welcome(1, 2, 2.5, _PROOF),
     m.Opened(2, 7, 8 << 20, (_SHARD,), _RANGES, 12345, False),
     m.Granted(7, _RANGES),
     m.ShardFailed(7, 1, "source-changed", "/m/a: changed"),
@@ -57,7 +57,7 @@ PACKETS_OF_CLIENT: Final[tuple[h.FromClient, ...]] = (
 )
 
 PACKETS_OF_DAEMON: Final[tuple[h.FromDaemon, ...]] = (
-    h.Greeting(2, "0.1.0", 99, bytes(16), _PROOF),
+    h.Greeting(2, "0.1.0", bytes(16), _PROOF),
     h.Taken(3, 2),
     h.Slabs(7, (0, 2)),
     h.Refused("refused", "no", 3),

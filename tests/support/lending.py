@@ -11,9 +11,9 @@ from typing import Final
 
 from streamer_client.storage.contract import StoredShard
 from streamer_client.storage.local_files import LocalFile
-from streamerd.shm.slabs import MOUNT
+from streamerd.memory.room import SHM_MOUNT
 from streamerd.workers import jobs
-from streamerd.workers.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Fleet
 
 BLOCK: Final = 64 << 10
 ANSWER_S: Final = 20.0
@@ -47,7 +47,7 @@ async def ask(
 
 
 def slab_fd(slab: str) -> int:
-    return os.open(MOUNT + slab, os.O_RDWR | os.O_CLOEXEC)
+    return os.open(SHM_MOUNT + slab, os.O_RDWR | os.O_CLOEXEC)
 
 
 def fds_of(file: LocalFile) -> tuple[int, ...]:

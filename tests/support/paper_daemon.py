@@ -1,4 +1,4 @@
-"""The daemon's loop alone: real requests, handovers, service and core; paper sockets and workers.
+"""The daemon's loop alone: all its real parts, but paper sockets and workers.
 
 Files are what a test says they are: a number for each block stands for its bytes and for its
 checksum. What workers are asked stays unanswered until the test lets them work, so that whatever
@@ -20,21 +20,21 @@ from streamer_client.contract import messages as m
 from streamer_client.contract.handover import Files, HandedFile
 from streamer_client.contract.layout import block_count
 from streamer_client.storage.contract import StoredShard
-from streamerd import service as service_module
-from streamerd.answering.handovers import Handovers
-from streamerd.answering.requests import Requests
 from streamerd.control.descriptors import DescriptorSocket, SlabOpener
-from streamerd.control.sessions import Session, Sessions
+from streamerd.control.sessions import Session
 from streamerd.control.socket import ControlSocket
 from streamerd.memory.room import MemoryRoom
-from streamerd.service import Service
+from streamerd.parts import Parts
+from streamerd.service import slabs as slabs_module
 from streamerd.settings.config import load_settings
 from streamerd.state import invariants
 from streamerd.state.shard import Shard
 from streamerd.workers import jobs
-from streamerd.workers.supervisor import Fleet, OnAnswer
+from streamerd.workers.in_daemon.supervisor import Fleet, OnAnswer
 
 BLOCK: Final = 64 << 10
+OBJECT_CONTENT: Final = 7
+"""What stands for the bytes of each block of each object."""
 
 M = TypeVar("M", bound=m.Message)
 J = TypeVar("J", bound=jobs.Job)
@@ -137,8 +137,11 @@ class PaperFleet(Fleet):
         match asked.job:
             case jobs.Examine(_, files):
                 return jobs.Examined(number, tuple(self._examined(files, asked.files)))
-            case jobs.Fetch() | jobs.Reread() if asked.files[0].broken:
-                return jobs.Failed(number, "source", "it cannot be read")
+            case jobs.Fetch() | jobs.Reread() if asked.files and asked.files[0].broken:
+                return jobs.JobFailed(number, "source", "it cannot be read")
+            case jobs.Fetch(start=start) if not asked.files:
+                self.slabs[asked.slabs[0]][start // BLOCK] = OBJECT_CONTENT
+                return jobs.Fetched(number, OBJECT_CONTENT, 0)
             case jobs.Fetch(start=start):
                 (file,) = asked.files
                 content = self.slabs[asked.slabs[0]][start // BLOCK] = file.content[start // BLOCK]
@@ -152,7 +155,8 @@ class PaperFleet(Fleet):
                 return self._compared(number, files, asked)
             case jobs.Punch(start=start, stop=stop):
                 for block in range(start // BLOCK, -(-stop // BLOCK)):
-                    self.slabs[asked.slabs[0]].pop(block, None)
+                    for slab in asked.slabs:
+                        self.slabs[slab].pop(block, None)
         return jobs.Finished(number)
 
     def _examined(
@@ -186,6 +190,9 @@ class _PaperSocket(ControlSocket):
     def __init__(self) -> None:
         self.sent: dict[str, list[m.Message]] = {}
 
+    def forget(self, session: Session) -> None:
+        """It has nothing of a session but what it was sent."""
+
     def send(self, name: str, message: m.Message) -> bool:
         self.sent.setdefault(name, []).append(message)
         return True
@@ -194,6 +201,9 @@ class _PaperSocket(ControlSocket):
 class _PaperDescriptors(DescriptorSocket):
     def __init__(self) -> None:
         self.handed_out: list[tuple[int, tuple[int, ...]]] = []
+
+    def forget(self, session: Session) -> None:
+        """It has nothing of a session."""
 
     def hand_out(
         self,
@@ -225,10 +235,10 @@ class PaperClient:
         """One batch of a transfer; how many files the daemon says that the transfer has."""
         packet = Files(transfer, tuple(HandedFile(f"/world/{f.inode}", direct) for f in files))
         opened = [self.daemon.open(file) for file in files for _ in range(1 + direct)]
-        return self.daemon.handovers.take(self.session, packet, opened)
+        return self.daemon.parts.handovers.take(self.session, packet, opened)
 
     def say(self, message: m.ClientMessage) -> None:
-        self.daemon.requests.receive(self.session, message)
+        self.daemon.parts.requests.receive(self.session, message)
 
     def open(self, *files: PaperFile, load: int = 1, **options: object) -> int:
         """Hand files over and open them; the request's number."""
@@ -250,18 +260,15 @@ class PaperClient:
         return message
 
     def leave(self) -> None:
-        self.daemon.sessions.end(self.session, "test")
+        self.daemon.parts.sessions.end(self.session, "test")
 
 
 @dataclass(eq=False)
 class PaperDaemon:
     """A daemon's loop; made by `paper_daemon`."""
 
-    service: Service
+    parts: Parts
     fleet: PaperFleet
-    handovers: Handovers
-    requests: Requests
-    sessions: Sessions
     control: _PaperSocket
     descriptors: _PaperDescriptors
     clients: list[PaperClient] = field(default_factory=list)
@@ -271,7 +278,7 @@ class PaperDaemon:
     def connect(self, uid: int = 1000) -> PaperClient:
         """One more client, which has said Hello."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        session = self.sessions.begin(ours)
+        session = self.parts.sessions.begin(ours)
         session.uid = uid
         client = PaperClient(self, session, theirs)
         self.clients.append(client)
@@ -281,6 +288,7 @@ class PaperDaemon:
     def open(self, file: PaperFile) -> int:
         """A descriptor that stands for a file."""
         fd = os.memfd_create(f"paper-{file.inode}")
+        self.fleet.slabs.pop(fd, None)  # of a slab that is closed
         self.fleet.opened[fd] = file
         self.descriptors_made.append((fd, os.fstat(fd).st_ino))
         return fd
@@ -294,8 +302,8 @@ class PaperDaemon:
         return found
 
     def turn(self) -> None:
-        self.service.turn()
-        invariants.check(self.service.model)
+        self.parts.turns.turn()
+        invariants.check(self.parts.turns.model)
 
     async def work(self) -> None:
         """Let workers answer everything that they are asked, and what follows from that."""
@@ -327,18 +335,18 @@ class PaperDaemon:
 
     def shard(self, file: PaperFile) -> Shard:
         """The shard that a file is now."""
-        return self.service.model.shards[self.service.editions.key_of(file.identity)]
+        return self.parts.turns.model.shards[self.parts.editions.key_of(file.identity)]
 
     def shards(self) -> int:
-        return len(self.service.model.shards)
+        return len(self.parts.model.shards)
 
     async def stop(self) -> None:
         for client in self.clients:
             client.leave()
             client.theirs.close()
         await self.work()
-        backings = list(self.service.backings.values())
-        await self.service.stop(0.0)
+        backings = list(self.parts.backings.values())
+        await self.parts.stop(0.0)
         for backing in backings:
             if backing.slab_fd >= 0:
                 os.close(backing.slab_fd)
@@ -361,17 +369,20 @@ async def paper_daemon(limit_blocks: int = 64) -> AsyncIterator[PaperDaemon]:
         MemoryRoom(None, None, None),
     )
     with (
-        mock.patch.object(service_module, "create_slab", create),
-        mock.patch.object(service_module, "remove_slab"),
-        mock.patch.object(service_module, "open_readonly", side_effect=OSError),
+        mock.patch.object(slabs_module, "create_slab", create),
+        mock.patch.object(slabs_module, "remove_slab"),
+        mock.patch.object(slabs_module, "open_readonly", side_effect=OSError),
     ):
-        service = Service(settings, fleet, "0" * 8)
-        handovers = Handovers(fleet, service.discard, service.unclosed, settings.source_wait_s)
-        requests = Requests(service, handovers, {})
-        sessions = Sessions(requests.gone)
         control, descriptors = _PaperSocket(), _PaperDescriptors()
-        service.attach(sessions, control, descriptors)
-        daemon = PaperDaemon(service, fleet, handovers, requests, sessions, control, descriptors)
+        parts = Parts(
+            settings,
+            fleet,
+            "0" * 8,
+            dict,
+            make_control=lambda _path, _sessions: control,
+            make_descriptors=lambda *_parts: descriptors,
+        )
+        daemon = PaperDaemon(parts, fleet, control, descriptors)
         try:
             yield daemon
         finally:

@@ -11,13 +11,14 @@ import os
 import select
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
 import msgspec
 import zmq
 
+from streamer_client.contract.codec import decode_daemon, encode
 from streamer_client.contract.handover import (
     BATCH_DESCRIPTORS,
     MAX_PACKET_BYTES,
@@ -32,44 +33,36 @@ from streamer_client.contract.handover import (
     decode_from_daemon,
     encode_packet,
 )
-from streamer_client.contract.layout import BlockRange, block_count, block_span
 from streamer_client.contract.messages import (
     PROTOCOL,
     Accepted,
-    Close,
     Compared,
     Comparing,
-    Consumed,
     DaemonMessage,
-    Drop,
     Failed,
     Goodbye,
     Granted,
     Heartbeat,
     Hello,
     Message,
-    Open,
-    Opened,
-    OpenedShard,
     Prefetch,
-    ShardFailed,
-    Waiting,
-    Want,
     Welcome,
-    decode_daemon,
-    encode,
 )
 from streamer_client.contract.socket import descriptor_socket
 from streamer_client.contract.uris import is_remote
 from streamer_client.storage.local_files import LocalFile, open_local
+from tests.support.raw_load import RawLoad
 
 ANSWER_S: Final = 20.0
+
+
 RECEIVED_DESCRIPTORS: Final = 253
 
+
 M = TypeVar("M", bound=Message)
+
+
 P = TypeVar("P", bound=Packet)
-Block = tuple[int, int]
-"""Shard number and block number."""
 
 
 class RawClient:
@@ -325,132 +318,3 @@ class RawClient:
     ) -> None:
         if not self._socket.closed:
             self.close()
-
-
-class RawLoad:
-    """One load of a raw client: what is granted now, and what was read.
-
-    A local source is opened here and handed over first, unless `options` name a transfer.
-    """
-
-    def __init__(self, client: RawClient, source: str, **options: object) -> None:
-        self.client = client
-        self.number = client.next_id()
-        self.granted: set[Block] = set()
-        self.shards: tuple[OpenedShard, ...] = ()
-        self.slabs: dict[int, int] = {}
-        """Shard number to the descriptor of its slab, as far as they were received."""
-        self.compared = True
-        self.is_closed = False
-        self.read: dict[Block, bytes] = {}
-        message = Open(request_id=client.next_id(), load=self.number, source=source)
-        message = msgspec.structs.replace(message, **options)
-        named = message.files[0] if message.files else source
-        if not message.transfer and not is_remote(named):
-            transfer = client.hand_over_source(source, message.pattern, message.files)
-            message = msgspec.structs.replace(message, transfer=transfer, files=None, pattern=None)
-        self.transfer = message.transfer
-        client.loads[self.number] = self
-        client.send(message)
-
-    def waiting(self) -> Waiting:
-        """The report that it waits for memory."""
-        report = self.client.expect(Waiting)
-        assert report.load == self.number
-        return report
-
-    def opened(self) -> RawLoad:
-        message = self.client.expect(Opened)
-        assert message.load == self.number
-        self.answer = message
-        self.shards, self.block_bytes = message.shards, message.block_bytes
-        self.compared = message.compared
-        self.note(message.granted)
-        self._drop()
-        return self
-
-    @property
-    def held(self) -> bool:
-        return all(shard.held for shard in self.shards)
-
-    @property
-    def blocks(self) -> set[Block]:
-        """Every block of every shard."""
-        return {
-            (number, block)
-            for number, shard in enumerate(self.shards)
-            for block in range(block_count(shard.size_bytes, self.block_bytes))
-        }
-
-    def note(self, ranges: Iterable[BlockRange]) -> None:
-        for shard, start, stop in ranges:
-            self.granted.update((shard, block) for block in range(start, stop))
-
-    def await_grants(self, count: int) -> set[Block]:
-        """Receive until so many blocks are granted at once."""
-        while len(self.granted) < count:
-            message = self.client.listen()
-            assert not isinstance(message, ShardFailed), message
-        return self.granted
-
-    def want(self, *ranges: tuple[int, int, int]) -> None:
-        self.client.send(Want(self.number, tuple(BlockRange(*item) for item in ranges)))
-
-    def consume(self, blocks: Iterable[Block]) -> None:
-        """Read granted blocks, then give them back."""
-        blocks = sorted(blocks)
-        for block in blocks:
-            assert block in self.granted
-            self.read[block] = self.bytes_of(*block)
-        self.give_back(blocks)
-
-    def give_back(self, blocks: Iterable[Block]) -> None:
-        """Say that blocks are consumed, read or not."""
-        ranges = tuple(BlockRange(shard, block, block + 1) for shard, block in blocks)
-        self.granted.difference_update(blocks)
-        self.client.send(Consumed(self.number, ranges))
-
-    def slab(self, shard: int) -> int:
-        """The descriptor of a shard's slab; waits until it was handed out."""
-        while shard not in self.slabs:
-            self.client.next_packet()
-        return self.slabs[shard]
-
-    def bytes_of(self, shard: int, block: int) -> bytes:
-        """What lies in the slab now."""
-        start, stop = block_span(block, self.shards[shard].size_bytes, self.block_bytes)
-        return os.pread(self.slab(shard), stop - start, start)
-
-    def await_compared(self) -> None:
-        """Receive until what was granted is known to be what the files hold."""
-        while not self.compared:
-            message = self.client.listen()
-            assert not isinstance(message, ShardFailed), message
-
-    def read_all(self, between: Callable[[], object] = lambda: None) -> list[bytes]:
-        """Consume blocks as they are granted until all were read once; the shards' bytes."""
-        while missing := self.blocks - self.read.keys():
-            self.await_grants(1)
-            fresh = self.granted & missing
-            assert fresh, "granted what was read before"
-            self.consume(fresh)
-            between()
-        return [self.shard_bytes(number) for number in range(len(self.shards))]
-
-    def shard_bytes(self, number: int) -> bytes:
-        return b"".join(self.read[key] for key in sorted(self.read) if key[0] == number)
-
-    def close(self) -> None:
-        self.client.send(Close(self.number))
-        self._drop()
-        self.is_closed = True
-        self.close_slabs()
-
-    def _drop(self) -> None:
-        if self.transfer:
-            self.client.send(Drop(self.transfer))
-            self.transfer = 0
-
-    def close_slabs(self) -> None:
-        while self.slabs:
-            os.close(self.slabs.popitem()[1])

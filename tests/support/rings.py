@@ -8,8 +8,9 @@ from typing import Any, cast
 
 import torch
 
-from streamer_client.copy.block_jobs import Piece, Run
 from streamer_client.copy.destination import Contiguous, Target, host_memory
+from streamer_client.copy.feed import Route
+from streamer_client.copy.plan import CopyRun, Piece
 
 
 class LazyDevice:
@@ -84,9 +85,9 @@ class Memory(Contiguous):
         return bytes(host_memory(self.flat))
 
 
-def run_over(targets: Sequence[Memory], start: int) -> Run[Target]:
+def run_over(targets: Sequence[Memory], start: int) -> CopyRun[Target]:
     """A run that fills these, one after the other, with a shard's bytes from `start` on."""
-    run: Run[Any] = Run(start)
+    run: CopyRun[Any] = CopyRun(start)
     for target in targets:
         run.pieces.append(Piece(target, 0, target.left_bytes))
         run.stop += target.left_bytes
@@ -108,7 +109,7 @@ class OpenFile:
 class FileFeed:
     """A feed of one shard: by system calls from `fd` where that is given, else by `read_into`."""
 
-    mode = "daemon"
+    route = Route.DAEMON
 
     def __init__(self, data: bytes, fd: int | None = None, block_bytes: int = 16 << 10) -> None:
         self.block_bytes = block_bytes

@@ -1,34 +1,72 @@
-"""Run:ai's own package, where a test finds it, and the files that both are asked about.
+"""Run:ai's own package in a place of its own, and the files that both packages are asked about.
 
-It is not part of the test environment, since vLLM would then use it. An environment that has it,
-with torch, is named by `RUNAI_PYTHON=/path/to/python`.
+The package is not part of the test environment, since vLLM would then use it. Its wheels are put
+into `.stores/` in the repository's root on first use; a process that has that folder in its
+PYTHONPATH runs Run:ai's code in the test's own interpreter, with the test's torch.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import fcntl
+import functools
 import json
 import os
+import struct
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from tests.support.checkpoints import random_tensor, write_shard
 
-PYTHON_ENV: Final = "RUNAI_PYTHON"
 PACKAGE: Final = "runai_model_streamer"
-PROGRAM: Final = Path(__file__).with_name("runai_program.py")
+OURS: Final = "streamer_client.runai"
+VERSION: Final = "0.17.0"
+SUPPORT: Final = Path(__file__).parent
+PROGRAM: Final = SUPPORT / "runai_program.py"
+CASES: Final = "tests.support.runai_cases"
+CASES_RECORD: Final = SUPPORT / "runai_0_17_cases.json"
+
+_STORES: Final = Path(__file__).parents[2] / ".stores"
+_HOME: Final = _STORES / f"runai-{VERSION}"
+_WHEELS: Final = (
+    f"runai-model-streamer=={VERSION}",
+    f"runai-model-streamer-s3=={VERSION}",
+    "humanize",
+)
 
 
-def interpreter() -> str | None:
-    """A Python that has the package."""
-    if importlib.util.find_spec(PACKAGE) is not None:
-        return sys.executable
-    return os.environ.get(PYTHON_ENV)
+@functools.cache
+def package_missing() -> str:
+    """Why the package is not there; empty where it is. Installs it if it can."""
+    _STORES.mkdir(exist_ok=True)
+    with (_STORES / "runai.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process's tests may install it too
+        if (_HOME / PACKAGE).is_dir():
+            return ""
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+        try:
+            done = subprocess.run(
+                [*command, "--target", str(_HOME), *_WHEELS],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=240,
+            )
+        except subprocess.TimeoutExpired:
+            return f"{PACKAGE} {VERSION} could not be installed within 240 s; the record stands"
+        if done.returncode:
+            return f"{PACKAGE} {VERSION} cannot be installed: {done.stderr.strip()[-300:]}"
+    return ""
 
 
-MISSING: Final = f"{PACKAGE} is not at hand: name a Python that has it by {PYTHON_ENV}"
+def environment_of(module: str) -> dict[str, str]:
+    """What a process needs to import one of the two packages."""
+    if module != PACKAGE:
+        return {}
+    path = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": f"{_HOME}:{path}" if path else str(_HOME)}
 
 
 def write_files(directory: Path) -> None:
@@ -59,16 +97,89 @@ def write_files(directory: Path) -> None:
     (directory / "deep" / "er" / "more.json").write_text("[1]")
 
 
-def answers(python: str, module: str, directory: Path | str, **environment: str) -> dict[str, Any]:
-    """What the program tells of a module."""
+def write_cases(root: Path) -> None:
+    """The directory, or what becomes the bucket, that `runai_cases.py` is run in."""
+    model = root / "m"
+    model.mkdir()
+    write_files(model)
+    one = (model / "one.safetensors").read_bytes()
+    damaged = {
+        "long": one + b"zz",
+        "tiny": b"abc",
+        "nothing": b"",
+        "garbage": struct.pack("<Q", 20) + b"x" * 100,
+        "huge": struct.pack("<Q", 1 << 60) + b"x" * 100,
+    }
+    for name, content in damaged.items():
+        (model / f"{name}.safetensors").write_bytes(content)
+    (model / "one.safetensors.bak").write_bytes(b"x")
+    for name in ("m2/other.safetensors", "mm/x.json"):
+        (root / name).parent.mkdir()
+        (root / name).write_bytes(b"1")
+
+
+def put_cases(root: Path, store: Any, bucket: str) -> None:
+    """Put the directory into a bucket, with what a bucket alone can hold.
+
+    Args:
+        root: as `write_cases` made it.
+        store: has a `put(bucket, key, content)`.
+        bucket: its name.
+    """
+    for path in root.rglob("*"):
+        if path.is_file():
+            store.put(bucket, str(path.relative_to(root)), path.read_bytes())
+    for key in ("slashes//x.json", "slashes/a//y.json", "slashes/z.json"):
+        store.put(bucket, key, b"1")
+    for key in ("markers/", "markers/sub/", "markers/w.safetensors/"):
+        store.put(bucket, key, b"")
+    for key in ("odd/a b+c.json", "odd/ä%20?#&=.safetensors", "odd/[x]*.json"):
+        store.put(bucket, key, b"1")
+    for key in ("markers/sub/x.json", "markers/v.safetensors"):
+        store.put(bucket, key, b"12")
+
+
+def write_folder_of_weights(root: Path) -> None:
+    """What a directory alone can hold: a folder named like a file of weights."""
+    (root / "m" / "folder.safetensors").mkdir()
+
+
+def answers(module: str, directory: Path | str, **environment: str) -> dict[str, Any]:
+    """What `runai_program.py` tells of a module."""
+    return run_program([str(PROGRAM), module, str(directory)], module, environment)
+
+
+def run_program(
+    command: Sequence[str], module: str, environment: Mapping[str, str]
+) -> dict[str, Any]:
+    """The JSON that a program of this interpreter writes about a module."""
     done = subprocess.run(
-        [python, str(PROGRAM), module, str(directory)],
-        env=os.environ | environment,
+        [sys.executable, *command],
+        env=os.environ | environment_of(module) | dict(environment),
+        cwd=SUPPORT.parents[1],
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     told: dict[str, Any] = json.loads(done.stdout)
     return told
+
+
+def same(theirs: list[list[str]], ours: list[list[str]]) -> bool:
+    """Whether each call answered the same; our errors may be of further classes."""
+    return len(theirs) == len(ours) and all(map(_same_step, theirs, ours))
+
+
+def _same_step(theirs: list[str], ours: list[str]) -> bool:
+    if theirs == ours:
+        return True
+    call, answer = theirs
+    raised, _, classes = answer.partition(" ")
+    our_raised, _, our_classes = ours[1].partition(" ")
+    return (
+        raised == our_raised == "raises"
+        and call == ours[0]
+        and set(classes.split()) <= set(our_classes.split())
+    )

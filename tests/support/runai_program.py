@@ -120,7 +120,8 @@ def errors(api: Any, directory: str, one: str, two: str) -> dict[str, str]:
 
 def listings(api: Any, directory: str) -> dict[str, Any]:
     def files(**options: Any) -> list[list[Any]]:
-        found = api.FileStreamer().list_files(directory, **options)
+        # The slash: to an object store, a prefix without one is the beginning of any key.
+        found = api.FileStreamer().list_files(f"{directory}/", **options)
         return sorted([path.removeprefix(directory), size] for path, size in found)
 
     found = sorted(api.list_safetensors(directory))

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+from typing import Any, Final
 
+import pytest
 import safetensors
+
+from streamer_client.contract.catalog import ShardCatalog
+from streamer_client.contract.errors import CorruptCheckpoint
+from streamer_client.contract.header import header_bytes, parse_header
+
+URI: Final = "/models/m/model-1.safetensors"
 
 
 def field(dtype: str, shape: list[Any], start: int, stop: int) -> dict[str, Any]:
@@ -27,3 +35,19 @@ def as_safetensors_reads(file: bytes) -> dict[str, Any]:
     """Name to dtype, shape and data; raises SafetensorError for what the package rejects."""
     deserialize: Any = safetensors.deserialize
     return dict(deserialize(file))
+
+
+def parse(file: bytes, size_bytes: int | None = None) -> ShardCatalog:
+    """What our own parser says of a file, or of its beginning."""
+    size = len(file) if size_bytes is None else size_bytes
+    return parse_header(file[: header_bytes(file[:8], URI, size)], URI, size)
+
+
+def refusal(file: bytes, size_bytes: int | None = None) -> str:
+    """The text of the refusal that our own parser answers a file with; it has a remedy."""
+    with pytest.raises(CorruptCheckpoint) as caught:
+        parse(file, size_bytes)
+    text = str(caught.value)
+    assert text.startswith(f"{URI}: ")
+    assert re.search(r"; .*(again|pull|upgrade)", text), f"no remedy in: {text}"
+    return text

@@ -71,9 +71,35 @@ def memory(**more: int) -> dict[str, int]:
     return {"limit_bytes": 64 * GIB} | {f"{name}_bytes": 0 for name in names} | more
 
 
+def busy_sources() -> list[dict[str, Any]]:
+    """Shards in every state."""
+    llama = "/models/llama-tp2"
+    return [
+        {
+            "uri": llama,
+            "shards": [
+                shard(f"{llama}/model-rank-0-part-0.safetensors", 8 * GIB, 8 * GIB, "resident",
+                      leases=[lease(811, "rank 0", 8 * GIB)]),
+                shard(f"{llama}/model-rank-1-part-0.safetensors", 8 * GIB, 5 * GIB, "streaming",
+                      leases=[lease(812, "rank 1", 2 * GIB), lease(990, "warm-up")],
+                      bytes_per_s=3.214e9, eta_s=61.7),
+                shard(f"{llama}/model-rank-1-part-1.safetensors", 4 * GIB, 0, "queued"),
+            ],
+        },
+        {
+            "uri": "s3://bucket/mixtral",
+            "shards": [
+                shard("s3://bucket/mixtral/a.safetensors", 24 * GIB, 24 * GIB, "resident",
+                      pinned=True),
+                shard("s3://bucket/mixtral/b.safetensors", 24 * GIB, 3 * GIB, "failed",
+                      error="403 for s3://bucket/mixtral/b.safetensors; check the credentials"),
+            ],
+        },
+    ]  # fmt: skip
+
+
 def busy_body() -> dict[str, Any]:
     """Two sources, every state, leases, a pin, an error and a waiting load."""
-    llama = "/models/llama-tp2"
     return empty_body() | {
         "uptime_s": 7384.2,
         "memory": memory(
@@ -82,28 +108,7 @@ def busy_body() -> dict[str, Any]:
             pinned_bytes=24 * GIB,
             committed_bytes=40 * GIB,
         ),
-        "sources": [
-            {
-                "uri": llama,
-                "shards": [
-                    shard(f"{llama}/model-rank-0-part-0.safetensors", 8 * GIB, 8 * GIB, "resident",
-                          leases=[lease(811, "rank 0", 8 * GIB)]),
-                    shard(f"{llama}/model-rank-1-part-0.safetensors", 8 * GIB, 5 * GIB, "streaming",
-                          leases=[lease(812, "rank 1", 2 * GIB), lease(990, "warm-up")],
-                          bytes_per_s=3.214e9, eta_s=61.7),
-                    shard(f"{llama}/model-rank-1-part-1.safetensors", 4 * GIB, 0, "queued"),
-                ],
-            },
-            {
-                "uri": "s3://bucket/mixtral",
-                "shards": [
-                    shard("s3://bucket/mixtral/a.safetensors", 24 * GIB, 24 * GIB, "resident",
-                          pinned=True),
-                    shard("s3://bucket/mixtral/b.safetensors", 24 * GIB, 3 * GIB, "failed",
-                          error="403 for s3://bucket/mixtral/b.safetensors; check the credentials"),
-                ],
-            },
-        ],
+        "sources": busy_sources(),
         "waiting": [{"pid": 1203, "label": "rank 0", "needs_bytes": 16 << 20}],
         "totals": {
             "source_read_bytes": 43 * GIB,

@@ -14,18 +14,17 @@ import queue
 import secrets
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import posix_ipc
 import zmq
 
-from streamer_client.contract.errors import ProtocolMismatch, RequestRefused, StreamerError
+from streamer_client.contract.codec import decode_client, encode
+from streamer_client.contract.errors import ProtocolMismatch, StreamerError
 from streamer_client.contract.handover import TOKEN_BYTES
-from streamer_client.contract.layout import BlockRange, block_count, block_span, slab_bytes
+from streamer_client.contract.layout import BlockRange, slab_bytes
 from streamer_client.contract.messages import (
-    PROTOCOL,
     Accepted,
     Close,
     Compared,
@@ -44,7 +43,6 @@ from streamer_client.contract.messages import (
     Message,
     Open,
     Opened,
-    OpenedShard,
     Pin,
     Prefetch,
     ReleaseShards,
@@ -55,65 +53,12 @@ from streamer_client.contract.messages import (
     Waiting,
     Want,
     Welcome,
-    decode_client,
-    encode,
 )
-from streamer_client.contract.uris import is_remote
-from streamer_client.storage.contract import Reader, StoredShard
-from streamer_client.storage.local_reader import LocalReader, identity_of
-from streamer_client.storage.registry import storage_for
-from tests.support.descriptor_end import DescriptorEnd, HandedPair, Manners, Session
+from streamer_client.storage.contract import StoredShard
+from tests.support.daemon_script import Script, ScriptedLoad, found_shards
+from tests.support.descriptor_end import DescriptorEnd, Session
 
 _serial = itertools.count()
-
-
-@dataclass
-class Script(Manners):
-    """How the stand-in behaves; may be changed while it runs."""
-
-    block_bytes: int = 64 << 10
-    window_blocks: int = 1_000_000
-    holds: bool = True
-    heartbeat_s: float = 5.0
-    welcome_protocol: int = PROTOCOL
-    right_proof: bool = True
-    """Whether `Welcome` repeats what the greeting told."""
-    allowed_grants: int = 1_000_000
-    silent: bool = False
-    refuse_open: StreamerError | None = None
-    refuse_requests: StreamerError | None = field(
-        default_factory=lambda: RequestRefused("the script says no")
-    )
-    """What prefetch and cache control are answered with; None: they are carried out."""
-    waits_first: int = 0
-    fail_shards: dict[int, StreamerError] = field(default_factory=dict)
-    """Told instead of the next grant."""
-    change_identity: bool = False
-    resident_bytes: int = 0
-    """What an open is told that was in memory."""
-    compared: bool = True
-    """Without it loads are opened uncompared; `ScriptedDaemon.compare` ends that."""
-    slabs_first: bool = False
-    """Whether slabs overtake the answer that they belong to, as they may on their other socket."""
-    memfd: bool = False
-    """Slabs without names."""
-    short_slabs: bool = False
-    """Slabs smaller than their shards."""
-    adopts: dict[str, str] = field(default_factory=dict)
-    """URI to slab of an earlier daemon, whose bytes count as granted when they are wanted."""
-
-
-@dataclass
-class _Load:
-    client: bytes
-    session: Session
-    number: int
-    stored: tuple[StoredShard, ...]
-    readers: list[Reader]
-    slabs: list[tuple[str, int]]
-    held: bool
-    wanted: list[tuple[int, int]]
-    granted: set[tuple[int, int]] = field(default_factory=set)
 
 
 class ScriptedDaemon:
@@ -134,7 +79,7 @@ class ScriptedDaemon:
         self.frames: list[bytes] = []
         self.greeted: list[Hello] = []
         self.handed: list[tuple[str, tuple[str, ...]]] = []
-        self._loads: dict[tuple[bytes, int], _Load] = {}
+        self._loads: dict[tuple[bytes, int], ScriptedLoad] = {}
         self._slab_names: list[str] = []
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stop = threading.Event()
@@ -205,13 +150,16 @@ class ScriptedDaemon:
         self.call(told)
 
     def doubt(self) -> None:
-        """Say that all loads are compared again."""
+        """Say that all loads are compared again; on return it is on its way to the clients."""
+        sent = threading.Event()
 
         def told() -> None:
             for load in list(self._loads.values()):
                 self._send(load.client, Comparing(load.number))
+            sent.set()
 
         self.call(told)
+        assert sent.wait(10)
 
     @property
     def connections(self) -> int:
@@ -325,9 +273,6 @@ class ScriptedDaemon:
         welcome = Welcome(
             hello.request_id,
             script.welcome_protocol,
-            "0",
-            os.getpid(),
-            self.instance,
             script.heartbeat_s,
             session.proof if script.right_proof else bytes(TOKEN_BYTES),
         )
@@ -338,13 +283,13 @@ class ScriptedDaemon:
             self._names(session, message)
             if self.script.refuse_open is not None:
                 raise self.script.refuse_open
-            stored, readers = self._found(session, message)
+            stored, readers = found_shards(session, message)
         except StreamerError as error:
             self._send(client, Failed(message.request_id, error.code, str(error)))
             return
         for _ in range(self.script.waits_first):
             self._send(client, Waiting(message.load, 100, 10, 50))
-        load = _Load(
+        load = ScriptedLoad(
             client,
             session,
             message.load,
@@ -356,11 +301,7 @@ class ScriptedDaemon:
         )
         self._loads[session.token, message.load] = load
         if message.want == "all":
-            load.wanted = [
-                (shard, block)
-                for shard, one in enumerate(stored)
-                for block in range(block_count(one.size_bytes, self.script.block_bytes))
-            ]
+            load.wanted = load.blocks(self.script.block_bytes)
         if self.script.slabs_first:
             self._hand_out(load)
             self.call(lambda: self._send(client, self._opened(message, load)))
@@ -370,25 +311,9 @@ class ScriptedDaemon:
         self._hand_out(load)
         self._grant(load)
 
-    def _found(
-        self, session: Session, message: Open
-    ) -> tuple[tuple[StoredShard, ...], list[Reader]]:
-        if message.transfer:
-            pairs = session.transfers[message.transfer]
-            stored = tuple(map(_stored, pairs))
-            return stored, [_reader(*one) for one in zip(stored, pairs, strict=True)]
-        uri = message.files[0] if message.files else message.source
-        assert is_remote(uri), "a local source was opened by its name"
-        storage = storage_for(uri, os.environ)
-        stored = storage.list_shards(message.source, message.pattern, message.files)
-        return stored, [storage.open(one) for one in stored]
-
-    def _opened(self, message: Open, load: _Load) -> Opened:
+    def _opened(self, message: Open, load: ScriptedLoad) -> Opened:
         suffix = "-changed" if self.script.change_identity else ""
-        shards = tuple(
-            OpenedShard(one.uri, one.identity + suffix, one.size_bytes, load.held)
-            for one in load.stored
-        )
+        shards = load.opened_shards(suffix)
         return Opened(
             message.request_id,
             message.load,
@@ -399,7 +324,7 @@ class ScriptedDaemon:
             compared=self.script.compared,
         )
 
-    def _hand_out(self, load: _Load) -> None:
+    def _hand_out(self, load: ScriptedLoad) -> None:
         """Read-only descriptors of all slabs that are not empty."""
         descriptors = [
             (shard, os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
@@ -426,7 +351,7 @@ class ScriptedDaemon:
         for load in list(self._loads.values()):
             self._grant(load)
 
-    def _grant(self, load: _Load) -> None:
+    def _grant(self, load: ScriptedLoad) -> None:
         """Fetch and announce as many blocks as the window takes, in the order wanted."""
         while load.wanted and self.script.allowed_grants > 0:
             if not load.held and len(load.granted) >= self.script.window_blocks:
@@ -436,7 +361,7 @@ class ScriptedDaemon:
                 error = self.script.fail_shards[shard]
                 self._send(load.client, ShardFailed(load.number, shard, error.code, str(error)))
                 continue
-            start, stop = self._span(load, shard, block)
+            start, stop = load.span(shard, block, self.script.block_bytes)
             buffer = bytearray(stop - start)
             load.readers[shard].readinto(memoryview(buffer), start)
             os.pwrite(load.slabs[shard][1], buffer, start)
@@ -444,39 +369,22 @@ class ScriptedDaemon:
             self.script.allowed_grants -= 1
             self._send(load.client, Granted(load.number, (BlockRange(shard, block, block + 1),)))
 
-    def _punch(self, load: _Load, shard: int, block: int) -> None:
+    def _punch(self, load: ScriptedLoad, shard: int, block: int) -> None:
         assert (shard, block) in load.granted, f"consumed what was not granted: {shard} {block}"
         load.granted.discard((shard, block))
-        start, stop = self._span(load, shard, block)
+        start, stop = load.span(shard, block, self.script.block_bytes)
         os.pwrite(load.slabs[shard][1], bytes(stop - start), start)
-
-    def _span(self, load: _Load, shard: int, block: int) -> tuple[int, int]:
-        return block_span(block, load.stored[shard].size_bytes, self.script.block_bytes)
 
     def _end_loads(self, session: Session) -> None:
         """A client left: everything it holds ends."""
         for key in [key for key in self._loads if key[0] == session.token]:
             self._end(self._loads.pop(key))
 
-    def _end(self, load: _Load) -> None:
+    def _end(self, load: ScriptedLoad) -> None:
         """All leases of the load end: its blocks are punched, as pressure might do at once."""
         for shard, block in list(load.granted):
             self._punch(load, shard, block)
-        for reader in load.readers:
-            reader.close()
-        for _, fd in load.slabs:
-            os.close(fd)
-
-
-def _stored(pair: HandedPair) -> StoredShard:
-    status = os.fstat(pair.fd)
-    return StoredShard(pair.name, status.st_size, identity_of(status))
-
-
-def _reader(stored: StoredShard, pair: HandedPair) -> LocalReader:
-    """Over copies: the transfer is dropped before the load ends."""
-    copies = [os.dup(fd) for fd in pair[1:] if fd is not None]
-    return LocalReader(copies[0], stored, *copies[1:])
+        load.close()
 
 
 @contextlib.contextmanager

@@ -242,7 +242,7 @@ class _Guest:
         blocks = reading.read(most)
         if blocks == most:
             return {"blocks": blocks}
-        return {"blocks": blocks, "digests": reading.end(), "mode": reading.feed.mode}
+        return {"blocks": blocks, "digests": reading.end(), "mode": reading.feed.route}
 
     def close(self, load: str = "a") -> Answer:
         self._readings.pop(load).feed.close()

@@ -18,7 +18,7 @@ import torch  # noqa: F401 - here, while this is root
 
 import streamer_client
 from streamer_client import checkpoint, launch  # noqa: F401
-from streamer_client.copy import copy_engine  # noqa: F401
+from streamer_client.copy import engines  # noqa: F401
 from streamer_client.delivery import (
     daemon_feed,  # noqa: F401
     direct_feed,  # noqa: F401

@@ -94,7 +94,7 @@ def pipeline_shards(model: Callable[[str], str], tmp_path_factory: pytest.TempPa
 def _shard(model: str, out: Path, ranks: str, *options: str) -> None:
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "streamer_vllm.shard", model, str(out)),
+            *(sys.executable, "-m", "streamer_vllm.sharding.command", model, str(out)),
             *("--tensor-parallel-size", ranks, *options),
         ],
         env=clean_environment(),
@@ -112,7 +112,7 @@ def own_writers_shards(
     model: Callable[[str], str], starts: Starts, tmp_path_factory: pytest.TempPathFactory
 ) -> str:
     """The Llama model for one rank, as vLLM's own `save_model` writes it."""
-    from streamer_vllm.model_files import copy_model_files
+    from streamer_vllm.sharding.model_files import copy_model_files
 
     answer = starts(Start(model("llama"), action="load", save=True))
     out = tmp_path_factory.mktemp("sharded") / "own"
@@ -130,6 +130,12 @@ def many_daemons() -> Iterator[Daemons]:
 @pytest.fixture(scope="session")
 def daemon(many_daemons: Daemons) -> DaemonProcess:
     """One with room for everything."""
+    return many_daemons.start("--memory-limit=128MiB")
+
+
+@pytest.fixture(scope="session")
+def counted_daemon(many_daemons: Daemons) -> DaemonProcess:
+    """One with room for everything, for tests that count what it reads: no other loads by it."""
     return many_daemons.start("--memory-limit=128MiB")
 
 

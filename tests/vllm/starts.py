@@ -41,6 +41,8 @@ class Start:
     environment: tuple[tuple[str, str], ...] = ()
     import_path: str = ""
     """A directory to import from before all others."""
+    reload_paths: tuple[str, ...] = ()
+    """What `reload` loads, one after the other; an empty one is the model itself."""
     save: bool = False
     """Whether the probe keeps the shards that vLLM's own writer makes."""
 
@@ -69,6 +71,8 @@ class Answer:
     saved: Path
     tokens: list[list[int]] = field(default_factory=list)
     prompt_logprobs: list[list[float]] = field(default_factory=list)
+    reloaded: list[list[list[int]]] = field(default_factory=list)
+    """Tokens after each of `reload_paths`."""
 
 
 class Starts:
@@ -98,7 +102,8 @@ class Starts:
         digests.mkdir(parents=True)
         saved.mkdir()
         job, result = own / "job.json", own / "answer.json"
-        job.write_text(json.dumps({"action": start.action, "arguments": start.arguments()}))
+        asked = {"action": start.action, "arguments": start.arguments()}
+        job.write_text(json.dumps(asked | {"reload_paths": start.reload_paths}))
         done = subprocess.run(
             [sys.executable, str(HERE / "vllm_job.py"), str(job), str(result)],
             env=self._environment(start, digests, saved),

@@ -26,7 +26,7 @@ def imported() -> None:
     """What vLLM and its libraries warn of while they are imported is theirs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name in ("streamer_vllm.sharded", "streamer_vllm.unsharded", "vllm.distributed"):
+        for name in ("streamer_vllm.loaders", "vllm.distributed"):
             importlib.import_module(name)
 
 
@@ -35,10 +35,10 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
     """Loads what lies in `tmp_path` into a module's parameters."""
     from vllm.config.load import LoadConfig
 
-    from streamer_vllm import sharded
-    from streamer_vllm.pattern import Place
+    from streamer_vllm import loaders
+    from streamer_vllm.sharding.pattern import Place
 
-    monkeypatch.setattr(sharded, "current_place", lambda: Place(0, 1))
+    monkeypatch.setattr(loaders, "current_place", lambda: Place(0, 1))
 
     def loaded(module: Any, **extra: Any) -> None:
         config = LoadConfig(
@@ -46,8 +46,10 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
             model_loader_extra_config={"mode": "direct", **extra},
             use_tqdm_on_load=False,
         )
-        model = SimpleNamespace(model=str(tmp_path), model_weights="", revision=None)
-        sharded.ShardedLoader(config).load_weights(module, model)
+        model: Any = SimpleNamespace(
+            model=str(tmp_path), model_weights="", revision=None, quantization=None
+        )
+        loaders.ShardedLoader(config).load_weights(module, model)
 
     return loaded
 
@@ -101,8 +103,14 @@ def test_padding_and_dtypes_are_warned_of(
     assert module.weight[2:].eq(7).all()
     assert module.bias.tolist() == [2, 2, 7, 7]
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert any("weight is stored as F32 [2, 3]" in text and "[4, 3]" in text for text in warnings)
-    assert any("bias is stored as BF16 [2]" in text and "float32" in text for text in warnings)
+    assert any(
+        "tensor=weight stored_dtype=F32 stored_shape=[2, 3]" in text and "[4, 3]" in text
+        for text in warnings
+    )
+    assert any(
+        "tensor=bias stored_dtype=BF16 stored_shape=[2]" in text and "float32" in text
+        for text in warnings
+    )
 
 
 def test_shared_parameters_are_stored_once(tmp_path: Path, load: Load) -> None:
@@ -137,9 +145,9 @@ def test_no_file_names_the_pattern_and_what_is_there(tmp_path: Path, load: Load)
 
 def test_an_object_store_is_refused_by_name(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     from streamer_client import ConfigError
-    from streamer_vllm import loader
+    from streamer_vllm import loaders
 
-    monkeypatch.setattr(loader, "weights_name", lambda _config: "hdfs://cluster/model")
+    monkeypatch.setattr(loaders, "weights_folder", lambda *_: "hdfs://cluster/model")
     with pytest.raises(ConfigError, match="hdfs"):
         load(linear())
 
@@ -148,8 +156,7 @@ def test_an_object_store_is_refused_by_name(load: Load, monkeypatch: pytest.Monk
 def test_mode_off_in_the_config_means_the_stock_loader(load_format: str) -> None:
     from vllm.config.load import LoadConfig
 
-    from streamer_vllm.sharded import ShardedLoader
-    from streamer_vllm.unsharded import UnshardedLoader
+    from streamer_vllm.loaders import ShardedLoader, UnshardedLoader
 
     ours = ShardedLoader if load_format.endswith("sharded") else UnshardedLoader
     config = LoadConfig(
@@ -164,8 +171,7 @@ def test_mode_off_in_the_config_means_the_stock_loader(load_format: str) -> None
 def test_a_wrong_key_is_a_value_error(load_format: str) -> None:
     from vllm.config.load import LoadConfig
 
-    from streamer_vllm.sharded import ShardedLoader
-    from streamer_vllm.unsharded import UnshardedLoader
+    from streamer_vllm.loaders import ShardedLoader, UnshardedLoader
 
     ours = ShardedLoader if load_format.endswith("sharded") else UnshardedLoader
     with pytest.raises(ValueError, match="did you mean memory_limit"):
@@ -192,7 +198,7 @@ def test_patterns_mean_what_they_mean_to_the_stock_loader(
 ) -> None:
     from vllm.model_executor.model_loader.sharded_state_loader import ShardedStateLoader
 
-    from streamer_vllm.pattern import Place, file_glob
+    from streamer_vllm.sharding.pattern import Place, file_glob
     from vllm import distributed
 
     tensor, pipeline = sizes

@@ -72,7 +72,7 @@ def shards(unsharded: str, store: GuardedStore, tmp_path_factory: pytest.TempPat
     out = tmp_path_factory.mktemp("objects") / "sharded"
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "streamer_vllm.shard", unsharded, str(out)),
+            *(sys.executable, "-m", "streamer_vllm.sharding.command", unsharded, str(out)),
             *("--tensor-parallel-size", "2", "--pattern", PATTERN, "--max-file-size", "1MiB"),
         ],
         env=clean_environment() | store.environ() | {"STREAMERD_MODE": "direct"},
@@ -164,7 +164,7 @@ def test_sharded(
 def test_shards_made_from_the_store_come_with_the_config(shards: Path, model: Model) -> None:
     names = {path.name for path in Path(model("llama")).iterdir()}
     expected = {name for name in names if "safetensors" not in name}
-    assert {path.name for path in shards.iterdir()} == expected | {FOLDER}
+    assert {path.name for path in shards.iterdir()} == expected | {FOLDER, "streamerd.json"}
 
 
 THEIRS = """
@@ -221,7 +221,7 @@ def test_vllms_own_loader_streams_with_ours(
     )
     assert answer.digests == starts(Start(model("llama"))).digests
     assert "Loading safetensors using Runai Model Streamer: 100% Completed" in answer.output
-    assert "streamerd: loaded" not in answer.output
+    assert "event=loaded" not in answer.output
 
 
 @pytest.mark.usefixtures("unsharded")  # the bucket is there

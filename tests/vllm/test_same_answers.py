@@ -22,7 +22,8 @@ from tests.vllm.starts import Answer, Start, Starts
 
 ISSUE_OPTIONS = (("concurrency", 16), ("memory_limit", 5368709120))
 LOADED = re.compile(
-    r"streamerd: loaded rank=(\d+) bytes=(\d+) seconds=[\d.]+ gb_per_s=[\d.]+ "
+    r"streamerd: rank=(\d+) event=loaded dp_rank=0 source=\S+ bytes=(\d+) seconds=[\d.]+ "
+    r"gb_per_s=[\d.]+ "
     r"from_memory=(\d+)% via=(\S+) socket=(\S+)"
 )
 
@@ -48,6 +49,7 @@ def assert_loaded_through(socket: str, answer: Answer, ranks: int, *, cached: bo
     assert {where for *_, where in lines} == {socket}
     assert {via for *_, via, _ in lines} <= ways
     assert answer.output.count("Loading safetensors using streamerd: 100% Completed") == 1
+    assert not re.search("event=(missing_weights|vllm_lacks|stale_index)", answer.output)
 
 
 @pytest.mark.parametrize("kind", ["llama", "tied", "qwen3-moe"])
@@ -60,12 +62,14 @@ def test_the_models_are_worth_comparing(kind: str, model: Model, starts: Starts)
 
 
 @pytest.mark.parametrize("kind", ["llama", "tied", "qwen3-moe"])
-def test_one_rank_unsharded(kind: str, model: Model, starts: Starts, daemon: DaemonProcess) -> None:
-    before = daemon.totals()["source_read_bytes"]
-    answer = starts(Start(model(kind), "runai_streamer", environment=through(daemon)))
+def test_one_rank_unsharded(
+    kind: str, model: Model, starts: Starts, counted_daemon: DaemonProcess
+) -> None:
+    before = counted_daemon.totals()["source_read_bytes"]
+    answer = starts(Start(model(kind), "runai_streamer", environment=through(counted_daemon)))
     assert_same(answer, starts(Start(model(kind))))
-    assert_loaded_through(daemon.socket, answer, ranks=1)
-    assert daemon.totals()["source_read_bytes"] - before == checkpoint_bytes(model(kind))
+    assert_loaded_through(counted_daemon.socket, answer, ranks=1)
+    assert counted_daemon.totals()["source_read_bytes"] - before == checkpoint_bytes(model(kind))
 
 
 def test_two_ranks_unsharded(model: Model, starts: Starts, daemon: DaemonProcess) -> None:
@@ -77,21 +81,21 @@ def test_two_ranks_unsharded(model: Model, starts: Starts, daemon: DaemonProcess
 
 
 def test_two_ranks_sharded(
-    default_shards: str, model: Model, starts: Starts, daemon: DaemonProcess
+    default_shards: str, model: Model, starts: Starts, counted_daemon: DaemonProcess
 ) -> None:
-    before = daemon.totals()["source_read_bytes"]
+    before = counted_daemon.totals()["source_read_bytes"]
     answer = starts(
         Start(
             default_shards,
             "runai_streamer_sharded",
             tensor_parallel_size=2,
             extra=ISSUE_OPTIONS,
-            environment=through(daemon),
+            environment=through(counted_daemon),
         )
     )
     assert_same(answer, starts(Start(model("llama"), tensor_parallel_size=2)))
-    assert_loaded_through(daemon.socket, answer, ranks=2)
-    assert daemon.totals()["source_read_bytes"] - before == checkpoint_bytes(default_shards)
+    assert_loaded_through(counted_daemon.socket, answer, ranks=2)
+    assert counted_daemon.totals()["source_read_bytes"] - before == checkpoint_bytes(default_shards)
 
 
 def test_two_ranks_sharded_with_a_pattern(

@@ -29,11 +29,17 @@ NAMES = [
 ]
 
 
+def stock() -> Any:
+    from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
+
+    return DefaultModelLoader
+
+
 def local_experts(plugin: Any, monkeypatch: pytest.MonkeyPatch, local: set[int] | None) -> None:
     def find(self: Any, _config: object) -> None:
         self.local_expert_ids = local
 
-    monkeypatch.setattr(plugin.DefaultModelLoader, "_init_ep_weight_filter", find)
+    monkeypatch.setattr(stock(), "_init_ep_weight_filter", find)
 
 
 class Model(nn.Module):
@@ -71,7 +77,7 @@ def test_what_the_model_leaves_is_left_out(plugin: Any, monkeypatch: pytest.Monk
 
 
 def test_a_vllm_that_does_not_tell(plugin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(plugin.DefaultModelLoader, "_init_ep_weight_filter")
+    monkeypatch.delattr(stock(), "_init_ep_weight_filter")
     assert plugin.unwanted_weights(nn.Module(), CONFIG) is None
 
 

@@ -1,5 +1,6 @@
 """One vLLM start in its own process: `python vllm_job.py JOB.json ANSWER.json`.
 
+`reload` runs the engine and lets it load weights again, each time with an answer after it.
 `generate` runs the whole engine and answers with greedy tokens and the log-probabilities of the
 prompts. `load` starts the workers and stops them once the weights are loaded; the probe tells of
 those.
@@ -33,6 +34,20 @@ def generate(arguments: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def reload(arguments: dict[str, Any], paths: list[str]) -> dict[str, Any]:
+    from vllm import LLM, SamplingParams
+
+    engine = LLM(**arguments)
+    sampling = SamplingParams(temperature=0.0, max_tokens=NEW_TOKENS, ignore_eos=True)
+    reloaded = []
+    for path in paths:
+        engine.collective_rpc("reload_weights", kwargs={"weights_path": path} if path else {})
+        engine.reset_prefix_cache()
+        outputs = engine.generate(list(PROMPTS), sampling, use_tqdm=False)
+        reloaded.append([list(output.outputs[0].token_ids) for output in outputs])
+    return {"reloaded": reloaded}
+
+
 def _prompt_logprobs(output: Any) -> list[float]:
     """Of each token of the prompt but the first, which follows nothing."""
     places = zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
@@ -52,8 +67,13 @@ def main() -> None:
     job_path, answer_path = sys.argv[1:]
     with open(job_path, encoding="utf-8") as file:
         job = json.load(file)
-    action = generate if job["action"] == "generate" else load
-    answer = action(job["arguments"])
+    match job["action"]:
+        case "generate":
+            answer = generate(job["arguments"])
+        case "reload":
+            answer = reload(job["arguments"], job["reload_paths"])
+        case _:
+            answer = load(job["arguments"])
     with open(answer_path, "w", encoding="utf-8") as file:
         json.dump(answer, file)
 

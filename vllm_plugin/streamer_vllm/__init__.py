@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 
+from streamer_client.contract.modes import MODE_ENV, Mode
+
 __all__ = ["register"]
 
 
 def register() -> None:
     """Put streamerd's loaders behind the stock names, unless `STREAMERD_MODE=off`. Idempotent."""
-    if os.environ.get("STREAMERD_MODE") == "off":
+    if os.environ.get(MODE_ENV) == Mode.OFF:
         return
     from streamer_vllm.registration import install  # noqa: PLC0415  with `off`, nothing is imported
 

@@ -9,28 +9,35 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from streamer_client.contract.errors import ConfigError
+from streamer_client.contract.modes import Mode, chosen_mode
 from streamer_client.contract.uris import is_remote
 from streamer_client.runai.settings import (
     CONCURRENCY_ENV,
     MEMORY_LIMIT_ENV,
-    MODE_ENV,
     OBJECT_CONCURRENCY_ENV,
     checked_concurrency,
     checked_memory_limit,
     integer_variable,
 )
 
-MODES: Final = ("auto", "required", "direct", "off")
-
-SLICES: Final = ("auto", "off")
 SOCKET_ENV: Final = "STREAMERD_SOCKET"
 
-_KEYS: Final = ("concurrency", "distributed", "memory_limit", "mode", "socket")
-_UNSHARDED_KEYS: Final = (*_KEYS, "slices")
+_KEYS: Final = ("concurrency", "distributed", "memory_limit", "mode", "socket", "strict")
 _SHARDED_KEYS: Final = (*_KEYS, "pattern")
+_UNSHARDED_KEYS: Final = (*_KEYS, "slices")
+
+
+class Slices(StrEnum):
+    """Whether a rank fetches its slices of tensors alone; the value is what users write."""
+
+    AUTO = "auto"
+    """Where a rank keeps a part of tensors."""
+    OFF = "off"
+    """Never: tensors come whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +55,10 @@ class Options:
     distributed: bool = False
     """Accepted for Run:ai's sake: the daemon reads once for all ranks anyway."""
     socket: str | None = None
-    mode: str = "auto"
-    slices: str = "auto"
-    """`auto`: each rank fetches its slices where that gains something; `off`: whole tensors."""
+    mode: Mode = Mode.AUTO
+    slices: Slices = Slices.AUTO
+    strict: bool = False
+    """Whether a weight that the checkpoint lacks is an error; a sharded load is strict anyway."""
 
     def concurrency_for(self, source: str) -> int | None:
         """Reads of a source at once."""
@@ -79,8 +87,9 @@ def parse_options(extra: object, environ: Mapping[str, str], *, sharded: bool) -
         pattern=_text(given, "pattern"),
         distributed=_flag(given, "distributed"),
         socket=_text(given, "socket") or environ.get(SOCKET_ENV) or None,
-        mode=_mode(given, environ),
+        mode=chosen_mode(_text(given, "mode"), environ),
         slices=_slices(given),
+        strict=_flag(given, "strict"),
     )
 
 
@@ -134,23 +143,15 @@ def _text(given: Mapping[str, object], key: str) -> str | None:
     return value
 
 
-def _slices(given: Mapping[str, object]) -> str:
-    value = given.get("slices", "auto")
-    if not isinstance(value, str) or value not in SLICES:
-        raise ConfigError(f"slices is {value!r}; it must be one of {', '.join(SLICES)}")
-    return value
+def _slices(given: Mapping[str, object]) -> Slices:
+    value = given.get("slices", Slices.AUTO)
+    if not isinstance(value, str) or value not in set(Slices):
+        raise ConfigError(f"slices is {value!r}; it must be one of {', '.join(Slices)}")
+    return Slices(value)
 
 
 def _flag(given: Mapping[str, object], key: str) -> bool:
     value = given.get(key, False)
     if not isinstance(value, bool):
         raise ConfigError(f"{key} is {value!r}; it must be true or false")
-    return value
-
-
-def _mode(given: Mapping[str, object], environ: Mapping[str, str]) -> str:
-    origin = "mode" if "mode" in given else MODE_ENV
-    value = given["mode"] if "mode" in given else environ.get(MODE_ENV) or "auto"
-    if not isinstance(value, str) or value not in MODES:
-        raise ConfigError(f"{origin} is {value!r}; it must be one of {', '.join(MODES)}")
     return value

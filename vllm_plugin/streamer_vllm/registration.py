@@ -11,6 +11,8 @@ from types import ModuleType
 from typing import Final
 
 from streamer_vllm.awaited import when_imported
+from streamer_vllm.log_lines import join_vllms_log
+from streamer_vllm.versions import usable
 
 REGISTRY_MODULE: Final = "vllm.model_executor.model_loader"
 PULLING_MODULE: Final = "vllm.transformers_utils.runai_utils"
@@ -23,10 +25,10 @@ WRITER_ENV: Final = "STREAMERD_SHARD_WRITER"
 """Set to `1` by the shard writer for its own workers; nobody else meets its load format."""
 
 _LOADERS: Final = {
-    UNSHARDED_FORMAT: ("streamer_vllm.unsharded", "UnshardedLoader"),
-    SHARDED_FORMAT: ("streamer_vllm.sharded", "ShardedLoader"),
+    UNSHARDED_FORMAT: ("streamer_vllm.loaders", "UnshardedLoader"),
+    SHARDED_FORMAT: ("streamer_vllm.loaders", "ShardedLoader"),
 }
-_WRITER: Final = {WRITER_FORMAT: ("streamer_vllm.shard_writer", "ShardWriter")}
+_WRITER: Final = {WRITER_FORMAT: ("streamer_vllm.sharding.writer", "ShardWriter")}
 
 _PULLING: Final = {
     "runai_pull_files": "pull_files",
@@ -47,7 +49,10 @@ def install() -> None:
 
 
 def register_loaders(registry: ModuleType) -> None:
-    """Register each loader that is not in its place yet."""
+    """Register each loader that is not in its place yet, if this vLLM has what they need."""
+    join_vllms_log()
+    if not usable():
+        return
     table: dict[str, type] = getattr(registry, "_LOAD_FORMAT_TO_MODEL_LOADER", {})
     wanted = _LOADERS | (_WRITER if os.environ.get(WRITER_ENV) == "1" else {})
     for load_format, (module, name) in wanted.items():

@@ -17,8 +17,8 @@ from vllm.distributed import get_tensor_model_parallel_world_size
 
 from streamer_client.checkpoint import Checkpoint
 from streamer_client.tensors.lazy_assignments import no_lazy_left
-from streamer_client.tensors.staging_groups import SMALL_BYTES
-from streamer_vllm.options import Options
+from streamer_client.tensors.staging import SMALL_BYTES
+from streamer_vllm.options import Options, Slices
 from streamer_vllm.wanted_weights import device_of
 
 ON_CPU_ENV: Final = "STREAMERD_SLICES_ON_CPU"
@@ -32,7 +32,7 @@ def weights_of(
     """What `model.load_weights` is to iterate over; on leaving, the model holds no lazy tensor."""
     device = device_of(model)
     small_bytes = _small_bytes(device)
-    if small_bytes is None or options.slices == "off":
+    if small_bytes is None or options.slices is Slices.OFF:
         yield checkpoint.tensors(device, names)
         return
     with checkpoint.slices(device, names, small_bytes=small_bytes) as weights, no_lazy_left(model):

@@ -1,8 +1,8 @@
 """Whether a message that decoded says anything that it may not: every field has a rule.
 
 Owns what can be told from a message alone. The daemon calls `check` for each message of a client
-before it acts on it, the client for each of the daemon; what depends on who asked and what is open
-is judged there. Rules go by the field's name, which means the same in every message; a field
+before it acts on it, the client for each of the daemon; they judge what depends on the peer and on
+what is open. Rules go by the field's name, which means the same in every message; a field
 without one is a defect that a test finds. Pure, and as cheap as the message is short.
 """
 
@@ -56,7 +56,7 @@ def check_shards(shards: Iterable[tuple[str, int]], block_bytes: int) -> None:
 
     Args:
         shards: name and size in bytes of each file of an open.
-        block_bytes: what the daemon's account is kept in.
+        block_bytes: size of the blocks that the daemon counts in.
 
     Raises:
         ConfigError: too many files, one that is too long, or too much of all together.
@@ -98,7 +98,7 @@ def _number(least: int, most: int = MAX_NUMBER) -> Rule:
 
 
 def _setting(least: int) -> Rule:
-    """A number that a user may have chosen; None where he did not."""
+    """A number that a user may have chosen; None where no user did."""
 
     def rule(name: str, value: object) -> None:
         if isinstance(value, int) and not least <= value <= MAX_NUMBER:
@@ -116,7 +116,7 @@ def _text(most: int) -> Rule:
 
 
 def _named_source(name: str, value: object) -> None:
-    """A path, URI or pattern; what a call of the system could not take is refused here."""
+    """A path, URI or pattern; one that no system call takes is refused here."""
     if not isinstance(value, str):
         return
     if len(value) > MAX_SOURCE_CHARACTERS:
@@ -140,7 +140,7 @@ def _sources(name: str, value: object) -> None:
 
 
 def _environment(name: str, value: object) -> None:
-    """Neither a name nor a value goes into the error's text."""
+    """Variables; neither a name nor a value goes into the error's text."""
     if isinstance(value, Mapping):
         size_bytes = sum(len(key.encode()) + len(each.encode()) for key, each in value.items())
         if size_bytes > MAX_ENVIRONMENT_BYTES:
@@ -181,7 +181,7 @@ def _findings(name: str, value: object) -> None:
 def _body(name: str, value: object) -> None:
     """JSON and no more: msgpack has bytes, times and numbered kinds besides.
 
-    It is walked level by level, for what is nested is a matter of who sent it.
+    It is walked level by level, not by recursion: the sender chose how deeply it is nested.
     """
     level: list[object] = [value]
     for _ in range(MAX_BODY_DEPTH):
@@ -204,7 +204,7 @@ def _body(name: str, value: object) -> None:
 
 
 def _heartbeat(name: str, value: object) -> None:
-    """NaN is not between any two numbers."""
+    """A number of seconds; not NaN, which is between no two numbers."""
     if isinstance(value, float | int) and not 0 < value <= MAX_HEARTBEAT_S:
         _impossible(name, f"is {value}, and more than 0 and at most {MAX_HEARTBEAT_S:.0f} is right")
 
@@ -245,14 +245,13 @@ RULES: Final[dict[str, Rule]] = {
     "proof": _token,
     "transfer": _COUNT,
     "label": _TEXT,  # cut to MAX_LABEL_CHARACTERS when it is taken
-    "instance": _NAME,
     "heartbeat_s": _heartbeat,
     # what is asked for
     "source": _named_source,
     "sources": _sources,
     "files": _sources,
     "pattern": _named_source,
-    "want": _NAME,
+    "want": _free,
     "hold": _free,
     "pin": _free,
     "against_source": _free,

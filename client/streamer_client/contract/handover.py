@@ -3,8 +3,8 @@
 The descriptor socket lies beside the control socket and carries what ZeroMQ cannot: descriptors,
 and the kernel's word on who is at the other end. Each packet is one msgpack struct in one
 SOCK_SEQPACKET message; the descriptors that belong to it travel in the same message.
-`docs/protocol.md` tells the conversation. Pure: sockets are opened and read by `control/` in the
-daemon and by `descriptors.py` in the client.
+`docs/protocol.md` tells the conversation. Pure: the daemon's `control/` and the
+client's `connecting/descriptors.py` open and read the sockets.
 """
 
 from __future__ import annotations
@@ -39,12 +39,11 @@ class Greeting(Packet, frozen=True):
 
     protocol: int
     version: str
-    pid: int
+    """Of the daemon, for the text of a mismatch."""
     token: bytes
-    """What the client puts before each of its ZeroMQ messages: so the daemon knows whose they
-    are."""
+    """The client puts it before each of its ZeroMQ messages: so the daemon knows whose they are."""
     proof: bytes
-    """What `Welcome` repeats: so the client knows that the same daemon answers on both sockets."""
+    """`Welcome` repeats it: so the client knows that the same daemon answers on both sockets."""
 
 
 class Taken(Packet, frozen=True):

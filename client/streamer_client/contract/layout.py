@@ -13,11 +13,11 @@ PAGE_BYTES: Final = 4096
 DEFAULT_BLOCK_BYTES: Final = 8 << 20
 MIN_BLOCK_BYTES: Final = 64 << 10
 SAMPLES: Final = 16
-"""Pages of each file. Two checkpoints of the same sizes share headers and perhaps embeddings; that
-all of sixteen pages spread over a gigabyte agree, and others do not, would need somebody who wants
-it."""
+"""So many pages of a file are compared. Two checkpoints of the same sizes may share headers and
+embeddings; but sixteen pages spread over a gigabyte agree while others do not only where somebody
+made the files so."""
 WINDOW_BLOCKS: Final = 2
-"""Blocks in the smallest window: one being copied while the next is being read."""
+"""Blocks in the smallest window: one is copied while the next is read."""
 
 
 class BlockRange(NamedTuple):
@@ -74,7 +74,7 @@ def merged(ranges: Iterable[BlockRange]) -> tuple[BlockRange, ...]:
 
 @functools.lru_cache(maxsize=1024)
 def sample_starts(size_bytes: int) -> tuple[int, ...]:
-    """Where the pages begin that are compared: spread evenly, the first and the last among them."""
+    """Offsets of the pages that are compared: spread evenly, the first and the last among them."""
     pages = -(-size_bytes // PAGE_BYTES)
     count = min(SAMPLES, pages)
     if count < 2:

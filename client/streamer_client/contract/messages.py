@@ -1,26 +1,24 @@
 """The control protocol: every message between a client and the daemon.
 
-One msgpack-encoded struct a ZeroMQ frame, tagged by its class name; what a client sends has its
-token before it, see `handover.py`. `docs/protocol.md` tells the conversation. Ranges of blocks
-travel, never single blocks where more are at hand.
+Each message is one struct in one ZeroMQ frame, tagged by its class name; `codec.py` has the wire
+form, and `docs/protocol.md` tells the conversation. What a client sends has its token before it,
+see `handover.py`. Ranges of blocks travel, never single blocks where more are at hand. Pure.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, Literal
 
 import msgspec
 
-from streamer_client.contract.errors import ConfigError, ProtocolMismatch
 from streamer_client.contract.layout import BlockRange
-from streamer_client.contract.limits import MAX_ANSWER_BYTES, MAX_MESSAGE_BYTES, MAX_RANGES
-from streamer_client.contract.printable import printable
-from streamer_client.contract.redacted import Redacted
+from streamer_client.contract.limits import MAX_RANGES
+from streamer_client.contract.printable import Redacted
 
 PROTOCOL: Final = 4
 
 Json = dict[str, object]
+FirstWant = Literal["all", "none"]
 Ranges = Annotated[tuple[BlockRange, ...], msgspec.Meta(max_length=MAX_RANGES)]
 """Held against its bound before the first range is decoded: a million took 1.6 s."""
 
@@ -43,8 +41,8 @@ class Hello(Message, frozen=True):
     label: str
     """What `status` shows for this client, for example `rank 0`."""
     world: int = 0
-    """Inode of the client's mount namespace: its names mean something beside others' of the same
-    one only. A hint, trusted for nothing but which of the same user's names replaces which."""
+    """Inode of the client's mount namespace: two paths are comparable only within one. A hint, and
+    trusted only for which of a user's names replaces which."""
 
 
 class Open(Message, frozen=True):
@@ -53,9 +51,8 @@ class Open(Message, frozen=True):
     `load` is a number that the client chooses, unique in its connection. Local files were handed
     over on the descriptor socket before, as `transfer`; `source` is then for people only. Objects
     are named: `files` (URIs) wins over `pattern`, a glob on the names directly under `source`.
-    `want` says what is brought in without further word: `all` blocks, the first block of each shard
-    (`headers`), or `none`. `hold` asks that whole shards stay resident until released, so that
-    views are safe.
+    `want` says which blocks are brought in without further word: `all`, or `none`. `hold` asks that
+    whole shards stay resident until released, so that views are safe.
     """
 
     request_id: int
@@ -64,12 +61,12 @@ class Open(Message, frozen=True):
     transfer: int = 0
     files: tuple[str, ...] | None = None
     pattern: str | None = None
-    want: str = "all"
+    want: FirstWant = "all"
     hold: bool = False
     memory_limit: int = -1
     concurrency: int | None = None
     environment: dict[str, str] = msgspec.field(default_factory=dict)
-    """What reading depends on: credentials, region, endpoint. Secret: kept in memory only."""
+    """What reading depends on: credentials, region, endpoint. Secret: in memory only."""
 
 
 class Renew(Message, frozen=True):
@@ -198,9 +195,6 @@ class Verify(Message, frozen=True):
 class Welcome(Message, frozen=True):
     request_id: int
     protocol: int
-    version: str
-    pid: int
-    instance: str
     heartbeat_s: float
     """The client takes the daemon for dead after three of these without a message."""
     proof: bytes
@@ -229,7 +223,7 @@ class Opened(Message, frozen=True):
     shards: tuple[OpenedShard, ...]
     granted: Ranges
     resident_bytes: int
-    """Of all wanted bytes, those that were in memory when the load was admitted."""
+    """Of all bytes of its shards, those that were in memory when the load was admitted."""
     compared: bool = True
     """False where what is in memory is still being compared with the files as they are now: the
     load may copy meanwhile, and counts only with `Compared`."""
@@ -382,94 +376,3 @@ DaemonMessage = (
     | Config
     | Heartbeat
 )
-
-_NAME_CHARACTERS: Final = 64
-"""Fields and messages of any version have shorter names."""
-_QUOTED: Final = re.compile(r"(?:unknown field `|Invalid value ')(.*)['`]", re.DOTALL)
-
-_encoder = msgspec.msgpack.Encoder()
-_client_decoder: msgspec.msgpack.Decoder[ClientMessage] = msgspec.msgpack.Decoder(ClientMessage)
-_daemon_decoder: msgspec.msgpack.Decoder[DaemonMessage] = msgspec.msgpack.Decoder(DaemonMessage)
-
-
-def encode(message: Message) -> bytes:
-    """The wire form of one message.
-
-    Raises:
-        ConfigError: it holds what the wire cannot carry: a name that is no UTF-8, or a number of
-            more than 64 bits.
-    """
-    try:
-        return _encoder.encode(message)
-    except (UnicodeEncodeError, OverflowError) as error:
-        what = (
-            "a name that is not UTF-8" if isinstance(error, UnicodeError) else "too large a number"
-        )
-        raise ConfigError(
-            f"{type(message).__name__} holds {what} and cannot be sent; rename the file, or "
-            "correct the number"
-        ) from None
-
-
-def decode_client(frame: bytes | memoryview) -> ClientMessage:
-    """Decode what a client sent, whatever it is.
-
-    Raises:
-        ProtocolMismatch: the frame is not a message of this version.
-    """
-    return _decoded(_client_decoder, frame, "client", MAX_MESSAGE_BYTES)
-
-
-def decode_daemon(frame: bytes | memoryview) -> DaemonMessage:
-    """Decode what the daemon sent, whatever it is.
-
-    Raises:
-        ProtocolMismatch: the frame is not a message of this version.
-    """
-    return _decoded(_daemon_decoder, frame, "daemon", MAX_ANSWER_BYTES)
-
-
-Decoded = TypeVar("Decoded")
-
-
-def _decoded(
-    decoder: msgspec.msgpack.Decoder[Decoded], frame: bytes | memoryview, peer: str, most: int
-) -> Decoded:
-    """Decode, and let no error out but one: what msgspec raises hangs on what was sent.
-
-    `DecodeError` for nearly all; `UnicodeDecodeError` for a text that is not UTF-8; RecursionError
-    for what is nested deeply, which it meets at the interpreter's limit, in 50 us however long the
-    frame is, so that nothing needs to be looked through before. Lengths that lie are held against
-    the frame's end before anything is allocated for them. Of a field told twice the last counts.
-    The cause is not kept: its text is unescaped, and as long as the sender liked.
-    """
-    if len(frame) > most:
-        raise ProtocolMismatch(
-            f"the {peer} sent a message of {len(frame)} bytes, and {most} is the most; ask for "
-            "less at once, or install the same version of streamerd on both sides"
-        )
-    try:
-        return decoder.decode(frame)
-    except msgspec.DecodeError as error:
-        reason = _reason(str(error))
-    except UnicodeDecodeError:
-        reason = "a text in it is not UTF-8"
-    except RecursionError:
-        reason = "it is nested too deeply"
-    except (MemoryError, OverflowError, ValueError) as error:
-        reason = f"{type(error).__name__} on the way"
-    raise ProtocolMismatch(
-        f"the {peer} sent a message that protocol {PROTOCOL} does not know ({reason}); "
-        "install the same version of streamerd on both sides"
-    )
-
-
-def _reason(told: str) -> str:
-    """What msgspec says. It quotes names of fields and kinds, which are shown only as such."""
-    quoted = _QUOTED.search(told)
-    if quoted is None:
-        return printable(told)
-    name = quoted[1]
-    if name.isprintable() and len(name) <= _NAME_CHARACTERS:
-        return told
-    return f"a name in it is no word of the protocol, {len(name)} characters long"

@@ -1,8 +1,8 @@
-"""The threads that carry a copy's plan out.
+"""The threads that carry out a copy's plan.
 
-Owns a few threads that each take a block's job, wait for the block, copy and give it back. The
-caller's thread plans, submits, and collects what is finished; errors of the threads are raised
-there.
+Owns a few copying threads. Each takes a block's job, waits for the block, copies from it and marks
+it consumed. The caller's thread plans, submits jobs and collects finished ones; an error in a
+copying thread is raised in the caller's thread.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import weakref
 from collections.abc import Iterator
 from typing import Any, Final, Generic, Self, TypeVar
 
-from streamer_client.copy.block_jobs import BlockJob
-from streamer_client.copy.copy_engine import ARRIVED, CopyEngine
 from streamer_client.copy.destination import Target
+from streamer_client.copy.engines import ARRIVED, CopyEngine
 from streamer_client.copy.feed import Feed
+from streamer_client.copy.plan import BlockJob
 
 JOBS_PER_THREAD: Final = 4
-"""One being copied, one waiting so that no thread idles while the caller plans, and two that were
-read and are still on their way to a device."""
+"""One job that the thread copies, one that waits so that the thread does not idle while the caller
+plans, and two whose bytes are still on their way to a device."""
 
 T = TypeVar("T", bound=Target)
 
@@ -29,13 +29,13 @@ _living: weakref.WeakSet[Copier[Any]] = weakref.WeakSet()
 
 
 class Copier(Generic[T]):
-    """Copies the blocks of one pass. A context manager: leaving it ends pass and threads.
+    """Copies the blocks of one pass. A context manager: leaving it ends the pass and the threads.
 
     Args:
-        feed: where blocks come from.
+        feed: hands out the blocks.
         number: the running pass.
-        engine: how bytes are put into destinations; the copier closes it.
-        most_blocks: more threads than blocks are of no use.
+        engine: puts bytes into destinations; the copier closes it.
+        most_blocks: how many blocks the pass has at most; no more threads than that are started.
     """
 
     def __init__(self, feed: Feed, number: int, engine: CopyEngine, most_blocks: int) -> None:
@@ -64,7 +64,7 @@ class Copier(Generic[T]):
         self.close()
 
     def close(self) -> None:
-        """End the pass and the threads; nothing is copied any more on return. Idempotent."""
+        """End the pass and the threads; after this nothing is copied any more. Idempotent."""
         if self._closed:
             return
         self._closed = True
@@ -76,9 +76,12 @@ class Copier(Generic[T]):
         self._engine.close()
 
     def submit(self, job: BlockJob[T]) -> Iterator[T]:
-        """Hand a job to the threads; yields destinations that others have completed meanwhile.
+        """Hand a job to the threads, after waiting while too many jobs are unfinished.
 
-        Must be iterated to its end.
+        A generator: the job is handed over only when it is iterated to its end.
+
+        Yields:
+            Destinations that earlier jobs completed meanwhile.
         """
         while self._outstanding >= self._most_jobs:
             yield from self.collect()
@@ -86,11 +89,14 @@ class Copier(Generic[T]):
         self._jobs.put(job)
 
     def collect(self) -> Iterator[T]:
-        """Wait for one job to finish; yields the destinations that it completed.
+        """Wait for one job to finish.
+
+        Yields:
+            The destinations that it completed.
 
         Raises:
-            FeedClosed: the pass was ended by somebody else.
-            StreamerError: the block could not be had.
+            FeedClosed: another thread closed the feed, or began another pass.
+            StreamerError: the block could not be read, or not be copied.
         """
         done = self._finished.get()
         self._outstanding -= 1
@@ -105,7 +111,7 @@ class Copier(Generic[T]):
                     yield piece.destination
 
     def drain(self) -> Iterator[T]:
-        """Wait for all jobs; yields the destinations completed."""
+        """Wait for all jobs to finish; yields the destinations that they completed."""
         while self._outstanding:
             yield from self.collect()
 
@@ -118,7 +124,7 @@ class Copier(Generic[T]):
                 self._finished.put(error)
             else:
                 self._finished.put((job, ticket))
-            del job  # waiting for the next one, it would keep the memory of this one
+            del job  # else the destinations would live until the next job comes
         self._engine.leave()
 
     def _carry_out(self, job: BlockJob[T]) -> int:
@@ -132,6 +138,6 @@ class Copier(Generic[T]):
 
 @atexit.register
 def _close_living() -> None:
-    """End iterations that were left unfinished, while their threads still can."""
+    """End passes that were left unfinished, while their threads can still run."""
     for copier in list(_living):
         copier.close()

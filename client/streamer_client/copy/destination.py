@@ -1,9 +1,10 @@
-"""Memory that stored bytes go to, and what remains to be done when they are all there.
+"""Memory that stored bytes are copied to.
 
-Owns how a stored tensor becomes a parameter whose memory cannot take its bytes as they are: through
-a private tensor, with the semantics of vLLM's sharded loader: each dimension of the target is
-narrowed to the stored size where that is smaller, then copied with conversion. All others are read
-straight into their memory (`in_place.py`).
+`Target` is what the engines copy to. `Destination` is a private tensor whose bytes are converted
+into a parameter at the end, with the semantics of vLLM's sharded loader: each dimension of the
+parameter is narrowed to the stored size where that is smaller, then copied to with conversion. What
+can be copied straight into a parameter is left to `tensors/in_place.py`. Copying threads use the
+memory; all else runs in the caller's thread.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ _from_memory: Final = ctypes.PYFUNCTYPE(
     ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int
 )(("PyMemoryView_FromMemory", ctypes.pythonapi))
 _WRITABLE: Final = 0x200
-"""PyBUF_WRITE of Python's object.h."""
+"""PyBUF_WRITE in Python's object.h."""
 
 
 class Target(Protocol):
-    """Memory that bytes are copied to, as those see it who copy."""
+    """Memory that bytes are copied to, as the engines see it."""
 
     left_bytes: int
-    """Bytes not yet there; counted down by whoever collects finished jobs."""
+    """Bytes that have not arrived yet; the copier counts them down as it collects jobs."""
 
     @property
     def on_host(self) -> bool:
@@ -39,24 +40,24 @@ class Target(Protocol):
         ...
 
     def extents(self, start: int, stop: int) -> array.array[int]:
-        """Address and size of each piece of memory that bytes `start` to `stop` are, in turn."""
+        """Where bytes `start` to `stop` lie: address, size, address, size, ... in their order."""
         ...
 
     def memories(self, start: int, stop: int) -> Iterator[memoryview]:
-        """The same memory for system calls, where it is on the host."""
+        """The memory of bytes `start` to `stop` for system calls; only if `on_host`."""
         ...
 
     def flats(self, start: int, stop: int) -> Iterator[torch.Tensor]:
-        """The same memory as flat uint8 tensors."""
+        """The memory of bytes `start` to `stop` as flat uint8 tensors."""
         ...
 
     def told(self, start: int, stop: int) -> str:
-        """What bytes `start` to `stop` are, for the text of errors."""
+        """Which tensor's bytes `start` to `stop` are, for the text of errors."""
         ...
 
 
 class Contiguous:
-    """Base of targets whose bytes lie in memory one after the other."""
+    """Base of targets whose bytes lie in one stretch of memory."""
 
     __slots__ = ()
 
@@ -84,14 +85,14 @@ class Contiguous:
 
 
 class Destination(Contiguous):
-    """Where one tensor's bytes go that are not read straight into its target.
+    """A private tensor that takes one stored tensor's bytes.
 
     Args:
         entry: the stored tensor.
         tensor: contiguous memory of exactly its bytes, on any device.
-        uri: the shard it comes from, for the text of errors.
-        target: what `tensor` is to be copied to at the end.
-        deferred: the end is that of the whole pass.
+        uri: the stored tensor's shard, for the text of errors.
+        target: the parameter that `finish` copies `tensor` to.
+        deferred: whether `finish` is called at the end of the pass, not once the bytes are there.
     """
 
     __slots__ = ("address", "deferred", "entry", "flat", "left_bytes", "target", "tensor", "uri")
@@ -115,14 +116,13 @@ class Destination(Contiguous):
         self.address = self.flat.data_ptr()
 
     def told(self, start: int, stop: int) -> str:
-        """What bytes `start` to `stop` are, for the text of errors."""
         return f"bytes {start} to {stop} of tensor {self.entry.name} of {self.uri}"
 
     def finish(self) -> None:
-        """Carry the staged tensor over.
+        """Copy the private tensor to its parameter, with conversion.
 
         Raises:
-            SourceError: it does not fit its target.
+            SourceError: the stored tensor does not fit the parameter.
         """
         if self.target is not None:
             copy_narrowed(self.entry, self.tensor, self.target, self.uri)
@@ -136,7 +136,7 @@ def host_memory(tensor: torch.Tensor) -> memoryview:
 
 
 def memory_at(address: int, size_bytes: int) -> memoryview:
-    """Writable memory of this process; whoever asks keeps it alive."""
+    """Writable memory of this process; the caller must keep the memory alive."""
     memory: memoryview = _from_memory(address, size_bytes, _WRITABLE)
     return memory
 
@@ -147,27 +147,11 @@ def fresh(entry: TensorEntry, device: torch.device) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype, device=device)
 
 
-def matches(entry: TensorEntry, target: torch.Tensor) -> bool:
-    """Whether dtype and shape are what is stored, so that nobody needs to be told."""
-    dtype, shape = torch_form(entry.dtype, entry.shape)
-    return target.dtype == dtype and target.shape == shape
-
-
-def plain(target: torch.Tensor) -> bool:
-    """Whether the elements lie in memory one after the other, as they are stored."""
-    return (
-        target.layout == torch.strided
-        and target.is_contiguous()
-        and not target.is_neg()
-        and not (target.is_complex() and target.is_conj())
-    )
-
-
 def copy_narrowed(entry: TensorEntry, tensor: torch.Tensor, target: torch.Tensor, uri: str) -> None:
     """Copy `tensor` into the leading corner of `target`, converting the dtype.
 
     Raises:
-        SourceError: it does not fit; names both shapes.
+        SourceError: `tensor` does not fit; the text names both shapes.
     """
     where = target
     try:

@@ -1,7 +1,8 @@
-"""safetensors dtypes as torch knows them.
+"""The torch dtype and shape for each safetensors dtype.
 
-Follows the torch binding of the safetensors package; what that refuses (the F6 kinds, F4 with an
-odd last dimension) is handed out as the packed bytes, so that every valid file can be read.
+Follows the torch binding of the safetensors package. That refuses the F6 dtypes, and F4 with an odd
+last dimension; here such tensors are handed out as their packed bytes, so that every valid file can
+be read.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ _NAMES: Final = {
 def torch_form(dtype: str, shape: tuple[int, ...]) -> tuple[torch.dtype, tuple[int, ...]]:
     """The torch dtype and shape in which a stored tensor is handed out.
 
-    F4 has two elements a byte and torch counts bytes, so its last dimension is halved. Kinds that
-    torch has no dtype for become `uint8`: the last dimension counts bytes where its elements fill
-    whole bytes (six bits: a multiple of four), else the shape is flat, `(bytes,)`.
+    F4 has two elements in a byte and torch counts bytes, so its last dimension is halved. A dtype
+    that torch lacks becomes `uint8`: its last dimension counts bytes if a row fills whole bytes
+    (for six bits: a multiple of four elements), else the shape is flat, `(bytes,)`.
 
     Raises:
         ConfigError: this torch is too old for the dtype.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from streamer_client.contract.errors import StreamerError
@@ -20,6 +21,19 @@ class FeedShard(NamedTuple):
 
     uri: str
     size_bytes: int
+
+
+class Route(StrEnum):
+    """The way that bytes take from storage to a reader; the value is what users are shown."""
+
+    DAEMON = "daemon"
+    """Through the daemon's shared memory."""
+    DIRECT = "direct"
+    """Read by this process, without a daemon."""
+    MIXED = "daemon+direct"
+    """Begun through the daemon, and read on by this process."""
+    PAGE_CACHE = "page-cache"
+    """Read by this process from the page cache; the daemon brings the files in afterwards."""
 
 
 class FeedClosed(StreamerError):
@@ -54,8 +68,8 @@ class Feed(Protocol):
         ...
 
     @property
-    def mode(self) -> str:
-        """See `LoadStats.mode`."""
+    def route(self) -> Route:
+        """The way that blocks come now; `LoadStats.mode` shows it."""
         ...
 
     @property

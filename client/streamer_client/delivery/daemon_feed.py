@@ -1,47 +1,41 @@
-"""A feed over the daemon's slabs that outlives the daemon.
+"""A feed over a daemon's slabs that outlives the daemon.
 
-Owns passes over an opened load and what to do when the daemon dies: what was granted stays readable
-through our descriptors; the rest comes from a new daemon, or else straight from storage. Copying
-threads call it; the first of them that meets the loss repairs it for all. Also decides whether a
-pass is better read from the page cache, and asks the daemon to bring that in afterwards.
+Carries out what `pass_state.py` decides: opens and closes loads and readers, and lets blocks come
+from whichever has them. Copying threads call it; the first of them that meets the loss of the
+daemon repairs it for all.
 """
 
 from __future__ import annotations
 
-import logging
 import mmap
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, assert_never
 
-from streamer_client.connect.link import Link
-from streamer_client.connect.source_access import SourceAccess
+from streamer_client.connecting.link import Link
+from streamer_client.connecting.source_access import SourceAccess
 from streamer_client.contract.errors import (
     DaemonUnavailable,
     MemoryLimitError,
     SourceChanged,
     StreamerError,
 )
-from streamer_client.contract.layout import BlockRange, block_count
-from streamer_client.contract.messages import Open, OpenedShard
-from streamer_client.copy.block_ranges import blocks, count, in_order, whole
-from streamer_client.copy.feed import FeedClosed, FeedShard, Image
-from streamer_client.delivery.direct_feed import (
-    READ_AHEAD_BYTES,
-    DirectFeed,
-    open_directly,
-    read_files,
-)
-from streamer_client.delivery.load import DaemonLoad
-from streamer_client.delivery.load_opening import LoadOpening
+from streamer_client.contract.layout import BlockRange
+from streamer_client.contract.messages import Open
+from streamer_client.copy.feed import FeedClosed, FeedShard, Image, Route
+from streamer_client.delivery.concurrency import copy_threads
+from streamer_client.delivery.direct_feed import DirectFeed, read_ahead_bytes
+from streamer_client.delivery.leased_load import LeasedLoad
+from streamer_client.delivery.load_requests import LoadRequests
 from streamer_client.delivery.page_cached import in_page_cache
-from streamer_client.delivery.parallelism import copy_threads
+from streamer_client.delivery.pass_state import Command, PassProgress, PassState, State, Trigger
+from streamer_client.delivery.recovery import Recovery
 from streamer_client.storage.local_files import LocalFile
-
-log = logging.getLogger(__name__)
 
 RESIDENT_SHARE: Final = 8
 """Where more than an eighth is in shared memory, the load goes through the daemon."""
+_FINAL: Final = (SourceChanged, FeedClosed)
+"""Errors of reopening that reading directly would not mend."""
 
 
 class DaemonFeed:
@@ -66,49 +60,62 @@ class DaemonFeed:
         page_cache: bool = False,
         without_memory: bool = False,
     ) -> None:
-        self._link = link
-        self._request = request
+        self._memory_limit = request.memory_limit
         self._files = files
-        self._page_cache = page_cache and request.memory_limit < 0
         self._without_memory = without_memory
-        self._owed = False
-        """The daemon is to bring in what was read from the page cache."""
-        self._opening = LoadOpening(link, request, access, files)
-        self._lost: list[DaemonLoad] = []
+        self._requests = LoadRequests(link, request, access, files)
+        self._recovery = Recovery(link, request, access, files, self._requests)
+        self._state = PassState()
+        self._load: LeasedLoad | None = None
+        self._reopened: LeasedLoad | None = None
+        """The load with the next daemon, until it is switched to."""
+        self._sources: tuple[LeasedLoad, ...] = ()
+        """Loads with slabs to read from: the running one first, then those that were lost."""
         self._direct: DirectFeed | None = None
         self._repair = threading.RLock()  # finalizers may close a feed anywhere
+        """Held while a pass is begun or another way is opened, which may take seconds."""
         self._guard = threading.RLock()
+        """Held while state and sources change; never while anything is waited for."""
         self._pass = 0
         self._running = False
         self._closed = False
-        first = self._opening.first(self._cancelled(), may_bring_in=self._page_cache)
-        wants_all = request.want == "all"
-        if wants_all:
-            first.expect_all()
-        self._load: DaemonLoad | None = first
-        self._opened_shards: tuple[OpenedShard, ...] = first.shards
-        uris = [file.uri for file in files] or [shard.uri for shard in first.shards]
+        self._carry_out(self._first_route(page_cache=page_cache, hold=request.hold))
+        size_bytes = sum(shard.size_bytes for shard in self.shards)
+        resident = self.resident_bytes > size_bytes // RESIDENT_SHARE
+        if resident and self._state.state is State.UNDECIDED:
+            self._carry_out(Trigger.DAEMON_HAS_IT)
+
+    def _first_route(self, *, page_cache: bool, hold: bool) -> Trigger:
+        """Look before the open: what the page cache delivers is not asked of the daemon."""
+        usable = page_cache and self._memory_limit < 0 and bool(self._files)
+        if usable and in_page_cache(self._files):
+            return Trigger.CACHE_WARM
+        return Trigger.WHOLE if hold else Trigger.WINDOW
+
+    def _open(self, *, wants_all: bool = False, promised: bool = False) -> None:
+        """Open, and show what was opened under the names that the caller knows."""
+        load = self._requests.first(self._cancelled(), wants_all=wants_all, promised=promised)
+        self._load, self._sources = load, (load,)
+        uris = [file.uri for file in self._files] or [shard.uri for shard in load.shards]
         self.shards = tuple(
-            FeedShard(uri, shard.size_bytes) for uri, shard in zip(uris, first.shards, strict=True)
+            FeedShard(uri, shard.size_bytes) for uri, shard in zip(uris, load.shards, strict=True)
         )
-        self.block_bytes = first.block_bytes
-        self.resident_bytes = first.resident_bytes
-        limit = request.memory_limit
-        self.read_ahead_bytes = READ_AHEAD_BYTES if limit < 0 else min(limit, READ_AHEAD_BYTES)
-        sizes = [shard.size_bytes for shard in self.shards]
-        self._order = whole(sizes, self.block_bytes) if wants_all else ()
-        self._fresh = wants_all
-        self._done = self._nothing_done()
+        self.block_bytes = load.block_bytes
+        self.resident_bytes = load.resident_bytes
+        self.read_ahead_bytes = read_ahead_bytes(self._memory_limit)
+        sizes_bytes = [shard.size_bytes for shard in self.shards]
+        self._progress = PassProgress(sizes_bytes, self.block_bytes)
+
+    def _uris(self) -> tuple[str, ...]:
+        return tuple(shard.uri for shard in self.shards)
 
     def _cancelled(self) -> Callable[[], bool]:
         number = self._pass
         return lambda: self._closed or number != self._pass
 
     @property
-    def mode(self) -> str:
-        if self._direct is None:
-            return "daemon"
-        return "daemon+direct" if self._lost else "page-cache"
+    def route(self) -> Route:
+        return self._state.route
 
     @property
     def threads(self) -> int:
@@ -119,15 +126,12 @@ class DaemonFeed:
     def begin(self, order: Sequence[BlockRange]) -> int:
         with self._repair:
             number = self._next_pass(running=True)
-            order = tuple(order)
-            keep = self._fresh and order == self._order
-            self._order, self._done, self._fresh = order, self._nothing_done(), False
+            trigger = self._progress.begin(tuple(order))
             try:
-                if self._load is not None and self._is_cached(order):
-                    self._read_cached(self._load)
-                if self._load is not None and not keep:
-                    self._want(self._load, order)
+                self._carry_out(trigger)
             except DaemonUnavailable:
+                if self._load is None:
+                    raise
                 self._recover(self._load)
             return number
 
@@ -141,62 +145,15 @@ class DaemonFeed:
         self._interrupt()
         return number
 
-    def _want(self, load: DaemonLoad, order: tuple[BlockRange, ...]) -> None:
-        """Have the daemon bring in a pass.
-
-        A load that still has blocks of an earlier pass, or some on their way, is opened anew:
-        they could fill the window with what this pass needs last, and it would never move on.
-        """
-        if load.held:
-            load.want_all(order)
-        elif load.idle():
-            load.want(order)
-        else:
-            load.close()  # first: there may not be room for the windows of both
-            load.forget()
-            self._load = self._reopened()
-            self._load.want(order)
-            self._unless_closed()
+    def _interrupt(self) -> None:
+        for load in self._sources:
+            load.interrupt()
 
     def end(self, number: int) -> None:
         with self._guard:
             if number == self._pass and not self._closed:
                 self._next_pass(running=False)
-                if self._load is not None:
-                    self._load.give_back()
-                if self.mode == "page-cache":
-                    self._owed = all(all(flags) for flags in self._done)
-
-    def _is_cached(self, order: tuple[BlockRange, ...]) -> bool:
-        """Whether the page cache has what the daemon has not.
-
-        Asked for a pass over everything, as everything is what the daemon then brings in; only for
-        the first, as after that the daemon has it.
-        """
-        if not self._page_cache or count(order) != sum(len(flags) for flags in self._done):
-            return False
-        self._page_cache = False
-        size_bytes = sum(shard.size_bytes for shard in self.shards)
-        found = (
-            bool(self._files)
-            and self.resident_bytes <= size_bytes // RESIDENT_SHARE
-            and in_page_cache(self._files)
-        )
-        if not found:
-            self._opening.let_go()
-        return found
-
-    def _read_cached(self, load: DaemonLoad) -> None:
-        """Go on without the load, which would have the daemon copy the same bytes meanwhile."""
-        try:
-            direct = self._read_directly()
-        except StreamerError as error:  # the daemon may read what we may not
-            log.debug("event=page_cache_unread source=%r reason=%r", self._request.source, error)
-            return
-        load.close()
-        with self._guard:
-            self._direct, self._load = direct, None
-        self._unless_closed()
+                self._carry_out(self._progress.end())
 
     def wait(self, number: int, shard: int, block: int) -> None:
         while True:
@@ -205,15 +162,19 @@ class DaemonFeed:
             if self._source(shard, block) is not None or self._direct is not None:
                 return
             load = self._load
-            if load is None:  # gone direct between the two looks
-                continue
-            try:
-                granted = load.wait(shard, block, block + 1, lambda: number != self._pass)
-            except MemoryLimitError as error:
-                self._leave(load, error)
-                continue
-            if not granted and load.lost is not None:
-                self._recover(load)
+            if load is not None:  # else gone direct between the two looks
+                span = BlockRange(shard, block, block + 1)
+                self._await(load, span, lambda: number != self._pass)
+
+    def _await(self, load: LeasedLoad, span: BlockRange, interrupted: Callable[[], bool]) -> None:
+        """Wait for blocks; return too where another source is to be looked for."""
+        try:
+            granted = load.wait(*span, interrupted)
+        except MemoryLimitError as error:
+            self._leave(load, error)
+            return
+        if not granted and load.lost is not None:
+            self._recover(load)
 
     def read_into(self, buffers: Sequence[memoryview], shard: int, start: int) -> None:
         source = self._source(shard, start // self.block_bytes) or self._direct
@@ -228,23 +189,21 @@ class DaemonFeed:
     def consumed(self, number: int, shard: int, block: int) -> None:
         if number != self._pass:
             raise FeedClosed
-        self._done[shard][block] = 1
+        self._progress.done[shard][block] = 1
         load = self._source(shard, block)
         if load is not None:
             load.consumed(shard, block, block + 1)
 
-    def _source(self, shard: int, block: int) -> DaemonLoad | None:
-        for load in (self._load, *self._lost):
-            if load is not None and load.has(shard, block, block + 1):
+    def _source(self, shard: int, block: int) -> LeasedLoad | None:
+        for load in self._sources:
+            if load.account.has(shard, block, block + 1):
                 return load
         return None
 
     # --- views -----------------------------------------------------------------------------------
 
     def views(self, shard: int) -> bool:
-        return any(
-            load is not None and load.shards[shard].held for load in (self._load, *self._lost)
-        )
+        return any(load.shards[shard].held for load in self._sources)
 
     def mapped(self, shard: int, start: int, stop: int) -> mmap.mmap | None:
         load = self._held(shard, start, stop)
@@ -254,145 +213,184 @@ class DaemonFeed:
         load = self._held(shard, start, stop)
         return None if load is None else load.image(shard)
 
-    def _held(self, shard: int, start: int, stop: int) -> DaemonLoad | None:
-        """Wait for a load that holds these blocks."""
+    def _held(self, shard: int, start: int, stop: int) -> LeasedLoad | None:
+        """Wait for a load that holds these blocks; None where none does any more."""
+        if self._state.state is State.UNDECIDED:
+            with self._repair:
+                if self._state.state is State.UNDECIDED:
+                    self._carry_out(Trigger.VIEWED)
         while not self._closed:
-            for load in (self._load, *self._lost):
-                if load is not None and load.shards[shard].held and load.has(shard, start, stop):
+            for load in self._sources:
+                if load.shards[shard].held and load.account.has(shard, start, stop):
                     return load
-            load = self._load
-            if load is None or not load.shards[shard].held:
+            running = self._load
+            if running is None or not running.shards[shard].held:
                 return None
-            try:
-                granted = load.wait(shard, start, stop, lambda: self._closed)
-            except MemoryLimitError as error:
-                self._leave(load, error)
-                return None
-            if not granted and load.lost is not None:
-                self._recover(load)
+            self._await(running, BlockRange(shard, start, stop), lambda: self._closed)
         raise FeedClosed
 
     def settle(self) -> None:
-        for load in (self._load, *self._lost):
-            if load is not None:
-                load.settle(lambda: self._closed)
-                if load.unproven:
-                    load.compare_with(self._files)
+        for load in self._sources:
+            load.settle(lambda: self._closed)
+            if load.unproven:
+                load.compare_with(self._files)
 
-    # --- the daemon died -------------------------------------------------------------------------
+    # --- another way -----------------------------------------------------------------------------
 
-    def _recover(self, dead: DaemonLoad | None) -> None:
+    def _recover(self, dead: LeasedLoad) -> None:
         """Find the rest of the running pass elsewhere; the first caller does it for all."""
         with self._repair:
-            if self._load is not dead or dead is None or self._closed:
-                return
-            self._resume(dead)
-            self._interrupt()
+            if self._load is dead and not self._closed:
+                self._carry_out(Trigger.DAEMON_LOST, dead.lost)
+                self._interrupt()
 
-    def _resume(self, dead: DaemonLoad) -> None:
-        """Replace the dead load; others read from it and wait in it until that is done."""
-        remaining = self._remaining()
-        load: DaemonLoad | None = None
-        try:
-            load = self._reopened(hold=self._request.hold)
-        except SourceChanged:
-            raise
-        except StreamerError as error:
-            self._direct = self._opened_directly(error)
-        else:
-            load.take_over(dead)
-            if load.held:
-                load.want_all(remaining)
-            elif self._running:
-                load.want(remaining)
-            log.warning("event=load_resumed socket=%s", self._link.socket_path)
-        with self._guard:
-            self._lost = [*self._lost, dead]
-            self._load = load
-            self._fresh = False
-        self._unless_closed()
-
-    def _leave(self, load: DaemonLoad, error: MemoryLimitError) -> None:
+    def _leave(self, load: LeasedLoad, error: MemoryLimitError) -> None:
         """Read the rest without the daemon, which has no memory for it; what it granted counts."""
         if not self._without_memory:
             raise error
         with self._repair:
-            if self._load is not load or self._closed:
+            if self._load is load and not self._closed:
+                self._carry_out(Trigger.MEMORY_REFUSED, error)
+                self._interrupt()
+
+    def _reopen(self) -> None:
+        """Have the next daemon deliver the rest, or this process where none does."""
+        lost = self._running_load()
+        try:
+            self._reopened = self._recovery.with_next_daemon(lost, self._uris(), self._cancelled())
+        except BaseException as error:
+            if isinstance(error, StreamerError) and not isinstance(error, _FINAL):
+                self._carry_out(Trigger.REFUSED, error)
                 return
-            direct = self._opened_directly(error)
+            self._carry_out(Trigger.FAILED)
+            raise
+        self._carry_out(Trigger.REOPENED)
+
+    def _switch_load(self) -> None:
+        with self._guard:
+            if self._reopened is not None:
+                self._load, self._sources = self._reopened, (self._reopened, *self._sources)
+                self._reopened = None
+        self._unless_closed()
+
+    def _read_directly(self, why: StreamerError | None) -> None:
+        """Open the source in this process; `why` the daemon does not deliver it, if it should."""
+        load = self._running_load()
+        try:
+            direct = self._recovery.in_this_process(load, self._uris(), why)
+        except BaseException:
+            self._carry_out(Trigger.FAILED)
+            raise
+        with self._guard:
+            self._direct = direct
+        if why is not None:
+            self._carry_out(Trigger.DIRECT_READY)
+
+    def _leave_load(self, load: LeasedLoad, *, close: bool) -> None:
+        """Want no more of a load; without `close`, what it granted stays to be read."""
+        if close:
+            load.close()
+        else:
             load.want(())
-            with self._guard:
-                self._direct, self._load = direct, None
-                self._lost = [*self._lost, load]
-                self._fresh = False
-            self._unless_closed()
-            self._interrupt()
+        with self._guard:
+            self._load, self._sources = None, () if close else self._sources
+        self._unless_closed()
 
-    def _remaining(self) -> tuple[BlockRange, ...]:
-        return in_order(
-            (shard, block)
-            for shard, block in blocks(self._order)
-            if not self._done[shard][block] and self._source(shard, block) is None
-        )
+    def _running_load(self) -> LeasedLoad:
+        if self._load is None:
+            raise FeedClosed
+        return self._load
 
-    def _reopened(self, *, hold: bool = False) -> DaemonLoad:
-        """The same shards in a new load that wants nothing yet.
+    # --- carrying out ----------------------------------------------------------------------------
 
-        Raises:
-            SourceChanged: a shard is not what it was.
-            StreamerError: no daemon, or it refuses.
+    def _carry_out(self, trigger: Trigger, why: StreamerError | None = None) -> None:
+        """Do what follows from a trigger; `why` says what the daemon failed with, if it did."""
+        with self._guard:
+            commands = self._state.move(trigger)
+        for command in commands:
+            self._do(command, why)
+
+    def _do(self, command: Command, why: StreamerError | None) -> None:
+        match command:
+            case Command.OPEN_ALL:
+                self._open(wants_all=True)
+            case Command.OPEN_NONE:
+                self._open()
+            case Command.OPEN_PROMISED:
+                self._open(promised=True)
+            case Command.WANT_FIRST | Command.WANT_ONLY | Command.WANT_ALL | Command.GIVE_BACK:
+                self._tell(command)
+            case Command.REOPEN:
+                self._reopen()
+            case Command.REATTACH_VIEWS | Command.WANT_REMAINING:
+                self._prepare(command)
+            case Command.SWITCH_LOAD:
+                self._switch_load()
+            case Command.READ_DIRECTLY:
+                self._read_directly(why)
+            case Command.LEAVE_LOAD | Command.CLOSE_LOAD:
+                self._leave_load(self._running_load(), close=command is Command.CLOSE_LOAD)
+            case Command.CANCEL_PROMISE:
+                self._requests.cancel_promise()
+            case Command.BRING_IN:
+                self._requests.bring_in()
+            case Command.CLOSE_SOURCES:
+                self._close_sources()
+            case _:
+                assert_never(command)
+
+    def _tell(self, command: Command) -> None:
+        """Say to the daemon which blocks are wanted, or not wanted any more."""
+        if command is Command.GIVE_BACK:
+            for load in self._sources:
+                load.give_back()
+            return
+        load, order = self._running_load(), self._progress.order
+        if command is Command.WANT_ALL:
+            load.want(self._progress.everything if load.held else ())
+        elif command is Command.WANT_FIRST and load.held:
+            load.want_all(order)
+        elif load.account.idle():
+            load.want(order)
+        else:
+            self._open_anew(load).want(order)
+
+    def _open_anew(self, load: LeasedLoad) -> LeasedLoad:
+        """A load for a pass in place of one that still has blocks of an earlier pass.
+
+        Those could fill the window with what this pass needs last, and it would never move on.
         """
-        uris = tuple(shard.uri for shard in self.shards)
-        load = self._opening.again(uris, self._cancelled(), hold=hold)
-        for was, now in zip(self._opened_shards, load.shards, strict=True):
-            if (was.identity, was.size_bytes) != (now.identity, now.size_bytes):
-                load.close()
-                raise SourceChanged(
-                    f"{was.uri} changed while it was being loaded; load it again from the start"
-                )
-        return load
+        load.close()  # first: there may not be room for the windows of both
+        load.forget()
+        anew = self._requests.again(load, self._uris(), self._cancelled(), hold=False)
+        with self._guard:
+            self._load = anew
+            self._sources = (anew, *(one for one in self._sources if one is not load))
+        self._unless_closed()
+        return anew
 
-    def _opened_directly(self, why: StreamerError) -> DirectFeed:
-        log.warning("event=reading_directly source=%r reason=%r", self._request.source, str(why))
-        return self._read_directly()
-
-    def _read_directly(self) -> DirectFeed:
-        if self._files:
-            return read_files(
-                self._files,
-                memory_limit=self._request.memory_limit,
-                concurrency=self._request.concurrency,
-                block_bytes=self.block_bytes,
-            )
-        return open_directly(
-            self._opening.access,
-            self._request.source,
-            None,
-            [shard.uri for shard in self.shards],
-            memory_limit=self._request.memory_limit,
-            concurrency=self._request.concurrency,
-            block_bytes=self.block_bytes,
-            expected=[(one.uri, one.identity, one.size_bytes) for one in self._opened_shards],
-        )
+    def _prepare(self, command: Command) -> None:
+        """Make the reopened load ready; others read from the lost one meanwhile."""
+        if (load := self._reopened) is None:
+            return
+        if command is Command.REATTACH_VIEWS:
+            load.reattach(self._running_load())
+            return
+        remaining = self._progress.remaining(lambda *one: self._source(*one) is not None)
+        if load.held:
+            load.want_all(remaining)
+        elif self._running:
+            load.want(remaining)
 
     # --- end -------------------------------------------------------------------------------------
 
-    def _nothing_done(self) -> list[bytearray]:
-        return [bytearray(block_count(shard.size_bytes, self.block_bytes)) for shard in self.shards]
-
-    def _interrupt(self) -> None:
-        for load in (self._load, *self._lost):
-            if load is not None:
-                load.interrupt()
-
     def close(self) -> None:
         with self._guard:
+            if self._closed:
+                return
             self._closed = True
-            self._close_sources()
-            owed, self._owed = self._owed, False
-        if owed:
-            self._opening.bring_in()
-        self._opening.close()
+            self._carry_out(Trigger.CLOSE)
+        self._requests.close()
         for file in self._files:
             file.close()
 
@@ -404,7 +402,7 @@ class DaemonFeed:
                 raise FeedClosed
 
     def _close_sources(self) -> None:
-        for load in (self._load, *self._lost):
+        for load in (*self._sources, self._reopened):
             if load is not None:
                 load.close()
         if self._direct is not None:

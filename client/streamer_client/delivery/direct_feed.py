@@ -11,18 +11,23 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from streamer_client.connect.source_access import SourceAccess
+from streamer_client.connecting.source_access import SourceAccess
 from streamer_client.contract.errors import CredentialsExpired, SourceChanged, SourceNotFound
 from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES, BlockRange
 from streamer_client.contract.uris import is_remote
-from streamer_client.copy.feed import FeedClosed, FeedShard, Image
-from streamer_client.delivery.parallelism import read_threads
+from streamer_client.copy.feed import FeedClosed, FeedShard, Image, Route
+from streamer_client.delivery.concurrency import read_threads
 from streamer_client.storage.contract import Reader, Storage, StoredShard
 from streamer_client.storage.local_files import DescriptorStorage, LocalFile
 
 READ_AHEAD_BYTES: Final = 128 << 20
 SCATTER_BYTES: Final = 256 << 10
 """Buffers smaller than this on average are read as one range and then copied apart."""
+
+
+def read_ahead_bytes(memory_limit: int) -> int:
+    """Private memory that a reader may fill ahead; -1 is no limit of the caller's own."""
+    return READ_AHEAD_BYTES if memory_limit < 0 else min(memory_limit, READ_AHEAD_BYTES)
 
 
 class _Opened(NamedTuple):
@@ -44,7 +49,7 @@ class DirectFeed:
         renewed: a storage with newer credentials than the last, None where there are none.
     """
 
-    mode = "direct"
+    route = Route.DIRECT
     resident_bytes = 0
 
     def __init__(
@@ -60,9 +65,7 @@ class DirectFeed:
         self.shards = tuple(FeedShard(shard.uri, shard.size_bytes) for shard in stored)
         self.block_bytes = block_bytes
         self.threads = threads
-        self.read_ahead_bytes = (
-            READ_AHEAD_BYTES if memory_limit < 0 else min(memory_limit, READ_AHEAD_BYTES)
-        )
+        self.read_ahead_bytes = read_ahead_bytes(memory_limit)
         self._storage = storage
         self._stored = tuple(stored)
         self._renewed = renewed

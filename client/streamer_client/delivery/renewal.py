@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable
 from typing import Final
 
-from streamer_client.connect.source_access import SourceAccess
+from streamer_client.connecting.source_access import SourceAccess
 
 CHECK_S: Final = 30.0
 """How often a load that nobody complained about is looked at."""
@@ -71,7 +71,7 @@ class Renewal:
     def _renew(self, *, wanted: bool) -> None:
         """Send what is newer; where it was asked for and nothing is, send the same to say so."""
         deadline = time.monotonic() + (self._patience_s if wanted else 0.0)
-        while (fresh := self._access.variables()) == self._sent:
+        while (fresh := self._access.environment()) == self._sent:
             if time.monotonic() >= deadline or self._closed:
                 break
             self._wake.wait(AGAIN_S)

@@ -27,7 +27,7 @@ class Slab:
     """An opened slab; its descriptor closes with the last reference, so no reader loses it.
 
     Args:
-        fd: from the daemon; taken over.
+        fd: from the daemon; this object closes it.
         size_bytes: of the shard.
 
     Raises:

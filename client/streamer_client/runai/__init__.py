@@ -21,14 +21,13 @@ from typing import TYPE_CHECKING, Any, Final
 from streamer_client.runai.log_settings import configure_logging
 
 if TYPE_CHECKING:
-    from streamer_client.runai.chunks import FileChunks
-    from streamer_client.runai.credentials import S3Credentials
     from streamer_client.runai.distributed_streamer import DistributedStreamer
-    from streamer_client.runai.file_streamer import FileStreamer
+    from streamer_client.runai.file_streamer import FileChunks, FileStreamer
     from streamer_client.runai.listing import list_safetensors
     from streamer_client.runai.object_model import ObjectStorageModel
     from streamer_client.runai.pulling import pull_files
-    from streamer_client.runai.safetensors_streamer import SafetensorsStreamer
+    from streamer_client.runai.s3_utils.s3_utils import S3Credentials
+    from streamer_client.runai.safetensors_streamer.safetensors_streamer import SafetensorsStreamer
 
 __all__ = [
     "DistributedStreamer",
@@ -41,22 +40,29 @@ __all__ = [
     "pull_files",
 ]
 
-_HOMES: Final = {
+_MODULE_OF: Final = {
     "DistributedStreamer": "distributed_streamer",
-    "FileChunks": "chunks",
+    "FileChunks": "file_streamer",
     "FileStreamer": "file_streamer",
     "ObjectStorageModel": "object_model",
-    "S3Credentials": "credentials",
-    "SafetensorsStreamer": "safetensors_streamer",
+    "S3Credentials": "s3_utils.s3_utils",
+    "SafetensorsStreamer": "safetensors_streamer.safetensors_streamer",
     "list_safetensors": "listing",
     "pull_files": "pulling",
 }
+_MODULES: Final = ("distributed_streamer", "file_streamer", "s3_utils", "safetensors_streamer")
+"""Run:ai's own modules, which are attributes of its package too."""
 
 configure_logging(os.environ)
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

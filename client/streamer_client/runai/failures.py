@@ -1,6 +1,8 @@
-"""Errors as callers of Run:ai's API expect them: whatever goes wrong is a ValueError.
+"""Errors as callers of Run:ai's API expect them, by the built-in classes that they catch.
 
-Here it is the typed error of this package as well, with its code and its remedy.
+Run:ai raises a ValueError for nearly everything, a RuntimeError or an OSError in a few places. Here
+each error is that class and the typed error of this package at once, with its code and its remedy.
+Pure.
 """
 
 from __future__ import annotations
@@ -11,38 +13,67 @@ from typing import Any, ClassVar, Final
 
 from streamer_client.contract.errors import StreamerError
 
+Bases = tuple[type[Exception], ...]
+
 
 @contextmanager
 def as_value_error() -> Iterator[None]:
     """Raise a StreamerError that passes through as one that is a ValueError too."""
+    with _also((ValueError,)):
+        yield
+
+
+@contextmanager
+def as_runtime_error() -> Iterator[None]:
+    """Raise a StreamerError that passes through as a ValueError and a RuntimeError too."""
+    with _also((ValueError, RuntimeError)):
+        yield
+
+
+@contextmanager
+def as_os_error() -> Iterator[None]:
+    """Raise a StreamerError that passes through as a ValueError and an OSError too."""
+    with _also((ValueError, OSError)):
+        yield
+
+
+@contextmanager
+def _also(bases: Bases) -> Iterator[None]:
     try:
         yield
     except StreamerError as error:
-        if isinstance(error, ValueError):
+        if all(isinstance(error, base) for base in bases):
             raise
-        raise _rebuilt(type(error), error.args) from error
+        kind = error.kind if isinstance(error, _Both) else type(error)
+        raise _rebuilt(kind, bases, error.args) from error
 
 
 class _Both(StreamerError):
-    """A StreamerError of some kind that is a ValueError; made from its text alone."""
+    """A StreamerError of some kind that is a built-in error too; made from its text alone."""
 
     kind: ClassVar[type[StreamerError]]
+    bases: ClassVar[Bases]
 
     def __init__(self, *arguments: object) -> None:
         Exception.__init__(self, *arguments)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuilt, (self.kind, self.args)  # its class is made, not imported
+        # A class made at run time cannot be imported by the process that unpickles the error.
+        return _rebuilt, (self.kind, self.bases, self.args)
 
 
-def _rebuilt(kind: type[StreamerError], arguments: tuple[object, ...]) -> StreamerError:
-    return _class_of(kind)(*arguments)
+def _rebuilt(
+    kind: type[StreamerError], bases: Bases, arguments: tuple[object, ...]
+) -> StreamerError:
+    return _class_of(kind, bases)(*arguments)
 
 
-_made: Final[dict[type[StreamerError], type[StreamerError]]] = {}
+_made: Final[dict[tuple[type[StreamerError], Bases], type[StreamerError]]] = {}
 
 
-def _class_of(kind: type[StreamerError]) -> type[StreamerError]:
-    """A subclass of `kind` and of ValueError that goes by the same name; one for each kind."""
-    members = {"__module__": __name__, "__doc__": kind.__doc__, "kind": kind}
-    return _made.setdefault(kind, type(kind.__name__, (_Both, kind, ValueError), members))
+def _class_of(kind: type[StreamerError], bases: Bases) -> type[StreamerError]:
+    """A subclass of `kind` and of built-in errors, of the name of `kind`; one for each pair."""
+    members = {"__module__": __name__, "__doc__": kind.__doc__, "kind": kind, "bases": bases}
+    more = tuple(base for base in bases if not issubclass(kind, base))
+    made = type(kind.__name__, (_Both, kind, *more), members)
+    return _made.setdefault((kind, bases), made)

@@ -1,78 +1,161 @@
-"""What lies under a directory or an object-store prefix, and which of it patterns take."""
+"""The files under a directory or an object-store prefix, and which of them patterns take.
+
+Owns what Run:ai's two listing functions answer and how a pattern takes a file; `storage/` says what
+there is. Runs in the calling process and thread.
+"""
 
 from __future__ import annotations
 
 import fnmatch
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Final
 
 from streamer_client.contract.errors import SourceNotFound
 from streamer_client.contract.printable import printable
-from streamer_client.runai.credentials import S3Credentials, with_credentials
+from streamer_client.contract.uris import is_remote
 from streamer_client.runai.failures import as_value_error
+from streamer_client.runai.s3_utils.s3_utils import S3Credentials, with_credentials
 from streamer_client.storage.contract import Storage, StoredShard
-from streamer_client.storage.registry import caller_environment, storage_for
+from streamer_client.storage.names import natural_key
+from streamer_client.storage.object_uri import ObjectUri
+from streamer_client.storage.os_errors import source_error
+from streamer_client.storage.prefixes import PrefixStorage
+from streamer_client.storage.registry import source_environment, storage_for
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
+
+SAFETENSORS_PATTERN: Final = "*.safetensors"
 
 Choice = Callable[[str, str], bool]
-"""Asked of a file's URI and its name from the source on."""
+"""Called with a file's URI and its name below the source; true for a file that is wanted."""
 
 
 def list_safetensors(path: str, s3_credentials: S3Credentials | None = None) -> list[str]:
     """Paths or URIs of the safetensors files directly under `path`, part-2 before part-10.
 
-    Empty where there are none, as Run:ai's; what was looked for is then logged.
+    Empty where there are none; what was looked for is then logged. Paths begin with `path` as it
+    is written, so those of a relative directory are relative.
 
     Args:
         path: a directory or an object-store prefix.
         s3_credentials: win over the environment.
 
     Raises:
-        ValueError: it may not be listed, or the store does not answer; also a StreamerError.
+        ValueError: it may not be listed, there is no such bucket, or the store does not answer;
+            also a StreamerError.
     """
     source = os.fspath(path)
     with as_value_error():
-        try:
-            found = storage_of(source, s3_credentials).list_shards(source, None, None)
-        except SourceNotFound as error:
-            log.warning("event=no_safetensors source=%s reason=%r", printable(source), str(error))
-            return []
-    return [shard.uri for shard in found]
+        found = _objects(source, s3_credentials) if "://" in source else _names(source)
+    if not found:
+        logger.warning("event=no_safetensors source=%s", printable(source))
+    return found
+
+
+def _names(directory: str) -> list[str]:
+    """What the shell would make of `directory/*.safetensors`: also folders, no hidden names."""
+    try:
+        names = os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise source_error(directory, error, "list the directory") from error
+    wanted = [name for name in fnmatch.filter(names, SAFETENSORS_PATTERN) if name[0] != "."]
+    return [os.path.join(directory, name) for name in sorted(wanted, key=natural_key)]
+
+
+def _objects(source: str, credentials: S3Credentials | None) -> list[str]:
+    try:
+        shards = storage_of(source, credentials).list_shards(source, SAFETENSORS_PATTERN, None)
+    except SourceNotFound as error:
+        if is_remote(source) and _no_bucket(error):
+            raise
+        return []
+    return [shard.uri for shard in shards if _place(shard.uri) != _place(source)]
+
+
+def _no_bucket(error: SourceNotFound) -> bool:
+    """Whether a store refused a listing; where it lists nothing, the text says something else."""
+    return ": does not exist: " in str(error)
 
 
 def list_files(
     source: str,
-    credentials: S3Credentials | None,
     *,
     recursive: bool,
     allow: Sequence[str] | None = None,
     ignore: Sequence[str] | None = None,
-) -> list[StoredShard]:
-    """Files under a directory or prefix, in natural order.
+) -> list[tuple[str, int]]:
+    """Paths or URIs under a directory or prefix with their sizes, in natural order.
+
+    An object-store prefix is a text here, as Run:ai has it: `s3://b/m` takes `s3://b/m2/x` too.
 
     Args:
         source: the directory or prefix.
-        credentials: win over the environment.
         recursive: at any depth, or directly under it only.
-        allow: globs; keep what any of them takes. None keeps all.
+        allow: globs; keep what any of them takes. None or an empty list keeps all.
         ignore: globs; drop what any of them takes.
 
     Raises:
-        SourceNotFound: there is no such directory, bucket or prefix.
+        SourceNotFound: there is no such directory or bucket.
         SourceError: it cannot be listed.
     """
 
     def chosen(uri: str, relative: str) -> bool:
-        return (recursive or "/" not in relative) and wanted(uri, relative, allow, ignore)
+        return (recursive or "/" not in relative) and wanted(uri, relative, allow or None, ignore)
 
-    found = found_under(storage_of(source, credentials), source, chosen)
-    return [shard for shard, _ in found]
+    if "://" not in source:
+        return _files(source, chosen)
+    storage = storage_of(source, None)
+    if isinstance(storage, PrefixStorage):
+        return [(one.uri, one.size_bytes) for one in _with_prefix(storage, source, chosen)]
+    return [(one.uri, one.size_bytes) for one, _ in found_under(storage, source, chosen)]
+
+
+def _files(directory: str, chosen: Choice) -> list[tuple[str, int]]:
+    """Regular files and links to such under a directory. Dead links are left out, as there."""
+
+    def refuse(error: OSError) -> None:
+        raise source_error(error.filename or directory, error, "list the directory") from error
+
+    found = []
+    for folder, _, names in os.walk(directory, onerror=refuse):
+        for name in names:
+            path = os.path.join(folder, name)
+            if chosen(path, os.path.relpath(path, directory)):
+                with suppress(FileNotFoundError):
+                    status = os.stat(path)
+                    if stat.S_ISREG(status.st_mode):
+                        found.append((path, status.st_size))
+    return sorted(found, key=lambda one: natural_key(one[0]))
+
+
+class _TextPrefix(ObjectUri):
+    """All objects whose key begins with a text, whether it ends at a slash or not."""
+
+    __slots__ = ()
+
+    @property
+    def prefix(self) -> str:
+        return self.key
+
+
+def _with_prefix(storage: PrefixStorage, source: str, chosen: Choice) -> Iterator[StoredShard]:
+    uri = storage.uri(source)
+    prefix = _TextPrefix(uri.scheme, uri.bucket, uri.key)
+    keys = [key for page in storage.pages(prefix, deep=True) for key in page.keys]
+    for key in sorted(keys, key=natural_key):
+        found = uri.named(key)
+        if not key.endswith("/") and chosen(str(found), key.removeprefix(uri.key)):
+            yield storage.look(found)
 
 
 def found_under(storage: Storage, source: str, chosen: Choice) -> Iterator[tuple[StoredShard, str]]:
-    """The chosen files under a source, each with its name from there.
+    """The chosen files under a source, each with its name below it.
 
     A source that is a file has its own name. What is not chosen is not looked at.
     """
@@ -83,7 +166,7 @@ def found_under(storage: Storage, source: str, chosen: Choice) -> Iterator[tuple
         return place.removeprefix(base) if place.startswith(base) else place.rpartition("/")[2]
 
     def take(uri: str) -> bool:
-        # What ends in a slash is a marker that some tools leave for a folder.
+        # Some tools leave an empty object for a folder; its name ends in a slash.
         return not uri.endswith("/") and chosen(uri, relative(uri))
 
     for shard in storage.list_all(source, take):
@@ -98,9 +181,9 @@ def _place(uri: str) -> str:
 def wanted(
     uri: str, relative: str, allow: Sequence[str] | None, ignore: Sequence[str] | None
 ) -> bool:
-    """Whether patterns take a file: by its name from the source, by its key, or by its URI.
+    """Whether patterns take a file: by its name below the source, by its key, or by its URI.
 
-    Run:ai matches whole keys or paths, so `*.json` takes files at any depth; by the name from the
+    Run:ai matches whole keys or paths, so `*.json` takes files at any depth; by the name below the
     source, `config.json` takes that one file too. Case counts.
     """
     _, _, key = uri.partition("://")[2].partition("/")
@@ -119,4 +202,4 @@ def storage_of(source: str, credentials: S3Credentials | None) -> Storage:
         ConfigError: no storage reads that kind.
     """
     environ: Mapping[str, str] = with_credentials(os.environ, credentials)
-    return storage_for(source, caller_environment(source, environ).variables())
+    return storage_for(source, source_environment(source, environ).resolved())

@@ -17,8 +17,8 @@ LEVEL_ENV: Final = "RUNAI_STREAMER_LOG_LEVEL"
 STDERR_ENV: Final = "RUNAI_STREAMER_LOG_TO_STDERR"
 
 CLIENT_LOGGER: Final = "streamer_client"
-PLUGIN_LOGGER: Final = "vllm.streamer_vllm"
-"""Below `vllm`, whose handlers vLLM configures: it takes the level only."""
+PLUGIN_LOGGER: Final = "streamer_vllm"
+"""It hands its lines to vLLM's handlers, and takes the level only."""
 
 TRACE: Final = 5
 
@@ -39,7 +39,7 @@ _LEVELS: Final[Mapping[str, int]] = {
 
 _FORMAT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def configure_logging(environ: Mapping[str, str]) -> None:
@@ -53,7 +53,7 @@ def configure_logging(environ: Mapping[str, str]) -> None:
     if to_stderr:
         _send_to_stderr(logging.getLogger(CLIENT_LOGGER))
     if named and level is None:
-        log.warning(
+        logger.warning(
             "event=unknown_log_level variable=%s value=%r known=%s",
             LEVEL_ENV,
             named,

@@ -1,34 +1,36 @@
 """Bringing files of a source to a local directory: configuration, tokenizer, code, or all of it.
 
-Owns where each file goes and that it appears whole. Files are read side by side by a few threads,
-each with a buffer of its own.
+Owns where each file goes and that it appears whole. Runs in the calling process; a few threads read
+files side by side, each with a buffer of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, NamedTuple
+from types import TracebackType
+from typing import Final, NamedTuple, Self
 
 from streamer_client.contract.errors import SourceError
 from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES
 from streamer_client.contract.printable import printable
 from streamer_client.contract.uris import is_remote
-from streamer_client.delivery.parallelism import read_threads
-from streamer_client.runai.credentials import S3Credentials
-from streamer_client.runai.failures import as_value_error
+from streamer_client.delivery.concurrency import read_threads
+from streamer_client.runai.failures import as_os_error, as_value_error
 from streamer_client.runai.listing import Choice, found_under, storage_of, wanted
-from streamer_client.runai.partial_file import PartialFile
+from streamer_client.runai.s3_utils.s3_utils import S3Credentials
 from streamer_client.runai.settings import concurrency
 from streamer_client.storage.contract import Storage, StoredShard
 from streamer_client.storage.os_errors import source_error
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-_UNSAFE: Final = frozenset({"", ".", ".."})
+_UNSAFE: Final = frozenset({".", ".."})
 
 
 class _Job(NamedTuple):
@@ -81,7 +83,7 @@ def pull_chosen(
             for shard, relative in found_under(storage, source, chosen)
         ]
         _pull_all(storage, jobs, concurrency(os.environ, source))
-    log.info(
+    logger.info(
         "event=pulled source=%s files=%d bytes=%d seconds=%.3f to=%s",
         printable(source),
         len(jobs),
@@ -102,11 +104,13 @@ def destination(directory: str, relative: str, uri: str) -> str:
     Raises:
         SourceError: the name or a link in its way leads elsewhere.
     """
-    parts = relative.split("/")
+    # Keys may begin with a slash or have several in a row; as a path, such a key has each once.
+    parts = [part for part in relative.split("/") if part]
     path = os.path.join(directory, *parts)
     inside = os.path.realpath(os.path.dirname(path))
     if (
-        _UNSAFE.intersection(parts)
+        not parts
+        or _UNSAFE.intersection(parts)
         or "\0" in relative
         or os.path.commonpath([directory, inside]) != directory
     ):
@@ -143,6 +147,53 @@ def _pull_one(storage: Storage, job: _Job) -> None:
                 reader.readinto(part, start)
                 file.write(part, start)
     except OSError as error:
-        raise source_error(job.path, error, "write it") from error
+        with as_os_error():
+            raise source_error(job.path, error, "write it") from error
     finally:
         reader.close()
+
+
+class PartialFile:
+    """A file written under another name beside `path`, and renamed to it when left without error.
+
+    Readers of an earlier file at `path` keep what they have.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> Self:
+        directory, name = os.path.split(self._path)
+        os.makedirs(directory, exist_ok=True)
+        self._fd, self._temporary = tempfile.mkstemp(prefix=f".{name[:64]}.", dir=directory)
+        return self
+
+    def write(self, data: memoryview, start: int) -> None:
+        """Put bytes at `start`."""
+        while data:
+            written = os.pwrite(self._fd, data, start)
+            data, start = data[written:], start + written
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                os.fchmod(self._fd, 0o666 & ~_umask())  # a temporary file is its owner's alone
+                os.replace(self._temporary, self._path)
+        finally:
+            os.close(self._fd)
+            with contextlib.suppress(FileNotFoundError):  # it goes by its name now
+                os.unlink(self._temporary)
+
+
+def _umask() -> int:
+    """The process's mask, read without setting it: other threads make files meanwhile."""
+    with open("/proc/self/status", encoding="ascii") as status:
+        for line in status:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    return 0o022

@@ -1,7 +1,8 @@
 """Ranges of files read through a feed, whatever the files are.
 
 Owns the plan: a pass reads each block once and in order, so ranges that overlap go to passes of
-their own. What the bytes mean is left to the caller, who names dtype and shape of each range.
+their own. What the bytes mean is left to the caller, who names dtype and shape of each range. Used
+by one thread at a time.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import NamedTuple
 import torch
 
 from streamer_client.contract.catalog import ShardCatalog, TensorEntry
-from streamer_client.contract.errors import ConfigError
-from streamer_client.copy.feed import Feed, FeedClosed, FeedShard
+from streamer_client.contract.errors import SourceError
+from streamer_client.copy.feed import Feed, FeedClosed, FeedShard, Route
 from streamer_client.tensors.iteration import tensors
 
 
@@ -51,13 +52,13 @@ def read_ranges(
                 del entry, tensor  # the caller alone decides how long it lives
 
 
-class Reading:
-    """Ranges of files that are read once.
+class RangeStream:
+    """Ranges of files that are handed out once.
 
     Args:
-        feed: the files' bytes; closed with the reading.
+        feed: the files' bytes; closed with the stream.
         ranges: what to hand out.
-        device: where to.
+        device: where the tensors are wanted.
     """
 
     def __init__(self, feed: Feed, ranges: Sequence[Range], device: torch.device) -> None:
@@ -68,9 +69,9 @@ class Reading:
         self._closed = False
 
     @property
-    def mode(self) -> str:
-        """Where the bytes come from; see `Feed.mode`."""
-        return self._feed.mode
+    def route(self) -> Route:
+        """Where the bytes come from; see `Feed.route`."""
+        return self._feed.route
 
     def once(self) -> Iterator[tuple[int, torch.Tensor]]:
         """As `read_ranges`, the first time; nothing after that. Closes the feed at its end."""
@@ -81,27 +82,27 @@ class Reading:
             for place, tensor in read_ranges(self._feed, self._ranges, self._device):
                 yield place, tensor
                 del tensor  # the caller alone decides how long it lives
-                if self._closed:  # also where all that follows was read ahead
+                if self._closed:  # the pass itself notices nothing once it has read to its end
                     raise FeedClosed
         finally:
             self._feed.close()
 
     def close(self) -> None:
-        """End the reading; whoever is in the middle of it meets FeedClosed. Idempotent."""
+        """End the stream; an iteration that is under way raises FeedClosed. Idempotent."""
         self._closed = True
         self._feed.close()
 
 
 def check_ranges(shards: Sequence[FeedShard], ranges: Sequence[Range]) -> None:
-    """Check that every range lies in its file.
+    """Check that every range lies in its file; an empty one may lie anywhere.
 
     Raises:
-        ConfigError: naming the first that does not.
+        SourceError: naming the first that does not.
     """
     for shard, start, stop, _, _ in ranges:
         uri, size_bytes = shards[shard]
-        if not 0 <= start <= stop <= size_bytes:
-            raise ConfigError(
+        if start < stop and stop > size_bytes:
+            raise SourceError(
                 f"{uri}: bytes {start} to {stop} were asked for, and it has {size_bytes}; "
                 "is it the file that the ranges were made for?"
             )
@@ -123,7 +124,7 @@ def _layers(ranges: Sequence[Range]) -> list[list[int]]:
 
 
 class _Planned:
-    """Stands where a pass asks for headers: what is wanted of each shard is known beforehand."""
+    """The wanted ranges in the place of a feed's headers, for a pass that asks for those."""
 
     def __init__(
         self, shards: Sequence[FeedShard], ranges: Sequence[Range], places: Sequence[int]

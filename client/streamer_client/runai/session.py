@@ -1,4 +1,8 @@
-"""One streamer's clients: made when they are needed, closed when the streamer is left."""
+"""The clients of one streamer: made when they are needed, closed when the streamer is left.
+
+Owns which daemon or storage answers and how much it may hold at once, by the environment and the
+caller's options. Used by one thread at a time.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from streamer_client.launch import open_client
-from streamer_client.runai.credentials import S3Credentials, with_credentials
-from streamer_client.runai.settings import concurrency, memory_limit, mode
+from streamer_client.runai.s3_utils.s3_utils import S3Credentials, with_credentials
+from streamer_client.runai.settings import concurrency, mode
 
 if TYPE_CHECKING:
     from streamer_client.client import Client
@@ -18,11 +22,20 @@ LABEL = "runai api"
 
 
 class Session:
-    """Opens files with whatever credentials each call brings. For one thread."""
+    """Opens files with the credentials that each call brings. For one thread."""
 
     def __init__(self) -> None:
         self._client: Client | None = None
         self._environ: Mapping[str, str] = {}
+
+    def enter(self) -> None:
+        """Check what the environment says before anything is read.
+
+        Raises:
+            ConfigError: a variable makes no sense.
+        """
+        for source in ("file", "s3://"):
+            concurrency(os.environ, source)
 
     def open(
         self,
@@ -30,23 +43,25 @@ class Session:
         credentials: S3Credentials | None,
         *,
         hold: bool,
-        memory_limit_bytes: int | None = None,
+        memory_limit_bytes: int,
     ) -> Feed:
         """The files' bytes; the caller closes the feed.
 
         Args:
             files: of one kind of source, each once.
             credentials: win over the environment.
-            hold: keep whole files in shared memory as long as views of them live.
-            memory_limit_bytes: wins over the environment; see `Client.open`.
+            hold: shards stay resident as a whole as long as views of them live.
+            memory_limit_bytes: see `Client.open`.
 
         Raises:
             StreamerError: they cannot be read.
         """
         environ = with_credentials(os.environ, credentials)
-        limit = memory_limit(environ) if memory_limit_bytes is None else memory_limit_bytes
         return self._connected(environ).open_feed(
-            files, hold=hold, memory_limit=limit, concurrency=concurrency(environ, files[0])
+            files,
+            hold=hold,
+            memory_limit=memory_limit_bytes,
+            concurrency=concurrency(environ, files[0]),
         )
 
     def _connected(self, environ: Mapping[str, str]) -> Client:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Final
 
 from streamer_client.contract.errors import ConfigError
+from streamer_client.contract.modes import Mode, chosen_mode
 from streamer_client.contract.uris import is_remote
 
 CONCURRENCY_ENV: Final = "RUNAI_STREAMER_CONCURRENCY"
 OBJECT_CONCURRENCY_ENV: Final = "RUNAI_STREAMER_OBJ_CONCURRENCY"
 MEMORY_LIMIT_ENV: Final = "RUNAI_STREAMER_MEMORY_LIMIT"
-MODE_ENV: Final = "STREAMERD_MODE"
 
 
 def integer_variable(environ: Mapping[str, str], variable: str) -> int | None:
@@ -57,7 +57,7 @@ def checked_memory_limit(number: int | None, origin: str) -> int:
 
 
 def concurrency(environ: Mapping[str, str], source: str) -> int | None:
-    """Reads of a source at once that the environment asks for; None leaves it to whoever reads."""
+    """Reads of a source at once that the environment asks for; None leaves it to the reader."""
     own = _positive(environ, OBJECT_CONCURRENCY_ENV) if is_remote(source) else None
     return _positive(environ, CONCURRENCY_ENV) if own is None else own
 
@@ -66,12 +66,27 @@ def _positive(environ: Mapping[str, str], variable: str) -> int | None:
     return checked_concurrency(integer_variable(environ, variable), variable)
 
 
-def memory_limit(environ: Mapping[str, str]) -> int:
-    """Bytes that the environment allows a load to hold at once, or -1."""
-    return checked_memory_limit(integer_variable(environ, MEMORY_LIMIT_ENV), MEMORY_LIMIT_ENV)
+def memory_limit(environ: Mapping[str, str], given_bytes: int | None) -> tuple[int, str]:
+    """Bytes that a load may hold at once, or -1, and the option or variable that says so.
+
+    Args:
+        environ: the process's environment.
+        given_bytes: the caller's option, which wins; None where there is none.
+
+    Raises:
+        ConfigError: the variable is no number.
+    """
+    if given_bytes is not None:
+        return given_bytes, "memory_limit"
+    number = integer_variable(environ, MEMORY_LIMIT_ENV)
+    return (-1 if number is None else number), MEMORY_LIMIT_ENV
 
 
-def mode(environ: Mapping[str, str]) -> str:
-    """How to read. `off` is said to vLLM's plugin; here it means: leave the daemon alone."""
-    chosen = environ.get(MODE_ENV) or "auto"
-    return "direct" if chosen == "off" else chosen
+def mode(environ: Mapping[str, str]) -> Mode:
+    """How to read. `off` is said to vLLM's plugin; here it means: leave the daemon alone.
+
+    Raises:
+        ConfigError: there is no such mode.
+    """
+    chosen = chosen_mode(None, environ)
+    return Mode.DIRECT if chosen is Mode.OFF else chosen

@@ -1,13 +1,15 @@
 """The contract that every kind of source fulfils.
 
-Used by the daemon's fetch workers and, without a daemon, by the client itself. Implementations are
-thread-safe: several threads read different blocks of one `Reader` at once.
+Owns the types between the kinds of sources and everybody else; leaves the choice of a kind to
+`registry.py`. Fetch workers of the daemon and, without a daemon, the client read through it.
+Implementations are thread-safe: several threads read different blocks of one `Reader` at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -21,8 +23,7 @@ class StoredShard(msgspec.Struct, frozen=True):
     identity: str
     """Changes whenever the content may have changed."""
     validated: bool = True
-    """False where nothing but its size tells one content from another, so that it has to be read
-    anew each time."""
+    """False where only the size tells one content from another; then each load reads it anew."""
 
 
 class Reader(Protocol):
@@ -30,12 +31,12 @@ class Reader(Protocol):
 
     @property
     def piece_bytes(self) -> int:
-        """What is best asked for at once by who can choose; 0: all of it, each request costs."""
+        """The size of reads that suits this reader; 0: as large as possible, a request costs."""
         ...
 
     @property
     def retries(self) -> int:
-        """Requests that were made again so far, over all threads; 0 where nothing is retried."""
+        """Requests that all threads had to repeat so far; 0 where nothing is repeated."""
         ...
 
     def readinto(self, buffer: memoryview, start: int) -> int:
@@ -56,15 +57,15 @@ class Reader(Protocol):
         ...
 
 
-class CallerEnvironment(Protocol):
-    """What of a caller's process the reading of a source depends on; see `registry.py`."""
+class SourceEnvironment(Protocol):
+    """Finds the environment that the reading of one source needs. Runs in the client's process."""
 
-    def variables(self) -> dict[str, str]:
-        """Names and values to send along with an open: credentials, region, endpoint, options.
+    def resolved(self) -> dict[str, str]:
+        """The variables to send with an open: credentials, region, endpoint, options.
 
-        Empty for files. Credentials are resolved where the caller runs (profiles, token files,
-        metadata services), so that whoever reads needs nothing else. Cheap; asked again, it gives
-        renewed values where the earlier ones are about to expire.
+        Empty for files. The client resolves credentials where profiles, token files and metadata
+        services are, so that the daemon needs none of them. Cheap; a later call returns renewed
+        values where the earlier ones are about to expire.
 
         Raises:
             ConfigError: a profile, region or endpoint is malformed or unknown.
@@ -118,3 +119,38 @@ class Storage(Protocol):
             SourceForbidden: no permission.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialsReport:
+    """What `streamerctl doctor` tells of an environment's credentials; never a secret."""
+
+    state: Literal["ok", "note", "warn"]
+    text: str
+    remedy: str = ""
+
+
+def names_alone(environment: Mapping[str, str]) -> CredentialsReport | None:
+    """The report of a kind that has nothing better to say: a value may be a secret."""
+    if not environment:
+        return None
+    return CredentialsReport("note", f"sent along with an open: {', '.join(sorted(environment))}")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceKind:
+    """One kind of source: all that the rest of the program asks of it.
+
+    Each kind has one, `KIND`, in the module that the table in `registry.py` names.
+    """
+
+    storage: Callable[[Mapping[str, str]], Storage]
+    """Makes a storage of the environment that a client sent."""
+    environment: Callable[[str, Mapping[str, str]], SourceEnvironment]
+    """Takes a source or shard, and all variables of the client's process."""
+    public_uri: Callable[[str], str]
+    """The source or shard as it may be sent, stored, logged and shown."""
+    credentials: Callable[[Mapping[str, str]], CredentialsReport | None] = names_alone
+    """Describes an environment's credentials; None where there is nothing to tell."""
+    is_object_store: bool = False
+    """Whether it can list whatever lies under a prefix, over a network."""

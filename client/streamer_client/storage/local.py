@@ -1,8 +1,8 @@
 """Local checkpoints: a directory of files, or files by name.
 
-Owns finding and naming them, and opening one by its path with the caller's own rights;
-`local_files.py` keeps them open, `local_reader.py` reads. Runs where a source's names mean what the
-user means: in the client, in `streamerctl`, and for what a daemon's own configuration names.
+Owns finding and naming files, and opening one by its path with this process's rights;
+`local_files.py` holds them open, `local_reader.py` reads. Runs where a path means what the user
+means by it: in the client, in `streamerctl`, and for what a daemon's own configuration names.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 from urllib.parse import unquote
 
 from streamer_client.contract.errors import ConfigError, SourceChanged, SourceError, SourceNotFound
-from streamer_client.storage.contract import StoredShard
+from streamer_client.storage.contract import SourceKind, StoredShard
 from streamer_client.storage.local_reader import LocalReader, identity_of
 from streamer_client.storage.names import DEFAULT_PATTERN, natural_key, select, told
 from streamer_client.storage.os_errors import source_error
@@ -201,3 +202,18 @@ def _open_again(shard: StoredShard) -> int:
             "open the checkpoint again once it is complete"
         ) from error
     return fd
+
+
+class LocalEnvironment:
+    """Nothing of a client's environment bears on files: each process reads by its own rights."""
+
+    def resolved(self) -> dict[str, str]:
+        """See `SourceEnvironment`."""
+        return {}
+
+
+KIND: Final = SourceKind(
+    storage=lambda _environment: LocalStorage(),
+    environment=lambda _uri, _environ: LocalEnvironment(),
+    public_uri=str,
+)

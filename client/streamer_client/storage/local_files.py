@@ -1,7 +1,7 @@
 """Local checkpoints held open: files that one process opened, to read or to pass on.
 
-Owns the descriptors of a load: each file is opened once, with the rights of whoever runs this, and
-stays what it was then, wherever its name leads later. Runs in the client, which passes the
+Owns the descriptors of a load: each file is opened once, with the rights of this process. The
+descriptor stays with that file, whatever its name means later. Runs in the client, which passes the
 descriptors to a daemon and reads through them itself where there is none, and in the daemon for
 files that its own configuration names.
 """
@@ -27,7 +27,7 @@ class LocalFile:
     """One file, opened by this process with its own rights.
 
     Args:
-        uri: absolute path, as the caller names it.
+        uri: absolute path, as the user names the file.
         direct: open it a second time, for O_DIRECT alone.
 
     Attributes:
@@ -88,17 +88,14 @@ def open_local(
     opened once, under the first name; files that are named one by one are each opened.
 
     Args:
-        source: as `list_shards` takes it, as are `pattern` and `files`.
-        pattern: of names.
-        files: named one by one.
+        source: as `list_shards` takes it.
+        pattern: as well.
+        files: as well.
         direct: open each a second time, for O_DIRECT.
-        room_for: asked with how many files there are, before any is opened, whether there is room
-            for that.
+        room_for: tells, before any file is opened, whether there is room for so many.
 
     Raises:
-        SourceNotFound: nothing there, or nothing that the pattern takes.
-        SourceForbidden: no permission.
-        SourceError: a directory in place of a file, too many open files, and so on.
+        SourceError: as `list_shards` says, or too many files are open.
         ConfigError: `files` is empty or names a file twice.
     """
     listed = LocalStorage().list_shards(source, pattern, files)

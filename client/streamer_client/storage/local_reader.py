@@ -1,14 +1,14 @@
 """Reads one local file, from the page cache where that holds it, else past it.
 
-Owns the descriptors and the choice of the way for each run of bytes: cached runs with RWF_NOWAIT,
-at memory speed; others with O_DIRECT on a second descriptor, which costs a tenth of the CPU time of
-a buffered read and leaves the page cache to others; what O_DIRECT may not do (unaligned, the file's
-tail, a file system that refuses) plainly. Any number of threads of a fetch worker, or of a client
-without a daemon, read through one reader at once.
+Owns the descriptors, and chooses how each run of bytes is read. A cached run is read with
+RWF_NOWAIT, at memory speed. Another run is read with O_DIRECT on a second descriptor, which costs a
+tenth of the CPU time of a buffered read and leaves the page cache to others. Bytes that O_DIRECT
+cannot read (unaligned, the file's tail, a file system that refuses) are read plainly. Any number of
+threads of a fetch worker, or of a client without a daemon, read through one reader at once.
 
-A file is known by its descriptor alone, never by its path: the path may mean another file to
-whoever reads than to whoever opened, and a file that was renamed, unlinked or replaced stays what
-it is for those who have it open.
+A file is known by its descriptor alone, never by its path: the path may mean one file to the
+process that opened it and another to the process that reads, and a descriptor stays with its file
+when the name is moved, removed or given to another file.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ PIECE_BYTES: Final = 1 << 20
 """Fits a processor's own cache, so that checksum and copy find it there; devices want no more."""
 
 SETTLING_READS: Final = 3
-"""How often bytes are read again whose file's ctime moved meanwhile. One chmod or link costs one;
-whoever keeps changing a file for that long writes to it."""
+"""How often bytes are read whose file's ctime moved meanwhile. One chmod or link costs one more
+read; a file whose ctime moves during each of them is being written to."""
 
 _UNKNOWN: Final = -1
 
@@ -65,7 +65,7 @@ def identity_of(status: os.stat_result, disk: str = "", owner: str = "") -> str:
 class LocalReader:
     """One open file of a known identity.
 
-    Takes over `fd` and `direct_fd` once it is made; where that raises, they stay the caller's.
+    Closes `fd` and `direct_fd` in `close`; where the constructor raises, they stay open.
 
     Args:
         fd: opened for reading, without O_DIRECT.
@@ -224,7 +224,7 @@ class LocalReader:
             return self._do_without_direct(error)
 
     def _do_without_direct(self, error: OSError) -> int:
-        logger.debug("direct_refused uri=%r error=%s", self._shard.uri, error)
+        logger.debug("event=direct_refused uri=%r error=%s", self._shard.uri, error)
         self._direct_refused = True
         return 0
 

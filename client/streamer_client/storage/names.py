@@ -1,4 +1,4 @@
-"""Names of shards: which ones a pattern takes, in what order, and how a list of them is told.
+"""Names of shards: which ones a pattern takes, their order, and how errors list them.
 
 Shared by all kinds of source. Pure.
 """

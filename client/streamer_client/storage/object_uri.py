@@ -46,7 +46,7 @@ class ObjectUri:
 
 
 def without_user(text: str) -> str:
-    """A URI of an object as it may be shown: what stands for credentials in it is hidden."""
+    """A URI of an object as it may be shown: credentials in it are hidden."""
     scheme, sign, rest = text.partition("://")
     found = _USERINFO.match(rest)
     if found:

@@ -43,11 +43,11 @@ def source_error(path: str, error: OSError, doing: str) -> SourceError:
 def descriptor_error(uri: str, error: OSError, doing: str) -> SourceError:
     """The typed error for a system call on an open file that failed.
 
-    Looks at no path: whoever passed the descriptor named it, and here the name may mean another
-    file, or a mount that hangs.
+    Looks at no path: another process named the file, and the same path may mean another file here,
+    or a mount that hangs.
 
     Args:
-        uri: what the file is called by whoever opened it.
+        uri: the name that the process which opened the file gave it.
         error: how the system refused.
         doing: what was tried.
     """

@@ -25,7 +25,7 @@ _CACHESTAT: Final = 451
 """System call number, the same on every architecture."""
 
 
-class Run(NamedTuple):
+class CachedRun(NamedTuple):
     """Bytes `start` to `stop` (half-open); `cached` is None where it cannot be told."""
 
     start: int
@@ -60,17 +60,17 @@ class PageCache:
         self._countable = True
         self.nowait = self._answers(size_bytes) is not None  # at its end: nothing to be read ahead
 
-    def runs(self, start: int, stop: int) -> list[Run]:
+    def runs(self, start: int, stop: int) -> list[CachedRun]:
         """Cut bytes `start` to `stop` (not empty) into cached runs and others."""
         pages = self._cached_pages(start, stop)
         if pages is None:
-            return [Run(start, stop, self._probe(start, stop))]
+            return [CachedRun(start, stop, self._one_page_cached(start, stop))]
         if pages == _pages(start, stop):
-            return [Run(start, stop, True)]
+            return [CachedRun(start, stop, True)]
         if pages == 0 or not self.nowait:
-            return [Run(start, stop, False if self.nowait else None)]
+            return [CachedRun(start, stop, False if self.nowait else None)]
         return _merged(
-            Run(left, right, self._cached_pages(left, right) == _pages(left, right))
+            CachedRun(left, right, self._cached_pages(left, right) == _pages(left, right))
             for left, right in _segments(start, stop)
         )
 
@@ -87,7 +87,7 @@ class PageCache:
             return None
         return int(counts.cached)
 
-    def _probe(self, start: int, stop: int) -> bool | None:
+    def _one_page_cached(self, start: int, stop: int) -> bool | None:
         """Take one page for all; a random one, since a refused probe brings its page in."""
         return self._answers(random.randrange(start, stop)) if self.nowait else None  # noqa: S311
 
@@ -113,11 +113,11 @@ def _segments(start: int, stop: int) -> Iterator[tuple[int, int]]:
         yield max(left, start), min(left + SEGMENT_BYTES, stop)
 
 
-def _merged(runs: Iterable[Run]) -> list[Run]:
+def _merged(runs: Iterable[CachedRun]) -> list[CachedRun]:
     """Neighbours of one kind as one run."""
-    merged: list[Run] = []
+    merged: list[CachedRun] = []
     for run in runs:
         joins = bool(merged) and merged[-1].cached == run.cached
         start = merged.pop().start if joins else run.start
-        merged.append(Run(start, run.stop, run.cached))
+        merged.append(CachedRun(start, run.stop, run.cached))
     return merged

@@ -1,7 +1,7 @@
 """Finds the shards of a source where objects have keys, and prefixes stand for directories.
 
-Owns which objects a source means; the store behind it says what there is. Runs wherever a storage
-does: in fetch workers and, without a daemon, in the client.
+Owns which objects a source means; the `ObjectStore` behind it lists what there is. Runs in fetch
+workers and, without a daemon, in the client.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Page:
     """One page of a listing."""
 
     keys: tuple[str, ...]
-    """Of objects; what only stands for a directory is left out."""
+    """Keys of objects, without those that only stand for a directory."""
     prefixes: tuple[str, ...] = ()
-    """What is deeper, each once, with its slash; empty for a recursive listing."""
+    """Prefixes one level deeper, each once, with its slash; empty for a recursive listing."""
 
 
 class ObjectStore(Protocol):
@@ -45,23 +45,23 @@ class ObjectStore(Protocol):
         """What lies under a prefix: all of it, or only what is directly under it.
 
         Raises:
-            SourceForbidden: the caller may not list.
+            SourceForbidden: the credentials do not allow to list.
             SourceNotFound: there is no such bucket.
         """
         ...
 
     def look(self, uri: ObjectUri) -> StoredShard:
-        """One object, looked at with the caller's credentials.
+        """Look at one object, with the credentials of the storage.
 
         Raises:
             SourceNotFound: there is no such object.
-            SourceForbidden: the caller may not read it.
+            SourceForbidden: the credentials do not allow to read it.
         """
         ...
 
 
 class Prefixes:
-    """The sources of one store, as one caller may read them."""
+    """The sources of one store, as its credentials allow to read them."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -69,7 +69,7 @@ class Prefixes:
     def list_shards(
         self, source: str, pattern: str | None, files: Sequence[str] | None
     ) -> tuple[StoredShard, ...]:
-        """See `Storage.list_shards`. Each shard was looked at with the caller's credentials."""
+        """See `Storage.list_shards`. Each shard was looked at with the storage's credentials."""
         base = self._store.uri(source)
         if files is not None:
             return self._shards(self._named(base, files))
@@ -102,7 +102,8 @@ class Prefixes:
         try:
             pages = list(self._store.pages(base, deep=False))
         except SourceForbidden:
-            # Who may read an object may not always list; the object alone can be asked for.
+            # Credentials that allow to read an object may not allow to list: ask for the object
+            # alone.
             if self._is_object(base):
                 return [], []
             raise
@@ -117,7 +118,7 @@ class Prefixes:
             return False
 
     def _object(self, uri: ObjectUri) -> tuple[StoredShard, ...]:
-        """What is no prefix, as the one object that it may be."""
+        """The one object that a URI may mean under which nothing lies."""
         if not uri.key or uri.key.endswith("/"):
             raise SourceNotFound(
                 f"{uri}: nothing lies under it; check the name and the prefix for typing errors"
@@ -171,11 +172,11 @@ class PrefixStorage(ABC):
     ) -> tuple[StoredShard, ...]:
         """The shards under a prefix, in natural order of their names, or `files` in their own.
 
-        Each was looked at with the caller's credentials.
+        Each was looked at with the storage's credentials.
 
         Raises:
             SourceNotFound: no such bucket or object, or nothing that the pattern takes.
-            SourceForbidden: the caller may not list or read.
+            SourceForbidden: the credentials do not allow to list or read.
             CredentialsExpired: not any more.
             ConfigError: the source is malformed, or `files` is empty or names an object twice.
         """
@@ -188,6 +189,6 @@ class PrefixStorage(ABC):
 
         Raises:
             SourceNotFound: nothing there.
-            SourceForbidden: the caller may not list or read.
+            SourceForbidden: the credentials do not allow to list or read.
         """
         return Prefixes(self).list_all(source, take)

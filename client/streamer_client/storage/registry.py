@@ -1,150 +1,98 @@
-"""Which storage reads a source: one line for each kind, by the scheme of its URI."""
+"""The table of kinds of sources, and every question whose answer depends on the kind.
+
+Owns which module stands for a URI's scheme; leaves all that a kind does to that module's `KIND`.
+A new kind of source is a folder of its own and one line of the table. Modules are imported when
+the first source of their kind is named, so that a process that reads files loads no store. Runs in
+clients, in `streamerctl` and in fetch workers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Mapping
 from typing import Final
 
 from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.uris import scheme_of
-from streamer_client.storage.contract import CallerEnvironment, Storage
-from streamer_client.storage.http.shown import shown, without_secrets
-from streamer_client.storage.local import LocalStorage
+from streamer_client.storage.contract import (
+    CredentialsReport,
+    SourceEnvironment,
+    SourceKind,
+    Storage,
+)
+from streamer_client.storage.http.urls import shown
 from streamer_client.storage.object_uri import without_user
 
-_PATH: Final = ""
-"""What `scheme_of` says of a path, and of `file://`."""
-
-
-def _s3_storage(environment: Mapping[str, str]) -> Storage:
-    from streamer_client.storage.s3.storage import S3Storage  # noqa: PLC0415 - as all object stores
-
-    return S3Storage(environment)
-
-
-def _s3_caller(uri: str, environ: Mapping[str, str]) -> CallerEnvironment:
-    from streamer_client.storage.s3.caller import S3Caller  # noqa: PLC0415 - imports botocore
-
-    return S3Caller(uri, environ)
-
-
-def _web_storage(environment: Mapping[str, str]) -> Storage:
-    from streamer_client.storage.web.storage import WebStorage  # noqa: PLC0415
-
-    return WebStorage(environment)
-
-
-def _web_caller(uri: str, environ: Mapping[str, str]) -> CallerEnvironment:
-    from streamer_client.storage.web.caller import WebCaller  # noqa: PLC0415
-
-    return WebCaller(uri, environ)
-
-
-def _gs_storage(environment: Mapping[str, str]) -> Storage:
-    from streamer_client.storage.gs.storage import GsStorage  # noqa: PLC0415
-
-    return GsStorage(environment)
-
-
-def _gs_caller(uri: str, environ: Mapping[str, str]) -> CallerEnvironment:
-    from streamer_client.storage.gs.caller import GsCaller  # noqa: PLC0415
-
-    return GsCaller(uri, environ)
-
-
-def _az_storage(environment: Mapping[str, str]) -> Storage:
-    from streamer_client.storage.az.storage import AzStorage  # noqa: PLC0415
-
-    return AzStorage(environment)
-
-
-def _az_caller(uri: str, environ: Mapping[str, str]) -> CallerEnvironment:
-    from streamer_client.storage.az.caller import AzCaller  # noqa: PLC0415
-
-    return AzCaller(uri, environ)
-
-
-_STORAGES: Final[Mapping[str, Callable[[Mapping[str, str]], Storage]]] = {
-    _PATH: lambda _environment: LocalStorage(),
-    "s3": _s3_storage,
-    "http": _web_storage,
-    "https": _web_storage,
-    "gs": _gs_storage,
-    "az": _az_storage,
+KINDS: Final[dict[str, str]] = {
+    "": "streamer_client.storage.local",  # a path, or file://
+    "s3": "streamer_client.storage.s3.kind",
+    "gs": "streamer_client.storage.gs.kind",
+    "az": "streamer_client.storage.az.kind",
+    "http": "streamer_client.storage.web.kind",
+    "https": "streamer_client.storage.web.kind",
 }
-
-_WEB: Final = frozenset({"http", "https"})
-_LITERAL: Final = frozenset({"s3", "gs"})
-
-
-class _NoEnvironment:
-    """Files are read by whoever may read them; nothing of the caller's environment matters."""
-
-    def variables(self) -> dict[str, str]:
-        return {}
-
-
-_ENVIRONMENTS: Final[Mapping[str, Callable[[str, Mapping[str, str]], CallerEnvironment]]] = {
-    _PATH: lambda _uri, _environ: _NoEnvironment(),
-    "s3": _s3_caller,
-    "http": _web_caller,
-    "https": _web_caller,
-    "gs": _gs_caller,
-    "az": _az_caller,
-}
-
-
-def caller_environment(uri: str, environ: Mapping[str, str]) -> CallerEnvironment:
-    """What of the calling process's environment goes along with an open of `uri`.
-
-    Args:
-        uri: a source or a shard.
-        environ: the caller's whole environment.
-
-    Raises:
-        ConfigError: no storage reads that kind.
-    """
-    factory = _ENVIRONMENTS.get(scheme_of(uri))
-    if factory is None:
-        raise _unreadable(uri)
-    return factory(uri, environ)
-
-
-def public_uri(uri: str) -> str:
-    """The source or shard as it may be sent, kept, logged and shown.
-
-    A password or signature of a web server travels with `caller_environment` instead, which is
-    asked with the URI as the user gave it. Object stores take none from a URI: there environment
-    and storage refuse it, and this hides it.
-    """
-    scheme = scheme_of(uri)
-    if scheme == _PATH:
-        return uri
-    if scheme in _WEB:
-        return without_secrets(uri)
-    public = without_user(uri)
-    # A name may have ? and = in it, and stays what it is; az:// has no such names.
-    return public if scheme in _LITERAL else shown(public)
+"""The module of each scheme's kind, as `scheme_of` tells schemes."""
 
 
 def storage_for(uri: str, environment: Mapping[str, str]) -> Storage:
-    """The storage that reads `uri`, a path or a URI.
+    """The storage that reads a source or shard.
+
+    Args:
+        uri: a path or a URI.
+        environment: what the client sent; it holds credentials, endpoint and options.
+
+    Raises:
+        ConfigError: nothing reads that kind, or a variable is malformed.
+    """
+    return _kind_of(uri).storage(environment)
+
+
+def source_environment(uri: str, environ: Mapping[str, str]) -> SourceEnvironment:
+    """What finds the environment that reading `uri` needs.
 
     Args:
         uri: a source or a shard.
-        environment: the variables of whoever asks that bear on reading (credentials, endpoint).
+        environ: all variables of the client's process.
 
     Raises:
-        ConfigError: no storage reads that kind; the text names the kinds that can be read.
+        ConfigError: nothing reads that kind, or the URI is malformed.
     """
-    factory = _STORAGES.get(scheme_of(uri))
-    if factory is None:
-        raise _unreadable(uri)
-    return factory(environment)
+    return _kind_of(uri).environment(uri, environ)
 
 
-def _unreadable(uri: str) -> ConfigError:
-    known = ", ".join(f"{name}://" for name in sorted({*_STORAGES, "file"}) if name)
-    return ConfigError(
-        f"{public_uri(uri)}: unknown kind of source {scheme_of(uri)}://; give a path, or {known}"
-    )
+def public_uri(uri: str) -> str:
+    """The source or shard as it may be sent, stored, logged and shown.
+
+    The password or signature in a web server's URL travels in the environment instead, which
+    `source_environment` takes from the URI as the user gave it. Object stores take no credentials
+    from a URI: their environments and storages refuse such a URI, and this hides what is in it.
+    """
+    scheme = scheme_of(uri)
+    return _kind(scheme).public_uri(uri) if scheme in KINDS else shown(without_user(uri))
+
+
+def credentials_report(uri: str, environment: Mapping[str, str]) -> CredentialsReport | None:
+    """What may be told of an environment's credentials; None where there is nothing to tell."""
+    return _kind_of(uri).credentials(environment)
+
+
+def object_store_schemes() -> list[str]:
+    """Schemes of the kinds that are object stores."""
+    return sorted(scheme for scheme in KINDS if _kind(scheme).is_object_store)
+
+
+def _kind_of(uri: str) -> SourceKind:
+    scheme = scheme_of(uri)
+    if scheme not in KINDS:
+        known = ", ".join(f"{name}://" for name in sorted({*KINDS, "file"}) if name)
+        raise ConfigError(
+            f"{public_uri(uri)}: unknown kind of source {scheme}://; give a path, or {known}"
+        )
+    return _kind(scheme)
+
+
+def _kind(scheme: str) -> SourceKind:
+    kind: object = importlib.import_module(KINDS[scheme]).KIND
+    if not isinstance(kind, SourceKind):
+        raise TypeError(f"{KINDS[scheme]}.KIND is no SourceKind, but {kind!r}")
+    return kind

@@ -1,1 +1,1 @@
-"""Making tensors of blocks: headers, order, staging and handing out."""
+"""Making tensors of blocks: headers, selection, staging, handing out and filling targets."""

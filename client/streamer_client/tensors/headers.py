@@ -1,32 +1,30 @@
-"""Reading the shards' headers out of a feed, once each.
+"""Reading the shards' headers out of a feed, each once.
 
-Owns collecting a header that may be longer than the window, and the checkpoint-wide check that no
-name is there twice. What a header says is parsed and validated by the contract's catalog.
+Owns collecting a header block by block, as it may be longer than the memory that a load may use at
+once, and the check that no two shards have a tensor of the same name. Parsing and validating a
+header is left to `contract/header.py`. Runs in the thread that uses the checkpoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
-from streamer_client.contract.catalog import (
-    LENGTH_BYTES,
-    ShardCatalog,
-    header_bytes,
-    parse_header,
-)
+from streamer_client.contract.catalog import ShardCatalog
 from streamer_client.contract.errors import CorruptCheckpoint
+from streamer_client.contract.header import LENGTH_BYTES, header_bytes, parse_header
 from streamer_client.contract.layout import BlockRange, block_span, blocks_of_bytes
 from streamer_client.contract.limits import MAX_HEADER_BYTES, MAX_SOURCE_CHARACTERS
 from streamer_client.contract.printable import printable
 from streamer_client.copy.feed import Feed
 
 FIRST_READ_BYTES: Final = 64 << 10
-"""Read at once from the first block; most headers are shorter, and a request costs more."""
+"""Bytes read from the first block before a header's length is known. Most headers are shorter; for
+those, reading more costs less than reading twice."""
 
 
 class ShardHeaders(Protocol):
-    """What a pass asks about the shards it reads; see `Headers` for the meaning."""
+    """What a pass asks about the shards that it reads. See `Headers` for each method."""
 
     def known(self, shard: int) -> ShardCatalog | None: ...
     def in_pass(self, number: int, shard: int) -> ShardCatalog: ...
@@ -34,31 +32,37 @@ class ShardHeaders(Protocol):
 
 
 class Headers:
-    """The headers of a feed's shards, as far as they were read.
-
-    One thread at a time reads them.
+    """The headers of a feed's shards, as far as they were read. For one thread at a time.
 
     Args:
-        feed: the shards.
-        unique: whether a name in two shards is an error, as it is for a checkpoint.
+        feed: hands out the shards' blocks.
+        unique: whether a name in two shards is an error, as it is in a checkpoint.
+        owners: which shard counts for a name that is in several; with it no such name is an error
+            that it tells of.
     """
 
-    def __init__(self, feed: Feed, *, unique: bool = True) -> None:
+    def __init__(
+        self, feed: Feed, *, unique: bool = True, owners: Mapping[str, int] | None = None
+    ) -> None:
         self._feed = feed
         self._unique = unique
+        self._owners: Mapping[str, int] = owners or {}
+        self._copies: dict[str, list[int]] = {}
         self._known: dict[int, ShardCatalog] = {}
         self._owner: dict[str, str] = {}
 
     def known(self, shard: int) -> ShardCatalog | None:
+        """The shard's header if it was read already; reads nothing."""
         return self._known.get(shard)
 
     def in_pass(self, number: int, shard: int) -> ShardCatalog:
-        """The shard's header, read in a running pass that wants all its blocks.
+        """The shard's header, read in a running pass that reads all blocks of the shard.
 
-        Blocks that hold nothing else are given back; the one with the first data is not.
+        Blocks that hold nothing but the header are marked consumed. The block in which the first
+        tensor begins is not: the pass copies from it later.
 
         Raises:
-            CorruptCheckpoint: it is not a safetensors file, or repeats a name of another shard.
+            CorruptCheckpoint: the shard is not a safetensors file, or repeats another shard's name.
         """
         known = self._known.get(shard)
         if known is not None:
@@ -72,10 +76,13 @@ class Headers:
         return self._learn(shard, part)
 
     def in_view(self, shard: int) -> ShardCatalog | None:
-        """The header of a held shard, read in no pass; None when it cannot be viewed any more.
+        """The header of a shard that is mapped as a whole, read outside any pass.
+
+        Returns:
+            The header; None if the shard cannot be mapped any more.
 
         Raises:
-            CorruptCheckpoint: as `in_pass`.
+            CorruptCheckpoint: the shard is not a safetensors file, or repeats another shard's name.
         """
         known = self._known.get(shard)
         if known is not None:
@@ -88,11 +95,12 @@ class Headers:
         return self._learn(shard, part)
 
     def all(self) -> tuple[ShardCatalog, ...]:
-        """Every shard's header, in passes of their own where some are not known yet.
+        """Every shard's header; those not known yet are read in passes of their own.
 
-        First the first block of each, then what is left of the long ones: each pass gives all its
-        blocks back before the next begins. Headers are collected together as long as they are no
-        longer than one may be, which those of a real checkpoint never are.
+        The first pass reads the first block of each shard. Further passes read the rest of headers
+        longer than a block: several shards' in one pass, as long as these headers together are no
+        longer than `MAX_HEADER_BYTES`, so that a hostile checkpoint cannot fill the memory. Real
+        checkpoints need one such pass at most.
         """
         unknown = [shard for shard in range(len(self._feed.shards)) if shard not in self._known]
         parts = {shard: _PartialHeader(self._feed, shard) for shard in unknown}
@@ -124,10 +132,29 @@ class Headers:
         self._known[shard] = catalog
         return catalog
 
+    def counts(self, name: str, place: int) -> bool:
+        """Whether a copy of a tensor is the one to take, or at least not known to be superseded.
+
+        Args:
+            name: of a tensor whose shard's header is known.
+            place: the number of copies in earlier shards.
+        """
+        copies = self.copies(name)
+        owner = self._owners.get(name)
+        return owner not in copies or copies.index(owner) >= place
+
+    def copies(self, name: str) -> Sequence[int]:
+        """The shards, in their order, that are known to hold a name; empty if it is one alone."""
+        return sorted(self._copies.get(name, ()))
+
     def _own(self, catalog: ShardCatalog) -> None:
-        """Note whose the names are, all or none; there may be a million, so nothing is copied."""
+        """Note the shard of each name, or refuse the shard and note none.
+
+        There may be a million names, so this builds no collection of them beside the dict.
+        """
         owner = self._owner
-        name = min((entry.name for entry in catalog.entries if entry.name in owner), default=None)
+        repeated = [entry.name for entry in catalog.entries if entry.name in owner]
+        name = min((name for name in repeated if name not in self._owners), default=None)
         if name is not None:
             first, second = (
                 printable(uri, MAX_SOURCE_CHARACTERS) for uri in (owner[name], catalog.uri)
@@ -136,12 +163,20 @@ class Headers:
                 f"tensor {printable(name)} is in two shards, {first} and {second}; one of them is "
                 "left over from another checkpoint: remove it, or name it out by the pattern"
             )
+        if repeated:
+            self._note_copies(repeated, catalog.uri)
         for entry in catalog.entries:
             owner[entry.name] = catalog.uri
 
+    def _note_copies(self, names: Sequence[str], uri: str) -> None:
+        """Note that a shard has names that earlier ones had, of which the owners tell."""
+        numbers = {shard.uri: number for number, shard in enumerate(self._feed.shards)}
+        for name in names:
+            self._copies.setdefault(name, [numbers[self._owner[name]]]).append(numbers[uri])
+
 
 def _groups(parts: Mapping[int, _PartialHeader]) -> list[list[int]]:
-    """The shards in their order, cut where their headers together pass what one may have."""
+    """The shards in order, in groups whose headers together have at most `MAX_HEADER_BYTES`."""
     groups: list[list[int]] = []
     sum_bytes = 0
     for shard, part in parts.items():
@@ -154,7 +189,7 @@ def _groups(parts: Mapping[int, _PartialHeader]) -> list[list[int]]:
 
 
 class _PartialHeader:
-    """The bytes of one header, collected block by block."""
+    """One shard's header while its bytes are collected, block by block."""
 
     def __init__(self, feed: Feed, shard: int) -> None:
         self._feed = feed
@@ -166,28 +201,30 @@ class _PartialHeader:
 
     @property
     def total_bytes(self) -> int:
-        """Length of the whole header; 0 until its first bytes were read."""
+        """Length of the whole header; 0 until the first block was taken."""
         return self._total or 0
 
     def first_range(self) -> BlockRange:
+        """The shard's first block, which tells the header's length; nothing of an empty file."""
         return BlockRange(self._shard, 0, 1 if self._size else 0)
 
     def rest_range(self) -> BlockRange:
+        """The header's blocks after the first; known once that was taken."""
         past = blocks_of_bytes(0, self._total or 0, self._block_bytes)[1]
         return BlockRange(self._shard, min(1, past), past)
 
     def next_block(self) -> int | None:
-        """The block that the next missing byte is in; None when nothing is missing."""
+        """The block that holds the header's next missing byte; None when the header is complete."""
         missing = bool(self._size) if self._total is None else len(self._header) < self._total
         return len(self._header) // self._block_bytes if missing else None
 
     def fills(self, block: int) -> bool:
-        """Whether the header leaves no byte of the block to tensors."""
+        """Whether all bytes of the block belong to the header."""
         _, stop = block_span(block, self._size, self._block_bytes)
         return self._total is not None and stop <= self._total
 
     def take(self, block: int) -> None:
-        """Read what `block` has of the header."""
+        """Read the header's bytes in `block`, which may be read now. Blocks are taken in order."""
         _, stop = block_span(block, self._size, self._block_bytes)
         if self._total is None:
             self._read(min(stop, FIRST_READ_BYTES))
@@ -203,6 +240,11 @@ class _PartialHeader:
             self._header += more
 
     def parsed(self) -> ShardCatalog:
-        if self._total is None:  # an empty file has no block to read it from
+        """The complete header.
+
+        Raises:
+            CorruptCheckpoint: it is not the header of a safetensors file.
+        """
+        if self._total is None:  # an empty file has no first block; this raises
             self._total = header_bytes(b"", self._uri, self._size)
         return parse_header(self._header, self._uri, self._size)

@@ -1,36 +1,107 @@
-"""Tensors that are read straight into their targets' own memory, many as one.
+"""Targets that are filled in place: stored bytes are copied straight into their own memory.
 
-Asking ten thousand small parameters one by one, at each step of a copy, costs more than their
-bytes. So neighbours of a file whose targets take them as they are make one span: planned, copied
-and counted as one, wherever their memory lies.
+Decides which targets can be filled so: those of the stored dtype and shape whose memory is laid out
+as the file is; and which share memory with others. Treating ten thousand small parameters one by
+one, at each step of a copy, costs more time than their bytes. So stored neighbours whose targets
+are filled in place make one span, which is planned, copied and counted as a whole, wherever the
+targets' memory lies. Copying threads use a span's memory; all else runs in the caller's thread.
 """
 
 from __future__ import annotations
 
 import array
+import itertools
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import torch
 
 from streamer_client.contract.catalog import TensorEntry
 from streamer_client.copy.destination import memory_at
+from streamer_client.copy.dtypes import torch_form
 
 SMALL_BYTES: Final = 1 << 20
-"""Larger tensors are spans of their own: each is told of as soon as it is there."""
+"""A larger tensor is a span of its own, so that the user hears of it as soon as it is loaded."""
 SPAN_BYTES: Final = 8 << 20
-"""So that a span is copied while the next is planned."""
+"""A span ends once it has this many bytes, so that it is copied while the next is planned."""
+
+
+# --- which targets can be filled in place --------------------------------------------------------
+
+
+def matches(entry: TensorEntry, target: torch.Tensor) -> bool:
+    """Whether the target has the dtype and shape in which `entry` is stored."""
+    dtype, shape = torch_form(entry.dtype, entry.shape)
+    return target.dtype == dtype and target.shape == shape
+
+
+def plain(target: torch.Tensor) -> bool:
+    """Whether the target's elements lie in memory in turn, as stored elements lie in the file."""
+    return (
+        target.layout == torch.strided
+        and target.is_contiguous()
+        and not target.is_neg()
+        and not (target.is_complex() and target.is_conj())
+    )
+
+
+def sharing_groups(targets: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """A group number for each target whose memory overlaps another's; other names are left out.
+
+    Such targets are tied parameters, or views of one tensor. Strided targets whose extents
+    interleave count as overlapping, although they may have no byte in common; then they are
+    filled the slower way, which is never wrong.
+    """
+    by_device: dict[torch.device, list[str]] = {}
+    for name, tensor in targets.items():
+        by_device.setdefault(tensor.device, []).append(name)
+    groups: dict[str, int] = {}
+    numbers = itertools.count()
+    for names in by_device.values():
+        _add_groups(groups, numbers, names, [targets[name] for name in names])
+    return groups
+
+
+def _add_groups(
+    groups: dict[str, int], numbers: Iterator[int], names: list[str], tensors: list[torch.Tensor]
+) -> None:
+    """Add the groups of one device's targets.
+
+    Works on lists of numbers for speed: there may be thousands of targets that share nothing.
+    """
+    starts = [tensor.data_ptr() for tensor in tensors]
+    stops = [start + _bytes_spanned(one) for start, one in zip(starts, tensors, strict=True)]
+    group, stop, previous = next(numbers), 0, ""
+    for place in sorted(range(len(names)), key=starts.__getitem__):
+        if starts[place] == stops[place]:
+            continue
+        if starts[place] < stop:
+            groups[previous] = groups[names[place]] = group
+            stop = max(stop, stops[place])
+        else:
+            stop = stops[place]
+            group = next(numbers)
+        previous = names[place]
+
+
+def _bytes_spanned(tensor: torch.Tensor) -> int:
+    """Bytes from the tensor's first element in memory to the end of its last."""
+    if tensor.is_contiguous():
+        return tensor.nbytes
+    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return (last + 1) * tensor.element_size() if tensor.numel() else 0
+
+
+# --- spans ---------------------------------------------------------------------------------------
 
 
 class InPlace:
-    """One span. A `Target`.
+    """The memory of one span's targets. A `Target` itself.
 
     Args:
         entries: stored tensors, in file order and without a gap between them.
-        targets: for each the memory it goes to, where its elements lie as the stored ones do; all
-            of it on the host, or none.
+        targets: the target of each, `matches` and `plain`; all on the host, or none.
         uri: the shard, for the text of errors.
     """
 
@@ -51,16 +122,18 @@ class InPlace:
         self._targets = targets
         self._addresses = array.array("Q", [target.data_ptr() for target in targets])
         self._offsets = array.array("Q", [entry.start - start for entry in entries])
-        """Where each tensor begins, and behind the last where it ends, from `start` on."""
+        """Where each tensor begins, counted from `start`; at the end, where the last one ends."""
         self._offsets.append(self.left_bytes)
 
     def extents(self, start: int, stop: int) -> array.array[int]:
-        """See `Target`; one for each tensor, as only CUDA knows which lie in one allocation."""
+        """See `Target`. One extent for each tensor: only CUDA knows which share an allocation."""
         first, past = self._places(start, stop)
         offsets = self._offsets
         found = array.array("Q", bytes(16 * (past - first)))
         found[0::2] = self._addresses[first:past]
-        found[1::2] = array.array("Q", [b - a for a, b in pairwise(offsets[first : past + 1])])
+        found[1::2] = array.array(
+            "Q", [b - a for a, b in itertools.pairwise(offsets[first : past + 1])]
+        )
         skipped = start - offsets[first]
         found[0] += skipped
         found[1] -= skipped
@@ -68,7 +141,7 @@ class InPlace:
         return found
 
     def memories(self, start: int, stop: int) -> Iterator[memoryview]:
-        """See `Target`; neighbours in memory are one."""
+        """See `Target`. Tensors that are neighbours in memory share a buffer."""
         extents = self.extents(start, stop)
         at, size = extents[0], 0
         for address, more in zip(extents[0::2], extents[1::2], strict=True):
@@ -89,7 +162,7 @@ class InPlace:
             yield self._targets[place].data.reshape(-1).view(torch.uint8)[part]
 
     def told(self, start: int, stop: int) -> str:
-        """See `Target`; names the first of several tensors."""
+        """See `Target`. Names the first of several tensors and counts the others."""
         first, past = self._places(start, stop)
         begin = self._offsets[first]
         end = min(stop, self._offsets[first + 1])
@@ -98,15 +171,15 @@ class InPlace:
         return f"bytes {start - begin} to {end - begin} of tensor {name} of {self.uri}{more}"
 
     def _places(self, start: int, stop: int) -> tuple[int, int]:
-        """Which tensors have bytes between; empty ones in their midst included."""
+        """First and last + 1 of the tensors with bytes in this range; empty ones between count."""
         return bisect_right(self._offsets, start) - 1, bisect_left(self._offsets, stop)
 
 
 class InPlaceSpans:
-    """Makes spans of one shard of the tensors that are added, in file order.
+    """Joins one shard's tensors, added in file order, to spans.
 
     Args:
-        uri: the shard.
+        uri: the shard, for the text of errors.
     """
 
     def __init__(self, uri: str) -> None:
@@ -118,7 +191,11 @@ class InPlaceSpans:
         self._small = False
 
     def add(self, entry: TensorEntry, target: torch.Tensor) -> Sequence[InPlace]:
-        """Add a tensor to the span of those before; the span that it has no place in is done."""
+        """Add a tensor to the open span, or close that and open another with it.
+
+        Returns:
+            The span that was closed, if one was.
+        """
         small = entry.stop - entry.start <= SMALL_BYTES
         done: Sequence[InPlace] = ()
         if not (
@@ -136,7 +213,11 @@ class InPlaceSpans:
         return done
 
     def cut(self) -> Sequence[InPlace]:
-        """The span of what was added since the last one; none if nothing was."""
+        """Close the open span.
+
+        Returns:
+            That span; empty if no tensor was added since the last one was closed.
+        """
         entries, self._entries = self._entries, []
         targets, self._targets = self._targets, []
         return (InPlace(entries, targets, self._uri),) if entries else ()

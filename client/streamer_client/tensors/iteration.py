@@ -1,7 +1,9 @@
-"""Handing tensors out, shard after shard: views of held shards, private copies of all others.
+"""Handing tensors out, shard after shard.
 
-Runs in the thread that iterates; the copies are made by a copier's threads, a bounded way ahead. On
-a device they are private copies always: staged there, small neighbours in one allocation.
+On the CPU, tensors of a shard that stays in memory as a whole are views of its bytes; all others
+are private copies. On a device all tensors are private copies, and small neighbours share an
+allocation (`staging.py`). Runs in the thread that iterates. A copier's threads fill the copies
+ahead of the tensor that is handed out next, up to a bound in bytes.
 """
 
 from __future__ import annotations
@@ -15,25 +17,27 @@ import torch
 
 from streamer_client.contract.catalog import ShardCatalog, TensorEntry
 from streamer_client.contract.layout import blocks_of_bytes
-from streamer_client.copy.block_jobs import block_jobs
-from streamer_client.copy.block_ranges import count
 from streamer_client.copy.copier import Copier
 from streamer_client.copy.destination import fresh
 from streamer_client.copy.dtypes import torch_form
 from streamer_client.copy.engines import engine_for
 from streamer_client.copy.feed import Feed
+from streamer_client.copy.plan import block_jobs, count
 from streamer_client.tensors.headers import ShardHeaders
-from streamer_client.tensors.reading_order import Select, by_name, reading_order
-from streamer_client.tensors.staging import Handed, Staged, StagedGroup
-from streamer_client.tensors.staging_groups import (
+from streamer_client.tensors.selection import Select, by_name, reading_order
+from streamer_client.tensors.staging import (
     GroupSpan,
+    Handed,
+    Staged,
+    StagedGroup,
     StagingGroup,
     each_alone,
     small_together,
 )
 
 DEVICE_AHEAD_BYTES: Final = 1 << 30
-"""The most that is staged on a device; two of the largest tensors if that is more."""
+"""The most that is allocated on a device ahead of the caller; or two of the largest allocations, if
+that is more."""
 
 
 Copied = Callable[[int], None]
@@ -51,9 +55,11 @@ def tensors(
     names: frozenset[str] | None,
     copied: Copied = _uncounted,
 ) -> Iterator[list[Handed]]:
-    """All tensors, or the named ones, in file order; with names, all headers must be known.
+    """All tensors, or only the named ones, in file order; with names, all headers must be known.
 
-    They come in lists of those that are there at the same time, the last one first: to be popped.
+    Yields:
+        Tensors that became ready together, in reverse file order. The caller takes them from the
+        list's end with `pop`, so that nothing refers to a tensor any more that the caller dropped.
 
     Raises:
         FeedClosed: the checkpoint was closed meanwhile, or another pass over it was begun.
@@ -69,14 +75,18 @@ def tensors(
 
 
 def _from(select: Select, first: int, place: int) -> Select:
-    """The same choice without the first `place` tensors of shard `first`."""
+    """The same choice, but without the first `place` tensors that it makes in shard `first`."""
     return lambda shard, catalog: select(shard, catalog)[place if shard == first else 0 :]
 
 
 def _all_views(
     feed: Feed, headers: ShardHeaders, select: Select, copied: Copied
 ) -> Generator[list[Handed], None, tuple[int, int]]:
-    """Views, up to the shard and the place in it from which on there are none."""
+    """Views of as many shards as can be mapped.
+
+    Returns:
+        Shard, and place among its chosen tensors, of the first tensor that has no view.
+    """
     for shard in range(len(feed.shards)):
         catalog = headers.in_view(shard) if feed.views(shard) else None
         if catalog is None:
@@ -90,7 +100,12 @@ def _all_views(
 def _shard_views(
     feed: Feed, shard: int, entries: Sequence[TensorEntry], copied: Copied
 ) -> Generator[list[Handed], None, int | None]:
-    """Views of one shard's tensors; returns the place of the first that cannot be viewed."""
+    """Views of one shard's tensors.
+
+    Returns:
+        The place of the first tensor that has no view, as the shard cannot be mapped any more; None
+        if all have one.
+    """
     mapping: mmap.mmap | None = None
     waited = range(0)
     for place, entry in enumerate(entries):
@@ -105,10 +120,10 @@ def _shard_views(
 
 
 def _view(mapping: mmap.mmap | None, entry: TensorEntry, copied: Copied) -> torch.Tensor:
-    """The tensor on the shard's own bytes; a copy where they are not aligned for its dtype.
+    """A tensor over the shard's own bytes, or a copy where they are not aligned for its dtype.
 
-    Each has a storage of its own that ends where it ends, so that copying or saving one tensor does
-    not take the whole shard along.
+    Each view has a torch storage of its own that ends where the tensor ends, so that saving one
+    tensor does not save the whole shard.
     """
     dtype, shape = torch_form(entry.dtype, entry.shape)
     size = entry.stop - entry.start
@@ -131,7 +146,7 @@ def _aligned(mapping: mmap.mmap, entry: TensorEntry) -> torch.Tensor:
 
 
 class _Copies:
-    """One pass that makes private tensors, in file order."""
+    """One pass that hands out private copies, in file order."""
 
     def __init__(
         self,
@@ -189,7 +204,7 @@ class _Copies:
                 yield from self._finished()
 
     def _place(self, span: GroupSpan) -> Staged:
-        """Memory for a span; that of its whole group with the first."""
+        """The memory of a span. The group's allocation is made for its first span."""
         if self._placed is None or span.group.spans[0] is span:
             self._placed = placed = StagedGroup(span.group, self._device)
             self._fence()
@@ -198,7 +213,11 @@ class _Copies:
         return Staged(self._placed, span)
 
     def _widen(self, groups: Sequence[StagingGroup]) -> None:
-        """Choose what may be ahead so that the next block's tensors still stay below the bound."""
+        """Set how many bytes may be ahead, once the sizes of a shard's groups are known.
+
+        A job of one more block may allocate the block's small tensors and one more group: these
+        must still fit below the bound.
+        """
         largest = max((group.size_bytes for group in groups), default=0)
         self._largest_bytes = largest = max(largest, self._largest_bytes)
         bound = max(DEVICE_AHEAD_BYTES, 2 * largest)
@@ -217,7 +236,10 @@ class _Copies:
             yield handed
 
     def _must_wait(self) -> bool:
-        """Too much is copied ahead, and the next tensors need nothing that is not planned yet."""
+        """Whether to collect before planning more: too many bytes are ahead of the caller.
+
+        Never while the tensors that are handed out next lie in blocks not planned yet.
+        """
         if not self._pending or self._ahead_bytes <= self._most_ahead_bytes:
             return False
         shard, head = self._pending[0]
@@ -225,10 +247,10 @@ class _Copies:
 
 
 def _count(completed: Iterator[Staged]) -> None:
-    """Note for each span that was completed that its group has less to wait for."""
+    """Subtract each completed span's bytes from what its group still waits for."""
     for staged in completed:
         staged.owner.left_bytes -= staged.span.stop - staged.span.start
 
 
 def _no_fence() -> None:
-    """Before the pass there is no engine to tell."""
+    """What stands for the engine's fence before the pass begins."""

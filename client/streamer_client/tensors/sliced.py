@@ -27,13 +27,14 @@ from streamer_client.copy.gather import Gatherer, Slice
 from streamer_client.tensors.foretelling import Foretelling
 from streamer_client.tensors.headers import ShardHeaders
 from streamer_client.tensors.lazy import lazy
-from streamer_client.tensors.reading_order import Select, by_name
-from streamer_client.tensors.staging import Handed, split
-from streamer_client.tensors.staging_groups import (
+from streamer_client.tensors.selection import Select, by_name
+from streamer_client.tensors.staging import (
     SMALL_BYTES,
     GroupSpan,
+    Handed,
     StagingGroup,
     small_together,
+    split,
 )
 from streamer_client.tensors.stored import Stored
 

@@ -1,22 +1,108 @@
-"""Memory for tensors that are handed out as private copies, and the tensors made of it."""
+"""Memory for tensors that are handed out as private copies, and the tensors made of it.
+
+Allocating ten thousand small tensors one by one, copying to each and handing each out costs more
+time than their bytes. So neighbours that are small share an allocation, and where their bytes may
+lie in it as they lie in the file, one copy fills them all. The first half decides what shares, by
+arithmetic over byte ranges alone; the second half allocates. Runs in the thread that iterates.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import torch
 
 from streamer_client.contract.catalog import TensorEntry
 from streamer_client.copy.destination import Contiguous, fresh
 from streamer_client.copy.dtypes import torch_form
-from streamer_client.tensors.staging_groups import GroupSpan, StagingGroup
+
+SMALL_BYTES: Final = 1 << 20
+"""A larger tensor has an allocation of its own: the caller may hold it and drop its neighbours."""
+GROUP_BYTES: Final = 64 << 20
+ALIGNMENT_BYTES: Final = 16
+"""The alignment that kernels which load vectors want of a tensor's address."""
 
 Handed = tuple[TensorEntry, torch.Tensor]
 
+# --- which tensors share an allocation -----------------------------------------------------------
+
+
+class GroupSpan:
+    """Bytes `start` to `stop` of the shard, which go to the group's memory from `at` on."""
+
+    __slots__ = ("at", "entries", "group", "start", "stop")
+
+    def __init__(self, group: StagingGroup, start: int, at: int) -> None:
+        self.group = group
+        self.start = self.stop = start
+        self.at = at
+        self.entries: list[TensorEntry] = []
+
+
+class StagingGroup:
+    """The tensors of one allocation, in file order.
+
+    The tensors of one span lie in the file without a gap. An empty tensor belongs to a span like
+    any other.
+    """
+
+    __slots__ = ("size_bytes", "spans")
+
+    def __init__(self) -> None:
+        self.spans: list[GroupSpan] = []
+        self.size_bytes = 0
+        """Size of the allocation: the tensors, and the padding that aligns spans."""
+
+    @property
+    def single(self) -> bool:
+        """Whether the group has exactly one tensor."""
+        return len(self.spans) == 1 and len(self.spans[0].entries) == 1
+
+    def add(self, entry: TensorEntry) -> None:
+        """Add a tensor: to the last span if it follows without a gap and would be aligned."""
+        spans, at = self.spans, self.size_bytes
+        if not spans or spans[-1].stop != entry.start or at % ALIGNMENT_BYTES:
+            at += -at % ALIGNMENT_BYTES
+            spans.append(GroupSpan(self, entry.start, at))
+        span = spans[-1]
+        span.entries.append(entry)
+        span.stop = entry.stop
+        self.size_bytes = at + entry.stop - entry.start
+
+
+def each_alone(entries: Sequence[TensorEntry]) -> Iterator[StagingGroup]:
+    """One group for each tensor."""
+    for entry in entries:
+        group = StagingGroup()
+        group.add(entry)
+        yield group
+
+
+def small_together(
+    entries: Sequence[TensorEntry], small_bytes: int = SMALL_BYTES
+) -> Iterator[StagingGroup]:
+    """One group for each tensor of over `small_bytes`; smaller neighbours share a group."""
+    group = StagingGroup()
+    for entry in entries:
+        small = entry.stop - entry.start <= small_bytes
+        if group.spans and (not small or group.size_bytes >= GROUP_BYTES):
+            yield group
+            group = StagingGroup()
+        group.add(entry)
+        if not small:
+            yield group
+            group = StagingGroup()
+    if group.spans:
+        yield group
+
+
+# --- the memory ----------------------------------------------------------------------------------
+
 
 class Staged(Contiguous):
-    """One span's memory: a `Target` for those who copy."""
+    """The memory of one span. A `Target`."""
 
     __slots__ = ("address", "flat", "left_bytes", "owner", "span")
 
@@ -40,11 +126,11 @@ class Staged(Contiguous):
 
 
 class StagedGroup:
-    """One allocation, and its tensors once all bytes are there."""
+    """The allocation of one group, and the group's tensors once all bytes have arrived."""
 
     def __init__(self, group: StagingGroup, device: torch.device) -> None:
         self._group = group
-        if group.single:  # as the tensor it is
+        if group.single:  # allocated in the tensor's own dtype and shape, so `tensors` cuts nothing
             self._tensor = fresh(group.spans[0].entries[0], device)
             self.flat = self._tensor.reshape(-1).view(torch.uint8)
         else:
@@ -53,10 +139,10 @@ class StagedGroup:
         self.size_bytes = group.size_bytes
         self.left_bytes = sum(span.stop - span.start for span in group.spans)
         self.stop = group.spans[-1].stop
-        """Where its last byte ends in the shard."""
+        """Where the group's last byte ends in the shard."""
 
     def tensors(self) -> list[Handed]:
-        """The tensors, which alone keep the memory from now on."""
+        """The group's tensors. Once this object is dropped, they alone hold the memory."""
         if self._group.single:
             return [(self._group.spans[0].entries[0], self._tensor)]
         return [item for span in self._group.spans for item in split(self.flat[span.at :], span)]
@@ -65,8 +151,8 @@ class StagedGroup:
 def split(flat: torch.Tensor, span: GroupSpan) -> Iterator[Handed]:
     """A span's tensors, whose first byte is that of `flat`.
 
-    Neighbours that differ in the first dimension at most are cut by one call: there may be
-    thousands, and a view of each would take longer than copying its bytes.
+    One call cuts all neighbours that differ at most in the first dimension: there may be
+    thousands, and making a view of each would take longer than copying its bytes.
     """
     forms = [torch_form(entry.dtype, entry.shape) for entry in span.entries]
     first, at = 0, 0
@@ -83,11 +169,11 @@ def split(flat: torch.Tensor, span: GroupSpan) -> Iterator[Handed]:
 
 
 def _cut(flat: torch.Tensor, shapes: list[tuple[int, ...]]) -> Sequence[torch.Tensor]:
-    """Tensors that lie in `flat` one after the other; only their first dimensions differ."""
-    if not (flat.numel() and all(shapes)):  # scalars, and empty rows
+    """Tensors of these shapes, which lie in `flat` in turn; only their first dimensions differ."""
+    if not (flat.numel() and all(shapes)):  # scalars, and tensors whose rows are empty
         parts = torch.unsafe_split_with_sizes(flat, [math.prod(shape) for shape in shapes])
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
-    # not `split`: autograd forbids to write to views that came from one call
+    # not `split`: autograd forbids writing to views that came from one call
     rows = flat.view(-1, *shapes[0][1:])
     cut: Sequence[torch.Tensor] = torch.unsafe_split_with_sizes(rows, [one[0] for one in shapes])
     return cut

@@ -1,8 +1,8 @@
 """What operators do with what is in memory: evict, pin, unpin.
 
-Runs in the daemon's loop, called by `requests.py`. Each answers with what was done, in words. A
-local source is what its files are, as far as whoever asks can open them; and what of it cannot be
-opened any more is known by the names that the same user gave it.
+Each method answers with what was done, in words. A local source means the shards that its files
+are, as far as the client can open them; files that it cannot open any more are found by the names
+that the same user gave them. Runs in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Sequence
 from streamer_client.contract.errors import MemoryLimitError, RequestRefused, SourceNotFound
 from streamer_client.contract.printable import printable
 from streamer_client.contract.uris import is_remote
-from streamerd.answering.handovers import Handed
-from streamerd.answering.local_files import LocalFiles
-from streamerd.control.sessions import Session
+from streamerd.answering.files.handovers import Handed
+from streamerd.answering.files.local_files import LocalFiles
+from streamerd.control.sessions import Session, Sessions
 from streamerd.reading.backing import Backing
-from streamerd.service import Service
+from streamerd.service.shards import Shards
+from streamerd.service.views import Decisions, ModelView, ShardView
 from streamerd.state import events
 from streamerd.state.events import LoadKey, ShardKey
-from streamerd.state.shard import Shard
 
 ROOT_UID = 0
 
@@ -29,15 +29,28 @@ class Cache:
     """The shards in memory, as operators name them: by source, or by file.
 
     Args:
-        service: whose shards.
+        model: the shards that the core knows.
+        decisions: lets the core decide on a request at once.
+        shards: what stands behind the shards.
+        sessions: who is connected, to name the holders of leases.
         files: knows which shard a file is.
     """
 
-    def __init__(self, service: Service, files: LocalFiles) -> None:
-        self._service = service
+    def __init__(
+        self,
+        model: ModelView,
+        decisions: Decisions,
+        shards: Shards,
+        sessions: Sessions,
+        files: LocalFiles,
+    ) -> None:
+        self._model = model
+        self._decisions = decisions
+        self._shards = shards
+        self._sessions = sessions
         self._files = files
 
-    def shards_of(self, session: Session, source: str, files: Sequence[Handed]) -> list[Shard]:
+    def shards_of(self, session: Session, source: str, files: Sequence[Handed]) -> list[ShardView]:
         """The shards that these files are, and those directly under a directory or prefix.
 
         Raises:
@@ -52,8 +65,8 @@ class Cache:
 
     def _found(
         self, session: Session, sources: Iterable[str], files: Sequence[Handed]
-    ) -> list[Shard]:
-        shards, backings = self._service.model.shards, self._service.backings
+    ) -> list[ShardView]:
+        shards, backings = self._model.shards, self._shards.backings
         meant = self._files.pairs(files).keys()
         uris = {_as_listed(source) for source in sources}
         return [
@@ -69,12 +82,12 @@ class Cache:
         files: Sequence[Handed],
         done: Callable[[str], None],
     ) -> None:
-        """Release the shards of `sources`; all that nobody keeps when there are none.
+        """Release the shards of `sources`; without sources, all that are neither leased nor pinned.
 
         Args:
-            session: who asks.
+            session: the client that asks.
             sources: directories, prefixes or files.
-            files: those of them that are local and can be opened.
+            files: the local files of `sources` that the client could open.
             done: called with what was released, once its memory is free.
 
         Raises:
@@ -90,20 +103,19 @@ class Cache:
                     f"{names} {verb} not in memory; `streamerctl status` lists what is"
                 )
             for shard in shards:
-                self._refuse_if_kept(shard)
+                self._refuse_if_needed(shard)
         else:
-            known = self._service.model.shards.values()
+            known = self._model.shards.values()
             shards = [shard for shard in known if not shard.loads and not shard.pinned]
-            self._service.failures.clear()
+            self._shards.forget_failures()
         size_bytes = sum(shard.resident_bytes for shard in shards)
         keys = tuple(shard.key for shard in shards)
-        self._service.post(events.EvictRequested(self._service.now_s, keys))
-        self._service.turn()
+        self._decisions.decide(events.EvictRequested(self._decisions.now_s, keys))
         told = f"{len(keys)} shards, {size_bytes} bytes released"
-        self._service.when_gone(keys, lambda: done(told))
+        self._shards.when_gone(keys, lambda: done(told))
 
-    def _refuse_if_kept(self, shard: Shard) -> None:
-        uri = self._service.backings[shard.key].stored.uri
+    def _refuse_if_needed(self, shard: ShardView) -> None:
+        uri = self._shards.backings[shard.key].stored.uri
         if shard.loads:
             holders = sorted({self._holder(key) for key in shard.loads})
             raise RequestRefused(
@@ -113,19 +125,19 @@ class Cache:
             raise RequestRefused(f"{uri} is pinned; `streamerctl unpin` it first")
 
     def _holder(self, key: LoadKey) -> str:
-        session = self._service.sessions.get(key.owner)
+        session = self._sessions.get(key.owner)
         if session is None:
             return "a prefetch"
         return f"pid {session.pid} ({session.label})" if session.label else f"pid {session.pid}"
 
     def note_pins(self, session: Session, keys: Iterable[ShardKey]) -> None:
-        """Remember who asked for shards to be kept."""
+        """Remember the user who asked for shards to be pinned."""
         for key in keys:
-            if (backing := self._service.backings.get(key)) is not None:
+            if (backing := self._shards.backings.get(key)) is not None:
                 backing.pinned_by.add(session.uid)
 
     def pin(self, session: Session, source: str, files: Sequence[Handed]) -> str:
-        """Keep a source until it is unpinned.
+        """Have a source stay in memory until it is unpinned.
 
         Raises:
             SourceNotFound: nothing of it is in memory.
@@ -133,10 +145,9 @@ class Cache:
         """
         shards = self.shards_of(session, source, files)
         keys = tuple(shard.key for shard in shards)
-        self._service.post(events.PinRequested(self._service.now_s, keys))
-        self._service.turn()
+        self._decisions.decide(events.PinRequested(self._decisions.now_s, keys))
         if not all(shard.pinned for shard in shards):
-            ledger = self._service.model.ledger
+            ledger = self._model.ledger
             raise MemoryLimitError(
                 f"{printable(source)} needs {sum(shard.slab_bytes for shard in shards)} bytes set "
                 f"aside, and {ledger.limit_bytes - ledger.committed_bytes} of {ledger.limit_bytes} "
@@ -156,7 +167,7 @@ class Cache:
         pinned = [shard for shard in self.shards_of(session, source, files) if shard.pinned]
         if not pinned:
             raise RequestRefused(f"{printable(source)} is not pinned")
-        backings = [self._service.backings[shard.key] for shard in pinned]
+        backings = [self._shards.backings[shard.key] for shard in pinned]
         others: set[int] = set().union(*(backing.pinned_by for backing in backings))
         if session.uid != ROOT_UID and not any(session.uid in one.pinned_by for one in backings):
             users = ", ".join(str(uid) for uid in sorted(others)) or "another"
@@ -172,10 +183,10 @@ class Cache:
             for shard, backing in zip(pinned, backings, strict=True)
             if not backing.pinned_by
         )
-        self._service.post(events.UnpinRequested(self._service.now_s, free))
-        kept = len(pinned) - len(free)
+        self._decisions.post(events.UnpinRequested(self._decisions.now_s, free))
+        still_pinned = len(pinned) - len(free)
         told = f"{len(free)} shards unpinned"
-        return f"{told}, {kept} stay pinned by others" if kept else told
+        return f"{told}, {still_pinned} stay pinned by others" if still_pinned else told
 
 
 def _is_called(backing: Backing, session: Session, uris: set[str]) -> bool:

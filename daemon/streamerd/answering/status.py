@@ -1,38 +1,74 @@
-"""The body of `streamerctl status --json`; its keys are a promise, see docs/status-json.md."""
+"""What `streamerctl status` tells: the daemon's state as the contract's `StatusDocument`.
+
+Owns how the document is filled; its names and types are the contract's (`contract/status.py`). Runs
+in the main process's loop, and only reads.
+"""
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
+from dataclasses import dataclass
 
 from streamer_client.contract.sizes import format_size
+from streamer_client.contract.status import (
+    LeaseStatus,
+    MemoryStatus,
+    ShardState,
+    ShardStatus,
+    SourceStatus,
+    StatusDocument,
+    TotalsStatus,
+    WaitingStatus,
+)
 from streamerd import __version__
+from streamerd.control.sessions import Sessions
 from streamerd.reading.backing import shard_id
-from streamerd.service import Service
+from streamerd.reading.fetches import Fetches, ReadTotals
+from streamerd.service.shards import Failure, Shards
+from streamerd.service.slabs import Slabs
+from streamerd.service.turns import Turns
+from streamerd.service.views import ModelView, ShardView
 from streamerd.state.lifecycle import BlockState
-from streamerd.state.shard import Shard
+from streamerd.workers.in_daemon.supervisor import Fleet
 
 
-def status_body(service: Service) -> dict[str, object]:
-    """Everything that `status` tells, as JSON-ready values."""
-    return {
-        "version": __version__,
-        "pid": os.getpid(),
-        "uptime_s": round(service.now_s - service.started_s, 3),
-        "socket": service.settings.socket,
-        "instance": service.instance,
-        "memory": _memory(service),
-        "sources": _sources(service),
-        "waiting": _waiting(service),
-        "bandwidth_limit_bytes_per_s": service.fetches.pace.bytes_per_s,
-        "totals": _totals(service),
-        "workers": service.fleet.pids,
-    }
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the status is told from; only read."""
+
+    socket: str
+    instance: str
+    turns: Turns
+    model: ModelView
+    shards: Shards
+    slabs: Slabs
+    fetches: Fetches
+    totals: ReadTotals
+    fleet: Fleet
+    sessions: Sessions
 
 
-def status_line(service: Service) -> str:
+def status_document(facts: Facts) -> StatusDocument:
+    """Everything that `status` tells."""
+    return StatusDocument(
+        version=__version__,
+        pid=os.getpid(),
+        uptime_s=round(facts.turns.now_s - facts.turns.started_s, 3),
+        socket=facts.socket,
+        instance=facts.instance,
+        memory=_memory(facts),
+        sources=_sources(facts),
+        waiting=_waiting(facts),
+        bandwidth_limit_bytes_per_s=facts.fetches.pace.bytes_per_s,
+        totals=_totals(facts),
+        workers=tuple(facts.fleet.pids),
+    )
+
+
+def status_line(facts: Facts) -> str:
     """One line for `systemctl status`: memory and running loads."""
-    ledger, model = service.model.ledger, service.model
+    ledger, model = facts.model.ledger, facts.model
     percent = 100 * ledger.used_bytes // max(1, ledger.limit_bytes)
     running = len(model.loads) - len(model.waiting)
     return (
@@ -41,126 +77,125 @@ def status_line(service: Service) -> str:
     )
 
 
-def _memory(service: Service) -> dict[str, object]:
-    ledger, shards = service.model.ledger, service.model.shards.values()
-    return {
-        "limit_bytes": ledger.limit_bytes,
-        "used_bytes": ledger.used_bytes,
-        "leased_bytes": sum(shard.resident_bytes for shard in shards if shard.loads),
-        "pinned_bytes": sum(shard.resident_bytes for shard in shards if shard.pinned),
-        "committed_bytes": ledger.committed_bytes,
-        "lingering_bytes": service.lingering.size_bytes,
-    }
+def _memory(facts: Facts) -> MemoryStatus:
+    ledger, shards = facts.model.ledger, facts.model.shards.values()
+    return MemoryStatus(
+        limit_bytes=ledger.limit_bytes,
+        used_bytes=ledger.used_bytes,
+        leased_bytes=sum(shard.resident_bytes for shard in shards if shard.loads),
+        pinned_bytes=sum(shard.resident_bytes for shard in shards if shard.pinned),
+        committed_bytes=ledger.committed_bytes,
+        lingering_bytes=facts.slabs.lingering_bytes,
+    )
 
 
-def _sources(service: Service) -> list[dict[str, object]]:
-    by_source: dict[str, list[dict[str, object]]] = defaultdict(list)
+def _sources(facts: Facts) -> tuple[SourceStatus, ...]:
+    by_source: dict[str, list[ShardStatus]] = defaultdict(list)
     known = set()
-    for key, shard in service.model.shards.items():
-        uri = service.backings[key].stored.uri
+    for key, shard in facts.model.shards.items():
+        uri = facts.shards.backings[key].stored.uri
         known.add(uri)
-        by_source[os.path.dirname(uri)].append(_shard(service, shard))
-    for uri, failure in service.failures.items():
+        by_source[os.path.dirname(uri)].append(_shard(facts, shard))
+    for uri, failure in facts.shards.failures.items():
         if uri not in known:
-            row = _row(uri, failure.size_bytes, "failed")
-            row |= {"id": failure.id, "error": failure.message}
-            by_source[os.path.dirname(uri)].append(row)
-    return [{"uri": uri, "shards": rows} for uri, rows in sorted(by_source.items())]
+            by_source[os.path.dirname(uri)].append(_failed(uri, failure))
+    return tuple(
+        SourceStatus(uri=uri, shards=tuple(shards)) for uri, shards in sorted(by_source.items())
+    )
 
 
-def _row(uri: str, size_bytes: int, state: str) -> dict[str, object]:
-    return {
-        "id": None,
-        "uri": uri,
-        "names": [],
-        "slab": None,
-        "size_bytes": size_bytes,
-        "resident_bytes": 0,
-        "state": state,
-        "pinned": False,
-        "leases": [],
-        "retries": 0,
-        "bytes_per_s": 0.0,
-        "eta_s": None,
-        "error": None,
-    }
-
-
-def _shard(service: Service, shard: Shard) -> dict[str, object]:
-    state, backing = _state(shard), service.backings[shard.key]
-    rate = service.fetches.rates.get(shard.key)
-    bytes_per_s = rate.bytes_per_s(service.now_s) if rate and state == "streaming" else 0.0
+def _shard(facts: Facts, shard: ShardView) -> ShardStatus:
+    state, backing = _state(shard), facts.shards.backings[shard.key]
+    streaming = state is ShardState.STREAMING
+    bytes_per_s = facts.fetches.bytes_per_s(shard.key) if streaming else 0.0
     resident_bytes = min(shard.resident_bytes, shard.size_bytes)
     missing_bytes = shard.size_bytes - resident_bytes
     uri = backing.stored.uri
-    return _row(uri, shard.size_bytes, state) | {
-        "id": shard_id(shard.key),
-        "names": sorted({name.text for name in backing.names} - {uri}),
-        "slab": backing.slab_name or None,
-        "resident_bytes": resident_bytes,
-        "pinned": shard.pinned,
-        "leases": _leases(service, shard),
-        "retries": backing.retries,
-        "bytes_per_s": round(bytes_per_s, 1),
-        "eta_s": round(missing_bytes / bytes_per_s, 3) if bytes_per_s else None,
-        "error": shard.error[1] if shard.error else None,
-    }
+    return ShardStatus(
+        id=shard_id(shard.key),
+        uri=uri,
+        names=tuple(sorted({name.text for name in backing.names} - {uri})),
+        slab=backing.slab_name or None,
+        size_bytes=shard.size_bytes,
+        resident_bytes=resident_bytes,
+        state=state,
+        pinned=shard.pinned,
+        leases=_leases(facts, shard),
+        retries=backing.retries,
+        bytes_per_s=round(bytes_per_s, 1),
+        eta_s=round(missing_bytes / bytes_per_s, 3) if bytes_per_s else None,
+        error=shard.error[1] if shard.error else None,
+    )
 
 
-def _state(shard: Shard) -> str:
+def _failed(uri: str, failure: Failure) -> ShardStatus:
+    """A shard that the model has forgotten, and whose failure is still told."""
+    return ShardStatus(
+        id=failure.id,
+        uri=uri,
+        slab=None,
+        size_bytes=failure.size_bytes,
+        resident_bytes=0,
+        state=ShardState.FAILED,
+        pinned=False,
+        leases=(),
+        bytes_per_s=0.0,
+        eta_s=None,
+        error=failure.message,
+    )
+
+
+def _state(shard: ShardView) -> ShardState:
     if shard.error is not None:
-        return "failed"
+        return ShardState.FAILED
     if shard.resident_bytes == shard.slab_bytes:
-        return "resident"
+        return ShardState.RESIDENT
     if not shard.loads:
-        return "partial"
+        return ShardState.PARTIAL
     touched = shard.resident_bytes or BlockState.FETCHING in shard.states
-    return "streaming" if touched else "queued"
+    return ShardState.STREAMING if touched else ShardState.QUEUED
 
 
-def _leases(service: Service, shard: Shard) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
+def _leases(facts: Facts, shard: ShardView) -> tuple[LeaseStatus, ...]:
+    rows: list[LeaseStatus] = []
     for key, index in shard.loads.items():
-        peer = service.sessions.get(key.owner)
-        consumed_bytes = service.model.loads[key].consumed_bytes.get(index, 0)
+        pid, label = _holder(facts, key.owner)
+        consumed_bytes = facts.model.loads[key].consumed_bytes.get(index, 0)
         rows.append(
-            {
-                "pid": peer.pid if peer else os.getpid(),
-                "label": peer.label if peer else "prefetch",
-                "consumed_bytes": min(consumed_bytes, shard.size_bytes),
-            }
+            LeaseStatus(pid=pid, label=label, consumed_bytes=min(consumed_bytes, shard.size_bytes))
         )
-    return rows
+    return tuple(rows)
 
 
-def _waiting(service: Service) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
-    for key in service.model.waiting:
-        peer = service.sessions.get(key.owner)
-        rows.append(
-            {
-                "pid": peer.pid if peer else os.getpid(),
-                "label": peer.label if peer else "prefetch",
-                "needs_bytes": service.model.loads[key].window_bytes,
-            }
-        )
-    return rows
+def _waiting(facts: Facts) -> tuple[WaitingStatus, ...]:
+    rows: list[WaitingStatus] = []
+    for key in facts.model.waiting:
+        pid, label = _holder(facts, key.owner)
+        needs_bytes = facts.model.loads[key].window_bytes
+        rows.append(WaitingStatus(pid=pid, label=label, needs_bytes=needs_bytes))
+    return tuple(rows)
 
 
-def _totals(service: Service) -> dict[str, object]:
-    totals, reading = service.model.totals, service.fetches.reading
-    return {
-        "source_read_bytes": reading.source_bytes,
-        "source_device_bytes": reading.device_bytes,
-        "source_proof_bytes": reading.proof_bytes,
-        "source_requests": reading.requests,
-        "served_bytes": totals.served_bytes,
-        "block_hits": totals.block_hits,
-        "block_misses": totals.block_misses,
-        "evicted_bytes": totals.evicted_bytes,
-        "retries": totals.retries + reading.retries,
-        "errors": totals.errors,
-        "worker_restarts": service.fleet.restarts,
-        "lost_threads": service.fleet.lost_threads,
-        "retired_workers": service.fleet.retired,
-    }
+def _holder(facts: Facts, owner: str) -> tuple[int, str]:
+    """Pid and label of a load's owner: a client, or this daemon for a prefetch."""
+    peer = facts.sessions.get(owner)
+    return (peer.pid, peer.label) if peer else (os.getpid(), "prefetch")
+
+
+def _totals(facts: Facts) -> TotalsStatus:
+    totals, reading = facts.model.totals, facts.totals
+    return TotalsStatus(
+        source_read_bytes=reading.source_bytes,
+        source_device_bytes=reading.device_bytes,
+        source_proof_bytes=reading.proof_bytes,
+        source_requests=reading.requests,
+        served_bytes=totals.served_bytes,
+        block_hits=totals.block_hits,
+        block_misses=totals.block_misses,
+        evicted_bytes=totals.evicted_bytes,
+        retries=totals.retries + reading.retries,
+        errors=totals.errors,
+        worker_restarts=facts.fleet.restarts,
+        lost_threads=facts.fleet.lost_threads,
+        retired_workers=facts.fleet.retired,
+    )

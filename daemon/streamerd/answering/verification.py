@@ -9,26 +9,44 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from streamer_client.contract.layout import block_span
 from streamer_client.contract.messages import Finding, Message, Verified, Verify, Verifying
 from streamer_client.contract.uris import is_remote
 from streamerd.reading.backing import Backing
+from streamerd.reading.bandwidth import Pace
 from streamerd.reading.sources import Pair
-from streamerd.service import Service
+from streamerd.service.views import Events, ModelView, ShardView
 from streamerd.state.events import ShardKey
 from streamerd.state.lifecycle import BlockState
-from streamerd.state.shard import Shard
 from streamerd.workers import jobs
+from streamerd.workers.in_daemon.supervisor import Fleet
 
 AT_ONCE: Final = 2
 """Blocks that are looked at at the same time."""
 TELL_EACH_S: Final = 0.25
 
 
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What every verification works with."""
+
+    model: ModelView
+    events: Events
+    """For their clock alone."""
+    backings: Mapping[ShardKey, Backing]
+    fleet: Fleet
+    pace: Pace
+    """Of reads from stores."""
+    block_bytes: int
+    wait_s: float
+    """How long a file system may take to answer."""
+
+
 class _Look(NamedTuple):
-    """One look at one block: what it is, and how things stood when it began."""
+    """One look at one block: which block, and the state of its slab when the look began."""
 
     shard: ShardKey
     block: int
@@ -43,29 +61,29 @@ class Verification:
     """One verification under way.
 
     Args:
-        service: whose blocks.
+        means: what it works with.
         request: what was asked.
-        shards: which shards.
-        pairs: what those of them that are local files can be read through.
-        tell: sends a message to who asked.
+        shards: the shards to verify.
+        pairs: what those shards that are local files can be read through.
+        tell: sends a message to the client that asked.
     """
 
     def __init__(
         self,
-        service: Service,
+        means: Means,
         request: Verify,
-        shards: Sequence[Shard],
+        shards: Sequence[ShardView],
         pairs: Mapping[ShardKey, Pair],
         tell: Callable[[Message], None],
     ) -> None:
-        self._service = service
+        self._means = means
         self._request = request
         self._tell = tell
         self._pairs = {key: pair.retain() for key, pair in pairs.items()}
         self._left = deque(
             (shard.key, block) for shard in shards for block in _resident_blocks(shard)
         )
-        self._total_bytes = sum(_resident_bytes(service, shard) for shard in shards)
+        self._total_bytes = sum(_resident_bytes(shard, means.block_bytes) for shard in shards)
         self._checked_bytes = self._skipped_bytes = self._under_way = 0
         self._findings: list[Finding] = []
         self._unreadable: set[ShardKey] = set()
@@ -79,11 +97,11 @@ class Verification:
 
     @property
     def ended(self) -> bool:
-        """Whether it has told its outcome, or nobody wants to know it."""
+        """Whether its outcome was told, or its client does not want to know any more."""
         return self._stopped
 
     def stop(self) -> None:
-        """It is done, or nobody wants to know any more."""
+        """Look at nothing more: the outcome was told, or the client has left."""
         self._stopped = True
         self._release()
 
@@ -97,7 +115,7 @@ class Verification:
             return
         while self._left and self._under_way < AT_ONCE:
             self._look(*self._left.popleft())
-        now_s = self._service.now_s
+        now_s = self._means.events.now_s
         if not self._under_way:
             counted = self._checked_bytes, self._skipped_bytes
             findings = tuple(sorted(self._findings, key=lambda each: (each.uri, each.start)))
@@ -111,8 +129,7 @@ class Verification:
     # --- one block ------------------------------------------------------------------------------
 
     def _look(self, key: ShardKey, block: int) -> None:
-        backing = self._service.backings.get(key)
-        block_bytes = self._service.settings.block_bytes
+        backing, block_bytes = self._means.backings.get(key), self._means.block_bytes
         if backing is None or not self._is_resident(key, block):
             size_bytes = 0 if backing is None else backing.stored.size_bytes
             start, stop = block_span(block, size_bytes, block_bytes) if size_bytes else (0, 0)
@@ -121,11 +138,11 @@ class Verification:
         start, stop = block_span(block, backing.stored.size_bytes, block_bytes)
         look = _Look(key, block, start, stop, backing, backing.slab, backing.releases)
         self._under_way += 1
-        job = jobs.Checksum(self._service.fleet.next_job(), backing.slab, start, stop)
-        self._service.fleet.submit(job, lambda answer: self._summed(look, answer))
+        job = jobs.Checksum(self._means.fleet.next_job(), backing.slab, start, stop)
+        self._means.fleet.submit(job, lambda answer: self._summed(look, answer))
 
     def _is_resident(self, key: ShardKey, block: int) -> bool:
-        shard = self._service.model.shards.get(key)
+        shard = self._means.model.shards.get(key)
         return shard is not None and shard.states[block] == BlockState.RESIDENT
 
     def _undisturbed(self, look: _Look) -> bool:
@@ -134,8 +151,8 @@ class Verification:
         return now == (look.slab, look.releases) and self._is_resident(look.shard, look.block)
 
     def _summed(self, look: _Look, answer: jobs.Answer | None) -> None:
-        kept = look.backing.checksums[look.block]
-        if isinstance(answer, jobs.Checksummed) and answer.checksum == kept:
+        expected = look.backing.checksums[look.block]
+        if isinstance(answer, jobs.Checksummed) and answer.checksum == expected:
             if self._request.against_source and look.shard not in self._unreadable:
                 self._reread(look)
                 return
@@ -143,7 +160,7 @@ class Verification:
             self._left.append((look.shard, look.block))
             self._end()
             return
-        elif isinstance(answer, jobs.Failed):
+        elif isinstance(answer, jobs.JobFailed):
             self._find(look, f"could not be looked at: {answer.message}")
         else:
             self._find(
@@ -154,7 +171,7 @@ class Verification:
         self._checked(look)
 
     def _reread(self, look: _Look) -> None:
-        fleet, service = self._service.fleet, self._service
+        fleet = self._means.fleet
         span = look.start, look.stop
 
         def read(job: jobs.Reread, limit_s: float | None) -> None:
@@ -163,7 +180,7 @@ class Verification:
         if is_remote(look.backing.stored.uri):
             stored, environment = look.backing.stored, self._request.environment
             job = jobs.Reread(fleet.next_job(), stored, None, environment, *span)
-            service.fetches.pace.begin(look.stop - look.start, lambda: read(job, None))
+            self._means.pace.begin(look.stop - look.start, lambda: read(job, None))
             return
         pair = self._pairs.get(look.shard)
         if pair is None:
@@ -173,7 +190,7 @@ class Verification:
             self._checked(look)
             return
         job = jobs.Reread(fleet.next_job(), pair.stored, pair.handle, {}, *span)
-        read(job, service.settings.source_wait_s)
+        read(job, self._means.wait_s)
 
     def _cannot_compare(self, look: _Look, why: str) -> None:
         if look.shard not in self._unreadable:
@@ -190,7 +207,7 @@ class Verification:
                         "changed in place, or one of the two reads was damaged on its way. Evict "
                         "the shard, and verify again after the next load",
                     )
-            case jobs.Failed(message=message):
+            case jobs.JobFailed(message=message):
                 self._cannot_compare(look, message)
             case None:
                 self._left.append((look.shard, look.block))
@@ -211,11 +228,10 @@ class Verification:
         self._go_on()
 
 
-def _resident_blocks(shard: Shard) -> list[int]:
+def _resident_blocks(shard: ShardView) -> list[int]:
     return [block for block in range(shard.blocks) if shard.states[block] == BlockState.RESIDENT]
 
 
-def _resident_bytes(service: Service, shard: Shard) -> int:
-    block_bytes = service.settings.block_bytes
+def _resident_bytes(shard: ShardView, block_bytes: int) -> int:
     spans = [block_span(each, shard.size_bytes, block_bytes) for each in _resident_blocks(shard)]
     return sum(stop - start for start, stop in spans)

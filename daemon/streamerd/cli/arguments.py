@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-from streamer_client.connect.trust import find_socket
+from streamer_client.connecting.trust import find_socket
 from streamer_client.contract.sizes import parse_size
 from streamerd import __version__
 from streamerd.cli import cache, config, prefetch, shard, status, verify
@@ -166,6 +166,7 @@ def _add_shard(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help_text="write a checkpoint with each rank's files apart",
         example="streamerctl shard /models/llama /models/llama-tp4 --tensor-parallel-size 4",
     )
+    parser.usage = "streamerctl shard MODEL OUT --tensor-parallel-size N [OPTION...]"
     parser.add_argument(
         "model", metavar="MODEL", help="checkpoint directory, Hugging Face id, or s3://..."
     )
@@ -180,6 +181,9 @@ def _add_shard(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--max-file-size", metavar="SIZE", type=_size, help="begin another part after this much"
     )
+    parser.add_argument("--enable-expert-parallel", action="store_true", help="whole experts")
+    parser.add_argument("--dtype", metavar="D", help="of the parameters, as vLLM's")
+    parser.add_argument("--quantization", metavar="Q", help="as vLLM's")
 
 
 def _add_config(

@@ -12,11 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from streamer_client.contract.errors import ProtocolMismatch
-from streamer_client.contract.messages import Config, GetConfig, Json
+from streamer_client.contract.messages import Json
 from streamer_client.contract.sizes import format_size
-from streamerd.cli.exit_codes import DONE
 from streamerd.cli.request import Requester
-from streamerd.cli.terminal import console, one_line
+from streamerd.cli.terminal import DONE, console, one_line
 from streamerd.settings.table import KEYS
 
 
@@ -55,7 +54,7 @@ def _shown(value: object, *, is_size: bool) -> str:
 def run(arguments: argparse.Namespace) -> int:
     """Ask for the settings and show them."""
     with Requester(arguments.socket) as requester:
-        body = requester.ask(GetConfig(requester.next_id()), Config).body
+        body = requester.config()
     if arguments.json:
         sys.stdout.write(json.dumps(body, indent=2) + "\n")
     else:

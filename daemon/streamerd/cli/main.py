@@ -8,12 +8,11 @@ from collections.abc import Sequence
 
 from streamer_client.contract.errors import StreamerError
 from streamerd.cli.arguments import control_parser
-from streamerd.cli.exit_codes import DONE, FAILED, exit_code_of
-from streamerd.cli.terminal import console, one_line
+from streamerd.cli.terminal import DONE, FAILED, console, exit_code_of, one_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run streamerctl; the exit code is one of `exit_codes`."""
+    """Run streamerctl; the exit code is one of those in `terminal`."""
     arguments = control_parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)

@@ -16,16 +16,15 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from streamer_client.connecting.requests import Prefetching
 from streamer_client.contract.errors import SourceError
-from streamer_client.contract.messages import Accepted, Prefetch
 from streamer_client.contract.sizes import format_size
-from streamerd.cli.exit_codes import DONE
+from streamer_client.contract.status import ShardState, StatusDocument
 from streamerd.cli.request import Requester
-from streamerd.cli.source_name import absolute_source, environment_of, public_source
-from streamerd.cli.status import status_body
-from streamerd.cli.status_body import StatusBody, parse_status
+from streamerd.cli.source_name import absolute_source, public_source
+from streamerd.cli.status import asked_status
 from streamerd.cli.status_view import shards_word
-from streamerd.cli.terminal import console, one_line
+from streamerd.cli.terminal import DONE, console, one_line
 
 POLL_S: Final = 0.25
 
@@ -38,18 +37,20 @@ class PrefetchProgress(NamedTuple):
     finished: bool
 
 
-def progress_of(body: StatusBody, accepted: Accepted) -> PrefetchProgress:
+def progress_of(status: StatusDocument, prefetching: Prefetching) -> PrefetchProgress:
     """Read a prefetch's progress out of a status.
 
     A shard that is not listed any more was evicted after it came in, or never held a byte.
     """
-    listed = body.shards()
-    shards = [listed[one] for one in accepted.ids if one in listed]
+    listed = status.shards()
+    shards = [listed[one] for one in prefetching.ids if one in listed]
     resident_bytes = sum(shard.resident_bytes for shard in shards)
-    failures = tuple(f"{shard.uri}: {shard.error}" for shard in shards if shard.state == "failed")
-    busy = any(shard.state in ("queued", "streaming") for shard in shards)
+    failures = tuple(
+        f"{shard.uri}: {shard.error}" for shard in shards if shard.state == ShardState.FAILED
+    )
+    busy = any(shard.state in (ShardState.QUEUED, ShardState.STREAMING) for shard in shards)
     return PrefetchProgress(
-        resident_bytes, failures, not busy or resident_bytes >= accepted.total_bytes
+        resident_bytes, failures, not busy or resident_bytes >= prefetching.total_bytes
     )
 
 
@@ -58,24 +59,18 @@ def run(arguments: argparse.Namespace) -> int:
     out = console()
     source = public_source(arguments.source)
     with Requester(arguments.socket) as requester:
-        asked = absolute_source(arguments.source)
-        with requester.handed_over((asked,), arguments.pattern) as transfer:
-            request = Prefetch(
-                requester.next_id(),
-                source,
-                transfer,
-                arguments.pattern,
-                arguments.pin,
-                arguments.memory_limit,
-                environment_of(asked),
-            )
-            accepted = requester.ask(request, Accepted)
-        what = f"{shards_word(len(accepted.ids))}, {format_size(accepted.total_bytes)}"
+        prefetching = requester.prefetch(
+            absolute_source(arguments.source),
+            arguments.pattern,
+            pin=arguments.pin,
+            limit_bytes=arguments.memory_limit,
+        )
+        what = f"{shards_word(len(prefetching.ids))}, {format_size(prefetching.total_bytes)}"
         if arguments.no_wait:
             out.print(f"prefetching {one_line(source)}: {what}; see `streamerctl status`")
             return DONE
         began_s = time.monotonic()
-        last = _wait(requester, accepted, out)
+        last = _wait(requester, prefetching, out)
     if last.failures:
         raise SourceError("prefetch failed: " + "; ".join(last.failures))
     seconds = time.monotonic() - began_s
@@ -84,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _wait(requester: Requester, accepted: Accepted, out: Console) -> PrefetchProgress:
+def _wait(requester: Requester, prefetching: Prefetching, out: Console) -> PrefetchProgress:
     bar = Progress(
         TextColumn("prefetch"),
         BarColumn(bar_width=None),
@@ -96,9 +91,9 @@ def _wait(requester: Requester, accepted: Accepted, out: Console) -> PrefetchPro
         disable=not out.is_terminal,
     )
     with bar:
-        task = bar.add_task("prefetch", total=accepted.total_bytes)
+        task = bar.add_task("prefetch", total=prefetching.total_bytes)
         while True:
-            progress = progress_of(parse_status(status_body(requester)), accepted)
+            progress = progress_of(asked_status(requester), prefetching)
             bar.update(task, completed=progress.resident_bytes)
             if progress.finished or progress.failures:
                 return progress

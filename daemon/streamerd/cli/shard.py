@@ -9,9 +9,9 @@ import sys
 from typing import Final
 
 from streamer_client.contract.errors import ConfigError
-from streamerd.cli.exit_codes import BAD_CONFIG, DONE, FAILED, USAGE
+from streamerd.cli.terminal import BAD_CONFIG, DONE, FAILED, USAGE
 
-WRITER: Final = "streamer_vllm.shard"
+WRITER: Final = "streamer_vllm.sharding.command"
 _NEEDED: Final = ("torch", "vllm")
 
 
@@ -25,6 +25,14 @@ def writer_command(arguments: argparse.Namespace) -> list[str]:
         command += ["--pattern", arguments.pattern]
     if arguments.max_file_size is not None:
         command += ["--max-file-size", str(arguments.max_file_size)]
+    if arguments.enable_expert_parallel:
+        command.append("--enable-expert-parallel")
+    for option, value in (
+        ("--dtype", arguments.dtype),
+        ("--quantization", arguments.quantization),
+    ):
+        if value is not None:
+            command += [option, value]
     return command
 
 

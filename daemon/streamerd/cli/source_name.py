@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from streamer_client.contract.uris import has_scheme
-from streamer_client.storage.registry import caller_environment, public_uri
+from streamer_client.storage.registry import public_uri
 
 
 def absolute_source(source: str) -> str:
@@ -16,13 +16,3 @@ def absolute_source(source: str) -> str:
 def public_source(source: str) -> str:
     """As the daemon keeps it and shows it: an absolute source without the secrets of its URL."""
     return public_uri(absolute_source(source))
-
-
-def environment_of(source: str) -> dict[str, str]:
-    """What of this process's environment the daemon needs to read a source: see the registry.
-
-    Raises:
-        ConfigError: nothing reads that kind, or a setting for it is wrong.
-        SourceForbidden: credentials were asked for and cannot be had.
-    """
-    return caller_environment(source, os.environ).variables()

@@ -11,19 +11,21 @@ from typing import Final
 from rich.console import Console
 from rich.live import Live
 
-from streamer_client.contract.messages import GetStatus, Json, Status
-from streamerd.cli.exit_codes import DONE
+from streamer_client.contract.status import StatusDocument, parse_status
 from streamerd.cli.request import Requester
-from streamerd.cli.status_body import parse_status
 from streamerd.cli.status_view import status_view
-from streamerd.cli.terminal import console
+from streamerd.cli.terminal import DONE, console
 
 WATCH_S: Final = 1.0
 
 
-def status_body(requester: Requester) -> Json:
-    """The daemon's status now."""
-    return requester.ask(GetStatus(requester.next_id()), Status).body
+def asked_status(requester: Requester) -> StatusDocument:
+    """The daemon's status now, typed.
+
+    Raises:
+        ProtocolMismatch: it lacks what this version shows.
+    """
+    return parse_status(requester.status())
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -32,9 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.watch:
             _watch(requester, as_json=arguments.json)
         elif arguments.json:
-            sys.stdout.write(json.dumps(status_body(requester), indent=2) + "\n")
+            sys.stdout.write(json.dumps(requester.status(), indent=2) + "\n")
         else:
-            console().print(status_view(parse_status(status_body(requester))))
+            console().print(status_view(asked_status(requester)))
     return DONE
 
 
@@ -51,7 +53,7 @@ def _watch(requester: Requester, *, as_json: bool) -> None:
 
 def _watch_lines(requester: Requester, out: Console, *, as_json: bool) -> None:
     while True:
-        body = status_body(requester)
+        body = requester.status()
         if as_json:
             sys.stdout.write(json.dumps(body) + "\n")
             sys.stdout.flush()
@@ -63,5 +65,5 @@ def _watch_lines(requester: Requester, out: Console, *, as_json: bool) -> None:
 def _watch_screen(requester: Requester, out: Console) -> None:
     with Live(console=out, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
-            live.update(status_view(parse_status(status_body(requester))), refresh=True)
+            live.update(status_view(asked_status(requester)), refresh=True)
             time.sleep(WATCH_S)

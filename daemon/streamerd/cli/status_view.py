@@ -1,4 +1,4 @@
-"""What `streamerctl status` shows. Pure: a typed body goes in, a rich renderable comes out."""
+"""What `streamerctl status` shows. Pure: the typed document in, what rich renders out."""
 
 from __future__ import annotations
 
@@ -6,42 +6,50 @@ import os
 from typing import Any
 
 import msgspec
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from streamer_client.contract.sizes import format_size
-from streamerd.cli.memory_bar import MemoryBar
-from streamerd.cli.status_body import Memory, Shard, Source, StatusBody, Totals, WaitingLoad
+from streamer_client.contract.status import (
+    MemoryStatus,
+    ShardState,
+    ShardStatus,
+    SourceStatus,
+    StatusDocument,
+    TotalsStatus,
+    WaitingStatus,
+)
 from streamerd.cli.terminal import one_line
 
-_STATE_STYLES = {
-    "queued": "bright_black",
-    "streaming": "cyan",
-    "partial": "yellow",
-    "resident": "green",
-    "failed": "bold red",
+_STATE_STYLES: dict[str, str] = {
+    ShardState.QUEUED: "bright_black",
+    ShardState.STREAMING: "cyan",
+    ShardState.PARTIAL: "yellow",
+    ShardState.RESIDENT: "green",
+    ShardState.FAILED: "bold red",
 }
 
 
-def status_view(body: StatusBody) -> RenderableType:
+def status_view(status: StatusDocument) -> RenderableType:
     """The whole page."""
-    body = _in_lines(body)
-    parts: list[RenderableType] = [_headline(body), Text(), _memory(body.memory)]
-    for source in body.sources:
+    status = _in_lines(status)
+    parts: list[RenderableType] = [_headline(status), Text(), _memory(status.memory)]
+    for source in status.sources:
         parts += [Text(), *_source(source)]
-    if not body.sources:
+    if not status.sources:
         parts += [Text(), Text("nothing in memory yet", style="bright_black")]
-    if body.waiting:
-        parts += [Text(), *_waiting(body.waiting, body.memory)]
-    parts += [Text(), _totals(body.totals)]
+    if status.waiting:
+        parts += [Text(), *_waiting(status.waiting, status.memory)]
+    parts += [Text(), _totals(status.totals)]
     return Group(*parts)
 
 
-def _in_lines(body: StatusBody) -> StatusBody:
+def _in_lines(status: StatusDocument) -> StatusDocument:
     """The same with every text fit to be shown: clients chose the names and labels."""
-    return msgspec.convert(_each_in_a_line(msgspec.to_builtins(body)), StatusBody)
+    return msgspec.convert(_each_in_a_line(status.body()), StatusDocument)
 
 
 def _each_in_a_line(value: Any) -> Any:
@@ -79,14 +87,14 @@ def shards_word(number: int) -> str:
     return "1 shard" if number == 1 else f"{number} shards"
 
 
-def _headline(body: StatusBody) -> Text:
+def _headline(status: StatusDocument) -> Text:
     return Text.assemble(
-        (f"streamerd {body.version}", "bold"),
-        f"  pid {body.pid}  up {duration(body.uptime_s)}  {body.socket}",
+        (f"streamerd {status.version}", "bold"),
+        f"  pid {status.pid}  up {duration(status.uptime_s)}  {status.socket}",
     )
 
 
-def _memory(memory: Memory) -> RenderableType:
+def _memory(memory: MemoryStatus) -> RenderableType:
     free_bytes = max(memory.limit_bytes - memory.used_bytes, 0)
     used, limit = format_size(memory.used_bytes), format_size(memory.limit_bytes)
     bar = Table.grid(padding=(0, 2, 0, 0), expand=True)
@@ -112,7 +120,7 @@ def _beneath(text: str) -> RenderableType:
     return Padding(Text(text), (0, 0, 0, 8))
 
 
-def _source(source: Source) -> list[RenderableType]:
+def _source(source: SourceStatus) -> list[RenderableType]:
     size_bytes = sum(shard.size_bytes for shard in source.shards)
     resident_bytes = sum(shard.resident_bytes for shard in source.shards)
     headline = Text.assemble(
@@ -128,7 +136,7 @@ def _source(source: Source) -> list[RenderableType]:
     return [headline, _shards(source), *_holders(source), *errors]
 
 
-def _shards(source: Source) -> RenderableType:
+def _shards(source: SourceStatus) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bright_black")
     table.add_column("shard", overflow="ellipsis")  # the one column that gives way
     table.add_column("state", no_wrap=True)
@@ -141,13 +149,15 @@ def _shards(source: Source) -> RenderableType:
             format_size(shard.size_bytes),
             percent(shard.resident_bytes, shard.size_bytes),
             f"{shard.bytes_per_s / 1e9:.2f}" if shard.bytes_per_s else "",
-            duration(shard.eta_s) if shard.eta_s is not None and shard.state != "resident" else "",
+            duration(shard.eta_s)
+            if shard.eta_s is not None and shard.state != ShardState.RESIDENT
+            else "",
             str(len(shard.leases) or ""),
         )
     return Padding(table, (0, 0, 0, 2))
 
 
-def _holders(source: Source) -> list[RenderableType]:
+def _holders(source: SourceStatus) -> list[RenderableType]:
     """One line for each process that holds leases here, over all its shards."""
     held: dict[tuple[int, str], list[tuple[int, int]]] = {}
     for shard in source.shards:
@@ -169,19 +179,19 @@ def _holders(source: Source) -> list[RenderableType]:
     return [grid]
 
 
-def _name(shard: Shard, source: Source) -> str:
+def _name(shard: ShardStatus, source: SourceStatus) -> str:
     inside = shard.uri.startswith(source.uri.rstrip("/") + "/")
     return shard.uri[len(source.uri.rstrip("/")) + 1 :] if inside else os.path.basename(shard.uri)
 
 
-def _state(shard: Shard) -> Text:
+def _state(shard: ShardStatus) -> Text:
     text = Text(shard.state, style=_STATE_STYLES.get(shard.state, ""))
-    if shard.retries and shard.state == "streaming":
+    if shard.retries and shard.state == ShardState.STREAMING:
         text.append(f", {shard.retries} retried", style="yellow")
     return text.append(" pinned", style="yellow") if shard.pinned else text
 
 
-def _waiting(waiting: tuple[WaitingLoad, ...], memory: Memory) -> list[RenderableType]:
+def _waiting(waiting: tuple[WaitingStatus, ...], memory: MemoryStatus) -> list[RenderableType]:
     grid = Table.grid(padding=(0, 2, 0, 0))
     for load in waiting:
         grid.add_row(f"  pid {load.pid}", load.label, f"needs {format_size(load.needs_bytes)}")
@@ -193,7 +203,7 @@ def _waiting(waiting: tuple[WaitingLoad, ...], memory: Memory) -> list[Renderabl
     return [headline, grid]
 
 
-def _totals(totals: Totals) -> RenderableType:
+def _totals(totals: TotalsStatus) -> RenderableType:
     carried = Text.assemble(
         ("totals", "bold"),
         f"  read {format_size(totals.source_read_bytes)} in {totals.source_requests:,} requests, "
@@ -211,3 +221,31 @@ def _totals(totals: Totals) -> RenderableType:
         f"{totals.retired_workers:,} workers replaced for that"
     )
     return Group(carried, _beneath(counted), _beneath(hung))
+
+
+class MemoryBar:
+    """A bar as wide as the console: how much of the memory limit is leased, unused and free."""
+
+    def __init__(self, leased_bytes: int, used_bytes: int, limit_bytes: int) -> None:
+        self._leased_bytes = leased_bytes
+        self._used_bytes = used_bytes
+        self._limit_bytes = max(limit_bytes, 1)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = options.max_width
+        leased, used, free = "#=." if options.ascii_only else "█▓░"
+        leased_cells = self._cells(self._leased_bytes, width)
+        used_cells = max(self._cells(self._used_bytes, width) - leased_cells, 0)
+        yield Text.assemble(
+            (leased * leased_cells, "green"),
+            (used * used_cells, "cyan"),
+            (free * (width - leased_cells - used_cells), "bright_black"),
+        )
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(4, options.max_width)
+
+    def _cells(self, size_bytes: int, width: int) -> int:
+        """Cells of a stretch; anything at all is at least one."""
+        cells = round(width * min(size_bytes, self._limit_bytes) / self._limit_bytes)
+        return max(cells, 1) if size_bytes else 0

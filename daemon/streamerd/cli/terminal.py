@@ -1,4 +1,6 @@
-"""Where streamerctl writes: rich consoles for stdout and stderr.
+"""How streamerctl answers its user: rich consoles for stdout and stderr, and exit codes.
+
+The exit codes are a promise to scripts; sysexits.h has two of them.
 
 Colour only on a terminal and never with NO_COLOR; both are rich's own rules. Output into a pipe is
 as wide as COLUMNS says, else 120: there is no screen to fit, and names should not be cut.
@@ -13,10 +15,17 @@ from typing import Final, TextIO
 
 from rich.console import Console
 
+from streamer_client.contract.errors import ConfigError, DaemonUnavailable, StreamerError
 from streamer_client.contract.limits import MAX_LOGGED_CHARACTERS
 from streamer_client.contract.printable import printable
 
 _PIPE_WIDTH: Final = 120
+
+DONE: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+NO_DAEMON: Final = 69
+BAD_CONFIG: Final = 78
 
 
 def one_line(text: str) -> str:
@@ -35,3 +44,14 @@ def console(stream: TextIO | None = None) -> Console:
     file = stream or sys.stdout
     width = None if file.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
     return _Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+
+
+def exit_code_of(error: StreamerError) -> int:
+    """The exit code that an error ends with."""
+    match error:
+        case DaemonUnavailable():
+            return NO_DAEMON
+        case ConfigError():
+            return BAD_CONFIG
+        case _:
+            return FAILED

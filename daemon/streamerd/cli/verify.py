@@ -7,14 +7,12 @@ import argparse
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from streamer_client.contract.errors import SourceNotFound
-from streamer_client.contract.messages import Finding, Verified, Verify, Verifying
+from streamer_client.contract.messages import Finding, Verified, Verifying
 from streamer_client.contract.sizes import format_size
-from streamerd.cli.exit_codes import DONE, FAILED
 from streamerd.cli.request import Requester
-from streamerd.cli.source_name import absolute_source, environment_of, public_source
-from streamerd.cli.status import status_body
-from streamerd.cli.status_body import parse_status
-from streamerd.cli.terminal import console, one_line
+from streamerd.cli.source_name import absolute_source, public_source
+from streamerd.cli.status import asked_status
+from streamerd.cli.terminal import DONE, FAILED, console, one_line
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -23,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.source is not None:
             sources = [absolute_source(arguments.source)]
         else:
-            listed = parse_status(status_body(requester)).sources
+            listed = asked_status(requester).sources
             sources = [each.uri for each in listed if any(s.resident_bytes for s in each.shards)]
         answers = []
         for source in sources:
@@ -42,7 +40,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _verified(requester: Requester, source: str, *, against_source: bool) -> Verified:
-    environment = environment_of(source) if against_source else {}
     named = public_source(source)
     out = console()
     bar = Progress(
@@ -60,9 +57,7 @@ def _verified(requester: Requester, source: str, *, against_source: bool) -> Ver
         def show(told: Verifying) -> None:
             bar.update(task, completed=told.done_bytes, total=told.total_bytes)
 
-        with requester.handed_over((source,), optional=True) as transfer:
-            request = Verify(requester.next_id(), named, transfer, against_source, environment)
-            answer = requester.ask(request, Verified, show)
+        answer = requester.verify(source, against_source=against_source, progress=show)
     out.print(summary(named, answer, against_source=against_source), soft_wrap=True, markup=False)
     for finding in answer.findings:
         out.print(told_finding(finding), style="red", soft_wrap=True, markup=False)

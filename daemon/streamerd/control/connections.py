@@ -1,11 +1,11 @@
 """The connections that libzmq has accepted: how many, whose, and which are too many.
 
-libzmq accepts whoever connects, keeps whoever then says nothing, and ends the whole process where
-accept(2) finds no descriptor left. Nor can it be told to stop for a while: what it has accepted
-ends with its listening. So its socket's monitor tells of each connection here, and libzmq's thread
-waits where this loop is too far behind to hear of more; one that presents no token in time is shut
-down, soon where there are many, and where there are too many, the oldest at once. Runs in the
-daemon's loop.
+libzmq accepts whoever connects, leaves silent connections open, and ends the whole process where
+accept(2) finds no descriptor left. It cannot be told to stop accepting for a while: if it stopped
+listening, all accepted connections would end. So this module listens to the socket's monitor, which
+tells of each connection, and libzmq's thread waits where this loop is too far behind to hear of
+more. A connection that presents no token in time is shut down: soon where there are many, and where
+there are too many, the oldest at once. Runs in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from streamer_client.contract.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 CLAIM_S: Final = 5.0
-"""Who connects and presents no token within this is let go. A client has its token before, presents
-it as soon as it is connected, and waits no longer for the answer itself."""
+"""A connection that presents no token within this time is shut down. A client has its token before
+it connects, presents it at once, and waits no longer than this for the answer itself."""
 CROWDED_CLAIM_S: Final = 0.25
-"""The same, where there are more than enough."""
+"""The same time where there are many connections."""
 SWEEP_S: Final = 0.1
 TELL_S: Final = 60.0
-"""The log says no more often than this that there are too many."""
+"""The log tells at most once in this time that there are too many."""
 SPARE_DESCRIPTORS: Final = 128
-"""Below the limit of open files: kept for what does not ask here, such as slabs and workers."""
+"""Descriptors that connections never take, so that slabs and workers find some."""
 NOTES_A_TURN: Final = 128
-"""Of the monitor; after so many the loop sees to other things first."""
+"""After so many of the monitor's notes the loop sees to other things first."""
 UNHEARD: Final = 503
-"""So many connections at most libzmq accepts or ends without this loop knowing: then its thread
-waits. It comes of what follows."""
+"""After so many connections that libzmq accepted or ended and this loop has not heard of, libzmq's
+thread waits. The number follows from the two below."""
 _AT_FIRST, _SINCE = 502, 1
 """High-water marks of this end of the monitor, when it is connected and from then on. libzmq's end
 waits at their sum; and it goes on when told that half of 1,000 (its own mark, which is not ours to
@@ -48,27 +48,27 @@ _EVENTS: Final = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_MONITOR
 
 
 @dataclass(slots=True, eq=False)
-class Accepted:
+class AcceptedConnection:
     """One connection."""
 
     descriptor: int
-    """That libzmq has of it."""
+    """libzmq's own descriptor of it."""
     socket: str
-    """Which socket it is, as the kernel calls it: descriptors' numbers come again."""
+    """The kernel's name of the socket: a descriptor's number is used again for another."""
     since_s: float
     claimed: bool = False
     ended: bool = False
     """Whether it was shut down; libzmq tells when it has let go of it."""
 
 
-class Connections:
-    """Those of a socket that is bound here.
+class AcceptedConnections:
+    """The connections of one socket, which is bound and closed here.
 
     Args:
-        router: the socket; nobody else binds or closes it.
-        path: which it is bound to.
-        most: more than so many are many, and more than twice as many too many.
-        descriptor_limit: of this process.
+        router: the socket.
+        path: the path that it is bound to.
+        most: more connections than this are many, and more than twice as many are too many.
+        descriptor_limit: how many files this process may have open.
     """
 
     def __init__(
@@ -79,21 +79,21 @@ class Connections:
         self._most = most
         self._highest = descriptor_limit - SPARE_DESCRIPTORS
         self._monitor: zmq.Socket[bytes] = router.context.socket(zmq.PAIR)
-        self._accepted: dict[int, Accepted] = {}
+        self._accepted: dict[int, AcceptedConnection] = {}
         """In order of age."""
         self._ended = 0
-        """Of those, which were shut down."""
+        """How many of them were shut down."""
         self._loop = asyncio.get_running_loop()
         self._again: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._told_s = -TELL_S
 
     def __len__(self) -> int:
-        """Those that were not shut down."""
+        """How many were not shut down."""
         return len(self._accepted) - self._ended
 
     def open(self, listening: int) -> None:
-        """Let libzmq serve a listening socket; its descriptor is taken over.
+        """Let libzmq serve a listening socket; libzmq closes its descriptor.
 
         Raises:
             ConfigError: libzmq cannot serve it.
@@ -121,7 +121,7 @@ class Connections:
         self._loop.remove_reader(self._descriptor)
         opened = bool(self._monitor.getsockopt(zmq.LAST_ENDPOINT))
         self._router.close()
-        # Read to its end: libzmq's thread may wait for that, and `close` would for its thread.
+        # libzmq's thread may wait until its notes are read, and closing waits for that thread.
         while opened and self._heard()[0] != zmq.EVENT_MONITOR_STOPPED:
             pass
         self._monitor.close(linger=0)
@@ -142,7 +142,7 @@ class Connections:
                 self._note(*self._heard(zmq.NOBLOCK))
                 if len(self) > 2 * self._most or self._is_short():
                     self._end_oldest()
-            # The descriptor tells of what comes, not of what is left.
+            # The descriptor tells of new notes only, not of those that are left.
             self._again = self._loop.call_soon(self.look)
         if self._timer is None and not all(each.claimed for each in self._accepted.values()):
             self._timer = self._loop.call_later(SWEEP_S, self._sweep)
@@ -157,12 +157,12 @@ class Connections:
         self._ended -= known is not None and known.ended
         if event == zmq.EVENT_ACCEPTED:
             with contextlib.suppress(OSError):  # it has ended since; that is told next
-                self._accepted[descriptor] = Accepted(
+                self._accepted[descriptor] = AcceptedConnection(
                     descriptor, _named(descriptor), self._loop.time()
                 )
 
-    def claim(self, descriptor: int) -> Accepted | None:
-        """A valid token came over this connection; None when it has ended already."""
+    def claim(self, descriptor: int) -> AcceptedConnection | None:
+        """Note that a valid token came over a connection. None where that has ended already."""
         while descriptor not in self._accepted:
             before = len(self._accepted)
             self.look()
@@ -182,7 +182,7 @@ class Connections:
                 return
 
     def _is_short(self) -> bool:
-        """Whether few descriptors are left: what is accepted gets the lowest free one."""
+        """Whether few descriptors are left: each connection gets the lowest free number."""
         return bool(self._accepted) and next(reversed(self._accepted)) > self._highest
 
     def _tell(self) -> None:
@@ -190,8 +190,8 @@ class Connections:
         if now_s >= self._told_s + TELL_S:
             self._told_s = now_s
             logger.warning(
-                "too many connections, those without a token are ended connections=%d most=%d",
-                len(self), 2 * self._most,
+                "event=too_many_connections connections=%d most=%d effect=%r",
+                len(self), 2 * self._most, "those without a token are ended",
             )  # fmt: skip
 
     def _sweep(self) -> None:
@@ -203,19 +203,20 @@ class Connections:
                 self._shut_down(accepted)
         self.look()
 
-    def end(self, accepted: Accepted) -> None:
-        """Shut a connection down, and with it drop what libzmq still has for it.
+    def end(self, accepted: AcceptedConnection) -> None:
+        """Shut a connection down; libzmq then drops the messages that it still has for it.
 
-        Only this one: when it has ended before, another may have its descriptor by now.
+        Nothing happens where it has ended before: another may have its descriptor by now.
         """
         if self._accepted.get(accepted.descriptor) is accepted and not accepted.ended:
             self._shut_down(accepted)
 
-    def _shut_down(self, accepted: Accepted) -> None:
-        """Only if it still is what was accepted: libzmq may have closed it meanwhile.
+    def _shut_down(self, accepted: AcceptedConnection) -> None:
+        """Shut the socket down if its descriptor still means it: libzmq may have closed it.
 
-        The name is looked at before the descriptor is copied: closing a copy of a client's file,
-        should the number be one's by now, could hang. Such come to this thread alone.
+        By then the number may be that of a client's file, and closing a copy of such a file could
+        hang. So the name is compared before the descriptor is copied; only this thread receives
+        clients' files, so none can come in between.
         """
         try:
             if _named(accepted.descriptor) != accepted.socket:
@@ -230,5 +231,5 @@ class Connections:
 
 
 def _named(descriptor: int) -> str:
-    """Which open file a descriptor is, without a question that its file system could hang on."""
+    """The kernel's name of an open file, which is told without asking the file's file system."""
     return os.readlink(f"/proc/self/fd/{descriptor}")

@@ -12,12 +12,12 @@ import errno
 import logging
 import os
 import socket
-from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, assert_never
 
+from streamer_client.connecting.packet_socket import AGAIN_S, receive_packet
 from streamer_client.contract.errors import ProtocolMismatch, RequestRefused, StreamerError
 from streamer_client.contract.handover import (
     BATCH_DESCRIPTORS,
@@ -41,26 +41,21 @@ logger = logging.getLogger(__name__)
 
 MAX_PACKETS_A_TURN: Final = 16
 """After so many packets of one client the loop sees to other things first."""
-RECEIVED_DESCRIPTORS: Final = 253
-"""SCM_MAX_FD of Linux: with room for all that can come, a missing one means that it was kept
-back."""
-AGAIN_S: Final = 0.005
-"""When descriptors cannot be sent because too many are on their way, it is tried again so soon."""
 MAX_CLIENTS: Final = 2048
 """libzmq serves its clients from one thread, and aborts when it has no descriptor left for one."""
 ACCEPTED_A_TURN: Final = 32
 ROOM_WAIT_S: Final = 10.0
-"""For so long a client waits until others' files are examined; then its own are refused."""
+"""For how long a client waits until others' files are examined, before its own are refused."""
 ROOM_AGAIN_S: Final = 0.01
 PAUSE_S: Final = 0.5
-"""For so long nobody is taken in when there is no descriptor left."""
+"""For how long no connection is accepted when no descriptor is left."""
 MAX_UNREAD_PACKETS: Final = 64
-"""A client that leaves so many answers unread hears and gets nothing more: its connection ends."""
+"""The connection of a client that leaves more answers than this unread ends."""
 
 
 Receiver = Callable[[Session, Files, list[int]], int]
-"""Takes a batch and its descriptors over; returns how many files the transfer has now. Raises a
-StreamerError where it refuses the transfer; the descriptors were taken all the same."""
+"""Receives a batch with its descriptors; returns how many files the transfer has now. Raises a
+StreamerError where it refuses the transfer; it closes the descriptors all the same."""
 
 
 class OpenedSlab(NamedTuple):
@@ -68,7 +63,7 @@ class OpenedSlab(NamedTuple):
 
     descriptor: int
     close: bool
-    """Whether it was opened for this, and is to be closed when it was sent."""
+    """Whether it was opened for this client alone, and is closed once it was sent."""
 
 
 SlabOpener = Callable[[int, int], OpenedSlab | None]
@@ -77,16 +72,16 @@ SlabOpener = Callable[[int, int], OpenedSlab | None]
 
 @dataclass(slots=True, eq=False)
 class _Outgoing:
-    """What waits to be sent to one client."""
+    """Packets and slabs that wait to be sent to one client."""
 
     packets: deque[Packet] = field(default_factory=deque)
     slabs: deque[tuple[int, tuple[int, ...], SlabOpener]] = field(default_factory=deque)
-    """Batches of slabs: the load, its shards, and what opens them when their turn comes."""
+    """Batches of slabs: the load, its shards, and the opener that is called when they are sent."""
     awaiting: bool = False
     """Whether a batch was sent and not acknowledged yet."""
     writing: bool = False
     full_since_s: float = 0.0
-    """Since when there is no room for what it hands over; 0 while there is."""
+    """Since when there is no room for the files that it hands over; 0 while there is room."""
     timer: asyncio.TimerHandle | None = None
 
 
@@ -94,10 +89,10 @@ class DescriptorSocket:
     """Serves one listening socket.
 
     Args:
-        sessions: where those who connect are entered.
-        receiver: takes what is handed over.
-        discard: closes a user's descriptors that nobody wants, elsewhere than in the loop.
-        has_room: whether a client may hand over more now; it waits for a while if not.
+        sessions: where each connection begins a session.
+        receiver: receives the files that clients hand over.
+        discard: closes descriptors of a user that are of no use, elsewhere than in the loop.
+        has_room: whether a client may hand over more now; if not, it waits for a while.
     """
 
     def __init__(
@@ -144,14 +139,16 @@ class DescriptorSocket:
             try:
                 session = self._sessions.begin(connection)
             except OSError as error:
-                logger.debug("connection gone error=%s", error.strerror)
+                logger.debug("event=connection_gone error=%r", error.strerror)
                 connection.close()
                 continue
             self._begin(session)
 
     def _pause(self, listening: socket.socket, error: OSError) -> None:
         """Let newcomers wait for a moment: there is no descriptor left for one."""
-        logger.warning("connection not accepted, again in %g s error=%s", PAUSE_S, error.strerror)
+        logger.warning(
+            "event=connection_not_accepted again_in_s=%g error=%r", PAUSE_S, error.strerror
+        )
         self._loop.remove_reader(listening)
         self._loop.call_later(PAUSE_S, self._resume)
 
@@ -167,9 +164,7 @@ class DescriptorSocket:
             self._refuse(session, error)
             return
         self._loop.add_reader(session.connection, self._receive, session)
-        self._send(
-            session, Greeting(PROTOCOL, __version__, os.getpid(), session.token, session.proof)
-        )
+        self._send(session, Greeting(PROTOCOL, __version__, session.token, session.proof))
 
     def _refuse_too_many(self, session: Session) -> None:
         mine, all_of_them = self._sessions.of_user(session.uid), len(self._sessions)
@@ -180,8 +175,10 @@ class DescriptorSocket:
             )
 
     def _refuse(self, session: Session, error: StreamerError) -> None:
-        """Say why, and end the session: what it sent cannot be trusted to be what it meant."""
-        logger.warning("client refused pid=%d uid=%d reason=%s", session.pid, session.uid, error)
+        """Tell a client why, and end its session: what it sends next cannot be understood."""
+        logger.warning(
+            "event=client_refused pid=%d uid=%d reason=%s", session.pid, session.uid, error
+        )
         self._send(session, Refused(error.code, str(error)))
         self._sessions.end(session, "refused")
 
@@ -205,7 +202,7 @@ class DescriptorSocket:
             if not self._has_room(session) and self._put_off(session):
                 return
             try:
-                data, descriptors, flags = _received(session.connection)
+                data, descriptors, flags = receive_packet(session.connection)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -221,7 +218,7 @@ class DescriptorSocket:
                 return
 
     def _put_off(self, session: Session) -> bool:
-        """Leave what a client sends with the kernel for a moment; False once it waited enough."""
+        """Leave a client's packets with the kernel for a moment. False once it waited enough."""
         outgoing, now_s = self._outgoing[session.name], self._loop.time()
         outgoing.full_since_s = outgoing.full_since_s or now_s
         if now_s - outgoing.full_since_s > ROOM_WAIT_S:
@@ -254,7 +251,7 @@ class DescriptorSocket:
     def _decoded(self, data: bytes, descriptors: list[int], flags: int) -> Files | Got:
         if flags & socket.MSG_CTRUNC:
             raise StreamerError(
-                "descriptors were kept back on their way to the daemon: it has no room for more "
+                "descriptors were withheld on their way to the daemon: it has no room for more "
                 "(LimitNOFILE), or a security module such as SELinux forbids passing them"
             )
         if flags & socket.MSG_TRUNC:
@@ -309,7 +306,7 @@ class DescriptorSocket:
             self._sessions.end(session, "does not read the descriptor socket")
 
     def _flush(self, session: Session) -> None:
-        """Send what can be sent now; the rest when there is room."""
+        """Send what can be sent now, and the rest when the connection has room for it."""
         outgoing = self._outgoing.get(session.name)
         if outgoing is None:
             return
@@ -325,7 +322,7 @@ class DescriptorSocket:
             if error.errno in (errno.ETOOMANYREFS, errno.EMFILE, errno.ENFILE):
                 self._await_descriptors(session, outgoing)
             else:
-                logger.debug("packet not sent pid=%d error=%s", session.pid, error.strerror)
+                logger.debug("event=packet_not_sent pid=%d error=%r", session.pid, error.strerror)
         else:
             self._await_nothing(session, outgoing)
 
@@ -361,18 +358,3 @@ class DescriptorSocket:
         if outgoing.timer is not None:
             outgoing.timer.cancel()
         outgoing.timer = self._loop.call_later(AGAIN_S, self._flush, session)
-
-
-def _received(connection: socket.socket) -> tuple[bytes, list[int], int]:
-    """One packet, its descriptors, and the flags it came with.
-
-    Not by `socket.recv_fds`, which forgets the flags that it is given (Python 3.11): clients' files
-    would stay open in every program that the daemon executes.
-    """
-    descriptors = array("i")
-    room = socket.CMSG_SPACE(RECEIVED_DESCRIPTORS * descriptors.itemsize)
-    data, parts, flags, _ = connection.recvmsg(MAX_PACKET_BYTES, room, socket.MSG_CMSG_CLOEXEC)
-    for level, kind, body in parts:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            descriptors.frombytes(body[: len(body) - len(body) % descriptors.itemsize])
-    return data, list(descriptors), flags

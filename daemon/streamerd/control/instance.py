@@ -1,9 +1,8 @@
-"""The instance: what the names of one daemon's slabs have in common, kept over its restarts.
+"""The instance: random digits in the names of one daemon's slabs, the same over its restarts.
 
-It is random and noted beside the socket, in `<socket>.instance`. Made from the socket's path, as it
-once was, it would be the same for two daemons that have one path each in its own mount namespace
-and share /dev/shm, and each would take the other's slabs for what its former self left. Runs in the
-daemon's main process, under the socket's lock.
+They are noted beside the socket, in `<socket>.instance`. Digits made from the socket's path would
+be the same for two daemons that use one path in two mount namespaces and share /dev/shm, and each
+would adopt or remove the other's slabs. Runs in the daemon's main process, under the socket's lock.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import re
 import secrets
 from typing import Final, Self
 
-from streamer_client.connect.private_files import open_own, unlink_if_still
+from streamer_client.connecting.private_files import open_own, unlink_if_still
 from streamer_client.contract.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -27,7 +26,7 @@ _OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 class Instance:
     """The instance of the daemon that holds a socket's lock. Made by `Instance.of`.
 
-    Its file is held open, so that a later one of that name cannot be taken for it.
+    Its file stays open, so that a later file of that name cannot be mistaken for it.
     """
 
     def __init__(self, name: str, path: str, fd: int) -> None:
@@ -38,7 +37,7 @@ class Instance:
 
     @classmethod
     def of(cls, socket_path: str) -> Self:
-        """What an earlier daemon at this socket noted, else a new one.
+        """The instance that an earlier daemon at this socket noted, else a new one.
 
         Raises:
             ConfigError: the file cannot be made, or is not this user's.
@@ -59,7 +58,7 @@ class Instance:
         return cls(found, path, fd)
 
     def remove(self) -> None:
-        """Forget it, for a daemon that left no slabs; another daemon's file stays."""
+        """Remove its file, for a daemon that left no slabs; another daemon's file stays."""
         try:
             folder = os.open(os.path.dirname(self._path), _OPEN_FOLDER)
         except FileNotFoundError:
@@ -70,7 +69,7 @@ class Instance:
             os.close(folder)
 
     def close(self) -> None:
-        """Let the file go. Idempotent."""
+        """Close the file. Idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -105,7 +104,7 @@ def _opened(name: str, folder: int) -> tuple[int, str]:
     found = _read(fd)
     if found is not None:
         return fd, found
-    logger.warning("instance not understood, made anew file=%s", name)
+    logger.warning("event=instance_file_replaced file=%s reason=%r", name, "not understood")
     unlink_if_still(fd, name, folder=folder)
     os.close(fd)
     return _made(name, folder)

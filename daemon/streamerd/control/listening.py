@@ -1,8 +1,8 @@
-"""The daemon's listening Unix sockets, as files: made, and taken away, without touching another's.
+"""The daemon's listening Unix sockets as files: made and removed without touching another daemon's.
 
-Owns what lies at a socket's path. libzmq gets a descriptor that listens already (`USE_FD`), since
-what it binds itself it unlinks at the end whatever is there by then. Runs in the daemon's main
-process, under the socket's lock, which says that no other daemon has the path now.
+Owns what lies at a socket's path. libzmq gets a descriptor that listens already (`USE_FD`): a path
+that libzmq binds itself it also unlinks at the end, whatever is there by then. Runs in the daemon's
+main process, under the socket's lock, so no other daemon has the path.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import socket
 import stat
 from typing import Final
 
-from streamer_client.connect.private_files import FileId, id_of
+from streamer_client.connecting.private_files import FileId, id_of
 from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.socket import SUN_PATH_BYTES
 
 BACKLOG: Final = 4096
-"""Connections that wait until somebody comes to them, silent ones among them: where there is no
-room, a client is refused at once. The kernel caps it, by its defaults at this (somaxconn)."""
+"""How many connections may wait to be accepted; a client that finds no room is refused at once. The
+kernel caps it at somaxconn, whose default is the same."""
 
 
 class Listening:
@@ -34,14 +34,14 @@ class Listening:
         return self.socket.fileno()
 
     def duplicate(self) -> int:
-        """A descriptor of the same socket, for who closes what it was given, as libzmq does."""
+        """A descriptor of the same socket, for libzmq, which closes the one that it is given."""
         return os.dup(self.socket.fileno())
 
     def close(self) -> None:
-        """Take the name away if it still stands for this socket, then close it. Idempotent."""
+        """Unlink the path if it still is this socket's, then close the socket. Idempotent."""
         if self.socket.fileno() < 0:
             return
-        # In this order: as long as the socket is open, no other file can have its inode's number.
+        # In this order: while the socket is open, no other file can have its inode number.
         with contextlib.suppress(OSError):
             if id_of(os.lstat(self.path)) == self._id:
                 os.unlink(self.path)
@@ -49,11 +49,11 @@ class Listening:
 
 
 def listen(path: str, mode: int, kind: socket.SocketKind) -> Listening:
-    """Make a listening socket; what a daemon that was killed left at its path is replaced.
+    """Make a listening socket; the socket that a killed daemon left at its path is replaced.
 
     Args:
-        path: where.
-        mode: of the file, from its first moment on.
+        path: where it listens.
+        mode: permissions of its file, from the moment when the file appears.
         kind: `SOCK_STREAM` for ZeroMQ, `SOCK_SEQPACKET` for descriptors.
 
     Raises:
@@ -97,8 +97,8 @@ def _remove_stale(path: str) -> None:
 
 
 def _bind(made: socket.socket, path: str, mode: int) -> None:
-    # By umask, not by chmod afterwards: before, it would be wider, or a client that looks for its
-    # new daemon would be refused.
+    # By umask, not by chmod afterwards: until then strangers could connect, or a client that looks
+    # for its new daemon would be refused.
     umask = os.umask(0o777 & ~mode)
     try:
         made.bind(path)

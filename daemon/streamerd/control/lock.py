@@ -1,8 +1,9 @@
-"""One daemon a socket: an flock held for life, which the kernel drops with the process.
+"""One daemon for each socket: an flock held for life, which the kernel drops with the process.
 
-The lock, not the socket file, says whether a daemon is alive; so a stale socket file is harmless.
-Who holds it may make and remove what lies beside the socket. Nothing is written to the lock file
-before it is certain that it is one of this user's own, and still the one that others would lock.
+The lock, not the socket file, says whether a daemon is alive, so a stale socket file is harmless.
+The daemon that holds it may make and remove the files beside the socket. Nothing is written to the
+lock file before it is certain that the file is this user's own, and still the one that another
+daemon would lock. Used in the daemon's main process.
 """
 
 from __future__ import annotations
@@ -12,20 +13,25 @@ import fcntl
 import os
 from typing import Final, Self
 
-from streamer_client.connect.private_files import PRIVATE_FOLDER, is_still, make_folders, open_own
+from streamer_client.connecting.private_files import (
+    PRIVATE_FOLDER,
+    is_still,
+    make_folders,
+    open_own,
+)
 from streamer_client.contract.errors import ConfigError
 
 SHARED_FOLDER: Final = 0o755
-"""Of a folder that is made for a socket of several users: strangers may see that there is one, and
-are told why they may not use it."""
+"""Mode of a folder that is made for a socket of several users: strangers may see that there is one,
+and are told why they may not use it."""
 
 
 class SocketLock:
     """Holds `<socket>.lock`; use as a context manager around the daemon's life.
 
     Args:
-        socket_path: whose lock.
-        private: a folder that has to be made is for this user alone.
+        socket_path: the socket.
+        private: whether a folder that has to be made is for this user alone.
     """
 
     def __init__(self, socket_path: str, *, private: bool = True) -> None:

@@ -1,9 +1,9 @@
 """Who is connected: one session for each connection of the descriptor socket, told by the kernel.
 
-A session begins with a connection of the descriptor socket and ends with it, or with the process
-that made it, whichever ends first: a forked child that still holds the connection keeps nothing
-alive, and no silence, however long, ends anything. The ZeroMQ peer that presents the session's
-token is this client, and nobody else is. Runs in the daemon's loop.
+A session begins with a connection of the descriptor socket. It ends with the connection, or with
+the process that made it, whichever ends first: a forked child that still has the connection open
+does not prolong the session, and silence, however long, does not end it. The ZeroMQ peer that
+presents the session's token is this client, and no other peer is. Runs in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import logging
 import os
 import secrets
 import socket
-import struct
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,12 +20,12 @@ from typing import Final
 
 from zmq import MessageTracker
 
+from streamer_client.connecting.packet_socket import peer_of
 from streamer_client.contract.handover import TOKEN_BYTES
 from streamer_client.contract.messages import Message
 
 logger = logging.getLogger(__name__)
 
-_PEER_CREDENTIALS: Final = struct.Struct("iII")
 _SO_PEERPIDFD: Final = 77
 """Of <asm-generic/socket.h>, Linux 6.5; the socket module has no name for it."""
 
@@ -36,9 +35,9 @@ class Session:
     """One connected client process."""
 
     name: str
-    """What the daemon calls it; told to nobody."""
+    """The daemon's own name for it, which no client learns."""
     pid: int
-    """As the daemon sees it; 0 where it is in a pid namespace that the daemon does not see."""
+    """As the daemon sees it; 0 for a process in a pid namespace that the daemon does not see."""
     uid: int
     gid: int
     connection: socket.socket
@@ -54,7 +53,7 @@ class Session:
     backlog: deque[Message] = field(default_factory=deque)
     """Messages that libzmq has no room for, because the client does not read."""
     unread: deque[tuple[int, MessageTracker]] = field(default_factory=deque)
-    """Sizes of long answers, and what tells when they have left this process."""
+    """Sizes of long answers, each with a tracker that tells when it has left this process."""
 
 
 class Sessions:
@@ -81,7 +80,7 @@ class Sessions:
         return self._by_name.get(name)
 
     def presented(self, token: bytes) -> Session | None:
-        """The session of a token; None for one that nobody was given."""
+        """The session of a token; None for a token that no client was given."""
         return self._by_token.get(token)
 
     def of_user(self, uid: int) -> int:
@@ -89,12 +88,12 @@ class Sessions:
         return sum(session.uid == uid for session in self._by_name.values())
 
     def begin(self, connection: socket.socket) -> Session:
-        """Take a new connection over.
+        """Begin the session of a new connection.
 
         Raises:
-            OSError: the kernel does not tell who it is: the other end is gone already.
+            OSError: the kernel does not tell who connected: the other end is gone already.
         """
-        pid, uid, gid = _credentials(connection)
+        pid, uid, gid = peer_of(connection)
         self._count += 1
         session = Session(str(self._count), pid, uid, gid, connection)
         session.pidfd = _pidfd(connection, pid)
@@ -117,7 +116,7 @@ class Sessions:
             return
         self._forget(session)
         logger.info(
-            "client gone pid=%d uid=%d label=%r reason=%s",
+            "event=client_gone pid=%d uid=%d label=%r reason=%r",
             session.pid, session.uid, session.label, reason,
         )  # fmt: skip
         self._gone(session)
@@ -132,17 +131,10 @@ class Sessions:
             session.pidfd = -1
 
     def close(self) -> None:
-        """The daemon stops: let all connections go, and take nothing back from anybody."""
+        """Close all connections as the daemon stops, without releasing what the clients lease."""
         for session in self:
             self._forget(session)
             session.connection.close()
-
-
-def _credentials(connection: socket.socket) -> tuple[int, int, int]:
-    size = _PEER_CREDENTIALS.size
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-    pid, uid, gid = _PEER_CREDENTIALS.unpack(raw)
-    return pid, uid, gid
 
 
 def _pidfd(connection: socket.socket, pid: int) -> int:
@@ -159,5 +151,5 @@ def _pidfd(connection: socket.socket, pid: int) -> int:
         return os.pidfd_open(pid) if pid else -1
     except OSError as error:
         # The connection still tells when it ends; only a forked child could keep it.
-        logger.debug("process not watched pid=%d error=%s", pid, error.strerror)
+        logger.debug("event=process_not_watched pid=%d error=%r", pid, error.strerror)
         return -1

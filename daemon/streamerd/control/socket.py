@@ -16,6 +16,7 @@ from typing import Final
 import zmq
 
 from streamer_client.contract.checks import check
+from streamer_client.contract.codec import decode_client, encode
 from streamer_client.contract.errors import ProtocolMismatch, StreamerError
 from streamer_client.contract.handover import TOKEN_BYTES
 from streamer_client.contract.layout import merged
@@ -35,10 +36,8 @@ from streamer_client.contract.messages import (
     ShardFailed,
     Verifying,
     Waiting,
-    decode_client,
-    encode,
 )
-from streamerd.control.connections import Accepted, Connections
+from streamerd.control.connections import AcceptedConnection, AcceptedConnections
 from streamerd.control.sessions import Session, Sessions
 
 logger = logging.getLogger(__name__)
@@ -49,20 +48,21 @@ MAX_BYTES_A_TURN: Final = 1 << 20
 """The same for long messages: decoding a megabyte may take a tenth of a second."""
 CONNECTION_REQUEST: Final = -1
 MAX_QUEUED_MESSAGES: Final = 1000
-"""Of one peer, in libzmq's hands each way: half a second of grants at 30 GB/s, in turns of 2 ms."""
+"""Messages of one peer that libzmq holds, each way: half a second of grants at 30 GB/s, in turns of
+2 ms."""
 MAX_BACKLOG: Final = 4096
-"""Messages put off for one peer: more than a load can be told unasked, as grants are merged."""
+"""Messages that wait for one peer: more than its loads can be told, as grants are merged."""
 LONG_BYTES: Final = 4096
 """A message of this length is counted until it has left this process; shorter ones are few bytes
 even when there are `MAX_QUEUED_MESSAGES` of them."""
 RETRY_S: Final = 0.05
 GARBAGE_TOLD_S: Final = 1.0
 HANDSHAKE_MS: Final = 2000
-"""Who connects and does not speak ZMTP is let go after this."""
+"""libzmq ends a connection whose peer has not spoken ZMTP within this time."""
 MAX_CONNECTIONS: Final = 4096
-"""Of ZeroMQ: twice the clients that may be, as one that ended is known to have only when libzmq let
-go of it. Of few descriptors no more than an eighth: together with `UNHEARD` that is little enough
-for 1,024, the least that systems set."""
+"""Connections of the ZeroMQ socket: twice the clients that may be, as the end of one is known only
+when libzmq has closed it. Where descriptors are few, an eighth of them: together with `UNHEARD`
+that fits into 1,024, the least that systems set."""
 _GOODBYE: Final = encode(Goodbye())
 
 _OF_LOADS: Final = (
@@ -74,21 +74,25 @@ _OF_LOADS: Final = (
     CredentialsWanted,
     Waiting,
 )
-"""What a client must hear sooner or later: bounded by its loads."""
+"""Messages that a client must hear sooner or later; its loads bound how many there are."""
 _PASSING: Final = (Heartbeat, Verifying)
-"""What nobody misses."""
+"""Messages that a client does not miss."""
 
 Receiver = Callable[[Session, ClientMessage], None]
 """Called with a message and the session that it belongs to; `Hello` comes before all others."""
 
 
 class ControlSocket:
-    """Serves a listening socket at `path` and hands every valid message to `receive`."""
+    """Serves a listening socket at `path`, and sends messages to sessions.
 
-    def __init__(self, path: str, sessions: Sessions, receive: Receiver) -> None:
-        self._path = path
+    Args:
+        path: where the socket listens.
+        sessions: who is connected.
+    """
+
+    def __init__(self, path: str, sessions: Sessions) -> None:
         self._sessions = sessions
-        self._receive = receive
+        self._receive: Receiver
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.ROUTER)
         self._loop = asyncio.get_running_loop()
@@ -98,19 +102,24 @@ class ControlSocket:
         """Sessions with a backlog."""
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = min(MAX_CONNECTIONS, soft // 8)
-        self._connections = Connections(self._socket, path, most, soft)
-        self._connection_of: dict[str, Accepted | None] = {}
+        self._connections = AcceptedConnections(self._socket, path, most, soft)
+        self._connection_of: dict[str, AcceptedConnection | None] = {}
         """By session."""
         self._untold = 0
         """Messages that made no sense since the log told of one."""
         self._told_s = -GARBAGE_TOLD_S
 
-    def open(self, listening: int) -> None:
-        """Serve the descriptor of a socket that listens at the path; libzmq takes it over.
+    def open(self, listening: int, receive: Receiver) -> None:
+        """Serve clients.
+
+        Args:
+            listening: descriptor of a socket that listens at the path; libzmq closes it.
+            receive: gets every valid message.
 
         Raises:
             ConfigError: libzmq cannot serve it.
         """
+        self._receive = receive
         self._socket.sndhwm = MAX_QUEUED_MESSAGES
         self._socket.rcvhwm = MAX_QUEUED_MESSAGES
         self._socket.maxmsgsize = MAX_MESSAGE_BYTES + TOKEN_BYTES
@@ -136,18 +145,19 @@ class ControlSocket:
             self._context.term()
 
     def forget(self, session: Session) -> None:
-        """A session ended: end its connection, and drop what it has not read."""
+        """End a session's connection, and drop the messages that it has not read."""
         self._waiting.discard(session.name)
         connection = self._connection_of.pop(session.name, None)
         if connection is not None:
             self._connections.end(connection)
 
     def send(self, name: str, message: Message) -> bool:
-        """Queue a message to a session; False when it is not connected, or we are closed.
+        """Queue a message to a session; False where it is not connected, or this socket is closed.
 
-        A client that does not read is sent no more than its queue takes. What it is told of its
-        loads waits, grants of one load as one message, since it may only be stopped and hold what
-        it reads; a client that asks on and on, and never reads an answer, is ended.
+        A client that does not read is sent no more than its queue takes. Messages about its loads
+        then wait here, with the grants of one load merged into one message, since the process may
+        only be stopped for a while. The session of a client that goes on asking and never reads an
+        answer ends.
         """
         session = self._sessions.get(name)
         if session is None or not session.peer:
@@ -221,7 +231,7 @@ class ControlSocket:
         except zmq.Again:
             return None
         except zmq.ZMQError as error:
-            logger.debug("send failed peer=%s error=%s", peer.hex(), error)
+            logger.debug("event=message_not_sent peer=%s error=%s", peer.hex(), error)
             return False
         finally:
             # Sending may swallow the edge that announces a message to read.
@@ -277,12 +287,15 @@ class ControlSocket:
         )
 
     def _tell_garbage(self, peer: bytes, error: StreamerError) -> None:
-        """One line a second: who sends garbage without end must not fill the log's disk."""
+        """Log one line a second, so that a peer cannot fill the log's disk with garbage."""
         self._untold += 1
         now_s = self._loop.time()
         if now_s >= self._told_s + GARBAGE_TOLD_S:
             logger.warning(
-                "garbage received peer=%s messages=%d error=%s", peer.hex(), self._untold, error
+                "event=garbage_received peer=%s messages=%d error=%s",
+                peer.hex(),
+                self._untold,
+                error,
             )
             self._untold, self._told_s = 0, now_s
 
@@ -299,7 +312,7 @@ class ControlSocket:
         return session, decode_client(body[TOKEN_BYTES:])
 
     def _admit(self, session: Session, peer: bytes, message: ClientMessage) -> None:
-        """Take a message for its session's, or refuse it."""
+        """Accept a message as its session's, or refuse it."""
         if session.peer not in (b"", peer):
             raise ProtocolMismatch("this token belongs to another connection than the message")
         if isinstance(message, Hello):

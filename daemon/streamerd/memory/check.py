@@ -1,4 +1,4 @@
-"""Whether a memory limit can be kept here: what contradicts it, and what only makes it tight.
+"""Whether a memory limit is possible here: what contradicts it, and what only makes it tight.
 
 Slabs are charged to the control group of the process that touches them first, which is the
 daemon's, beside what its own processes need. A limit that does not fit ends in the kernel's OOM
@@ -18,11 +18,11 @@ _MAIN_BYTES: Final = 64 << 20
 _WORKER_BYTES: Final = 32 << 20
 """What the daemon's processes were seen to use for themselves, rounded up."""
 _TIGHT: Final = 0.9
-"""Of a ceiling: more than so much of it leaves little to anybody else."""
+"""Share of a ceiling: slabs and daemon that take more of it leave little to other processes."""
 
 
 def own_bytes(workers: int, threads: int, block_bytes: int) -> int:
-    """What the daemon's processes need beside slabs: each thread may have a block in a buffer."""
+    """What the daemon's processes need beside slabs; each thread may have one block in a buffer."""
     return _MAIN_BYTES + workers * (_WORKER_BYTES + threads * block_bytes)
 
 

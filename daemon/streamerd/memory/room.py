@@ -1,7 +1,7 @@
 """How much memory this process may use for slabs.
 
 Owns the three ceilings: the machine's memory, the control group's limit and the size of the
-shared-memory mount. Read at start, by the daemon; `memory_check.py` says what they mean for
+shared-memory mount. Read at start, by the daemon; `check.py` says what they mean for
 `memory_limit`.
 """
 
@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 SHM_MOUNT: Final = "/dev/shm"
+"""Where Linux has POSIX shared-memory objects; see shm_overview(7)."""
 _UNLIMITED_V1_BYTES: Final = 1 << 60
 """cgroup v1 says "no limit" with a number near 2**63 rather than with a word."""
 _RECLAIMED: Final = ("inactive_file", "active_file")
-"""Of memory.stat: page cache, which gives way."""
+"""Fields of memory.stat that count page cache, which the kernel gives up where memory is short."""
 
 
 class MemoryRoom(NamedTuple):
@@ -27,7 +28,7 @@ class MemoryRoom(NamedTuple):
     cgroup_file: str = ""
     """The file that holds the control group's limit."""
     cgroup_used_bytes: int = 0
-    """What the group of that file uses already, without page cache and without shared memory."""
+    """What that control group uses already, page cache and shared memory left out."""
 
     @property
     def lowest(self) -> tuple[int, str] | None:

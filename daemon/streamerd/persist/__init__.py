@@ -1,1 +1,1 @@
-"""What outlives a daemon: sidecars' use and the adoption of slabs that it left."""
+"""The cache over the daemon's restarts: writing sidecars, and adopting what they tell of."""

@@ -1,4 +1,7 @@
-"""What stands behind a shard of the core: its slab, its checksums, and what its users call it."""
+"""What stands behind a shard of the core: its slab, its checksums, and its users' names for it.
+
+Owns the record; `service/shards.py` owns which shards have one. Used in the daemon's loop.
+"""
 
 from __future__ import annotations
 
@@ -29,27 +32,27 @@ class Backing:
     """One shard outside the core; lives as long as the shard does."""
 
     stored: StoredShard
-    """Its `uri` is how the daemon shows it: as it was called first."""
+    """Its `uri` is the name that the daemon shows: the first that it was opened by."""
     checksums: Checksums
     slab_name: str = ""
     slab: int = -1
     """Handle by which workers know the slab."""
     slab_fd: int = -1
-    """The slab itself, open for writing; nobody else needs its name to find it."""
+    """The slab, open for reading and writing."""
     readonly_fd: int = -1
-    """The same for clients, who may only read it."""
+    """The slab, open for reading alone: a copy of this goes to clients. -1 where there is none."""
     slab_error: StreamerError | None = None
-    """Why it could not be made."""
+    """Why the slab could not be made."""
     ctime_ns: int = 0
-    """When anything was last done to the file, as far as what is in memory was compared with it."""
+    """The file's ctime when the blocks in memory were last known to be its bytes."""
     names: dict[Name, None] = field(default_factory=dict)
     """All names by which it was opened, the one used last at the end."""
     pinned_by: set[int] = field(default_factory=set)
-    """Users who asked for it to be kept."""
+    """Users who pinned it."""
     retries: int = 0
     """Requests to its source that were made again."""
     releases: int = 0
-    """How often blocks of it were given back: whoever looks at them notices by this."""
+    """How often blocks were given back; a reader of blocks compares it before and after."""
 
     def note_name(self, name: Name) -> None:
         """Remember a name."""
@@ -60,5 +63,5 @@ class Backing:
 
 
 def shard_id(key: ShardKey) -> str:
-    """What stands for a shard in messages and in `status`; says nothing else about it."""
+    """A short id of a shard for messages and `status`, from which its name cannot be told."""
     return blake2s(f"{key.uri}\0{key.identity}".encode(), digest_size=8).hexdigest()

@@ -1,6 +1,7 @@
-"""The cap on bytes a second from remote sources: a token bucket, and who waits for it.
+"""Bytes a second: how many may come from remote sources, and how fast a shard arrives.
 
-The bucket is pure: its clock is handed in. The pace runs in the daemon's loop.
+Owns the cap (a token bucket, and the reads that wait for it) and the rate that `status` shows. The
+bucket and the rate are pure: their time is handed in. The pace runs in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ BURST_S: Final = 0.1
 """After a pause so many seconds' worth may come at once."""
 
 LEAST_WAIT_S: Final = 0.001
-"""Shorter waits than a clock can tell would never end; what is waited too long is earned."""
+"""Least time to wait: a shorter one might be less than the clock can tell, and be waited for again
+and again. Whoever waits longer than needed loses nothing, as the bucket fills meanwhile."""
+WINDOW_S: Final = 5.0
+"""A shard's rate is measured over the last so many seconds."""
 
 
 class TokenBucket:
@@ -101,3 +105,33 @@ class Pace:
             size_bytes, read = self._waiting.popleft()
             self._bucket.take(size_bytes)
             read()
+
+
+class Rate:
+    """Bytes a second over a sliding window; the caller brings the time."""
+
+    def __init__(self) -> None:
+        self._arrivals: deque[tuple[float, int]] = deque()
+        self._sum_bytes = 0
+        self._since_s: float | None = None
+
+    def add(self, at_s: float, size_bytes: int) -> None:
+        """Note bytes that arrived."""
+        if self._since_s is None:
+            self._since_s = at_s
+        self._arrivals.append((at_s, size_bytes))
+        self._sum_bytes += size_bytes
+        self._expire(at_s)
+
+    def bytes_per_s(self, now_s: float) -> float:
+        """The rate now; 0 when nothing came within the window."""
+        self._expire(now_s)
+        if not self._arrivals or self._since_s is None:
+            self._since_s = None
+            return 0.0
+        # A load younger than the window is measured over its own age.
+        return self._sum_bytes / min(WINDOW_S, max(now_s - self._since_s, 0.1))
+
+    def _expire(self, now_s: float) -> None:
+        while self._arrivals and self._arrivals[0][0] < now_s - WINDOW_S:
+            self._sum_bytes -= self._arrivals.popleft()[1]

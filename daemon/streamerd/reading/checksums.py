@@ -1,7 +1,7 @@
 """The checksum of each block of one shard: XXH3-64, taken by the worker that read it.
 
-One array a shard, so that a thousand blocks cost 8 KB and can be written down as they lie. Kept by
-the daemon's loop; `streamerctl verify` uses them, and adoption after a daemon that was killed.
+One array a shard, so that a thousand blocks cost 8 KB and can be written down as they lie. Used in
+the daemon's loop: by `streamerctl verify`, and by adoption after a daemon that was killed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Checksums:
 
     @classmethod
     def unpacked(cls, packed: bytes) -> Self:
-        """Those that `packed` gave.
+        """The checksums in the bytes that `packed` returned.
 
         Raises:
             ValueError: the bytes are not whole checksums.
@@ -43,7 +43,7 @@ class Checksums:
 
 
 def _little(values: array[int]) -> array[int]:
-    """The same array in the order of bytes in which it is written down, or back."""
+    """The same array, turned from this machine's byte order to little-endian or back."""
     if sys.byteorder != "little":
         values.byteswap()
     return values

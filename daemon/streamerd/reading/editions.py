@@ -1,4 +1,4 @@
-"""Which shard a local file is: by what the kernel knows it by, never by a name. Pure.
+"""Which shard a local file is: decided by the kernel's identity of the file, never by a name. Pure.
 
 Two names of one file are one shard. A file that was rewritten in place is another shard under the
 same `uri`, so that the core lets the older content go. Where a rewritten file looks the same to
@@ -15,14 +15,14 @@ from typing import Final
 from streamerd.state.events import ShardKey
 
 KNOWN: Final = 16_384
-"""Identities that are taken apart once: each is asked for several times with every open."""
+"""Identities that are remembered in parts: each is asked for several times at every open."""
 _OWNER: Final = "uid"
 _EDITION: Final = "#"
 _TWIN: Final = "="
 
 
 class Editions:
-    """The editions that were begun; those of a daemon before it are noted from their keys."""
+    """The newest edition of each content; `note` adds those that were adopted."""
 
     def __init__(self) -> None:
         self._newest: dict[tuple[str, str], int] = {}
@@ -32,7 +32,7 @@ class Editions:
         return edition_key(identity, self._newest.get(_split(identity), 0))
 
     def supersede(self, key: ShardKey) -> None:
-        """The file has other bytes now: who comes from now on gets the next edition."""
+        """The file has other bytes now: loads that are opened from now on get the next edition."""
         content, edition = edition_of(key)
         self._begin(key.uri, content, edition + 1)
 
@@ -64,14 +64,14 @@ def edition_of(key: ShardKey) -> tuple[str, int]:
 def twin(key: ShardKey, number: int) -> ShardKey:
     """A shard of its own for the second and further names of one file in one load.
 
-    A load leases each shard once; so the few that name one file twice read it twice.
+    A load leases each shard once, so a load that names one file twice reads it twice.
     """
     return ShardKey(f"{key.uri}{_TWIN}{number}", key.identity)
 
 
 @functools.lru_cache(maxsize=KNOWN)
 def _split(identity: str) -> tuple[str, str]:
-    """Device and inode (and the user, where that counts), and all that tells contents apart."""
+    """Two parts: device and inode (for FUSE also the user), and what tells contents apart."""
     kind, device, inode, *rest = identity.split(":")
     owner = [part for part in rest if part.startswith(_OWNER)]
     content = [part for part in rest if not part.startswith(_OWNER)]

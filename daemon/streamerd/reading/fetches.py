@@ -20,8 +20,7 @@ from streamer_client.contract.errors import (
 from streamer_client.contract.layout import block_span
 from streamer_client.contract.uris import is_remote
 from streamerd.reading.backing import Backing
-from streamerd.reading.bandwidth import Pace, TokenBucket
-from streamerd.reading.progress import Rate
+from streamerd.reading.bandwidth import Pace, Rate, TokenBucket
 from streamerd.reading.sources import Pair, Sources
 from streamerd.settings.config import Settings
 from streamerd.state.commands import FetchBlock
@@ -34,18 +33,18 @@ from streamerd.state.events import (
     ShardKey,
 )
 from streamerd.workers import jobs
-from streamerd.workers.environments import Environments
-from streamerd.workers.supervisor import Fleet
+from streamerd.workers.in_daemon.environments import Environments
+from streamerd.workers.in_daemon.supervisor import Fleet
 
 _REFUSALS = {
     CredentialsExpired.code: FailureKind.EXPIRED,
     SourceForbidden.code: FailureKind.DENIED,
 }
-"""What a store says to credentials and not of an object."""
+"""Codes of errors by which a store refuses credentials, whatever the object."""
 
 
 @dataclass(slots=True)
-class Reading:
+class ReadTotals:
     """What was read from sources since the start."""
 
     source_bytes: int = 0
@@ -60,12 +59,15 @@ class Fetches:
     """Carries `FetchBlock` out.
 
     Args:
-        settings: block size and the cap.
-        fleet: who reads.
+        settings: block size, the cap on remote reads, and how long a file system may take.
+        fleet: the workers that read.
         backings: what stands behind the core's shards.
         environments: what each load's client sent along.
         sources: what local shards are read through.
         post: gives an event to the core.
+        is_outdated: says of a block that was just read (shard, ctime of its file, attempt) whether
+            to read it again.
+        totals: where reads are counted.
     """
 
     def __init__(
@@ -76,21 +78,31 @@ class Fetches:
         environments: Environments,
         sources: Sources,
         post: Callable[[AnyEvent], None],
+        is_outdated: Callable[[ShardKey, int, int], bool],
+        totals: ReadTotals,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._block_bytes = settings.block_bytes
         self._wait_s = settings.source_wait_s
         self._sources = sources
-        self.is_outdated: Callable[[ShardKey, int, int], bool] = lambda *_told: False
-        """Asked with shard, ctime and attempt whether to read a block again; see `doubts.py`."""
+        self._is_outdated = is_outdated
+        self._totals = totals
         self._fleet = fleet
         self._backings = backings
         self._environments = environments
         self._post = post
         bucket = TokenBucket(settings.bandwidth_limit_bytes, self._loop.time)
         self.pace = Pace(bucket, self._loop.call_later)
-        self.reading = Reading()
-        self.rates: dict[ShardKey, Rate] = {}
+        self._rates: dict[ShardKey, Rate] = {}
+
+    def bytes_per_s(self, shard: ShardKey) -> float:
+        """How fast a shard arrives now; 0.0 where nothing does."""
+        rate = self._rates.get(shard)
+        return rate.bytes_per_s(self._loop.time()) if rate is not None else 0.0
+
+    def forget_rate(self, shard: ShardKey) -> None:
+        """A shard has no slab any more: nothing arrives."""
+        self._rates.pop(shard, None)
 
     def begin(self, command: FetchBlock) -> None:
         """Have a worker read a block, remote ones when the cap lets them."""
@@ -99,7 +111,7 @@ class Fetches:
             self._fail(command, FailureKind.ERROR, backing.slab_error)
         elif is_remote(backing.stored.uri):
             start, stop = block_span(command.block, backing.stored.size_bytes, self._block_bytes)
-            environment = self._environments.of(command.lender)
+            environment = self._environments.of(command.credentials_of)
             self.pace.begin(stop - start, lambda: self._read(command, None, environment))
         else:
             self._read_local(command, attempt=1)
@@ -127,7 +139,7 @@ class Fetches:
         handle = None if pair is None else pair.handle
         number = self._fleet.next_job()
         job = jobs.Fetch(number, backing.slab, stored, handle, environment, start, stop)
-        self.reading.requests += 1
+        self._totals.requests += 1
         limit_s = None if pair is None else self._wait_s
         self._fleet.submit(
             job, lambda answer: self._ended(command, job, answer, attempt), limit_s=limit_s
@@ -144,12 +156,12 @@ class Fetches:
         match answer:
             case jobs.Fetched():
                 self._note(shard, job, answer)
-                if job.source is not None and self.is_outdated(shard, answer.ctime_ns, attempt):
+                if job.source is not None and self._is_outdated(shard, answer.ctime_ns, attempt):
                     self._read_local(command, attempt=attempt + 1)
                     return
                 self._backings[shard].checksums[block] = answer.checksum
                 self._post(BlockFetched(at_s, shard, block))
-            case jobs.Failed():
+            case jobs.JobFailed():
                 self._count_retries(shard, answer.retries)
                 if self._others_can_read(shard, job, answer):
                     self._read_local(command, attempt=attempt)
@@ -162,33 +174,33 @@ class Fetches:
                 text = f"reading {job.shard.uri} ended a fetch worker"
                 self._post(FetchFailed(at_s, shard, block, lost, "internal", text))
 
-    def _others_can_read(self, shard: ShardKey, job: jobs.Fetch, answer: jobs.Failed) -> bool:
+    def _others_can_read(self, shard: ShardKey, job: jobs.Fetch, answer: jobs.JobFailed) -> bool:
         if job.source is None or answer.no_space or answer.code == SourceChanged.code:
             return False
         return self._sources.refuse(shard, job.source)
 
     def _note(self, shard: ShardKey, job: jobs.Fetch, answer: jobs.Fetched) -> None:
         size_bytes = job.stop - job.start
-        self.reading.source_bytes += size_bytes
-        self.reading.device_bytes += max(0, answer.device_bytes)
-        self.rates.setdefault(shard, Rate()).add(self._loop.time(), size_bytes)
+        self._totals.source_bytes += size_bytes
+        self._totals.device_bytes += max(0, answer.device_bytes)
+        self._rates.setdefault(shard, Rate()).add(self._loop.time(), size_bytes)
         self._count_retries(shard, answer.retries)
 
     def _count_retries(self, shard: ShardKey, retries: int) -> None:
-        self.reading.retries += retries
+        self._totals.retries += retries
         self._backings[shard].retries += retries
 
     def _judge(
-        self, job: jobs.Fetch, answer: jobs.Failed
+        self, job: jobs.Fetch, answer: jobs.JobFailed
     ) -> tuple[FailureKind, tuple[LoadKey, ...]]:
-        """What a failure means, and whose credentials are to blame for it.
+        """What kind of failure this is, and the loads whose credentials are to blame for it.
 
-        Credentials that were renewed while the read was under way are not: nobody lends them any
-        more.
+        A load that renewed its credentials while the read was under way is not blamed: the read
+        was made with older ones.
         """
         if answer.no_space:
             return FailureKind.NO_SPACE, ()
         kind = _REFUSALS.get(answer.code) if is_remote(job.shard.uri) else None
         if kind is None:
             return FailureKind.ERROR, ()
-        return kind, self._environments.lending(job.environment)
+        return kind, self._environments.loads_with(job.environment)

@@ -16,7 +16,7 @@ from streamerd.reading.backing import Backing
 from streamerd.settings.config import Settings
 from streamerd.state.events import AnyEvent, BlockProven, BlockRefuted, ShardKey
 from streamerd.workers import jobs
-from streamerd.workers.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Fleet
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class Proofs:
 
     Args:
         settings: block size.
-        fleet: who reads.
+        fleet: the workers that read.
         backings: what stands behind the core's shards.
         post: gives an event to the core.
     """
@@ -77,7 +77,7 @@ class Proofs:
         if isinstance(answer, jobs.Checksummed) and answer.checksum == expected:
             self._post(BlockProven(at_s, shard, block))
             return
-        why = answer.message if isinstance(answer, jobs.Failed) else "other bytes than were read"
+        why = answer.message if isinstance(answer, jobs.JobFailed) else "other bytes than were read"
         uri = self._backings[shard].stored.uri
-        logger.warning("adopted block refused uri=%s block=%d reason=%s", uri, block, why)
+        logger.warning("event=adopted_block_refused uri=%s block=%d reason=%r", uri, block, why)
         self._post(BlockRefuted(at_s, shard, block))

@@ -1,8 +1,8 @@
 """What local shards are read through: descriptors that clients opened with their own rights.
 
 Owns each received pair (one descriptor that reads the page cache, one for O_DIRECT where the file
-system takes it) until nobody needs it, and which pair a shard is read through now. A shard keeps
-one pair for each user who brought one, a few at most; a pair that failed is passed over while
+system takes it) until nobody needs it, and which pair a shard is read through now. A shard has
+one pair of each user who brought one, a few at most; a pair that failed is passed over while
 another is left. Runs in the daemon's loop, which never asks a descriptor anything, nor closes one.
 """
 
@@ -13,14 +13,14 @@ from typing import Final
 
 from streamer_client.storage.contract import StoredShard
 from streamerd.state.events import ShardKey
-from streamerd.workers.lending import Lending
+from streamerd.workers.in_daemon.lending import Lending
 
 MOST_PAIRS: Final = 4
 """Pairs of one shard: what a fifth user brings would be read through only if four others failed."""
 
 
 class Pair:
-    """One file as one client opened it. Counts who needs it, and is given up with the last.
+    """One file as one client opened it; given up when the last of its users has released it.
 
     Args:
         lending: lends the descriptors to workers.
@@ -28,7 +28,7 @@ class Pair:
         stored: size and identity as a worker found them; its `uri` is what the client calls it.
         ctime_ns: time of the last change of the file's inode, when it was examined.
         uid: the client's user.
-        descriptors: one or two, taken over.
+        descriptors: one or two; this object closes them.
     """
 
     def __init__(
@@ -58,18 +58,21 @@ class Pair:
 
     @property
     def handle(self) -> int:
-        """By which workers know it; most pairs, those of resident shards, never need one."""
+        """The number by which workers know it, made when it is first asked for.
+
+        Most pairs, those of resident shards, never need one.
+        """
         if not self._handle:
             self._handle = self._lending.put_source(self.stored, self._descriptors)
         return self._handle
 
     def retain(self) -> Pair:
-        """One more needs it."""
+        """Note one more user."""
         self._users += 1
         return self
 
     def release(self) -> None:
-        """One less needs it."""
+        """Note that a user is done; the last one gives the descriptors up."""
         self._users -= 1
         if self._users:
             return
@@ -85,10 +88,10 @@ class Sources:
         self._of: dict[ShardKey, list[Pair]] = {}
 
     def offer(self, shard: ShardKey, pair: Pair) -> Pair:
-        """Keep a pair for a shard, or one that the same user brought before.
+        """Have a pair for a shard, unless its user brought one before or there are enough.
 
         Returns:
-            The pair that is kept, or `pair` itself where enough others are.
+            The user's pair that the shard has, or `pair` itself where enough others are.
         """
         pairs = self._of.setdefault(shard, [])
         for known in list(pairs):
@@ -109,7 +112,7 @@ class Sources:
         return None
 
     def refuse(self, shard: ShardKey, handle: int) -> bool:
-        """Reading through a pair failed: pass it over; whether another is left."""
+        """Pass over a pair through which reading failed. Returns whether another is left."""
         for pair in self._of.get(shard, ()):
             if pair.handle == handle:
                 pair.failed = True
@@ -121,8 +124,6 @@ class Sources:
             pair.release()
 
     def close_all(self) -> None:
+        """Nothing is read any more."""
         for shard in list(self._of):
             self.close(shard)
-
-    def __contains__(self, shard: ShardKey) -> bool:
-        return shard in self._of

@@ -1,14 +1,16 @@
 """The command line of the `streamerd` program.
 
-Owns flags and help text, made from the table in `settings.py`; decides nothing about values.
+Owns flags and help text, made from the table in `table.py`; leaves the values to `config.py`. Runs
+in the main process, at start and at each reload.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 
 from streamerd import __version__
-from streamerd.settings.config import SYSTEM_CONFIG
+from streamerd.settings.config import SYSTEM_CONFIG, Settings, load_settings
 from streamerd.settings.table import KEYS
 
 
@@ -46,3 +48,8 @@ def overrides_of(arguments: argparse.Namespace) -> dict[str, object]:
     """The settings that flags gave, by key, for `load_settings`."""
     values = {key.name: getattr(arguments, key.name) for key in KEYS}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def settings_of(arguments: argparse.Namespace) -> tuple[Settings, dict[str, str]]:
+    """The settings of a process that was started with these arguments; see `load_settings`."""
+    return load_settings(overrides_of(arguments), os.environ, arguments.config)

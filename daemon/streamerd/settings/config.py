@@ -1,8 +1,8 @@
 """Settles the daemon's settings from the four places that a value may come from.
 
 Owns the order of precedence (command-line flag, then `STREAMERD_*` variable, then TOML file, then
-default) and the checks that need more than one value; leaves the keys to `settings.py`, the flags
-to `arguments.py`. Runs in the daemon's main process, once, before anything else.
+default) and the checks that need more than one value; leaves the keys to `table.py`, the flags
+to `arguments.py`. Runs in the daemon's main process: before anything else, and at each reload.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from streamer_client.contract.layout import (
     DEFAULT_BLOCK_BYTES,
     WINDOW_BLOCKS,
 )
+from streamer_client.contract.modes import MODE_ENV
 from streamer_client.contract.sizes import exact_size, format_size, parse_size
 from streamer_client.contract.socket import DESCRIPTOR_SUFFIX, MAX_SOCKET_PATH_BYTES, SUN_PATH_BYTES
 from streamerd.memory.check import contradiction, own_bytes
@@ -40,9 +41,9 @@ DEFAULT: Final = "default"
 """The origin of a value that nobody gave."""
 SYSTEM_CONFIG: Final = "/etc/streamerd/streamerd.toml"
 CLIENT_ENV: Final = frozenset(
-    {"STREAMERD_MODE", "STREAMERD_RING", "STREAMERD_RING_LIBRARY", "STREAMERD_SHARD_WRITER"}
+    {MODE_ENV, "STREAMERD_RING", "STREAMERD_RING_LIBRARY", "STREAMERD_SHARD_WRITER"}
 )
-"""Variables of this prefix that clients read; the daemon started by one inherits them."""
+"""Variables of this prefix that only clients read; a daemon that a client starts gets them too."""
 _SERVICE_LINK: Final = re.compile(
     r"STREAMERD_(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_(TCP|UDP|SCTP)(_.*)?)?)"
 )
@@ -50,7 +51,7 @@ _SERVICE_LINK: Final = re.compile(
 
 
 class Given(NamedTuple):
-    """A value as it was given; in text everything is a string, TOML has types of its own."""
+    """A value as it was given: a string from a flag or a variable, of any type from TOML."""
 
     raw: object
     origin: str
@@ -168,7 +169,7 @@ def _known(name: str, known: Mapping[str, Key], what: str) -> Key:
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:
-    """The known name most like an unknown one."""
+    """The known name that is most like an unknown one."""
     return difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)[0]
 
 

@@ -1,7 +1,8 @@
 """The settings of the daemon: one table of keys.
 
-Owns each key's name, type, default and help; flags, variables, the TOML file and what
-`streamerctl config` shows are all made from it. Where a value comes from is settled in `config.py`.
+Owns each key's name, type, default and help; flags, variables, the TOML file and the output of
+`streamerctl config` are all made from it. `config.py` decides which of several given values counts.
+Read in the main process.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from streamer_client.connect.trust import find_socket
+from streamer_client.connecting.trust import find_socket
 from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES, MIN_BLOCK_BYTES, PAGE_BYTES
 from streamer_client.contract.socket import SYSTEM_SOCKET
@@ -68,7 +69,7 @@ class Context(NamedTuple):
 
 
 class Key(NamedTuple):
-    """One setting: its name in TOML, flag and variable, and what may stand there."""
+    """One setting: its name in TOML, flag and variable, and the values that it takes."""
 
     name: str
     field: str
@@ -83,7 +84,7 @@ class Key(NamedTuple):
 
     @property
     def wants(self) -> str:
-        """What a right value looks like."""
+        """What a valid value looks like."""
         return self.accepts or _WANTS[self.metavar]
 
     @property
@@ -107,14 +108,15 @@ _WANTS: Final = {
 
 
 def _socket_default(context: Context) -> str:
-    # systemd made the directory for us: we are the system's daemon, though the socket is not there.
+    # systemd made this directory for the process, so it is the system's daemon, though its socket
+    # is not there yet.
     if os.path.dirname(SYSTEM_SOCKET) in context.environ.get("RUNTIME_DIRECTORY", "").split(":"):
         return SYSTEM_SOCKET
     return find_socket(context.environ, context.uid).path
 
 
 def _socket_mode_default(context: Context) -> str:
-    """For the group where the service is everybody's, and has no right but its user's."""
+    """Open to the group where this is the system's service and does not run as root."""
     return "0660" if context.socket == SYSTEM_SOCKET and context.uid != 0 else "0600"
 
 

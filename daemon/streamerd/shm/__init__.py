@@ -1,1 +1,1 @@
-"""Shared-memory slabs: create, reserve, punch, remove. Knows nothing of budgets or clients."""
+"""Shared-memory slabs: create, back, punch, remove. Knows nothing of limits or clients."""

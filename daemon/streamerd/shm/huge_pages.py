@@ -32,7 +32,7 @@ _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class AlignedMapping:
-    """A shared writable mapping of a whole object that begins on an extent."""
+    """A shared writable mapping of a whole object; its address is a multiple of an extent."""
 
     def __init__(self, fd: int) -> None:
         self._size_bytes = os.fstat(fd).st_size
@@ -46,7 +46,7 @@ class AlignedMapping:
         self.bytes = memoryview(array).cast("B")
 
     def collapse(self, start: int, stop: int) -> bool:
-        """Make huge pages of bytes `start` to `stop`, whole extents with a page in each."""
+        """Make huge pages of whole extents, each of which has a page; returns whether it worked."""
         return int(_libc.madvise(self._start + start, stop - start, _MADV_COLLAPSE)) == 0
 
     def close(self) -> None:

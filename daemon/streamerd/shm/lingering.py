@@ -1,8 +1,8 @@
-"""Slabs that were given up while others have them open: memory that no account shows.
+"""Unlinked slabs that clients still have open: memory that the ledger does not count.
 
-Only slabs of an earlier daemon's clients can be such: nothing is taken from under their views, so
-the slab is unlinked whole and its memory goes with whoever lets go of it last. Until then one
-descriptor of each is kept here, so that `status` can say how much it is. Called from the loop and
+Only slabs that clients of an earlier daemon have mapped are given up like that: the slab is
+unlinked as a whole, and the kernel frees it when the last client unmaps it. Until then this module
+has one descriptor of each, so that `status` can tell their size. Called from the daemon's loop and
 its executor.
 """
 
@@ -25,7 +25,11 @@ class Lingering:
         self._lock = threading.Lock()
 
     def keep(self, descriptor: int) -> bool:
-        """Take an unlinked slab's last descriptor of ours over, if somebody else has one too."""
+        """Own the daemon's last descriptor of an unlinked slab from now on.
+
+        Returns:
+            False, and the descriptor stays the caller's, where no other process has it open.
+        """
         if not is_open_elsewhere(descriptor):
             return False
         with self._lock:
@@ -33,7 +37,7 @@ class Lingering:
         return True
 
     def look(self) -> None:
-        """Let go of those that nobody else has open any more."""
+        """Close the slabs that no other process has open any more."""
         with self._lock:
             gone = [one for one in self._descriptors if not is_open_elsewhere(one)]
             self._descriptors = [one for one in self._descriptors if one not in gone]
@@ -42,12 +46,12 @@ class Lingering:
 
     @property
     def size_bytes(self) -> int:
-        """Memory behind them."""
+        """Memory behind these slabs."""
         with self._lock:
             return sum(os.fstat(one).st_blocks * _BLOCK_BYTES for one in self._descriptors)
 
     def close(self) -> None:
-        """Forget them; whoever has them open keeps them."""
+        """Close all; clients that have them open still read them."""
         with self._lock:
             descriptors, self._descriptors = self._descriptors, []
         for descriptor in descriptors:

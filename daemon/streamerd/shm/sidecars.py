@@ -1,9 +1,10 @@
-"""Sidecars: what is written down about each slab, so that the cache outlives its daemon.
+"""Sidecars: files that describe the slabs, so that the cache outlives its daemon.
 
-Owns the folder `<socket>.slabs`: one small file a slab, and a mark that the last daemon ended in
-good order. Folder and files count only if they are this user's own; links are not followed. Runs
-in the daemon's loop, and at start in one thread; one daemon at a time, which the socket's lock sees
-to. No environment and no credentials of any client ever come in here.
+Owns the folder `<socket>.slabs`: one small file for each slab, and a mark that the last daemon
+ended in good order. Folder and files count only if they are this user's own; links are not
+followed. Runs in the daemon's loop, and at start in one thread. The socket's lock ensures that only
+one daemon at a time uses the folder. No environment and no credentials of any client are ever
+written here.
 
 Why a kill at any moment does no harm:
 
@@ -29,7 +30,7 @@ from typing import Final
 
 import msgspec
 
-from streamer_client.connect.private_files import (
+from streamer_client.connecting.private_files import (
     PRIVATE_FOLDER,
     make_folders,
     open_own,
@@ -46,10 +47,10 @@ _MARK: Final = "ended-well"
 
 
 class Label(msgspec.Struct, frozen=True):
-    """What a caller named a shard."""
+    """The name by which a client asked for a shard."""
 
     uid: int
-    """The caller's user, by the kernel's word."""
+    """The client's user, as the kernel told it."""
     world: int
     """The mount namespace in which the name means something; 0 where it is the same in all."""
     text: str
@@ -60,13 +61,13 @@ class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     version: int
     uri: str
-    """What to call it: its first label, or the object's URI."""
+    """Its name in messages: its first label, or the object's URI."""
     identity: str
     size_bytes: int
     block_bytes: int
     slab: str
     inode: int
-    """Of the object itself: another one of that name is none of ours."""
+    """Inode of the object; another object of that name is not this daemon's."""
     resident: bytes
     """One byte a block, 1 where the slab has it."""
     checksums: bytes
@@ -124,7 +125,7 @@ class SidecarFolder:
             ) from error
 
     def take_mark(self) -> bool:
-        """Whether the last daemon ended in good order; from now on nobody can tell any more."""
+        """Whether the last daemon ended in good order. Removes the mark that tells it."""
         with self._opened() as folder:
             if folder is None:
                 return False
@@ -137,7 +138,7 @@ class SidecarFolder:
             return ended_well
 
     def mark(self) -> None:
-        """Say that every file is up to date and nothing is under way.
+        """Write the mark: every file is up to date, and no work is under way.
 
         Raises:
             OSError: it cannot be written.
@@ -145,13 +146,13 @@ class SidecarFolder:
         self._put(_MARK, b"")
 
     def read_all(self) -> list[Sidecar]:
-        """Every sidecar that can be understood; what cannot is removed."""
+        """Every sidecar that can be decoded; other files are removed."""
         found = []
         for name, folder in self._each():
             try:
                 sidecar = _decoder.decode(_content(name, folder))
             except (OSError, msgspec.DecodeError) as error:
-                logger.warning("sidecar not understood file=%s error=%s", name, error)
+                logger.warning("event=sidecar_not_understood file=%s error=%s", name, error)
                 sidecar = None
             if sidecar is None or sidecar.version != VERSION or name != _name(sidecar.slab):
                 self._remove(name, folder)
@@ -202,7 +203,7 @@ class SidecarFolder:
             yield None
             return
         except OSError as error:
-            logger.warning("sidecars not used folder=%s reason=%s", self.path, error.strerror)
+            logger.warning("event=sidecars_not_used folder=%s reason=%r", self.path, error.strerror)
             yield None
             return
         try:

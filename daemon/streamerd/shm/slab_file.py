@@ -1,11 +1,11 @@
-"""A worker's hold on one slab: back, fill and punch ranges of it.
+"""A slab as a fetch worker writes it: back, fill and punch ranges of it.
 
-There are two ways to fill it, and neither is best everywhere. By system call, out of a small
-buffer that stays in the processor's cache: no page faults, so half as much again for each second
-of processor time, but the kernel lets one thread at a time write a file. Or straight into a
-mapping: every 4 KiB costs a fault and a zeroed page, but all threads do it at once.
-Where the kernel makes huge pages on demand (`huge_pages.py`) the mapping is the better way for any
-number of threads. docs/performance.md has the measurements.
+There are two ways to fill a slab, and neither is best everywhere. One is system calls, from a small
+buffer that stays in the processor's cache. They cause no page faults and so move half as much again
+in a second of processor time, but the kernel lets only one thread at a time write a file. The other
+is a mapping: every 4 KiB cost a fault and a zeroed page, but all threads write at the same time.
+Where the kernel makes huge pages on demand (`huge_pages.py`), the mapping is better for any number
+of threads. docs/performance.md has the measurements.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import threading
 from typing import Final
 
 from streamerd.shm.huge_pages import EXTENT_BYTES, AlignedMapping, can_collapse
-from streamerd.shm.slabs import MOUNT
 
 _KEEP_SIZE: Final = 0x01
 _PUNCH_HOLE: Final = 0x02
@@ -37,7 +36,7 @@ class SlabFile:
     """An existing slab, opened for writing. Thread-safe for ranges that do not overlap.
 
     Args:
-        fd: of the object, for reading and writing; taken over once this is made.
+        fd: the object, open for reading and writing; closed by this once it is made.
         mapped: fill it through a mapping (`view`) instead of by system call (`write`).
 
     Raises:
@@ -48,12 +47,12 @@ class SlabFile:
         self._map = AlignedMapping(fd) if mapped else None
         self._fd = fd
         self._collapses = mapped and can_collapse()
-        # The kernel lets one thread at a time back or write a file, and the others spin meanwhile:
-        # with 16 threads at one slab that took twice the processor time of waiting here.
+        # The kernel lets one thread at a time back or write a file, while others spin. With 16
+        # threads at one slab, spinning took twice the processor time that waiting here takes.
         self._turn = threading.Lock()
 
     def reserve(self, start: int, stop: int) -> None:
-        """Put memory behind bytes `start` to `stop`, so that a full mount shows here and only here.
+        """Put memory behind bytes `start` to `stop`; a full mount is noticed here and only here.
 
         Raises:
             NoSpace: the mount is full.
@@ -75,7 +74,7 @@ class SlabFile:
         for extent in range(first, past, EXTENT_BYTES):
             self._allocate(extent, extent + mmap.PAGESIZE)
         if not self._map.collapse(first, past):
-            # No huge page to be had now: small ones where there are none yet.
+            # The kernel has no huge page now: back the extents with small pages.
             self._allocate(first, past)
         self._allocate(start, first)
         self._allocate(past, stop)
@@ -123,24 +122,6 @@ class SlabFile:
                 self._map.close()
             os.close(self._fd)
             self._fd = -1
-
-
-def unlink_slab(name: str, inode: int) -> bool:
-    """Unlink an object if its name still means the one of that inode; whether it did.
-
-    Links are not followed. Freeing what is in it may take seconds.
-
-    Raises:
-        OSError: it cannot be unlinked.
-    """
-    path = f"{MOUNT}/{os.path.basename(name)}"
-    try:
-        if os.lstat(path).st_ino != inode:
-            return False
-        os.unlink(path)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def punch_hole(fd: int, start: int, stop: int) -> None:

@@ -1,9 +1,9 @@
 """Names and lives of slabs: POSIX shared-memory objects, one a shard.
 
-Owns making, handing out, telling apart and removing them. A slab belongs to the daemon's user
-alone; who else may read it gets a descriptor, and never needs its name. Main keeps a descriptor of
-each slab too, so that a name which somebody unlinks does no harm. Runs in the daemon's main
-process; never touches a slab's pages.
+Creates, opens, identifies and removes them. A slab belongs to the daemon's user alone. A client
+that may read it gets a descriptor, and never needs its name. The daemon also has a descriptor of
+each slab, so that it does no harm if another program unlinks the name. Runs in the daemon's main
+process, and never touches a slab's pages.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from typing import Final
 
 from streamer_client.contract.errors import ConfigError, MemoryLimitError, StreamerError
 from streamer_client.contract.layout import slab_bytes
+from streamerd.memory.room import SHM_MOUNT
 
 logger = logging.getLogger(__name__)
 
-MOUNT: Final = "/dev/shm"
-"""Where Linux keeps POSIX shared-memory objects; see shm_overview(7)."""
 READONLY_MOUNT: Final = "/run/streamerd-shm"
 """Where the systemd unit mounts the same once more, read-only."""
 PREFIX: Final = "streamerd."
@@ -57,10 +56,10 @@ def create_slab(name: str, size_bytes: int) -> int:
         ConfigError: no permission, the name is taken, or there is no shared-memory mount.
     """
     try:
-        fd = os.open(MOUNT + name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _OPEN, MODE)
+        fd = os.open(SHM_MOUNT + name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _OPEN, MODE)
     except PermissionError as error:
         raise ConfigError(
-            f"no permission to create {MOUNT}{name}; let this user write to {MOUNT}"
+            f"no permission to create {SHM_MOUNT}{name}; let this user write to {SHM_MOUNT}"
         ) from error
     except OSError as error:
         raise _creation_error(name, size_bytes, error) from error
@@ -77,17 +76,21 @@ def create_slab(name: str, size_bytes: int) -> int:
 def _creation_error(name: str, size_bytes: int, error: OSError) -> StreamerError:
     if error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
         return MemoryLimitError(
-            f"cannot create {MOUNT}{name} of {size_bytes} bytes: {error.strerror}; free memory on "
-            f"{MOUNT} or enlarge it"
+            f"cannot create {SHM_MOUNT}{name} of {size_bytes} bytes: {error.strerror}; "
+            f"free memory on {SHM_MOUNT} or enlarge it"
         )
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return MemoryLimitError(
-            f"cannot create {MOUNT}{name}: too many files are open; raise the daemon's limit "
+            f"cannot create {SHM_MOUNT}{name}: too many files are open; raise the daemon's limit "
             "(LimitNOFILE, `ulimit -n`), or load checkpoints of fewer files at once"
         )
     if error.errno == errno.EEXIST:
-        return ConfigError(f"{MOUNT}{name} exists already and is none of this daemon's; remove it")
-    return ConfigError(f"cannot create {MOUNT}{name}: {error.strerror}; is {MOUNT} mounted?")
+        return ConfigError(
+            f"{SHM_MOUNT}{name} exists already and is none of this daemon's; remove it"
+        )
+    return ConfigError(
+        f"cannot create {SHM_MOUNT}{name}: {error.strerror}; is {SHM_MOUNT} mounted?"
+    )
 
 
 def open_slab(name: str, inode: int) -> int:
@@ -96,16 +99,16 @@ def open_slab(name: str, inode: int) -> int:
     Raises:
         OSError: there is none, or another object has its name (ESTALE).
     """
-    fd = os.open(MOUNT + name, os.O_RDWR | os.O_NONBLOCK | _OPEN)
+    fd = os.open(SHM_MOUNT + name, os.O_RDWR | os.O_NONBLOCK | _OPEN)
     found = os.fstat(fd)
     if _is_ours(found) and found.st_ino == inode:
         return fd
     os.close(fd)
-    raise OSError(errno.ESTALE, "another object has that name", MOUNT + name)
+    raise OSError(errno.ESTALE, "another object has that name", SHM_MOUNT + name)
 
 
 def readonly_mount(configured: str = "") -> str | None:
-    """Where the shared-memory mount can be read and not written; None where nowhere.
+    """A mount of shared memory that cannot be written to; None where there is none.
 
     Args:
         configured: the setting `readonly_shm`; empty to look where the systemd unit has it.
@@ -119,11 +122,12 @@ def readonly_mount(configured: str = "") -> str | None:
         return path
     if configured:
         raise ConfigError(
-            f"readonly_shm: {path} {wrong}; bind {MOUNT} there read-only, or leave readonly_shm out"
+            f"readonly_shm: {path} {wrong}; bind {SHM_MOUNT} there read-only, or "
+            "leave readonly_shm out"
         )
     logger.info(
-        "no read-only mount of shared memory path=%s reason=%r; clients that are root or of this "
-        "user could write to slabs that they are handed", path, wrong,
+        "event=no_readonly_mount path=%s reason=%r effect=%r", path, wrong,
+        "clients that are root or of this user could write to slabs that they are handed",
     )  # fmt: skip
     return None
 
@@ -131,8 +135,8 @@ def readonly_mount(configured: str = "") -> str | None:
 def _no_readonly_mount(path: str) -> str:
     try:
         flags, device = os.statvfs(path).f_flag, os.stat(path).st_dev
-        if device != os.stat(MOUNT).st_dev:
-            return f"is not {MOUNT} once more"
+        if device != os.stat(SHM_MOUNT).st_dev:
+            return f"is not {SHM_MOUNT} once more"
     except OSError as error:
         return f"cannot be used ({error.strerror})"
     return "" if flags & os.ST_RDONLY else "can be written to"
@@ -158,17 +162,18 @@ def open_readonly(fd: int, name: str, mount: str | None = None) -> int:
             if os.path.samestat(os.fstat(through), os.fstat(fd)):
                 return through
             os.close(through)
-        logger.warning("slab handed out without its read-only mount name=%s mount=%s", name, mount)
+        logger.warning("event=slab_opened_without_readonly_mount name=%s mount=%s", name, mount)
     return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def is_open_elsewhere(fd: int) -> bool:
-    """Whether anybody else has the file open or mapped; a mapping keeps its file open.
+    """Whether another process has the file open or mapped; a mapping counts as open.
 
-    The kernel grants a write lease on a file only to who alone has it open: F_SETLEASE of fcntl(2).
+    The kernel grants a write lease only on a file that nobody else has open: F_SETLEASE of
+    fcntl(2).
     """
     with contextlib.suppress(OSError):
-        # Should somebody open it just now, the kernel says so by a signal that does nothing.
+        # If another process opens it just now, the kernel sends a signal, one that does nothing.
         fcntl.fcntl(fd, _F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
@@ -177,17 +182,17 @@ def is_open_elsewhere(fd: int) -> bool:
 
 
 def remove_slab(name: str, inode: int | None = None) -> bool:
-    """Unlink an object of this user; mappings of it live on. Whether it was there.
+    """Unlink an object of this user; returns whether it was there. Mappings of it live on.
 
     Args:
         name: its name.
         inode: another object of that name stays; None for whichever is there.
     """
     try:
-        found = os.stat(MOUNT + name, follow_symlinks=False)
+        found = os.stat(SHM_MOUNT + name, follow_symlinks=False)
         if not _is_ours(found) or inode not in (None, found.st_ino):
             return False
-        os.unlink(MOUNT + name)
+        os.unlink(SHM_MOUNT + name)
     except FileNotFoundError:
         return False
     return True
@@ -205,21 +210,21 @@ def is_slab_name(name: str) -> bool:
 def instance_slabs(instance: str) -> list[str]:
     """Names of all slabs of one daemon instance that exist now."""
     start = f"{PREFIX}{instance}."
-    return sorted(f"/{entry}" for entry in os.listdir(MOUNT) if entry.startswith(start))
+    return sorted(f"/{entry}" for entry in os.listdir(SHM_MOUNT) if entry.startswith(start))
 
 
 def inode_of(name: str) -> int:
-    """What tells an object from another of its name.
+    """The inode of an object, which no other object of that name has.
 
     Raises:
         OSError: there is none.
     """
-    return os.stat(MOUNT + name, follow_symlinks=False).st_ino
+    return os.stat(SHM_MOUNT + name, follow_symlinks=False).st_ino
 
 
 def allocated_bytes(name: str) -> int:
     """Memory behind an object, as the kernel counts it."""
-    return os.stat(MOUNT + name, follow_symlinks=False).st_blocks * 512
+    return os.stat(SHM_MOUNT + name, follow_symlinks=False).st_blocks * 512
 
 
 def mount_bytes() -> tuple[int, int]:
@@ -229,7 +234,9 @@ def mount_bytes() -> tuple[int, int]:
         ConfigError: there is no such mount.
     """
     try:
-        stats = os.statvfs(MOUNT)
+        stats = os.statvfs(SHM_MOUNT)
     except OSError as error:
-        raise ConfigError(f"cannot use {MOUNT}: {error.strerror}; mount a tmpfs there") from error
+        raise ConfigError(
+            f"cannot use {SHM_MOUNT}: {error.strerror}; mount a tmpfs there"
+        ) from error
     return stats.f_blocks * stats.f_frsize, stats.f_bavail * stats.f_frsize

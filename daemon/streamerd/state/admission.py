@@ -1,7 +1,7 @@
 """Which loads run now, which wait, and how a load begins and ends.
 
 A load is admitted when its promise fits the ledger: all its shards when it asks to hold them, else
-its smallest window. Loads that do not fit wait in line; while one waits, no window grows.
+its smallest window. Loads that do not fit wait in line, and while one waits, no window grows.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from streamerd.state.shard import Shard
 
 
 def open_load(model: Model, event: LoadOpened) -> None:
-    """Register a load and its shards; admitting it is the turn's business."""
+    """Enter a load and its shards; admit the load where its promise fits, else let it wait."""
     load = Load(
         event.load,
         [_shard_of(model, spec) for spec in event.shards],
         hold=event.hold,
-        hold_required=event.hold_required,
+        prefetch=event.prefetch,
         pin=event.pin,
         concurrency=event.concurrency,
         last_progress_s=event.at_s,
@@ -51,7 +51,7 @@ def _shard_of(model: Model, spec: ShardSpec) -> Shard:
         shard = Shard(spec.key, spec.size_bytes, model.rules.block_bytes, spec.remote)
         model.add(shard)
         model.emit(CreateSlab(spec.key, spec.size_bytes))
-    # Who comes after a failure tries again.
+    # A load that opens the shard after a failure makes a new attempt.
     shard.error = None
     shard.stale = spec.transient
     shard.sourced = True
@@ -63,15 +63,13 @@ def admit(model: Model, load: Load) -> bool:
     """Admit a load where its promise fits."""
     if load.hold and _can_hold(model, load):
         _hold(model, load)
-    elif load.hold_required or not _keep(model, load):
+    elif load.prefetch or not _promise_window(model, load):
         return False
     else:
         model.ledger.committed_bytes += load.commitment_bytes
     load.admitted = True
     model.rotation.append(load.key)
-    model.admitted[load.key] = sum(
-        load.shards[index].resident_in(start, stop) for index, start, stop in load.wants
-    )
+    model.admitted[load.key] = sum(shard.resident_in(0, shard.blocks) for shard in load.shards)
     claims.claim_wanted(model, load)
     return True
 
@@ -80,7 +78,7 @@ def _can_hold(model: Model, load: Load) -> bool:
     total_bytes = sum(shard.slab_bytes for shard in load.shards)
     if load.cap_bytes is not None and total_bytes > load.cap_bytes:
         return False
-    # One smallest window stays free, so that no holder shuts everybody else out.
+    # One smallest window stays free, so that loads which hold shards whole shut no other load out.
     return model.ledger.can_commit(_bytes_to_hold(load.shards) + model.rules.window_bytes)
 
 
@@ -97,25 +95,26 @@ def _hold(model: Model, load: Load) -> None:
         model.touched[shard.key] = None
 
 
-def _keep(model: Model, load: Load) -> bool:
-    """Promise a load its window, and whole those shards whose blocks may not go singly.
+def _promise_window(model: Model, load: Load) -> bool:
+    """Promise a load its smallest window, and its `whole_only` shards as a whole.
 
-    Where these do not fit, slabs that no running load leases begin anew, empty.
+    Where these shards do not fit, their slabs are replaced by empty ones, provided that no
+    admitted load leases them. Returns whether the load was promised its window.
     """
-    loose = [shard for shard in load.shards if shard.kept and not shard.committed]
-    whole_bytes = _bytes_to_hold(loose)
-    spare_bytes = model.rules.window_bytes if loose else 0
+    uncommitted = [shard for shard in load.shards if shard.whole_only and not shard.committed]
+    whole_bytes = _bytes_to_hold(uncommitted)
+    spare_bytes = model.rules.window_bytes if uncommitted else 0
     if not model.ledger.can_commit(load.window_bytes + whole_bytes + spare_bytes):
         if not model.ledger.can_commit(load.window_bytes):
             return False
-        if not all(shard.discardable for shard in loose):
+        if not all(shard.discardable for shard in uncommitted):
             return False
-        for shard in loose:
+        for shard in uncommitted:
             discard(model, shard)
         whole_bytes = 0
     model.ledger.committed_bytes += whole_bytes
-    load.keeps = {index for index, shard in enumerate(load.shards) if shard.kept}
-    for index in load.keeps:
+    load.whole = {index for index, shard in enumerate(load.shards) if shard.whole_only}
+    for index in load.whole:
         load.shards[index].holders += 1
         model.touched[load.shards[index].key] = None
     return True
@@ -124,7 +123,7 @@ def _keep(model: Model, load: Load) -> bool:
 def _queue(model: Model, load: Load) -> None:
     ledger = model.ledger
     available_bytes = max(0, ledger.limit_bytes - ledger.committed_bytes)
-    if load.hold_required:
+    if load.prefetch:
         needs_bytes = _bytes_to_hold(load.shards) + model.rules.window_bytes
         message = (
             f"{len(load.shards)} shards need {needs_bytes} bytes (one smallest window stays free), "
@@ -154,7 +153,7 @@ def release_shard(model: Model, load: Load, index: int, at_s: float) -> None:
     load.released.add(index)
     del shard.loads[load.key]
     shard.last_used_s = at_s
-    if load.held or index in load.keeps:
+    if load.held or index in load.whole:
         shard.holders -= 1
         if not shard.committed:
             model.ledger.committed_bytes -= shard.slab_bytes
@@ -198,7 +197,10 @@ def unpin(model: Model, shard: Shard) -> None:
 
 
 def evict(model: Model, shard: Shard) -> None:
-    """Drop what nobody uses; of a shard without a lease, also what is still on its way."""
+    """Release what no load needs.
+
+    Of a shard that no load leases, blocks that are still being fetched go when they arrive.
+    """
     if not shard.loads and not shard.pinned:
         shard.stale = True
     release_range(model, shard, 0, shard.blocks)
@@ -206,7 +208,7 @@ def evict(model: Model, shard: Shard) -> None:
 
 
 def settle(model: Model, shard: Shard) -> None:
-    """Drop what no load may use again, and the slab when nothing is left in it."""
+    """After a change: release a shard that no load may use again, and remove an empty slab."""
     if shard.loads:
         return
     model.eviction.forget(shard)

@@ -1,8 +1,8 @@
-"""Taking over what an earlier daemon left in shared memory.
+"""Adoption: the slabs that an earlier daemon left in shared memory become shards of this one.
 
-A block of it counts as any other once its bytes are known to be what was read; until then it is
-reserved, and loads that claim it wait. A slab that clients of that daemon may have mapped is *kept*
-(`Shard.kept`): they lease nothing from us, so no block may be taken from under their views.
+An adopted block is *unproven* until its bytes are known to be those that were read: its memory is
+reserved, and loads that claim it wait. Clients of the earlier daemon may have the slab mapped, and
+have no lease with this daemon. Such a slab is `whole_only`: no single block of it is released.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from streamerd.state.shard import Shard
 
 
 def adopt(model: Model, event: ShardAdopted) -> None:
-    """Enter a shard that lies in memory; pinned, where its room can be set aside."""
+    """Enter an adopted shard; it is pinned again where the ledger has room for the promise."""
     assert event.shard not in model.shards, "adoption comes before the first load"
     shard = Shard(event.shard, event.size_bytes, model.rules.block_bytes, event.remote)
-    shard.kept = event.in_use
+    shard.whole_only = event.in_use
     shard.last_used_s = event.last_used_s
     model.add(shard)
     for start, stop in event.resident:
@@ -35,7 +35,7 @@ def adopt(model: Model, event: ShardAdopted) -> None:
 
 
 def proven(model: Model, key: ShardKey, block: int) -> None:
-    """A block is what was read: it is granted to all that wait for it."""
+    """A block has the bytes that were read: grant it to the loads that claim it."""
     shard = model.shards[key]
     shard.move(block, Trigger.PROVEN)
     model.touched[key] = None
@@ -46,10 +46,10 @@ def proven(model: Model, key: ShardKey, block: int) -> None:
 
 
 def refuted(model: Model, key: ShardKey, block: int) -> None:
-    """A block is not what was read: who waits for it gets it from the source.
+    """A block has other bytes than were read: release it; loads that claim it have it read again.
 
-    It may be taken even from a kept slab. It differs because the earlier daemon was about to fill
-    it when it died, so that nobody was granted it; or its memory is damaged, for all alike.
+    Even a block of a `whole_only` slab is released. Either the earlier daemon died while it filled
+    the block, so that no client was ever granted it, or its memory is damaged for every client.
     """
     shard = model.shards[key]
     shard.move(block, Trigger.REFUTED)

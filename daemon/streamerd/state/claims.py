@@ -1,8 +1,9 @@
 """Claiming, granting and consuming: how blocks pass through a load.
 
-A load claims wanted blocks in order of use, as many as its window allows; a claimed block that is
-resident is granted at once, any other when it has been fetched. Whole ranges are moved where all of
-their blocks stand alike, so that opening a resident checkpoint costs a few passes in C.
+A load claims wanted blocks in order of use, as many as its window allows. A claimed block is
+granted at once where it is resident, else when it has been fetched. Ranges whose blocks are all in
+the same phase are changed in one step, so that opening a resident checkpoint costs a few passes in
+C.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from streamerd.state.shard import Shard
 
 
 def claim_all(model: Model) -> None:
-    """Let running loads claim what they want next, long before they run out of it.
+    """Let admitted loads claim the blocks that they want next, before they run out of blocks.
 
-    Who has enough pending to keep every slot busy need not claim yet: it does so for more at once.
+    A load whose pending blocks keep every slot busy does not claim yet: later it claims more blocks
+    in one step, which is cheaper.
     """
     wanting = [
         load
@@ -35,7 +37,7 @@ def claim_all(model: Model) -> None:
 
 
 def claim_wanted(model: Model, load: Load, fair_bytes: int | None = None) -> None:
-    """Claim what is wanted next, as far as the load's window reaches."""
+    """Claim the blocks that the load wants next, as far as its window has room for them."""
     allowance = 0
     if not load.held:
         fair_bytes = _fair_bytes(model) if fair_bytes is None else fair_bytes
@@ -62,9 +64,10 @@ def claim_wanted(model: Model, load: Load, fair_bytes: int | None = None) -> Non
 
 
 def _fair_bytes(model: Model) -> int:
-    """The size up to which each window may grow, so that all of them find room.
+    """The size up to which each window may grow, so that all windows find room.
 
-    Without it the first load of many takes all there is; the others follow it two blocks a turn.
+    Without this share the first of many loads would take all the room, and the others would go on
+    with their smallest windows of two blocks.
     """
     windows = [
         load.commitment_bytes
@@ -75,7 +78,7 @@ def _fair_bytes(model: Model) -> int:
 
 
 def _allowance_bytes(model: Model, load: Load, fair_bytes: int) -> int:
-    """Bytes that a load may claim now beyond what it has."""
+    """Bytes that a load may claim now, in addition to those that it has claimed."""
     charge, window = load.charge_bytes, load.window_bytes
     within_window = max(0, window - charge)
     if model.waiting:
@@ -115,7 +118,7 @@ def _claim(model: Model, load: Load, index: int, start: int, stop: int) -> None:
         return
     phases[start:stop] = bytes([Phase.CLAIMED]) * (stop - start)
     load.pending_blocks += stop - start
-    # What another load waits for already costs no read of its own.
+    # A block that another load already waits for is not a read of its own.
     misses = sum(
         state == BlockState.ABSENT and claims == 1
         for state, claims in zip(shard.states[start:stop], shard.claims[start:stop], strict=True)
@@ -138,7 +141,7 @@ def _grant(model: Model, load: Load, index: int, start: int, stop: int) -> None:
 
 
 def grant_arrived(model: Model) -> None:
-    """Grant what became resident in this turn to every load that claimed it, in runs."""
+    """Grant the blocks that became resident in this turn to the loads that claimed them."""
     arrived, model.arrived = model.arrived, {}
     for shard_key, blocks in arrived.items():
         shard = model.shards.get(shard_key)
@@ -150,7 +153,7 @@ def grant_arrived(model: Model) -> None:
 
 
 def _runs(blocks: list[int]) -> Iterator[tuple[int, int]]:
-    """Neighbours of an ascending list as half-open ranges."""
+    """Runs of consecutive numbers in an ascending list, as half-open ranges."""
     start = stop = blocks[0]
     for block in blocks:
         if block > stop:
@@ -166,16 +169,16 @@ def _grant_claimed(model: Model, load: Load, index: int, start: int, stop: int) 
     if claimed and shard.all_resident(start, stop):
         _grant(model, load, index, start, stop)
         return
-    # What arrived may have been released again in the same turn, and claimed by somebody new.
+    # A block that arrived may have been released again in this turn, and been claimed since.
     for block in range(start, stop):
         if phases[block] == Phase.CLAIMED and shard.states[block] == BlockState.RESIDENT:
             _grant(model, load, index, block, block + 1)
 
 
 def consume(model: Model, load: Load, ranges: tuple[BlockRange, ...], at_s: float) -> None:
-    """Take granted blocks back from a load that has read them.
+    """End the claims on blocks that a load has read.
 
-    Blocks of shards held whole stay the load's until it releases the shard.
+    A load that holds its shards whole has its claims until it releases the shard.
     """
     load.last_progress_s = at_s
     for index, start, stop in ranges:
@@ -212,7 +215,7 @@ def unclaim(model: Model, load: Load, index: int, start: int, stop: int, least: 
 
 
 def _unclaim_granted(model: Model, load: Load, index: int, start: int, stop: int) -> None:
-    """`unclaim` for a run of granted blocks: what every message about consumed blocks brings."""
+    """The fast form of `unclaim` for a run of granted blocks, the usual case of `consume`."""
     shard = load.shards[index]
     load.phases[index][start:stop] = bytes(stop - start)
     size_bytes = shard.bytes_of(start, stop)
@@ -228,7 +231,7 @@ def _unclaim_granted(model: Model, load: Load, index: int, start: int, stop: int
 
 
 def replace_wants(model: Model, load: Load, ranges: tuple[BlockRange, ...]) -> None:
-    """Forget what the load waits for and take `ranges` instead; what it was granted stays."""
+    """The load wants `ranges` instead of what it waits for; blocks it was granted stay granted."""
     for index, phases in enumerate(load.phases):
         if Phase.CLAIMED in phases:
             _unclaim_pending(model, load, index)

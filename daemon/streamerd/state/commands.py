@@ -1,4 +1,4 @@
-"""What is to be done: the only output of the core. Imperatives, carried out by `service.py`."""
+"""Commands: the only output of the core. `service.py` carries them out."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class RemoveSlab(Command, frozen=True):
 class ReplaceSlab(Command, frozen=True):
     """Unlink a shard's object as a whole and make an empty one in its place.
 
-    Whoever has the old one mapped keeps its bytes. When it is gone, the blocks of `ranges` were
-    released.
+    Clients that have the old object mapped still see its bytes. Carrying this out releases the
+    blocks of `ranges`.
     """
 
     shard: ShardKey
@@ -38,7 +38,7 @@ class ReplaceSlab(Command, frozen=True):
 
 
 class ProveBlocks(Command, frozen=True):
-    """Compare adopted blocks with their checksums, each for itself."""
+    """Compare each of these adopted blocks with its checksum."""
 
     shard: ShardKey
     start: int
@@ -50,8 +50,8 @@ class FetchBlock(Command, frozen=True):
 
     shard: ShardKey
     block: int
-    lender: LoadKey
-    """Whose credentials are used, where reading takes any."""
+    credentials_of: LoadKey
+    """The load whose credentials are used, where the source needs any."""
 
 
 class ReleaseBlocks(Command, frozen=True):
@@ -63,7 +63,7 @@ class ReleaseBlocks(Command, frozen=True):
 
 
 class CloseSource(Command, frozen=True):
-    """Nothing is left to read from this shard's source: give up what it was read through."""
+    """Close the descriptors or readers of this shard: no load has to read it any more."""
 
     shard: ShardKey
 
@@ -103,7 +103,7 @@ class FailShard(Command, frozen=True):
 
 
 class AskCredentials(Command, frozen=True):
-    """Ask a load's client for renewed credentials: those that it lent have expired."""
+    """Ask a load's client for renewed credentials: those that it sent have expired."""
 
     load: LoadKey
 

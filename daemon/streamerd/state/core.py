@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import assert_never
 
-from streamerd.state import admission, adoption, claims, credentials, failing, fetching
+from streamerd.state import admission, adoption, claims, failing, fetching
 from streamerd.state.commands import AnyCommand, CloseSource, Finish
 from streamerd.state.events import (
     AnyEvent,
@@ -34,16 +34,18 @@ from streamerd.state.events import (
     UnpinRequested,
     WantsReplaced,
 )
-from streamerd.state.ledger import Ledger
-from streamerd.state.model import Model, Rules
+from streamerd.state.load import Load
+from streamerd.state.model import Ledger, Model, Rules
 from streamerd.state.shard import Shard
 
 
 class Core:
-    """Decides; `handle` is its only door, `model` may be read between turns."""
+    """Makes the decisions. Others call `handle` alone, and may read `model` between two turns."""
 
     def __init__(self, limit_bytes: int, rules: Rules) -> None:
         self.model = Model(rules, Ledger(limit_bytes))
+        self._now_s = 0.0
+        """The latest time of any event: what the clock says in a turn that has no event."""
 
     def handle(self, events: Iterable[AnyEvent]) -> list[AnyCommand]:
         """Apply events in their order, then decide once for all of them.
@@ -52,15 +54,14 @@ class Core:
             InvalidTransition: an event contradicts the state; a defect of the caller.
         """
         model = self.model
-        now_s = 0.0
         for event in events:
-            now_s = max(now_s, event.at_s)
+            self._now_s = max(self._now_s, event.at_s)
             self._apply(event)
         claims.grant_arrived(model)
         admission.admit_waiting(model)
         claims.claim_all(model)
         fetching.shrink(model)
-        fetching.dispatch(model, now_s)
+        fetching.dispatch(model, self._now_s)
         return [*model.drain(), *self._finished(), *self._sources_to_close()]
 
     def _apply(self, event: AnyEvent) -> None:
@@ -69,9 +70,6 @@ class Core:
             case BlockFetched():
                 fetching.fetched(model, event)
                 self._settle(event.shard)
-            case BlocksConsumed(at_s, key, ranges):
-                if load := model.loads.get(key):
-                    claims.consume(model, load, ranges, at_s)
             case FetchFailed():
                 fetching.failed(model, event)
                 self._settle(event.shard)
@@ -86,19 +84,12 @@ class Core:
                 adoption.refuted(model, key, block)
             case LoadOpened():
                 admission.open_load(model, event)
-            case WantsReplaced(_, key, wants):
-                if load := model.loads.get(key):
-                    claims.replace_wants(model, load, wants)
-            case ShardsReleased(at_s, key, shards):
-                if load := model.loads.get(key):
-                    for index in shards:
-                        admission.release_shard(model, load, index, at_s)
-            case LoadClosed(at_s, key):
-                if load := model.loads.get(key):
-                    admission.close_load(model, load, at_s)
+            case BlocksConsumed() | WantsReplaced() | ShardsReleased() | LoadClosed():
+                if load := model.loads.get(event.load):
+                    self._apply_to_load(event, load)
             case CredentialsRenewed():
                 if load := model.loads.get(event.load):
-                    credentials.renewed(model, load, event)
+                    failing.credentials_renewed(model, load, event)
             case OwnerGone(at_s, owner):
                 for load in [load for load in model.loads.values() if load.key.owner == owner]:
                     admission.close_load(model, load, at_s)
@@ -106,13 +97,34 @@ class Core:
                 self._refuse(event)
             case EvictRequested() | PinRequested() | UnpinRequested():
                 self._control_cache(event)
-            case LimitChanged(_, limit_bytes):
-                model.ledger.limit_bytes = limit_bytes
-            case Tick(at_s):
-                model.ledger.squeezed_to_bytes = None
-                credentials.tick(model, at_s)
+            case LimitChanged() | Tick():
+                self._apply_to_all(event)
             case _:
                 assert_never(event)
+
+    def _apply_to_load(
+        self, event: BlocksConsumed | WantsReplaced | ShardsReleased | LoadClosed, load: Load
+    ) -> None:
+        model = self.model
+        match event:
+            case BlocksConsumed():
+                claims.consume(model, load, event.ranges, event.at_s)
+            case WantsReplaced():
+                claims.replace_wants(model, load, event.wants)
+            case ShardsReleased():
+                for index in event.shards:
+                    admission.release_shard(model, load, index, event.at_s)
+            case LoadClosed():
+                admission.close_load(model, load, event.at_s)
+            case _:
+                assert_never(event)
+
+    def _apply_to_all(self, event: LimitChanged | Tick) -> None:
+        if isinstance(event, LimitChanged):
+            self.model.ledger.limit_bytes = event.limit_bytes
+            return
+        self.model.ledger.squeezed_to_bytes = None
+        failing.give_up_on_credentials(self.model, event.at_s)
 
     def _refuse(self, event: ShardSuperseded | ShardRefused) -> None:
         for shard in self._known((event.shard,)):
@@ -132,7 +144,7 @@ class Core:
             act(self.model, shard)
 
     def _sources_to_close(self) -> list[CloseSource]:
-        """Shards of which nothing is left to read, each told once."""
+        """Close the source of each shard that nobody has to read any more; a source closes once."""
         touched, self.model.touched = self.model.touched, {}
         idle = [shard for shard in self._known(touched) if shard.sourced and not shard.needs_source]
         for shard in idle:
@@ -147,11 +159,11 @@ class Core:
             admission.settle(self.model, shard)
 
     def _finished(self) -> list[Finish]:
-        """Prefetches that have all they wanted, each told once."""
+        """Finish each prefetch whose wanted blocks are all resident; a prefetch finishes once."""
         done = [
             load
             for load in self.model.loads.values()
-            if load.hold_required
+            if load.prefetch
             and load.admitted
             and not (load.finished or load.wants or load.pending_blocks)
         ]

@@ -1,4 +1,4 @@
-"""What happened: the only input of the core. Past facts; time arrives in them as `at_s`."""
+"""Events: the only input of the core. Each is a past fact, with its time in `at_s`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from streamer_client.contract.layout import BlockRange
 
 
 class ShardKey(NamedTuple):
-    """A shard and what proves its content: two contents of one URI are two shards."""
+    """A shard: the name of a file or object, and its identity. Changed content is another shard."""
 
     uri: str
-    """What the system knows it by, whatever its names: device and inode of a file, URI of an
-    object."""
+    """Device and inode of a file, whatever its paths are; the URI of an object."""
     identity: str
 
 
 class LoadKey(NamedTuple):
-    """A load: whose it is, and the number its owner gave it."""
+    """A load: the client that opened it, and the number that this client gave it."""
 
     owner: str
     number: int
@@ -32,7 +31,7 @@ class ShardSpec(msgspec.Struct, frozen=True):
     remote: bool = False
     """Read over the network: with connections instead of disk threads, and with credentials."""
     transient: bool = False
-    """Nothing proves that it will be the same later: it goes with its last lease."""
+    """No identity proves that its content stays the same: it is dropped with its last lease."""
 
 
 class FailureKind(Enum):
@@ -41,13 +40,13 @@ class FailureKind(Enum):
     ERROR = "error"
     """The source cannot be read: the shard fails for every load of it."""
     NO_SPACE = "no-space"
-    """The mount is full although the limit is not: wait or evict, then again."""
+    """The shared-memory mount is full, though not the limit: wait or evict, then try again."""
     WORKER_LOST = "worker-lost"
-    """The worker died: again, a few times."""
+    """The worker died: try again, a few times."""
     DENIED = "denied"
-    """The credentials that were used may not read it: the shard fails for who lent them."""
+    """The store denied the credentials: the shard fails for the load that brought them."""
     EXPIRED = "expired"
-    """The credentials that were used passed once and do not now: not with them until renewed."""
+    """The store no longer takes the credentials: they are not used until they are renewed."""
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -63,8 +62,9 @@ class LoadOpened(Event, frozen=True):
     shards: tuple[ShardSpec, ...]
     wants: tuple[BlockRange, ...]
     hold: bool = False
-    hold_required: bool = False
-    """Reject the load where it cannot be held whole (a prefetch)."""
+    prefetch: bool = False
+    """No client reads it: it is rejected where its shards cannot be held whole, and finishes when
+    they are resident."""
     pin: bool = False
     memory_limit: int = -1
     concurrency: int | None = None
@@ -90,7 +90,7 @@ class LoadClosed(Event, frozen=True):
 
 
 class CredentialsRenewed(Event, frozen=True):
-    """A client answered for a load; `newer` is false where it has nothing but what expired."""
+    """A client was asked for credentials; `newer` is false where it only has those that expired."""
 
     load: LoadKey
     newer: bool = True
@@ -118,15 +118,15 @@ class FetchFailed(Event, frozen=True):
 
 
 class ShardAdopted(Event, frozen=True):
-    """A slab that an earlier daemon left was taken over; no load knows the shard yet.
+    """A slab that an earlier daemon left is adopted, before any load is opened.
 
-    The caller has seen to it that all of them fit the memory limit.
+    The adopted slabs together fit the memory limit; the caller has checked that.
     """
 
     shard: ShardKey
     size_bytes: int
     resident: tuple[tuple[int, int], ...]
-    """Blocks that lie in the slab, as half-open ranges."""
+    """Blocks that are in the slab, as half-open ranges."""
     proven: bool
     """Whether they may be granted as they are; else each awaits `BlockProven`."""
     in_use: bool
@@ -159,14 +159,14 @@ class BlocksReleased(Event, frozen=True):
 
 
 class ShardSuperseded(Event, frozen=True):
-    """The source has other bytes now than the shard: whoever reads it must not go on."""
+    """The source has other bytes now than the shard: no load may read on."""
 
     shard: ShardKey
     message: str
 
 
 class ShardRefused(Event, frozen=True):
-    """One load may get nothing more of one of its shards; others go on with it."""
+    """One load gets no further block of one of its shards; other loads read on."""
 
     load: LoadKey
     shard: ShardKey

@@ -1,8 +1,8 @@
-"""Which resident blocks go when room is needed.
+"""Which resident blocks are released when room is needed: the order of eviction.
 
-In this order: shards that nobody leases, least recently used first; blocks of leased shards that
-every load has consumed, oldest first; and at last blocks that somebody still wants but only loads
-that are stuck want. Claimed blocks, held shards and pinned shards never go.
+First, shards that no load leases, least recently used first. Then blocks of leased shards that
+every load has consumed, oldest first. Last, blocks that only stuck loads still want. Claimed
+blocks, held shards and pinned shards are never released.
 """
 
 from __future__ import annotations
@@ -26,26 +26,28 @@ class Eviction:
     loads: Mapping[LoadKey, Load]
     lag_s: float
     spent: dict[Victim, None] = field(default_factory=dict)
-    """Blocks of leased shards that lost their last claim, oldest first; checked again when
-    taken."""
+    """Blocks of leased shards that lost their last claim, oldest first. A load may have claimed one
+    again, so each is checked before it is released."""
     rescan: bool = False
-    """A load ended or changed its mind: blocks may have become spent without being noted."""
+    """A load ended or wants other blocks: some blocks may be spent and not in `spent` yet."""
 
     def unwanted(self) -> Iterator[Victim]:
-        """Blocks that no running load wants, best victim first."""
+        """Blocks that no admitted load wants, the best victim first."""
         yield from self._unleased()
         yield from self._spent()
 
     def _unleased(self) -> Iterator[Victim]:
-        # A kept shard that only waiting loads lease can begin anew for them.
-        idle = [s for s in self.shards.values() if (s.kept or not s.loads) and not s.committed]
+        # A `whole_only` shard that only waiting loads lease may be replaced by an empty slab.
+        idle = [
+            s for s in self.shards.values() if (s.whole_only or not s.loads) and not s.committed
+        ]
         idle.sort(key=lambda shard: (not shard.stale, shard.last_used_s))
         for shard in idle:
-            if shard.kept:
+            if shard.whole_only:
                 if shard.discardable and shard.resident_bytes:
                     yield shard, 0
                 continue
-            # From the end, so that what remains is what a next load reads first.
+            # From the end: the blocks that remain are those that the next load reads first.
             for block in range(shard.blocks - 1, -1, -1):
                 if shard.releasable(block):
                     yield shard, block
@@ -91,7 +93,7 @@ class Eviction:
                 yield load
 
     def wanted_by_stuck(self, now_s: float) -> Iterator[Victim]:
-        """Blocks that only loads want which consume nothing; the last ones of their order first."""
+        """Blocks that only stuck loads want, from the end of each shard."""
         stuck = {
             key
             for key, load in self.loads.items()
@@ -107,16 +109,16 @@ class Eviction:
                     yield shard, block
 
     def lagging(self, load: Load, now_s: float) -> bool:
-        """Whether a load has consumed nothing for so long that others need not wait for it."""
+        """Whether a load has consumed nothing for so long that others no longer wait for it."""
         return now_s - load.last_progress_s > self.lag_s
 
     def note_unclaimed(self, shard: Shard, block: int) -> None:
-        """A block lost its last claim: it is the youngest of the spent ones."""
+        """A block lost its last claim: put it last among the spent blocks."""
         if shard.states[block] == BlockState.RESIDENT:
             self.spent.pop((shard, block), None)
             self.spent[shard, block] = None
 
     def forget(self, shard: Shard) -> None:
-        """The last lease on a shard ended: it is judged as a whole from now on."""
+        """The last lease on a shard ended: from now on it is evicted as an unleased shard."""
         for victim in [victim for victim in self.spent if victim[0] is shard]:
             del self.spent[victim]

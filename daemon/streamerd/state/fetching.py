@@ -1,6 +1,6 @@
-"""Which blocks are fetched next, where their room comes from, and what a fetch's end means.
+"""Which blocks are fetched next, how room is made for them, and what follows when a fetch ends.
 
-Loads take turns, one block each, so that a small model is not behind a large one.
+Loads take turns, one block each, so that a small model does not wait for a large one.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from collections.abc import Iterable
 
 from streamer_client.contract.errors import MemoryLimitError, StreamerError
 from streamer_client.contract.layout import BlockRange
-from streamerd.state import credentials
 from streamerd.state.commands import FetchBlock, ReleaseBlocks, ReplaceSlab
 from streamerd.state.events import BlockFetched, BlocksReleased, FailureKind, FetchFailed, LoadKey
 from streamerd.state.eviction import Victim
-from streamerd.state.failing import fail_shard
+from streamerd.state.failing import credentials_refused, fail_shard, load_with_credentials
 from streamerd.state.lifecycle import Trigger
 from streamerd.state.load import Load, Phase
 from streamerd.state.model import Model
@@ -21,9 +20,9 @@ from streamerd.state.shard import Shard
 
 
 def dispatch(model: Model, now_s: float) -> None:
-    """Start fetches until all slots are busy, nothing is wanted, or room must be made first."""
+    """Start fetches until all slots are busy, no load needs a block, or room must be made."""
     while (due := _next_fetch(model)) is not None:
-        load, index, block, lender = due
+        load, index, block, credentials_of = due
         shard = load.shards[index]
         size_bytes = shard.bytes_of(block, block + 1)
         if not model.ledger.room_for(size_bytes):
@@ -35,7 +34,7 @@ def dispatch(model: Model, now_s: float) -> None:
         model.ledger.used_bytes += size_bytes
         model.fetching[shard.key, block] = load.key
         model.busy[shard.remote] += 1
-        model.emit(FetchBlock(shard.key, block, lender))
+        model.emit(FetchBlock(shard.key, block, credentials_of))
 
 
 def _next_fetch(model: Model) -> tuple[Load, int, int, LoadKey] | None:
@@ -48,14 +47,17 @@ def _next_fetch(model: Model) -> tuple[Load, int, int, LoadKey] | None:
         if model.free_slots(remote=load.remote) <= 0:
             continue
         if due := load.next_fetch():
-            lender = credentials.lender(model, load, due[0])
-            if lender is not None:
-                return load, *due, lender
+            credentials_of = load_with_credentials(model, load, due[0])
+            if credentials_of is not None:
+                return load, *due, credentials_of
     return None
 
 
 def _make_room(model: Model, size_bytes: int, now_s: float, *, remote: bool) -> None:
-    """Release what the free slots could take; stuck loads give way for one block only."""
+    """Release memory for as many blocks as slots are free.
+
+    Blocks that only stuck loads want are released too, but only for the one block that is due.
+    """
     queued = sum(
         stop - start
         for load in model.loads.values()
@@ -74,7 +76,7 @@ def _release_victims(model: Model, victims: Iterable[Victim], demand_bytes: int)
     if model.ledger.shortage(demand_bytes) <= 0:
         return
     for shard, block in victims:
-        if shard.kept:
+        if shard.whole_only:
             discard(model, shard)
         else:
             model.totals.evicted_bytes += shard.bytes_of(block, block + 1)
@@ -84,9 +86,9 @@ def _release_victims(model: Model, victims: Iterable[Victim], demand_bytes: int)
 
 
 def shrink(model: Model) -> None:
-    """Release unwanted blocks until memory is within a limit that was lowered.
+    """Release unwanted blocks until the used memory is within a limit that was lowered.
 
-    Asked each turn: what was in use then may be given up only later.
+    Done in each turn, since blocks in use at that time can only be released later.
     """
     _release_victims(model, model.eviction.unwanted(), 0)
 
@@ -97,7 +99,7 @@ def _release(model: Model, shard: Shard, block: int) -> None:
 
 
 def discard(model: Model, shard: Shard) -> None:
-    """Give up a kept slab as a whole, where it can go; the shard has an empty one from then on."""
+    """Give up a `whole_only` slab where that is possible; the shard gets an empty slab instead."""
     if not shard.discardable:
         return
     ranges = shard.resident_runs()
@@ -106,12 +108,12 @@ def discard(model: Model, shard: Shard) -> None:
         model.totals.evicted_bytes += size_bytes
         model.ledger.releasing_bytes += size_bytes
         shard.move_range(start, stop, Trigger.RELEASE)
-    shard.kept = False
+    shard.whole_only = False
     model.emit(ReplaceSlab(shard.key, shard.size_bytes, ranges))
 
 
 def give_back(model: Model, shard: Shard, block: int) -> None:
-    """Ask for a block's memory back, in one command with its neighbours of this turn."""
+    """Have a worker release a block's memory; neighbours of one turn share a command."""
     model.ledger.releasing_bytes += shard.bytes_of(block, block + 1)
     last = model.outbox[-1] if model.outbox else None
     if isinstance(last, ReleaseBlocks) and last.shard == shard.key:
@@ -125,7 +127,7 @@ def give_back(model: Model, shard: Shard, block: int) -> None:
 
 
 def release_range(model: Model, shard: Shard, start: int, stop: int) -> None:
-    """Release every releasable block of a range; of a kept shard, all or nothing."""
+    """Release what may be released of a range of blocks; a `whole_only` slab goes as a whole."""
     discard(model, shard)
     for block in range(start, stop):
         if shard.releasable(block):
@@ -134,7 +136,7 @@ def release_range(model: Model, shard: Shard, start: int, stop: int) -> None:
 
 
 def fetched(model: Model, event: BlockFetched) -> None:
-    """A block is resident: at the end of the events it is granted to all that wait for it."""
+    """A block was read; after the turn's events it is granted to the loads that claim it."""
     shard = model.shards[event.shard]
     _end_fetch(model, shard, event.block)
     shard.move(event.block, Trigger.FETCHED)
@@ -148,7 +150,7 @@ def fetched(model: Model, event: BlockFetched) -> None:
 
 
 def failed(model: Model, event: FetchFailed) -> None:
-    """A fetch ended without a block."""
+    """A fetch failed: see `FailureKind` for what follows."""
     shard = model.shards[event.shard]
     _end_fetch(model, shard, event.block)
     if event.kind is FailureKind.NO_SPACE:
@@ -160,7 +162,7 @@ def failed(model: Model, event: FetchFailed) -> None:
         fail_shard(model, shard, event.code, event.message)
         return
     if event.kind in (FailureKind.DENIED, FailureKind.EXPIRED):
-        credentials.refused(model, shard, event)
+        credentials_refused(model, shard, event)
         return
     attempts = shard.attempts[event.block] = shard.attempts.get(event.block, 0) + 1
     model.totals.retries += 1
@@ -177,7 +179,7 @@ def _end_fetch(model: Model, shard: Shard, block: int) -> None:
 
 
 def _no_space(model: Model, shard: Shard, event: FetchFailed) -> None:
-    """The mount is full before the limit is: use less until the next tick, then try again."""
+    """The shared-memory mount is full below the memory limit: use less until the next tick."""
     ledger = model.ledger
     shard.move(event.block, Trigger.NOT_BACKED)
     ledger.used_bytes -= shard.bytes_of(event.block, event.block + 1)
@@ -192,7 +194,7 @@ def _no_space(model: Model, shard: Shard, event: FetchFailed) -> None:
 
 
 def released(model: Model, event: BlocksReleased) -> Shard:
-    """Memory went back to the system; blocks that were claimed meanwhile are fetched again."""
+    """Blocks' memory was released; blocks that loads have claimed since are fetched again."""
     shard = model.shards[event.shard]
     size_bytes = shard.bytes_of(event.start, event.stop)
     model.ledger.used_bytes -= size_bytes

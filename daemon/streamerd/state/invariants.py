@@ -1,4 +1,4 @@
-"""What must hold between any two turns; the tests ask after every step."""
+"""The invariants of the core between two turns. Only tests check them, after every step."""
 
 from __future__ import annotations
 
@@ -51,9 +51,11 @@ def _check_ledger(model: Model) -> None:
 def _check_shard(model: Model, shard: Shard) -> None:
     _same("resident bytes", shard.resident_bytes, _bytes_in(shard, BlockState.RESIDENT))
     loads = [(model.loads[key], index) for key, index in shard.loads.items()]
-    _same("holders", shard.holders, sum(load.held or index in load.keeps for load, index in loads))
+    _same("holders", shard.holders, sum(load.held or index in load.whole for load, index in loads))
     if any(load.admitted for load, _ in loads):
-        assert shard.committed or not shard.kept, f"{shard.key.uri} may not go, and is no promise"
+        assert shard.committed or not shard.whole_only, (
+            f"{shard.key.uri} may not go, and is no promise"
+        )
     for block in range(shard.blocks):
         claims = sum(load.phases[index][block] >= Phase.CLAIMED for load, index in loads)
         _same(f"claims on {shard.key.uri}[{block}]", shard.claims[block], claims)

@@ -1,6 +1,6 @@
-"""The life of one block, as one table.
+"""The life of one block, as one table of the moves that are legal.
 
-Owns which moves are legal. `docs/state.md` holds the diagram generated from this table
+`docs/state.md` holds the diagram generated from this table
 (`make diagrams`).
 """
 
@@ -11,7 +11,7 @@ from typing import Final
 
 
 class BlockState(IntEnum):
-    """Small integers: a shard keeps one byte a block."""
+    """States of a block; small integers, since a shard stores one byte for each block."""
 
     ABSENT = 0
     """No memory behind it."""
@@ -55,7 +55,7 @@ TRANSITIONS: Final[dict[tuple[int, int], BlockState]] = {
 
 
 class InvalidTransition(AssertionError):
-    """A block was told to do what its state does not allow: a defect, never a user's error."""
+    """A block got a trigger that its state does not allow: a defect of the daemon."""
 
 
 def next_state(state: int, trigger: Trigger, where: object = "") -> BlockState:

@@ -17,7 +17,7 @@ from streamerd.state.shard import Shard
 
 
 class Phase(IntEnum):
-    """Where a block stands for one load; one byte a block."""
+    """What a block is to one load; a load stores one byte for each block."""
 
     NONE = 0
     WANTED = 1
@@ -28,24 +28,27 @@ class Phase(IntEnum):
 
 
 SLABS_AT_ONCE: Final = 4
-"""Shards among which the fetches of a held load are spread, as one thread at a time backs a slab.
+"""Number of shards that a held load fetches from in turn.
 
-Page cache to slabs, 16 threads on 16 processors: one slab 4 GB/s, four slabs 14; on 2 processors
-half as fast again.
+The kernel lets only one thread at a time back a slab with memory, so several slabs are filled side
+by side. Measured from page cache to slabs, 16 threads on 16 processors: 4 GB/s into one slab and
+14 GB/s into four; on 2 processors four slabs are half as fast again as one.
 """
 
 
 @dataclass(slots=True)
-class LentCredentials:
-    """How the credentials stand that came with a load; `credentials.py` decides."""
+class Credentials:
+    """Whether a store still takes the credentials that came with a load; `failing.py` decides."""
 
     expired: bool = False
-    """Not used until they are renewed."""
+    """The store refused them; they are not used until the client has renewed them."""
     since_s: float = 0.0
-    """When they expired first, of expiries that no good while lies between."""
+    """When they expired. Credentials that expire again soon after their renewal count as expired
+    since the first time, so that useless renewals do not make a load wait for ever."""
     renewed_s: float = -inf
+    """When the client renewed them last."""
     error: tuple[str, str] = ("", "")
-    """Code and text of the last refusal."""
+    """Code and text of the store's last refusal."""
 
 
 _FORGET_WANTED = bytes.maketrans(bytes([Phase.WANTED]), bytes([Phase.NONE]))
@@ -55,30 +58,34 @@ _FORGET_WANTED = bytes.maketrans(bytes([Phase.WANTED]), bytes([Phase.NONE]))
 class Load:
     """State of one load.
 
-    `charge_bytes` is what it has claimed and not consumed, outside shards that it holds whole.
+    `charge_bytes` is the size of the blocks that it has claimed and not consumed; 0 for a load that
+    holds its shards whole.
     """
 
     key: LoadKey
     shards: list[Shard]
     hold: bool = False
-    hold_required: bool = False
+    """Its client asked that all of its shards stay resident as a whole."""
+    prefetch: bool = False
+    """See `LoadOpened`."""
     pin: bool = False
-    memory_limit: int = -1
     concurrency: int | None = None
     window_bytes: int = 0
     """Its smallest window: room that is set aside from admission to close."""
     cap_bytes: int | None = None
-    """Its own `memory_limit`, raised to the smallest window; None for no cap."""
+    """The load's own `memory_limit`, at least its smallest window; None where it has no limit."""
     admitted: bool = False
     held: bool = False
-    keeps: set[int] = field(default_factory=set)
-    """Shards that stay whole while it runs although it reads through a window; `Shard.kept`."""
+    """The ledger has room for that: its shards are held whole."""
+    whole: set[int] = field(default_factory=set)
+    """Shards that stay whole while it runs although it reads through a window: those whose
+    `Shard.whole_only` was true when it was admitted."""
     finished: bool = False
     phases: list[bytearray] = field(default_factory=list)
     wants: deque[BlockRange] = field(default_factory=deque)
     claim_order: deque[BlockRange] = field(default_factory=deque)
     to_fetch: deque[BlockRange] = field(default_factory=deque)
-    """Claimed blocks, about in order of use; those not absent any more are passed over."""
+    """Claimed blocks to fetch, roughly in order of use; blocks that are not absent are skipped."""
     last_fetched: int = -1
     """The shard of the last fetch that was started for this load."""
     charge_bytes: int = 0
@@ -90,19 +97,19 @@ class Load:
     failed: set[int] = field(default_factory=set)
     released: set[int] = field(default_factory=set)
     last_progress_s: float = 0.0
-    lent: LentCredentials = field(default_factory=LentCredentials)
+    credentials: Credentials = field(default_factory=Credentials)
 
     def __post_init__(self) -> None:
         self.phases = [bytearray(shard.blocks) for shard in self.shards]
 
     @property
     def remote(self) -> bool:
-        """Whether it reads over the network; all shards of a load are of one kind of source."""
+        """Whether its shards are read over the network; all of them are of one source."""
         return bool(self.shards) and self.shards[0].remote
 
     @property
     def commitment_bytes(self) -> int:
-        """What the ledger sets aside for this load, beside shards held whole."""
+        """The ledger's promise to this load, apart from shards that are held whole."""
         return 0 if self.held else max(self.window_bytes, self.charge_bytes)
 
     def usable(self, index: int) -> bool:
@@ -123,7 +130,7 @@ class Load:
             self.wants.append(BlockRange(index, start, stop))
 
     def wants_block(self, index: int, block: int) -> bool:
-        """Whether the block is wanted and not claimed yet: a soft reason to keep it."""
+        """Whether the load wants the block and has not claimed it; such a block is evicted late."""
         return self.phases[index][block] == Phase.WANTED
 
     def next_due(self) -> tuple[int, int] | None:
@@ -139,7 +146,7 @@ class Load:
         return None
 
     def stalled(self) -> bool:
-        """Whether the next block of its order is neither there nor on its way."""
+        """Whether the next block in its order of use is absent and nothing is fetched for it."""
         due = self.next_due()
         if due is None or self.in_flight:
             return False
@@ -171,9 +178,10 @@ class Load:
         return None
 
     def _place_to_fetch(self) -> int | None:
-        """Where in the queue to look: its head; for a held load, each of some shards in turn.
+        """Which entry of the queue to fetch from.
 
-        A load with a window is different: it needs its blocks one by one in the order of use.
+        A load with a window needs its blocks in the order of use, so the entry is the first. A held
+        load takes turns among the first few shards of its queue: see `SLABS_AT_ONCE`.
         """
         if not self.held or not self.to_fetch:
             return 0 if self.to_fetch else None

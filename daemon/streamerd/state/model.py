@@ -1,12 +1,20 @@
-"""Everything the core knows, and the outbox of one turn.
+"""Everything the core knows: shards, loads, the ledger, and the commands of the current turn.
 
-Holds state and the few operations on it that keep sums true; decides nothing.
+Holds state and the few operations that keep its sums true; the decisions are in the other modules.
+
+The ledger accounts for the memory limit in two columns. *Used* is memory: bytes that are reserved
+for a fetch, are resident, or are on their way back to the system. *Committed* is promises: the
+shards that are held whole, and for each other load its smallest window or, where that is more, what
+it has claimed. Neither column passes the limit. Every claimed block is covered by a promise, so a
+load that stays within its promise always finds room once blocks that nobody claims are released.
+Therefore no order of events can end in a deadlock on memory.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
@@ -14,13 +22,12 @@ from streamer_client.contract.layout import WINDOW_BLOCKS, BlockRange
 from streamerd.state.commands import Admit, Announce, AnyCommand
 from streamerd.state.events import LoadKey, ShardKey
 from streamerd.state.eviction import Eviction
-from streamerd.state.ledger import Ledger
 from streamerd.state.load import Load
 from streamerd.state.shard import Shard
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """What the configuration says to the core."""
+    """The settings that the core decides by."""
 
     block_bytes: int
     slots: int
@@ -28,9 +35,9 @@ class Rules(msgspec.Struct, frozen=True):
     remote_slots: int = 32
     """Fetches over the network that may be under way at once, beside those."""
     lag_s: float = 30.0
-    """A reader that consumes nothing for this long no longer holds the others up."""
+    """A load that consumes nothing for this long no longer holds other loads up."""
     space_wait_s: float = 30.0
-    """How long a mount without room is waited for."""
+    """How long a block waits for room on a full shared-memory mount before its shard fails."""
     attempts: int = 3
     """Workers that may die over one block before its shard fails."""
     credentials_wait_s: float = 60.0
@@ -42,8 +49,50 @@ class Rules(msgspec.Struct, frozen=True):
         return WINDOW_BLOCKS * self.block_bytes
 
     def slots_of(self, *, remote: bool) -> int:
-        """Slots of one kind; a slow store takes none of a disk's, and the other way round."""
+        """Fetches of one kind at once; disks and stores take no slots from each other."""
         return self.remote_slots if remote else self.slots
+
+
+GROWTH_QUARTERS: Final = 3
+"""Windows grow beyond the smallest until promises fill this many quarters of the limit; the rest is
+left for loads that come later."""
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The account of the memory limit, in bytes of shared memory."""
+
+    limit_bytes: int
+    used_bytes: int = 0
+    releasing_bytes: int = 0
+    """The part of `used_bytes` that is on its way back to the system."""
+    committed_bytes: int = 0
+    squeezed_to_bytes: int | None = None
+    """After ENOSPC: what the mount turned out to have room for, until the next tick."""
+
+    @property
+    def usable_bytes(self) -> int:
+        """The limit, or less while the mount is full."""
+        if self.squeezed_to_bytes is None:
+            return self.limit_bytes
+        return min(self.limit_bytes, self.squeezed_to_bytes)
+
+    def room_for(self, size_bytes: int) -> bool:
+        """Whether `size_bytes` can be reserved now."""
+        return self.used_bytes + size_bytes <= self.usable_bytes
+
+    def shortage(self, size_bytes: int) -> int:
+        """Bytes that must still be released, beside those on their way, to reserve `size_bytes`."""
+        return self.used_bytes - self.releasing_bytes + size_bytes - self.usable_bytes
+
+    def can_commit(self, size_bytes: int) -> bool:
+        """Whether the limit has room for a promise of `size_bytes` more."""
+        return self.committed_bytes + size_bytes <= self.limit_bytes
+
+    @property
+    def growth_bytes(self) -> int:
+        """Bytes by which windows may still grow; negative where they have grown too far already."""
+        return self.limit_bytes * GROWTH_QUARTERS // 4 - self.committed_bytes
 
 
 @dataclass(slots=True)
@@ -60,7 +109,7 @@ class Totals:
 
 @dataclass(slots=True, eq=False)
 class Model:
-    """The world of the core."""
+    """The whole state of the core, and the commands that the current turn has made so far."""
 
     rules: Rules
     ledger: Ledger
@@ -70,17 +119,17 @@ class Model:
     loads: dict[LoadKey, Load] = field(default_factory=dict)
     waiting: deque[LoadKey] = field(default_factory=deque)
     rotation: deque[LoadKey] = field(default_factory=deque)
-    """Admitted loads, the one whose turn it is to fetch first."""
+    """Admitted loads; the first one is the next to fetch a block."""
     fetching: dict[tuple[ShardKey, int], LoadKey] = field(default_factory=dict)
-    """Blocks under way, and the load that asked first."""
+    """Blocks that workers read now, each with the load for which the fetch was started."""
     busy: dict[bool, int] = field(default_factory=lambda: {False: 0, True: 0})
-    """How many of `fetching` are remote, and how many are not."""
+    """Number of fetches under way over the network (True) and from local files (False)."""
     totals: Totals = field(default_factory=Totals)
     no_space_since_s: float | None = None
     eviction: Eviction = field(init=False)
     outbox: list[AnyCommand] = field(default_factory=list)
     touched: dict[ShardKey, None] = field(default_factory=dict)
-    """Shards whose source may not be needed any more since this turn."""
+    """Shards for which this turn may have ended the need of a source."""
     arrived: dict[ShardKey, list[int]] = field(default_factory=dict)
     """Claimed blocks that became resident in this turn."""
     granted: dict[LoadKey, list[BlockRange]] = field(default_factory=dict)
@@ -95,7 +144,7 @@ class Model:
         return self.rules.slots_of(remote=remote) - self.busy[remote]
 
     def add(self, shard: Shard) -> None:
-        """Enter a shard."""
+        """Make a shard known."""
         self.shards[shard.key] = shard
         self.contents.setdefault(shard.key.uri, []).append(shard)
 
@@ -119,7 +168,7 @@ class Model:
             self.ledger.committed_bytes += max(least, after) - max(least, before)
 
     def grant(self, load: Load, index: int, start: int, stop: int) -> None:
-        """Note that a load may read these blocks; announced once at the end of the turn."""
+        """Note that a load may read these blocks; the end of the turn announces all such notes."""
         size_bytes = load.shards[index].bytes_of(start, stop)
         load.granted_bytes += size_bytes
         self.totals.served_bytes += size_bytes
@@ -130,7 +179,7 @@ class Model:
             ranges.append(BlockRange(index, start, stop))
 
     def drain(self) -> list[AnyCommand]:
-        """The commands of this turn, grants merged to one message a load."""
+        """Take out the commands of this turn; what a load was granted becomes one command."""
         for key, resident_bytes in self.admitted.items():
             load = self.loads.get(key)
             if load is not None:

@@ -1,4 +1,4 @@
-"""One shard: which of its blocks are resident, and who may not lose them."""
+"""One shard: which of its blocks are resident, and which loads have a claim on them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from streamerd.state.lifecycle import BlockState, Trigger, next_state
 class Shard:
     """State of one shard and of its slab.
 
-    A block is *claimed* by a load that was granted it or waits for it; a claimed block stays.
+    A load *claims* a block from the time it waits for it until it has consumed it. A claimed block
+    is never released.
     """
 
     key: ShardKey
@@ -25,24 +26,29 @@ class Shard:
     """Bytes of shared memory when all of it is resident."""
     states: bytearray = field(default_factory=bytearray)
     claims: list[int] = field(default_factory=list)
+    """Number of loads that claim each block."""
     attempts: dict[int, int] = field(default_factory=dict)
+    """Number of workers that died over each block since it was last fetched."""
     loads: dict[LoadKey, int] = field(default_factory=dict)
     """Loads that lease the shard, with the number it has in each."""
     holders: int = 0
+    """Number of loads that hold it whole."""
     pinned: bool = False
-    kept: bool = False
-    """Clients of an earlier daemon may have the slab mapped: no block of it is taken away singly.
+    whole_only: bool = False
+    """The slab is adopted, and clients of the earlier daemon may have it mapped.
 
-    It goes as a whole, by unlinking, which leaves its bytes to them; and while a running load
-    leases it, it is committed, so that nobody waits for its blocks.
+    Their views would lose the bytes of a block that is released. Such a slab is therefore only
+    given up as a whole, by unlinking it, which leaves the bytes to those who have it mapped. While
+    an admitted load leases the shard, it is committed, so that no load waits for its blocks.
     """
     stale: bool = False
-    """Its source changed, or it was evicted: it goes with its last lease, unless opened again."""
+    """Its source changed, or it was evicted. It is dropped when its last lease ends; a load that
+    opens it before that makes it current again."""
     error: tuple[str, str] | None = None
     resident_bytes: int = 0
     last_used_s: float = 0.0
     sourced: bool = False
-    """A load brought something to read it through, which was not given up since."""
+    """A load brought a way to read it (descriptors or credentials), which is still open."""
 
     def __post_init__(self) -> None:
         self.blocks = block_count(self.size_bytes, self.block_bytes)
@@ -57,17 +63,18 @@ class Shard:
 
     @property
     def needs_source(self) -> bool:
-        """Whether a block may still have to be read for somebody who leases it.
+        """Whether a block may still have to be read for a load that leases the shard.
 
-        Who holds a shard whole reads nothing of it once all of it is resident. A window may have
-        to read blocks again, also of a shard that is pinned, or held by others: they may end that.
+        A load that holds the shard whole needs no read once all of it is resident. A load with a
+        window may need blocks again. That is so even while the shard is pinned or held by other
+        loads, since the pin or the other loads may end first.
         """
         if not self.loads:
             return False
         return self.holders < len(self.loads) or not self.all_resident(0, self.blocks)
 
     def bytes_of(self, start: int, stop: int) -> int:
-        """Shared memory behind blocks `start` to `stop`: `layout.blocks_bytes`, asked often."""
+        """Shared memory behind blocks `start` to `stop`: a fast form of `layout.blocks_bytes`."""
         if start >= stop:
             return 0
         if stop < self.blocks:
@@ -75,7 +82,7 @@ class Shard:
         return self.slab_bytes - start * self.block_bytes
 
     def move(self, block: int, trigger: Trigger) -> BlockState:
-        """Move one block along the table and keep the count of resident bytes."""
+        """Move one block along the table, and correct the count of resident bytes."""
         old = self.states[block]
         new = next_state(old, trigger, where=(self.key.uri, block))
         if new is BlockState.RESIDENT:
@@ -86,7 +93,7 @@ class Shard:
         return new
 
     def move_range(self, start: int, stop: int, trigger: Trigger) -> None:
-        """Move blocks that all stand alike."""
+        """Move several blocks that are all in the same state."""
         old = self.states[start]
         assert self.states.count(old, start, stop) == stop - start, "blocks of different states"
         new = next_state(old, trigger, where=(self.key.uri, start))
@@ -107,19 +114,22 @@ class Shard:
         return count * self.block_bytes
 
     def releasable(self, block: int) -> bool:
-        """Whether nobody's right stands against taking this block away."""
+        """Whether this block may be released: it is resident, and no load and no pin needs it."""
         return (
             self.states[block] == BlockState.RESIDENT
             and not self.claims[block]
             and not self.committed
-            and not self.kept
+            and not self.whole_only
         )
 
     @property
     def discardable(self) -> bool:
-        """Whether a kept slab can go as a whole: nothing is under way, no running load has it."""
+        """Whether a `whole_only` slab can be given up now.
+
+        It must not be committed, and no worker may be at work on any of its blocks.
+        """
         at_rest = self.states.count(BlockState.RESIDENT) + self.states.count(BlockState.ABSENT)
-        return self.kept and not self.committed and at_rest == self.blocks
+        return self.whole_only and not self.committed and at_rest == self.blocks
 
     def resident_runs(self) -> tuple[tuple[int, int], ...]:
         """Its resident blocks as half-open ranges."""
@@ -135,5 +145,5 @@ class Shard:
 
     @property
     def empty(self) -> bool:
-        """No block reserved or resident, nobody interested: the slab can go."""
+        """Whether the slab can be removed: no block is reserved or resident, no load, no pin."""
         return not self.loads and not self.pinned and not any(self.states)

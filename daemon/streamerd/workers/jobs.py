@@ -1,45 +1,33 @@
-"""What the daemon asks of a worker and what it answers: typed msgpack, in frames. Pure.
+"""Jobs and answers: the messages between the daemon and a fetch worker. Pure.
 
-The channel between them is a socket pair; its end of file is the death notice in both directions.
-A frame says how many descriptors travel with it. What a worker holds (slabs, sources) is named by
-handles, numbers that `lending.py` gives out; a worker is lent the descriptors behind a handle
-before the first job that names it.
+Jobs name slabs and sources by handles, numbers that `in_daemon/lending.py` gives out. A worker gets
+the descriptors behind a handle (`TakeSlab`, `TakeSource`) before the first job that names it.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
+from collections.abc import Mapping
 from enum import Enum
-from typing import Final, assert_never
+from hashlib import blake2b
+from typing import assert_never
 
 import msgspec
 
-from streamer_client.contract.redacted import Redacted
+from streamer_client.contract.printable import Redacted
 from streamer_client.contract.uris import is_remote
 from streamer_client.storage.contract import StoredShard
-
-_HEAD: Final = struct.Struct("<IB")
-"""Length of the body, and how many descriptors came with the frame."""
-
-MOST_DESCRIPTORS: Final = 253
-"""That a message of a Unix socket carries: SCM_MAX_FD of the kernel."""
-
-
-RECEIVE_BYTES: Final = 256 << 10
-"""What is asked of a socket at once."""
 
 
 class Job(Redacted, frozen=True, tag=True):
     job: int
-    """Number of the job; the answer carries it."""
+    """Number of the job; its answer repeats it."""
 
 
-# --- what is asked --------------------------------------------------------------------------------
+# --- jobs -----------------------------------------------------------------------------------------
 
 
 class Resolve(Job, frozen=True):
-    """List the shards of a source in an object store; files are opened by who may read them."""
+    """List the shards of a source in an object store; local files are listed by their client."""
 
     source: str
     pattern: str | None
@@ -51,7 +39,7 @@ class ExamineFile(msgspec.Struct, frozen=True):
     """One file whose descriptors a client passed."""
 
     uri: str
-    """What the client calls it; told in errors, never opened."""
+    """The client's name for it, which only error texts use; it is never opened."""
     direct: bool
     """Whether a second descriptor came, opened with O_DIRECT."""
     uid: int
@@ -59,7 +47,7 @@ class ExamineFile(msgspec.Struct, frozen=True):
 
 
 class Examine(Job, frozen=True):
-    """Look at files through the descriptors that come along: plain and, if any, direct of each.
+    """Examine files; a plain descriptor of each comes along, and a direct one if it has any.
 
     The worker closes its copies of them.
     """
@@ -114,7 +102,7 @@ class CompareFile(msgspec.Struct, frozen=True):
 
 
 class Compare(Job, frozen=True):
-    """Compare slabs with files through the descriptors that come along: slab and file of each.
+    """Compare slabs with files; a descriptor of each slab and one of each file come along.
 
     The worker closes its copies of them.
     """
@@ -129,25 +117,16 @@ class CloseSlab(Job, frozen=True):
 
 
 class Forget(Job, frozen=True):
-    """Close what was opened with an environment that no load has any more."""
+    """Close the readers that were opened with an environment which no load has any more."""
 
     digest: str
-    """Of the environment, by `environments.digest_of`."""
+    """Of the environment, by `digest_of`."""
 
 
-class Unlink(Job, frozen=True):
-    """Unlink a slab with all that is in it, if the name still means it; it may take seconds."""
-
-    name: str
-    inode: int
+AnyJob = Resolve | Examine | Fetch | Punch | Checksum | Reread | Compare | CloseSlab | Forget
 
 
-AnyJob = (
-    Resolve | Examine | Fetch | Punch | Checksum | Reread | Compare | CloseSlab | Forget | Unlink
-)
-
-
-# --- what is said beside jobs ---------------------------------------------------------------------
+# --- other requests -------------------------------------------------------------------------------
 
 
 class TakeSlab(msgspec.Struct, frozen=True, tag=True):
@@ -170,9 +149,9 @@ class Drop(msgspec.Struct, frozen=True, tag=True):
 
 
 class GiveUp(msgspec.Struct, frozen=True, tag=True):
-    """A job was not answered in time: give up the thread that it has had for so long.
+    """A job was not answered in time: give up the thread that works on it.
 
-    Answered by `Failed` with `hung`, or by `StillGoing` or `Stuck`; by nothing where the job's
+    Answered by `JobFailed` with `hung`, or by `StillGoing` or `Stuck`; by nothing where the job's
     answer is on its way already.
     """
 
@@ -183,7 +162,7 @@ class GiveUp(msgspec.Struct, frozen=True, tag=True):
 Request = AnyJob | TakeSlab | TakeSource | Drop | GiveUp
 
 
-# --- what is answered -----------------------------------------------------------------------------
+# --- answers --------------------------------------------------------------------------------------
 
 
 class Resolved(Job, frozen=True):
@@ -201,7 +180,7 @@ class ExaminedFile(msgspec.Struct, frozen=True, tag=True):
 
 
 class Refusal(msgspec.Struct, frozen=True, tag=True):
-    """Why a file is not read, as `errors.py` has it."""
+    """Why a file is not read: code and text of an error of `contract/errors.py`."""
 
     code: str
     message: str
@@ -218,7 +197,7 @@ class Fetched(Job, frozen=True):
     device_bytes: int
     """Bytes from device or network, not from the page cache; -1 when the storage cannot tell."""
     retries: int = 0
-    """Requests made again for this shard since the last answer that told them."""
+    """Requests that were repeated for this shard, apart from those in earlier answers."""
     ctime_ns: int = 0
     """The ctime of the file under which all bytes were read; 0 for an object."""
 
@@ -246,26 +225,26 @@ class Compared(Job, frozen=True):
 
 
 class Finished(Job, frozen=True):
-    """A job that has nothing to tell was carried out."""
+    """The job was carried out; there is no result."""
 
 
-class Failed(Job, frozen=True):
+class JobFailed(Job, frozen=True):
     """The job was not carried out."""
 
     code: str
     message: str
     no_space: bool = False
-    """Only because the mount is full."""
+    """The only reason is that the shared-memory mount is full."""
     retries: int = 0
     hung: bool = False
-    """It had no end within its limit; its thread, or its worker, was given up."""
+    """The job did not end within its time limit, and its thread or worker was given up."""
 
 
-Answer = Resolved | Examined | Fetched | Checksummed | Compared | Finished | Failed
+Answer = Resolved | Examined | Fetched | Checksummed | Compared | Finished | JobFailed
 
 
 class StillGoing(Job, frozen=True):
-    """`GiveUp` came too early: the job waits for a thread, or has had one for a shorter time."""
+    """`GiveUp` came too early: a thread has worked on the job for less than the time limit."""
 
     left_s: float
 
@@ -277,41 +256,41 @@ class Stuck(Job, frozen=True):
 Reply = Answer | StillGoing | Stuck
 
 
-def hung(job: int, what: str, limit_s: float) -> Failed:
-    """The answer for a job that is not waited for any longer."""
+def hung(job: int, what: str, limit_s: float) -> JobFailed:
+    """The answer to a job that did not end within its time limit."""
     text = (
         f"{what}: did not answer within {limit_s:g} s and was given up; check the device, the "
         "mount or the server that it is on"
     )
-    return Failed(job, "source", text, hung=True)
+    return JobFailed(job, "source", text, hung=True)
 
 
-# --- where and with what --------------------------------------------------------------------------
+# --- where a job is carried out -------------------------------------------------------------------
 
 
-class Lane(Enum):
-    """Threads of a worker that wait for one kind of thing; no lane holds another up."""
+class WorkerLane(Enum):
+    """A group of a worker's threads for one kind of work, so that no kind holds another up."""
 
     DISK = "disk"
     STORE = "store"
-    """Reads over the network, many at once as each mostly waits."""
+    """Reads over the network. There are many threads, since each mostly waits."""
     ASIDE = "aside"
-    """What is not read into slabs: listing, examining, reading again."""
+    """Work whose result does not go into slabs: listing, examining, reading again."""
     SLABS = "slabs"
-    """What touches slabs alone, so that a source that hangs delays no memory's return."""
+    """Work on slabs alone: memory is released in time even while a source hangs."""
 
 
-def lane_of(job: AnyJob) -> Lane:
-    """Where a job is carried out."""
+def lane_of(job: AnyJob) -> WorkerLane:
+    """The lane whose threads carry the job out."""
     match job:
         case Fetch():
-            return Lane.STORE if job.source is None else Lane.DISK
+            return WorkerLane.STORE if job.source is None else WorkerLane.DISK
         case Checksum():
-            return Lane.DISK
+            return WorkerLane.DISK
         case Resolve() | Examine() | Reread() | Compare():
-            return Lane.ASIDE
-        case Punch() | CloseSlab() | Forget() | Unlink():
-            return Lane.SLABS
+            return WorkerLane.ASIDE
+        case Punch() | CloseSlab() | Forget():
+            return WorkerLane.SLABS
         case _:
             assert_never(job)
 
@@ -325,7 +304,7 @@ def handles_of(job: AnyJob) -> tuple[int | None, int | None]:
             return job.slab, None
         case Reread():
             return None, job.source
-        case Resolve() | Examine() | Compare() | CloseSlab() | Forget() | Unlink():
+        case Resolve() | Examine() | Compare() | CloseSlab() | Forget():
             return None, None
         case _:
             assert_never(job)
@@ -346,51 +325,22 @@ def subject_of(job: AnyJob) -> str:
             return f"slab {job.slab}"
         case Forget():
             return "readers of a load that ended"
-        case Unlink():
-            return job.name
         case _:
             assert_never(job)
 
 
 def is_local(job: Resolve) -> bool:
-    """Whether a job asks for names that only whoever says them may open."""
+    """Whether a job names a path, which only the client that sent it may open."""
     return not is_remote(job.source)
 
 
-# --- frames ---------------------------------------------------------------------------------------
+# --- decoders -------------------------------------------------------------------------------------
 
-_encoder = msgspec.msgpack.Encoder()
 job_decoder = msgspec.msgpack.Decoder(Request)
 answer_decoder = msgspec.msgpack.Decoder(Reply)
 
 
-def frame(message: msgspec.Struct, descriptors: int = 0) -> bytes:
-    """One message as it travels."""
-    body = _encoder.encode(message)
-    return _HEAD.pack(len(body), descriptors) + body
-
-
-class FrameBuffer:
-    """Cuts a byte stream back into messages' bodies."""
-
-    def __init__(self) -> None:
-        self._pending = bytearray()
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Take received bytes; give every whole body they complete."""
-        for body, _ in self.frames(data):
-            yield body
-
-    def frames(self, data: bytes) -> Iterator[tuple[bytes, int]]:
-        """As `feed`, each body with the number of descriptors that belong to it."""
-        pending = self._pending
-        pending += data
-        start = 0
-        while len(pending) - start >= _HEAD.size:
-            length, descriptors = _HEAD.unpack_from(pending, start)
-            stop = start + _HEAD.size + length
-            if len(pending) < stop:
-                break
-            yield bytes(pending[start + _HEAD.size : stop]), descriptors
-            start = stop
-        del pending[:start]
+def digest_of(environment: Mapping[str, str]) -> str:
+    """A name for an environment that can be passed on and compared without its secrets."""
+    text = "\0".join(f"{name}={value}" for name, value in sorted(environment.items()))
+    return blake2b(text.encode(), digest_size=16).hexdigest()

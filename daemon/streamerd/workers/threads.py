@@ -1,8 +1,8 @@
-"""Threads that may be lost: to a read, or a close, that never returns.
+"""Pools of threads, of which some may be lost to a read or a close that never returns.
 
-Owns starting them, handing them work and making up for lost ones. They are daemon threads, so that
-no process waits at its end for a thread that will never come back. Used by fetch workers for their
-lanes, and by whoever has to close what may hang.
+A lost thread is replaced by another one. All are daemon threads, so that a process does not wait at
+its end for a lost thread. Fetch workers use them for their lanes; workers and the daemon use them
+to close descriptors.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Final
 logger = logging.getLogger(__name__)
 
 CLOSING_THREADS: Final = 8
-"""Files that may hang in being closed before those that follow wait for them."""
+"""Number of files whose close may hang before the close of further files waits for them."""
 
 
 class Threads:
     """Up to `count` threads at once, each started when there is work for it.
 
-    A call that was `lose`d does not count any more: another thread takes its place at once, and its
-    own ends when the call returns, if it ever does.
+    A call that was lost (`lose`) no longer counts as a running thread: another one takes its place
+    at once, and the lost thread ends when its call returns, if it ever does.
     """
 
     def __init__(self, name: str, count: int) -> None:
@@ -37,17 +37,17 @@ class Threads:
         self._ended = threading.Condition(self._lock)
         self._running = 0
         self._idle = 0
-        """Threads that wait for a call, less the calls that wait for a thread."""
+        """Number of threads that wait for a call, minus the calls that wait for a thread."""
 
     def submit(self, call: Callable[[], bool]) -> None:
-        """Have a thread make the call; it returns whether its thread goes on, False once lost."""
+        """Have a thread make the call; the call returns False if its thread was lost meanwhile."""
         with self._lock:
             self._calls.put(call)
             self._idle -= 1
             self._start_if_needed()
 
     def lose(self) -> None:
-        """A call that was begun is not waited for; it will return False."""
+        """Count the thread of a running call as lost; the call has to return False."""
         with self._lock:
             self._running -= 1
             self._start_if_needed()
@@ -62,7 +62,7 @@ class Threads:
         while (call := self._calls.get()) is not None:
             if not call():
                 return
-            del call  # what it holds is not kept until the next one comes
+            del call  # or what the call refers to would live until the next call comes
             with self._lock:
                 self._idle += 1
         with self._lock:
@@ -88,20 +88,20 @@ class Threads:
 
 
 class Closer:
-    """Closes descriptors where nobody waits for it: a close may send a request and never return."""
+    """Closes descriptors in threads, as a close may ask a file server and never return."""
 
     def __init__(self, name: str = "closing") -> None:
         self._threads = Threads(name, CLOSING_THREADS)
         self._fds: deque[int] = deque()
         self._unclosed = 0
         self._done: deque[None] = deque()
-        """One for each that a thread has closed; whoever hands them over counts them off."""
+        """An entry for each descriptor that was closed and that `unclosed` has not counted yet."""
 
     def close(self, fds: Iterable[int]) -> None:
-        """Close them, the caller's until now.
+        """Close these descriptors, which belong to this object from now on.
 
-        Whichever thread comes first closes one after the other, and the next goes on where one
-        hangs: hundreds come at once, and a call for each would cost more than the close.
+        The first free thread closes one after the other. Where a close hangs, the next thread goes
+        on with the rest. Hundreds may come at once, and a call for each would cost more than it.
         """
         taken = list(fds)
         self._unclosed += len(taken)
@@ -111,7 +111,7 @@ class Closer:
 
     @property
     def unclosed(self) -> int:
-        """How many that were handed over are not closed yet; for whoever hands them over."""
+        """Number of descriptors not closed yet; only the thread that calls `close` may ask."""
         with contextlib.suppress(IndexError):  # empty
             while True:
                 self._done.popleft()
@@ -125,7 +125,7 @@ class Closer:
                 try:
                     os.close(fd)
                 except OSError as error:
-                    logger.warning("not closed error=%s", error)
+                    logger.warning("event=descriptor_not_closed error=%s", error)
                 self._done.append(None)
         return True
 
@@ -136,11 +136,11 @@ class Closer:
             try:
                 close()
             except OSError as error:
-                logger.warning("not closed error=%s", error)
+                logger.warning("event=descriptor_not_closed error=%s", error)
             return True
 
         self._threads.submit(closing)
 
     def end(self, wait_s: float) -> None:
-        """Wait for what was handed over, so long at most."""
+        """Wait, at most `wait_s`, until all is closed."""
         self._threads.end(wait_s)

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, get_args
 
-from streamer_client.connect import connection, descriptors, link, wire
+from streamer_client.connecting import connection, descriptors, link, wire
 from streamer_client.contract import handover, layout, limits, messages
-from streamerd.answering import handovers, requests
+from streamerd.answering import cache_requests
+from streamerd.answering.files import handovers
 from streamerd.control import connections
 from streamerd.control import descriptors as packets
 from streamerd.control import socket as control
@@ -17,15 +18,15 @@ from streamerd.reading import sources
 
 PAGE: Final = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text(encoding="utf-8")
 MODULES: Final = (
-    limits, handover, layout, messages, handovers, requests, sources, packets, connections, control,
-    wire, link, connection, descriptors,
+    limits, handover, layout, messages, handovers, cache_requests, sources, packets, connections,
+    control, wire, link, connection, descriptors,
 )  # fmt: skip
 CONSTANT: Final = re.compile(r"`([A-Z][A-Z_]+[A-Z])`")
 FIGURE: Final = re.compile(r"(2\^63 - 1|[\d,]+)(?: (KiB|MiB|TiB|Ki|Mi))?")
 FACTORS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "T": 1 << 40}
 ELSEWHERE: Final = {"MSG_CTRUNC", "PATH"}
 """In capitals and no constants of this project."""
-NOT_TOLD: Final = {"MAX_PATH_BYTES", "HEADER_PIECE_BYTES"}
+NOT_TOLD: Final = {"HEADER_PIECE_BYTES"}
 """Bounds that no peer meets in a conversation."""
 
 

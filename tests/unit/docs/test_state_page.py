@@ -1,14 +1,17 @@
-"""docs/state.md is what the transition table says."""
+"""docs/state.md and docs/delivery.md are what the transition tables say."""
 
 from __future__ import annotations
 
 import runpy
 from pathlib import Path
 
+import pytest
+
 DOCS = Path(__file__).parents[3] / "docs"
 
 
-def test_the_page_is_the_table() -> None:
+@pytest.mark.parametrize(("name", "make"), [("state.md", "page"), ("delivery.md", "delivery_page")])
+def test_the_page_is_the_table(name: str, make: str) -> None:
     made = runpy.run_path(str(DOCS / "make_state_page.py"))
-    page = (DOCS / "state.md").read_text(encoding="utf-8")
-    assert made["page"]() == page, "run `make diagrams`"
+    page = (DOCS / name).read_text(encoding="utf-8")
+    assert made[make]() == page, "run `make diagrams`"

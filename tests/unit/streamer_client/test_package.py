@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import pkgutil
 import subprocess
 import sys
 
 import streamer_client
-from streamer_client.connect import link
-from streamer_client.connect.link import Link
 
 
-def test_connect_stays_a_function_beside_the_room_of_that_name() -> None:
-    assert callable(streamer_client.connect)
-    assert link.Link is Link
+def test_no_room_has_the_name_of_something_public() -> None:
+    """Importing a room would put it in the place of what has its name."""
+    rooms = {module.name for module in pkgutil.iter_modules(streamer_client.__path__)}
+    assert not rooms & set(streamer_client.__all__)
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamer_client.contract.errors import ConfigError
+from streamer_client.contract.modes import Mode
 from streamer_vllm.options import Options, parse_options
 
 
@@ -34,7 +35,7 @@ def test_everything_said() -> None:
         pattern="a-{rank}-{part}.safetensors",
         distributed=True,
         socket="/run/own.sock",
-        mode="required",
+        mode=Mode.REQUIRED,
     )
 
 
@@ -46,11 +47,11 @@ def test_the_environment_speaks_where_the_config_does_not() -> None:
         "STREAMERD_SOCKET": "/run/env.sock",
     }
     assert parsed(environ=environ) == Options(
-        concurrency=8, memory_limit_bytes=0, mode="direct", socket="/run/env.sock"
+        concurrency=8, memory_limit_bytes=0, mode=Mode.DIRECT, socket="/run/env.sock"
     )
     extra = {"concurrency": 2, "memory_limit": -1, "mode": "auto", "socket": "/run/x.sock"}
     assert parsed(extra, environ) == Options(
-        concurrency=2, memory_limit_bytes=-1, mode="auto", socket="/run/x.sock"
+        concurrency=2, memory_limit_bytes=-1, mode=Mode.AUTO, socket="/run/x.sock"
     )
 
 
@@ -132,3 +133,11 @@ def test_object_stores_may_have_a_concurrency_of_their_own() -> None:
     assert options.concurrency_for("/m") == 16
     options = parse_options({"concurrency": 2}, environ, sharded=False)
     assert options.concurrency_for("s3://bucket/m") == options.concurrency_for("/m") == 2
+
+
+def test_strict_is_a_flag_of_both_formats() -> None:
+    assert parsed({"strict": True}).strict
+    assert parsed({"strict": True}, sharded=True).strict
+    assert not parsed({}).strict
+    with pytest.raises(ConfigError, match="strict is 1; it must be true or false"):
+        parsed({"strict": 1})

@@ -56,15 +56,15 @@ def test_it_imports_neither_torch_nor_vllm() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_loaders_take_their_places_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaders = {
-        name: types.SimpleNamespace(**{attribute: type(attribute, (), {})})
-        for name, attribute in (
-            ("streamer_vllm.unsharded", "UnshardedLoader"),
-            ("streamer_vllm.sharded", "ShardedLoader"),
-        )
-    }
-    monkeypatch.setattr("importlib.import_module", loaders.__getitem__)
+@pytest.mark.parametrize("usable", [True, False])
+def test_loaders_take_their_places_once_where_vllm_has_what_they_need(
+    usable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("UnshardedLoader", "ShardedLoader")
+    ours = types.SimpleNamespace(**{name: type(name, (), {}) for name in names})
+    monkeypatch.setattr("importlib.import_module", {"streamer_vllm.loaders": ours}.__getitem__)
+    monkeypatch.setattr(registration, "usable", lambda: usable)
+    monkeypatch.setattr(registration, "join_vllms_log", lambda: None)
     monkeypatch.delenv(registration.WRITER_ENV, raising=False)
     table: dict[str, type] = {"auto": object, "runai_streamer": object}
     calls: list[str] = []
@@ -80,7 +80,7 @@ def test_loaders_take_their_places_once(monkeypatch: pytest.MonkeyPatch) -> None
     )
     registration.register_loaders(registry)
     registration.register_loaders(registry)
-    assert calls == ["runai_streamer", "runai_streamer_sharded"]
+    assert calls == (["runai_streamer", "runai_streamer_sharded"] if usable else [])
     assert table["auto"] is object
 
 

@@ -91,7 +91,7 @@ def test_nobody_listening_is_no_error(
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
     notify("READY=1")
-    assert "systemd not told" in caplog.text
+    assert "event=systemd_not_told" in caplog.text
     monkeypatch.delenv("NOTIFY_SOCKET")
     caplog.clear()
     notify("READY=1")

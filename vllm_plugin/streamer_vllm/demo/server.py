@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
+from streamer_client.contract.modes import MODE_ENV, Mode
 from streamer_vllm.demo.children import Child
 
 RANKS: Final = 2
@@ -24,10 +25,11 @@ CPU_ENVIRONMENT: Final = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # two ranks on one machine
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
-    "STREAMERD_MODE": "required",  # the demo is about the daemon: no quiet fallback
+    MODE_ENV: Mode.REQUIRED.value,  # the demo is about the daemon: no quiet fallback
 }
 _LOADED: Final = re.compile(
-    r"streamerd: loaded rank=(?P<rank>\d+) bytes=(?P<bytes>\d+) seconds=(?P<seconds>[\d.]+)"
+    r"streamerd: rank=(?P<rank>\d+) event=loaded .* ?bytes=(?P<bytes>\d+) "
+    r"seconds=(?P<seconds>[\d.]+)"
 )
 
 

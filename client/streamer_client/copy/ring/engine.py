@@ -1,8 +1,8 @@
 """Copies to a GPU through a ring, in the copier's threads.
 
-Owns which ring is used, the lane of each thread, and what an error says. A thread reads a block's
-bytes into its own slots and sends each; the block is free as soon as its bytes have left it, while
-they are still on their way to the device.
+Owns the choice of the ring, each thread's lane, and the text of errors. A thread reads a block's
+bytes into its own lane's slots and sends each slot. The block may be consumed as soon as its bytes
+were read, while the slots are still on their way to the device.
 """
 
 from __future__ import annotations
@@ -17,37 +17,39 @@ from typing import Any, Final
 import torch
 
 from streamer_client.contract.errors import DaemonUnavailable
-from streamer_client.copy.block_jobs import Piece, Run
 from streamer_client.copy.cut import Cut, Part
 from streamer_client.copy.destination import Contiguous, Target
-from streamer_client.copy.feed import Feed, Image
+from streamer_client.copy.feed import Feed, Image, Route
 from streamer_client.copy.gather import read_rows
+from streamer_client.copy.plan import CopyRun, Piece
 from streamer_client.copy.ring import native
-from streamer_client.copy.ring.lanes import CopyFailed, CudaFailure, Lane, Ring, ShortImage
-from streamer_client.copy.ring.machine import near, pci_address, ranks_here
+from streamer_client.copy.ring.lanes import CopyFailed, CudaFailure, Ring, RingLane, ShortImage
 from streamer_client.copy.ring.shape import (
     SHAPE_ENV,
     SLOT_ALIGNMENT_BYTES,
     RingShape,
+    near,
     parse_shape,
+    pci_address,
+    ranks_here,
     ring_shape,
     storage_shape,
 )
 from streamer_client.copy.ring.torch_ring import CudaDevice, TorchRing
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LANE_SHIFT: Final = 40
-"""A ticket is the lane's number, from 1, above the count of slots that it sent."""
+"""A ticket is `lane number << LANE_SHIFT | slots that the lane had sent`; numbers begin at 1."""
 
 
 class RingEngine:
     """A `CopyEngine` over a ring.
 
     Args:
-        ring: what moves the bytes; closed with the engine.
-        threads: how many lanes to use.
-        cores: where copying threads should run; none for anywhere.
+        ring: moves the bytes; the engine closes it.
+        threads: how many copying threads, and so lanes, to use.
+        cores: the processors on which copying threads are to run; empty for any.
     """
 
     def __init__(self, ring: Ring, threads: int, cores: frozenset[int] = frozenset()) -> None:
@@ -56,7 +58,7 @@ class RingEngine:
         self._cores = cores
         self._own = threading.local()
         self._lock = threading.Lock()
-        self._lanes: list[Lane | None] = []
+        self._lanes: list[RingLane | None] = []
         self._failed: CopyFailed | None = None
 
     def fence(self) -> None:
@@ -68,12 +70,12 @@ class RingEngine:
     # --- copying threads -------------------------------------------------------------------------
 
     def enter(self) -> None:
-        """Pin the first slot, while the first blocks are still on their way."""
-        with contextlib.suppress(CudaFailure):  # the first copy meets it again, and tells
+        """Pin the thread's first slot while the first blocks are still being read."""
+        with contextlib.suppress(CudaFailure):  # the first copy meets the same failure and raises
             lane, _ = self._lane()
             lane.slot()
 
-    def copy(self, feed: Feed, shard: int, run: Run[Target]) -> int:
+    def copy(self, feed: Feed, shard: int, run: CopyRun[Target]) -> int:
         try:
             lane, number = self._lane()
             self._copy(lane, feed, shard, run)
@@ -81,7 +83,7 @@ class RingEngine:
             raise _copy_failed(run, failure) from failure
         return number << LANE_SHIFT | lane.sent
 
-    def _copy(self, lane: Lane, feed: Feed, shard: int, run: Run[Target]) -> None:
+    def _copy(self, lane: RingLane, feed: Feed, shard: int, run: CopyRun[Target]) -> None:
         image = feed.image(shard, run.start // feed.block_bytes)
         if image is not None:
             try:
@@ -115,7 +117,7 @@ class RingEngine:
         return number << LANE_SHIFT | lane.sent
 
     def _gather_by_slots(
-        self, lane: Lane, image: Image, cut: Cut, part: Part, to: Contiguous
+        self, lane: RingLane, image: Image, cut: Cut, part: Part, to: Contiguous
     ) -> None:
         for start in range(part.start, part.stop, self._ring.slot_bytes):
             stop = min(start + self._ring.slot_bytes, part.stop)
@@ -123,11 +125,11 @@ class RingEngine:
             piece = Piece(to, start - part.start, stop - part.start)
             lane.send(0, stop - start, [piece])
 
-    def _lane(self) -> tuple[Lane, int]:
+    def _lane(self) -> tuple[RingLane, int]:
         own = self._own
         if not hasattr(own, "lane"):
             if self._cores:
-                os.sched_setaffinity(0, self._cores)  # of this thread, and of the pages it touches
+                os.sched_setaffinity(0, self._cores)  # binds this thread and the pages it touches
             own.lane = self._ring.lane()
             with self._lock:
                 self._lanes.append(own.lane)
@@ -162,15 +164,18 @@ class RingEngine:
     def close(self) -> None:
         self._ring.close()
         if self._failed is not None:
-            log.warning("event=ring_failed reason=%r", str(self._failed))
+            logger.warning("event=ring_failed reason=%r", str(self._failed))
 
 
-def slot_parts(run: Run[Target], slot_bytes: int) -> Iterator[Run[Any]]:
-    """The run in parts that each fit a slot in which every byte lies as aligned as in its file."""
+def slot_parts(run: CopyRun[Target], slot_bytes: int) -> Iterator[CopyRun[Any]]:
+    """The run cut into parts that each fit a slot.
+
+    A part's first byte lies as far behind a page boundary in its slot as it does in the shard.
+    """
     start, parts = run.start, iter(run.pieces)
     piece = next(parts, None)
     while start < run.stop:
-        part: Run[Target] = Run(start)
+        part: CopyRun[Target] = CopyRun(start)
         stop = min(run.stop, start - start % SLOT_ALIGNMENT_BYTES + slot_bytes)
         while piece is not None and part.stop < stop:
             took = min(piece.stop - piece.start, stop - part.stop)
@@ -182,8 +187,8 @@ def slot_parts(run: Run[Target], slot_bytes: int) -> Iterator[Run[Any]]:
         start = stop
 
 
-def _copy_failed(run: Run[Target], failure: CudaFailure) -> CopyFailed:
-    """The error, told of the piece that it happened at."""
+def _copy_failed(run: CopyRun[Target], failure: CudaFailure) -> CopyFailed:
+    """The failure as an error that names the piece at which it happened."""
     at = 0
     told = "nothing"
     for target, start, stop in run.pieces:
@@ -195,7 +200,7 @@ def _copy_failed(run: Run[Target], failure: CudaFailure) -> CopyFailed:
 
 
 def cuda_engine(device: torch.device, feed: Feed) -> RingEngine:
-    """The engine for one CUDA device, sized for this machine.
+    """The engine for one CUDA device, with a ring sized for this machine.
 
     Raises:
         ConfigError: `STREAMERD_RING` is malformed.
@@ -215,13 +220,13 @@ def _shape(feed: Feed, cores: int) -> RingShape:
     chosen = os.environ.get(SHAPE_ENV)
     if chosen:
         return parse_shape(chosen)
-    if feed.mode in ("direct", "page-cache"):
+    if feed.route in (Route.DIRECT, Route.PAGE_CACHE):
         return storage_shape(feed.threads, feed.block_bytes)
     return ring_shape(cores, ranks_here())
 
 
 def _ring(device: torch.device, shape: RingShape) -> Ring:
-    """Compiled where that can be had, else of torch alone."""
+    """The compiled ring where its library and CUDA's driver load, else the one made of torch."""
     _, slots, slot_bytes = shape
     path = native.library_path()
     if path is not None:
@@ -230,7 +235,7 @@ def _ring(device: torch.device, shape: RingShape) -> Ring:
                 native.load_library(path), _ordinal(device), slots, slot_bytes, _stream(device)
             )
         except native.NoLibrary as error:
-            log.warning("event=no_compiled_ring reason=%r", str(error))
+            logger.warning("event=no_compiled_ring reason=%r", str(error))
     return TorchRing(CudaDevice(device), slots, slot_bytes)
 
 

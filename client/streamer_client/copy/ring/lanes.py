@@ -1,8 +1,8 @@
-"""What the engine asks of a ring, whichever way it is made.
+"""What the engine asks of a ring, whether the ring is compiled or made of torch.
 
-A ring has lanes, one for each copying thread: a few pinned slots that are filled and sent in turn.
-Filling a slot waits for the slot's last copy only, so a lane fills one while others are on their
-way.
+A ring has lanes, one for each copying thread. A lane is a few pinned slots that its thread fills
+and sends in turn. Before a slot is filled again, only that slot's own last copy is waited for: so a
+lane fills one slot while its others are on their way to the device.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from streamer_client.contract.errors import StreamerError
-from streamer_client.copy.block_jobs import Piece
 from streamer_client.copy.cut import Cut, Part
 from streamer_client.copy.destination import Target
 from streamer_client.copy.feed import Image
+from streamer_client.copy.plan import Piece
 
 
 class CopyFailed(StreamerError):
-    """The GPU, its driver or its memory failed; the text names the error and what was copied."""
+    """The GPU, its driver or its memory failed; the text names CUDA's error and the tensor."""
 
     code = "copy-failed"
 
 
 class CudaFailure(Exception):
-    """A call to CUDA failed; whoever knows what was copied turns it into `CopyFailed`.
+    """A call to CUDA failed. The engine, which knows the tensor, turns it into `CopyFailed`.
 
     Args:
         what: CUDA's name of the error.
-        at_bytes: bytes of the call's range before the part that failed.
+        at_bytes: how many bytes of the call's range lie before the part that failed.
     """
 
     def __init__(self, what: str, at_bytes: int = 0) -> None:
@@ -38,27 +38,30 @@ class CudaFailure(Exception):
 
 
 class ShortImage(Exception):
-    """The file that a shard's bytes were to be read from ends too early."""
+    """A shard's image ends before the bytes that were to be read from it."""
 
 
-class Lane(Protocol):
-    """One thread's slots. `wait` may be called by others; `close` ends it."""
+class RingLane(Protocol):
+    """One copying thread's slots. Other threads may call `wait`, and nothing else."""
 
     @property
     def sent(self) -> int:
-        """Slots sent so far: what `wait` takes."""
+        """How many slots were sent so far; `wait` takes such a number."""
         ...
 
     def copy(self, image: Image, start: int, total: int, pieces: Sequence[Piece[Target]]) -> bool:
-        """Read bytes of an image and send them, slot by slot; on return they are read.
+        """Read `total` bytes of an image from `start` on and send them, slot by slot.
+
+        On return all of them were read; the last ones may be on their way to the device.
 
         Returns:
-            Whether this kind of lane can; if not, nothing was done: fill slots instead.
+            Whether this kind of lane reads images itself; if not, nothing was done, and the engine
+            fills slots instead.
 
         Raises:
             CudaFailure: a copy could not be sent, or an earlier one failed.
-            ShortImage: the file ends before.
-            OSError: it cannot be read.
+            ShortImage: the image ends before the last of these bytes.
+            OSError: the image cannot be read.
         """
         ...
 
@@ -77,34 +80,34 @@ class Lane(Protocol):
         ...
 
     def slot(self) -> memoryview:
-        """A slot to fill, page-aligned; the same until it is sent.
+        """The slot to fill next, page-aligned; the same slot until `send`.
 
         Raises:
-            CudaFailure: it cannot be pinned, or an earlier copy failed.
+            CudaFailure: the slot cannot be pinned, or its last copy failed.
         """
         ...
 
     def send(self, skip: int, total: int, pieces: Sequence[Piece[Target]]) -> None:
-        """Send the slot's bytes `skip` to `skip + total` to the pieces, one after the other.
+        """Send the slot's bytes `skip` to `skip + total`, which fill the pieces in turn.
 
         Raises:
-            CudaFailure: as above.
+            CudaFailure: a copy could not be sent, or an earlier one failed.
         """
         ...
 
     def wait(self, sent: int) -> None:
-        """Wait until the first `sent` slots have arrived.
+        """Wait until the first `sent` slots of this lane have arrived.
 
         Raises:
-            CudaFailure: they have not, and will not.
+            CudaFailure: one of them failed to arrive.
         """
         ...
 
     def close(self) -> None:
-        """Wait for what is on its way, and free the slots.
+        """Wait until all that was sent has arrived, and free the slots.
 
         Raises:
-            CudaFailure: as above; the slots are freed all the same.
+            CudaFailure: something failed to arrive; the slots are freed nevertheless.
         """
         ...
 
@@ -115,16 +118,16 @@ class Ring(Protocol):
     slot_bytes: int
 
     def fence(self) -> None:
-        """Order copies after what the caller's current stream has to do now.
+        """Order later copies after the work that the caller's current stream has now.
 
-        Memory that was allocated a moment ago may still be in use there.
+        That work may still use memory which was freed, and allocated again as a destination.
         """
         ...
 
-    def lane(self) -> Lane:
+    def lane(self) -> RingLane:
         """A new lane, for the calling thread."""
         ...
 
     def close(self) -> None:
-        """Free what the lanes shared; they are closed."""
+        """Free what the lanes share. All of them were closed before."""
         ...

@@ -1,7 +1,8 @@
-"""The ring's compiled part (`ring.c`) as Python sees it.
+"""The compiled ring (`ring.c`), called through ctypes.
 
-Owns finding the library that the package's build left beside this module, and the border to it.
-Calls run without the interpreter lock. What the C code leaves to others, it says itself.
+Owns finding the library, which the package's build left beside this module, and converting
+arguments and errors. Copying threads call it and do not hold the interpreter lock meanwhile. The
+comment at the head of `ring.c` says what the C code does and what it leaves to Python.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from streamer_client.copy.block_jobs import Piece
 from streamer_client.copy.cut import Cut, Part
 from streamer_client.copy.destination import Target, memory_at
 from streamer_client.copy.feed import Image
+from streamer_client.copy.plan import Piece
 from streamer_client.copy.ring.lanes import CudaFailure, ShortImage
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LIBRARY_ENV: Final = "STREAMERD_RING_LIBRARY"
-"""Path of the compiled part, or `off`."""
+"""Environment variable: path of the compiled library, or `off` to do without it."""
 DRIVER: Final = "libcuda.so.1"
 _ABI: Final = 4
 MOST_DIMENSIONS: Final = 8
@@ -48,7 +49,7 @@ class _Failure(ctypes.Structure):
 
 
 class NoLibrary(Exception):
-    """There is no compiled part that can be used; says why."""
+    """The compiled library, or CUDA's driver, cannot be used; the text says why."""
 
 
 _POINTER, _U64, _U32, _INT = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_int
@@ -71,7 +72,7 @@ _SIGNATURES: Final = {
 
 
 def library_path() -> str | None:
-    """Where the compiled part is; None where it was not built, or is switched off."""
+    """Path of the compiled library; None where it was not built, or is switched off."""
     chosen = os.environ.get(LIBRARY_ENV)
     if chosen:
         return None if chosen == "off" else chosen
@@ -85,10 +86,10 @@ def library_path() -> str | None:
 
 @functools.cache
 def load_library(path: str) -> ctypes.CDLL:
-    """The library with its functions' types set.
+    """Load the compiled library and declare its functions' types.
 
     Raises:
-        NoLibrary: it cannot be loaded, or is of another version.
+        NoLibrary: the library cannot be loaded, or is of another version.
     """
     try:
         library = ctypes.CDLL(path)
@@ -103,19 +104,19 @@ def load_library(path: str) -> ctypes.CDLL:
 
 
 class NativeRing:
-    """A ring made by the compiled part.
+    """The compiled ring. See `lanes.Ring`.
 
     Args:
         library: see `load_library`.
         device: CUDA's ordinal of the device, in this process.
-        slots: slots of each lane.
-        slot_bytes: size of each, a multiple of the page size.
-        stream: the caller's current stream on the device, asked at each fence.
-        driver: CUDA's driver library.
+        slots: how many slots each lane has.
+        slot_bytes: size of a slot, a multiple of the page size.
+        stream: returns the caller's current stream on the device; called at each fence.
+        driver: file name of CUDA's driver library.
 
     Raises:
         NoLibrary: the driver cannot be used.
-        CudaFailure: the device cannot.
+        CudaFailure: the device cannot be used.
     """
 
     def __init__(
@@ -160,7 +161,7 @@ class NativeRing:
 
 
 class _Images:
-    """Mappings of the images that lanes read, each made at its first use."""
+    """The mappings of shard images that lanes read from; each is made at its first use."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
@@ -168,7 +169,7 @@ class _Images:
         self._mapped: dict[Image, tuple[int | None, int]] = {}
 
     def address(self, image: Image, stop: int) -> int | None:
-        """Where an image is mapped; None if it cannot be, or has no bytes up to `stop`."""
+        """Where an image is mapped; None if it cannot be mapped, or ends before byte `stop`."""
         found = self._mapped.get(image)
         if found is None:
             with self._lock:
@@ -188,7 +189,7 @@ class _Images:
 
 
 class NativeLane:
-    """One lane of it; see `lanes.Lane`."""
+    """A lane of a `NativeRing`. See `lanes.RingLane`."""
 
     def __init__(self, library: ctypes.CDLL, lane: int, slot_bytes: int, images: _Images) -> None:
         self._library = library
@@ -238,7 +239,7 @@ class NativeLane:
             _raise(self._failure)
 
     def wait(self, sent: int) -> None:
-        failure = _Failure()  # any thread waits
+        failure = _Failure()  # not the lane's own: other threads wait while it copies
         if self._library.lane_wait(self._lane, sent, ctypes.byref(failure)):
             _raise(failure)
 
@@ -248,7 +249,7 @@ class NativeLane:
 
 
 def _addresses(pieces: Sequence[Piece[Target]]) -> array.array[int]:
-    """`struct piece` for each piece of memory: where it goes, and how many bytes."""
+    """C's array of `struct piece`: address and size of each extent that the pieces cover."""
     flat = array.array("Q")
     for target, start, stop in pieces:
         flat += target.extents(start, stop)

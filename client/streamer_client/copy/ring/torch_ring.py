@@ -1,7 +1,8 @@
-"""A ring made of torch alone: where there is no compiled part, and as its measure.
+"""A ring made of torch alone, for installations without the compiled one.
 
-The same slots and streams, with one step of the interpreter for each slot and each copy. What of it
-touches a device stands in `Device`, so that all else is tested without one.
+It has the same slots and streams, but Python starts each copy; so it also shows what compiling
+gains. All calls to a device are in `Device`, so that the rest is tested on machines without a GPU.
+Runs in the copier's threads.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from typing import Any, Final, Protocol, TypeVar
 
 import torch
 
-from streamer_client.copy.block_jobs import Piece
 from streamer_client.copy.cut import Cut, Part
 from streamer_client.copy.destination import Target, host_memory
 from streamer_client.copy.feed import Image
+from streamer_client.copy.plan import Piece
 from streamer_client.copy.ring.lanes import CudaFailure
 
 T = TypeVar("T")
@@ -23,21 +24,24 @@ _cuda: Final[Any] = torch.cuda  # its events and streams have no types
 
 
 class Sending(Protocol):
-    """A thread's stream of copies: those that were started run in order, in the background."""
+    """A thread's stream of copies, which run in the background in the order of their start."""
 
     def catch_up(self) -> None:
-        """Start what follows only after the last fence."""
+        """Let the copies that follow begin only after the last fence."""
         ...
 
     def copy(self, to: torch.Tensor, source: torch.Tensor) -> None: ...
 
     def mark(self, slot: int) -> Callable[[], None]:
-        """What waits until everything started so far is done; one mark a slot at a time."""
+        """A function that waits until all copies started so far are done.
+
+        A slot's next mark replaces its last, whose function must not be called any more.
+        """
         ...
 
 
 class Device(Protocol):
-    """What a ring asks of a kind of device."""
+    """What a ring asks of a kind of device: pinned memory, streams and fences."""
 
     def pin(self, size_bytes: int) -> torch.Tensor: ...
     def unpin(self, memory: torch.Tensor) -> None: ...
@@ -60,11 +64,11 @@ class TorchRing:
         return TorchLane(self._device, self._slots, self.slot_bytes)
 
     def close(self) -> None:
-        """Slots belong to the lanes."""
+        """Nothing to free: slots belong to the lanes."""
 
 
 class TorchLane:
-    """See `lanes.Lane`; slots are pinned at their first use."""
+    """See `lanes.RingLane`. Slots are pinned at their first use."""
 
     def __init__(self, device: Device, slots: int, slot_bytes: int) -> None:
         self._device = device
@@ -139,7 +143,8 @@ def _translated(call: Callable[[], T]) -> T:
 class CudaDevice:
     """CUDA through torch.
 
-    Memory is registered, not torch's own pinned memory, which torch would keep after the load.
+    Slots are ordinary memory that is registered with CUDA. torch's own pinned memory is not used:
+    torch would cache it for the process's life.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -164,7 +169,11 @@ class CudaDevice:
         self._fences += 1
 
     def after_fence(self, stream: Any, seen: int) -> int:
-        """Let a stream wait for the last fence if it has seen only `seen`; how many there are."""
+        """Let a stream wait for the last fence, unless that is the one numbered `seen`.
+
+        Returns:
+            The last fence's number.
+        """
         fences = self._fences
         if fences != seen:
             stream.wait_event(self._fence)
@@ -177,7 +186,7 @@ def _checked(code: Any) -> None:
 
 
 class _CudaSending:
-    """The stream is the current one of the thread that makes it, which does nothing else."""
+    """A CUDA stream, made the current one of the copying thread that constructs it."""
 
     def __init__(self, device: CudaDevice, place: torch.device, slots: int) -> None:
         self._device = device

@@ -1,5 +1,6 @@
 """`az://`: Azure Blob Storage, and Azurite.
 
-`storage.py` is the kind of source, `caller.py` what a caller sends along; the daemon's workers see
-nothing of the caller but that. Azure's libraries are imported where the caller runs, when needed.
+`kind.py` is what the registry knows, `storage.py` lists and opens, `environment.py` resolves in the
+client's process what the daemon's workers need; they see nothing else of the client.
+Azure's libraries are imported in the client when they are first needed.
 """

@@ -1,6 +1,7 @@
-"""Signatures and access tokens by Azure's own libraries: short-lived, and all that travels.
+"""Short-lived signatures and access tokens, by Azure's own libraries; no other secret is sent.
 
-Imports azure-storage-blob or azure-identity when called; `caller.py` does so when first needed.
+Imports azure-storage-blob or azure-identity when called. That is when a
+signature or token is first needed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ SCOPE: Final = "https://storage.azure.com/.default"
 
 
 @dataclass(frozen=True, slots=True)
-class Passing:
+class ShortLived:
     """A secret that holds for a time."""
 
     secret: str = field(repr=False)
@@ -26,7 +27,7 @@ class Passing:
     """In UTC."""
 
 
-def signature(account: str, key: str, container: str, now: dt.datetime) -> Passing:
+def signature(account: str, key: str, container: str, now: dt.datetime) -> ShortLived:
     """A signature that lets its holder read and list one container for an hour.
 
     Raises:
@@ -52,10 +53,10 @@ def signature(account: str, key: str, container: str, now: dt.datetime) -> Passi
             f"az://{container}: the key of account {account} cannot sign "
             f"({type(error).__name__}); copy all of it, with the = at its end"
         ) from None  # the library's error may quote the key
-    return Passing(secret, expiry)
+    return ShortLived(secret, expiry)
 
 
-def token(uri: str) -> Passing:
+def token(uri: str) -> ShortLived:
     """An access token by DefaultAzureCredential: environment, workload or managed identity, logins.
 
     Raises:
@@ -74,7 +75,7 @@ def token(uri: str) -> Passing:
             f"`az login`, or AZURE_CLIENT_ID), AZURE_STORAGE_SAS_TOKEN or "
             f"AZURE_STORAGE_ACCOUNT_KEY, or set {ANONYMOUS}=1 for a public container"
         ) from error
-    return Passing(found.token, dt.datetime.fromtimestamp(found.expires_on, dt.UTC))
+    return ShortLived(found.token, dt.datetime.fromtimestamp(found.expires_on, dt.UTC))
 
 
 def _looked(error: Exception) -> str:

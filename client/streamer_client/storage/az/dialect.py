@@ -9,11 +9,9 @@ from typing import Final
 
 from streamer_client.contract.errors import CredentialsExpired
 from streamer_client.storage.az.remedies import remedy
-from streamer_client.storage.az.sas import expiry_of
-from streamer_client.storage.az.settings import AzSettings
-from streamer_client.storage.http.dialect import Verdict
-from streamer_client.storage.http.messages import Answer, Request
-from streamer_client.storage.http.refusals import Told, refusal, refusal_text
+from streamer_client.storage.az.settings import AzSettings, expiry_of
+from streamer_client.storage.http.dialect import Answer, Request, Verdict
+from streamer_client.storage.http.faults import ErrorDetail, refusal, refusal_text
 from streamer_client.storage.http.retry import Transient
 from streamer_client.storage.xml import Element, NotXml, parse_xml
 
@@ -34,10 +32,10 @@ def utc_now() -> dt.datetime:
 
 
 class AzDialect:
-    """One caller's way to one account.
+    """Requests and refusals of one account, with the credentials of one client.
 
     Args:
-        settings: the caller's.
+        settings: how the account is reached and asked.
         clock: the time, in UTC.
     """
 
@@ -46,7 +44,7 @@ class AzDialect:
         self._clock = clock
 
     def prepared(self, request: Request) -> Request:
-        """With the caller's signature or token, if there is one."""
+        """The request with the signature or token, if there is one."""
         url = request.url
         headers = {**request.headers, "x-ms-version": API_VERSION}
         if self._settings.sas:
@@ -62,7 +60,7 @@ class AzDialect:
         detail = error.value("AuthenticationErrorDetail")
         # The message has further lines: request id and time, which are told from headers.
         words = (error.value("Message").strip().partition("\n")[0].strip(), detail)
-        told = Told(code, " ".join(word for word in words if word))
+        told = ErrorDetail(code, " ".join(word for word in words if word))
         text = refusal_text(sent, answer, told)
         if code in _PASSING:
             return Transient(text)

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from streamer_client.storage.az.settings import AzSettings
-from streamer_client.storage.http.messages import Request
+from streamer_client.storage.http.dialect import Request
 
 
 def remedy(settings: AzSettings, request: Request, code: str) -> str:
-    """What to do, for the end of an error's text.
-
-    Args:
-        settings: how the account was asked.
-        request: what was asked for.
-        code: Azure's own word; empty where it said none.
-    """
+    """What to do, for the end of an error's text; `code` is Azure's own word, empty without one."""
     match code:
         case "ContainerNotFound":
             return "check the container's name for typing errors, and whether it is this account's"

@@ -1,4 +1,4 @@
-"""What a caller's variables say about Azure Blob Storage. Parsed once, at the edge. Pure.
+"""What an environment says about Azure Blob Storage. Parsed once, at the edge. Pure.
 
 | variable | meaning |
 |---|---|
@@ -7,20 +7,37 @@
 | `STREAMER_AZURE_BEARER` | the access token that requests carry, if any |
 | `STREAMER_AZURE_ANONYMOUS` | 1: no credentials, for public containers |
 
-What else a caller may set (account, key, connection string) is resolved by `caller.py` into these.
+What else a user may set (account, key, connection string) `environment.py` resolves into these.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import parse_qs
 
 from streamer_client.contract.errors import ConfigError
-from streamer_client.storage.http import settings as http_settings
-from streamer_client.storage.http.endpoint import check_bearer, endpoint_url
-from streamer_client.storage.http.retry import RetryPolicy, retry_policy
-from streamer_client.storage.http.settings import HttpSettings, flag
+from streamer_client.storage.environment import flag, http_settings, retry_policy
+from streamer_client.storage.http.retry import RetryPolicy
+from streamer_client.storage.http.settings import HttpSettings
+from streamer_client.storage.http.urls import check_bearer, parse_endpoint
+
+
+def expiry_of(sas: str) -> dt.datetime | None:
+    """The end of its time in UTC; None where it tells none (a stored policy may hold it).
+
+    Args:
+        sas: a query without its question mark.
+    """
+    text = parse_qs(sas).get("se", [""])[0]
+    try:
+        found = dt.datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=dt.UTC)
+
 
 ENDPOINT: Final = "AZURE_STORAGE_ENDPOINT"
 SAS: Final = "AZURE_STORAGE_SAS_TOKEN"
@@ -57,7 +74,7 @@ def az_settings(environment: Mapping[str, str]) -> AzSettings:
     sas = "" if anonymous else environment.get(SAS, "").strip().lstrip("?")
     if sas and "sig=" not in sas:
         raise ConfigError(f"{SAS}: holds no signature (sig=...); set all that follows the ? in it")
-    endpoint = endpoint_url(ENDPOINT, text)
+    endpoint = parse_endpoint(ENDPOINT, text)
     bearer = "" if anonymous or sas else environment.get(BEARER, "").strip()
     if bearer:
         check_bearer(ENDPOINT, endpoint)
@@ -65,6 +82,6 @@ def az_settings(environment: Mapping[str, str]) -> AzSettings:
         endpoint=endpoint,
         sas=sas,
         bearer=bearer,
-        http=http_settings.http_settings(environment),
+        http=http_settings(environment),
         policy=retry_policy(environment),
     )

@@ -1,8 +1,8 @@
 """Azure Blob Storage as a kind of source: looking at, listing and opening blobs.
 
 `prefixes.py` finds the shards, `http/reader.py` reads them. Runs in the daemon's fetch workers and,
-without a daemon, in the client. What it knows of the caller are the variables that came with the
-open, never this process's own environment.
+without a daemon, in the client. It reads the environment that the client sent with the open, never
+the variables of its own process.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from streamer_client.storage.az.listing import parse_page
 from streamer_client.storage.az.settings import az_settings
 from streamer_client.storage.az.uri import az_uri, blob_url, listing_url
 from streamer_client.storage.contract import StoredShard
+from streamer_client.storage.http.dialect import Request
 from streamer_client.storage.http.engine import HttpEngine, Waits
-from streamer_client.storage.http.messages import Request
 from streamer_client.storage.http.pool import pool_for
-from streamer_client.storage.http.probe import stored_shard, unchanged
-from streamer_client.storage.http.reader import ObjectReader
+from streamer_client.storage.http.reader import ObjectReader, stored_shard, unchanged
 from streamer_client.storage.object_uri import ObjectUri
 from streamer_client.storage.prefixes import Page, PrefixStorage
 
@@ -29,10 +28,10 @@ PAGE_KEYS: Final = 5000
 
 
 class AzStorage(PrefixStorage):
-    """Blobs of one account, as one caller may read them.
+    """Blobs of one account, read with the credentials of one client.
 
     Args:
-        environment: the caller's variables; see `settings.py`.
+        environment: what the client sent; see `settings.py`.
         waits: clock and sleep, for tests.
         page_keys: blobs asked for at once; Azure gives no more than 5000.
 
@@ -58,7 +57,7 @@ class AzStorage(PrefixStorage):
 
         Raises:
             SourceChanged: it is no longer what `shard.identity` says, or it vanished.
-            SourceForbidden: the caller may not read it.
+            SourceForbidden: the credentials do not allow to read it.
         """
         request = self._head(az_uri(shard.uri))
         proof = unchanged(self._engine, request, shard, KIND, self._endpoint)

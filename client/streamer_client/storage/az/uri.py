@@ -1,6 +1,6 @@
 """`az://container/blob`, and the URLs that lead to it. Pure.
 
-The account stands in the caller's variables, as with Run:ai's streamer, not in the URI.
+The account is no part of the URI: variables name it, as with Run:ai's streamer.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import quote, urlencode
 
 from streamer_client.contract.errors import ConfigError
-from streamer_client.storage.http.shown import shown
+from streamer_client.storage.http.urls import shown
 from streamer_client.storage.object_uri import ObjectUri, split_uri
 
 SCHEME: Final = "az"

@@ -1,5 +1,6 @@
 """`gs://`: Google Cloud Storage by its JSON API.
 
-`storage.py` is the kind of source, `caller.py` what a caller sends along; the daemon's workers see
-nothing of the caller but that. google-auth is imported where the caller runs, when first needed.
+`kind.py` is what the registry knows, `storage.py` lists and opens, `environment.py` resolves in the
+client's process what the daemon's workers need; they see nothing else of the client.
+google-auth is imported in the client when a token is first needed.
 """

@@ -1,6 +1,6 @@
 """Access tokens of Google's, by google-auth: from files, gcloud's login or the metadata server.
 
-Importing this module imports google-auth; `caller.py` does so when a token is first needed.
+Importing this module imports google-auth; `environment.py` does so when a token is first needed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SCOPES: Final = ("https://www.googleapis.com/auth/devstorage.read_only",)
 
 
 class GoogleCredentials:
-    """One caller's credentials; found once, their token renewed when it is about to expire.
+    """Credentials that are found once, and whose token is renewed when it is about to expire.
 
     Args:
         uri: the source, for errors.
@@ -39,7 +39,7 @@ class GoogleCredentials:
         self._credentials: Credentials | None = None
 
     def variables(self) -> dict[str, str]:
-        """Token and project under the names that travel, and `universe`; empty where none is found.
+        """The token and project as sent with an open, and `universe`; empty where none is found.
 
         Raises:
             SourceForbidden: credentials are configured and cannot be had.
@@ -66,7 +66,7 @@ class GoogleCredentials:
     def _from_file(self) -> Credentials:
         try:
             with warnings.catch_warnings():
-                # google-auth warns of files from strangers; this one the caller chose itself.
+                # google-auth warns of files from strangers; this one the user chose.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 load: Any = google.auth.load_credentials_from_file  # untyped, as some of its kin
                 found: Credentials = load(self._file, scopes=SCOPES)[0]
@@ -81,7 +81,7 @@ class GoogleCredentials:
         try:
             found: Credentials = google.auth.default(scopes=SCOPES)[0]
         except exceptions.DefaultCredentialsError as error:
-            logger.info("no_google_credentials source=%r reason=%r", self._uri, str(error))
+            logger.info("event=no_google_credentials source=%r reason=%r", self._uri, str(error))
             return None
         return found
 

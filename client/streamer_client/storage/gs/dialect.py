@@ -9,9 +9,8 @@ from streamer_client.contract.errors import CredentialsExpired
 from streamer_client.storage.gs.metadata import told_by
 from streamer_client.storage.gs.remedies import remedy
 from streamer_client.storage.gs.settings import GsSettings
-from streamer_client.storage.http.dialect import Verdict
-from streamer_client.storage.http.messages import Answer, Request
-from streamer_client.storage.http.refusals import refusal, refusal_text
+from streamer_client.storage.http.dialect import Answer, Request, Verdict
+from streamer_client.storage.http.faults import refusal, refusal_text
 from streamer_client.storage.http.retry import Transient
 
 _PASSING: Final = frozenset(
@@ -21,13 +20,13 @@ _PASSING: Final = frozenset(
 
 
 class GsDialect:
-    """One caller's way to one store."""
+    """Requests and refusals of one store, with the credentials of one client."""
 
     def __init__(self, settings: GsSettings) -> None:
         self._settings = settings
 
     def prepared(self, request: Request) -> Request:
-        """With the caller's token, if there is one, and the project to bill."""
+        """The request with the access token, if there is one, and with the project to bill."""
         headers = dict(request.headers)
         if self._settings.bearer:
             headers["Authorization"] = f"Bearer {self._settings.bearer}"

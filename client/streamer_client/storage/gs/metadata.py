@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from streamer_client.contract.errors import SourceError
-from streamer_client.storage.http.messages import Answer
-from streamer_client.storage.http.refusals import Told
+from streamer_client.storage.http.dialect import Answer
+from streamer_client.storage.http.faults import ErrorDetail
 
 METADATA_FIELDS = "size,generation,contentEncoding"
 LISTING_FIELDS = "items(name),prefixes,nextPageToken"
@@ -79,14 +79,14 @@ def listing(about: str, body: bytes) -> Listing:
         raise SourceError(_not_json_api(about, error)) from error
 
 
-def told_by(answer: Answer) -> Told:
+def told_by(answer: Answer) -> ErrorDetail:
     """What a refusal says: JSON mostly, plain text where content was asked for."""
     try:
         error = msgspec.json.decode(answer.body, type=_Refusal).error
     except msgspec.DecodeError:
         plain = answer.headers.get("content-type", "").startswith("text/plain")
-        return Told("", answer.body.decode(errors="replace").strip() if plain else "")
-    return Told(error.errors[0].reason if error.errors else "", error.message)
+        return ErrorDetail("", answer.body.decode(errors="replace").strip() if plain else "")
+    return ErrorDetail(error.errors[0].reason if error.errors else "", error.message)
 
 
 def _not_json_api(about: str, error: Exception) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from streamer_client.storage.gs.settings import ANONYMOUS, USER_PROJECT, GsSettings
-from streamer_client.storage.http.messages import Request
-from streamer_client.storage.http.refusals import Told
+from streamer_client.storage.http.dialect import Request
+from streamer_client.storage.http.faults import ErrorDetail
 
 _LOOKED: Final = (
     "no credentials were found where the request came from (RUNAI_STREAMER_GCS_CREDENTIAL_FILE, "
@@ -15,7 +15,7 @@ _LOOKED: Final = (
 )
 
 
-def remedy(settings: GsSettings, request: Request, told: Told) -> str:
+def remedy(settings: GsSettings, request: Request, told: ErrorDetail) -> str:
     """What to do, for the end of an error's text.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a caller's variables say about Google Cloud Storage. Parsed once, at the edge. Pure.
+"""What an environment says about Google Cloud Storage. Parsed once, at the edge. Pure.
 
 | variable | meaning |
 |---|---|
@@ -7,7 +7,7 @@
 | `GOOGLE_CLOUD_QUOTA_PROJECT` | the project that is billed, for buckets whose reader pays |
 | `RUNAI_STREAMER_GCS_USE_ANONYMOUS_CREDENTIALS` | 1: no credentials, for public buckets |
 
-What else a caller may set (credential files, emulators) is resolved by `caller.py` into these.
+What else a user may set (credential files, emulators) `environment.py` resolves into these.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from streamer_client.storage.http import settings as http_settings
-from streamer_client.storage.http.endpoint import check_bearer, endpoint_url
-from streamer_client.storage.http.retry import RetryPolicy, retry_policy
-from streamer_client.storage.http.settings import HttpSettings, flag
+from streamer_client.storage.environment import flag, http_settings, retry_policy
+from streamer_client.storage.http.retry import RetryPolicy
+from streamer_client.storage.http.settings import HttpSettings
+from streamer_client.storage.http.urls import check_bearer, parse_endpoint
 
 BEARER: Final = "STREAMER_GCS_BEARER"
 ENDPOINT: Final = "STREAMER_GCS_ENDPOINT"
@@ -50,7 +50,7 @@ def gs_settings(environment: Mapping[str, str]) -> GsSettings:
         ConfigError: one of them is malformed; the text names it.
     """
     anonymous = flag(environment, ANONYMOUS, default=False)
-    endpoint = endpoint_url(ENDPOINT, environment.get(ENDPOINT) or DEFAULT_ENDPOINT)
+    endpoint = parse_endpoint(ENDPOINT, environment.get(ENDPOINT) or DEFAULT_ENDPOINT)
     bearer = "" if anonymous else environment.get(BEARER, "").strip()
     if bearer:
         check_bearer(ENDPOINT, endpoint)
@@ -59,6 +59,6 @@ def gs_settings(environment: Mapping[str, str]) -> GsSettings:
         bearer=bearer,
         anonymous=anonymous,
         user_project=environment.get(USER_PROJECT, "").strip(),
-        http=http_settings.http_settings(environment),
+        http=http_settings(environment),
         policy=retry_policy(environment),
     )

@@ -1,8 +1,8 @@
 """Google Cloud Storage as a kind of source: looking at, listing and opening objects.
 
 `prefixes.py` finds the shards, `http/reader.py` reads them. Runs in the daemon's fetch workers and,
-without a daemon, in the client. What it knows of the caller are the variables that came with the
-open, never this process's own environment.
+without a daemon, in the client. It reads the environment that the client sent with the open, never
+the variables of its own process.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from streamer_client.storage.gs.metadata import (
 )
 from streamer_client.storage.gs.settings import gs_settings
 from streamer_client.storage.gs.uri import gs_uri, listing_url, object_url
+from streamer_client.storage.http.dialect import Request
 from streamer_client.storage.http.engine import HttpEngine, Waits
-from streamer_client.storage.http.messages import Request
+from streamer_client.storage.http.headers import leaves_bytes_alone
 from streamer_client.storage.http.pool import pool_for
-from streamer_client.storage.http.probe import changed, vanished
-from streamer_client.storage.http.proof import Proof
-from streamer_client.storage.http.reader import ObjectReader
+from streamer_client.storage.http.proof import ObjectProof
+from streamer_client.storage.http.reader import ObjectReader, changed, vanished
 from streamer_client.storage.object_uri import ObjectUri
 from streamer_client.storage.prefixes import Page, PrefixStorage
 
@@ -37,10 +37,10 @@ PAGE_KEYS: Final = 1000
 
 
 class GsStorage(PrefixStorage):
-    """Objects of one store, as one caller may read them.
+    """Objects of one store, read with the credentials of one client.
 
     Args:
-        environment: the caller's variables; see `settings.py`.
+        environment: what the client sent; see `settings.py`.
         waits: clock and sleep, for tests.
 
     Raises:
@@ -59,7 +59,7 @@ class GsStorage(PrefixStorage):
 
         Raises:
             SourceChanged: it is no longer what `shard.identity` says, or it vanished.
-            SourceForbidden: the caller may not read it.
+            SourceForbidden: the credentials do not allow to read it.
             SourceError: it is stored compressed, so that ranges of it are not its bytes.
         """
         uri = gs_uri(shard.uri)
@@ -70,7 +70,7 @@ class GsStorage(PrefixStorage):
         identity = self._identity(found)
         if identity != shard.identity:
             raise changed(shard, f"expected {shard.identity}, found {identity}")
-        if found.content_encoding not in ("", "identity"):
+        if not leaves_bytes_alone(found.content_encoding):
             raise SourceError(
                 f"{shard.uri}: is stored compressed (Content-Encoding {found.content_encoding}), "
                 "so it cannot be read in blocks; upload it as it is"
@@ -78,7 +78,7 @@ class GsStorage(PrefixStorage):
         query = {"alt": "media", "ifGenerationMatch": found.generation}
         request = Request("GET", object_url(self._endpoint, uri, query), shard.uri)
         return ObjectReader(
-            self._engine, shard, request, Proof(found.size_bytes, version=found.generation)
+            self._engine, shard, request, ObjectProof(found.size_bytes, version=found.generation)
         )
 
     def uri(self, text: str) -> ObjectUri:

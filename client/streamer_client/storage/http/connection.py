@@ -1,29 +1,79 @@
 """One connection to one origin, and one exchange on it.
 
-Owns the sockets and the framing, both by `http.client`. A body goes from the socket straight into
-the caller's memory. One thread uses a connection at a time; `pool.py` hands them out.
+Owns the sockets and the framing, both by `http.client`, and the refusal to connect to the metadata
+services of clouds. A body goes from the socket straight into the reader's memory. One thread uses a
+connection at a time; `pool.py` hands connections out.
+
+Metadata services give the credentials of a *machine* to whoever asks from it. A daemon that reads
+for others would ask in its own name, at an endpoint or URL that a client gives; so would a client
+that reads a source which somebody else named. The address behind a name is known only once the
+connection stands, so the connection's peer is looked at then, before anything is sent.
 """
 
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import select
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Final, Protocol, Self, cast
+from typing import Final, Self, cast
 
-from streamer_client.contract.errors import SourceError
+from streamer_client.contract.errors import SourceForbidden
 from streamer_client.storage.http.deadline import Deadline, timed
-from streamer_client.storage.http.messages import Answer, Request
-from streamer_client.storage.http.origin import Origin, target_of
-from streamer_client.storage.http.peers import check_peer
+from streamer_client.storage.http.dialect import Answer, Request
 from streamer_client.storage.http.proxies import Proxy
 from streamer_client.storage.http.settings import HttpSettings
 from streamer_client.storage.http.tls import tls_context
+from streamer_client.storage.http.urls import Origin, target_of
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+CLOSED: Final[tuple[Network, ...]] = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "169.254.0.0/16",  # link-local: Amazon (also ECS, EKS), Google, Azure, Oracle
+            "fe80::/10",  # the same in IPv6
+            "fd00:ec2::/32",  # Amazon
+            "fd20:ce::/32",  # Google
+            "168.63.129.16/32",  # Azure's host
+            "100.100.100.200/32",  # Alibaba
+        ),
+    )
+)
+
+
+def is_closed(address: str) -> bool:
+    """Whether no request goes to this IP address."""
+    found = ipaddress.ip_address(address)
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped:
+        found = found.ipv4_mapped
+    return any(found in network for network in CLOSED if network.version == found.version)
+
+
+def check_peer(about: str, connected: socket.socket) -> None:
+    """Refuse a connection that leads to a metadata service.
+
+    Args:
+        about: what is asked for, for the error.
+        connected: a TCP connection.
+
+    Raises:
+        SourceForbidden: a place where metadata services are.
+    """
+    address = str(connected.getpeername()[0])
+    if is_closed(address):
+        raise SourceForbidden(
+            f"{about}: its host is {address}, where clouds keep the credentials of machines; "
+            "nothing is read from there. Give the store's own address"
+        )
+
 
 _UNUSED_BODY_BYTES: Final = 64 << 10
-"""A rest of a body no longer than this is read, to keep the connection; else it is closed."""
+"""An unread rest of a body up to this length is read, so that the connection can be used again;
+with a longer rest the connection is closed."""
 
 _WAKE_BYTES: Final = 256 << 10
 """A body's reader sleeps until so much has come: a quarter less processor time for each byte.
@@ -45,8 +95,8 @@ class CutOff(http.client.HTTPException):
         super().__init__(f"the answer ended after {got} of {expected} bytes")
 
 
-class Connection:
-    """A connection that is made when first used and kept for the next exchange."""
+class HttpConnection:
+    """A connection that is made when it is first used, and stays open for the next exchange."""
 
     def __init__(self, origin: Origin, settings: HttpSettings) -> None:
         self.origin = origin
@@ -70,7 +120,7 @@ class Connection:
 
         Raises:
             OSError, http.client.HTTPException: `transport_faults.py` says what they mean.
-            SourceForbidden: nobody's request goes to where it leads.
+            SourceForbidden: it leads to a metadata service, where no request is sent.
         """
         self._deadline = deadline
         if not self._connected:
@@ -112,7 +162,7 @@ class Connection:
         return not poll.poll(0)
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the sockets. Idempotent."""
         # http.client leaves some answers to their readers (a proxy's; one after which the server
         # closes): a socket stays open as long as these are.
         if self._last is not None:
@@ -194,19 +244,18 @@ class Exchange:
         return reusable
 
 
-class Lent(Protocol):
-    """Who takes a connection back."""
-
-    def give_back(self, connection: Connection) -> None: ...
-
-
 class Sent:
     """An exchange in progress; leaving the `with` block gives its connection back or closes it."""
 
-    def __init__(self, exchange: Exchange, connection: Connection, lender: Lent) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        connection: HttpConnection,
+        give_back: Callable[[HttpConnection], None],
+    ) -> None:
         self.exchange = exchange
         self._connection = connection
-        self._lender = lender
+        self._give_back = give_back
 
     def __enter__(self) -> Self:
         return self
@@ -221,7 +270,7 @@ class Sent:
         # was read before the refusal was raised.
         if (kind is None or self.exchange.status >= 300) and self._finished():
             self._connection.used = True
-            self._lender.give_back(self._connection)
+            self._give_back(self._connection)
         else:
             self._connection.close()
 
@@ -243,7 +292,7 @@ def _connection(
     host, port = (proxy.host, proxy.port) if proxy else (origin.host, origin.port)
     if origin.scheme == "http":
         return http.client.HTTPConnection(host, port, timeout=settings.connect_timeout_s)
-    context = tls_context(settings.authorities, settings.verify)
+    context = tls_context(settings.authorities, settings.verify, settings.names.authorities)
     connection = http.client.HTTPSConnection(
         host, port, timeout=settings.connect_timeout_s, context=context
     )
@@ -251,18 +300,3 @@ def _connection(
         allowed = {"Proxy-Authorization": proxy.authorization} if proxy.authorization else {}
         connection.set_tunnel(origin.host, origin.port, headers=allowed)
     return connection
-
-
-def plain_body(about: str, headers: Mapping[str, str]) -> None:
-    """Refuse a body that is packed on its way: its ranges are not the object's.
-
-    Raises:
-        SourceError: naming the encoding.
-    """
-    encoding = headers.get("content-encoding", "")
-    # aws-chunked is a trace of how an object was uploaded, and says nothing of these bytes.
-    if encoding not in ("", "identity", "aws-chunked"):
-        raise SourceError(
-            f"{about}: is sent with Content-Encoding {encoding}, so its ranges are not those of "
-            "the file; store it, and let the server send it, without compression"
-        )

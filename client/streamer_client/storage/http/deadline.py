@@ -1,9 +1,9 @@
-"""When one attempt at a request ends, however its server trickles.
+"""When one attempt at a request ends, however slowly its server sends.
 
-A socket's timeout is about silence: a server that sends a byte now and then would hold a thread,
-and whoever waits for it, for ever. So every wait for bytes of an answer, in its head or body, a
-proxy's or the store's, is no longer than what is left of the attempt's time. Used by whichever
-thread has the connection.
+A socket's timeout limits silence alone: a server that sends a byte now and then would hold a thread
+for ever, and the load that waits for it. So no wait for bytes of an answer (head or body, of a
+proxy or of the store) is longer than what is left of the attempt's time. Runs in the thread that
+has the connection.
 """
 
 from __future__ import annotations

@@ -1,13 +1,39 @@
-"""What a kind of store adds to HTTP."""
+"""What is asked of a server and what it answers, and what a kind of store adds to that.
+
+Owns the types between the HTTP engine and the stores: `Request`, `Answer`, `Dialect`. No I/O.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from streamer_client.contract.errors import StreamerError
-from streamer_client.storage.http.messages import Answer, Request
-from streamer_client.storage.http.refusals import Told, refusal
 from streamer_client.storage.http.retry import SendAgain, Transient
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request without a body."""
+
+    method: str
+    url: str
+    """Absolute and percent-encoded, as it is sent; may hold secrets, so never shown."""
+    about: str
+    """What a person calls the thing asked for; every error's text begins with it."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer with a body short enough to hold."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    body: bytes = b""
+
 
 Verdict = StreamerError | Transient | SendAgain
 
@@ -35,14 +61,3 @@ class Dialect(Protocol):
             answer: the refusal; without a body if it was a HEAD.
         """
         ...
-
-
-class PlainDialect:
-    """No signing, and statuses mean what HTTP says."""
-
-    def prepared(self, request: Request) -> Request:
-        return request
-
-    def refusal(self, request: Request, sent: Request, answer: Answer) -> Verdict:
-        del request
-        return refusal(sent, answer, Told())

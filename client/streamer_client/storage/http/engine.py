@@ -17,11 +17,10 @@ from typing import Final, TypeVar
 from streamer_client.contract.errors import SourceError
 from streamer_client.contract.printable import printable
 from streamer_client.storage.http.connection import Sent
-from streamer_client.storage.http.dialect import Dialect
-from streamer_client.storage.http.messages import Answer, Request
+from streamer_client.storage.http.dialect import Answer, Dialect, Request
+from streamer_client.storage.http.faults import transport_fault
 from streamer_client.storage.http.pool import ConnectionPool
 from streamer_client.storage.http.retry import Attempts, RetryPolicy, SendAgain, Transient
-from streamer_client.storage.http.transport_faults import transport_fault
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +66,7 @@ class HttpEngine:
 
         Args:
             request: not yet prepared.
-            unjudged: statuses that are an answer to the caller, where they mean nothing else.
+            unjudged: statuses that are returned as an answer, and not taken for a refusal.
             limit_bytes: of the body, how much is wanted at most.
 
         Raises:
@@ -124,11 +123,10 @@ class HttpEngine:
         delay_s = attempts.delay_s(fault, now_s, waits.chance(), reached=reached)
         if delay_s is None:
             raise SourceError(
-                f"{request.about}: given up after {attempts.made} attempts in "
-                f"{attempts.elapsed_s(now_s):.1f} s: {fault}; {fault.remedy}"
+                f"{request.about}: given up after {attempts.told(now_s)}: {fault}; {fault.remedy}"
             ) from fault
         logger.info(
-            "request_again about=%s attempt=%d delay_s=%.2f reason=%s",
+            "event=request_again about=%s attempt=%d delay_s=%.2f reason=%s",
             printable(request.about),
             attempts.made + 1,
             delay_s,
@@ -142,9 +140,9 @@ class HttpEngine:
     ) -> Iterator[Sent]:
         """One attempt: an exchange that was answered by 2xx or by one of `unjudged`.
 
-        What goes wrong with the connection inside the block is told as outside. The attempt ends
-        by itself in a time that goes by the size of the body that is wanted, however the server
-        trickles.
+        An error of the connection inside the block is raised in the same way as outside. The
+        attempt has a time limit by the size of the body that is wanted, also where the server
+        sends a byte now and then.
 
         Raises:
             Transient, SendAgain: another attempt may pass.

@@ -13,11 +13,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from streamer_client.storage.http.connection import Connection, Sent
+from streamer_client.storage.http.connection import HttpConnection, Sent
 from streamer_client.storage.http.deadline import Deadline
-from streamer_client.storage.http.messages import Request
-from streamer_client.storage.http.origin import Origin, origin_of
+from streamer_client.storage.http.dialect import Request
 from streamer_client.storage.http.settings import HttpSettings
+from streamer_client.storage.http.urls import Origin, origin_of
 
 MAX_IDLE: Final = 64
 """Idle connections of one pool, over all its origins."""
@@ -38,14 +38,14 @@ class ConnectionPool:
         self,
         settings: HttpSettings,
         *,
-        make: Callable[[Origin, HttpSettings], Connection] = Connection,
+        make: Callable[[Origin, HttpSettings], HttpConnection] = HttpConnection,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
         self._make = make
         self._clock = clock
         self._lock = threading.Lock()
-        self._idle: dict[Origin, list[tuple[float, Connection]]] = {}
+        self._idle: dict[Origin, list[tuple[float, HttpConnection]]] = {}
         self._reached: set[Origin] = set()
 
     def send(self, request: Request, size_bytes: int = 0) -> Sent:
@@ -58,7 +58,7 @@ class ConnectionPool:
         Raises:
             OSError, http.client.HTTPException: `transport_faults.py` says what they mean.
             ConfigError: the URL or the certificates cannot be used.
-            SourceForbidden: nobody's request goes to where it leads.
+            SourceForbidden: it leads to a metadata service, where no request is sent.
         """
         deadline = Deadline(self.settings.attempt_s(size_bytes), self._clock)
         origin = origin_of(request.url)
@@ -76,14 +76,14 @@ class ConnectionPool:
                 raise
             else:
                 self._reached.add(origin)
-                return Sent(exchange, connection, self)
+                return Sent(exchange, connection, self.give_back)
 
     def reached(self, url: str) -> bool:
         """Whether this origin ever answered: then a failure to connect is not a wrong address."""
         return origin_of(url) in self._reached
 
-    def give_back(self, connection: Connection) -> None:
-        """Keep a connection for the next request, within the bounds."""
+    def give_back(self, connection: HttpConnection) -> None:
+        """Put a connection back for the next request, within the bounds."""
         now = self._clock()
         with self._lock:
             idle = self._idle.setdefault(connection.origin, [])
@@ -100,18 +100,18 @@ class ConnectionPool:
         """Close every connection that is not in use. The pool stays usable."""
         with self._lock:
             idle, self._idle = self._idle, {}
-        for kept in idle.values():
-            for _, connection in kept:
+        for connections in idle.values():
+            for _, connection in connections:
                 connection.close()
 
-    def _take(self, origin: Origin) -> Connection | None:
+    def _take(self, origin: Origin) -> HttpConnection | None:
         """The connection used last, if it still stands."""
         while True:
             with self._lock:
-                kept = self._idle.get(origin)
-                if not kept:
+                idle = self._idle.get(origin)
+                if not idle:
                     return None
-                since, connection = kept.pop()
+                since, connection = idle.pop()
             if self._clock() - since <= MAX_IDLE_S and connection.alive():
                 return connection
             connection.close()
@@ -122,7 +122,7 @@ _pools_lock: Final = threading.Lock()
 
 
 def pool_for(settings: HttpSettings) -> ConnectionPool:
-    """The process's pool for these settings; of many settings, the ones asked for last are kept."""
+    """The process's pool for these settings; pools that were not asked for lately are dropped."""
     with _pools_lock:
         pool = _pools.pop(settings, None) or ConnectionPool(settings)
         _pools[settings] = pool

@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from streamer_client.storage.http.dates import date_of
+from streamer_client.storage.http.headers import date_of
 
 _VERSION_HEADERS: Final = ("x-amz-version-id", "x-goog-generation", "x-ms-version-id")
 _NO_VERSION: Final = ("", "null")
 
 SETTLED_S: Final = 60.0
-"""A date tells seconds, so two contents of one second have the same. Where an answer's own Date is
-later by so much, the second is over, by any clock: what is written from then on has another date
-(RFC 9110, section 8.8.2.2; the minute is RFC 7232's)."""
+"""A date tells seconds, so two contents of one second have the same date. Where an answer's own
+Date is later by this much, that second is over by any clock: later contents have another date (RFC
+9110, section 8.8.2.2; the minute is RFC 7232's)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class ObjectProof:
     """An object's content as its store names it."""
 
     size_bytes: int
@@ -74,7 +74,7 @@ class Proof:
         return f"{kind}:{endpoint} {self.size_bytes} {self.version or '-'} {told}"
 
 
-def proof_of(headers: Mapping[str, str], size_bytes: int) -> Proof:
+def proof_of(headers: Mapping[str, str], size_bytes: int) -> ObjectProof:
     """The proof that an answer's headers give.
 
     Args:
@@ -83,7 +83,7 @@ def proof_of(headers: Mapping[str, str], size_bytes: int) -> Proof:
     """
     versions = (headers.get(name, "") for name in _VERSION_HEADERS)
     modified = headers.get("last-modified", "")
-    return Proof(
+    return ObjectProof(
         size_bytes,
         headers.get("etag", ""),
         modified,

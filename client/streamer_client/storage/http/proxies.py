@@ -2,6 +2,9 @@
 
 `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in capitals or not; small letters win, as
 in curl. `HTTP_PROXY` in capitals is not special here: nothing of this is a CGI program.
+
+The value of a variable is judged when a connection would go through that proxy, and not before: a
+SOCKS proxy for other programs, or one that `NO_PROXY` covers, stops nobody.
 """
 
 from __future__ import annotations
@@ -14,8 +17,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from streamer_client.contract.errors import ConfigError
-from streamer_client.storage.http.origin import MALFORMED, Origin
-from streamer_client.storage.http.shown import shown
+from streamer_client.storage.http.urls import MALFORMED, Origin, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,67 +28,78 @@ class Proxy:
     port: int
     authorization: str = field(default="", repr=False)
     """Value of Proxy-Authorization; empty for none."""
+    variable: str = field(default="HTTPS_PROXY", compare=False)
+    """The variable that names it, for errors."""
 
     def __str__(self) -> str:
         return f"http://{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
+class Named:
+    """A variable that is set, and what it is set to: not judged yet."""
+
+    variable: str
+    value: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Proxies:
     """What the variables say."""
 
-    http: Proxy | None = None
-    https: Proxy | None = None
+    http: Named | None = None
+    https: Named | None = None
     none_for: tuple[str, ...] = ()
 
     def of(self, origin: Origin) -> Proxy | None:
-        """The proxy to use for `origin`; None: connect to it directly."""
-        proxy = self.https if origin.scheme == "https" else self.http
-        if proxy is None or any(_covers(rule, origin) for rule in self.none_for):
+        """The proxy to use for `origin`; None: connect to it directly.
+
+        Raises:
+            ConfigError: the proxy that would be used is no http:// URL; the text names the
+                variable that was set.
+        """
+        named = self.https if origin.scheme == "https" else self.http
+        if named is None or any(_covers(rule, origin) for rule in self.none_for):
             return None
-        return proxy
+        return _proxy(named, origin)
 
 
 NO_PROXIES: Final = Proxies()
 
 
 def proxies_of(environment: Mapping[str, str]) -> Proxies:
-    """Read the variables.
+    """Read the variables, without judging what they are set to."""
 
-    Raises:
-        ConfigError: a proxy is no http:// URL.
-    """
+    def named(*names: str) -> Named | None:
+        both = (spelled for name in names for spelled in (name, name.upper()))
+        return next(
+            (Named(name, environment[name]) for name in both if environment.get(name)), None
+        )
 
-    def value(name: str) -> str:
-        return environment.get(name.lower()) or environment.get(name.upper()) or ""
-
-    everything = value("all_proxy")
+    exceptions = named("no_proxy")
+    rules = exceptions.value.split(",") if exceptions else []
     return Proxies(
-        _proxy("HTTP_PROXY", value("http_proxy") or everything),
-        _proxy("HTTPS_PROXY", value("https_proxy") or everything),
-        tuple(rule.strip().lower() for rule in value("no_proxy").split(",") if rule.strip()),
+        named("http_proxy", "all_proxy"),
+        named("https_proxy", "all_proxy"),
+        tuple(rule.strip().lower() for rule in rules if rule.strip()),
     )
 
 
-def _proxy(name: str, text: str) -> Proxy | None:
-    if not text:
-        return None
+def _proxy(named: Named, origin: Origin) -> Proxy:
+    text = named.value if "://" in named.value else f"http://{named.value}"
+    said = f"{named.variable}={shown(text)}"
+    past = f"add {origin.host} to NO_PROXY to go past the proxy"
     try:
-        parts = urlsplit(text if "://" in text else f"http://{text}")
+        parts = urlsplit(text)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise ConfigError(f"{name}={_told(text)}: not a URL: {MALFORMED}") from None
+        raise ConfigError(f"{said}: not a URL: {MALFORMED}; or {past}") from None
     if parts.scheme != "http" or not host:
         raise ConfigError(
-            f"{name}={_told(text)}: only http:// proxies are known (TLS goes through them by "
-            "CONNECT); write http://[user:password@]host:port"
+            f"{said}: {origin} would be reached through it, and only http:// proxies are known "
+            f"(TLS goes through them by CONNECT); write http://[user:password@]host:port, or {past}"
         )
-    return Proxy(host, port or 80, _basic(parts.username, parts.password))
-
-
-def _told(text: str) -> str:
-    """The value as it may be shown, also where it has no scheme."""
-    return shown(text if "://" in text else f"http://{text}")
+    return Proxy(host, port or 80, _basic(parts.username, parts.password), named.variable)
 
 
 def _basic(user: str | None, password: str | None) -> str:

@@ -7,17 +7,11 @@ readers that failed together do not come back together
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from streamer_client.contract.errors import ConfigError
-from streamer_client.storage.http.settings import whole_number
-
 UNREACHED_ATTEMPTS: Final = 4
 """For a server that never answered: rather a wrong address than a restart."""
-
-VARIABLES: Final = ("RUNAI_STREAMER_S3_MAX_RETRIES", "AWS_MAX_ATTEMPTS")
 
 
 class Transient(Exception):
@@ -66,23 +60,6 @@ class RetryPolicy:
     """Times that a request may be sent again because its refusal said how."""
 
 
-def retry_policy(environment: Mapping[str, str]) -> RetryPolicy:
-    """`RUNAI_STREAMER_S3_MAX_RETRIES` (after the first attempt), else `AWS_MAX_ATTEMPTS` (in all).
-
-    Raises:
-        ConfigError: one is malformed.
-    """
-    retries = whole_number(environment, "RUNAI_STREAMER_S3_MAX_RETRIES")
-    attempts = whole_number(environment, "AWS_MAX_ATTEMPTS")
-    if retries is not None:
-        return RetryPolicy(max_attempts=retries + 1)
-    if attempts is None:
-        return RetryPolicy()
-    if attempts == 0:
-        raise ConfigError("AWS_MAX_ATTEMPTS=0: would never ask at all; set at least 1")
-    return RetryPolicy(max_attempts=attempts)
-
-
 class Attempts:
     """The account of one request's attempts."""
 
@@ -126,6 +103,13 @@ class Attempts:
         delay = max(chance * bound, min(fault.after_s, policy.max_asked_delay_s))
         return delay if now_s + delay - self._started_s <= policy.deadline_s else None
 
-    def elapsed_s(self, now_s: float) -> float:
-        """Seconds since the first attempt began."""
-        return now_s - self._started_s
+    def told(self, now_s: float) -> str:
+        """How many attempts failed, in what time, and how many of them since bytes last came.
+
+        Bytes that came in between give a request more attempts than the policy's bound, so that
+        the whole count alone would not say why it was given up.
+        """
+        told = f"{self.made} attempts in {now_s - self._started_s:.1f} s"
+        if self._in_vain == self.made:
+            return told
+        return f"{told}, {self._in_vain} of them since bytes last came"

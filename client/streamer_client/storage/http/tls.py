@@ -1,32 +1,47 @@
-"""TLS contexts: one for each set of trusted certificates in a process.
+"""TLS contexts, one for each set of trusted certificates in a process; and files of certificates.
 
-Certificates of a caller come as text (`authorities.py`): no file that it names is opened here.
+A client reads the file that its user names, and sends the certificates in it, not the path: a
+daemon has other files and other rights, and would tell by its errors, or by hanging in a FIFO,
+what lies at a path. So `read_bundle` runs in the client's process, and `tls_context` opens no file
+that a client named.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+import re
 import ssl
+import stat
 from importlib.util import find_spec
+from typing import Final
 
 from streamer_client.contract.errors import ConfigError
-from streamer_client.storage.http.settings import AUTHORITIES
+from streamer_client.contract.sizes import format_size
+
+MAX_BUNDLE_BYTES: Final = 384 << 10
+"""Of one file. Debian's whole bundle has 220 KiB, certifi's with its comments 290; a request's
+environment (`MAX_ENVIRONMENT_BYTES`) has to hold it beside credentials."""
+
+_CERTIFICATE: Final = re.compile(
+    r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----"
+)
 
 
 @functools.lru_cache(maxsize=8)
-def tls_context(authorities: str, verify: bool) -> ssl.SSLContext:
+def tls_context(authorities: str, verify: bool, variable: str = "") -> ssl.SSLContext:
     """A client's context; certificates and host names are verified unless told otherwise.
 
     Args:
         authorities: certificates in PEM of the only authorities to trust; empty: the system's, or
             where the system has none (slim containers) those that come with botocore.
         verify: False trusts anybody.
+        variable: what users name trusted certificates by, for errors.
 
     Raises:
         ConfigError: they are no certificates, or the system's cannot be read.
     """
-    context = _trusting(authorities) if authorities else _trusting_the_system()
+    context = _trusting(authorities, variable) if authorities else _trusting_the_system(variable)
     context.set_alpn_protocols(["http/1.1"])
     if not verify:
         context.check_hostname = False
@@ -34,24 +49,24 @@ def tls_context(authorities: str, verify: bool) -> ssl.SSLContext:
     return context
 
 
-def _trusting(authorities: str) -> ssl.SSLContext:
+def _trusting(authorities: str, variable: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cadata=authorities)
     except (ssl.SSLError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"{AUTHORITIES}: cannot be used: {error}; the file that AWS_CA_BUNDLE or SSL_CERT_FILE "
-            "names must hold whole certificates in PEM"
+            f"the certificates that were sent along cannot be used: {error}; the file that "
+            f"{variable} names must hold whole certificates in PEM"
         ) from error
 
 
-def _trusting_the_system() -> ssl.SSLContext:
+def _trusting_the_system(variable: str) -> ssl.SSLContext:
     bundle = _fallback_bundle()
     try:
         return ssl.create_default_context(cafile=bundle)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(
             f"the system's authorities cannot be used: {bundle or 'default paths'}: {error}; "
-            "install ca-certificates, or name a PEM file in AWS_CA_BUNDLE"
+            f"install ca-certificates, or name a PEM file in {variable}"
         ) from error
 
 
@@ -64,3 +79,46 @@ def _fallback_bundle() -> str | None:
         return None
     bundle = os.path.join(os.path.dirname(botocore.origin), "cacert.pem")
     return bundle if os.path.exists(bundle) else None
+
+
+def read_bundle(who: str, path: str) -> str:
+    """The certificates in a PEM file, and nothing else of it: a key beside them stays here.
+
+    Args:
+        who: names the file, for errors.
+        path: of a regular file; a FIFO or device would be waited for.
+
+    Raises:
+        ConfigError: it is none, is too long, may not be read, or holds no certificate.
+    """
+    found = _CERTIFICATE.findall(_read(who, path).decode("ascii", errors="replace"))
+    if not found:
+        raise _unusable(who, path, "it holds no certificate (BEGIN CERTIFICATE)")
+    return "\n".join(found) + "\n"
+
+
+def _read(who: str, path: str) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise _unusable(who, path, getattr(error, "strerror", None) or str(error)) from error
+    try:
+        regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        data = os.read(fd, MAX_BUNDLE_BYTES + 1) if regular else b""
+    except OSError as error:
+        raise _unusable(who, path, error.strerror or str(error)) from error
+    finally:
+        os.close(fd)
+    if not regular:
+        raise _unusable(who, path, "it is no regular file")
+    if len(data) > MAX_BUNDLE_BYTES:
+        most = format_size(MAX_BUNDLE_BYTES)
+        raise _unusable(who, path, f"it has more than {most}; name the authorities you need alone")
+    return data
+
+
+def _unusable(who: str, path: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"{who}={path}: cannot be used: {why}; it must name a PEM file of certificates that user "
+        f"id {os.geteuid()} can read, or be unset to trust the system's authorities"
+    )

@@ -1,7 +1,8 @@
 """Speaks S3: addresses and signs each request, and understands refusals.
 
 What a refusal teaches (the bucket's region, another host, the store's time) is remembered for the
-process, and the next attempt is right. Thread-safe.
+whole process, since each job makes its own storage; the next attempt is then right. Thread-safe;
+what is remembered is bounded and holds nothing secret.
 """
 
 from __future__ import annotations
@@ -15,17 +16,35 @@ from urllib.parse import urlsplit
 
 from streamer_client.contract.errors import CredentialsExpired
 from streamer_client.contract.printable import printable
-from streamer_client.storage.http.dates import date_of
-from streamer_client.storage.http.dialect import Verdict
-from streamer_client.storage.http.messages import Answer, Request
-from streamer_client.storage.http.refusals import Told, refusal, refusal_text, retry_after_s
+from streamer_client.storage.http.dialect import Answer, Request, Verdict
+from streamer_client.storage.http.faults import ErrorDetail, refusal, refusal_text, retry_after_s
+from streamer_client.storage.http.headers import date_of
 from streamer_client.storage.http.retry import SendAgain, Transient
+from streamer_client.storage.remembered import Remembered
 from streamer_client.storage.s3.endpoints import bucket_url
-from streamer_client.storage.s3.learned import LEARNED, Learned
 from streamer_client.storage.s3.remedies import EXPIRED, PASSING, permission, remedy
 from streamer_client.storage.s3.settings import S3Settings
 from streamer_client.storage.s3.uri import requested
 from streamer_client.storage.xml import Element, NotXml, parse_xml
+
+MAX_BUCKETS: Final = 1024
+
+
+class Lessons:
+    """All that refusals teach, by endpoint and, where it is about one, bucket."""
+
+    def __init__(self) -> None:
+        self.regions: Remembered[tuple[str, str], str] = Remembered(MAX_BUCKETS)
+        """Region of a bucket."""
+        self.hosts: Remembered[tuple[str, str], str] = Remembered(MAX_BUCKETS)
+        """`scheme://host` that a bucket's requests were redirected to."""
+        self.skews: Remembered[str, float] = Remembered(MAX_BUCKETS)
+        """Seconds that a store's clock is ahead of ours, by endpoint."""
+
+
+LESSONS: Final = Lessons()
+"""The process's own."""
+
 
 logger = logging.getLogger(__name__)
 
@@ -41,32 +60,32 @@ def utc_now() -> dt.datetime:
 
 
 class S3Dialect:
-    """One caller's way to one store.
+    """Requests and refusals of one store, with the credentials of one client.
 
     Args:
-        settings: the caller's.
-        learned: what refusals taught; the process's own unless given.
+        settings: how the store is reached and asked.
+        lessons: what refusals taught; the process's own unless given.
         clock: the time, in UTC.
     """
 
     def __init__(
         self,
         settings: S3Settings,
-        learned: Learned = LEARNED,
+        lessons: Lessons = LESSONS,
         clock: Callable[[], dt.datetime] = utc_now,
     ) -> None:
         self.settings = settings
         self.endpoint = settings.endpoint or "aws"
-        """What the objects of one store are told from those of another by."""
-        self._learned = learned
+        """Tells the objects of one store from those of another."""
+        self._lessons = lessons
         self._clock = clock
 
     def prepared(self, request: Request) -> Request:
-        """Where the bucket is, with the caller's signature if there are keys."""
+        """The request at the bucket's address, signed if there are keys."""
         bucket = requested(request.url).bucket
         region = self._region(bucket)
         base = bucket_url(self.settings, region, bucket)
-        host = self._learned.hosts.get(self.endpoint, bucket)
+        host = self._lessons.hosts.get((self.endpoint, bucket))
         if host:
             base = host + urlsplit(base).path
         # The key may begin with slashes of its own, so nothing is normalised.
@@ -80,11 +99,15 @@ class S3Dialect:
     def refusal(self, request: Request, sent: Request, answer: Answer) -> Verdict:
         """What S3 means; see `Dialect`."""
         error = _error_element(answer)
-        told = Told(error.value("Code"), error.value("Message"))
+        told = ErrorDetail(error.value("Code"), error.value("Message"))
         uri = requested(request.url)
         again = self._lesson(uri.bucket, sent, answer, error)
         if again:
-            logger.info("s3_corrected about=%s %s", printable(request.about), printable(str(again)))
+            logger.info(
+                "event=s3_corrected about=%s reason=%r",
+                printable(request.about),
+                printable(str(again)),
+            )
             return again
         text = refusal_text(sent, answer, told)
         if told.code in PASSING:
@@ -100,7 +123,7 @@ class S3Dialect:
         return refusal(sent, answer, told, forbidden=who, missing=what, other=what)
 
     def _region(self, bucket: str) -> str:
-        return self._learned.regions.get(self.endpoint, bucket) or self.settings.region
+        return self._lessons.regions.get((self.endpoint, bucket)) or self.settings.region
 
     def _signed(
         self, method: str, url: str, headers: dict[str, str], region: str
@@ -110,7 +133,7 @@ class S3Dialect:
             return headers
         from streamer_client.storage.s3.signing import signed_headers  # noqa: PLC0415 - 10 MB
 
-        skew_s = self._learned.skews.get(self.endpoint, "") or 0.0
+        skew_s = self._lessons.skews.get(self.endpoint) or 0.0
         now = self._clock() + dt.timedelta(seconds=skew_s)
         return signed_headers(keys, region, method, url, headers, now)
 
@@ -123,7 +146,7 @@ class S3Dialect:
             answer.status == 403 and error.value("Code") == "AuthorizationHeaderMalformed"
         )
         if wrong_region and region and region != self._region(bucket):
-            self._learned.regions.learn(self.endpoint, bucket, region)
+            self._lessons.regions.learn((self.endpoint, bucket), region)
             return SendAgain(f"region={region}")
         if answer.status in _MOVED:
             return self._moved(bucket, sent.url, answer.headers.get("location", ""))
@@ -137,7 +160,7 @@ class S3Dialect:
         if new.scheme != old.scheme or not new.netloc or new.netloc == old.netloc:
             return None
         host = f"{new.scheme}://{new.netloc}"
-        if not self._learned.hosts.learn(self.endpoint, bucket, host):
+        if not self._lessons.hosts.learn((self.endpoint, bucket), host):
             return None
         return SendAgain(f"host={host}")
 
@@ -146,10 +169,10 @@ class S3Dialect:
         if theirs is None:
             return None
         skew_s = (theirs - self._clock()).total_seconds()
-        known_s = self._learned.skews.get(self.endpoint, "") or 0.0
+        known_s = self._lessons.skews.get(self.endpoint) or 0.0
         if abs(skew_s - known_s) < SKEW_S:
             return None
-        self._learned.skews.learn(self.endpoint, "", skew_s)
+        self._lessons.skews.learn(self.endpoint, skew_s)
         return SendAgain(f"clock_skew_s={skew_s:.0f}")
 
 

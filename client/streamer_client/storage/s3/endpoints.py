@@ -28,14 +28,14 @@ _PARTITIONS: Final = (
 _LABEL: Final = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 
 
-def endpoint_url(settings: S3Settings, region: str) -> str:
+def store_url(settings: S3Settings, region: str) -> str:
     """The store's own URL, without bucket."""
     return settings.endpoint or f"https://{_amazon_host(settings, region)}"
 
 
 def bucket_url(settings: S3Settings, region: str, bucket: str) -> str:
     """The URL that a bucket's keys are appended to, after a slash."""
-    endpoint = endpoint_url(settings, region)
+    endpoint = store_url(settings, region)
     if not virtual_addressing(settings, endpoint, bucket):
         return f"{endpoint}/{bucket}"
     scheme, _, rest = endpoint.partition("://")

@@ -8,8 +8,8 @@ from typing import Final
 from urllib.parse import quote, unquote_plus
 
 from streamer_client.contract.errors import SourceError
+from streamer_client.storage.http.dialect import Request
 from streamer_client.storage.http.engine import HttpEngine
-from streamer_client.storage.http.messages import Request
 from streamer_client.storage.object_uri import ObjectUri
 from streamer_client.storage.prefixes import Page
 from streamer_client.storage.s3.uri import request_url
@@ -20,7 +20,7 @@ PAGE_KEYS: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One page, and how the listing goes on."""
+    """One page of a listing, and what asks for the next one."""
 
     page: Page
     token: str
@@ -32,12 +32,12 @@ def list_keys(engine: HttpEngine, uri: ObjectUri, *, deep: bool) -> Iterator[Pag
     """The keys under a prefix, directory markers left out.
 
     Args:
-        engine: of the caller.
+        engine: sends the requests.
         uri: a bucket, or a prefix without or with its slash.
         deep: everything, not only what is directly under it.
 
     Raises:
-        SourceForbidden: the caller may not list.
+        SourceForbidden: the credentials do not allow to list.
         SourceNotFound: there is no such bucket.
         SourceError: the answer is no listing.
     """

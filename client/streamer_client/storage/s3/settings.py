@@ -1,4 +1,4 @@
-"""What a caller's variables say about S3. Parsed once, at the edge. Pure.
+"""What an environment says about S3. Parsed once, at the edge. Pure.
 
 | variable | meaning |
 |---|---|
@@ -21,26 +21,29 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from streamer_client.contract.errors import ConfigError
-from streamer_client.storage.http import retry
-from streamer_client.storage.http import settings as http_settings
-from streamer_client.storage.http.endpoint import endpoint_url
-from streamer_client.storage.http.retry import RetryPolicy, retry_policy
-from streamer_client.storage.http.settings import HttpSettings, flag
+from streamer_client.storage.environment import HTTP_VARIABLES, flag, http_settings, retry_policy
+from streamer_client.storage.http.retry import RetryPolicy
+from streamer_client.storage.http.settings import HttpSettings
+from streamer_client.storage.http.urls import parse_endpoint
 
 DEFAULT_REGION: Final = "us-east-1"
 
 VIRTUAL: Final = "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING"
 UNSIGNED: Final = "RUNAI_STREAMER_S3_UNSIGNED"
 ENDPOINTS: Final = ("RUNAI_STREAMER_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+SENT_ENDPOINT: Final = "AWS_ENDPOINT_URL_S3"
+"""The name under which the client sends the endpoint that it found."""
+EXPLICIT: Final = "STREAMER_S3_EXPLICIT_KEYS"
+"""Set by a program's own call that gave access key and secret. It says that no profile, file or
+service is asked for anything. It never leaves the process."""
 SECRETS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 VARIABLES: Final = (
     *("AWS_REGION", "AWS_REQUEST_PAYER", "AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT"),
     *(VIRTUAL, UNSIGNED),
-    *http_settings.VARIABLES,
-    *retry.VARIABLES,
+    *HTTP_VARIABLES,
 )
-"""What travels with an open as the caller has it set, besides endpoint and credentials."""
+"""The variables that are sent as the client has them set, besides endpoint and credentials."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ def s3_settings(environment: Mapping[str, str]) -> S3Settings:
         requester_pays=environment.get("AWS_REQUEST_PAYER", "").strip().lower() == "requester",
         fips=flag(environment, "AWS_USE_FIPS_ENDPOINT", default=False),
         dualstack=flag(environment, "AWS_USE_DUALSTACK_ENDPOINT", default=False),
-        http=http_settings.http_settings(environment),
+        http=http_settings(environment),
         policy=retry_policy(environment),
     )
 
@@ -106,4 +109,4 @@ def _keys(environment: Mapping[str, str]) -> Keys | None:
 
 def _endpoint(environment: Mapping[str, str]) -> str:
     name = next((name for name in ENDPOINTS if environment.get(name, "").strip()), "")
-    return endpoint_url(name, environment[name]) if name else ""
+    return parse_endpoint(name, environment[name]) if name else ""

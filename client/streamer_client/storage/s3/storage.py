@@ -1,8 +1,8 @@
 """S3 as a kind of source: looking at, listing and opening objects.
 
 `prefixes.py` finds the shards, `http/reader.py` reads them. Runs in the daemon's fetch workers and,
-without a daemon, in the client. What it knows of the caller are the variables that came with the
-open, never this process's own environment.
+without a daemon, in the client. It reads the environment that the client sent with the open, never
+the variables of its own process.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from streamer_client.storage.contract import StoredShard
+from streamer_client.storage.http.dialect import Request
 from streamer_client.storage.http.engine import HttpEngine, Waits
-from streamer_client.storage.http.messages import Request
 from streamer_client.storage.http.pool import pool_for
-from streamer_client.storage.http.probe import stored_shard, unchanged
-from streamer_client.storage.http.reader import ObjectReader
+from streamer_client.storage.http.reader import ObjectReader, stored_shard, unchanged
 from streamer_client.storage.object_uri import ObjectUri
 from streamer_client.storage.prefixes import Page, PrefixStorage
 from streamer_client.storage.s3.dialect import S3Dialect
@@ -27,10 +26,10 @@ KIND: Final = "s3"
 
 
 class S3Storage(PrefixStorage):
-    """Objects of one store, as one caller may read them.
+    """Objects of one store, read with the credentials of one client.
 
     Args:
-        environment: the caller's variables; see `settings.py`.
+        environment: what the client sent; see `settings.py`.
         waits: clock and sleep, for tests.
 
     Raises:
@@ -47,7 +46,7 @@ class S3Storage(PrefixStorage):
 
         Raises:
             SourceChanged: it is no longer what `shard.identity` says, or it vanished.
-            SourceForbidden: the caller may not read it.
+            SourceForbidden: the credentials do not allow to read it.
         """
         request = _head(s3_uri(shard.uri))
         proof = unchanged(self._engine, request, shard, KIND, self._dialect.endpoint)

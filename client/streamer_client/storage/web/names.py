@@ -1,4 +1,4 @@
-"""Which files a checkpoint on a web server has, where nobody can list them. Pure.
+"""Which files a checkpoint on a web server has, since web servers list nothing. Pure.
 
 As Hugging Face lays a checkpoint out: one `model.safetensors`, or several with an index.
 """

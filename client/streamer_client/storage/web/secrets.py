@@ -1,4 +1,4 @@
-"""What in a URL is secret travels apart from it: the URL that is kept and shown has none. Pure.
+"""Secrets of a URL are sent apart from it: the URL that is stored and shown has none. Pure.
 
 | variable | meaning |
 |---|---|
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from streamer_client.storage.http.shown import is_secret
+from streamer_client.storage.http.urls import is_secret
 
 USERINFO: Final = "STREAMER_HTTP_USERINFO"
 QUERY: Final = "STREAMER_HTTP_QUERY"
@@ -26,7 +26,7 @@ VARIABLES: Final = (USERINFO, QUERY, BEARER)
 
 @dataclass(frozen=True, slots=True)
 class UrlSecrets:
-    """What is added to a URL when it is asked for."""
+    """What a request for a URL adds to it."""
 
     userinfo: str = field(default="", repr=False)
     query: str = field(default="", repr=False)
@@ -48,8 +48,8 @@ class UrlSecrets:
             return url
         return f"{url}{'&' if '?' in url else '?'}{self.query}"
 
-    def variables(self) -> dict[str, str]:
-        """As they travel with an open."""
+    def as_environment(self) -> dict[str, str]:
+        """The variables under which they are sent with an open."""
         values = (self.userinfo, self.query, self.bearer)
         return {name: value for name, value in zip(VARIABLES, values, strict=True) if value}
 

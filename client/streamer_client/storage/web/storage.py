@@ -1,7 +1,8 @@
 """Web servers as a kind of source: files by their URLs, or a checkpoint with an index.
 
 Runs in the daemon's fetch workers and, without a daemon, in the client. The URIs of its shards hold
-no secrets: those come with the caller's variables.
+no secrets. Those come with the environment, or stand in the URLs that are listed; each request
+carries the secrets of its own URL.
 """
 
 from __future__ import annotations
@@ -17,30 +18,31 @@ from streamer_client.contract.errors import (
     SourceNotFound,
 )
 from streamer_client.storage.contract import StoredShard
+from streamer_client.storage.environment import http_settings, retry_policy
+from streamer_client.storage.http.dialect import Request
 from streamer_client.storage.http.engine import HttpEngine, Waits
-from streamer_client.storage.http.messages import Request
-from streamer_client.storage.http.origin import origin_of
 from streamer_client.storage.http.pool import pool_for
-from streamer_client.storage.http.probe import Found, probe, unchanged
-from streamer_client.storage.http.reader import ObjectReader
-from streamer_client.storage.http.retry import retry_policy
-from streamer_client.storage.http.settings import http_settings
-from streamer_client.storage.http.shown import without_secrets
+from streamer_client.storage.http.reader import Found, ObjectReader, look_at, unchanged
+from streamer_client.storage.http.urls import origin_of, without_secrets
 from streamer_client.storage.names import DEFAULT_PATTERN, natural_key, select, told
+from streamer_client.storage.remembered import Remembered
 from streamer_client.storage.web.dialect import WebDialect
 from streamer_client.storage.web.names import BESIDE, INDEX, SINGLE, files_of_index, is_glob
-from streamer_client.storage.web.secrets import secrets_of
+from streamer_client.storage.web.secrets import UrlSecrets, secrets_of
 
 KIND: Final = "http"
 
 HEADS_AT_ONCE: Final = 8
 
+MAX_URLS: Final = 4096
+"""URLs whose secrets one storage remembers between listing and opening."""
+
 
 class WebStorage:
-    """Files of web servers, as one caller may read them.
+    """Files of web servers, read with the secrets of one client. Thread-safe.
 
     Args:
-        environment: the caller's variables; see `secrets.py` and `http/settings.py`.
+        environment: what the client sent; see `secrets.py`.
         waits: clock and sleep, for tests.
 
     Raises:
@@ -49,9 +51,10 @@ class WebStorage:
 
     def __init__(self, environment: Mapping[str, str], waits: Waits | None = None) -> None:
         self._environment = environment
-        self._dialect = WebDialect(secrets_of("", environment))
+        self._secrets: Remembered[str, UrlSecrets] = Remembered(MAX_URLS)
+        """Of listed URLs, where they had secrets of their own; by the URL without them."""
         self._engine = HttpEngine(
-            pool_for(http_settings(environment)), self._dialect, retry_policy(environment), waits
+            pool_for(http_settings(environment)), WebDialect(), retry_policy(environment), waits
         )
 
     def list_shards(
@@ -65,16 +68,16 @@ class WebStorage:
             SourceError: the server gives no size, or nothing that proves the content.
             ConfigError: `files` is empty or names a file twice, or the URL is malformed.
         """
-        base = self._public(source, files)
+        base, secrets = without_secrets(source), self._secrets_in(source, files)
         if files is not None:
-            return self._shards(self._named(base, files))
+            return self._shards(self._named(base, files), secrets)
         if not base.endswith("/") and (pattern is None or base.endswith(".safetensors")):
-            alone = self._file(base)
+            alone = self._file(base, secrets)
             if alone is not None:
                 return (alone,)
         if pattern is not None and not is_glob(pattern):
-            return (self._shard(_under(base, pattern)),)
-        return self._shards(self._matches(base, pattern or DEFAULT_PATTERN))
+            return (self._shard(_under(base, pattern), secrets),)
+        return self._shards(self._matches(base, pattern or DEFAULT_PATTERN, secrets), secrets)
 
     def list_all(
         self, source: str, take: Callable[[str], bool] | None = None
@@ -84,14 +87,14 @@ class WebStorage:
         Raises:
             SourceNotFound: none of it.
         """
-        base = self._public(source)
+        base, secrets = without_secrets(source), self._secrets_in(source)
         if not base.endswith("/"):
-            alone = self._file(base)
+            alone = self._file(base, secrets)
             if alone is not None:
                 return (alone,) if take is None or take(alone.uri) else ()
-        weights = self._weights(base)
+        weights = self._weights(base, secrets)
         names = [*BESIDE, *([INDEX] if weights and weights != [SINGLE] else []), *weights]
-        found = self._existing(_under(base, name) for name in names)
+        found = self._existing((_under(base, name) for name in names), secrets)
         if not found:
             raise SourceNotFound(_unlistable(base, "nothing of a checkpoint was found"))
         taken = (shard for shard in found if take is None or take(shard.uri))
@@ -104,12 +107,13 @@ class WebStorage:
             SourceChanged: it is no longer what `shard.identity` says, or it vanished.
             SourceForbidden: the server wants other credentials.
         """
-        request = _head(shard.uri)
+        default = secrets_of("", self._environment)
+        request = _request("HEAD", shard.uri, self._secrets.get(shard.uri) or default)
         proof = unchanged(self._engine, request, shard, KIND, str(origin_of(shard.uri)))
         return ObjectReader(self._engine, shard, request, proof)
 
-    def _public(self, source: str, files: Sequence[str] | None = None) -> str:
-        """The URL without its secrets, which are used from here on."""
+    def _secrets_in(self, source: str, files: Sequence[str] | None = None) -> UrlSecrets:
+        """The secrets that the URLs of one listing hold, else those of the environment."""
         origin_of(source)
         given = {
             secrets_of(url, self._environment)
@@ -121,8 +125,7 @@ class WebStorage:
                 f"{without_secrets(source)}: the URLs hold different passwords or signatures; "
                 "load them from a place where one is good for all"
             )
-        self._dialect.secrets = next(iter(given), secrets_of("", self._environment))
-        return without_secrets(source)
+        return next(iter(given), secrets_of("", self._environment))
 
     def _named(self, base: str, files: Sequence[str]) -> list[str]:
         if not files:
@@ -137,8 +140,8 @@ class WebStorage:
             )
         return urls
 
-    def _matches(self, base: str, pattern: str) -> list[str]:
-        names = self._weights(base)
+    def _matches(self, base: str, pattern: str, secrets: UrlSecrets) -> list[str]:
+        names = self._weights(base, secrets)
         matches = select(names, pattern)
         if not matches:
             why = f"no file that its index names matches {pattern!r}"
@@ -149,19 +152,19 @@ class WebStorage:
             )
         return [_under(base, name) for name in matches]
 
-    def _weights(self, base: str) -> list[str]:
+    def _weights(self, base: str, secrets: UrlSecrets) -> list[str]:
         """Names of the weights under a directory; empty where neither index nor file is."""
-        about = _under(base, INDEX)
+        url = _under(base, INDEX)
         try:
-            return files_of_index(about, self._engine.ask(Request("GET", about, about)).body)
+            return files_of_index(url, self._engine.ask(_request("GET", url, secrets)).body)
         except SourceNotFound:
-            return [SINGLE] if self._existing([_under(base, SINGLE)]) else []
+            return [SINGLE] if self._existing([_under(base, SINGLE)], secrets) else []
 
-    def _file(self, url: str) -> StoredShard | None:
+    def _file(self, url: str, secrets: UrlSecrets) -> StoredShard | None:
         """The file that a URL without a slash at its end leads to; None: a page, or nothing."""
         named = urlsplit(url).path.endswith(".safetensors")
         try:
-            found = probe(self._engine, _head(url))
+            found = look_at(self._engine, _request("HEAD", url, secrets))
         except SourceError:
             # A directory may say 403 or 404, or send a page whose length it does not tell. Its
             # index is asked for next, and fails in the same way if the trouble is another.
@@ -170,40 +173,43 @@ class WebStorage:
             return None
         if not named and found.media_type.startswith("text/html"):
             return None
-        return self._stored(url, found)
+        return self._stored(url, found, secrets)
 
-    def _existing(self, urls: Iterable[str]) -> list[StoredShard]:
+    def _existing(self, urls: Iterable[str], secrets: UrlSecrets) -> list[StoredShard]:
         def look(url: str) -> StoredShard | None:
             try:
-                return self._shard(url)
+                return self._shard(url, secrets)
             except SourceNotFound:
                 return None
 
         with ThreadPoolExecutor(HEADS_AT_ONCE, "web-head") as threads:
             return [shard for shard in threads.map(look, urls) if shard]
 
-    def _shards(self, urls: Sequence[str]) -> tuple[StoredShard, ...]:
+    def _shards(self, urls: Sequence[str], secrets: UrlSecrets) -> tuple[StoredShard, ...]:
         if len(urls) == 1:
-            return (self._shard(urls[0]),)
+            return (self._shard(urls[0], secrets),)
         with ThreadPoolExecutor(min(HEADS_AT_ONCE, len(urls)), "web-head") as threads:
-            return tuple(threads.map(self._shard, urls))
+            return tuple(threads.map(lambda url: self._shard(url, secrets), urls))
 
-    def _shard(self, url: str) -> StoredShard:
-        return self._stored(url, probe(self._engine, _head(url)))
+    def _shard(self, url: str, secrets: UrlSecrets) -> StoredShard:
+        found = look_at(self._engine, _request("HEAD", url, secrets))
+        return self._stored(url, found, secrets)
 
-    def _stored(self, url: str, found: Found) -> StoredShard:
+    def _stored(self, url: str, found: Found, secrets: UrlSecrets) -> StoredShard:
         proof = found.proof
         if not proof.proves:
             raise SourceError(
                 f"{url}: the server gives neither ETag nor Last-Modified, so that a change during "
                 "the load could not be noticed; serve it with one of them"
             )
+        self._secrets.learn(url, secrets)
         identity = proof.identity(KIND, str(origin_of(url)))
         return StoredShard(url, proof.size_bytes, identity, validated=proof.lasting)
 
 
-def _head(url: str) -> Request:
-    return Request("HEAD", url, url)
+def _request(method: str, url: str, secrets: UrlSecrets) -> Request:
+    """A request that carries its secrets, and is about the URL without them."""
+    return Request(method, secrets.signed(url), url, secrets.headers())
 
 
 def _under(base: str, name: str) -> str:

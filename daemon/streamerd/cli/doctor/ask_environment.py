@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from streamer_client.contract.modes import MODE_ENV
 from streamerd.cli.doctor.environment import PLUGIN, KernelFacts, PythonFacts
 from streamerd.shm.huge_pages import can_collapse
 
@@ -38,7 +39,7 @@ def ask_python(environ: Mapping[str, str]) -> PythonFacts:
         torch=versions.get("torch", ""),
         registered="streamerd" in found and _registers(found["streamerd"]),
         allowed_plugins=environ.get("VLLM_PLUGINS"),
-        mode=environ.get("STREAMERD_MODE", ""),
+        mode=environ.get(MODE_ENV, ""),
     )
 
 

@@ -20,12 +20,11 @@ from streamer_client.contract.socket import SYSTEM_SOCKET
 from streamerd.cli.doctor.daemon import DaemonFacts, ServiceFacts, SocketFacts
 from streamerd.cli.doctor.memory import MountFacts, Segments
 from streamerd.cli.request import Requester
-from streamerd.cli.status import status_body
-from streamerd.cli.status_body import parse_status
+from streamerd.cli.status import asked_status
 from streamerd.control.instance import read_instance
-from streamerd.memory.room import cgroup_limit
+from streamerd.memory.room import SHM_MOUNT, cgroup_limit
 from streamerd.shm.huge_pages import can_collapse
-from streamerd.shm.slabs import MOUNT, PREFIX, allocated_bytes, mount_bytes
+from streamerd.shm.slabs import PREFIX, allocated_bytes, mount_bytes
 
 _CONNECT_S: Final = 2.0
 _SLAB: Final = re.compile(re.escape(PREFIX) + r"(?P<instance>[0-9a-f]+)\.")
@@ -82,12 +81,12 @@ def ask_daemon(path: str) -> DaemonFacts | str:
     """What the daemon answers, or the error's text."""
     try:
         with Requester(path) as requester:
-            body = parse_status(status_body(requester))
+            status = asked_status(requester)
     except StreamerError as error:
         return str(error)
-    memory = body.memory
+    memory = status.memory
     return DaemonFacts(
-        *(body.version, body.pid, body.uptime_s, body.instance),
+        *(status.version, status.pid, status.uptime_s, status.instance),
         *(memory.limit_bytes, memory.used_bytes),
     )
 
@@ -107,7 +106,7 @@ def huge_option(mounts: str) -> str:
     options = "never"
     for line in mounts.splitlines():
         fields = line.split()
-        if len(fields) > 3 and fields[1] == MOUNT:  # the last one lies on top
+        if len(fields) > 3 and fields[1] == SHM_MOUNT:  # the last one lies on top
             found = re.search(r"(?:^|,)huge=(\w+)", fields[3])
             options = found[1] if found else "never"
     return options
@@ -131,7 +130,7 @@ def ask_segments() -> list[Segments]:
     Whose daemon lives, and which may come back, only their user and root can tell.
     """
     files: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(os.listdir(MOUNT)) if os.path.isdir(MOUNT) else ():
+    for name in sorted(os.listdir(SHM_MOUNT)) if os.path.isdir(SHM_MOUNT) else ():
         if (match := _SLAB.match(name)) and _is_ours(name):
             files[match["instance"]].append(f"/{name}")
     return [
@@ -142,7 +141,7 @@ def ask_segments() -> list[Segments]:
 
 def _is_ours(name: str) -> bool:
     try:
-        return os.geteuid() in (0, os.lstat(f"{MOUNT}/{name}").st_uid)
+        return os.geteuid() in (0, os.lstat(f"{SHM_MOUNT}/{name}").st_uid)
     except FileNotFoundError:
         return False
 

@@ -6,9 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from streamer_client.contract.modes import MODE_ENV, Mode
 from streamerd.cli.doctor.finding import Finding, State
 
-OLDEST_VLLM: Final = (0, 20)
+OLDEST_VLLM: Final = (0, 21)
 PLUGIN: Final = "streamerd"
 """The plugin's name among vLLM's entry points."""
 
@@ -60,8 +61,8 @@ def _vllm(python: PythonFacts, daemon_version: str | None) -> tuple[State, str, 
     if allowed is not None and PLUGIN not in [name.strip() for name in allowed.split(",")]:
         text = f"VLLM_PLUGINS={allowed} keeps the plugin from being loaded"
         return State.FAILED, text, f"add {PLUGIN} to it, or unset it"
-    if python.mode == "off":
-        return State.WARNING, "STREAMERD_MODE=off: vLLM's own loaders are used", "unset it"
+    if python.mode == Mode.OFF:
+        return State.WARNING, f"{MODE_ENV}={Mode.OFF}: vLLM's own loaders are used", "unset it"
     text = f"vLLM {python.vllm} with streamerd {python.streamerd} {here}"
     if daemon_version is not None and daemon_version != python.streamerd:
         return State.WARNING, f"{text}, the daemon is of {daemon_version}", install

@@ -8,7 +8,8 @@ from typing import Final
 
 from streamer_client.contract.sizes import exact_size, format_size
 from streamerd.cli.doctor.finding import Finding, State
-from streamerd.shm.slabs import MOUNT, PREFIX
+from streamerd.memory.room import SHM_MOUNT
+from streamerd.shm.slabs import PREFIX
 
 SMALL_MOUNT_BYTES: Final = 1 << 30
 """Container engines give 64 MiB unless told otherwise."""
@@ -48,9 +49,11 @@ def check_room(mount: MountFacts | None, limit_bytes: int | None, used_bytes: in
         used_bytes: what its slabs take now.
     """
     if mount is None:
-        text = f"{MOUNT} is not mounted"
-        return Finding("room", State.FAILED, text, f"`mount -t tmpfs tmpfs {MOUNT}`")
-    text = f"{format_size(mount.free_bytes)} of {format_size(mount.total_bytes)} free on {MOUNT}"
+        text = f"{SHM_MOUNT} is not mounted"
+        return Finding("room", State.FAILED, text, f"`mount -t tmpfs tmpfs {SHM_MOUNT}`")
+    text = (
+        f"{format_size(mount.free_bytes)} of {format_size(mount.total_bytes)} free on {SHM_MOUNT}"
+    )
     wanted = 0 if limit_bytes is None else limit_bytes - used_bytes
     if mount.free_bytes < wanted:
         size = exact_size(-(-(mount.total_bytes - mount.free_bytes + wanted) // 4096) * 4096)
@@ -58,8 +61,8 @@ def check_room(mount: MountFacts | None, limit_bytes: int | None, used_bytes: in
             "room",
             State.WARNING,
             f"{text}, memory_limit allows {format_size(wanted)} more: loads wait when it is full",
-            f"remove what others keep there (`ls -l {MOUNT}`), lower memory_limit, or "
-            f"`mount -o remount,size={size} {MOUNT}`",
+            f"remove what others keep there (`ls -l {SHM_MOUNT}`), lower memory_limit, or "
+            f"`mount -o remount,size={size} {SHM_MOUNT}`",
         )
     if mount.total_bytes < SMALL_MOUNT_BYTES:
         remedy = "in a container: --shm-size, or an emptyDir with `medium: Memory`"
@@ -72,12 +75,12 @@ def check_huge_pages(mount: MountFacts) -> Finding:
     if mount.collapses:
         return Finding("huge pages", State.OK, "the kernel makes them on demand")
     if mount.huge in ("always", "within_size"):
-        return Finding("huge pages", State.OK, f"{MOUNT} is mounted with huge={mount.huge}")
+        return Finding("huge pages", State.OK, f"{SHM_MOUNT} is mounted with huge={mount.huge}")
     return Finding(
         "huge pages",
         State.WARNING,
-        f"none: {MOUNT} is mounted with huge={mount.huge}, and the kernel makes none on demand",
-        f"`mount -o remount,huge=within_size {MOUNT}`, or Linux 6.1",
+        f"none: {SHM_MOUNT} is mounted with huge={mount.huge}, and the kernel makes none on demand",
+        f"`mount -o remount,huge=within_size {SHM_MOUNT}`, or Linux 6.1",
     )
 
 
@@ -127,11 +130,11 @@ def check_segments(
     Args:
         found: what lies on the mount.
         living: instances of daemons whose sockets are open now.
-        keeping: instances that a daemon started later would take over.
+        keeping: instances whose slabs a daemon that is started later would adopt.
     """
     findings = []
     for segments in found:
-        files = f"{MOUNT}/{PREFIX}{segments.instance}.*"
+        files = f"{SHM_MOUNT}/{PREFIX}{segments.instance}.*"
         text = f"{segments.files} slabs, {format_size(segments.allocated_bytes)},"
         if segments.instance in living:
             continue

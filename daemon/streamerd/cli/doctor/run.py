@@ -21,9 +21,8 @@ from streamerd.cli.doctor.memory import (
 )
 from streamerd.cli.doctor.source import check_source
 from streamerd.cli.doctor.view import as_json, show
-from streamerd.cli.exit_codes import DONE, FAILED
 from streamerd.cli.source_name import absolute_source
-from streamerd.cli.terminal import console
+from streamerd.cli.terminal import DONE, FAILED, console
 
 
 def run(arguments: argparse.Namespace) -> int:

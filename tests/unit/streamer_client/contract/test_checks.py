@@ -76,7 +76,6 @@ IMPOSSIBLE = {
     "a long proof": changed("Welcome", proof=bytes(17)),
     "no proof": changed("Welcome", proof=b""),
     "version": changed("Hello", version="9" * (limits.MAX_NAME_CHARACTERS + 1)),
-    "want": changed("Open", want="x" * (limits.MAX_NAME_CHARACTERS + 1)),
     "prefetch of less than nothing": changed("Prefetch", limit_bytes=-2),
     "many ranges": changed("Want", ranges=(BlockRange(0, 0, 1),) * (limits.MAX_RANGES + 1)),
     "range backwards": changed("Want", ranges=(BlockRange(0, 2, 1),)),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from streamer_client.contract.errors import ConfigError
-from streamer_client.contract.modes import MODE_ENV, Mode, chosen_mode
+from streamer_client.contract.modes import CONNECT_DEFAULT, MODE_ENV, Mode, chosen_mode
 
 
 def test_the_option_counts_before_the_environment_and_both_before_the_default() -> None:
@@ -11,6 +11,8 @@ def test_the_option_counts_before_the_environment_and_both_before_the_default() 
     assert chosen_mode(None, {MODE_ENV: "required"}) is Mode.REQUIRED
     assert chosen_mode("", {MODE_ENV: ""}) is Mode.AUTO
     assert chosen_mode(None, {}) is Mode.AUTO
+    assert chosen_mode(None, {}, CONNECT_DEFAULT) is Mode.REQUIRED
+    assert chosen_mode(None, {MODE_ENV: "off"}, CONNECT_DEFAULT) is Mode.OFF
 
 
 @pytest.mark.parametrize("mode", Mode)

@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 from tests.support.rings import Memory
 
-from streamer_client.copy.block_jobs import BlockJob, Piece, Run
 from streamer_client.copy.copier import Copier
+from streamer_client.copy.plan import BlockJob, CopyRun, Piece
 
 
 class Feed:
@@ -62,7 +62,7 @@ class Engine:
 def job(block: int, targets: list[Memory]) -> BlockJob[Memory]:
     runs = []
     for place, target in enumerate(targets):
-        run: Run[Memory] = Run(10 * block + place)
+        run: CopyRun[Memory] = CopyRun(10 * block + place)
         run.pieces.append(Piece(target, 0, target.left_bytes))
         runs.append(run)
     return BlockJob(0, block, runs)

@@ -9,7 +9,7 @@ from queue import SimpleQueue
 
 import pytest
 
-from streamer_client.connect.source_access import SourceAccess
+from streamer_client.connecting.source_access import SourceAccess
 from streamer_client.delivery import renewal
 from streamer_client.delivery.renewal import Renewal
 
@@ -20,7 +20,7 @@ class Caller:
     def __init__(self) -> None:
         self.version = "one"
 
-    def variables(self) -> dict[str, str]:
+    def resolved(self) -> dict[str, str]:
         return {"TOKEN": self.version}
 
 
@@ -47,7 +47,7 @@ def load() -> Load:
 @pytest.fixture
 def running(caller: Caller, load: Load) -> Iterator[Renewal]:
     made = Renewal(SourceAccess("s3://b", caller), load.renew, patience_s=0.0)
-    made.sent(caller.variables())
+    made.sent(caller.resolved())
     yield made
     made.close()
 
@@ -80,9 +80,9 @@ def test_newer_ones_are_hoped_for_a_while(
     asked = threading.Event()
 
     class Slow(Caller):
-        def variables(self) -> dict[str, str]:
+        def resolved(self) -> dict[str, str]:
             asked.set()
-            return super().variables()
+            return super().resolved()
 
     slow = Slow()
     made = Renewal(SourceAccess("s3://b", slow), load.renew, patience_s=ANSWER_S)

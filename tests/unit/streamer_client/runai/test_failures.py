@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 
 from streamer_client.contract.errors import ConfigError, SourceForbidden, SourceNotFound
 from streamer_client.copy.feed import FeedClosed
-from streamer_client.runai.failures import as_value_error
+from streamer_client.runai.failures import as_os_error, as_runtime_error, as_value_error
 
 
 def raised(error: Exception) -> ValueError:
@@ -42,3 +44,19 @@ def test_it_crosses_processes() -> None:
     assert isinstance(error, SourceNotFound)
     assert isinstance(error, ValueError)
     assert str(error) == "gone"
+
+
+@pytest.mark.parametrize(
+    ("context", "base"), [(as_runtime_error, RuntimeError), (as_os_error, OSError)]
+)
+def test_one_may_be_another_built_in_error_as_well(
+    context: Callable[[], AbstractContextManager[None]], base: type[Exception]
+) -> None:
+    with pytest.raises(base, match="empty") as caught, context(), as_value_error():
+        raise SourceNotFound("empty")
+    error = pickle.loads(pickle.dumps(caught.value))  # noqa: S301
+    for one in (caught.value, error):
+        assert isinstance(one, SourceNotFound)
+        assert isinstance(one, ValueError)
+        assert isinstance(one, base)
+        assert str(one) == "empty"

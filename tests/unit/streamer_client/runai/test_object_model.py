@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -108,3 +110,86 @@ def test_what_is_in_no_object_store_is_refused(path: str, dst: str) -> None:
     with pytest.raises(ValueError, match="in no object store"):
         ObjectStorageModel(path, dst)
     assert not Path(dst).parent.exists()
+
+
+@pytest.fixture
+def nothing_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that went wrong would else remove what it names."""
+
+    def removed(path: str, **_: object) -> None:
+        raise AssertionError(f"{path} would have been removed")
+
+    monkeypatch.setattr(shutil, "rmtree", removed)
+
+
+@pytest.mark.usefixtures("nothing_is_removed")
+@pytest.mark.parametrize("name", ["", " ", "/", "//", "/proc", ".", "..", "~"])
+def test_a_directory_that_is_more_than_a_models_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"name (the|a) directory"):
+        ObjectStorageModel(URL, os.path.expanduser(name))
+
+
+@pytest.mark.usefixtures("nothing_is_removed")
+def test_a_link_to_such_a_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/")
+    with pytest.raises(ValueError, match="more than one model"):
+        ObjectStorageModel(URL, str(tmp_path / "link"))
+
+
+@pytest.mark.usefixtures("nothing_is_removed")
+@pytest.mark.parametrize("locked", [False, True])
+def test_what_no_attempt_left_is_not_removed(
+    pulls: list[Call], tmp_path: Path, *, locked: bool
+) -> None:
+    directory = tmp_path / "mine"
+    directory.mkdir()
+    (directory / "thesis.tex").write_text("years of work")
+    if locked:  # by another package, or by an attempt that was refused
+        (tmp_path / "mine.lock").touch()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="mine holds something"):
+            ObjectStorageModel(URL, str(directory))
+    assert (directory / "thesis.tex").read_text() == "years of work"
+    assert not pulls
+
+
+def test_a_file_in_place_of_the_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match="file holds something"):
+        ObjectStorageModel(URL, str(tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "x"
+
+
+@pytest.mark.usefixtures("nothing_is_removed")
+def test_a_lock_that_another_user_made_says_nothing(
+    pulls: list[Call], dst: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with suppress(OSError), ObjectStorageModel(URL, dst) as model:
+        model.pull_files()
+        raise OSError
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(ValueError, match="holds something"):
+        ObjectStorageModel(URL, dst)
+    assert os.listdir(dst) == ["file-1"]
+    assert len(pulls) == 1
+
+
+@pytest.mark.usefixtures("nothing_is_removed")
+def test_a_directory_that_was_complete_once_is_not_removed(pulls: list[Call], dst: str) -> None:
+    with ObjectStorageModel(URL, dst) as model:
+        model.pull_files()
+    Path(dst, ".runai_complete").unlink()
+    Path(dst, "mine").touch()
+    with pytest.raises(ValueError, match="holds something"):
+        ObjectStorageModel(URL, dst)
+    assert set(os.listdir(dst)) == {"file-1", "mine"}
+    assert len(pulls) == 1
+
+
+def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path, dst: str) -> None:
+    Path(dst).parent.mkdir()
+    (tmp_path / "victim").write_text("x")
+    Path(f"{dst}.lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError, match=r"model\.lock"):
+        ObjectStorageModel(URL, dst)
+    assert (tmp_path / "victim").read_text() == "x"

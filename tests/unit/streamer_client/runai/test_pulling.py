@@ -1,13 +1,14 @@
-"""Whatever a key says, its file lies under the directory that was asked for."""
+"""Whatever a key says, its file lies under the directory, and it appears whole or not at all."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from streamer_client.contract.errors import SourceError
-from streamer_client.runai.pulling import destination
+from streamer_client.runai.pulling import PartialFile, destination
 
 
 def test_names_keep_their_folders(tmp_path: Path) -> None:
@@ -15,9 +16,14 @@ def test_names_keep_their_folders(tmp_path: Path) -> None:
     assert destination(str(tmp_path), "..a/...", "s3://m/..a/...") == str(tmp_path / "..a/...")
 
 
+@pytest.mark.parametrize("relative", ["/a/b", "a//b", "//a///b"])
+def test_slashes_in_a_row_are_one(tmp_path: Path, relative: str) -> None:
+    assert destination(str(tmp_path), relative, "s3://m/k") == str(tmp_path / "a/b")
+
+
 @pytest.mark.parametrize(
     "relative",
-    ["../x", "a/../../x", "a/..", "..", ".", "", "/etc/passwd", "a//b", "a/./b", "a/", "a\0b"],
+    ["../x", "a/../../x", "a/..", "..", ".", "", "/", "a/./b", "/../x", "a\0b"],
 )
 def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, relative: str) -> None:
     with pytest.raises(SourceError, match="s3://m/k: its name would be written outside of"):
@@ -31,3 +37,40 @@ def test_a_link_in_the_way_is_refused(tmp_path: Path) -> None:
     (inside / "a").symlink_to(outside)
     with pytest.raises(SourceError, match="outside of"):
         destination(str(inside), "a/x", "s3://m/a/x")
+
+
+def test_it_appears_whole_with_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "name"
+    with PartialFile(str(path)) as file:
+        file.write(memoryview(b"cd"), 2)
+        file.write(memoryview(b"ab"), 0)
+        assert not path.exists()
+    assert path.read_bytes() == b"abcd"
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_readers_of_the_earlier_file_keep_it(tmp_path: Path) -> None:
+    path = tmp_path / "name"
+    path.write_bytes(b"old")
+    with path.open("rb") as reading:
+        with PartialFile(str(path)) as file:
+            file.write(memoryview(b"new"), 0)
+        assert reading.read() == b"old"
+    assert path.read_bytes() == b"new"
+
+
+def test_after_an_error_all_is_as_before(tmp_path: Path) -> None:
+    path = tmp_path / "name"
+    path.write_bytes(b"old")
+    with pytest.raises(OSError, match="Invalid argument"), PartialFile(str(path)) as file:
+        file.write(memoryview(b"ne"), -1)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["name"]
+
+
+def test_a_long_name_leaves_room_for_the_temporary_one(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 255)
+    with PartialFile(str(path)) as file:
+        file.write(memoryview(b"x"), 0)
+    assert path.read_bytes() == b"x"

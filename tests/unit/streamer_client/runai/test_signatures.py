@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support import runai_signatures
-from tests.support.runai_package import MISSING, PACKAGE, interpreter
+from tests.support.runai_names import recorded_names
+from tests.support.runai_package import PACKAGE, environment_of, package_missing, run_program
 
 import streamer_client.runai
 
@@ -24,12 +27,29 @@ def test_ours_are_theirs() -> None:
 
 
 def test_the_record_is_right() -> None:
-    python = interpreter()
-    if python is None:
-        pytest.skip(MISSING)
-    command = [python, runai_signatures.__file__, PACKAGE]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    if missing := package_missing():
+        pytest.skip(missing)
+    command = [sys.executable, runai_signatures.__file__, PACKAGE]
+    environment = os.environ | environment_of(PACKAGE)
+    told = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True, timeout=120
+    ).stdout
     assert json.loads(told) == RECORDED
+
+
+def test_the_record_of_names_is_right() -> None:
+    if missing := package_missing():
+        pytest.skip(missing)
+    command = ["-m", "tests.support.runai_names", PACKAGE]
+    assert run_program(command, PACKAGE, {}) == recorded_names()
+
+
+def test_dir_shows_names_and_modules() -> None:
+    told = {name for name in recorded_names()[""] if "." not in name}
+    assert told - set(dir(streamer_client.runai)) == {"logger_level"}
+    modules = {"distributed_streamer", "file_streamer", "s3_utils", "safetensors_streamer"}
+    assert modules < set(dir(streamer_client.runai))
+    assert all(getattr(streamer_client.runai, name).__doc__ for name in modules)
 
 
 def test_all_public_names_are_there() -> None:

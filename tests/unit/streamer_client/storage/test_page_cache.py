@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from streamer_client.storage.page_cache import SEGMENT_BYTES, PageCache, Run
+from streamer_client.storage.page_cache import SEGMENT_BYTES, CachedRun, PageCache
 
 PAGE = os.sysconf("SC_PAGESIZE")
 BLOCK = 8 * SEGMENT_BYTES
@@ -41,32 +41,32 @@ def test_a_block_of_one_kind_is_one_run_and_one_question(
     start: int, stop: int, cached: bool
 ) -> None:
     cache = Answers((0, BLOCK)) if cached else Answers()
-    assert cache.runs(start, stop) == [Run(start, stop, cached)]
+    assert cache.runs(start, stop) == [CachedRun(start, stop, cached)]
     assert cache.questions == 1
 
 
 def test_a_mixed_block_is_cut_at_segments_and_neighbours_are_joined() -> None:
     cache = Answers((SEGMENT_BYTES, 3 * SEGMENT_BYTES), (5 * SEGMENT_BYTES, BLOCK))
     assert cache.runs(100, BLOCK - 5) == [
-        Run(100, SEGMENT_BYTES, False),
-        Run(SEGMENT_BYTES, 3 * SEGMENT_BYTES, True),
-        Run(3 * SEGMENT_BYTES, 5 * SEGMENT_BYTES, False),
-        Run(5 * SEGMENT_BYTES, BLOCK - 5, True),
+        CachedRun(100, SEGMENT_BYTES, False),
+        CachedRun(SEGMENT_BYTES, 3 * SEGMENT_BYTES, True),
+        CachedRun(3 * SEGMENT_BYTES, 5 * SEGMENT_BYTES, False),
+        CachedRun(5 * SEGMENT_BYTES, BLOCK - 5, True),
     ]
 
 
 def test_a_segment_that_lacks_a_page_counts_as_not_cached() -> None:
     cache = Answers((0, SEGMENT_BYTES - PAGE))
-    assert cache.runs(0, SEGMENT_BYTES) == [Run(0, SEGMENT_BYTES, False)]
+    assert cache.runs(0, SEGMENT_BYTES) == [CachedRun(0, SEGMENT_BYTES, False)]
 
 
 def test_without_nowait_only_presence_is_believed() -> None:
-    assert Answers((0, BLOCK), nowait=False).runs(0, BLOCK) == [Run(0, BLOCK, True)]
-    assert Answers(nowait=False).runs(0, BLOCK) == [Run(0, BLOCK, None)]
-    assert Answers((0, PAGE), nowait=False).runs(0, BLOCK) == [Run(0, BLOCK, None)]
+    assert Answers((0, BLOCK), nowait=False).runs(0, BLOCK) == [CachedRun(0, BLOCK, True)]
+    assert Answers(nowait=False).runs(0, BLOCK) == [CachedRun(0, BLOCK, None)]
+    assert Answers((0, PAGE), nowait=False).runs(0, BLOCK) == [CachedRun(0, BLOCK, None)]
 
 
 def test_without_counting_one_page_is_tried() -> None:
-    assert Answers((0, BLOCK), countable=False).runs(0, BLOCK) == [Run(0, BLOCK, True)]
-    assert Answers(countable=False).runs(0, BLOCK) == [Run(0, BLOCK, False)]
-    assert Answers(countable=False, nowait=False).runs(0, BLOCK) == [Run(0, BLOCK, None)]
+    assert Answers((0, BLOCK), countable=False).runs(0, BLOCK) == [CachedRun(0, BLOCK, True)]
+    assert Answers(countable=False).runs(0, BLOCK) == [CachedRun(0, BLOCK, False)]
+    assert Answers(countable=False, nowait=False).runs(0, BLOCK) == [CachedRun(0, BLOCK, None)]

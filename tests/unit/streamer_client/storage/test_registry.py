@@ -11,7 +11,7 @@ from streamer_client.contract.errors import ConfigError
 from streamer_client.storage.az.storage import AzStorage
 from streamer_client.storage.gs.storage import GsStorage
 from streamer_client.storage.local import LocalStorage
-from streamer_client.storage.registry import caller_environment, public_uri, storage_for
+from streamer_client.storage.registry import public_uri, source_environment, storage_for
 from streamer_client.storage.s3.storage import S3Storage
 from streamer_client.storage.web.storage import WebStorage
 
@@ -46,9 +46,9 @@ def test_an_unknown_scheme_is_told_the_known_ones() -> None:
 
 def test_every_kind_that_is_read_says_what_travels_along() -> None:
     for uri in ("/m", "file:///m", "https://h/m"):
-        assert caller_environment(uri, {}).variables() == {}
+        assert source_environment(uri, {}).resolved() == {}
     with pytest.raises(ConfigError, match="ftp"):
-        caller_environment("ftp://h/m", {})
+        source_environment("ftp://h/m", {})
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_credentials_in_an_objects_uri_are_refused_and_never_repeated(
     assert public_uri(public_uri(uri)) == public_uri(uri)
     endpoint = {"AZURE_STORAGE_ENDPOINT": "https://acc.blob.core.windows.net"}
     with pytest.raises(ConfigError, match=r"\*\*\*.*set them as variables") as caught:
-        caller_environment(uri, endpoint).variables()
+        source_environment(uri, endpoint).resolved()
     assert "hush" not in str(caught.value)
     for source, files in ((uri, None), (f"{scheme}://bucket", [uri])):
         with pytest.raises(ConfigError, match="no place in the URI") as caught:

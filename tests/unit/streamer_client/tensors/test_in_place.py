@@ -1,4 +1,4 @@
-"""Spans of tensors that are read straight into their targets: what joins, and where bytes go."""
+"""Targets filled in place: which share memory, what joins to a span, and where bytes go."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from streamer_client.contract.catalog import TensorEntry
 from streamer_client.tensors import in_place
-from streamer_client.tensors.in_place import InPlace, InPlaceSpans
+from streamer_client.tensors.in_place import InPlace, InPlaceSpans, sharing_groups
 
 START = 104
 SIZES = (5, 0, 3, 100, 0, 0, 1, 64, 64, 0)
@@ -46,7 +46,7 @@ def mixed(chosen: list[TensorEntry]) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("memory", [apart, side_by_side, mixed])
 def test_every_range_is_where_its_tensors_are(memory: object) -> None:
-    chosen = entries()
+    chosen = entries((5, 0, 3, 20, 0, 0, 1, 12, 12, 0))  # small: each pair of bounds is tried
     assert callable(memory)
     targets: list[torch.Tensor] = memory(chosen)
     span = InPlace(chosen, targets, "/s")
@@ -128,3 +128,24 @@ def test_host_and_device_are_kept_apart() -> None:
     targets = apart(chosen)
     targets[1] = targets[1].to("meta")
     assert spans(chosen, targets) == ["t0", "t1", "t2"]
+
+
+def test_separate_tensors_share_nothing() -> None:
+    memory = torch.zeros(20)
+    assert sharing_groups({"a": memory[:10], "b": memory[10:], "c": torch.zeros(3)}) == {}
+
+
+def test_chains_of_overlaps_are_one_group() -> None:
+    memory, other = torch.zeros(30), torch.zeros(4)
+    targets = {
+        "a": memory[:12],
+        "b": memory[10:20],
+        "c": memory[18:],
+        "d": other,
+        "e": other.view(2, 2).t(),
+        "f": torch.zeros(0),
+    }
+    groups = sharing_groups(targets)
+    assert groups["a"] == groups["b"] == groups["c"]
+    assert groups["d"] == groups["e"] != groups["a"]
+    assert "f" not in groups

@@ -18,7 +18,7 @@ from streamer_client.copy.cut import Cut
 from streamer_client.copy.feed import FeedShard
 from streamer_client.copy.gather import Gatherer, HostGather, Slice, Source
 from streamer_client.tensors.lazy import LazyTensor
-from streamer_client.tensors.reading_order import by_name
+from streamer_client.tensors.selection import by_name
 from streamer_client.tensors.sliced import SlicedTensors
 
 CPU = torch.device("cpu")

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from streamer_client.contract.catalog import DTYPE_BITS, TensorEntry
-from streamer_client.copy.block_jobs import block_jobs
 from streamer_client.copy.destination import host_memory
-from streamer_client.tensors.staging import Staged, StagedGroup
-from streamer_client.tensors.staging_groups import (
+from streamer_client.copy.plan import block_jobs
+from streamer_client.tensors.staging import (
     ALIGNMENT_BYTES,
     GROUP_BYTES,
     SMALL_BYTES,
+    Staged,
+    StagedGroup,
     each_alone,
     small_together,
 )

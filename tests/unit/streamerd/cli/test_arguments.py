@@ -83,13 +83,15 @@ def test_a_prefetch_without_a_limit_of_its_own_says_so() -> None:
 def test_the_shard_writer_gets_what_was_given_and_sizes_in_bytes() -> None:
     arguments = _parse("shard", "/m", "/o", "--tensor-parallel-size", "2")
     assert writer_command(arguments)[1:] == [
-        "-m", "streamer_vllm.shard", "/m", "/o", "--tensor-parallel-size", "2",
+        "-m", "streamer_vllm.sharding.command", "/m", "/o", "--tensor-parallel-size", "2",
     ]  # fmt: skip
     arguments = _parse(
         "shard", "/m", "/o", "--tensor-parallel-size", "2", "--pipeline-parallel-size", "3",
         "--pattern", "r{rank}-{part}.safetensors", "--max-file-size", "1GiB",
+        "--enable-expert-parallel", "--dtype", "float16", "--quantization", "fp8",
     )  # fmt: skip
     assert writer_command(arguments)[7:] == [
         "--pipeline-parallel-size", "3", "--pattern", "r{rank}-{part}.safetensors",
-        "--max-file-size", "1073741824",
+        "--max-file-size", "1073741824", "--enable-expert-parallel", "--dtype", "float16",
+        "--quantization", "fp8",
     ]  # fmt: skip

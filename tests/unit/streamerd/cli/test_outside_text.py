@@ -9,13 +9,13 @@ import pytest
 from rich.console import Console
 from tests.support.sample_status import busy_body, lease, shard
 
-from streamer_client.contract.messages import Done, Finding, Verified
+from streamer_client.contract.messages import Finding, Verified
+from streamer_client.contract.status import parse_status
 from streamerd.cli import cache, main, terminal
 from streamerd.cli.config import config_view
 from streamerd.cli.doctor.finding import Finding as DoctorFinding
 from streamerd.cli.doctor.finding import State
 from streamerd.cli.doctor.view import show
-from streamerd.cli.status_body import parse_status
 from streamerd.cli.status_view import status_view
 from streamerd.cli.verify import summary, told_finding
 
@@ -86,7 +86,7 @@ def test_doctor() -> None:
 def test_answers_and_errors(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache._tell(Done(1, EVIL), "")
+    cache._tell(EVIL)
     check(capsys.readouterr().out)
     path = f"/nowhere/{EVIL}"
     assert main.main(["--socket", path, "status"]) != 0

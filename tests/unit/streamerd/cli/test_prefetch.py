@@ -4,16 +4,16 @@ from typing import Any
 
 from tests.support.sample_status import empty_body, id_of, shard
 
-from streamer_client.contract.messages import Accepted
+from streamer_client.connecting.requests import Prefetching
+from streamer_client.contract.status import parse_status
 from streamerd.cli.prefetch import PrefetchProgress, progress_of
-from streamerd.cli.status_body import parse_status
 
-ACCEPTED = Accepted(1, (id_of("/m/a"), id_of("/m/b")), total_bytes=200)
+PREFETCHING = Prefetching((id_of("/m/a"), id_of("/m/b")), total_bytes=200)
 
 
 def _progress(*shards: Any) -> PrefetchProgress:
     body = empty_body() | {"sources": [{"uri": "/m", "shards": list(shards)}]}
-    return progress_of(parse_status(body), ACCEPTED)
+    return progress_of(parse_status(body), PREFETCHING)
 
 
 def test_it_runs_while_a_shard_is_on_its_way() -> None:
@@ -40,11 +40,11 @@ def test_what_was_evicted_again_is_not_waited_for() -> None:
 
 
 def test_a_prefetch_of_a_part_ends_with_that_part() -> None:
-    accepted = Accepted(1, (id_of("/m/a"), id_of("/m/b")), total_bytes=120)
+    part = Prefetching((id_of("/m/a"), id_of("/m/b")), total_bytes=120)
     body = empty_body()
     shards = [shard("/m/a", 100, 100, "resident"), shard("/m/b", 100, 20, "streaming")]
     body["sources"] = [{"uri": "/m", "shards": shards}]
-    assert progress_of(parse_status(body), accepted).finished
+    assert progress_of(parse_status(body), part).finished
 
 
 def test_failures_are_told_with_their_shard() -> None:

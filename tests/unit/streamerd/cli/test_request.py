@@ -1,26 +1,15 @@
-"""What streamerctl says where it may not connect, or cannot open what it is asked about."""
+"""What streamerctl says where it may not connect."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from streamer_client.connect.connection import Connection
-from streamer_client.contract.errors import DaemonUnavailable, RequestRefused, SourceNotFound
-from streamerd.cli import request
+from streamer_client.connecting.connection import Connection
+from streamer_client.contract.errors import DaemonUnavailable, RequestRefused
 from streamerd.cli.request import Requester
-
-NOT_THERE = "/m is not in memory; `streamerctl status` lists what is"
-
-
-class Connected:
-    """Stands for a connection that nothing is asked of."""
-
-    def stop(self) -> None: ...
 
 
 def _refusing(error: RequestRefused, cause: OSError | None) -> object:
@@ -50,28 +39,3 @@ def test_a_daemon_that_takes_no_more_clients_says_so_itself(
     monkeypatch.setattr(Connection, "to", _refusing(RequestRefused("enough of you"), None))
     with pytest.raises(RequestRefused, match="enough of you"):
         Requester("/nowhere")
-
-
-@pytest.mark.parametrize(
-    ("transfer", "sources", "told"),
-    [
-        (0, ("/m",), "this user can open none of them"),
-        (1, ("/m",), "lists what is$"),
-        (0, ("s3://bucket/m",), "lists what is$"),
-    ],
-)
-def test_what_cannot_be_opened_is_not_called_absent_alone(
-    monkeypatch: pytest.MonkeyPatch, transfer: int, sources: tuple[str, ...], told: str
-) -> None:
-    @contextlib.contextmanager
-    def handed_over(*_asked: object, **_options: object) -> Iterator[int]:
-        yield transfer
-
-    monkeypatch.setattr(Connection, "to", lambda *_asked: Connected())
-    monkeypatch.setattr(request, "handed_over", handed_over)
-    with (
-        Requester("/nowhere") as requester,
-        pytest.raises(SourceNotFound, match=told),
-        requester.handed_over(sources, optional=True),
-    ):
-        raise SourceNotFound(NOT_THERE)

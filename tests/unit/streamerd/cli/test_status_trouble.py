@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from typing import Any
 
-from streamerd.cli.status_body import Memory, StatusBody, Totals
+from rich.console import Console
+from tests.support.sample_status import GIB, empty_body, memory
+
+from streamer_client.contract.status import parse_status
 from streamerd.cli.status_view import status_view
 
-GIB = 1 << 30
 
-
-def shown(memory: Memory, totals: Totals) -> str:
-    body = StatusBody("0.1.0", 1, 2.0, "/run/s", "1a2b3c4d", memory, (), (), totals)
+def shown(body: dict[str, Any]) -> str:
     console = Console(width=100)
     with console.capture() as capture:
-        console.print(status_view(body))
+        console.print(status_view(parse_status(body)))
     return capture.get()
 
 
 def test_a_quiet_node() -> None:
-    page = shown(Memory(4 * GIB, GIB, 0, 0), Totals(0, 0, 0, 0, 0, 0, 0, 0, 0))
+    page = shown(empty_body())
     assert "beside it" not in page
     assert "threads lost" not in page
 
 
 def test_trouble_is_told() -> None:
-    memory = Memory(4 * GIB, GIB, 0, 0, lingering_bytes=2 * GIB)
-    page = shown(memory, Totals(0, 0, 0, 0, 0, 0, 0, 0, 0, lost_threads=4, retired_workers=1))
+    body = empty_body() | {"memory": memory(used_bytes=GIB, lingering_bytes=2 * GIB)}
+    body["totals"] |= {"lost_threads": 4, "retired_workers": 1}
+    page = shown(body)
     assert "beside it 2.00 GiB that old clients still map" in page
     assert "4 threads lost to file systems that hang, 1 workers replaced for that" in page

@@ -8,7 +8,7 @@ from rich.console import Console
 from tests.support.sample_status import GIB, busy_body, empty_body, lease, shard
 
 from streamer_client.contract.errors import ProtocolMismatch
-from streamerd.cli.status_body import parse_status
+from streamer_client.contract.status import parse_status
 from streamerd.cli.status_view import duration, percent, status_view
 
 

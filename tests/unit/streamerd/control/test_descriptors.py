@@ -1,161 +1,31 @@
-"""The descriptor socket against clients of every kind: nobody ends it, and nothing stays open."""
+"""Files that come in over the descriptor socket, and clients that misuse it."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
 from unittest import mock
 
 import pytest
 from tests.support.in_loop import in_loop, until
+from tests.support.served_descriptors import Client, files, greeted, opened, served
 
-from streamer_client.contract.errors import RequestRefused
+from streamer_client.connecting.packet_socket import Received, receive_packet
 from streamer_client.contract.handover import (
     BATCH_DESCRIPTORS,
     MAX_PACKET_BYTES,
-    Files,
-    FromDaemon,
     Got,
-    Greeting,
-    HandedFile,
     Packet,
     Refused,
-    Slabs,
     Taken,
-    decode_from_daemon,
     encode_packet,
 )
-from streamer_client.contract.messages import PROTOCOL
 from streamerd.control import descriptors as descriptors_module
 from streamerd.control.descriptors import (
     MAX_PACKETS_A_TURN,
     MAX_UNREAD_PACKETS,
-    DescriptorSocket,
-    OpenedSlab,
 )
-from streamerd.control.sessions import Session, Sessions
-
-
-class Served:
-    """A listening socket that is served, what it received, and who was ended."""
-
-    def __init__(self) -> None:
-        self.listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.listening.bind("")
-        self.listening.listen()
-        self.gone: list[Session] = []
-        self.taken: list[tuple[Files, list[int]]] = []
-        self.discarded: list[int] = []
-        self.refuses: str = ""
-        self.full = False
-        self.sessions = Sessions(self._ended)
-        self.served = DescriptorSocket(
-            self.sessions, self._receive, self._discard, lambda _session: not self.full
-        )
-        self.served.open(self.listening)
-
-    def _ended(self, session: Session) -> None:
-        self.gone.append(session)
-        self.served.forget(session)
-
-    def _receive(self, _session: Session, packet: Files, descriptors: list[int]) -> int:
-        self.taken.append((packet, descriptors))
-        if self.refuses:
-            raise RequestRefused(self.refuses)
-        return sum(len(files.files) for files, _ in self.taken)
-
-    def _discard(self, _uid: int, descriptors: Sequence[int]) -> None:
-        self.discarded += descriptors
-        for descriptor in descriptors:
-            os.close(descriptor)
-
-    def close(self) -> None:
-        self.served.close()
-        self.sessions.close()
-        self.listening.close()
-        for _, descriptors in self.taken:
-            for descriptor in descriptors:
-                os.close(descriptor)
-
-
-class Client:
-    """One connection, in the test's own loop."""
-
-    def __init__(self, served: Served) -> None:
-        self.connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.connection.connect(served.listening.getsockname())
-        self.connection.setblocking(False)
-        self.received: list[int] = []
-
-    def send(self, packet: Packet | bytes, *descriptors: int) -> None:
-        data = packet if isinstance(packet, bytes) else encode_packet(packet)
-        socket.send_fds(self.connection, [data], descriptors)
-
-    async def hears(self) -> FromDaemon | None:
-        """The next packet; None at the end of the connection."""
-        heard: list[FromDaemon | None] = []
-
-        def listen() -> bool:
-            with contextlib.suppress(BlockingIOError):
-                try:
-                    data, descriptors, _, _ = socket.recv_fds(self.connection, 1 << 17, 253)
-                except ConnectionError:
-                    data, descriptors = b"", []
-                self.received += descriptors
-                heard.append(decode_from_daemon(data) if data else None)
-            return bool(heard)
-
-        await until(listen)
-        return heard[0]
-
-    def close(self) -> None:
-        self.connection.close()
-        for descriptor in self.received:
-            os.close(descriptor)
-
-
-@contextlib.asynccontextmanager
-async def served() -> AsyncIterator[Served]:
-    made = Served()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@contextlib.asynccontextmanager
-async def greeted(made: Served) -> AsyncIterator[tuple[Client, Session]]:
-    client = Client(made)
-    try:
-        greeting = await client.hears()
-        assert isinstance(greeting, Greeting)
-        session = made.sessions.presented(greeting.token)
-        assert session is not None
-        assert (greeting.protocol, greeting.proof) == (PROTOCOL, session.proof)
-        yield client, session
-    finally:
-        client.close()
-
-
-def files(count: int, transfer: int = 1, *, direct: bool = False) -> Files:
-    return Files(transfer, tuple(HandedFile(f"/{at}", direct) for at in range(count)))
-
-
-@contextlib.contextmanager
-def opened(count: int) -> Iterator[list[int]]:
-    """So many descriptors of a client's."""
-    made = [os.memfd_create("file") for _ in range(count)]
-    try:
-        yield made
-    finally:
-        for descriptor in made:
-            os.close(descriptor)
-
-
-# --- files in -----------------------------------------------------------------------------------
 
 
 @in_loop
@@ -233,13 +103,12 @@ async def test_a_hostile_packet_ends_its_sender_and_leaves_nothing_open(name: st
 async def test_descriptors_that_were_kept_back_end_their_sender() -> None:
     """As a security module does it, or a daemon that has no room for them."""
     async with served() as made, greeted(made) as (client, session):
-        receive = descriptors_module._received
 
-        def truncated(connection: socket.socket) -> tuple[bytes, list[int], int]:
-            data, fds, flags = receive(connection)
-            return data, fds, flags | socket.MSG_CTRUNC
+        def truncated(connection: socket.socket) -> Received:
+            packet = receive_packet(connection)
+            return packet._replace(flags=packet.flags | socket.MSG_CTRUNC)
 
-        with mock.patch.object(descriptors_module, "_received", truncated), opened(1) as fds:
+        with mock.patch.object(descriptors_module, "receive_packet", truncated), opened(1) as fds:
             client.send(files(1), *fds)
             refusal = await client.hears()
         assert isinstance(refusal, Refused)
@@ -313,104 +182,3 @@ async def test_too_many_clients_of_a_user_are_told() -> None:
                 with opened(1) as fds:
                     client.send(files(1), *fds)
                 assert await client.hears() == Taken(1, 1)
-
-
-# --- slabs out ----------------------------------------------------------------------------------
-
-
-class Slab:
-    """Opens slabs of paper; counts what it opened."""
-
-    def __init__(self, gone: Sequence[int] = ()) -> None:
-        self.asked: list[tuple[int, int]] = []
-        self.gone = gone
-
-    def open(self, load: int, shard: int) -> OpenedSlab | None:
-        self.asked.append((load, shard))
-        if shard in self.gone:
-            return None
-        return OpenedSlab(os.memfd_create("slab"), close=True)
-
-
-@in_loop
-async def test_slabs_go_out_a_batch_at_a_time() -> None:
-    async with served() as made, greeted(made) as (client, session):
-        slab = Slab()
-        count = 2 * BATCH_DESCRIPTORS + 1
-        made.served.hand_out(session, 3, range(count), slab.open)
-        seen: list[int] = []
-        for batch in (BATCH_DESCRIPTORS, BATCH_DESCRIPTORS, 1):
-            packet = await client.hears()
-            assert isinstance(packet, Slabs)
-            assert len(packet.shards) == batch
-            assert len(slab.asked) == len(seen) + batch, "opened before its turn"
-            seen += packet.shards
-            client.send(Got(3))
-        assert seen == list(range(count))
-        assert len(client.received) == count
-
-
-@in_loop
-async def test_a_client_that_acknowledges_nothing_gets_one_batch() -> None:
-    async with served() as made, greeted(made) as (client, session):
-        slab = Slab()
-        made.served.hand_out(session, 3, range(3 * BATCH_DESCRIPTORS), slab.open)
-        made.served.hand_out(session, 4, range(9), slab.open)
-        assert isinstance(await client.hears(), Slabs)
-        with opened(1) as fds:
-            client.send(files(1), *fds)
-        assert await client.hears() == Taken(1, 1)
-        assert len(slab.asked) == BATCH_DESCRIPTORS
-
-
-@in_loop
-async def test_two_acknowledgements_of_one_batch_end_their_sender() -> None:
-    async with served() as made, greeted(made) as (client, session):
-        made.served.hand_out(session, 3, [0], Slab().open)
-        await client.hears()
-        client.send(Got(3))
-        client.send(Got(3))
-        assert isinstance(await client.hears(), Refused)
-        assert made.gone == [session]
-
-
-@in_loop
-async def test_slabs_that_are_gone_are_left_out() -> None:
-    async with served() as made, greeted(made) as (client, session):
-        made.served.hand_out(session, 3, [0, 1, 2], Slab(gone=[1]).open)
-        assert await client.hears() == Slabs(3, (0, 2))
-        client.send(Got(3))
-        made.served.hand_out(session, 4, [1], Slab(gone=[1]).open)
-        made.served.hand_out(session, 5, [0], Slab().open)
-        assert await client.hears() == Slabs(5, (0,))
-
-
-@in_loop
-async def test_too_many_on_their_way_are_sent_a_moment_later() -> None:
-    """ETOOMANYREFS: the kernel counts what all processes of a user have on its way."""
-    async with served() as made, greeted(made) as (client, session):
-        slab = Slab()
-        refusing = [OSError(errno.ETOOMANYREFS, "too many")] * 3
-        send = socket.send_fds
-
-        def sometimes(*arguments: object) -> int:
-            if refusing:
-                raise refusing.pop()
-            return send(*arguments)  # type: ignore[arg-type]
-
-        with mock.patch.object(socket, "send_fds", sometimes):
-            made.served.hand_out(session, 3, [0, 1], slab.open)
-            assert await client.hears() == Slabs(3, (0, 1))
-        assert len(slab.asked) == 8
-        assert len(client.received) == 2
-
-
-@in_loop
-async def test_a_client_that_leaves_meanwhile_costs_nothing() -> None:
-    async with served() as made, greeted(made) as (client, session):
-        slab = Slab()
-        made.served.hand_out(session, 3, range(3 * BATCH_DESCRIPTORS), slab.open)
-        client.connection.close()
-        await until(lambda: made.gone == [session])
-        made.served.hand_out(session, 4, [0], slab.open)
-        assert len(slab.asked) == BATCH_DESCRIPTORS

@@ -57,7 +57,7 @@ async def test_few_at_once_and_each_judged(caplog: pytest.LogCaptureFixture) -> 
     assert fleet.answer(None).start == BLOCK  # the worker died
     assert [job.start for job, _ in fleet.asked] == [2 * BLOCK, BLOCK]
     fleet.answer(jobs.Checksummed(1, 99))
-    fleet.answer(jobs.Failed(1, "internal", "no such slab"))
+    fleet.answer(jobs.JobFailed(1, "internal", "no such slab"))
     (last,) = fleet.asked
     assert (last[0].slab, last[0].start, last[0].stop) == (5, 3 * BLOCK, 3 * BLOCK + 7)
     fleet.answer(jobs.Checksummed(1, 103))

@@ -92,7 +92,7 @@ def test_a_load_that_waits_may_end_before_it_runs() -> None:
 
 def test_a_prefetch_that_cannot_be_held_is_rejected_and_leaves_nothing() -> None:
     play = Play(10, {"a": 9})
-    play.open("", "a", hold=True, hold_required=True)
+    play.open("", "a", hold=True, prefetch=True)
     reject = play.only(c.Reject)
     assert reject.code == "memory-limit"
     assert str(11 * BLOCK) in reject.message
@@ -103,7 +103,7 @@ def test_a_prefetch_that_cannot_be_held_is_rejected_and_leaves_nothing() -> None
 
 def test_a_prefetch_finishes_once_all_is_there() -> None:
     play = Play(10, {"a": 2})
-    play.open("", "a", hold=True, hold_required=True)
+    play.open("", "a", hold=True, prefetch=True)
     play.fetched(("a", 0))
     assert not play.all(c.Finish)
     play.fetched(("a", 1))

@@ -1,11 +1,13 @@
-"""When a shard's source is given up: as soon as nothing may have to be read from it again."""
+"""One turn of the core: at which time it runs, and when it closes the source of a shard."""
 
 from __future__ import annotations
 
+import pytest
 from tests.support.play import BLOCK, Play, key, load_key
 
 from streamerd.state import commands as c
 from streamerd.state import events as e
+from streamerd.state import fetching
 from streamerd.state.events import FailureKind
 
 
@@ -116,7 +118,7 @@ def test_a_load_that_waits_keeps_what_it_brought() -> None:
 
 def test_a_load_that_is_rejected_gives_up_what_it_brought() -> None:
     play = Play(4, {"a": 8})
-    play.open("p", "a", hold=True, hold_required=True)
+    play.open("p", "a", hold=True, prefetch=True)
     assert play.only(c.Reject).load == load_key("p")
     assert play.closed() == []  # nothing is left of the shard, which says it all
     assert play.model.shards == {}
@@ -172,3 +174,15 @@ def test_a_failure_keeps_it_for_who_tries_again() -> None:
     play.open("x", "a", hold=True)
     play.fetch_all()
     assert play.resident("a") == [0, 1, 2]
+
+
+def test_a_turn_without_events_runs_at_the_time_of_the_last_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At time 0 no load would lag, and others would wait for a stuck one."""
+    play = Play(4, {"a": 1})
+    play.tick(31)
+    times: list[float] = []
+    monkeypatch.setattr(fetching, "dispatch", lambda _model, now_s: times.append(now_s))
+    play.turn()
+    assert times == [31]

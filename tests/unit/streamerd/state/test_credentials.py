@@ -17,7 +17,7 @@ def play() -> Play:
 
 
 def lenders(play: Play) -> list[str]:
-    return [fetch.lender.owner for fetch in play.all(c.FetchBlock)]
+    return [fetch.credentials_of.owner for fetch in play.all(c.FetchBlock)]
 
 
 def failed(play: Play) -> list[tuple[str, int, str]]:
@@ -136,7 +136,7 @@ def test_old_credentials_refused_after_the_renewal_blame_nobody(play: Play) -> N
 
 
 def test_a_prefetch_has_nobody_to_ask(play: Play) -> None:
-    play.open("", "a", hold=True, hold_required=True)
+    play.open("", "a", hold=True, prefetch=True)
     play.refuses("a", 0, EXPIRED, "")
     assert failed(play) == [("", 0, "text")]
     assert play.all(c.AskCredentials) == []

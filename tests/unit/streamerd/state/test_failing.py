@@ -150,7 +150,7 @@ def test_a_transient_shard_goes_with_its_last_lease() -> None:
 
 def test_a_transient_shard_is_not_kept_by_a_pin() -> None:
     play = Play(20, {"a": 3}, transient="a")
-    play.open("p", "a", hold=True, hold_required=True, pin=True)
+    play.open("p", "a", hold=True, prefetch=True, pin=True)
     play.fetched(("a", 0), ("a", 1), ("a", 2))
     assert play.only(c.Finish).load == load_key("p")
     play.close("p")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamerd.state.ledger import Ledger
+from streamerd.state.model import Ledger
 
 
 def test_room_is_what_is_not_used() -> None:

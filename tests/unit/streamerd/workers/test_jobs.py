@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer_client.storage.contract import StoredShard
+from streamerd.workers.frames import FrameBuffer, frame
 from streamerd.workers.jobs import (
     Answer,
     AnyJob,
@@ -25,12 +26,11 @@ from streamerd.workers.jobs import (
     Examined,
     ExaminedFile,
     ExamineFile,
-    Failed,
     Fetch,
     Fetched,
     Finished,
-    FrameBuffer,
     GiveUp,
+    JobFailed,
     Punch,
     Refusal,
     Reply,
@@ -42,9 +42,7 @@ from streamerd.workers.jobs import (
     Stuck,
     TakeSlab,
     TakeSource,
-    Unlink,
     answer_decoder,
-    frame,
     handles_of,
     hung,
     job_decoder,
@@ -64,7 +62,6 @@ JOBS: list[AnyJob] = [
     Checksum(8, 17, 4096, 8192),
     Compare(9, (CompareFile((0, 4096), 5000),)),
     CloseSlab(10, 17),
-    Unlink(11, "/streamerd.1.2", 2**63),
 ]
 REQUESTS: list[Request] = [
     *JOBS,
@@ -80,7 +77,7 @@ ANSWERS: list[Answer] = [
     Checksummed(5, 2**64 - 1),
     Compared(9, ((0, 4096),), (CompareFailure(1, "source", "no"),)),
     Finished(3),
-    Failed(4, "source", "no", no_space=True),
+    JobFailed(4, "source", "no", no_space=True),
     hung(4, "/m/a", 1.5),
 ]
 REPLIES: list[Reply] = [*ANSWERS, StillGoing(4, 0.5), Stuck(4)]
@@ -128,7 +125,6 @@ def test_what_a_job_needs_and_where_it_is_carried_out() -> None:
         8: ("disk", 17, None),
         9: ("aside", None, None),
         10: ("slabs", None, None),
-        11: ("slabs", None, None),
     }
     assert all(subject_of(job) for job in JOBS)
     assert subject_of(JOBS[2]) == "one of 2 files"

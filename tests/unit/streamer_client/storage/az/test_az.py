@@ -14,14 +14,13 @@ from streamer_client.contract.errors import (
     SourceForbidden,
     SourceNotFound,
 )
-from streamer_client.storage.az.caller import account_of
 from streamer_client.storage.az.connection_string import ConnectionString, connection_string
 from streamer_client.storage.az.dialect import AzDialect
+from streamer_client.storage.az.environment import account_of
 from streamer_client.storage.az.listing import parse_page
-from streamer_client.storage.az.sas import expiry_of
-from streamer_client.storage.az.settings import AzSettings, az_settings
+from streamer_client.storage.az.settings import AzSettings, az_settings, expiry_of
 from streamer_client.storage.az.uri import az_uri, blob_url, listing_url
-from streamer_client.storage.http.messages import Answer, Request
+from streamer_client.storage.http.dialect import Answer, Request
 from streamer_client.storage.http.retry import Transient
 
 HOST = "https://acc.blob.core.windows.net"

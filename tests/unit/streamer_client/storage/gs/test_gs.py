@@ -19,7 +19,7 @@ from streamer_client.storage.gs.dialect import GsDialect
 from streamer_client.storage.gs.metadata import ObjectMetadata, listing, object_metadata
 from streamer_client.storage.gs.settings import GsSettings, gs_settings
 from streamer_client.storage.gs.uri import gs_uri, listing_url, object_url
-from streamer_client.storage.http.messages import Answer, Request
+from streamer_client.storage.http.dialect import Answer, Request
 from streamer_client.storage.http.retry import Transient
 
 HOST = "https://storage.googleapis.com"

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from tests.support.certificates import Authority
 
 from streamer_client.contract.errors import ConfigError
-from streamer_client.storage.http.endpoint import check_bearer, endpoint_url
-from streamer_client.storage.http.travelling import http_variables
+from streamer_client.storage.http.urls import check_bearer, parse_endpoint
 
 
 @pytest.mark.parametrize(
@@ -22,18 +18,18 @@ from streamer_client.storage.http.travelling import http_variables
     ],
 )
 def test_endpoint_url(text: str, url: str) -> None:
-    assert endpoint_url("NAME", text) == url
+    assert parse_endpoint("NAME", text) == url
 
 
 @pytest.mark.parametrize("text", ["ftp://h", "https://", "https://h:x", "https://h?a=1"])
 def test_what_is_no_endpoint_is_told_with_its_variable(text: str) -> None:
     with pytest.raises(ConfigError, match="NAME"):
-        endpoint_url("NAME", text)
+        parse_endpoint("NAME", text)
 
 
 def test_a_password_in_an_endpoint_is_not_shown() -> None:
     with pytest.raises(ConfigError) as caught:
-        endpoint_url("NAME", "https://user:hush@h")
+        parse_endpoint("NAME", "https://user:hush@h")
     assert "hush" not in str(caught.value)
 
 
@@ -43,21 +39,3 @@ def test_tokens_go_by_tls_or_stay_on_this_machine() -> None:
     for endpoint in ("http://h", "http://10.0.0.1"):
         with pytest.raises(ConfigError, match=r"NAME=http.*plain text"):
             check_bearer("NAME", endpoint)
-
-
-def test_only_what_is_set_travels_and_certificates_in_place_of_their_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    bundle = Authority(tmp_path).bundle
-    environ = {
-        "AWS_CA_BUNDLE": bundle.name,
-        "HTTPS_PROXY": "http://p:1",
-        "NO_PROXY": "",
-        "HOME": "/h",
-        "AZURE_CLIENT_SECRET": "hush",
-    }
-    assert http_variables(environ) == {
-        "STREAMER_TLS_AUTHORITIES": bundle.read_text(),
-        "HTTPS_PROXY": "http://p:1",
-    }

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 
 import pytest
+from tests.support.plain_dialect import PlainDialect
 
 from streamer_client.contract.errors import SourceError, SourceForbidden
-from streamer_client.storage.http.dialect import PlainDialect
+from streamer_client.storage.http.dialect import Request
 from streamer_client.storage.http.engine import HttpEngine, Waits
-from streamer_client.storage.http.messages import Request
 from streamer_client.storage.http.pool import ConnectionPool
 from streamer_client.storage.http.retry import Attempts, RetryPolicy, SendAgain, Transient
 from streamer_client.storage.http.settings import HttpSettings

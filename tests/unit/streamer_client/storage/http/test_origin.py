@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamer_client.contract.errors import ConfigError
-from streamer_client.storage.http.origin import Origin, origin_of, target_of
+from streamer_client.storage.http.urls import Origin, origin_of, target_of
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,9 @@ from typing import cast
 import pytest
 
 from streamer_client.storage.http import pool as pool_module
-from streamer_client.storage.http.connection import Connection
+from streamer_client.storage.http.connection import HttpConnection
 from streamer_client.storage.http.deadline import Deadline
-from streamer_client.storage.http.messages import Request
-from streamer_client.storage.http.origin import Origin
+from streamer_client.storage.http.dialect import Request
 from streamer_client.storage.http.pool import (
     MAX_IDLE,
     MAX_IDLE_S,
@@ -20,6 +19,7 @@ from streamer_client.storage.http.pool import (
     pool_for,
 )
 from streamer_client.storage.http.settings import HttpSettings
+from streamer_client.storage.http.urls import Origin
 
 
 class FakeExchange:
@@ -61,11 +61,11 @@ class Net:
         self.now_s = 0.0
         self.pool = ConnectionPool(HttpSettings(), make=self.make, clock=lambda: self.now_s)
 
-    def make(self, origin: Origin, _settings: HttpSettings) -> Connection:
+    def make(self, origin: Origin, _settings: HttpSettings) -> HttpConnection:
         made = FakeConnection(origin, len(self.made))
         made.failures = self.failures
         self.made.append(made)
-        return cast("Connection", made)
+        return cast("HttpConnection", made)
 
     def ask(self, url: str = "http://h/a") -> None:
         with self.pool.send(Request("GET", url, url)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamer_client.storage.http.proof import Proof, proof_of
+from streamer_client.storage.http.proof import ObjectProof, proof_of
 
 DATE = "Wed, 21 Oct 2026 07:28:00 GMT"
 LATER = "Wed, 21 Oct 2026 07:28:01 GMT"
@@ -12,32 +12,32 @@ MUCH_LATER = "Wed, 21 Oct 2026 07:29:00 GMT"
 
 
 def test_conditions() -> None:
-    assert Proof(1, '"x"', DATE).conditions() == {"If-Match": '"x"'}
-    assert Proof(1, 'W/"x"', DATE).conditions() == {"If-Unmodified-Since": DATE}
-    assert Proof(1, "", DATE).conditions() == {"If-Unmodified-Since": DATE}
-    assert Proof(1).conditions() == {}
-    assert not Proof(1).proves
-    assert Proof(1, "", DATE).proves
+    assert ObjectProof(1, '"x"', DATE).conditions() == {"If-Match": '"x"'}
+    assert ObjectProof(1, 'W/"x"', DATE).conditions() == {"If-Unmodified-Since": DATE}
+    assert ObjectProof(1, "", DATE).conditions() == {"If-Unmodified-Since": DATE}
+    assert ObjectProof(1).conditions() == {}
+    assert not ObjectProof(1).proves
+    assert ObjectProof(1, "", DATE).proves
 
 
 @pytest.mark.parametrize(
     ("proof", "headers", "differs"),
     [
-        (Proof(1, '"x"'), {"etag": '"x"'}, False),
-        (Proof(1, '"x"'), {"etag": '"y"'}, True),
-        (Proof(1, '"x"'), {"etag": "x"}, False),
-        (Proof(1, '"x"'), {"etag": 'W/"x"'}, False),
-        (Proof(1, '"x"'), {}, False),
-        (Proof(1, '"x"', DATE), {"etag": '"x"', "last-modified": LATER}, False),
-        (Proof(1, "", DATE), {"last-modified": LATER}, True),
-        (Proof(1, "", DATE), {"last-modified": DATE}, False),
-        (Proof(1, 'W/"x"', DATE), {"etag": 'W/"x"', "last-modified": LATER}, True),
-        (Proof(1, '"x"', "", "v1"), {"etag": '"x"', "x-amz-version-id": "v2"}, True),
-        (Proof(1, '"x"', "", "v1"), {"etag": '"x"', "x-amz-version-id": "v1"}, False),
-        (Proof(1, '"x"', "", "1"), {"etag": '"x"', "x-goog-generation": "2"}, True),
+        (ObjectProof(1, '"x"'), {"etag": '"x"'}, False),
+        (ObjectProof(1, '"x"'), {"etag": '"y"'}, True),
+        (ObjectProof(1, '"x"'), {"etag": "x"}, False),
+        (ObjectProof(1, '"x"'), {"etag": 'W/"x"'}, False),
+        (ObjectProof(1, '"x"'), {}, False),
+        (ObjectProof(1, '"x"', DATE), {"etag": '"x"', "last-modified": LATER}, False),
+        (ObjectProof(1, "", DATE), {"last-modified": LATER}, True),
+        (ObjectProof(1, "", DATE), {"last-modified": DATE}, False),
+        (ObjectProof(1, 'W/"x"', DATE), {"etag": 'W/"x"', "last-modified": LATER}, True),
+        (ObjectProof(1, '"x"', "", "v1"), {"etag": '"x"', "x-amz-version-id": "v2"}, True),
+        (ObjectProof(1, '"x"', "", "v1"), {"etag": '"x"', "x-amz-version-id": "v1"}, False),
+        (ObjectProof(1, '"x"', "", "1"), {"etag": '"x"', "x-goog-generation": "2"}, True),
     ],
 )
-def test_differences(proof: Proof, headers: dict[str, str], differs: bool) -> None:
+def test_differences(proof: ObjectProof, headers: dict[str, str], differs: bool) -> None:
     assert bool(proof.difference(headers)) == differs
 
 
@@ -69,19 +69,19 @@ def test_a_date_that_settles_meanwhile_is_the_same_content() -> None:
 
 def test_identity_changes_with_all_that_proves() -> None:
     proofs = [
-        Proof(1, '"x"'),
-        Proof(2, '"x"'),
-        Proof(1, '"y"'),
-        Proof(1, '"x"', "", "v"),
-        Proof(1, "", DATE),
-        Proof(1, "", LATER),
-        Proof(1, 'W/"x"', DATE),
+        ObjectProof(1, '"x"'),
+        ObjectProof(2, '"x"'),
+        ObjectProof(1, '"y"'),
+        ObjectProof(1, '"x"', "", "v"),
+        ObjectProof(1, "", DATE),
+        ObjectProof(1, "", LATER),
+        ObjectProof(1, 'W/"x"', DATE),
     ]
     identities = [proof.identity("s3", "aws") for proof in proofs]
     assert len({*identities, proofs[0].identity("s3", "https://h")}) == len(proofs) + 1
     assert identities[0] == 's3:aws 1 - "x"'
-    assert Proof(1, '"x"', DATE).identity("s3", "aws") == identities[0]
+    assert ObjectProof(1, '"x"', DATE).identity("s3", "aws") == identities[0]
 
 
 def test_unversioned_buckets_have_no_version() -> None:
-    assert proof_of({"etag": '"x"', "x-amz-version-id": "null"}, 1) == Proof(1, '"x"')
+    assert proof_of({"etag": '"x"', "x-amz-version-id": "null"}, 1) == ObjectProof(1, '"x"')

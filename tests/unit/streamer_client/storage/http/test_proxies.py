@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from streamer_client.contract.errors import ConfigError
-from streamer_client.storage.http.origin import origin_of
 from streamer_client.storage.http.proxies import Proxy, proxies_of
+from streamer_client.storage.http.urls import origin_of
 
 
 def way(url: str, **environment: str) -> str:
@@ -48,7 +48,7 @@ def test_no_proxy(rules: str, url: str, past: bool) -> None:
 
 
 def test_a_proxy_that_wants_to_know_who_asks() -> None:
-    proxy = proxies_of({"https_proxy": "http://us%65r:p%40ss@p:1"}).https
+    proxy = proxies_of({"https_proxy": "http://us%65r:p%40ss@p:1"}).of(origin_of("https://h"))
     assert proxy == Proxy("p", 1, "Basic dXNlcjpwQHNz")
     assert "Basic" not in repr(proxy)
     assert "user" not in str(proxy)
@@ -64,7 +64,19 @@ def test_a_proxy_that_wants_to_know_who_asks() -> None:
         "u:hush/hush@p:1",
     ],
 )
-def test_proxies_of_other_kinds(text: str) -> None:
-    with pytest.raises(ConfigError, match="HTTPS_PROXY=") as caught:
-        proxies_of({"HTTPS_PROXY": text})
-    assert "hush" not in str(caught.value)
+def test_proxies_of_other_kinds_are_refused_when_they_would_be_used(text: str) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        proxies = proxies_of({name: text, "NO_PROXY": "covered"})
+        assert "hush" not in repr(proxies)
+        assert proxies.of(origin_of("https://covered")) is None
+        with pytest.raises(ConfigError, match=f"^{name}=.*add h to NO_PROXY") as caught:
+            proxies.of(origin_of("https://h"))
+        assert "hush" not in str(caught.value)
+    for_plain_text = proxies_of({"HTTPS_PROXY": text})
+    assert for_plain_text.of(origin_of("http://h")) is None
+
+
+def test_the_variable_that_was_set_is_known() -> None:
+    given = {"all_proxy": "http://a:1", "HTTPS_PROXY": "http://s:2"}
+    variables = [proxies_of(given).of(origin_of(url)) for url in ("http://h", "https://h")]
+    assert [proxy.variable for proxy in variables if proxy] == ["all_proxy", "HTTPS_PROXY"]

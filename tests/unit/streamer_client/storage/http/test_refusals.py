@@ -10,8 +10,8 @@ from streamer_client.contract.errors import (
     SourceForbidden,
     SourceNotFound,
 )
-from streamer_client.storage.http.messages import Answer, Request
-from streamer_client.storage.http.refusals import Told, refusal, retry_after_s
+from streamer_client.storage.http.dialect import Answer, Request
+from streamer_client.storage.http.faults import ErrorDetail, refusal, retry_after_s
 from streamer_client.storage.http.retry import Transient
 
 REQUEST = Request("GET", "https://u:hush@store:9000/b/k?sig=hush", "s3://b/k")
@@ -29,7 +29,9 @@ REQUEST = Request("GET", "https://u:hush@store:9000/b/k?sig=hush", "s3://b/k")
 )
 def test_statuses(status: int, kind: type[Exception]) -> None:
     headers = {"x-amz-request-id": "ID1", "x-amz-id-2": "ID2", "x-ms-request-id": "ID3"}
-    found = refusal(REQUEST, Answer(status, headers), Told("ItsCode", "https://h/?sig=hush it is"))
+    found = refusal(
+        REQUEST, Answer(status, headers), ErrorDetail("ItsCode", "https://h/?sig=hush it is")
+    )
     assert type(found) is kind
     text = str(found)
     for part in (f"HTTP {status} ItsCode", '"https://h/?sig=*** it is"', "https://store:9000"):
@@ -44,7 +46,7 @@ def test_statuses(status: int, kind: type[Exception]) -> None:
 def test_remedies_stand_at_the_end() -> None:
     given = {"forbidden": "ask the owner", "missing": "look elsewhere", "other": "call someone"}
     for status, remedy in ((403, "ask the owner"), (404, "look elsewhere"), (400, "call someone")):
-        found = refusal(REQUEST, Answer(status, {}), Told(), **given)
+        found = refusal(REQUEST, Answer(status, {}), ErrorDetail(), **given)
         assert str(found).endswith(f"; {remedy}")
 
 
@@ -66,6 +68,6 @@ def test_remedies_stand_at_the_end() -> None:
 )
 def test_retry_after(headers: dict[str, str], seconds: float) -> None:
     assert retry_after_s(headers) == seconds
-    found = refusal(REQUEST, Answer(503, headers), Told())
+    found = refusal(REQUEST, Answer(503, headers), ErrorDetail())
     assert isinstance(found, Transient)
     assert found.after_s == seconds

@@ -5,13 +5,8 @@ from __future__ import annotations
 import pytest
 
 from streamer_client.contract.errors import ConfigError
-from streamer_client.storage.http.retry import (
-    UNREACHED_ATTEMPTS,
-    Attempts,
-    RetryPolicy,
-    Transient,
-    retry_policy,
-)
+from streamer_client.storage.environment import retry_policy
+from streamer_client.storage.http.retry import UNREACHED_ATTEMPTS, Attempts, RetryPolicy, Transient
 
 POLICY = RetryPolicy(max_attempts=6, first_delay_s=1.0, max_delay_s=5.0, deadline_s=100.0)
 
@@ -46,7 +41,13 @@ def test_progress_starts_the_count_anew_but_not_the_deadline() -> None:
         assert attempts.delay_s(Transient("x"), 90.0, 1.0, reached=True) == 1.0
         attempts.progressed()
     assert attempts.delay_s(Transient("x"), 99.5, 1.0, reached=True) is None
-    assert attempts.made == 21
+    assert attempts.told(99.5) == "21 attempts in 99.5 s, 1 of them since bytes last came"
+
+
+def test_attempts_without_progress_are_told_as_one_count() -> None:
+    attempts = Attempts(POLICY, 10.0)
+    delays(attempts, Transient("x"))
+    assert attempts.told(12.0) == "6 attempts in 2.0 s"
 
 
 def test_a_server_that_never_answered_is_given_up_sooner() -> None:

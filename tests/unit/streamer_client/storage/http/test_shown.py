@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamer_client.storage.http.shown import endpoint_of, shown, without_secrets
+from streamer_client.storage.http.urls import endpoint_of, shown, without_secrets
 
 HUSHED = [
     "https://user:hush@h/a",

@@ -10,13 +10,14 @@ import ssl
 import pytest
 
 from streamer_client.contract.errors import SourceError, SourceForbidden
+from streamer_client.storage.environment import http_settings
 from streamer_client.storage.http.connection import CutOff
 from streamer_client.storage.http.deadline import TooSlow
-from streamer_client.storage.http.messages import Request
+from streamer_client.storage.http.dialect import Request
+from streamer_client.storage.http.faults import Fault, transport_fault
 from streamer_client.storage.http.proxies import proxies_of
 from streamer_client.storage.http.retry import Transient
 from streamer_client.storage.http.settings import HttpSettings
-from streamer_client.storage.http.transport_faults import Fault, transport_fault
 
 REQUEST = Request("GET", "https://store:9000/b/k?X-Amz-Signature=hush", "s3://b/k")
 
@@ -52,7 +53,7 @@ def tls_error(reason: str) -> ssl.SSLError:
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
 def test_what_may_pass(error: Fault, told: str, remedy: str, connecting: bool) -> None:
-    fault = transport_fault(error, REQUEST, HttpSettings())
+    fault = transport_fault(error, REQUEST, http_settings({}))
     assert isinstance(fault, Transient)
     assert told in str(fault)
     assert "store" in str(fault)
@@ -67,11 +68,11 @@ def test_what_may_pass(error: Fault, told: str, remedy: str, connecting: bool) -
         (tls_error("WRONG_VERSION_NUMBER"), "does not speak TLS", "http://"),
         (OSError(errno.EMFILE, "Too many open files"), "Too many open files", "ulimit -n"),
         (OSError("Tunnel connection failed: 403 Forbidden"), "403 Forbidden", "NO_PROXY"),
-        (OSError("Tunnel connection failed: 407 Who"), "407 Who", "http://user:password@"),
+        (OSError("Tunnel connection failed: 407 Who"), "407 Who", "host:port in https_proxy"),
     ],
 )
 def test_what_will_not_pass(error: Fault, told: str, remedy: str) -> None:
-    settings = HttpSettings(proxies=proxies_of({"https_proxy": "http://u:hush@proxy:3128"}))
+    settings = http_settings({"https_proxy": "http://u:hush@proxy:3128"})
     found = transport_fault(error, REQUEST, settings)
     assert isinstance(found, SourceError)
     assert isinstance(found, SourceForbidden) == ("Tunnel" in str(error))
@@ -89,7 +90,7 @@ def test_a_proxy_that_cannot_reach_the_store_may_later() -> None:
 
 
 def test_which_authorities_were_trusted_is_told() -> None:
-    for given, told in (("a certificate", "those of the caller's CA bundle"), ("", "the system's")):
+    for given, told in (("a certificate", "those of the client's CA bundle"), ("", "the system's")):
         found = transport_fault(certificate_error(), REQUEST, HttpSettings(authorities=given))
         assert f"trusted are: {told}" in str(found)
         assert "a certificate" not in str(found)
@@ -104,4 +105,5 @@ def test_an_unreachable_proxy_is_to_be_looked_at_before_the_store(error: Fault) 
     fault = transport_fault(error, REQUEST, settings)
     assert isinstance(fault, Transient)
     assert "through the proxy http://proxy:3128" in str(fault)
+    assert "check HTTPS_PROXY and that the proxy runs" in fault.remedy
     assert "NO_PROXY" in fault.remedy

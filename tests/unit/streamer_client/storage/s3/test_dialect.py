@@ -15,11 +15,9 @@ from streamer_client.contract.errors import (
     SourceForbidden,
     SourceNotFound,
 )
-from streamer_client.storage.http.dialect import Verdict
-from streamer_client.storage.http.messages import Answer, Request
+from streamer_client.storage.http.dialect import Answer, Request, Verdict
 from streamer_client.storage.http.retry import SendAgain, Transient
-from streamer_client.storage.s3.dialect import S3Dialect
-from streamer_client.storage.s3.learned import Learned
+from streamer_client.storage.s3.dialect import Lessons, S3Dialect
 from streamer_client.storage.s3.settings import s3_settings
 
 NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
@@ -34,7 +32,7 @@ ENDPOINT = "http://store:9000"
 
 
 def dialect(**environment: str) -> S3Dialect:
-    return S3Dialect(s3_settings(environment), Learned(), lambda: NOW)
+    return S3Dialect(s3_settings(environment), Lessons(), lambda: NOW)
 
 
 def signed_dialect(**environment: str) -> S3Dialect:

@@ -12,7 +12,7 @@ def test_what_stands_in_the_url() -> None:
         "https://h/a?part=1&X-Amz-Date=1&X-Amz-Signature=hush"
     )
     assert found.signed("https://h/b") == "https://h/b?X-Amz-Date=1&X-Amz-Signature=hush"
-    assert secrets_of("https://h/a?part=1", found.variables()) == found
+    assert secrets_of("https://h/a?part=1", found.as_environment()) == found
     assert "hush" not in repr(found)
 
 
@@ -23,5 +23,5 @@ def test_what_stands_in_the_variables() -> None:
     both = secrets_of("https://u:p@h/a", {"STREAMER_HTTP_BEARER": "t"})
     assert both.headers()["Authorization"].startswith("Basic ")
     assert UrlSecrets().headers() == {}
-    assert UrlSecrets().variables() == {}
+    assert UrlSecrets().as_environment() == {}
     assert UrlSecrets().signed("https://h/a?x") == "https://h/a?x"

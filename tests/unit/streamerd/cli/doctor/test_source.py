@@ -36,10 +36,19 @@ def test_an_empty_file_is_no_error_of_reading(tmp_path: Path) -> None:
 def test_credentials_are_told_by_kind() -> None:
     keys = {"AWS_ACCESS_KEY_ID": SECRET, "AWS_SECRET_ACCESS_KEY": SECRET}
     endpoint = {"AWS_ENDPOINT_URL_S3": "https://store.example"}
-    lasting = credentials(keys | endpoint)
+    (lasting,) = credentials("s3://b/m", keys | endpoint)
     assert lasting.state is State.OK
     assert "lasting keys sign requests to https://store.example" in lasting.text
-    assert "temporary keys" in credentials(keys | {"AWS_SESSION_TOKEN": SECRET}).text
-    assert credentials(endpoint).state is State.WARNING
-    assert credentials(endpoint | {"RUNAI_STREAMER_S3_UNSIGNED": "1"}).state is State.OK
+    (passing,) = credentials("S3://b/m", keys | {"AWS_SESSION_TOKEN": SECRET})
+    assert "temporary keys" in passing.text
+    (none,) = credentials("s3://b/m", endpoint)
+    assert none.state is State.WARNING
+    (unsigned,) = credentials("s3://b/m", endpoint | {"RUNAI_STREAMER_S3_UNSIGNED": "1"})
+    assert unsigned.state is State.OK
+    (named,) = credentials("gs://b/m", {"STREAMER_GCS_BEARER": SECRET})
+    assert (named.state, named.text) == (
+        State.NOTE,
+        "sent along with an open: STREAMER_GCS_BEARER",
+    )
+    assert credentials("/models/m", {}) == []
     assert SECRET not in str(lasting)

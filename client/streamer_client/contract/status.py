@@ -1,0 +1,158 @@
+"""The document of `streamerctl status --json`, typed once for the daemon and its readers.
+
+Owns the document's names, their order and their types; `docs/status-json.md` explains each to
+users, and a test holds that page against these structs. The daemon builds one
+(`answering/status.py`) and sends it as the body of `messages.Status`; streamerctl parses that body
+at the edge. Names are a promise: a field may be added, with a default, so that a reader understands
+a daemon that lacks it. A reader passes over fields that it does not know, and `--json` prints them
+all the same. Pure.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from streamer_client.contract.errors import ProtocolMismatch
+from streamer_client.contract.messages import Json
+
+
+class ShardState(StrEnum):
+    """How far a shard is; the value is what users read."""
+
+    QUEUED = "queued"
+    """A load wants it, and none of it has come yet."""
+    STREAMING = "streaming"
+    PARTIAL = "partial"
+    """Some of it is resident, and no load asks for the rest."""
+    RESIDENT = "resident"
+    FAILED = "failed"
+    """It could not be read; `ShardStatus.error` says why."""
+
+
+class MemoryStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The account of slab bytes against the memory limit."""
+
+    limit_bytes: int
+    used_bytes: int
+    """Reserved, resident, or on their way back to the system."""
+    leased_bytes: int
+    pinned_bytes: int
+    committed_bytes: int = 0
+    """Promised to loads and pins."""
+    lingering_bytes: int = 0
+    """Of slabs that were given up and that old clients still have mapped; beside the limit."""
+
+
+class LeaseStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One load that has a shard open."""
+
+    pid: int
+    label: str
+    consumed_bytes: int
+
+
+class ShardStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One shard: resident, on its way, or one that failed and is remembered for that."""
+
+    id: str | None
+    """Stands for the shard, which may have several names."""
+    uri: str
+    names: tuple[str, ...] = ()
+    """What else it was opened as."""
+    slab: str | None
+    """None where it has no shared memory."""
+    size_bytes: int
+    resident_bytes: int
+    state: str
+    """A `ShardState`, or a word of a newer daemon's."""
+    pinned: bool
+    leases: tuple[LeaseStatus, ...]
+    retries: int = 0
+    """Requests to its source that were made again."""
+    bytes_per_s: float | None
+    eta_s: float | None
+    error: str | None
+
+
+class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Shards in one folder or under one prefix."""
+
+    uri: str
+    shards: tuple[ShardStatus, ...]
+
+
+class WaitingStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One load that waits to be admitted."""
+
+    pid: int
+    label: str
+    needs_bytes: int
+
+
+class TotalsStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What was counted since the daemon's start."""
+
+    source_read_bytes: int
+    source_device_bytes: int = 0
+    """Of `source_read_bytes`, what came from the device or the network."""
+    source_proof_bytes: int = 0
+    """Read once more to take checksums again; no part of `source_read_bytes`."""
+    source_requests: int
+    served_bytes: int
+    block_hits: int
+    block_misses: int
+    evicted_bytes: int
+    retries: int
+    errors: int
+    worker_restarts: int
+    lost_threads: int = 0
+    """Given up because a file system did not answer."""
+    retired_workers: int = 0
+
+
+class StatusDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole document."""
+
+    version: str
+    pid: int
+    uptime_s: float
+    socket: str
+    instance: str
+    memory: MemoryStatus
+    sources: tuple[SourceStatus, ...]
+    waiting: tuple[WaitingStatus, ...]
+    bandwidth_limit_bytes_per_s: int = 0
+    totals: TotalsStatus
+    workers: tuple[int, ...] = ()
+    """Pids of the fetch processes."""
+
+    def shards(self) -> dict[str, ShardStatus]:
+        """Every shard that has an id, by it."""
+        return {
+            shard.id: shard
+            for source in self.sources
+            for shard in source.shards
+            if shard.id is not None
+        }
+
+    def body(self) -> Json:
+        """The document as the body of a `Status` message: JSON's own types, in their order."""
+        body: Json = msgspec.to_builtins(self)
+        return body
+
+
+def parse_status(body: Json) -> StatusDocument:
+    """Type the body of a `Status` message.
+
+    Raises:
+        ProtocolMismatch: a name that this version shows is missing or of another type.
+    """
+    try:
+        return msgspec.convert(body, StatusDocument)
+    except msgspec.ValidationError as error:
+        raise ProtocolMismatch(
+            f"the daemon's status is not what this streamerctl knows ({error}); install the same "
+            "version of streamerd on both sides"
+        ) from error

@@ -1,0 +1,172 @@
+"""What opens feeds for a client: through the daemon, in this process, or whichever of both serves.
+
+Owns what each kind of opener needs: files opened here, access to the source, sizes. Finding a
+daemon is left to `connecting/finding.py`. Runs in the caller's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+import msgspec
+
+from streamer_client.connecting.descriptor_room import open_files
+from streamer_client.connecting.link import Link
+from streamer_client.connecting.open_request import OpenRequest
+from streamer_client.connecting.source_access import SourceAccesses
+from streamer_client.contract.errors import (
+    DaemonUnavailable,
+    MemoryLimitError,
+    RequestRefused,
+    SourceForbidden,
+    SourceNotFound,
+    StreamerError,
+)
+from streamer_client.contract.messages import Open
+from streamer_client.contract.uris import is_remote
+from streamer_client.copy.feed import Feed
+from streamer_client.delivery.concurrency import chunk_bytes
+from streamer_client.delivery.daemon_feed import DaemonFeed
+from streamer_client.delivery.direct_feed import open_directly
+from streamer_client.storage.registry import public_uri
+
+logger = logging.getLogger(__name__)
+
+_READ_OURSELVES: Final = (
+    DaemonUnavailable,
+    MemoryLimitError,
+    RequestRefused,
+    SourceForbidden,
+    SourceNotFound,
+)
+"""What a daemon may refuse although this process can read the files itself: the daemon is another
+user, in another mount namespace, or has no room."""
+
+
+class Opener(Protocol):
+    """What a client of any mode does with a request."""
+
+    def feed(self, request: OpenRequest) -> Feed: ...
+    def close(self) -> None: ...
+
+
+class DaemonOpener:
+    """Opens through the daemon.
+
+    Args:
+        link: the way to it.
+        environ: what names credentials and endpoints; this process's environment by default.
+        without_memory: whether a load goes on in this process when the daemon has no memory for it.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        environ: Mapping[str, str] = os.environ,
+        *,
+        without_memory: bool = False,
+    ) -> None:
+        self._link = link
+        self._without_memory = without_memory
+        self._environ = environ
+        self._accesses = SourceAccesses()
+
+    def feed(self, request: OpenRequest) -> Feed:
+        public, options = _public(request), request.options
+        first = _first_uri(request)
+        access = self._accesses.of(first, self._environ)
+        local = not is_remote(first)
+        files = open_files(request.source, request.pattern, request.files) if local else ()
+        try:
+            return DaemonFeed(
+                self._link,
+                Open(
+                    request_id=0,
+                    load=0,
+                    source=public.source,
+                    files=None if local else public.files,
+                    pattern=None if local else request.pattern,
+                    hold=options.hold,
+                    memory_limit=options.memory_limit,
+                    concurrency=options.concurrency,
+                ),
+                access,
+                files,
+                page_cache=options.page_cache,
+                without_memory=self._without_memory,
+            )
+        except BaseException:
+            for file in files:
+                file.close()
+            raise
+
+    def close(self) -> None:
+        self._link.close()
+
+
+class DirectOpener:
+    """Opens in this process.
+
+    Args:
+        environ: what names credentials, endpoints and sizes; this process's by default.
+    """
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        self._environ = environ
+        self._accesses = SourceAccesses()
+
+    def feed(self, request: OpenRequest) -> Feed:
+        uri, public = _first_uri(request), _public(request)
+        return open_directly(
+            self._accesses.of(uri, self._environ),
+            public.source,
+            request.pattern,
+            public.files,
+            memory_limit=request.options.memory_limit,
+            concurrency=request.options.concurrency,
+            block_bytes=chunk_bytes(uri, self._environ),
+        )
+
+    def close(self) -> None:
+        """Nothing is kept between opens."""
+
+
+class AutoOpener:
+    """Opens through the daemon, and in this process what the daemon will not or cannot serve.
+
+    Args:
+        link: the way to the daemon.
+        environ: what names credentials, endpoints and sizes.
+    """
+
+    def __init__(self, link: Link, environ: Mapping[str, str]) -> None:
+        self._daemon = DaemonOpener(link, environ, without_memory=True)
+        self._direct = DirectOpener(environ)
+
+    def feed(self, request: OpenRequest) -> Feed:
+        try:
+            return self._daemon.feed(request)
+        except _READ_OURSELVES as error:
+            try:
+                feed = self._direct.feed(request)
+            except StreamerError as own_error:
+                raise own_error from error
+            logger.warning("event=reading_directly source=%r reason=%r", request.source, str(error))
+            return feed
+
+    def close(self) -> None:
+        self._daemon.close()
+
+
+def _public(request: OpenRequest) -> OpenRequest:
+    """Without the secrets of its URLs: they travel with the environment, and are shown nowhere."""
+    files = None if request.files is None else tuple(map(public_uri, request.files))
+    return msgspec.structs.replace(request, source=public_uri(request.source), files=files)
+
+
+def _first_uri(request: OpenRequest) -> str:
+    """What decides how all of it is read; a source is of one kind."""
+    return request.files[0] if request.files else request.source

@@ -1,0 +1,1 @@
+"""Streaming safetensors files, under the names of Run:ai's modules."""

@@ -1,0 +1,265 @@
+"""Streaming safetensors files, with Run:ai's `SafetensorsStreamer` interface.
+
+Owns which tensors of which files are wanted and at which call an error comes; `ranges.py` reads
+them. Used by one thread at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+import torch
+
+from streamer_client.contract.catalog import ShardCatalog
+from streamer_client.contract.errors import ConfigError, SourceError
+from streamer_client.copy.feed import Feed, Route
+from streamer_client.runai.distributed_streamer.distributed_streamer import DistributedStreamer
+from streamer_client.runai.failures import as_value_error
+from streamer_client.runai.file_streamer.file_streamer import check_one_kind, usable_device
+from streamer_client.runai.file_streamer.requests_iterator import check_memory_limit
+from streamer_client.runai.listing import SAFETENSORS_PATTERN, list_safetensors
+from streamer_client.runai.object_model import ObjectStorageModel
+from streamer_client.runai.pulling import pull_files
+from streamer_client.runai.ranges import Range, RangeStream
+from streamer_client.runai.s3_utils.s3_utils import S3Credentials
+from streamer_client.runai.safetensors_streamer.safetensors_pytorch import (
+    SafetensorMetadata,
+    catalogs_of,
+    metadata_of,
+)
+from streamer_client.runai.settings import memory_limit as told_memory_limit
+
+__all__ = [
+    "SAFETENSORS_PATTERN",
+    "ObjectStorageModel",
+    "SafetensorsStreamer",
+    "list_safetensors",
+    "pull_files",
+]
+
+logger = logging.getLogger(__name__)
+
+_NOT_OPEN: Final = "the streamer is not open; use it as `with SafetensorsStreamer() as streamer:`"
+
+
+class SafetensorsStreamer:
+    """Streams tensors out of safetensors files. A context manager: leaving it ends the reading.
+
+    Tensors that were handed out stay valid as long as they are referenced, also after the end.
+    """
+
+    def __init__(self) -> None:
+        self.files_to_tensors_metadata: dict[int, list[SafetensorMetadata]] = {}
+        """The place of a file in `paths` to its wanted tensors; there once `stream_files` is."""
+        self.total_size = 0
+        """Bytes of all wanted tensors. Both stay after the streamer was left."""
+        self.device_str: str | None = None
+        self.start_time: float | None = None
+        self.file_streamer = DistributedStreamer()
+        """What reads the files; it is opened and closed with this streamer."""
+        self.unaligned_copies = 0
+        """Tensors that had to be copied to be aligned; always 0, as in no case they are."""
+        self._entered = False
+        self._stream: RangeStream | None = None
+        self._names: list[str] = []
+        self._failure: SourceError | None = None
+
+    def __enter__(self) -> Self:
+        self.file_streamer.__enter__()
+        self._entered = True
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._entered = False
+        self._end()
+        self.file_streamer.__exit__(exc_type, exc_value, traceback)
+
+    def stream_file(
+        self,
+        path: str,
+        s3_credentials: S3Credentials | None = None,
+        device: str | None = "cpu",
+        is_distributed: bool = False,
+        tensor_names: Collection[str] | None = None,
+        owned: bool = True,
+    ) -> None:
+        """Begin to read one file; as `stream_files`."""
+        self.stream_files(
+            [path],
+            s3_credentials=s3_credentials,
+            device=device,
+            is_distributed=is_distributed,
+            tensor_names=tensor_names,
+            owned=owned,
+        )
+
+    def stream_files(
+        self,
+        paths: list[str],
+        s3_credentials: S3Credentials | None = None,
+        device: str | None = "cpu",
+        is_distributed: bool = False,
+        tensor_names: Collection[str] | None = None,
+        owned: bool = True,
+    ) -> None:
+        """Begin to read; `get_tensors` hands the tensors out. Ends what was being read before.
+
+        Args:
+            paths: files or objects, all of one kind of source.
+            s3_credentials: win over the environment.
+            device: where the tensors are wanted, `cpu` or `cuda:N`; None is the CPU.
+            is_distributed: the daemon reads once for all ranks either way; with
+                RUNAI_STREAMER_DIST=1, ranks that say so fail together.
+            tensor_names: only these, each of which must be in exactly one file; None is all.
+            owned: accepted; each tensor is its caller's own either way.
+
+        Raises:
+            ValueError: a file cannot be read or is no safetensors file, or a name is in none or in
+                several; a StreamerError too where it is about files.
+        """
+        del owned
+        if not self._entered:
+            raise ConfigError(_NOT_OPEN)
+        names = _checked_names(tensor_names)
+        self._forget()
+        place = usable_device(device)
+        self.device_str = device
+        self.start_time = time.perf_counter()
+        files = [os.fspath(path) for path in paths]
+        check_one_kind(files)
+        if not files:
+            return
+        self.file_streamer.set_is_distributed(is_distributed, str(place))
+        with as_value_error():
+            self._open(files, s3_credentials, place, names)
+
+    def _open(
+        self,
+        files: Sequence[str],
+        credentials: S3Credentials | None,
+        device: torch.device,
+        names: frozenset[str] | None,
+    ) -> None:
+        unique = list(dict.fromkeys(files))
+        # Views of whole shards cost no copy; of a few tensors, only their blocks are read.
+        hold = names is None and device.type == "cpu"
+        limit, origin = told_memory_limit(os.environ, None)
+        check_memory_limit(limit, 0, origin)
+        session = self.file_streamer.file_streamer.session
+        feed = session.open(unique, credentials, hold=hold, memory_limit_bytes=limit)
+        try:
+            shard_of = {file: shard for shard, file in enumerate(unique)}
+            ranges = self._read_headers(feed, [shard_of[file] for file in files], names)
+            largest = max((one.stop - one.start for one in ranges), default=0)
+            check_memory_limit(limit, largest, origin)
+        except BaseException:
+            feed.close()
+            raise
+        self._stream = RangeStream(feed, ranges, device)
+
+    def _read_headers(
+        self, feed: Feed, shards: Sequence[int], names: frozenset[str] | None
+    ) -> list[Range]:
+        catalogs, self._failure = catalogs_of(feed)
+        return self._plan(shards, catalogs, names)
+
+    def _plan(
+        self,
+        shards: Sequence[int],
+        catalogs: Sequence[ShardCatalog],
+        names: frozenset[str] | None,
+    ) -> list[Range]:
+        self.files_to_tensors_metadata = {
+            place: metadata_of(catalogs[shard], names) for place, shard in enumerate(shards)
+        }
+        wanted = [
+            (shard, entry)
+            for shard in shards
+            for entry in catalogs[shard].entries
+            if names is None or entry.name in names
+        ]
+        self.total_size = sum(entry.stop - entry.start for _, entry in wanted)
+        self._names = [entry.name for _, entry in wanted]
+        if names is not None:
+            _check_found(names, self._names)
+        return [
+            Range(shard, entry.start, entry.stop, entry.dtype, entry.shape)
+            for shard, entry in wanted
+        ]
+
+    def get_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """What `stream_files` asked for: each tensor once, with its name, in file order.
+
+        Raises:
+            ValueError: a file could not be read to its end; also a StreamerError.
+        """
+        if not self._entered:
+            raise ConfigError(_NOT_OPEN)
+        stream, names = self._stream, self._names
+        if stream is None:
+            return
+        handed_out = False
+        with as_value_error(), self.file_streamer.ranks.together():
+            if self._failure is not None:
+                raise self._failure
+            for index, tensor in stream.once():
+                handed_out = True
+                yield names[index], tensor
+                del tensor  # the caller alone decides how long it lives
+        if handed_out:
+            self._report(stream.route)
+
+    def _report(self, route: Route) -> None:
+        seconds = time.perf_counter() - (self.start_time or 0.0)
+        logger.info(
+            "event=streamed bytes=%d files=%d device=%s seconds=%.3f gb_per_s=%.2f via=%s",
+            self.total_size,
+            len(self.files_to_tensors_metadata),
+            self.device_str,
+            seconds,
+            self.total_size / max(seconds, 1e-9) / 1e9,
+            route,
+        )
+
+    def _forget(self) -> None:
+        self._end()
+        self.files_to_tensors_metadata = {}
+        self.total_size = 0
+
+    def _end(self) -> None:
+        stream, self._stream, self._names, self._failure = self._stream, None, [], None
+        if stream is not None:
+            stream.close()
+
+
+def _checked_names(names: Collection[str] | None) -> frozenset[str] | None:
+    if isinstance(names, str):
+        raise ConfigError(f"tensor_names is the text {names!r}; write a list: [{names!r}]")
+    if names is not None and not names:
+        raise ConfigError("tensor_names is empty; leave it out to stream every tensor")
+    return None if names is None else frozenset(names)
+
+
+def _check_found(wanted: frozenset[str], found: Sequence[str]) -> None:
+    missing = sorted(wanted - set(found))
+    if missing:
+        raise ConfigError(
+            f"no file has the tensors {', '.join(missing)}; are the names spelled so?"
+        )
+    twice = sorted(name for name, count in Counter(found).items() if count > 1)
+    if twice:
+        raise ConfigError(
+            f"several files have the tensors {', '.join(twice)}; leave out the files that are not "
+            "meant"
+        )

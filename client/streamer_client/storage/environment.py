@@ -1,0 +1,162 @@
+"""Environments of sources that are read over HTTP: the variables that all stores share.
+
+Owns which variables stand for the settings of connections and retries, and how certificates travel
+in place of a file's path; leaves a store's own variables to its folder, and the settings themselves
+to `http/`. `http_environment` and `authorities_of` run in the client's process; everything else
+also in fetch workers, on what a client sent.
+
+| variable | meaning |
+|---|---|
+| `AWS_CA_BUNDLE`, else `SSL_CERT_FILE` | a PEM file of the authorities to trust |
+| `STREAMER_TLS_VERIFY` | 0: trust any certificate |
+| `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY` | see `http/proxies.py` |
+| `RUNAI_STREAMER_S3_REQUEST_TIMEOUT_MS` | the longest silence of a server |
+| `RUNAI_STREAMER_S3_MAX_RETRIES`, else `AWS_MAX_ATTEMPTS` | attempts that may bring nothing |
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Final
+
+from streamer_client.contract.errors import ConfigError
+from streamer_client.storage.http.proxies import proxies_of
+from streamer_client.storage.http.retry import RetryPolicy
+from streamer_client.storage.http.settings import READ_TIMEOUT_S, HttpSettings, SettingNames
+from streamer_client.storage.http.tls import read_bundle
+
+AUTHORITIES: Final = "STREAMER_TLS_AUTHORITIES"
+"""Certificates in PEM to trust instead of the system's. A client sends them in place of the path
+that its user set; nobody sets this variable by hand."""
+
+_VERIFY: Final = "STREAMER_TLS_VERIFY"
+_TIMEOUT_MS: Final = "RUNAI_STREAMER_S3_REQUEST_TIMEOUT_MS"
+_RETRIES: Final = "RUNAI_STREAMER_S3_MAX_RETRIES"
+_ATTEMPTS: Final = "AWS_MAX_ATTEMPTS"
+
+HTTP_VARIABLES: Final = (
+    _VERIFY,
+    _TIMEOUT_MS,
+    *(
+        name
+        for proxy in ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+        for name in (proxy, proxy.upper())
+    ),
+    _RETRIES,
+    _ATTEMPTS,
+)
+"""The variables that are sent with an open as the client has them set."""
+
+_NAMES: Final = SettingNames("AWS_CA_BUNDLE or SSL_CERT_FILE", _TIMEOUT_MS)
+
+
+def http_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that are set, and in place of a bundle's path the certificates in it.
+
+    Raises:
+        ConfigError: the bundle cannot be used.
+    """
+    found = {name: environ[name] for name in HTTP_VARIABLES if environ.get(name)}
+    return found | authorities_of(environ)
+
+
+def authorities_of(environ: Mapping[str, str], *, profile: str = "") -> dict[str, str]:
+    """The certificates of the file that the client's user names.
+
+    Args:
+        environ: all variables of the client's process; `AWS_CA_BUNDLE` wins over a profile's file,
+            and `SSL_CERT_FILE` comes last.
+        profile: the file that a profile's `ca_bundle` names.
+
+    Returns:
+        Nothing where no file is named: then each process trusts its own system's authorities.
+
+    Raises:
+        ConfigError: the file cannot be used; the text says which variable names it.
+    """
+    named = (
+        ("AWS_CA_BUNDLE", environ.get("AWS_CA_BUNDLE", "")),
+        ("ca_bundle of the profile", profile),
+        ("SSL_CERT_FILE", environ.get("SSL_CERT_FILE", "")),
+    )
+    who, path = next(((who, path) for who, path in named if path), ("", ""))
+    return {AUTHORITIES: read_bundle(who, os.path.expanduser(path))} if path else {}
+
+
+def http_settings(environment: Mapping[str, str]) -> HttpSettings:
+    """The settings of connections; only `STREAMER_TLS_VERIFY=0` turns verification off.
+
+    Raises:
+        ConfigError: a variable is malformed; the text names it.
+    """
+    timeout_ms = whole_number(environment, _TIMEOUT_MS)
+    return HttpSettings(
+        authorities=environment.get(AUTHORITIES, ""),
+        verify=flag(environment, _VERIFY, default=True),
+        proxies=proxies_of(environment),
+        read_timeout_s=timeout_ms / 1000 if timeout_ms else READ_TIMEOUT_S,
+        names=_NAMES,
+    )
+
+
+def retry_policy(environment: Mapping[str, str]) -> RetryPolicy:
+    """`RUNAI_STREAMER_S3_MAX_RETRIES` (after the first attempt), else `AWS_MAX_ATTEMPTS` (in all).
+
+    Raises:
+        ConfigError: one is malformed.
+    """
+    retries = whole_number(environment, _RETRIES)
+    attempts = whole_number(environment, _ATTEMPTS)
+    if retries is not None:
+        return RetryPolicy(max_attempts=retries + 1)
+    if attempts is None:
+        return RetryPolicy()
+    if attempts == 0:
+        raise ConfigError("AWS_MAX_ATTEMPTS=0: would never ask at all; set at least 1")
+    return RetryPolicy(max_attempts=attempts)
+
+
+def flag(environment: Mapping[str, str], name: str, *, default: bool) -> bool:
+    """A variable that is 0 or 1, or false or true.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    text = environment.get(name, "").strip().lower()
+    if not text:
+        return default
+    if text in ("1", "true", "yes", "on"):
+        return True
+    if text in ("0", "false", "no", "off"):
+        return False
+    raise ConfigError(f"{name}={text!r}: neither 0 nor 1; set one of them, or unset it")
+
+
+def whole_number(environment: Mapping[str, str], name: str) -> int | None:
+    """A variable that is a number of at least 0; None where it is not set.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    text = environment.get(name, "").strip()
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit():
+        raise ConfigError(f"{name}={text!r}: not a whole number; give one, or unset it")
+    return int(text)
+
+
+def missing_extra(uri: str, extra: str, error: ImportError) -> ConfigError:
+    """The error for credentials whose optional library is not installed.
+
+    Args:
+        uri: the source.
+        extra: the extra of this distribution that brings the library.
+        error: tells which library was not found.
+    """
+    return ConfigError(
+        f"{uri}: the library {error.name or error} is needed for these credentials and is not "
+        f"installed; pip install 'streamerd[{extra}]' where vLLM or streamerctl runs (the daemon "
+        "does not need it)"
+    )

@@ -1,0 +1,124 @@
+"""What an answer's headers say of its body: dates, ranges, sizes, encodings. Pure.
+
+Owns the reading of standard HTTP headers; `proof.py` owns those that prove an object's content.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import email.utils
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from streamer_client.contract.errors import SourceChanged, SourceError
+
+
+def date_of(text: str) -> dt.datetime | None:
+    """An HTTP date as a time in UTC; None where it is none."""
+    try:
+        found = email.utils.parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=dt.UTC)
+
+
+_CONTENT_RANGE: Final = re.compile(r"bytes\s+(\d+)-(\d+)/(\d+|\*)", re.IGNORECASE)
+_UNSATISFIED: Final = re.compile(r"bytes\s+\*/(\d+)", re.IGNORECASE)
+
+
+def range_header(start: int, stop: int) -> dict[str, str]:
+    """The header that asks for bytes `start` to `stop`, which is not included."""
+    return {"Range": f"bytes={start}-{stop - 1}"}
+
+
+def check_range(
+    about: str, status: int, headers: Mapping[str, str], start: int, stop: int, size_bytes: int
+) -> int:
+    """Bytes of the range that the body begins with; fewer than asked where the server cuts.
+
+    A server may ignore Range and send everything (200): that is right only when everything was
+    asked for.
+
+    Raises:
+        SourceChanged: the object has another size by now.
+        SourceError: the answer holds other bytes than those asked for.
+    """
+    if status == 206:
+        first, last, total = _content_range(about, headers)
+        if total not in (None, size_bytes):
+            raise _resized(about, size_bytes, total)
+        if first != start or not start <= last < stop:
+            raise SourceError(
+                f"{about}: asked for bytes {start} to {stop - 1}, and the server sent "
+                f"{first} to {last}; a cache or proxy between confuses ranges: go past it"
+            )
+        return last + 1 - start
+    length = _number(headers.get("content-length"))
+    if length is not None and length != size_bytes:
+        raise _resized(about, size_bytes, length)
+    if start or stop != size_bytes:
+        raise SourceError(
+            f"{about}: the server answers a range (bytes {start} to {stop - 1}) with HTTP {status} "
+            "and the whole file, so it cannot be read in blocks; serve it from a server that "
+            "honours Range"
+        )
+    return size_bytes
+
+
+def total_size(status: int, headers: Mapping[str, str]) -> int | None:
+    """The size of the whole object by an answer to HEAD, or to GET of its first byte.
+
+    416 is how an empty object answers the latter.
+    """
+    if status in (206, 416):
+        text = headers.get("content-range", "")
+        found = _UNSATISFIED.match(text) or re.search(r"()/(\d+)$", text)
+        return int(found[found.lastindex or 0]) if found else None
+    return _number(headers.get("content-length"))
+
+
+def _content_range(about: str, headers: Mapping[str, str]) -> tuple[int, int, int | None]:
+    text = headers.get("content-range", "")
+    found = _CONTENT_RANGE.fullmatch(text.strip())
+    if not found:
+        raise SourceError(
+            f"{about}: the server sent a part of the file (HTTP 206) and does not say which "
+            f"(Content-Range {text!r}); serve it from a server that honours Range"
+        )
+    return int(found[1]), int(found[2]), None if found[3] == "*" else int(found[3])
+
+
+def _resized(about: str, size_bytes: int, found: int | None) -> SourceChanged:
+    return SourceChanged(
+        f"{about}: changed since the load began (expected {size_bytes} bytes, found {found}); "
+        "open the checkpoint again when nothing writes to it"
+    )
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isascii() and text.isdigit() else None
+
+
+_NO_ENCODINGS: Final = frozenset({"", "identity", "aws-chunked", "utf-8", "utf8"})
+"""Values of Content-Encoding that say nothing of the bytes: `aws-chunked` tells how an object was
+uploaded, and `utf-8` is a charset that somebody wrote into the wrong header."""
+
+
+def leaves_bytes_alone(encoding: str) -> bool:
+    """Whether a body of this Content-Encoding (a list, in any case of letters) is as stored."""
+    return all(part.strip().lower() in _NO_ENCODINGS for part in encoding.split(","))
+
+
+def plain_body(about: str, headers: Mapping[str, str]) -> None:
+    """Refuse a body that is packed on its way: its ranges are not the object's.
+
+    Raises:
+        SourceError: naming the encoding.
+    """
+    encoding = headers.get("content-encoding", "")
+    if not leaves_bytes_alone(encoding):
+        raise SourceError(
+            f"{about}: is sent with Content-Encoding {encoding}, so its ranges are not those of "
+            "the file; store it, and let the server send it, without compression"
+        )

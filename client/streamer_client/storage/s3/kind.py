@@ -1,0 +1,41 @@
+"""What the registry knows of `s3://`. botocore is imported where an environment is resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from streamer_client.storage.contract import CredentialsReport, SourceEnvironment, SourceKind
+from streamer_client.storage.object_uri import without_user
+from streamer_client.storage.s3.settings import SECRETS, SENT_ENDPOINT, UNSIGNED
+from streamer_client.storage.s3.storage import S3Storage
+
+
+def _environment(uri: str, environ: Mapping[str, str]) -> SourceEnvironment:
+    from streamer_client.storage.s3.environment import S3Environment  # noqa: PLC0415 - botocore
+
+    return S3Environment(uri, environ)
+
+
+def credentials_report(environment: Mapping[str, str]) -> CredentialsReport:
+    """What would sign requests, and where they would go. Pure."""
+    key_id, _, token = (environment.get(name) for name in SECRETS)
+    where = environment.get(SENT_ENDPOINT) or "the provider's own endpoint"
+    if environment.get(UNSIGNED, "0") not in ("", "0"):
+        return CredentialsReport("ok", f"requests to {where} are not signed, as told")
+    if not key_id:
+        text = f"none found: requests to {where} are not signed"
+        remedy = "for a private bucket: AWS_PROFILE, AWS_ACCESS_KEY_ID, or a role"
+        return CredentialsReport("warn", text, remedy)
+    kind = "temporary keys" if token else "lasting keys"
+    return CredentialsReport("ok", f"{kind} sign requests to {where}")
+
+
+KIND: Final = SourceKind(
+    storage=S3Storage,
+    environment=_environment,
+    # The name of an object may have ? and = in it, and stays what it is.
+    public_uri=without_user,
+    credentials=credentials_report,
+    is_object_store=True,
+)

@@ -1,0 +1,133 @@
+"""The messages that act on what is in memory: `Evict`, `Pin`, `Unpin`, `Verify`, and `Drop`.
+
+Each waits until the files that it names were examined, and is then carried out by `cache.py` or
+`verification.py`. Owns the verifications under way, by client. Runs in the daemon's loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from streamer_client.contract import messages
+from streamer_client.contract.errors import RequestRefused
+from streamerd.answering.cache import Cache
+from streamerd.answering.files.handovers import Handed, Handovers
+from streamerd.answering.files.local_files import LocalFiles
+from streamerd.answering.requests import Replies, Requests
+from streamerd.answering.verification import Means, Verification
+from streamerd.control.sessions import Session
+
+MAX_VERIFICATIONS: Final = 8
+"""Of one client at once; each keeps a few reads of each worker busy."""
+
+Files = tuple[Handed, ...]
+_NamesFiles = messages.Evict | messages.Pin | messages.Unpin | messages.Verify
+
+
+class CacheRequests:
+    """Handles the messages that act on what is in memory.
+
+    Args:
+        replies: answers.
+        cache: evicts, pins and unpins.
+        files: knows which shard a file is.
+        handovers: what clients handed over.
+        means: what verifications work with.
+    """
+
+    def __init__(
+        self,
+        replies: Replies,
+        cache: Cache,
+        files: LocalFiles,
+        handovers: Handovers,
+        means: Means,
+    ) -> None:
+        self._replies = replies
+        self._cache = cache
+        self._files = files
+        self._handovers = handovers
+        self._means = means
+        self._verifications: dict[str, list[Verification]] = {}
+
+    def register(self, requests: Requests) -> None:
+        """Handle these messages from now on."""
+        requests.on(messages.Evict, self._evict, by_state=True)
+        requests.on(messages.Pin, self._pin, by_state=True)
+        requests.on(messages.Unpin, self._unpin, by_state=True)
+        requests.on(messages.Verify, self._verify, by_state=True)
+        requests.on(messages.Drop, self._drop)
+
+    def gone(self, session: Session) -> None:
+        """A client left or died: nobody wants to know what its verifications find."""
+        for verification in self._verifications.pop(session.name, ()):
+            verification.stop()
+
+    def _with_files(
+        self, session: Session, message: _NamesFiles, act: Callable[[Files], None]
+    ) -> None:
+        """Act once the files that a message names were examined."""
+
+        def examined(files: Files) -> None:
+            self._replies.attempt(session, message, lambda: act(files))
+
+        if message.transfer:
+            self._handovers.when_examined(
+                session,
+                message.transfer,
+                examined,
+                lambda error: self._replies.refuse(session, message, error),
+            )
+        else:
+            examined(())
+
+    def _evict(self, session: Session, message: messages.Evict) -> None:
+        def done(told: str) -> None:
+            self._replies.send(session, messages.Done(message.request_id, told))
+
+        self._with_files(
+            session,
+            message,
+            lambda files: self._cache.evict(session, message.sources, files, done),
+        )
+
+    def _pin(self, session: Session, message: messages.Pin) -> None:
+        def act(files: Files) -> None:
+            told = self._cache.pin(session, message.source, files)
+            self._replies.send(session, messages.Done(message.request_id, told))
+
+        self._with_files(session, message, act)
+
+    def _unpin(self, session: Session, message: messages.Unpin) -> None:
+        def act(files: Files) -> None:
+            told = self._cache.unpin(session, message.source, files)
+            self._replies.send(session, messages.Done(message.request_id, told))
+
+        self._with_files(session, message, act)
+
+    def _verify(self, session: Session, message: messages.Verify) -> None:
+        self._with_files(
+            session, message, lambda files: self._begin_verification(session, message, files)
+        )
+
+    def _begin_verification(self, session: Session, message: messages.Verify, files: Files) -> None:
+        mine = self._verifications.setdefault(session.name, [])
+        mine[:] = [one for one in mine if not one.ended]
+        if len(mine) >= MAX_VERIFICATIONS:
+            raise RequestRefused(
+                f"{len(mine)} verifications of this client are under way, and no more may be; wait "
+                "until some are done"
+            )
+        verification = Verification(
+            self._means,
+            message,
+            self._cache.shards_of(session, message.source, files),
+            self._files.pairs(files),
+            lambda told: self._replies.send(session, told),
+        )
+        mine.append(verification)
+        verification.start()
+
+    def _drop(self, session: Session, message: messages.Drop) -> None:
+        self._handovers.drop(session, message.transfer)

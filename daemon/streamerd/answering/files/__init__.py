@@ -1,0 +1,1 @@
+"""Files that clients hand over: received, examined, made into shards, and compared with memory."""

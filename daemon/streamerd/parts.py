@@ -1,0 +1,205 @@
+"""The parts of a daemon, and which of them knows which others.
+
+Makes every part once and gives it what it needs; holds no state of its own. `daemon.py` starts,
+stops and ticks them. Runs in the daemon's loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from streamerd.answering.cache import Cache
+from streamerd.answering.cache_requests import CacheRequests
+from streamerd.answering.conversation import Body, Conversation
+from streamerd.answering.files.comparisons import Comparisons
+from streamerd.answering.files.doubts import Doubts
+from streamerd.answering.files.handovers import Handovers
+from streamerd.answering.files.local_files import LocalFiles
+from streamerd.answering.loads import Loads
+from streamerd.answering.openings import Openings
+from streamerd.answering.prefetches import Prefetches
+from streamerd.answering.requests import Replies, Requests
+from streamerd.answering.status import Facts, status_document
+from streamerd.answering.verification import Means
+from streamerd.control.descriptors import DescriptorSocket
+from streamerd.control.sessions import Session, Sessions
+from streamerd.control.socket import ControlSocket
+from streamerd.reading.editions import Editions
+from streamerd.reading.fetches import Fetches, ReadTotals
+from streamerd.reading.proofs import Proofs
+from streamerd.reading.sources import Sources
+from streamerd.service.answers import Answers
+from streamerd.service.carrying import Service
+from streamerd.service.closing import Closing
+from streamerd.service.shards import Shards
+from streamerd.service.slabs import Slabs
+from streamerd.service.turns import Turns
+from streamerd.settings.config import Settings
+from streamerd.state.core import Core
+from streamerd.state.model import Rules
+from streamerd.workers.in_daemon.environments import Environments
+from streamerd.workers.in_daemon.supervisor import Fleet
+
+MakeControl = Callable[[str, Sessions], ControlSocket]
+"""Makes the control socket at a path."""
+MakeDescriptors = Callable[[Sessions, Handovers, Closing], DescriptorSocket]
+"""Makes the descriptor socket."""
+
+
+def descriptor_socket(
+    sessions: Sessions, handovers: Handovers, closing: Closing
+) -> DescriptorSocket:
+    """The descriptor socket of a real daemon."""
+    return DescriptorSocket(sessions, handovers.take, closing.discard, handovers.has_room)
+
+
+def rules_of(settings: Settings, slots: int) -> Rules:
+    """What the settings say to the core.
+
+    Args:
+        settings: of the daemon.
+        slots: threads that read files.
+    """
+    return Rules(
+        block_bytes=settings.block_bytes,
+        # Each thread finds its next block waiting: one being read, one in the channel.
+        slots=2 * slots,
+        remote_slots=settings.connections,
+        credentials_wait_s=settings.credentials_wait_s,
+        lag_s=settings.lag_s,
+        space_wait_s=settings.space_wait_s,
+    )
+
+
+class Parts:
+    """All parts of one daemon.
+
+    Args:
+        settings: of the daemon.
+        fleet: its workers.
+        instance: what the names of its slabs have in common.
+        config: makes the body of `Config`.
+        make_sessions: makes the sessions; called with what to do when one has ended.
+        make_control: makes the control socket.
+        make_descriptors: makes the descriptor socket.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        fleet: Fleet,
+        instance: str,
+        config: Body,
+        make_sessions: Callable[[Callable[[Session], None]], Sessions] = Sessions,
+        make_control: MakeControl = ControlSocket,
+        make_descriptors: MakeDescriptors = descriptor_socket,
+    ) -> None:
+        self.settings = settings
+        self.fleet = fleet
+        self.instance = instance
+        self.sessions = make_sessions(self._gone)
+        self.control = make_control(settings.socket, self.sessions)
+        self.closing = Closing()
+        self.handovers = Handovers(
+            fleet, self.closing.discard, self.closing.unclosed, settings.source_wait_s
+        )
+        self.descriptors = make_descriptors(self.sessions, self.handovers, self.closing)
+        self.turns = Turns(Core(settings.memory_limit_bytes, rules_of(settings, fleet.slots)))
+        self.model = self.turns.model
+        self._make_memory()
+        self._make_reading()
+        self._make_service()
+        self._make_answering(config)
+
+    def _make_memory(self) -> None:
+        """What is in memory, and what it was read from."""
+        settings, turns = self.settings, self.turns
+        self.sources = Sources()
+        self.editions = Editions()
+        self.environments = Environments()
+        self.shards = Shards(self.model, self.sources, settings.block_bytes)
+        self.backings = self.shards.backings
+        self.slabs = Slabs(settings, self.instance, self.fleet, self.backings, self.model, turns)
+
+    def _make_reading(self) -> None:
+        """What reads sources, and compares them with what is in memory."""
+        settings, turns, fleet = self.settings, self.turns, self.fleet
+        self.read_totals = ReadTotals()
+        self.comparisons = Comparisons(
+            self.model, turns, self.backings, self.editions, fleet, self.control.send,
+            settings.source_wait_s,
+        )  # fmt: skip
+        self.doubts = Doubts(
+            self.model, self.backings, self.sources, fleet, self.read_totals, settings,
+            self.comparisons,
+        )  # fmt: skip
+        self.fetches = Fetches(
+            settings, fleet, self.backings, self.environments, self.sources, turns.post,
+            self.doubts.is_outdated, self.read_totals,
+        )  # fmt: skip
+        self.proofs = Proofs(settings, fleet, self.backings, turns.post)
+
+    def _make_service(self) -> None:
+        """What carries the core's commands out."""
+        turns = self.turns
+        self.answers = Answers(
+            self.model, turns, self.shards, self.slabs, self.sessions, self.control.send,
+            self.descriptors.hand_out, self.comparisons.waits, self.settings.block_bytes,
+        )  # fmt: skip
+        service = Service(
+            self.model, turns, self.shards, self.slabs, self.answers, self.sources, self.fetches,
+            self.proofs, self.environments, self.fleet,
+        )  # fmt: skip
+        turns.attach(service.carry_out)
+
+    def _make_answering(self, config: Body) -> None:
+        """What handles clients' messages."""
+        model, turns, block_bytes = self.model, self.turns, self.settings.block_bytes
+        replies = Replies(self.control.send)
+        files = LocalFiles(
+            model, self.shards, self.editions, self.doubts, self.comparisons, block_bytes
+        )
+        cache = Cache(model, turns, self.shards, self.sessions, files)
+        openings = Openings(
+            turns, self.shards, files, self.handovers, self.answers, self.environments, self.fleet,
+            block_bytes,
+        )  # fmt: skip
+        self._loads = Loads(
+            replies, model, turns, openings, self.answers, self.environments, block_bytes
+        )
+        self.prefetches = Prefetches(
+            replies, model, turns, openings, self.answers, cache, block_bytes
+        )
+        means = Means(
+            model, turns, self.backings, self.fleet, self.fetches.pace, block_bytes,
+            self.settings.source_wait_s,
+        )  # fmt: skip
+        self._cache_requests = CacheRequests(replies, cache, files, self.handovers, means)
+        self.facts = Facts(
+            self.settings.socket, self.instance, turns, model, self.shards, self.slabs,
+            self.fetches, self.read_totals, self.fleet, self.sessions,
+        )  # fmt: skip
+        conversation = Conversation(
+            replies, self.sessions, self.settings.heartbeat_s, self._status, config
+        )
+        self.requests = Requests(replies, turns.decide)
+        for part in (conversation, self._loads, self.prefetches, self._cache_requests):
+            part.register(self.requests)
+
+    def _status(self) -> dict[str, object]:
+        return status_document(self.facts).body()
+
+    def _gone(self, session: Session) -> None:
+        """A client left or died."""
+        self.control.forget(session)
+        self.descriptors.forget(session)
+        self._cache_requests.gone(session)
+        self.handovers.forget(session)
+        self._loads.gone(session)
+
+    async def stop(self, grace_s: float) -> None:
+        """End the workers, after which nothing happens in any slab, and close what is open."""
+        await self.fleet.stop(grace_s)
+        self.sources.close_all()
+        await self.closing.end()
+        self.slabs.close()

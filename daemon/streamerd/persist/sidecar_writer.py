@@ -1,0 +1,139 @@
+"""Writes down what is in memory, so that the next daemon can adopt it.
+
+Owns when each shard's sidecar is written and what it says; `shm/sidecars.py` owns its form and why
+a kill at any moment is safe. Runs in the daemon's loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Mapping
+from typing import Final
+
+from streamer_client.contract.errors import ConfigError
+from streamerd.reading.backing import Backing, Name
+from streamerd.reading.editions import edition_of
+from streamerd.service.views import IN_SLAB, ModelView, ShardView
+from streamerd.shm.sidecars import VERSION, Label, Sidecar, SidecarFolder
+from streamerd.state.events import ShardKey
+
+logger = logging.getLogger(__name__)
+
+LAST_USE_S: Final = 60.0
+"""How old a sidecar's time of last use may be: writing hundreds at each open would hold the loop
+up."""
+_FLAGS: Final = bytes(int(state in IN_SLAB) for state in range(256))
+"""The byte that a sidecar has for a block in each state."""
+
+_Written = tuple[bytes, bool, float, int, tuple[Name, ...], tuple[int, ...]]
+"""What a sidecar says that may change: resident blocks, pinned, last use, ctime, names, and the
+users who pinned."""
+
+
+class SidecarWriter:
+    """The sidecars as they were written last.
+
+    Args:
+        folder: where they are.
+        model: the shards.
+        backings: what stands behind them.
+    """
+
+    def __init__(
+        self, folder: SidecarFolder, model: ModelView, backings: Mapping[ShardKey, Backing]
+    ) -> None:
+        self._folder = folder
+        self._model = model
+        self._backings = backings
+        self._written: dict[str, _Written] = {}
+        """By slab."""
+        self._failing = False
+        """Whether the last one could not be written, which the log tells once."""
+
+    def has(self, slab: str) -> bool:
+        """Whether a slab has a sidecar."""
+        return slab in self._written
+
+    def __len__(self) -> int:
+        return len(self._written)
+
+    def flush(self, leased_s: float, *, exact: bool = False) -> bool:
+        """Write what has changed. Returns whether all of it could be written.
+
+        Args:
+            leased_s: the least time of last use that shards get which are leased now.
+            exact: write also where only the time of last use has changed a little.
+        """
+        current: dict[str, _Written] = {}
+        complete = True
+        for key, shard in self._model.shards.items():
+            backing = self._backings[key]
+            resident = bytes(shard.states).translate(_FLAGS)
+            if not backing.slab_name or 1 not in resident or not backing.stored.validated:
+                continue
+            last_used_s = max(shard.last_used_s, leased_s) if shard.loads else shard.last_used_s
+            known = backing.ctime_ns, tuple(backing.names), tuple(sorted(backing.pinned_by))
+            says = (resident, shard.pinned, last_used_s, *known)
+            written = self._written.get(backing.slab_name)
+            if written is not None and _is_as_good(written, says, exact=exact):
+                current[backing.slab_name] = written
+            elif self._write(shard, backing, says):
+                current[backing.slab_name] = says
+            else:
+                complete = False
+        for slab in self._written.keys() - current.keys():
+            self._folder.remove(slab)
+        # If one failed, somebody may have removed the folder with all sidecars: write all again.
+        self._written = current if complete else {}
+        return complete
+
+    def _write(self, shard: ShardView, backing: Backing, says: _Written) -> bool:
+        try:
+            self._folder.write(_sidecar(shard, backing, says))
+        except OSError as error:
+            if not self._failing:
+                logger.warning(
+                    "event=sidecar_not_written folder=%s error=%s", self._folder.path, error
+                )
+            self._failing = True
+            with contextlib.suppress(ConfigError):
+                self._folder.make()
+            return False
+        self._failing = False
+        return True
+
+
+def _sidecar(shard: ShardView, backing: Backing, says: _Written) -> Sidecar:
+    resident, pinned, last_used_s, ctime_ns, names, pinned_by = says
+    stored, (_, edition) = backing.stored, edition_of(shard.key)
+    return Sidecar(
+        VERSION,
+        stored.uri,
+        stored.identity,
+        shard.size_bytes,
+        shard.block_bytes,
+        backing.slab_name,
+        os.fstat(backing.slab_fd).st_ino,
+        resident,
+        backing.checksums.packed(),
+        pinned,
+        last_used_s,
+        edition=edition,
+        ctime_ns=ctime_ns,
+        labels=tuple(Label(*name) for name in names),
+        pinned_by=pinned_by,
+        remote=shard.remote,
+    )
+
+
+def _is_as_good(written: _Written, says: _Written, *, exact: bool) -> bool:
+    """Whether a sidecar need not be written again.
+
+    Times of last use only say in which order shards are adopted and evicted.
+    """
+    if written == says:
+        return True
+    same = written[:2] + written[3:] == says[:2] + says[3:]
+    return same and not exact and abs(says[2] - written[2]) < LAST_USE_S

@@ -1,0 +1,222 @@
+"""What clients are told of the core's decisions about their loads.
+
+Owns the tickets: opens and prefetches whose answer is due once the core has decided. Sends messages
+on the control socket and has slabs handed out on the descriptor socket. Runs in the daemon's loop.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from streamer_client.contract import messages
+from streamer_client.contract.errors import MemoryLimitError, StreamerError
+from streamer_client.contract.layout import BlockRange
+from streamer_client.contract.limits import MAX_RANGES
+from streamerd.control.descriptors import OpenedSlab, SlabOpener
+from streamerd.control.sessions import Session, Sessions
+from streamerd.reading.backing import shard_id
+from streamerd.service.shards import Shards
+from streamerd.service.slabs import Slabs
+from streamerd.service.views import Events, ModelView
+from streamerd.state import commands
+from streamerd.state.events import LoadKey
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTORS_WAIT_S: Final = 1.0
+"""For how long a slab is tried again that cannot be handed out because too many files are open.
+Descriptors of sources are closed as soon as the sources are read; those of slabs are not."""
+
+Send = Callable[[str, messages.Message], object]
+"""Sends a message to the session of this name."""
+
+
+class HandOut(Protocol):
+    """`DescriptorSocket.hand_out`."""
+
+    def __call__(
+        self, session: Session, load: int, shards: Sequence[int], opener: SlabOpener
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """An open or prefetch that awaits its answer."""
+
+    session: str
+    request_id: int
+    total_bytes: int
+    names: tuple[str, ...]
+    """What the client calls the shards, in its order."""
+
+
+class Answers:
+    """Tells clients what was decided.
+
+    Args:
+        model: the loads.
+        events: the time.
+        shards: what stands behind the shards; notes those that fail.
+        slabs: opens slabs for clients.
+        sessions: who is connected.
+        send: sends messages.
+        hand_out: sends slabs.
+        is_comparing: whether a load's resident bytes are still compared with its files.
+        block_bytes: size of a block.
+    """
+
+    def __init__(
+        self,
+        model: ModelView,
+        events: Events,
+        shards: Shards,
+        slabs: Slabs,
+        sessions: Sessions,
+        send: Send,
+        hand_out: HandOut,
+        is_comparing: Callable[[LoadKey], bool],
+        block_bytes: int,
+    ) -> None:
+        self._model = model
+        self._events = events
+        self._shards = shards
+        self._slabs = slabs
+        self._sessions = sessions
+        self._send = send
+        self._hand_out = hand_out
+        self._is_comparing = is_comparing
+        self._block_bytes = block_bytes
+        self._tickets: dict[LoadKey, Ticket] = {}
+
+    # --- tickets --------------------------------------------------------------------------------
+
+    def expect(self, load: LoadKey, ticket: Ticket) -> None:
+        """A request awaits what the core decides on this load."""
+        self._tickets[load] = ticket
+
+    def forget(self, load: LoadKey) -> None:
+        """Nobody waits for this load's answer any more."""
+        self._tickets.pop(load, None)
+
+    @property
+    def awaited(self) -> frozenset[LoadKey]:
+        """The loads whose requests await their answer."""
+        return frozenset(self._tickets)
+
+    # --- decisions ------------------------------------------------------------------------------
+
+    def admit(self, command: commands.Admit) -> None:
+        """A load or prefetch has begun."""
+        load = self._model.loads[command.load]
+        ticket = self._tickets.pop(command.load)
+        if load.prefetch:
+            ids = tuple(shard_id(shard.key) for shard in load.shards)
+            accepted = messages.Accepted(ticket.request_id, ids, ticket.total_bytes)
+            self._send(ticket.session, accepted)
+            return
+        backings = self._shards.backings
+        shards = tuple(
+            messages.OpenedShard(
+                name, backings[shard.key].stored.identity, shard.size_bytes, command.held
+            )
+            for name, shard in zip(ticket.names, load.shards, strict=True)
+        )
+        opened = messages.Opened(
+            ticket.request_id,
+            command.load.number,
+            self._block_bytes,
+            shards,
+            command.granted[:MAX_RANGES],
+            command.resident_bytes,
+            compared=not self._is_comparing(command.load),
+        )
+        self._send(ticket.session, opened)
+        self.announce(command.load, command.granted[MAX_RANGES:])
+        self._hand_out_slabs(command.load, shards)
+
+    def announce(self, load: LoadKey, ranges: Sequence[BlockRange]) -> None:
+        """Blocks may be read."""
+        for first in range(0, len(ranges), MAX_RANGES):
+            told = tuple(ranges[first : first + MAX_RANGES])
+            self._send(load.owner, messages.Granted(load.number, told))
+
+    def report_waiting(self, command: commands.ReportWaiting) -> None:
+        """A load waits for memory."""
+        load = command.load
+        figures = command.needs_bytes, command.available_bytes, command.limit_bytes
+        logger.info(
+            "event=load_waits owner=%s load=%d needs_bytes=%d available_bytes=%d limit_bytes=%d",
+            load.owner, load.number, *figures,
+        )  # fmt: skip
+        self._send(load.owner, messages.Waiting(load.number, *figures))
+
+    def ask_credentials(self, load: LoadKey) -> None:
+        """A store says that a load's credentials have expired."""
+        logger.info("event=credentials_expired owner=%s load=%d", load.owner, load.number)
+        self._send(load.owner, messages.CredentialsWanted(load.number))
+
+    def reject(self, command: commands.Reject) -> None:
+        """A load or prefetch cannot be admitted."""
+        ticket = self._tickets.pop(command.load)
+        failed = messages.Failed(ticket.request_id, command.code, command.message)
+        self._send(ticket.session, failed)
+
+    def fail(self, command: commands.FailShard) -> None:
+        """A shard of a load cannot be brought in."""
+        load = self._model.loads.get(command.load)
+        if load is None:
+            return
+        shard = load.shards[command.shard]
+        code, message = command.code, command.message
+        uri = self._shards.note_failure(shard.key, shard.size_bytes, code, message)
+        logger.error("event=shard_failed uri=%s code=%s error=%s", uri, code, message)
+        if not load.prefetch:
+            self._tell_failed(command.load, command.shard, code, message)
+
+    def _tell_failed(self, load: LoadKey, shard: int, code: str, message: str) -> None:
+        self._send(load.owner, messages.ShardFailed(load.number, shard, code, message))
+
+    # --- slabs ----------------------------------------------------------------------------------
+
+    def _hand_out_slabs(self, key: LoadKey, shards: Sequence[messages.OpenedShard]) -> None:
+        session = self._sessions.get(key.owner)
+        if session is None:
+            return
+        until_s = self._events.now_s + DESCRIPTORS_WAIT_S
+        filled = [index for index, shard in enumerate(shards) if shard.size_bytes]
+        self._hand_out(
+            session, key.number, filled, lambda _load, index: self._open_slab(key, index, until_s)
+        )
+
+    def _open_slab(self, key: LoadKey, index: int, until_s: float) -> OpenedSlab | None:
+        """Open one slab for a client when its turn to be sent has come."""
+        load = self._model.loads.get(key)
+        if load is None:
+            return None  # closed before its turn came
+        backing = self._shards.backings[load.shards[index].key]
+        if not backing.slab_name:
+            self._tell_unhanded(key, index, backing.slab_error)
+            return None
+        try:
+            return self._slabs.opened_for_client(backing)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or self._events.now_s < until_s:
+                raise
+            self._tell_unhanded(key, index, _no_descriptor(backing.stored.uri))
+            return None
+
+    def _tell_unhanded(self, key: LoadKey, index: int, error: StreamerError | None) -> None:
+        """A slab cannot be had: the client waits for it, whether it wants a block or not."""
+        if error is not None:
+            self._tell_failed(key, index, error.code, str(error))
+
+
+def _no_descriptor(uri: str) -> MemoryLimitError:
+    return MemoryLimitError(
+        f"{uri}: too many files are open in the daemon to hand its slab out; evict what nobody "
+        "uses, or raise the daemon's limit (LimitNOFILE, `ulimit -n`)"
+    )

@@ -1,0 +1,118 @@
+"""Carries the core's commands out: says which part of the daemon does what each command asks.
+
+Decides nothing and holds no state of its own. Runs in the daemon's loop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import assert_never
+
+from streamerd.reading.fetches import Fetches
+from streamerd.reading.proofs import Proofs
+from streamerd.reading.sources import Sources
+from streamerd.service.answers import Answers
+from streamerd.service.shards import Shards
+from streamerd.service.slabs import Slabs
+from streamerd.service.views import Events, ModelView
+from streamerd.state import commands, events
+from streamerd.state.events import ShardKey
+from streamerd.workers import jobs
+from streamerd.workers.in_daemon.environments import Environments
+from streamerd.workers.in_daemon.supervisor import Fleet
+
+logger = logging.getLogger(__name__)
+
+
+class Service:
+    """Carries out what each turn decided, then lets go of what the core has forgotten.
+
+    Args:
+        model: which loads there are.
+        posted: hears that a prefetch is done.
+        shards: what stands behind the shards.
+        slabs: makes and removes slabs.
+        answers: tells clients.
+        sources: what local shards are read through.
+        fetches: has blocks read.
+        proofs: has adopted blocks proven.
+        environments: what loads' clients sent along for reading.
+        fleet: the workers that know environments.
+    """
+
+    def __init__(
+        self,
+        model: ModelView,
+        posted: Events,
+        shards: Shards,
+        slabs: Slabs,
+        answers: Answers,
+        sources: Sources,
+        fetches: Fetches,
+        proofs: Proofs,
+        environments: Environments,
+        fleet: Fleet,
+    ) -> None:
+        self._model = model
+        self._events = posted
+        self._shards = shards
+        self._slabs = slabs
+        self._answers = answers
+        self._sources = sources
+        self._fetches = fetches
+        self._proofs = proofs
+        self._environments = environments
+        self._fleet = fleet
+
+    def carry_out(self, decided: Sequence[commands.AnyCommand]) -> None:
+        """Carry out the commands of one turn."""
+        for command in decided:
+            self._carry_out(command)
+        self._shards.after_turn()
+        if len(self._environments) > len(self._model.loads):
+            for digest in self._environments.keep_only(self._model.loads):
+                self._forget(digest)
+
+    def _carry_out(self, command: commands.AnyCommand) -> None:
+        match command:
+            case commands.FetchBlock():
+                self._fetches.begin(command)
+            case commands.Announce(load, ranges):
+                self._answers.announce(load, ranges)
+            case commands.ReleaseBlocks():
+                self._slabs.release(command)
+            case commands.CreateSlab(shard, size_bytes):
+                self._slabs.create(shard, size_bytes)
+            case commands.RemoveSlab(shard):
+                self._remove_slab(shard)
+            case commands.ReplaceSlab():
+                self._slabs.replace(command)
+            case commands.ProveBlocks(shard, start, stop):
+                self._proofs.prove(shard, start, stop)
+            case commands.CloseSource(shard):
+                self._sources.close(shard)
+            case commands.Admit():
+                self._answers.admit(command)
+            case commands.ReportWaiting():
+                self._answers.report_waiting(command)
+            case commands.FailShard():
+                self._answers.fail(command)
+            case commands.AskCredentials(load):
+                self._answers.ask_credentials(load)
+            case commands.Reject():
+                self._answers.reject(command)
+            case commands.Finish(load):
+                logger.info("event=prefetch_done load=%d", load.number)
+                self._events.post(events.LoadClosed(self._events.now_s, load))
+            case _:
+                assert_never(command)
+
+    def _remove_slab(self, shard: ShardKey) -> None:
+        self._slabs.remove(shard)
+        self._shards.slab_removed(shard)
+        self._fetches.forget_rate(shard)
+
+    def _forget(self, digest: str) -> None:
+        """Have workers close what they opened with an environment that no load has any more."""
+        self._fleet.broadcast(lambda job: jobs.Forget(job, digest), lambda: None)

@@ -1,0 +1,57 @@
+"""Frames: how messages between the daemon and its processes travel on a socket pair. Pure.
+
+A frame is a head and one message as msgpack. The head holds the length of the message and the
+number of file descriptors that are sent with it. The end of file on the socket pair tells each side
+that the other one is gone.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+_HEAD: Final = struct.Struct("<IB")
+"""Length of the body, and the number of descriptors that come with the frame."""
+
+MOST_DESCRIPTORS: Final = 253
+"""Descriptors that one message of a Unix socket carries at most: SCM_MAX_FD of the kernel."""
+
+RECEIVE_BYTES: Final = 256 << 10
+"""Bytes that one receive call asks for."""
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def frame(message: msgspec.Struct, descriptors: int = 0) -> bytes:
+    """A message with its head, ready to be sent."""
+    body = _encoder.encode(message)
+    return _HEAD.pack(len(body), descriptors) + body
+
+
+class FrameBuffer:
+    """Cuts a received byte stream into the bodies of its frames."""
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Add received bytes; yields each body that is complete now."""
+        for body, _ in self.frames(data):
+            yield body
+
+    def frames(self, data: bytes) -> Iterator[tuple[bytes, int]]:
+        """As `feed`, each body with the number of descriptors that come with it."""
+        pending = self._pending
+        pending += data
+        start = 0
+        while len(pending) - start >= _HEAD.size:
+            length, descriptors = _HEAD.unpack_from(pending, start)
+            stop = start + _HEAD.size + length
+            if len(pending) < stop:
+                break
+            yield bytes(pending[start + _HEAD.size : stop]), descriptors
+            start = stop
+        del pending[:start]

@@ -1,0 +1,134 @@
+"""Descriptors of slabs and of files to read, as the daemon lends them to its workers.
+
+Owns the handles by which jobs name them, and knows which worker has borrowed which. Runs in the
+daemon's loop. It only passes descriptors on. It never examines, reads or closes one, since even
+closing a file whose server is dead may never return.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import msgspec
+
+from streamer_client.storage.contract import StoredShard
+from streamerd.workers.jobs import AnyJob, Drop, TakeSlab, TakeSource, handles_of
+
+OPEN_SLABS: Final = 64
+"""Number of slabs that a worker borrows at the same time."""
+OPEN_SOURCES: Final = 64
+"""Number of files that a worker borrows at the same time, each with one or two descriptors."""
+
+
+class Borrower(Protocol):
+    """A worker, as `Lending` sees it: takes messages with descriptors, in order."""
+
+    def send(self, message: msgspec.Struct, fds: tuple[int, ...] = ()) -> None: ...
+
+    def withdraw(self, fds: tuple[int, ...]) -> None:
+        """Take back messages that were not sent yet and would carry one of `fds`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Lent:
+    fds: tuple[int, ...]
+    take: TakeSlab | TakeSource
+
+
+@dataclass(slots=True)
+class _Borrowed:
+    """Handles that one worker has borrowed, the least recently used first."""
+
+    slabs: OrderedDict[int, None] = field(default_factory=OrderedDict)
+    sources: OrderedDict[int, None] = field(default_factory=OrderedDict)
+
+
+class Lending:
+    """The handles, and the workers that have borrowed them."""
+
+    def __init__(self) -> None:
+        self._lent: dict[int, _Lent] = {}
+        self._held: dict[Borrower, _Borrowed] = {}
+        self._numbers = itertools.count(1)
+
+    def __len__(self) -> int:
+        return len(self._lent)
+
+    def put_slab(self, fd: int) -> int:
+        """A handle, never used before, for a slab opened for reading and writing.
+
+        The descriptor stays open, and in the registry's hands, until it is taken back.
+        """
+        handle = next(self._numbers)
+        self._lent[handle] = _Lent((fd,), TakeSlab(handle))
+        return handle
+
+    def put_source(self, stored: StoredShard, fds: tuple[int, ...]) -> int:
+        """A handle, never used before, for a file that a worker has examined.
+
+        Args:
+            stored: what it is.
+            fds: opened for reading; and, if there is one, the same file opened with O_DIRECT.
+        """
+        handle = next(self._numbers)
+        self._lent[handle] = _Lent(fds, TakeSource(handle, stored))
+        return handle
+
+    def take_back(self, handle: int) -> tuple[int, ...]:
+        """The descriptors behind a handle, the caller's from now on; workers close theirs.
+
+        Jobs that workers have received end as if nothing had happened, later ones fail. `CloseSlab`
+        tells when no worker holds a slab any more. Once more, or of a number that is no handle:
+        nothing.
+        """
+        lent = self._lent.pop(handle, None)
+        if lent is None:
+            return ()
+        for worker, held in self._held.items():
+            worker.withdraw(lent.fds)
+            if handle in held.slabs or handle in held.sources:
+                held.slabs.pop(handle, None)
+                held.sources.pop(handle, None)
+                worker.send(Drop(handle))
+        return lent.fds
+
+    # --- for the fleet ----------------------------------------------------------------------------
+
+    def joined(self, worker: Borrower) -> None:
+        """A worker started; it has borrowed nothing yet."""
+        self._held[worker] = _Borrowed()
+
+    def left(self, worker: Borrower) -> None:
+        """A worker ended, and so did all that it had borrowed. Idempotent."""
+        self._held.pop(worker, None)
+
+    def supply(self, worker: Borrower, job: AnyJob) -> None:
+        """Send a worker the slab and source that a job names, where it has not borrowed them yet.
+
+        A handle that was taken back is not sent; the job then fails in the worker.
+        """
+        held = self._held[worker]
+        slab, source = handles_of(job)
+        if slab is not None:
+            self._supply(worker, held.slabs, slab, OPEN_SLABS)
+        if source is not None:
+            self._supply(worker, held.sources, source, OPEN_SOURCES)
+
+    def _supply(
+        self, worker: Borrower, held: OrderedDict[int, None], handle: int, most: int
+    ) -> None:
+        if handle in held:
+            held.move_to_end(handle)
+            return
+        lent = self._lent.get(handle)
+        if lent is None:
+            return
+        held[handle] = None
+        if len(held) > most:
+            oldest, _ = held.popitem(last=False)
+            worker.send(Drop(oldest))
+        worker.send(lent.take, lent.fds)

@@ -1,0 +1,324 @@
+"""Carries jobs out: the part of a worker that touches files and slabs.
+
+Runs in the threads of a fetch worker. A thread may be stuck in a read for ever. Once its job was
+given up, the thread must write nothing more into a slab, even if the read returns later. A source
+that may hang is therefore read into the thread's own buffer, and the buffer is written under the
+job's lock, which giving the job up takes too. Only reads that always end, or have a timeout of
+their own, go straight into a slab.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mmap
+import threading
+import traceback
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Final, assert_never
+
+import xxhash
+
+from streamer_client.contract.errors import StreamerError
+from streamer_client.contract.printable import without_secrets
+from streamer_client.storage.contract import Reader
+from streamer_client.storage.registry import storage_for
+from streamerd.log_lines import with_lines
+from streamerd.memory.room import SHM_MOUNT
+from streamerd.shm.slab_file import NoSpace, SlabFile
+from streamerd.workers.in_worker.assignment import Assignment, GivenUp
+from streamerd.workers.in_worker.borrowed import BorrowedSlab, BorrowedSource, Borrowings, Use
+from streamerd.workers.in_worker.examining import compare, examine
+from streamerd.workers.in_worker.readers import Readers
+from streamerd.workers.jobs import (
+    Answer,
+    AnyJob,
+    Checksum,
+    Checksummed,
+    CloseSlab,
+    Compare,
+    Examine,
+    Fetch,
+    Fetched,
+    Finished,
+    Forget,
+    JobFailed,
+    Punch,
+    Reread,
+    Resolve,
+    Resolved,
+    handles_of,
+    is_local,
+)
+from streamerd.workers.threads import Closer
+
+logger = logging.getLogger(__name__)
+
+OPEN_READERS: Final = 64
+"""Number of objects that a worker has open at the same time."""
+CHECKSUM_PIECE_BYTES: Final = 256 << 10
+"""The checksum of a slab is taken in pieces that fit the processor's cache."""
+
+
+class Work:
+    """A job with the slab and the source that it uses, looked up when the job was received."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        slab: Use[BorrowedSlab] | None,
+        source: Use[BorrowedSource] | None,
+    ) -> None:
+        self.assignment = assignment
+        self.job = assignment.job
+        self._slab = slab
+        self._source = source
+
+    @property
+    def slab(self) -> BorrowedSlab:
+        if self._slab is None:
+            raise StreamerError(f"{type(self.job).__name__} names no slab")
+        return self._slab.thing
+
+    @property
+    def source(self) -> BorrowedSource | None:
+        return None if self._source is None else self._source.thing
+
+    def let_slab_go(self) -> None:
+        """The job was given up: release its slab now, since the job's thread may never end."""
+        if self._slab is not None:
+            self._slab.release()
+
+    def release(self) -> None:
+        """The job is over. Idempotent."""
+        self.let_slab_go()
+        if self._source is not None:
+            self._source.release()
+
+
+class Carrier:
+    """Turns a job into its answer. Thread-safe.
+
+    Args:
+        mapped: fill slabs through mappings; see `shm/slab_file.py`.
+    """
+
+    def __init__(self, *, mapped: bool = False) -> None:
+        self._mapped = mapped
+        self.closer = Closer()
+        # Slabs are closed at once: none is mapped when `CloseSlab` is answered. Files may hang.
+        self.slabs: Borrowings[BorrowedSlab] = Borrowings("slab", lambda close: close())
+        self.sources: Borrowings[BorrowedSource] = Borrowings("source", self.closer.call)
+        self._readers = Readers(OPEN_READERS)
+        self._own = threading.local()
+
+    # --- in the receiving thread ------------------------------------------------------------------
+
+    def take_on(self, assignment: Assignment) -> Work:
+        """Look up the slab and source of a job, so that they stay open for it if they are dropped.
+
+        Raises:
+            StreamerError: this worker has not borrowed what the job names.
+        """
+        slab, source = handles_of(assignment.job)
+        with contextlib.ExitStack() as undo:
+            held_slab = None if slab is None else self.slabs.use(slab)
+            if held_slab is not None:
+                undo.callback(held_slab.release)
+            held_source = None if source is None else self.sources.use(source)
+            undo.pop_all()
+        return Work(assignment, held_slab, held_source)
+
+    def drop(self, handle: int) -> None:
+        """Close what was borrowed under this handle, as soon as no job uses it."""
+        self.sources.drop(handle)
+        self.slabs.drop(handle)
+
+    # --- in a lane's thread -----------------------------------------------------------------------
+
+    def carry_out(self, work: Work) -> Answer:
+        """Carry the job out, and release the slab and source that it used.
+
+        Raises:
+            GivenUp: the job was given up meanwhile.
+        """
+        try:
+            return self._answered(work)
+        finally:
+            work.release()
+            self.closer.close(work.assignment.fds)
+
+    def _answered(self, work: Work) -> Answer:
+        job = work.job
+        try:
+            return self._carry_out(work)
+        except GivenUp:
+            raise
+        except NoSpace as error:
+            remedy = "free memory there, enlarge it or lower memory_limit"
+            text = f"{SHM_MOUNT} is full ({error}): {remedy}"
+            return JobFailed(job.job, "memory-limit", text, no_space=True)
+        except StreamerError as error:
+            return JobFailed(job.job, error.code, without_secrets(str(error), _environment(job)))
+        except Exception as error:  # noqa: BLE001  logged below, without secrets
+            # A library's text may contain its arguments, and a traceback ends with that text.
+            text = without_secrets(traceback.format_exc(), _environment(job))
+            kind = type(job).__name__
+            logger.error("event=job_failed kind=%s job=%d", kind, job.job, extra=with_lines(text))
+            text = without_secrets(f"{type(error).__name__}: {error}", _environment(job))
+            return JobFailed(job.job, StreamerError.code, text)
+
+    def _carry_out(self, work: Work) -> Answer:
+        match work.job:
+            case Fetch() as job:
+                return self._fetch(work, job)
+            case Resolve() as job:
+                return _resolve(job)
+            case Examine() as job:
+                return examine(job, work.assignment.fds)
+            case Compare() as job:
+                return compare(job, work.assignment.fds)
+            case Punch() as job:
+                work.assignment.hold_on()
+                work.slab.file(mapped=self._mapped).punch(job.start, job.stop)
+                return Finished(job.job)
+            case Reread() as job:
+                return self._reread(work, job)
+            case Checksum() as job:
+                return self._checksum(work, job)
+            case CloseSlab() as job:
+                self.slabs.drop(job.slab)
+                self._readers.drop(job.slab)
+                return Finished(job.job)
+            case Forget() as job:
+                self._readers.forget(job.digest)
+                return Finished(job.job)
+            case _ as unknown:
+                assert_never(unknown)
+
+    def _fetch(self, work: Work, job: Fetch) -> Fetched | JobFailed:
+        source = work.source
+        if source is None:
+            return self._fetch_object(work, job)
+        reader, steady = source.reader(), source.steady()
+        if steady:
+            work.assignment.hold_on()
+        with work.assignment.writing():
+            slab = work.slab.file(mapped=self._mapped)
+            slab.reserve(job.start, job.stop)
+        fill = partial(self._fill if steady else self._fill_aside, work, reader, slab, job)
+        (checksum, device_bytes), ctime_ns = reader.settled(fill)
+        return Fetched(job.job, checksum, device_bytes, ctime_ns=ctime_ns)
+
+    def _fetch_object(self, work: Work, job: Fetch) -> Fetched | JobFailed:
+        # The body of an object goes straight into the mapping. A block is one request, and is too
+        # large to pass through a buffer in the processor's cache. Requests have their own timeouts.
+        with self._readers.borrow(job.slab, job.shard, job.environment) as shard:
+            work.assignment.hold_on()
+            slab = work.slab.file(mapped=True)
+            slab.reserve(job.start, job.stop)
+            try:
+                checksum, device_bytes = self._fill(work, shard.reader, slab, job)
+            except StreamerError as error:
+                text = without_secrets(str(error), job.environment)
+                return JobFailed(job.job, error.code, text, retries=shard.take_retries())
+            return Fetched(job.job, checksum, device_bytes, shard.take_retries())
+
+    def _fill(self, _work: Work, reader: Reader, slab: SlabFile, job: Fetch) -> tuple[int, int]:
+        """Read, checksum and write piece by piece, each while it is in the processor's cache."""
+        checksum, device = xxhash.xxh3_64(), _DeviceBytes()
+        for start, stop in _pieces(reader, job.start, job.stop):
+            view = slab.view(start, stop)
+            with self._buffer(stop - start) if view is None else view as piece:
+                device.add(reader.readinto(piece, start))
+                checksum.update(piece)
+                if view is None:
+                    slab.write(piece, start)
+        return checksum.intdigest(), device.total
+
+    def _fill_aside(
+        self, work: Work, reader: Reader, slab: SlabFile, job: Fetch
+    ) -> tuple[int, int]:
+        """As `_fill`, but no byte is written once the job was given up."""
+        checksum, device = xxhash.xxh3_64(), _DeviceBytes()
+        for start, stop in _pieces(reader, job.start, job.stop):
+            with self._buffer(stop - start) as piece:
+                device.add(reader.readinto(piece, start))
+                checksum.update(piece)
+                with work.assignment.writing():
+                    slab.write(piece, start)
+        return checksum.intdigest(), device.total
+
+    def _reread(self, work: Work, job: Reread) -> Checksummed:
+        source = work.source
+        if source is not None:
+            reader = source.reader()
+            summed, ctime_ns = reader.settled(lambda: self._device_source(reader, job))
+            return Checksummed(job.job, summed, ctime_ns)
+        # A new reader, since one from before might still read an object that was replaced.
+        opened = storage_for(job.shard.uri, job.environment).open(job.shard)
+        with contextlib.closing(opened) as fresh:
+            return Checksummed(job.job, self._device_source(fresh, job))
+
+    def _device_source(self, reader: Reader, job: Reread) -> int:
+        checksum = xxhash.xxh3_64()
+        for start, stop in _pieces(reader, job.start, job.stop):
+            piece = self._buffer(stop - start)
+            reader.readinto(piece, start)
+            checksum.update(piece)
+        return checksum.intdigest()
+
+    def _checksum(self, work: Work, job: Checksum) -> Checksummed:
+        work.assignment.hold_on()
+        checksum = xxhash.xxh3_64()
+        slab = work.slab.file(mapped=self._mapped)
+        for start in range(job.start, job.stop, CHECKSUM_PIECE_BYTES):
+            piece = self._buffer(min(CHECKSUM_PIECE_BYTES, job.stop - start))
+            slab.read(piece, start)
+            checksum.update(piece)
+        return Checksummed(job.job, checksum.intdigest())
+
+    def _buffer(self, size_bytes: int) -> memoryview:
+        """This thread's own buffer; it begins on a page, as O_DIRECT needs."""
+        buffer: memoryview | None = getattr(self._own, "buffer", None)
+        if buffer is None or len(buffer) < size_bytes:
+            buffer = self._own.buffer = memoryview(mmap.mmap(-1, size_bytes))
+        return buffer[:size_bytes]
+
+    def close(self, wait_s: float = 1.0) -> None:
+        """Close everything; waits at most `wait_s` for files whose close hangs."""
+        self._readers.close()
+        self.sources.close()
+        self.slabs.close()
+        self.closer.end(wait_s)
+
+
+class _DeviceBytes:
+    """The sum of bytes from the device over several reads; -1 once a read could not tell it."""
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def add(self, count: int) -> None:
+        self.total = -1 if count < 0 or self.total < 0 else self.total + count
+
+
+def _pieces(reader: Reader, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    piece_bytes = reader.piece_bytes or stop - start
+    for left in range(start, stop, piece_bytes):
+        yield left, min(left + piece_bytes, stop)
+
+
+def _resolve(job: Resolve) -> Resolved:
+    if is_local(job):
+        raise StreamerError(
+            f"{job.source}: is a path, which only the client that names it may open; it passes "
+            "descriptors"
+        )
+    storage = storage_for(job.source, job.environment)
+    return Resolved(job.job, storage.list_shards(job.source, job.pattern, job.files))
+
+
+def _environment(job: AnyJob) -> Mapping[str, str]:
+    return job.environment if isinstance(job, (Resolve, Fetch, Reread)) else {}

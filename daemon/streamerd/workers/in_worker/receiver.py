@@ -1,0 +1,73 @@
+"""A process's end of the socket pair to the daemon that started it.
+
+Receives frames and the descriptors that come with them, in order. The daemon's end is
+`in_daemon/channel.py`. Runs in the process's main thread. It imports little, so that the process
+which starts workers is ready at once.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import socket
+from collections import deque
+from collections.abc import Iterator
+
+from streamerd.workers.frames import MOST_DESCRIPTORS, RECEIVE_BYTES, FrameBuffer
+
+
+class DescriptorsLost(Exception):
+    """A message came with fewer descriptors than were sent; nothing that follows can be trusted."""
+
+
+class Receiver:
+    """Receives frames from the daemon.
+
+    Args:
+        end: a blocking socket, which the caller closes.
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+        self._frames = FrameBuffer()
+        self._fds: deque[int] = deque()
+
+    def frames(self) -> Iterator[tuple[bytes, tuple[int, ...]]]:
+        """Bodies with the descriptors that came with them, which are the caller's; until the end.
+
+        Raises:
+            DescriptorsLost: the kernel dropped some (too many open files here), or their number is
+                not what the frames say.
+        """
+        try:
+            while data := self._receive():
+                for body, count in self._frames.frames(data):
+                    if count > len(self._fds):
+                        raise DescriptorsLost(
+                            f"a frame of {count} descriptors came with {len(self._fds)}"
+                        )
+                    yield body, tuple(self._fds.popleft() for _ in range(count))
+        finally:
+            for fd in self._fds:
+                os.close(fd)
+            self._fds.clear()
+
+    def _receive(self) -> bytes:
+        fds = array.array("i")
+        room = socket.CMSG_SPACE(MOST_DESCRIPTORS * fds.itemsize)
+        with contextlib.suppress(ConnectionResetError):
+            data, ancillary, flags, _ = self._socket.recvmsg(
+                RECEIVE_BYTES, room, socket.MSG_CMSG_CLOEXEC
+            )
+            for level, kind, payload in ancillary:
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                    fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+            self._fds.extend(fds)
+            if flags & socket.MSG_CTRUNC:
+                raise DescriptorsLost(
+                    "the kernel cut a message's descriptors off: too many files are open here "
+                    "(LimitNOFILE), or a security module refuses them"
+                )
+            return data
+        return b""

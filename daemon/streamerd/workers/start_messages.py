@@ -1,0 +1,61 @@
+"""Messages between the daemon and the process that starts fetch workers, and how that is started.
+
+Pure. `in_daemon/spawning.py` sends requests and receives reports, `in_worker/spawner.py` serves.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+import msgspec
+
+ISOLATED: Final = ("-I",) if sys.flags.isolated else ()
+"""A daemon that ignores its environment's Python settings starts processes that do the same."""
+
+
+class Spawn(msgspec.Struct, frozen=True, tag=True):
+    """Start a worker; its end of the socket pair comes along."""
+
+    number: int
+    """Number of this start, which the reports repeat; never used again."""
+    options: tuple[str, ...]
+
+
+class Kill(msgspec.Struct, frozen=True, tag=True):
+    """Kill a worker; no effect where it has ended."""
+
+    number: int
+
+
+class Spawned(msgspec.Struct, frozen=True, tag=True):
+    """The worker runs."""
+
+    number: int
+    pid: int
+
+
+class NotSpawned(msgspec.Struct, frozen=True, tag=True):
+    """No process could be made."""
+
+    number: int
+    error: str
+
+
+class Ended(msgspec.Struct, frozen=True, tag=True):
+    """The worker's process is gone."""
+
+    number: int
+    code: int
+
+
+Request = Spawn | Kill
+Report = Spawned | NotSpawned | Ended
+
+request_decoder = msgspec.msgpack.Decoder(Request)
+report_decoder = msgspec.msgpack.Decoder(Report)
+
+
+def spawner_command(fd: int) -> list[str]:
+    """The command line of the process that starts workers."""
+    return [sys.executable, *ISOLATED, "-m", "streamerd.workers.in_worker.spawner", "--fd", str(fd)]

@@ -1,0 +1,182 @@
+"""Functions of SGLang and vLLM that call Run:ai's package, run against ours over an S3 server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import posixpath
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tqdm import tqdm
+
+from streamer_client import runai
+from streamer_client.runai.safetensors_streamer import safetensors_pytorch
+from tests.support.checkpoints import write_model
+from tests.support.guarded_store import GuardedStore, guarded_store
+from tests.support.runai_engines import SGLANG, VLLM, engine_missing, taken
+
+URI = "s3://models/llama"
+BAR_FORMAT = "{desc}"
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, torch.Tensor]]:
+    """A model in a store, and Run:ai's name as the name of ours."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "RUNAI_"))]:
+        monkeypatch.delenv(name)
+    paths = write_model(tmp_path / "m", 2, 2)
+    stored = {name: tensor for path in paths for name, tensor in load_file(path).items()}
+    index = {name: path.name for path in paths for name in load_file(path)}
+    (tmp_path / "m" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (tmp_path / "m" / "config.json").write_text("{}")
+    theirs = "runai_model_streamer"
+    monkeypatch.setitem(sys.modules, theirs, runai)
+    monkeypatch.setitem(sys.modules, f"{theirs}.safetensors_streamer", runai.safetensors_streamer)
+    monkeypatch.setitem(
+        sys.modules, f"{theirs}.safetensors_streamer.safetensors_pytorch", safetensors_pytorch
+    )
+    with guarded_store() as store:
+        put(store, tmp_path / "m")
+        for name, value in store.environ().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("STREAMERD_MODE", "direct")
+        yield stored
+
+
+def put(store: GuardedStore, directory: Path) -> None:
+    store.put_model(directory, URI)
+
+
+def same(found: Iterator[tuple[str, torch.Tensor]], stored: dict[str, torch.Tensor]) -> bool:
+    tensors = dict(found)
+    return tensors.keys() == stored.keys() and all(
+        torch.equal(tensor, stored[name]) for name, tensor in tensors.items()
+    )
+
+
+def sglang(member: str, *names: str, **more: Any) -> dict[str, Any]:
+    if missing := engine_missing(SGLANG):
+        pytest.skip(missing)
+    namespace: dict[str, Any] = {
+        "BAR_FORMAT": BAR_FORMAT,
+        "RUNAI_STREAMER_TENSOR_ATTR": "_sglang_runai_streamer_tensor",
+        "SUPPORTED_SCHEMES": ["s3://", "gs://", "az://"],
+        "hashlib": hashlib,
+        "is_cuda_alike": lambda: False,
+        "logger": logging.getLogger("sglang"),
+        "os": os,
+        "torch": torch,
+        "tqdm": tqdm,
+    } | more
+    taken(SGLANG, f"sglang/srt/{member}", namespace, *names)
+    return namespace
+
+
+def test_sglang_streams(model: dict[str, torch.Tensor]) -> None:
+    utils = sglang("utils/runai_utils.py", "list_safetensors", "is_runai_obj_uri")
+    weights = sglang("model_loader/weight_utils.py", "runai_safetensors_weights_iterator")
+    assert utils["is_runai_obj_uri"](URI)
+    files = utils["list_safetensors"](URI)
+    assert same(weights["runai_safetensors_weights_iterator"](files), model)
+
+
+def test_sglang_takes_concurrency_and_endpoint(
+    model: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CONCURRENCY", "MEMORY_LIMIT", "S3_ENDPOINT"):
+        monkeypatch.setenv(f"RUNAI_STREAMER_{name}", "to be restored")
+        monkeypatch.delenv(f"RUNAI_STREAMER_{name}")
+    names = ("set_runai_streamer_env", "runai_safetensors_weights_iterator")
+    weights = sglang("model_loader/weight_utils.py", *names)
+    extra = {"concurrency": 2, "memory_limit": 1 << 20}
+    weights["set_runai_streamer_env"](SimpleNamespace(model_loader_extra_config=extra))
+    assert os.environ["RUNAI_STREAMER_S3_ENDPOINT"] == os.environ["AWS_ENDPOINT_URL"]
+    files = runai.list_safetensors(URI)
+    assert same(weights["runai_safetensors_weights_iterator"](files), model)
+
+
+def test_sglang_mirrors_all_but_weights(model: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    cache = SimpleNamespace(SGLANG_CACHE_DIR=SimpleNamespace(get=lambda: str(tmp_path / "cache")))
+    utils = sglang("utils/runai_utils.py", "ObjectStorageModel", envs=cache)
+    directory = utils["ObjectStorageModel"].download_and_get_path(URI)
+    assert set(os.listdir(directory)) == {
+        ".runai_complete",
+        "config.json",
+        "model.safetensors.index.json",
+    }
+
+
+def vllm(member: str, *names: str, **more: Any) -> dict[str, Any]:
+    if missing := engine_missing(VLLM):
+        pytest.skip(missing)
+    namespace: dict[str, Any] = {
+        "_BAR_FORMAT": BAR_FORMAT,
+        "SAFE_WEIGHTS_INDEX_NAME": "model.safetensors.index.json",
+        "SafetensorsStreamer": runai.SafetensorsStreamer,
+        "current_platform": SimpleNamespace(is_cuda_alike=lambda: False),
+        "enable_tqdm": bool,
+        "json": json,
+        "logger": logging.getLogger("vllm.streamer_test"),
+        "os": os,
+        "posixpath": posixpath,
+        "runai_list_safetensors": runai.list_safetensors,
+        "runai_pull_files": runai.pull_files,
+        "tempfile": tempfile,
+        "tqdm": tqdm,
+        "urlsplit": urlsplit,
+    } | more
+    taken(VLLM, f"vllm/{member}", namespace, *names)
+    return namespace
+
+
+LOADER = "model_executor/model_loader/runai_streamer_loader.py"
+
+
+def test_vllm_streams(model: dict[str, torch.Tensor]) -> None:
+    utils = vllm("transformers_utils/runai_utils.py", "list_safetensors")
+    weights = vllm(
+        "model_executor/model_loader/weight_utils.py", "runai_safetensors_weights_iterator"
+    )
+    files = utils["list_safetensors"](URI)
+    assert same(weights["runai_safetensors_weights_iterator"](files, True), model)
+
+
+def test_vllm_reads_the_names_in_headers(model: dict[str, torch.Tensor]) -> None:
+    loader = vllm(LOADER, "_get_remote_checkpoint_keys")
+    keys = loader["_get_remote_checkpoint_keys"](runai.list_safetensors(URI))
+    assert sorted(name for names in keys for name in names) == sorted(model)
+
+
+@pytest.mark.parametrize(
+    ("unused", "kept"),
+    [
+        (lambda name: name.startswith("m-0"), ["m-1.safetensors"]),
+        (lambda name: name.endswith("000"), ["m-0.safetensors", "m-1.safetensors"]),
+    ],
+)
+def test_vllm_leaves_files_out_that_it_needs_nothing_of(
+    model: dict[str, torch.Tensor], unused: Callable[[str], bool], kept: list[str]
+) -> None:
+    loader = vllm(LOADER, "_filter_remote_weights", "_get_remote_checkpoint_keys")
+    files = runai.list_safetensors(URI)
+    selected = loader["_filter_remote_weights"](files, URI, unused)
+    assert selected == [f"{URI}/{name}" for name in kept]
+
+
+def test_vllm_pulls_what_is_no_weight(model: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    utils = vllm("transformers_utils/runai_utils.py", "ObjectStorageModel")
+    mirror = object.__new__(utils["ObjectStorageModel"])
+    mirror.dir = str(tmp_path / "mirror")
+    mirror.pull_files(URI, ignore_pattern=["*.pt", "*.safetensors", "*.bin"])
+    assert set(os.listdir(mirror.dir)) == {"config.json", "model.safetensors.index.json"}

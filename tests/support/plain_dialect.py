@@ -1,0 +1,15 @@
+"""The simplest dialect: requests go as they are, and statuses mean what HTTP says."""
+
+from __future__ import annotations
+
+from streamer_client.storage.http.dialect import Answer, Request, Verdict
+from streamer_client.storage.http.faults import ErrorDetail, refusal
+
+
+class PlainDialect:
+    def prepared(self, request: Request) -> Request:
+        return request
+
+    def refusal(self, request: Request, sent: Request, answer: Answer) -> Verdict:
+        del request
+        return refusal(sent, answer, ErrorDetail())

@@ -1,0 +1,23 @@
+"""What the shard writer takes on its command line."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from streamer_vllm.sharding.command import part_bytes
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [("5GiB", 5 << 30), ("500MB", 500_000_000), ("4096", 4096), (" 1.5 kib", 1536), ("7b", 7)],
+)
+def test_sizes(text: str, size_bytes: int) -> None:
+    assert part_bytes(text) == size_bytes
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "5 gigs", "-1", "0", "1e9", "0.1b"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=r"size|whole number"):
+        part_bytes(text)

@@ -1,0 +1,110 @@
+"""What workers are lent: each once, with its first job; dropped when it is old or taken back."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from streamer_client.storage.contract import StoredShard
+from streamerd.workers.in_daemon.lending import OPEN_SLABS, Lending
+from streamerd.workers.jobs import (
+    Checksum,
+    CloseSlab,
+    Drop,
+    Fetch,
+    TakeSlab,
+    TakeSource,
+)
+
+SHARD = StoredShard("/m/a", 10, "file:1")
+
+Sent = tuple[msgspec.Struct, tuple[int, ...]]
+
+
+class Worker:
+    def __init__(self) -> None:
+        self.sent: list[Sent] = []
+        self.withdrawn: list[tuple[int, ...]] = []
+
+    def send(self, message: msgspec.Struct, fds: tuple[int, ...] = ()) -> None:
+        self.sent.append((message, fds))
+
+    def withdraw(self, fds: tuple[int, ...]) -> None:
+        self.withdrawn.append(fds)
+
+    def take(self) -> list[Sent]:
+        sent, self.sent = self.sent, []
+        return sent
+
+
+@pytest.fixture
+def lending() -> Lending:
+    return Lending()
+
+
+@pytest.fixture
+def workers(lending: Lending) -> tuple[Worker, Worker]:
+    made = Worker(), Worker()
+    for worker in made:
+        lending.joined(worker)
+    return made
+
+
+def fetch(slab: int, source: int | None) -> Fetch:
+    return Fetch(1, slab, SHARD, source, {}, 0, 10)
+
+
+def test_each_worker_is_lent_once_what_its_jobs_name(
+    lending: Lending, workers: tuple[Worker, Worker]
+) -> None:
+    one, two = workers
+    slab, source = lending.put_slab(100), lending.put_source(SHARD, (101, 102))
+    assert slab != source
+    lending.supply(one, fetch(slab, source))
+    assert one.take() == [
+        (TakeSlab(slab), (100,)),
+        (TakeSource(source, SHARD), (101, 102)),
+    ]
+    lending.supply(one, fetch(slab, source))
+    lending.supply(one, CloseSlab(2, 77))
+    assert one.take() == []
+    lending.supply(two, Checksum(3, slab, 0, 1))
+    assert two.take() == [(TakeSlab(slab), (100,))]
+    lending.left(one)
+    lending.joined(one)  # started again: it has nothing
+    lending.supply(one, fetch(slab, None))
+    assert one.take() == [(TakeSlab(slab), (100,))]
+
+
+def test_what_is_taken_back_is_dropped_where_it_is_held(
+    lending: Lending, workers: tuple[Worker, Worker]
+) -> None:
+    one, two = workers
+    slab, source = lending.put_slab(100), lending.put_source(SHARD, (101,))
+    lending.supply(one, fetch(slab, source))
+    one.take()
+    assert lending.take_back(slab) == (100,)
+    assert lending.take_back(source) == (101,)
+    assert one.take() == [(Drop(slab), ()), (Drop(source), ())]
+    assert two.take() == []
+    assert one.withdrawn == two.withdrawn == [(100,), (101,)]
+    assert lending.take_back(slab) == ()
+    assert len(lending) == 0
+    lending.supply(two, fetch(slab, source))  # the worker will say that it has it not
+    assert two.take() == []
+    assert lending.put_slab(100) not in (slab, source)
+
+
+def test_the_least_recently_used_goes_first(
+    lending: Lending, workers: tuple[Worker, Worker]
+) -> None:
+    one, _ = workers
+    slabs = [lending.put_slab(fd) for fd in range(OPEN_SLABS + 1)]
+    for slab in slabs[:-1]:
+        lending.supply(one, fetch(slab, None))
+    lending.supply(one, fetch(slabs[0], None))
+    one.take()
+    lending.supply(one, fetch(slabs[-1], None))
+    assert one.take() == [(Drop(slabs[1]), ()), (TakeSlab(slabs[-1]), (OPEN_SLABS,))]
+    lending.supply(one, fetch(slabs[1], None))
+    assert one.take() == [(Drop(slabs[2]), ()), (TakeSlab(slabs[1]), (1,))]

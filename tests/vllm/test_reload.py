@@ -1,0 +1,58 @@
+"""Loading again in one process: `reload_weights`, also with a path, and twice."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.support.daemon import DaemonProcess
+from tests.vllm.starts import Start, Starts
+from tests.vllm.test_same_answers import through
+
+Model = Callable[[str], str]
+
+
+def test_a_model_reloads_itself_and_another_path(
+    model: Model, starts: Starts, daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    """Tokens after each reload are those of a start with what was reloaded."""
+    from streamer_vllm.demo.model import build_model
+
+    other = tmp_path / "other"
+    build_model(str(other), "llama", seed=5)
+    shutil.copy(Path(model("llama")) / "config.json", other)
+    paths = ("", str(other), model("llama"), model("llama"))
+    answers = [
+        starts(
+            Start(
+                model("llama"),
+                load_format,
+                action="reload",
+                environment=through(daemon),
+                reload_paths=paths,
+            )
+        ).reloaded
+        for load_format in ("runai_streamer", "auto")
+    ]
+    assert answers[0] == answers[1]
+    itself, another, back, twice = answers[0]
+    assert itself == back == twice == starts(Start(model("llama"))).tokens
+    assert another != itself
+
+
+def test_sharded_offers_what_stock_offers(
+    default_shards: str, starts: Starts, daemon: DaemonProcess
+) -> None:
+    answer = starts.attempt(
+        Start(
+            default_shards,
+            "runai_streamer_sharded",
+            action="reload",
+            tensor_parallel_size=2,
+            environment=through(daemon),
+            reload_paths=("",),
+        )
+    )
+    assert answer.returncode != 0
+    assert "Model reloading with `runai_streamer_sharded` format" in answer.output

@@ -1,0 +1,1 @@
+"""Which safetensors files a model's weights are in, on disk or in an object store."""

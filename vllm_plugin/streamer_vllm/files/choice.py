@@ -1,0 +1,112 @@
+"""Which files a model's weights are in: a directory, an object store, or a Hugging Face id.
+
+Downloading, caching and revisions of the latter are left to vLLM's own functions. Runs in
+each rank.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from streamer_client.contract.errors import SourceNotFound
+from streamer_client.contract.uris import is_remote
+from streamer_client.storage.names import natural_key
+from streamer_vllm.files.index import INDEX_NAME, Index, read_index
+from streamer_vllm.versions import pinned_revision
+
+if TYPE_CHECKING:
+    from vllm.config.load import LoadConfig
+
+logger = logging.getLogger(__name__)
+
+SAFETENSORS: Final = "*.safetensors"
+CONSOLIDATED: Final = "consolidated*.safetensors"
+"""Mistral's own form of all weights, which some repositories hold beside the Hugging Face files."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenFiles:
+    """What to read of a folder."""
+
+    files: Sequence[str]
+    """Below the folder, in the order of reading."""
+    owners: Mapping[str, str] | None = None
+    """Which of the files counts for a tensor that is in several; None where no index tells."""
+
+
+def weights_folder(name: str, revision: str | None, load_config: LoadConfig) -> str:
+    """The directory or object-store prefix with the weights; downloads them if need be."""
+    if "://" in name:
+        return name
+    if os.path.isdir(name):
+        return os.path.abspath(name)
+    from vllm.model_executor.model_loader.weight_utils import (  # noqa: PLC0415  heavy
+        download_safetensors_index_file_from_hf,
+        download_weights_from_hf,
+    )
+
+    revision = pinned_revision(name, revision)
+    folder: str = download_weights_from_hf(
+        name,
+        load_config.download_dir,
+        [SAFETENSORS],
+        revision,
+        ignore_patterns=load_config.ignore_patterns,
+    )
+    if not os.path.isfile(os.path.join(folder, INDEX_NAME)):
+        download_safetensors_index_file_from_hf(
+            name, INDEX_NAME, cache_dir=load_config.download_dir, revision=revision
+        )
+    return folder
+
+
+def chosen_files(folder: str) -> ChosenFiles | None:
+    """The safetensors files to read; None where all are, or there are none.
+
+    The index decides where there is one. One that names no file that is there is left over from
+    another state of the folder, and told of. Without an index the consolidated copy of all weights
+    is left out where other files hold them.
+
+    Raises:
+        SourceNotFound: the index of a directory names a file that is not there.
+        SourceError: the object store does not answer, or the index is malformed.
+    """
+    index = read_index(folder)
+    if is_remote(folder):
+        return None if index is None else ChosenFiles(index.files, index.owners)
+    if index is not None:
+        missing = [name for name in index.files if not _is_file(folder, name)]
+        if not missing:
+            return ChosenFiles(index.files, index.owners)
+        if len(missing) < len(index.files):
+            raise _incomplete(index, missing)
+        logger.warning(
+            "event=stale_index index=%s missing=%d consequence=%r",
+            index.uri,
+            len(missing),
+            "all safetensors files of the folder are read",
+        )
+    return _without_consolidated(folder)
+
+
+def _without_consolidated(folder: str) -> ChosenFiles | None:
+    found = sorted(fnmatch.filter(os.listdir(folder), SAFETENSORS), key=natural_key)
+    others = [name for name in found if not fnmatch.fnmatch(name, CONSOLIDATED)]
+    return ChosenFiles(others) if others and others != found else None
+
+
+def _is_file(folder: str, name: str) -> bool:
+    return os.path.isfile(os.path.join(folder, name))
+
+
+def _incomplete(index: Index, missing: Sequence[str]) -> SourceNotFound:
+    shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+    return SourceNotFound(
+        f"{index.uri} names {len(index.files)} files, and of these are missing: {shown}; is the "
+        f"checkpoint complete, and {INDEX_NAME} its own?"
+    )

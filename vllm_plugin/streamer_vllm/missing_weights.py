@@ -1,0 +1,154 @@
+"""Weights that a checkpoint lacks: an unquantised model loads without them and answers nonsense.
+
+VLLM's own check passes over every module that processes its weights after loading, which is nearly
+all of them. This one looks at parameters that nothing was loaded into, and at checkpoint names that
+are missing while their siblings are there: parts of a fused parameter, experts of a layer. Runs
+in each rank, after the load.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from torch import nn
+
+from streamer_client.contract.errors import CorruptCheckpoint
+from streamer_client.contract.printable import printable
+from streamer_vllm.versions import check_all_loaded
+
+logger = logging.getLogger(__name__)
+
+SHOWN: Final = 8
+"""Names in one line; the number says how many there are."""
+
+_BUILT_FROM_CONFIG: Final = ("input_scale_ub",)
+"""Parameters that vLLM makes of the configuration, as its own check has it."""
+
+_EXPERT: Final = re.compile(r"^(.*\.experts)\.([0-9]{1,6})\.(.+)$")
+
+
+def check_weights(
+    model: nn.Module,
+    loaded: Collection[str] | None,
+    stored: Iterable[str],
+    *,
+    source: str,
+    quantized: bool,
+    strict: bool,
+) -> None:
+    """Tell of weights that are missing; vLLM's own check comes after, and raises as ever.
+
+    Args:
+        model: as it is after `load_weights`.
+        loaded: the parameters that `load_weights` says it loaded; None where a model does not say.
+        stored: every name in the checkpoint.
+        source: for people.
+        quantized: then nothing is checked: a method may make parameters itself.
+        strict: raise instead of warning.
+
+    Raises:
+        CorruptCheckpoint: `strict`, and weights are missing.
+        ValueError: vLLM's own check found some.
+    """
+    if quantized:
+        return
+    missing = [] if loaded is None else sorted(_untouched(model, set(loaded)))
+    missing += missing_siblings(stored, getattr(model, "packed_modules_mapping", None) or {})
+    if missing:
+        _tell(missing, source, strict=strict)
+    if loaded is not None:
+        check_all_loaded(model, set(loaded))
+
+
+def _tell(missing: Sequence[str], source: str, *, strict: bool) -> None:
+    names = ", ".join(printable(name) for name in missing[:SHOWN])
+    shown = f"{names}, ..." if len(missing) > SHOWN else names
+    if strict:
+        raise CorruptCheckpoint(
+            f"{source}: nothing was loaded into {len(missing)} weights of the model: {shown}; "
+            "copy the checkpoint again as a whole, or leave `strict` out to load it as it is"
+        )
+    logger.warning(
+        "event=missing_weights source=%s count=%d names=%r consequence=%r",
+        source,
+        len(missing),
+        shown,
+        "the model will answer nonsense if these are needed",
+    )
+
+
+def missing_siblings(stored: Iterable[str], packed: Mapping[str, Sequence[str]]) -> list[str]:
+    """Checkpoint names that should be there since their siblings are. Pure.
+
+    A part of a fused parameter is missing if another layer has it: some architectures leave one
+    out everywhere, and then it belongs to no layer.
+
+    Args:
+        stored: every name in the checkpoint.
+        packed: vLLM's `packed_modules_mapping`: fused module to the modules it is made of.
+    """
+    names = set(stored)
+    return sorted({*_missing_parts(names, packed), *_missing_experts(names)})
+
+
+def _missing_parts(names: set[str], packed: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    templates = {_template(name) for name in names}
+    for parts in packed.values():
+        for name in names:
+            owner, _, last = name.rpartition(".")
+            prefix, _, module = owner.rpartition(".")
+            if module not in parts:
+                continue
+            for sibling in parts:
+                other = f"{prefix}.{sibling}.{last}"
+                if other not in names and _template(other) in templates:
+                    yield other
+
+
+def _missing_experts(names: set[str]) -> Iterator[str]:
+    """Of each layer, every expert has what another one has.
+
+    Numbers that are left out count as missing experts where at least half are there. A file may
+    name any number, and a layer of which most are missing is numbered in another way.
+    """
+    experts: dict[str, set[str]] = defaultdict(set)
+    weights: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        if found := _EXPERT.match(name):
+            experts[found[1]].add(found[2])
+            weights[found[1]].add(found[3])
+    for layer, numbers in experts.items():
+        known = sorted(map(int, numbers))
+        expected = known[-1] + 1
+        for number in range(expected) if expected <= 2 * len(known) else known:
+            for weight in weights[layer]:
+                name = f"{layer}.{number}.{weight}"
+                if name not in names:
+                    yield name
+
+
+def _template(name: str) -> str:
+    return re.sub(r"\d+", "#", name)
+
+
+def _untouched(model: nn.Module, loaded: set[str]) -> Iterator[str]:
+    """Parameters that nothing was loaded into and that no vLLM layer makes for itself."""
+    from vllm.model_executor.layers.quantization.kv_cache import (  # noqa: PLC0415  heavy
+        BaseKVCacheMethod,
+    )
+
+    own = set()
+    for module_name, module in model.named_modules():
+        method: Any = getattr(module, "quant_method", None)
+        if isinstance(method, BaseKVCacheMethod) or getattr(method, "uses_meta_device", False):
+            prefix = f"{module_name}." if module_name else ""
+            own |= {prefix + name for name, _ in module.named_parameters()}
+    known = loaded | own
+    for name, parameter in model.named_parameters():
+        built = name.rpartition(".")[2] in _BUILT_FROM_CONFIG
+        if parameter.numel() and not built and name not in known:
+            yield name

@@ -1,0 +1,166 @@
+"""What a sharded checkpoint was made for, written beside it and checked before it is read.
+
+Files for other ranks fit into parameters often enough to load, and then the model answers nonsense:
+so the writer notes ranks, expert parallelism and quantization, and the loader compares. A
+checkpoint without the note (vLLM's own writer makes none) is judged by its names. Free of vLLM.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from streamer_client.contract.errors import ConfigError, CorruptCheckpoint, SourceNotFound
+from streamer_client.contract.uris import is_remote
+from streamer_vllm.files.index import read_small_file
+from streamer_vllm.sharding.pattern import Place, file_glob
+
+NOTE_NAME: Final = "streamerd.json"
+FORMAT: Final = 1
+
+
+class MadeFor(msgspec.Struct, frozen=True, omit_defaults=False):
+    """The note; later formats may add fields, which are passed over here."""
+
+    format: int
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
+    expert_parallel: bool
+    quantization: str | None
+    dtype: str
+    vllm: str
+    """The version that wrote it."""
+    pattern: str | None
+    """Of file names; None is vLLM's default."""
+    files: tuple[str, ...]
+    """Every weight file, below the folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What this engine is."""
+
+    place: Place
+    expert_parallel: bool
+    quantization: str | None
+    pattern: str | None
+
+
+def write_note(directory: str, note: MadeFor) -> None:
+    """Write it beside the shards."""
+    with open(os.path.join(directory, NOTE_NAME), "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(note), indent=2) + b"\n")
+
+
+def read_note(folder: str) -> MadeFor | None:
+    """The note of a directory or prefix; None where there is none.
+
+    Raises:
+        CorruptCheckpoint: it is not what a writer writes.
+    """
+    content = read_small_file(folder, NOTE_NAME)
+    if content is None:
+        return None
+    try:
+        return msgspec.json.decode(content, type=MadeFor)
+    except msgspec.DecodeError as error:
+        raise CorruptCheckpoint(
+            f"{folder}/{NOTE_NAME}: {error}; copy the checkpoint again, or remove this file to "
+            "load without its checks"
+        ) from error
+
+
+def check_made_for(folder: str, wanted: Wanted) -> None:
+    """Refuse a checkpoint that was made for another engine.
+
+    Raises:
+        ConfigError: it was made for other ranks, another expert parallelism or quantization.
+        SourceNotFound: a file of this rank is missing.
+    """
+    note = read_note(folder)
+    if note is None:
+        if not is_remote(folder):
+            _check_names(folder, wanted)
+        return
+    for what, made, now in _differences(note, wanted):
+        raise ConfigError(
+            f"{folder} was written for {what} {made} and this engine has {now}; start vLLM with "
+            "the same, or write another checkpoint with `streamerctl shard`"
+        )
+    if not is_remote(folder):
+        _check_files(folder, note, wanted)
+
+
+def is_sharded(folder: str, wanted: str) -> bool:
+    """Whether a folder holds shards of ranks: it has the note, or a file of this rank."""
+    if read_note(folder) is not None:
+        return True
+    if is_remote(folder):
+        return False
+    below, pattern = os.path.split(wanted)
+    try:
+        names = os.listdir(os.path.join(folder, below))
+    except OSError:
+        return False
+    return bool(fnmatch.filter(names, pattern))
+
+
+def _differences(note: MadeFor, wanted: Wanted) -> list[tuple[str, object, object]]:
+    place = wanted.place
+    pairs: tuple[tuple[str, object, object], ...] = (
+        ("tensor-parallel size", note.tensor_parallel_size, place.tp_size),
+        ("pipeline-parallel size", note.pipeline_parallel_size, place.pp_size),
+        ("expert parallelism", _on(note.expert_parallel), _on(wanted.expert_parallel)),
+        # Which of its kernels vLLM names a method after depends on the device: not compared.
+        ("quantization", _on(note.quantization is not None), _on(wanted.quantization is not None)),
+    )
+    return [pair for pair in pairs if pair[1] != pair[2]]
+
+
+def _on(flag: bool) -> str:
+    return "on" if flag else "off"
+
+
+def _check_files(folder: str, note: MadeFor, wanted: Wanted) -> None:
+    """Files of this rank that the writer wrote and that are not there any more."""
+    own = fnmatch.filter(note.files, file_glob(wanted.pattern, wanted.place))
+    missing = [name for name in own if not os.path.isfile(os.path.join(folder, name))]
+    if missing:
+        raise SourceNotFound(
+            f"{folder} lacks {', '.join(missing)}, which was written with it; copy it again as a "
+            "whole"
+        )
+
+
+def _check_names(folder: str, wanted: Wanted) -> None:
+    """Without a note: files of a rank that this engine does not have tell of more ranks.
+
+    Where this rank has no file at all, the open says so, with the names that are there.
+    """
+    place = wanted.place
+    if not is_sharded(folder, file_glob(wanted.pattern, place)):
+        return
+    beyond = Place(place.tp_size, place.tp_size + 1, place.pp_rank, place.pp_size)
+    below, pattern = os.path.split(_glob_or_nothing(wanted.pattern, beyond))
+    own = os.path.split(_glob_or_nothing(wanted.pattern, place))
+    where = os.path.join(folder, below)
+    if not pattern or (below, pattern) == own or not os.path.isdir(where):
+        return
+    found = fnmatch.filter(os.listdir(where), pattern)
+    if found:
+        raise ConfigError(
+            f"{folder} holds {found[0]} and so was written for more than the {place.tp_size} "
+            "tensor-parallel ranks of this engine; start vLLM with as many, or write another "
+            "checkpoint with `streamerctl shard`"
+        )
+
+
+def _glob_or_nothing(pattern: str | None, place: Place) -> str:
+    try:
+        return file_glob(pattern, place)
+    except ConfigError:
+        return ""  # a pattern for one rank alone
