@@ -21,6 +21,7 @@ from streamer_client.contract.errors import SourceError
 from streamer_client.copy.feed import Feed
 from streamer_client.stats import LoadStats, Progress
 from streamer_client.tensors.filling import OnMismatch, TargetFiller
+from streamer_client.tensors.foretelling import RankPlace
 from streamer_client.tensors.headers import Headers
 from streamer_client.tensors.iteration import tensors
 from streamer_client.tensors.selection import Catalog
@@ -123,6 +124,7 @@ class Checkpoint:
         names: frozenset[str] | set[str] | None = None,
         *,
         small_bytes: int = SMALL_BYTES,
+        place: RankPlace | None = None,
     ) -> Iterator[Iterator[tuple[str, torch.Tensor]]]:
         """Iterate over `(name, tensor)` for a model that keeps a part of each tensor.
 
@@ -136,12 +138,20 @@ class Checkpoint:
             device: where the tensors are wanted.
             names: only these, or all.
             small_bytes: tensors of at most so many bytes are ordinary ones.
+            place: which of so many ranks the model is for, where each takes a part of most tensors.
+                It tells what will likely be copied of the first layer, and so saves time. A single
+                rank takes all of everything, so that its tensors are those of `tensors`.
 
         Raises:
             SourceError: as `tensors`; of bytes that could not be had, where they are used.
         """
         wanted = self._wanted(names)
-        found = sliced(self._feed, self._headers, torch.device(device), wanted, small_bytes)
+        whole = place is not None and place.ranks == 1
+        found = (
+            None
+            if whole
+            else sliced(self._feed, self._headers, torch.device(device), wanted, small_bytes, place)
+        )
         if found is None:
             yield self.tensors(device, names)
             return

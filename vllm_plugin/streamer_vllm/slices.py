@@ -13,9 +13,13 @@ from typing import Final
 
 import torch
 from torch import nn
-from vllm.distributed import get_tensor_model_parallel_world_size
+from vllm.distributed import (
+    get_tensor_model_parallel_rank,
+    get_tensor_model_parallel_world_size,
+)
 
 from streamer_client.checkpoint import Checkpoint
+from streamer_client.tensors.foretelling import RankPlace
 from streamer_client.tensors.lazy_assignments import no_lazy_left
 from streamer_client.tensors.staging import SMALL_BYTES
 from streamer_vllm.options import Options, Slices
@@ -35,7 +39,11 @@ def weights_of(
     if small_bytes is None or options.slices is Slices.OFF:
         yield checkpoint.tensors(device, names)
         return
-    with checkpoint.slices(device, names, small_bytes=small_bytes) as weights, no_lazy_left(model):
+    place = RankPlace(get_tensor_model_parallel_rank(), get_tensor_model_parallel_world_size())
+    with (
+        checkpoint.slices(device, names, small_bytes=small_bytes, place=place) as weights,
+        no_lazy_left(model),
+    ):
         yield weights
 
 

@@ -2,8 +2,9 @@
 
 The layers of a model are alike: a rank takes the same slice of the same weight in each. So what was
 cut out of `layers.3.mlp.up_proj.weight` foretells the cuts of `layers.4.mlp.up_proj.weight`, if
-that has the same dtype and shape. Pure: a wrong guess costs whoever acts on it time, never a wrong
-byte, since cuts are compared when they are asked for.
+that has the same dtype and shape. Of the first tensor of each kind, the rank's place among the
+ranks foretells a cut. Pure: a wrong guess costs whoever acts on it time, never a wrong byte, since
+cuts are compared when they are asked for.
 """
 
 from __future__ import annotations
@@ -12,12 +13,30 @@ import re
 from typing import Final, NamedTuple
 
 from streamer_client.contract.catalog import TensorEntry
-from streamer_client.copy.cut import Cut
+from streamer_client.copy.cut import Cut, Dimension
 
 _FIRST_NUMBER: Final = re.compile(r"(?<![0-9A-Za-z])[0-9]+(?![0-9A-Za-z])")
 MOST_CUTS: Final = 64
 """Of one tensor. A loader that cuts a tensor into more, as one expert after the other, is not
 foretold beyond these."""
+MOST_SHARED_DIMENSIONS: Final = 2
+"""Weights of more dimensions, as of convolutions, are seldom shared out among ranks."""
+
+
+_SUMMED: Final = re.compile(
+    r"\.(?:o_proj|out_proj|down_proj|c_proj|dense_4h_to_h|attention\.dense|self_attention\.dense"
+    r"|attn_out|fc_out|fc2|w2|wo)\.weight$"
+)
+"""Weights whose outputs ranks sum up, so that each rank takes a part of the second dimension. Those
+are the names in the checkpoints of most models. Of other weights a rank takes a part of the first
+dimension."""
+
+
+class RankPlace(NamedTuple):
+    """Which of so many ranks, each of which takes a part of most tensors, this one is."""
+
+    rank: int
+    ranks: int
 
 
 class Kind(NamedTuple):
@@ -37,11 +56,34 @@ def kind_of(entry: TensorEntry) -> Kind:
     return Kind(_FIRST_NUMBER.sub("{}", entry.name, count=1), entry.dtype, tuple(entry.shape))
 
 
-class Foretelling:
-    """What was cut out of each kind of tensor last."""
+def likely_cut(entry: TensorEntry, place: RankPlace) -> Cut | None:
+    """The equal share of a rank, along the dimension that its name speaks for; None if none."""
+    shape = entry.shape
+    size_bytes = entry.stop - entry.start
+    if not 1 < len(shape) <= MOST_SHARED_DIMENSIONS or not size_bytes:
+        return None
+    rows, row_bytes = shape[0], size_bytes // shape[0]
+    if not _SUMMED.search(entry.name):
+        share = size_bytes // place.ranks
+        return Cut(place.rank * share, share, ()) if rows % place.ranks == 0 else None
+    if shape[1] % place.ranks:
+        return None
+    share = row_bytes // place.ranks
+    return Cut(place.rank * share, share, (Dimension(rows, row_bytes),))
 
-    def __init__(self) -> None:
+
+class Foretelling:
+    """What was cut out of each kind of tensor last.
+
+    Args:
+        place: of the rank that cuts; None where that tells nothing.
+    """
+
+    def __init__(self, place: RankPlace | None = None) -> None:
+        self._place = place
         self._cuts: dict[Kind, tuple[str, list[Cut]]] = {}
+        self._assumed: dict[Kind, str] = {}
+        """The one tensor of each kind whose cut was guessed by the rank's place."""
 
     def was_cut(self, entry: TensorEntry, cut: Cut) -> None:
         """A rank asked for this cut of this tensor; its offset counts from the tensor's start."""
@@ -61,5 +103,11 @@ class Foretelling:
 
     def guess(self, entry: TensorEntry) -> tuple[Cut, ...] | None:
         """What will be cut out of this tensor; None where nothing tells."""
-        found = self._cuts.get(kind_of(entry))
-        return None if found is None else tuple(found[1])
+        kind = kind_of(entry)
+        found = self._cuts.get(kind)
+        if found is not None:
+            return tuple(found[1])
+        if self._place is None or self._assumed.setdefault(kind, entry.name) != entry.name:
+            return None
+        cut = likely_cut(entry, self._place)
+        return None if cut is None else (cut,)

@@ -24,7 +24,7 @@ from streamer_client.copy.dtypes import torch_form
 from streamer_client.copy.engines import gather_engine_for
 from streamer_client.copy.feed import Feed, Image
 from streamer_client.copy.gather import Gatherer, Slice
-from streamer_client.tensors.foretelling import Foretelling
+from streamer_client.tensors.foretelling import Foretelling, RankPlace
 from streamer_client.tensors.headers import ShardHeaders
 from streamer_client.tensors.lazy import lazy
 from streamer_client.tensors.selection import Select, by_name
@@ -48,6 +48,7 @@ def sliced(
     device: torch.device,
     names: frozenset[str] | None,
     small_bytes: int = SMALL_BYTES,
+    place: RankPlace | None = None,
 ) -> SlicedTensors | None:
     """The tensors of a feed, or the named ones, large ones lazy.
 
@@ -63,13 +64,21 @@ def sliced(
     shards = range(len(feed.shards))
     if not all(feed.views(shard) for shard in shards):
         return None
-    catalogs = [headers.in_view(shard) for shard in shards]
-    known = [catalog for catalog in catalogs if catalog is not None]
-    engine = gather_engine_for(device, feed) if len(known) == len(catalogs) else None
+    engine = gather_engine_for(device, feed)
     if engine is None:
         return None
-    gatherer = Gatherer(engine, device)
-    return SlicedTensors(feed, known, by_name(names), device, gatherer, small_bytes)
+    gatherer = Gatherer(engine, device)  # its threads pin memory while the headers are read
+    try:
+        catalogs = [headers.in_view(shard) for shard in shards]
+    except BaseException:
+        gatherer.close()
+        raise
+    known = [catalog for catalog in catalogs if catalog is not None]
+    if len(known) < len(catalogs):
+        gatherer.close()
+        return None
+    foretelling = Foretelling(place)
+    return SlicedTensors(feed, known, by_name(names), device, gatherer, foretelling, small_bytes)
 
 
 class _Place(NamedTuple):
@@ -95,6 +104,7 @@ class SlicedTensors:
         select: which tensors are wanted.
         device: where they are wanted.
         gatherer: fetches; closed with this.
+        foretelling: tells what will be fetched.
         small_bytes: tensors of at most so many bytes are handed out as they are.
         ahead_bytes: see `AHEAD_BYTES`.
     """
@@ -106,6 +116,7 @@ class SlicedTensors:
         select: Select,
         device: torch.device,
         gatherer: Gatherer,
+        foretelling: Foretelling,
         small_bytes: int = SMALL_BYTES,
         ahead_bytes: int = AHEAD_BYTES,
     ) -> None:
@@ -122,7 +133,7 @@ class SlicedTensors:
         """What somebody has lazy tensors of."""
         self._lock = threading.Lock()
         """Of what is foretold and staged."""
-        self._foretelling = Foretelling()
+        self._foretelling = foretelling
         self._staged: OrderedDict[tuple[int, int, Cut], Slice] = OrderedDict()
         """Slices on their way or there, by shard, the tensor's first byte, and cut; the oldest
         first."""
@@ -135,6 +146,8 @@ class SlicedTensors:
 
     def __iter__(self) -> Iterator[list[Handed]]:
         """Lists of tensors that are there at the same time, each in reverse order."""
+        with self._lock:
+            self._stage_ahead()
         for number, place in enumerate(self._places):
             with self._lock:
                 self._handed = number

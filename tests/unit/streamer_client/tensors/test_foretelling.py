@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from streamer_client.contract.catalog import TensorEntry
-from streamer_client.copy.cut import Cut
+from streamer_client.copy.cut import Cut, Dimension
 from streamer_client.tensors import foretelling
-from streamer_client.tensors.foretelling import Foretelling, kind_of
+from streamer_client.tensors.foretelling import Foretelling, RankPlace, kind_of, likely_cut
 
 FIRST, SECOND = Cut(0, 100, ()), Cut(100, 100, ())
 
@@ -82,3 +82,28 @@ def test_of_one_tensor_a_bounded_number_is_remembered(monkeypatch: pytest.Monkey
     for cut in cuts:
         told.was_cut(up(0), cut)
     assert told.guess(up(1)) == tuple(cuts[:3])
+
+
+def test_the_place_of_a_rank_foretells_the_first_tensor_of_a_kind_alone() -> None:
+    told = Foretelling(RankPlace(1, 2))
+    assert told.guess(up(0)) == (Cut(200, 200, ()),)
+    assert told.guess(up(0)) == (Cut(200, 200, ()),)
+    assert told.guess(up(1)) is None
+    told.was_cut(up(0), FIRST)
+    assert told.guess(up(1)) == (FIRST,)
+
+
+def test_weights_whose_outputs_are_summed_are_cut_along_their_inputs() -> None:
+    down = entry("layers.0.mlp.down_proj.weight")
+    assert likely_cut(down, RankPlace(3, 4)) == Cut(30, 10, (Dimension(10, 40),))
+
+
+@pytest.mark.parametrize("shape", [(), (20,), (10, 5, 4), (9, 20), (0, 20)])
+def test_what_cannot_be_shared_out_is_not_guessed(shape: tuple[int, ...]) -> None:
+    stop = 0 if 0 in shape else 360
+    one = TensorEntry("layers.0.up_proj.weight", "BF16", shape, 0, stop)
+    assert likely_cut(one, RankPlace(0, 4)) is None
+
+
+def test_a_second_dimension_that_cannot_be_shared_out_is_not_guessed() -> None:
+    assert likely_cut(entry("layers.0.mlp.w2.weight"), RankPlace(0, 8)) is None

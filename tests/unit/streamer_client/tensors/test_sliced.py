@@ -17,6 +17,7 @@ from streamer_client.contract.errors import DaemonUnavailable
 from streamer_client.copy.cut import Cut
 from streamer_client.copy.feed import FeedShard
 from streamer_client.copy.gather import Gatherer, HostGather, Slice, Source
+from streamer_client.tensors.foretelling import Foretelling, RankPlace
 from streamer_client.tensors.lazy import LazyTensor
 from streamer_client.tensors.selection import by_name
 from streamer_client.tensors.sliced import SlicedTensors
@@ -95,9 +96,21 @@ def feed() -> Iterator[StandingFeed]:
     os.close(fd)
 
 
-def tensors(feed: StandingFeed, gatherer: Gatherer, ahead_bytes: int = 1 << 20) -> SlicedTensors:
+def tensors(
+    feed: StandingFeed,
+    gatherer: Gatherer,
+    ahead_bytes: int = 1 << 20,
+    foretelling: Foretelling | None = None,
+) -> SlicedTensors:
     return SlicedTensors(
-        cast("Any", feed), [catalog()], by_name(None), CPU, gatherer, SMALL_BYTES, ahead_bytes
+        cast("Any", feed),
+        [catalog()],
+        by_name(None),
+        CPU,
+        gatherer,
+        foretelling or Foretelling(),
+        SMALL_BYTES,
+        ahead_bytes,
     )
 
 
@@ -152,6 +165,22 @@ def test_every_layer_but_the_first_is_foretold(feed: StandingFeed) -> None:
     ]
     assert len(asked) == 2
     assert found.copied_bytes == LAYERS * (LARGE_BYTES + SMALL_BYTES)
+
+
+def test_the_place_of_a_rank_foretells_the_first_layer(feed: StandingFeed) -> None:
+    gatherer = Watched()
+    found = tensors(feed, gatherer, foretelling=Foretelling(RankPlace(1, 2)))
+    load(found, lambda _layer, _name, weight: weight[ROWS // 2 :])
+    found.close()
+    assert all(foretold for cut, foretold in gatherer.begun if cut.size_bytes > SMALL_BYTES)
+    assert found.copied_bytes == LAYERS * (LARGE_BYTES + SMALL_BYTES)
+
+
+def test_a_wrong_guess_by_the_place_costs_one_layer(feed: StandingFeed) -> None:
+    found = tensors(feed, Watched(), foretelling=Foretelling(RankPlace(0, 2)))
+    load(found, lambda _layer, _name, weight: weight[ROWS // 2 :])
+    found.close()
+    assert found.copied_bytes <= LAYERS * (LARGE_BYTES + SMALL_BYTES) + LARGE_BYTES
 
 
 def test_what_nobody_wants_of_a_layer_is_not_fetched_of_the_next(feed: StandingFeed) -> None:
