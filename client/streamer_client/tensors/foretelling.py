@@ -19,17 +19,15 @@ _FIRST_NUMBER: Final = re.compile(r"(?<![0-9A-Za-z])[0-9]+(?![0-9A-Za-z])")
 MOST_CUTS: Final = 64
 """Of one tensor. A loader that cuts a tensor into more, as one expert after the other, is not
 foretold beyond these."""
-MOST_SHARED_DIMENSIONS: Final = 2
-"""Weights of more dimensions, as of convolutions, are seldom shared out among ranks."""
+MATRIX_DIMENSIONS: Final = 2
 
 
-_SUMMED: Final = re.compile(
-    r"\.(?:o_proj|out_proj|down_proj|c_proj|dense_4h_to_h|attention\.dense|self_attention\.dense"
-    r"|attn_out|fc_out|fc2|w2|wo)\.weight$"
-)
-"""Weights whose outputs ranks sum up, so that each rank takes a part of the second dimension. Those
-are the names in the checkpoints of most models. Of other weights a rank takes a part of the first
-dimension."""
+_BY_OUTPUTS: Final = re.compile(r"(?:embed_tokens|lm_head|\.(?:[qkv]|gate|up)_proj)\.weight$")
+"""Weights of which a rank takes a part of the first dimension, as most models name them."""
+_BY_INPUTS: Final = re.compile(r"\.(?:o|down)_proj\.weight$")
+"""Weights of which a rank takes a part of the second dimension, as ranks sum up their outputs."""
+_EXPERT: Final = re.compile(r"experts?\b")
+"""In the name of a weight that a rank takes whole or not at all where experts are shared out."""
 
 
 class RankPlace(NamedTuple):
@@ -58,18 +56,18 @@ def kind_of(entry: TensorEntry) -> Kind:
 
 def likely_cut(entry: TensorEntry, place: RankPlace) -> Cut | None:
     """The equal share of a rank, along the dimension that its name speaks for; None if none."""
-    shape = entry.shape
     size_bytes = entry.stop - entry.start
-    if not 1 < len(shape) <= MOST_SHARED_DIMENSIONS or not size_bytes:
+    if len(entry.shape) != MATRIX_DIMENSIONS or not size_bytes or _EXPERT.search(entry.name):
         return None
-    rows, row_bytes = shape[0], size_bytes // shape[0]
-    if not _SUMMED.search(entry.name):
+    rows, columns = entry.shape
+    if _BY_OUTPUTS.search(entry.name) and rows % place.ranks == 0:
         share = size_bytes // place.ranks
-        return Cut(place.rank * share, share, ()) if rows % place.ranks == 0 else None
-    if shape[1] % place.ranks:
-        return None
-    share = row_bytes // place.ranks
-    return Cut(place.rank * share, share, (Dimension(rows, row_bytes),))
+        return Cut(place.rank * share, share, ())
+    if _BY_INPUTS.search(entry.name) and columns % place.ranks == 0:
+        row_bytes = size_bytes // rows
+        share = row_bytes // place.ranks
+        return Cut(place.rank * share, share, (Dimension(rows, row_bytes),))
+    return None
 
 
 class Foretelling:

@@ -12,6 +12,8 @@ Owns the semantics. The memory behind views is `stored`'s. Runs in the threads t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any, Final, Self
 
 import torch
@@ -21,6 +23,7 @@ from torch.utils._pytree import tree_iter, tree_map_only
 from streamer_client.tensors.stored import Stored
 
 aten: Final = torch.ops.aten
+_NOTHING: Final = nullcontext()
 
 
 class LazyTensor(torch.Tensor):
@@ -35,7 +38,7 @@ class LazyTensor(torch.Tensor):
 
     def __new__(cls, form: torch.Tensor, stored: Stored) -> Self:
         # An inference tensor could not be viewed outside of inference_mode, where loaders may be.
-        with torch.inference_mode(mode=False):
+        with _as_outside_inference():
             made: Self = torch.Tensor._make_wrapper_subclass(  # noqa: SLF001  torch's own way
                 cls,
                 form.size(),
@@ -82,9 +85,10 @@ class LazyTensor(torch.Tensor):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         named = kwargs or {}
-        parts = func.decompose(*args, **named)  # in inference_mode nobody did so before
-        if parts is not NotImplemented:
-            return parts
+        if _is_composite(func):  # in inference_mode nobody did so before
+            parts = func.decompose(*args, **named)
+            if parts is not NotImplemented:
+                return parts
         if isinstance(args[0] if args else None, cls):
             if _makes_views(func):
                 return _viewed(func, args, named)
@@ -113,7 +117,7 @@ class LazyTensor(torch.Tensor):
             raise NotImplementedError(
                 f"{func} of a weight that is not fetched yet; use a copy: weight.clone()"
             )
-        with torch.inference_mode(mode=False):
+        with _as_outside_inference():
             func(self._form, *args[1:], **named)
         with no_dispatch():
             func(*args, **named)
@@ -134,7 +138,7 @@ def lazy(size: Sequence[int], dtype: torch.dtype, stored: Stored) -> LazyTensor:
         dtype: of its elements.
         stored: the bytes.
     """
-    with torch.inference_mode(mode=False):
+    with _as_outside_inference():
         form = torch.empty(tuple(size), dtype=dtype, device="meta")
     return LazyTensor(form, stored)
 
@@ -160,7 +164,7 @@ def _as_lazy(tensor: torch.Tensor) -> LazyTensor:
     if isinstance(tensor, LazyTensor):
         return tensor
     stored = Stored.on_memory_of(tensor)
-    with torch.inference_mode(mode=False):
+    with _as_outside_inference():
         count = stored.size_bytes // tensor.element_size()
         form = torch.empty(count, dtype=tensor.dtype, device="meta").as_strided(
             tensor.size(), tensor.stride(), tensor.storage_offset()
@@ -170,7 +174,7 @@ def _as_lazy(tensor: torch.Tensor) -> LazyTensor:
 
 def _form_like(tensor: LazyTensor) -> torch.Tensor:
     """A form of its own for something that stands for the same as a lazy tensor does."""
-    with torch.inference_mode(mode=False):
+    with _as_outside_inference():
         return tensor._form.view_as(tensor._form)  # noqa: SLF001  of this module
 
 
@@ -178,8 +182,10 @@ def _viewed(func: Any, args: Sequence[Any], named: dict[str, Any]) -> Any:
     """The view, or views, that an operator makes: made of the form alone."""
     first: LazyTensor = args[0]
     stored = first._stored  # noqa: SLF001  of this module
-    with torch.inference_mode(mode=False):
+    with _as_outside_inference():
         forms = func(first._form, *args[1:], **named)  # noqa: SLF001  of this module
+    if isinstance(forms, torch.Tensor):
+        return LazyTensor(forms, stored)
     return tree_map_only(torch.Tensor, lambda form: LazyTensor(form, stored), forms)
 
 
@@ -227,6 +233,22 @@ def _written_to(
     return tree_map_only(torch.Tensor, lambda one: lazies.get(id(one), one), result)
 
 
+def _as_outside_inference() -> AbstractContextManager[object]:
+    """A context in which tensors are made that may be used in and outside of inference_mode."""
+    if torch.is_inference_mode_enabled():
+        return torch.inference_mode(mode=False)
+    return _NOTHING
+
+
+@cache
+def _is_composite(func: Any) -> bool:
+    """Whether an operator is said in terms of others."""
+    key = torch._C.DispatchKey.CompositeImplicitAutograd  # noqa: SLF001  its name
+    known = torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)  # noqa: SLF001  as `decompose` asks
+    return known or key in func.py_kernels
+
+
+@cache
 def _makes_views(func: Any) -> bool:
     """Whether the operator reads no element, and what it returns are views of its first argument.
 

@@ -25,7 +25,7 @@ from streamer_client.copy.engines import gather_engine_for
 from streamer_client.copy.feed import Feed, Image
 from streamer_client.copy.gather import Gatherer, Slice
 from streamer_client.tensors.foretelling import Foretelling, RankPlace
-from streamer_client.tensors.headers import ShardHeaders
+from streamer_client.tensors.headers import Headers
 from streamer_client.tensors.lazy import lazy
 from streamer_client.tensors.selection import Select, by_name
 from streamer_client.tensors.staging import (
@@ -44,7 +44,7 @@ AHEAD_BYTES: Final = 1 << 30
 
 def sliced(
     feed: Feed,
-    headers: ShardHeaders,
+    headers: Headers,
     device: torch.device,
     names: frozenset[str] | None,
     small_bytes: int = SMALL_BYTES,
@@ -69,16 +69,12 @@ def sliced(
         return None
     gatherer = Gatherer(engine, device)  # its threads pin memory while the headers are read
     try:
-        catalogs = [headers.in_view(shard) for shard in shards]
+        catalogs = headers.all()
     except BaseException:
         gatherer.close()
         raise
-    known = [catalog for catalog in catalogs if catalog is not None]
-    if len(known) < len(catalogs):
-        gatherer.close()
-        return None
     foretelling = Foretelling(place)
-    return SlicedTensors(feed, known, by_name(names), device, gatherer, foretelling, small_bytes)
+    return SlicedTensors(feed, catalogs, by_name(names), device, gatherer, foretelling, small_bytes)
 
 
 class _Place(NamedTuple):

@@ -17,10 +17,10 @@ from typing import Any, Final
 import torch
 
 from streamer_client.contract.errors import DaemonUnavailable
-from streamer_client.copy.cut import Cut, Part
-from streamer_client.copy.destination import Contiguous, Target
+from streamer_client.copy.cut import Part
+from streamer_client.copy.destination import Target
 from streamer_client.copy.feed import Feed, Image, Route
-from streamer_client.copy.gather import read_rows
+from streamer_client.copy.gather import Slice, read_rows
 from streamer_client.copy.plan import CopyRun, Piece
 from streamer_client.copy.ring import native
 from streamer_client.copy.ring.lanes import CopyFailed, CudaFailure, Ring, RingLane, ShortImage
@@ -100,30 +100,27 @@ class RingEngine:
             feed.read_into([lane.slot()[skip : skip + total]], shard, part.start)
             lane.send(skip, total, part.pieces)
 
-    def gather(self, image: Image, cut: Cut, part: Part, to: Contiguous) -> int:
-        """Fill `to` with a part of a cut's rows; as `copy`, for rows of an image."""
+    def gather(self, image: Image, part: Part, to: Slice) -> int:
+        """Fill a part of a slice from an image; else as `copy`."""
         try:
             lane, number = self._lane()
             try:
-                if not lane.gather(image, cut, part, to.address):
-                    self._gather_by_slots(lane, image, cut, part, to)
+                if not lane.gather(image, to.cut, part, to.address + part.start):
+                    self._gather_by_slots(lane, image, part, to)
             except ShortImage as error:
                 raise DaemonUnavailable(
-                    f"what holds {to.told(0, part.stop - part.start)} ends before byte {cut.stop}"
+                    f"what holds {to.told(part.start, part.stop)} ends before byte {to.cut.stop}"
                 ) from error
         except CudaFailure as failure:
-            told = to.told(failure.at_bytes, part.stop - part.start)
+            told = to.told(part.start + failure.at_bytes, part.stop)
             raise CopyFailed(f"copying {told} to the GPU failed: {failure.what}") from failure
         return number << LANE_SHIFT | lane.sent
 
-    def _gather_by_slots(
-        self, lane: RingLane, image: Image, cut: Cut, part: Part, to: Contiguous
-    ) -> None:
+    def _gather_by_slots(self, lane: RingLane, image: Image, part: Part, to: Slice) -> None:
         for start in range(part.start, part.stop, self._ring.slot_bytes):
             stop = min(start + self._ring.slot_bytes, part.stop)
-            read_rows(image.fd, cut, Part(start, stop), lane.slot())
-            piece = Piece(to, start - part.start, stop - part.start)
-            lane.send(0, stop - start, [piece])
+            read_rows(image.fd, to.cut, Part(start, stop), lane.slot())
+            lane.send(0, stop - start, [Piece(to, start, stop)])
 
     def _lane(self) -> tuple[RingLane, int]:
         own = self._own

@@ -59,9 +59,9 @@ def test_what_is_asked_for_goes_before_what_is_foretold(stored: OpenFile) -> Non
     gate, order = threading.Event(), []
 
     class Noting(HostGather):
-        def gather(self, image: Any, cut: Cut, part: Part, to: Any) -> int:
+        def gather(self, image: Any, part: Part, to: Any) -> int:
             order.append(to.told(0, 1).rsplit(" ", 1)[-1])
-            return super().gather(image, cut, part, to)
+            return super().gather(image, part, to)
 
     def held(start: int, stop: int) -> OpenFile:
         gate.wait(10)

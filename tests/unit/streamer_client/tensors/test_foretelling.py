@@ -105,5 +105,14 @@ def test_what_cannot_be_shared_out_is_not_guessed(shape: tuple[int, ...]) -> Non
     assert likely_cut(one, RankPlace(0, 4)) is None
 
 
-def test_a_second_dimension_that_cannot_be_shared_out_is_not_guessed() -> None:
-    assert likely_cut(entry("layers.0.mlp.w2.weight"), RankPlace(0, 8)) is None
+@pytest.mark.parametrize(
+    "name",
+    [
+        "layers.0.mlp.down_proj.weight",  # 20 inputs are no multiple of 8
+        "layers.0.mlp.experts.0.up_proj.weight",
+        "layers.0.attn.qkv_proj.weight",
+        "layers.0.mlp.up_proj.qweight",
+    ],
+)
+def test_a_weight_that_may_be_cut_otherwise_is_not_guessed(name: str) -> None:
+    assert likely_cut(entry(name), RankPlace(0, 8)) is None

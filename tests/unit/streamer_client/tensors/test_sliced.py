@@ -35,8 +35,8 @@ def catalog() -> ShardCatalog:
     for layer in range(LAYERS):
         at = layer * LAYER_BYTES
         for name, shape in (
-            ("up", (ROWS, COLUMNS)),
-            ("down", (ROWS, COLUMNS)),
+            ("up_proj.weight", (ROWS, COLUMNS)),
+            ("down_proj.weight", (ROWS, COLUMNS)),
             ("norm", (COLUMNS,)),
         ):
             stop = at + shape[0] * (shape[1] if len(shape) > 1 else 1)
@@ -170,7 +170,7 @@ def test_every_layer_but_the_first_is_foretold(feed: StandingFeed) -> None:
 def test_the_place_of_a_rank_foretells_the_first_layer(feed: StandingFeed) -> None:
     gatherer = Watched()
     found = tensors(feed, gatherer, foretelling=Foretelling(RankPlace(1, 2)))
-    load(found, lambda _layer, _name, weight: weight[ROWS // 2 :])
+    load(found, halves)
     found.close()
     assert all(foretold for cut, foretold in gatherer.begun if cut.size_bytes > SMALL_BYTES)
     assert found.copied_bytes == LAYERS * (LARGE_BYTES + SMALL_BYTES)
@@ -178,7 +178,7 @@ def test_the_place_of_a_rank_foretells_the_first_layer(feed: StandingFeed) -> No
 
 def test_a_wrong_guess_by_the_place_costs_one_layer(feed: StandingFeed) -> None:
     found = tensors(feed, Watched(), foretelling=Foretelling(RankPlace(0, 2)))
-    load(found, lambda _layer, _name, weight: weight[ROWS // 2 :])
+    load(found, halves)
     found.close()
     assert found.copied_bytes <= LAYERS * (LARGE_BYTES + SMALL_BYTES) + LARGE_BYTES
 
@@ -219,7 +219,7 @@ def test_a_guess_that_cannot_be_fetched_hurts_only_who_wants_it(feed: StandingFe
     with pytest.raises(DaemonUnavailable, match="load it again"):
         weight[1:].clone()
     feed.gone = False
-    assert torch.equal(weight[2:] + 0, stored("layers.0.up")[2:])
+    assert torch.equal(weight[2:] + 0, stored("layers.0.up_proj.weight")[2:])
     found.close()
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
+import torch
 from tests.support.compiled_ring import CompiledRing
 from tests.support.rings import FileFeed, LazyDevice, Memory, OpenFile, run_over
 from tests.support.rings import cut as cut_at
@@ -15,6 +16,8 @@ from tests.unit.streamer_client.copy.ring.conftest import DATA, MakeRing
 
 from streamer_client.contract.errors import DaemonUnavailable
 from streamer_client.copy.cut import Cut, Dimension, Part
+from streamer_client.copy.destination import host_memory
+from streamer_client.copy.gather import Slice
 from streamer_client.copy.ring.engine import RingEngine, slot_parts
 from streamer_client.copy.ring.lanes import CopyFailed
 from streamer_client.copy.ring.torch_ring import TorchRing
@@ -197,16 +200,17 @@ def test_a_slab_that_was_cut(compiled: CompiledRing, shard_fd: int) -> None:
 def test_rows_arrive_and_settle(make_ring: MakeRing, shard_fd: int) -> None:
     engine = RingEngine(make_ring(2, 8192), 2)
     cut, part = Cut(5, 300, (Dimension(100, 1900),)), Part(100, 29_000)
-    target = Memory(part.stop - part.start)
+    target = Slice(cut, torch.device("cpu"), "w", cut.size_bytes)
 
     def work() -> None:
-        engine.settle(engine.gather(OpenFile(shard_fd), cut, part, target))
+        engine.settle(engine.gather(OpenFile(shard_fd), part, target))
         engine.leave()
 
     in_thread(work)
     engine.close()
     rows = b"".join(DATA[at : at + 300] for at in cut.starts())
-    assert target.bytes == rows[part.start : part.stop]
+    arrived = bytes(host_memory(target.flat))
+    assert arrived[part.start : part.stop] == rows[part.start : part.stop]
 
 
 def test_rows_that_the_device_refuses_name_what_they_are(
@@ -214,11 +218,11 @@ def test_rows_that_the_device_refuses_name_what_they_are(
 ) -> None:
     engine = RingEngine(compiled.ring(), 1)
     compiled.fail("cuMemcpyHtoDAsync_v2", after=1)
-    target = Memory(8192, "slice of w")
+    target = Slice(Cut(0, 8192, ()), torch.device("cpu"), "w", 8192)
 
     def work() -> None:
-        with pytest.raises(CopyFailed, match="bytes 4096 to 8192 of slice of w"):
-            engine.gather(OpenFile(shard_fd), Cut(0, 8192, ()), Part(0, 8192), target)
+        with pytest.raises(CopyFailed, match="bytes 4096 to 8192 of a slice of w"):
+            engine.gather(OpenFile(shard_fd), Part(0, 8192), target)
         engine.leave()
 
     in_thread(work)
