@@ -97,7 +97,11 @@ class Gatherer:
     def __init__(self, engine: GatherEngine, device: torch.device) -> None:
         self._engine = engine
         self._device = device
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._arrived = threading.Condition(self._lock)
+        """Who waits for a slice waits here; gathering threads wait for jobs at the other one, as
+        waking them all for each slice would have them queue for the interpreter lock."""
+        self._queued = threading.Condition(self._lock)
         self._asked: deque[_Job] = deque()
         self._foretold: deque[_Job] = deque()
         self._closed = False
@@ -121,9 +125,9 @@ class Gatherer:
         made = Slice(cut, self._device, told, part_bytes)
         self._engine.fence()
         jobs = [_Job(made, part, source) for part in parts_of(cut, part_bytes)]
-        with self._changed:
+        with self._lock:
             (self._foretold if foretold else self._asked).extend(jobs)
-            self._changed.notify_all()
+            self._queued.notify(len(jobs))
         return made
 
     def _shared(self, cut: Cut) -> int:
@@ -137,9 +141,9 @@ class Gatherer:
         Raises:
             StreamerError: they cannot be had, or the gatherer was closed.
         """
-        with self._changed:
+        with self._lock:
             self._hurry(made)
-            self._changed.wait_for(lambda: made.left_parts == 0 or made.errors or self._closed)
+            self._arrived.wait_for(lambda: made.left_parts == 0 or made.errors or self._closed)
             if made.errors:
                 raise made.errors[0]
             if made.left_parts:
@@ -152,11 +156,11 @@ class Gatherer:
 
         On return its memory may be used for something else, in the order of the current stream.
         """
-        with self._changed:
+        with self._lock:
             others = deque(job for job in self._foretold if job.slice is not made)
             made.left_parts -= len(self._foretold) - len(others)
             self._foretold = others
-            self._changed.wait_for(lambda: made.left_parts == 0 or self._closed)
+            self._arrived.wait_for(lambda: made.left_parts == 0 or self._closed)
         self._settle(made)
 
     def _settle(self, made: Slice) -> None:
@@ -172,13 +176,13 @@ class Gatherer:
         if waiting:
             self._foretold = deque(job for job in self._foretold if job.slice is not made)
             self._asked.extend(waiting)
-            self._changed.notify_all()
 
     def close(self) -> None:
         """End the threads; nothing is gathered any more on return. Idempotent."""
-        with self._changed:
+        with self._lock:
             closed, self._closed = self._closed, True
-            self._changed.notify_all()
+            self._queued.notify_all()
+            self._arrived.notify_all()
         if closed:
             return
         for thread in self._threads:
@@ -206,8 +210,9 @@ class Gatherer:
         self._engine.leave()
 
     def _next(self) -> _Job | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._asked or self._foretold or self._closed)
+        with self._lock:
+            while not (self._asked or self._foretold or self._closed):
+                self._queued.wait()
             if self._closed:
                 return None
             return (self._asked or self._foretold).popleft()
@@ -218,14 +223,14 @@ class Gatherer:
         return self._engine.gather(image, job.part, job.slice)
 
     def _done(self, made: Slice, ticket: int, error: BaseException | None) -> None:
-        with self._changed:
+        with self._lock:
             made.left_parts -= 1
             if error is None:
                 made.tickets.append(ticket)
             else:
                 made.errors.append(error)
             if not made.left_parts or error is not None:
-                self._changed.notify_all()
+                self._arrived.notify_all()
 
 
 class HostGather:

@@ -10,6 +10,7 @@ cuts are compared when they are asked for.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from streamer_client.contract.catalog import TensorEntry
@@ -51,7 +52,12 @@ def kind_of(entry: TensorEntry) -> Kind:
     The first number in a name that stands alone is its layer's; further ones, such as an expert's,
     tell kinds apart.
     """
-    return Kind(_FIRST_NUMBER.sub("{}", entry.name, count=1), entry.dtype, tuple(entry.shape))
+    return Kind(_without_layer(entry.name), entry.dtype, tuple(entry.shape))
+
+
+@lru_cache(maxsize=1 << 12)
+def _without_layer(name: str) -> str:
+    return _FIRST_NUMBER.sub("{}", name, count=1)
 
 
 def likely_cut(entry: TensorEntry, place: RankPlace) -> Cut | None:
