@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,8 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 import streamer_client
+from streamer_client.checkpoint import Checkpoint
 from streamer_client.tensors.lazy import LazyTensor
 from tests.support.daemon import DaemonProcess, Daemons
+from tests.support.waiting import eventually
 
 ROWS, COLUMNS, LAYERS = 1024, 1024, 6
 
@@ -219,3 +224,73 @@ class TestWhatIsCounted:
 
 def every_byte(tensors: dict[str, torch.Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def loaded_in_halves(
+    checkpoint: Checkpoint, tensors: dict[str, torch.Tensor], after: Callable[[int], object]
+) -> None:
+    """Load as one of two ranks; `after` is called with the number of each tensor that is in."""
+    with checkpoint.slices("cpu") as weights:
+        for number, (name, weight) in enumerate(weights):
+            assert torch.equal(halved(name, weight) + 0, halved(name, tensors[name])), name
+            del weight
+            after(number)
+
+
+class TestOtherWaysThanSlabs:
+    """Where a daemon's shared memory does not hold the files, or not any more."""
+
+    def test_slices_come_from_the_page_cache_and_the_daemon_reads_afterwards(
+        self, streamerd: DaemonProcess, model: tuple[Path, dict[str, torch.Tensor]]
+    ) -> None:
+        directory, tensors = model
+        with streamer_client.connect(streamerd.socket) as client:
+            with client.open(directory, hold=True, page_cache=True) as checkpoint:
+                loaded_in_halves(checkpoint, tensors, lambda _: None)
+                assert checkpoint.stats.mode == "page-cache"
+                assert checkpoint.stats.copied_bytes < 0.53 * every_byte(tensors)
+            sizes = sum(path.stat().st_size for path in directory.iterdir())
+            eventually(lambda: streamerd.totals()["source_read_bytes"] == sizes)
+            with client.open(directory, hold=True, page_cache=True) as checkpoint:
+                loaded_in_halves(checkpoint, tensors, lambda _: None)
+                assert checkpoint.stats.mode == "daemon"
+
+    @pytest.mark.parametrize("change", ["write", "cut"])
+    def test_a_file_that_changes_meanwhile(
+        self,
+        streamerd: DaemonProcess,
+        model: tuple[Path, dict[str, torch.Tensor]],
+        tmp_path: Path,
+        change: str,
+    ) -> None:
+        directory, _ = model
+        copied = shutil.copytree(directory, tmp_path / "m")
+        last = copied / f"model-{LAYERS - 1}.safetensors"
+
+        def load() -> None:
+            with (
+                client.open(copied, hold=True, page_cache=True) as checkpoint,
+                checkpoint.slices("cpu") as weights,
+            ):
+                for number, (_, weight) in enumerate(weights):
+                    if not number:
+                        os.truncate(last, last.stat().st_size - (change == "cut") * 4096)
+                    weight.clone()
+
+        with (
+            streamer_client.connect(streamerd.socket) as client,
+            pytest.raises(streamer_client.SourceChanged, match="open the checkpoint again"),
+        ):
+            load()
+
+    def test_a_daemon_that_dies_meanwhile_is_done_without(
+        self, daemon_maker: Daemons, model: tuple[Path, dict[str, torch.Tensor]]
+    ) -> None:
+        directory, tensors = model
+        streamerd = daemon_maker.start("--memory-limit=64MiB", "--bandwidth-limit=4MiB")
+        with (
+            streamer_client.connect(streamerd.socket) as client,
+            client.open(directory, hold=True) as checkpoint,
+        ):
+            loaded_in_halves(checkpoint, tensors, lambda number: number or streamerd.kill())
+            assert checkpoint.stats.mode == "daemon+direct"

@@ -245,7 +245,7 @@ class HostGather:
 
     def gather(self, image: Image, part: Part, to: Slice) -> int:
         memory = memory_at(to.address + part.start, part.stop - part.start)
-        read_rows(image.fd, to.cut, part, memory)
+        read_rows(image, to.cut, part, memory, to.told(part.start, part.stop))
         return 0
 
     def settle(self, ticket: int) -> None: ...
@@ -255,19 +255,26 @@ class HostGather:
     def close(self) -> None: ...
 
 
-def read_rows(fd: int, cut: Cut, part: Part, memory: memoryview) -> None:
-    """Read a part of a cut's rows of a file into the beginning of `memory`.
+def read_rows(image: Image, cut: Cut, part: Part, memory: memoryview, told: str) -> None:
+    """Read a part of a cut's rows into the beginning of `memory`.
+
+    Args:
+        image: what the cut names rows of.
+        cut: the rows.
+        part: which of their bytes.
+        memory: at least as large as the part.
+        told: what is read, for the text of errors.
 
     Raises:
-        StreamerError: the file ends before.
+        StreamerError: the image ends before.
         OSError: it cannot be read.
     """
     at = 0
     for start, size in pieces_of(cut, part):
         done = 0
         while done < size:
-            count = os.preadv(fd, [memory[at + done : at + size]], start + done)
+            count = os.preadv(image.fd, [memory[at + done : at + size]], start + done)
             if not count:
-                raise StreamerError(f"a file ends at byte {start + done}, before its shard does")
+                raise image.ended(told)
             done += count
         at += size

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 from weakref import WeakSet
 
@@ -22,8 +23,9 @@ from streamer_client.contract.layout import blocks_of_bytes
 from streamer_client.copy.cut import Cut, moved
 from streamer_client.copy.dtypes import torch_form
 from streamer_client.copy.engines import gather_engine_for
-from streamer_client.copy.feed import Feed, Image
+from streamer_client.copy.feed import Feed, FeedClosed, Image, Route
 from streamer_client.copy.gather import Gatherer, Slice
+from streamer_client.copy.plan import blocks, whole
 from streamer_client.tensors.foretelling import Foretelling, RankPlace
 from streamer_client.tensors.headers import Headers
 from streamer_client.tensors.lazy import lazy
@@ -70,11 +72,21 @@ def sliced(
     gatherer = Gatherer(engine, device)  # its threads pin memory while the headers are read
     try:
         catalogs = headers.all()
+        # Where the files are in the page cache, a pass over everything is what takes them from it.
+        number = feed.begin(whole([shard.size_bytes for shard in feed.shards], feed.block_bytes))
     except BaseException:
         gatherer.close()
         raise
-    foretelling = Foretelling(place)
-    return SlicedTensors(feed, catalogs, by_name(names), device, gatherer, foretelling, small_bytes)
+    return SlicedTensors(
+        feed,
+        catalogs,
+        by_name(names),
+        device,
+        gatherer,
+        Foretelling(place),
+        number=number,
+        small_bytes=small_bytes,
+    )
 
 
 class _Place(NamedTuple):
@@ -101,6 +113,7 @@ class SlicedTensors:
         device: where they are wanted.
         gatherer: fetches; closed with this.
         foretelling: tells what will be fetched.
+        number: of the feed's pass in which that is done; it ends with this.
         small_bytes: tensors of at most so many bytes are handed out as they are.
         ahead_bytes: see `AHEAD_BYTES`.
     """
@@ -113,10 +126,13 @@ class SlicedTensors:
         device: torch.device,
         gatherer: Gatherer,
         foretelling: Foretelling,
+        *,
+        number: int,
         small_bytes: int = SMALL_BYTES,
         ahead_bytes: int = AHEAD_BYTES,
     ) -> None:
         self._feed = feed
+        self._number = number
         self._device = device
         self._gatherer = gatherer
         self._most_ahead_bytes = ahead_bytes
@@ -170,10 +186,20 @@ class SlicedTensors:
         """
         for stored in list(self._lent):
             stored.keep()
+        if self._feed.route is Route.PAGE_CACHE:
+            self._count_as_read()
+
+    def _count_as_read(self) -> None:
+        """Have the daemon bring the files in after the close, as when all of them were read."""
+        sizes_bytes = [shard.size_bytes for shard in self._feed.shards]
+        with suppress(FeedClosed):  # another pass was begun meanwhile
+            for shard, block in blocks(whole(sizes_bytes, self._feed.block_bytes)):
+                self._feed.consumed(self._number, shard, block)
 
     def close(self) -> None:
         """Fetch nothing any more, and stage nothing. Idempotent."""
         self._gatherer.close()
+        self._feed.end(self._number)
         with self._lock:
             self._staged.clear()
             self._staged_bytes = 0
@@ -268,10 +294,10 @@ class SlicedTensors:
         uri, rows = self._feed.shards[shard].uri, moved(cut, start)
 
         def source(start: int, stop: int) -> Image:
-            blocks = blocks_of_bytes(start, stop, self._feed.block_bytes)
-            image = self._feed.standing(shard, *blocks)
+            span = blocks_of_bytes(start, stop, self._feed.block_bytes)
+            image = self._feed.standing(shard, *span)
             if image is None:
-                raise DaemonUnavailable(f"{uri} does not stay in memory any more; load it again")
+                raise DaemonUnavailable(f"{uri} cannot be read slice by slice any more")
             return image
 
         told = f"tensor {name} of {uri}"

@@ -108,9 +108,7 @@ class RingEngine:
                 if not lane.gather(image, to.cut, part, to.address + part.start):
                     self._gather_by_slots(lane, image, part, to)
             except ShortImage as error:
-                raise DaemonUnavailable(
-                    f"what holds {to.told(part.start, part.stop)} ends before byte {to.cut.stop}"
-                ) from error
+                raise image.ended(to.told(part.start, part.stop)) from error
         except CudaFailure as failure:
             told = to.told(part.start + failure.at_bytes, part.stop)
             raise CopyFailed(f"copying {told} to the GPU failed: {failure.what}") from failure
@@ -119,7 +117,7 @@ class RingEngine:
     def _gather_by_slots(self, lane: RingLane, image: Image, part: Part, to: Slice) -> None:
         for start in range(part.start, part.stop, self._ring.slot_bytes):
             stop = min(start + self._ring.slot_bytes, part.stop)
-            read_rows(image.fd, to.cut, Part(start, stop), lane.slot())
+            read_rows(image, to.cut, Part(start, stop), lane.slot(), to.told(start, stop))
             lane.send(0, stop - start, [Piece(to, start, stop)])
 
     def _lane(self) -> tuple[RingLane, int]:

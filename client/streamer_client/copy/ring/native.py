@@ -217,7 +217,7 @@ class NativeLane:
         rows = array.array("Q", (cut.start, cut.row_bytes, len(cut.outer)))
         for dimension in cut.outer:
             rows.extend(dimension)
-        mapped = self._images.address(image, cut.stop)
+        mapped = self._images.address(image, cut.stop) if image.stays else None
         there, _ = rows.buffer_info()
         size = part.stop - part.start
         if self._library.lane_gather(

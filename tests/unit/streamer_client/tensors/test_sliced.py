@@ -15,7 +15,7 @@ from tests.support.rings import OpenFile
 from streamer_client.contract.catalog import ShardCatalog, TensorEntry
 from streamer_client.contract.errors import DaemonUnavailable
 from streamer_client.copy.cut import Cut
-from streamer_client.copy.feed import FeedShard
+from streamer_client.copy.feed import FeedShard, Route
 from streamer_client.copy.gather import Gatherer, HostGather, Slice, Source
 from streamer_client.tensors.foretelling import Foretelling, RankPlace
 from streamer_client.tensors.lazy import LazyTensor
@@ -55,6 +55,7 @@ class StandingFeed:
     """A feed whose one shard stands in memory, until `gone`."""
 
     block_bytes = 256
+    route = Route.DAEMON
 
     def __init__(self, fd: int) -> None:
         self.shards = (FeedShard("/the/shard", len(DATA)),)
@@ -64,6 +65,9 @@ class StandingFeed:
     def standing(self, shard: int, start: int, stop: int) -> OpenFile | None:
         assert (shard, start < stop) == (0, True)
         return None if self.gone else OpenFile(self._fd)
+
+    def end(self, number: int) -> None:
+        assert number == 1
 
 
 class Watched(Gatherer):
@@ -109,8 +113,9 @@ def tensors(
         CPU,
         gatherer,
         foretelling or Foretelling(),
-        SMALL_BYTES,
-        ahead_bytes,
+        number=1,
+        small_bytes=SMALL_BYTES,
+        ahead_bytes=ahead_bytes,
     )
 
 
@@ -216,7 +221,7 @@ def test_a_guess_that_cannot_be_fetched_hurts_only_who_wants_it(feed: StandingFe
     batches = iter(found)
     (_, weight), *_ = next(batches)
     feed.gone = True
-    with pytest.raises(DaemonUnavailable, match="load it again"):
+    with pytest.raises(DaemonUnavailable, match="slice by slice"):
         weight[1:].clone()
     feed.gone = False
     assert torch.equal(weight[2:] + 0, stored("layers.0.up_proj.weight")[2:])
