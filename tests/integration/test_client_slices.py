@@ -227,7 +227,7 @@ def every_byte(tensors: dict[str, torch.Tensor]) -> int:
 
 
 def loaded_in_halves(
-    checkpoint: Checkpoint, tensors: dict[str, torch.Tensor], after: Callable[[int], object]
+    checkpoint: Checkpoint, tensors: dict[str, torch.Tensor], after: Callable[[int], None]
 ) -> None:
     """Load as one of two ranks; `after` is called with the number of each tensor that is in."""
     with checkpoint.slices("cpu") as weights:
@@ -292,5 +292,7 @@ class TestOtherWaysThanSlabs:
             streamer_client.connect(streamerd.socket) as client,
             client.open(directory, hold=True) as checkpoint,
         ):
-            loaded_in_halves(checkpoint, tensors, lambda number: number or streamerd.kill())
+            loaded_in_halves(
+                checkpoint, tensors, lambda number: None if number else streamerd.kill()
+            )
             assert checkpoint.stats.mode == "daemon+direct"

@@ -13,10 +13,7 @@ from typing import Final
 
 import torch
 from torch import nn
-from vllm.distributed import (
-    get_tensor_model_parallel_rank,
-    get_tensor_model_parallel_world_size,
-)
+from vllm.distributed import get_pp_group, get_tp_group
 
 from streamer_client.checkpoint import Checkpoint
 from streamer_client.tensors.foretelling import RankPlace
@@ -39,7 +36,9 @@ def weights_of(
     if small_bytes is None or options.slices is Slices.OFF:
         yield checkpoint.tensors(device, names)
         return
-    place = RankPlace(get_tensor_model_parallel_rank(), get_tensor_model_parallel_world_size())
+    tensor = get_tp_group()
+    # A stage of a pipeline that is one rank takes whole tensors, and of other stages' none.
+    place = RankPlace(tensor.rank_in_group, tensor.world_size) if tensor.world_size > 1 else None
     with (
         checkpoint.slices(device, names, small_bytes=small_bytes, place=place) as weights,
         no_lazy_left(model),
@@ -52,5 +51,5 @@ def _small_bytes(device: torch.device) -> int | None:
     forced = os.environ.get(ON_CPU_ENV)
     if forced:
         return int(forced)
-    sliced = device.type == "cuda" and get_tensor_model_parallel_world_size() > 1
-    return SMALL_BYTES if sliced else None
+    ranks = get_tp_group().world_size * get_pp_group().world_size
+    return SMALL_BYTES if device.type == "cuda" and ranks > 1 else None
