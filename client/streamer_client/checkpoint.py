@@ -41,6 +41,7 @@ class Checkpoint:
         source: what was opened, for people.
         progress: told how far reading is, see `stats.Progress`.
         owners: the number of the shard that counts for a tensor that is in several.
+        on_copied: told after each pass how many bytes it copied.
     """
 
     def __init__(
@@ -49,9 +50,12 @@ class Checkpoint:
         source: str,
         progress: Progress | None = None,
         owners: Mapping[str, int] | None = None,
+        on_copied: Callable[[int], None] | None = None,
     ) -> None:
         self._feed = feed
         self._owners = owners
+        self._on_copied = on_copied
+        self._told_bytes = 0
         self._headers = Headers(feed, owners=owners)
         total_bytes = sum(shard.size_bytes for shard in feed.shards)
         self._stats = LoadStats(
@@ -114,6 +118,7 @@ class Checkpoint:
                 self._feed.settle()
             stats.seconds += time.perf_counter() - start
             if batch is None:
+                self._tell_copied()
                 return
             yield from self._handed(batch, places)
 
@@ -164,6 +169,7 @@ class Checkpoint:
         finally:
             found.close()
             self._stats.copied(found.copied_bytes)
+            self._tell_copied()
 
     def _each(
         self, batches: Iterable[list[Handed]]
@@ -240,7 +246,15 @@ class Checkpoint:
                 on_tensors=self._counting(on_tensor),
             ).run()
             self._feed.settle()
+            self._tell_copied()
             return names
+
+    def _tell_copied(self) -> None:
+        """Tell what was copied since it was told last."""
+        more_bytes = self._stats.copied_bytes - self._told_bytes
+        self._told_bytes += more_bytes
+        if self._on_copied is not None and more_bytes:
+            self._on_copied(more_bytes)
 
     def _counting(self, on_tensor: OnTensor | None) -> Callable[[Sequence[TensorEntry]], None]:
         """What notes tensors that are in place, and tells the caller."""

@@ -296,3 +296,16 @@ class TestOtherWaysThanSlabs:
                 checkpoint, tensors, lambda number: None if number else streamerd.kill()
             )
             assert checkpoint.stats.mode == "daemon+direct"
+
+
+def test_the_daemon_shows_what_clients_copied(
+    streamerd: DaemonProcess, model: tuple[Path, dict[str, torch.Tensor]]
+) -> None:
+    directory, tensors = model
+    with streamer_client.connect(streamerd.socket) as client, client.open(directory) as checkpoint:
+        loaded_in_halves(checkpoint, tensors, lambda _: None)
+        copied_bytes = checkpoint.stats.copied_bytes
+        eventually(lambda: streamerd.totals()["copied_bytes"] == copied_bytes)
+        checkpoint.load_into({name: torch.empty_like(one) for name, one in tensors.items()})
+        whole_bytes = every_byte(tensors)
+        eventually(lambda: streamerd.totals()["copied_bytes"] == copied_bytes + whole_bytes)

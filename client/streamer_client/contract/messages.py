@@ -93,6 +93,12 @@ class Consumed(Message, frozen=True):
     ranges: Ranges
 
 
+class Copied(Message, frozen=True):
+    """What this client copied of tensors since it told so last; for `status` alone."""
+
+    copied_bytes: int
+
+
 class ReleaseShards(Message, frozen=True):
     """The client holds no view of these shards any more; their leases end."""
 
@@ -344,6 +350,7 @@ ClientMessage = (
     | Open
     | Want
     | Consumed
+    | Copied
     | ReleaseShards
     | Close
     | Drop
