@@ -25,7 +25,7 @@ from streamer_client.tensors.foretelling import RankPlace
 from streamer_client.tensors.headers import Headers
 from streamer_client.tensors.iteration import tensors
 from streamer_client.tensors.selection import Catalog
-from streamer_client.tensors.sliced import sliced
+from streamer_client.tensors.sliced import SlicedTensors, sliced
 from streamer_client.tensors.staging import SMALL_BYTES, Handed
 
 
@@ -115,10 +115,9 @@ class Checkpoint:
             start = time.perf_counter()
             batch = next(batches, None)
             if batch is None:
-                self._feed.settle()
+                self._settle()
             stats.seconds += time.perf_counter() - start
             if batch is None:
-                self._tell_copied()
                 return
             yield from self._handed(batch, places)
 
@@ -160,16 +159,23 @@ class Checkpoint:
         if found is None:
             yield self.tensors(device, names)
             return
+        with self._fetching(found) as handed:
+            yield handed
+
+    @contextlib.contextmanager
+    def _fetching(self, found: SlicedTensors) -> Iterator[Iterator[tuple[str, torch.Tensor]]]:
+        counted_bytes = 0
         try:
             with contextlib.closing(self._each(found)) as handed:
                 yield handed
             with self._stats.timed():
                 found.keep()
-                self._feed.settle()
+                counted_bytes = found.copied_bytes
+                self._stats.copied(counted_bytes)
+                self._settle()
         finally:
             found.close()
-            self._stats.copied(found.copied_bytes)
-            self._tell_copied()
+            self._stats.copied(found.copied_bytes - counted_bytes)
 
     def _each(
         self, batches: Iterable[list[Handed]]
@@ -245,12 +251,12 @@ class Checkpoint:
                 on_mismatch=on_mismatch,
                 on_tensors=self._counting(on_tensor),
             ).run()
-            self._feed.settle()
-            self._tell_copied()
+            self._settle()
             return names
 
-    def _tell_copied(self) -> None:
-        """Tell what was copied since it was told last."""
+    def _settle(self) -> None:
+        """To be called at the end of a pass: see `Feed.settle`; tells what was copied since."""
+        self._feed.settle()
         more_bytes = self._stats.copied_bytes - self._told_bytes
         self._told_bytes += more_bytes
         if self._on_copied is not None and more_bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
+from contextlib import suppress
 from typing import Final, NamedTuple, Protocol, Self
 
 import torch
@@ -143,11 +144,13 @@ class Gatherer:
         """
         with self._lock:
             self._hurry(made)
-            self._arrived.wait_for(lambda: made.left_parts == 0 or made.errors or self._closed)
-            if made.errors:
-                raise made.errors[0]
-            if made.left_parts:
+            self._arrived.wait_for(lambda: made.left_parts == 0 or self._closed)
+            if made.left_parts and not made.errors:
                 raise StreamerError(f"{made.told(0, made.cut.size_bytes)} was not gathered: closed")
+        if made.errors:
+            with suppress(StreamerError):  # other parts must not arrive in memory that is freed
+                self._settle(made)
+            raise made.errors[0]
         self._settle(made)
         return made.flat
 
@@ -229,7 +232,7 @@ class Gatherer:
                 made.tickets.append(ticket)
             else:
                 made.errors.append(error)
-            if not made.left_parts or error is not None:
+            if not made.left_parts:
                 self._arrived.notify_all()
 
 

@@ -71,22 +71,20 @@ def sliced(
         return None
     gatherer = Gatherer(engine, device)  # its threads pin memory while the headers are read
     try:
-        catalogs = headers.all()
-        # Where the files are in the page cache, a pass over everything is what takes them from it.
-        number = feed.begin(whole([shard.size_bytes for shard in feed.shards], feed.block_bytes))
+        catalogs, number = headers.all(), _begun(feed)
     except BaseException:
         gatherer.close()
         raise
+    select, foretelling = by_name(names), Foretelling(place)
     return SlicedTensors(
-        feed,
-        catalogs,
-        by_name(names),
-        device,
-        gatherer,
-        Foretelling(place),
-        number=number,
-        small_bytes=small_bytes,
-    )
+        feed, catalogs, select, device, gatherer, foretelling,
+        number=number, small_bytes=small_bytes,
+    )  # fmt: skip
+
+
+def _begun(feed: Feed) -> int:
+    """A pass over everything: where the files are in the page cache, it takes them from there."""
+    return feed.begin(whole([shard.size_bytes for shard in feed.shards], feed.block_bytes))
 
 
 class _Place(NamedTuple):

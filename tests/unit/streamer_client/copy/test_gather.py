@@ -99,6 +99,30 @@ def test_an_error_of_the_source_is_raised_where_it_is_waited_for(stored: OpenFil
         assert bytes(gatherer.wait(well).tolist()) == DATA[:100]
 
 
+@pytest.mark.usefixtures("small_parts")
+def test_an_error_is_raised_when_nothing_is_on_its_way_any_more(stored: OpenFile) -> None:
+    """What arrived later would arrive in memory that is somebody else's by then."""
+    failed, settled = threading.Event(), []
+
+    class Noting(HostGather):
+        def settle(self, ticket: int) -> None:
+            settled.append(ticket)
+
+    def source(start: int, stop: int) -> OpenFile:
+        if stop == CUT.stop:
+            failed.set()
+            raise SourceNotFound("gone")
+        failed.wait(10)
+        return stored
+
+    with Gatherer(Noting(4), CPU) as gatherer:
+        broken = gatherer.begin(source, CUT, "w")
+        with pytest.raises(SourceNotFound, match="gone"):
+            gatherer.wait(broken)
+        assert broken.left_parts == 0
+        assert len(settled) == len(range(0, CUT.size_bytes, 64)) - 1
+
+
 def test_a_closed_gatherer_says_so(stored: OpenFile) -> None:
     gatherer = Gatherer(HostGather(1), CPU)
     gatherer.close()
