@@ -52,6 +52,7 @@ CASES: Final = [
     *((Parallel(4), name) for name in FOUR_RANKS),
     *((Parallel(1, 2), name) for name in STAGES),
 ]
+IDS: Final = [f"{name}-tp{where.tensor}-pp{where.pipeline}" for where, name in CASES]
 
 
 class Jobs:
@@ -122,7 +123,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory, many_daemons: Daemons) -> Job
     return Jobs(directory, many_daemons.start("--memory-limit=256MiB"))
 
 
-@pytest.mark.parametrize(("parallel", "name"), CASES)
+@pytest.mark.parametrize(("parallel", "name"), CASES, ids=IDS)
 def test_parameters_and_bytes(parallel: Parallel, name: str, jobs: Jobs) -> None:
     for rank, answers in enumerate(jobs(parallel)):
         found = answers[name]
