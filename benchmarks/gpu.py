@@ -21,7 +21,7 @@ from typing import NamedTuple
 import msgspec
 import torch
 
-from benchmarks import checkpoint_files, gpu_files
+from benchmarks import checkpoint_files, gpu_files, gpu_slices
 from benchmarks.gpu_files import GIB, Wanted
 from benchmarks.gpu_loaders import LOADERS, OURS
 from benchmarks.gpu_report import ALONE, INTO, TENSORS, Row, comparisons, table
@@ -32,7 +32,7 @@ SHM = "/dev/shm/streamerd-bench-gpu"
 PEERS = tuple(name for name in LOADERS if name not in OURS)
 DIRECT = "streamerd direct"
 FIRST_LOADS = ("streamerd into, no page cache", DIRECT)
-PARTS = ("dense", "small", "huge", "warm", "cold", "large", "two")
+PARTS = ("dense", "small", "huge", "warm", "cold", "large", "two", "slices")
 
 
 class Checkpoint(NamedTuple):
@@ -259,6 +259,32 @@ def _together(workers: Sequence[Worker], ranks: Sequence[Checkpoint], *, verify:
     return max(each.stop_s for each in took) - min(each.start_s for each in took)
 
 
+def slices(bench: Bench) -> None:
+    """A rank's share of a Llama 70B, then all of it as a single rank takes it."""
+    files = gpu_slices.llama_70b(bench.options.layers)
+    one = bench.checkpoint("llama-70b", files, SHM)
+    bench.resident(one)
+    torch.cuda.empty_cache()
+    alone = (gpu_slices.ALONE_AUTO, gpu_slices.ALONE_OFF, gpu_slices.FORCED)
+    for place, ways in (
+        ((gpu_slices.RANK, gpu_slices.RANKS), (gpu_slices.SLICES, gpu_slices.WHOLE)),
+        ((0, 1), alone),
+    ):
+        rank = gpu_slices.RankOfMany(bench.daemon.socket, one.paths, files, *place)
+        try:
+            found = gpu_slices.compare(rank, ways, bench.options.repetitions, print)
+        finally:
+            rank.close()
+        rows = [
+            Row(one.name, "memory", way, rank.size_bytes, [run.seconds for run in runs])
+            for way, runs in found.items()
+        ]
+        bench.rows += rows
+        print("\n".join(table(rows, bench.ceiling)), flush=True)
+    bench.daemon.evict()
+    shutil.rmtree(os.path.dirname(one.paths[0]))
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
@@ -266,6 +292,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--gib", type=int, default=12, help="of the dense checkpoint in memory")
     parser.add_argument("--disk-gib", type=int, default=12)
     parser.add_argument("--rank-gib", type=int, default=6, help="of each of two ranks")
+    parser.add_argument("--layers", type=int, default=24, help="of the Llama 70B, 1.6 GiB each")
     parser.add_argument("--memory-gib", type=int, default=64, help="the daemon's limit")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--cold-peers", type=int, default=1, help="repetitions of peers, cold")
@@ -286,6 +313,8 @@ def main() -> None:
             bench.ceiling = bench.worker(INTO).ceiling()
             print(f"{', '.join(cards)}: pinned copies {bench.ceiling / 1e9:.1f} GB/s", flush=True)
             tmpfs_parts(bench, options.parts)
+            if "slices" in options.parts:
+                slices(bench)
             if {"warm", "cold"} & set(options.parts):
                 disk_parts(bench, options.parts)
             if "two" in options.parts:

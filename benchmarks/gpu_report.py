@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
+
+from benchmarks import gpu_slices
 
 INTO, TENSORS = "streamerd into", "streamerd tensors"
 ALONE = "reading alone, O_DIRECT"
@@ -48,6 +50,7 @@ def comparisons(
 ) -> Iterator[Ratio]:
     """What was to be shown, for both ways of loading."""
     rate = {(row.checkpoint, row.state, row.loader): row.gb_per_s for row in rows}
+    yield from _of_slices(rate, ceiling)
     for loader in (INTO, TENSORS):
         for name, wanted in (("dense-12", 0.80), ("dense-48", 0.88)):
             if (mine := rate.get((name, "memory", loader))) and ceiling:
@@ -64,6 +67,17 @@ def comparisons(
             yield f"two ranks over one, {loader}", pair / alone, 1.3
         if pair and peers:
             yield f"two ranks over two of instanttensor, {loader}", pair / peers, 1.05
+
+
+def _of_slices(rate: Mapping[tuple[str, str, str], float], ceiling: float) -> Iterator[Ratio]:
+    """A rank's share over the link, and what slices cost where one rank takes everything."""
+    mine = rate.get(("llama-70b", "memory", gpu_slices.SLICES))
+    if mine and ceiling:
+        yield "share of one of 8 ranks over pinned copies", mine * 1e9 / ceiling, 0.75
+    auto = rate.get(("llama-70b", "memory", gpu_slices.ALONE_AUTO))
+    off = rate.get(("llama-70b", "memory", gpu_slices.ALONE_OFF))
+    if auto and off:
+        yield "one rank alone, slices auto over off", auto / off, 1 / 1.02
 
 
 def _wanted(disk_gib: int) -> Iterator[tuple[str, float, str, str, str]]:

@@ -6,10 +6,11 @@ whether the checkpoint, the client or the daemon is still there or not.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -20,9 +21,12 @@ from streamer_client.contract.errors import SourceError
 from streamer_client.copy.feed import Feed
 from streamer_client.stats import LoadStats, Progress
 from streamer_client.tensors.filling import OnMismatch, TargetFiller
+from streamer_client.tensors.foretelling import RankPlace
 from streamer_client.tensors.headers import Headers
 from streamer_client.tensors.iteration import tensors
 from streamer_client.tensors.selection import Catalog
+from streamer_client.tensors.sliced import SlicedTensors, sliced
+from streamer_client.tensors.staging import SMALL_BYTES, Handed
 
 
 class OnTensor(Protocol):
@@ -37,6 +41,7 @@ class Checkpoint:
         source: what was opened, for people.
         progress: told how far reading is, see `stats.Progress`.
         owners: the number of the shard that counts for a tensor that is in several.
+        on_copied: told after each pass how many bytes it copied.
     """
 
     def __init__(
@@ -45,9 +50,12 @@ class Checkpoint:
         source: str,
         progress: Progress | None = None,
         owners: Mapping[str, int] | None = None,
+        on_copied: Callable[[int], None] | None = None,
     ) -> None:
         self._feed = feed
         self._owners = owners
+        self._on_copied = on_copied
+        self._told_bytes = 0
         self._headers = Headers(feed, owners=owners)
         total_bytes = sum(shard.size_bytes for shard in feed.shards)
         self._stats = LoadStats(
@@ -100,23 +108,92 @@ class Checkpoint:
             SourceError: a shard cannot be read, or a name is in none.
         """
         wanted = self._wanted(names)
-        batches = tensors(self._feed, self._headers, torch.device(device), wanted)
         stats = self._stats
+        batches = tensors(self._feed, self._headers, torch.device(device), wanted, stats.copied)
         places: Counter[str] = Counter()
         while True:
             start = time.perf_counter()
             batch = next(batches, None)
             if batch is None:
-                self._feed.settle()
+                self._settle()
             stats.seconds += time.perf_counter() - start
             if batch is None:
                 return
-            while batch:
-                entry, tensor = batch.pop()
-                stats.loaded(entry.stop - entry.start)
-                if self._owners is None or self._counts(entry.name, places):
-                    yield entry.name, tensor
-                del tensor  # the caller alone decides how long it lives
+            yield from self._handed(batch, places)
+
+    @contextlib.contextmanager
+    def slices(
+        self,
+        device: torch.device | str,
+        names: frozenset[str] | set[str] | None = None,
+        *,
+        small_bytes: int = SMALL_BYTES,
+        place: RankPlace | None = None,
+    ) -> Iterator[Iterator[tuple[str, torch.Tensor]]]:
+        """Iterate over `(name, tensor)` for a model that keeps a part of each tensor.
+
+        Larger tensors stand for bytes that are not fetched yet: what is copied from a view of one
+        is fetched, that slice alone, and everything else that is done with one fetches what it
+        needs. Those that are referenced when the context is left without an error are fetched as a
+        whole then; after an error they may be used no more. Where the checkpoint's bytes cannot be
+        fetched so, tensors are those of `tensors`.
+
+        Args:
+            device: where the tensors are wanted.
+            names: only these, or all.
+            small_bytes: tensors of at most so many bytes are ordinary ones.
+            place: which of so many ranks the model is for, where each takes a part of most tensors.
+                It tells what will likely be copied of the first layer, and so saves time. A single
+                rank takes all of everything, so that its tensors are those of `tensors`.
+
+        Raises:
+            SourceError: as `tensors`; of bytes that could not be had, where they are used.
+        """
+        wanted = self._wanted(names)
+        whole = place is not None and place.ranks == 1
+        found = (
+            None
+            if whole
+            else sliced(self._feed, self._headers, torch.device(device), wanted, small_bytes, place)
+        )
+        if found is None:
+            yield self.tensors(device, names)
+            return
+        with self._fetching(found) as handed:
+            yield handed
+
+    @contextlib.contextmanager
+    def _fetching(self, found: SlicedTensors) -> Iterator[Iterator[tuple[str, torch.Tensor]]]:
+        counted_bytes = 0
+        try:
+            with contextlib.closing(self._each(found)) as handed:
+                yield handed
+            with self._stats.timed():
+                found.keep()
+                counted_bytes = found.copied_bytes
+                self._stats.copied(counted_bytes)
+                self._settle()
+        finally:
+            found.close()
+            self._stats.copied(found.copied_bytes - counted_bytes)
+
+    def _each(
+        self, batches: Iterable[list[Handed]]
+    ) -> Generator[tuple[str, torch.Tensor], None, None]:
+        places: Counter[str] = Counter()
+        for batch in batches:
+            yield from self._handed(batch, places)
+
+    def _handed(
+        self, batch: list[Handed], places: Counter[str]
+    ) -> Generator[tuple[str, torch.Tensor], None, None]:
+        """The tensors of a list, which is emptied: the caller alone decides how long they live."""
+        while batch:
+            entry, tensor = batch.pop()
+            self._stats.loaded(entry.stop - entry.start)
+            if self._owners is None or self._counts(entry.name, places):
+                yield entry.name, tensor
+            del tensor
 
     def _counts(self, name: str, places: Counter[str]) -> bool:
         """Whether the next copy of a tensor is to be handed out; notes that it came."""
@@ -174,8 +251,16 @@ class Checkpoint:
                 on_mismatch=on_mismatch,
                 on_tensors=self._counting(on_tensor),
             ).run()
-            self._feed.settle()
+            self._settle()
             return names
+
+    def _settle(self) -> None:
+        """To be called at the end of a pass: see `Feed.settle`; tells what was copied since."""
+        self._feed.settle()
+        more_bytes = self._stats.copied_bytes - self._told_bytes
+        self._told_bytes += more_bytes
+        if self._on_copied is not None and more_bytes:
+            self._on_copied(more_bytes)
 
     def _counting(self, on_tensor: OnTensor | None) -> Callable[[Sequence[TensorEntry]], None]:
         """What notes tensors that are in place, and tells the caller."""
@@ -184,6 +269,7 @@ class Checkpoint:
             for entry in entries:
                 size_bytes = entry.stop - entry.start
                 self._stats.loaded(size_bytes)
+                self._stats.copied(size_bytes)
                 if on_tensor is not None:
                     on_tensor(entry.name, size_bytes)
 

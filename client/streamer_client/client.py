@@ -85,7 +85,8 @@ class Client:
         request = open_request(source, pattern, files, options=chosen, page_cache=page_cache)
         name = public_uri(request.source)
         numbers = _shard_numbers(files or (), owners)
-        checkpoint = Checkpoint(self._opener.feed(request), name, progress, numbers)
+        told = self._opener.tell_copied
+        checkpoint = Checkpoint(self._opener.feed(request), name, progress, numbers, told)
         self._checkpoints.add(checkpoint)
         return checkpoint
 

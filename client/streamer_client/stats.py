@@ -25,6 +25,9 @@ class LoadStats:
     """Of these, in memory already when the checkpoint was opened."""
     loaded_bytes: int = 0
     """Tensor bytes handed out or copied so far; each pass counts."""
+    copied_bytes: int = 0
+    """Bytes that were copied for them, to a device or into private memory: less where tensors are
+    views of shared bytes, or where `Checkpoint.slices` fetched no more than what was used."""
     tensors: int = 0
     seconds: float = 0.0
     """Spent waiting and copying, the caller's own work between two tensors left out."""
@@ -35,6 +38,9 @@ class LoadStats:
         self.loaded_bytes += size_bytes
         if self.progress is not None:
             self.progress(self.loaded_bytes, self.total_bytes)
+
+    def copied(self, size_bytes: int) -> None:
+        self.copied_bytes += size_bytes
 
     @contextmanager
     def timed(self) -> Iterator[None]:

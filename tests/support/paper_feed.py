@@ -115,6 +115,9 @@ class PaperFeed:
         mapping[: stop * BLOCK] = self.files[shard][: stop * BLOCK]  # later bytes read as zeros
         return mapping
 
+    def standing(self, shard: int, start: int, stop: int) -> None:
+        del shard, start, stop
+
     def settle(self) -> None: ...
 
     def close(self) -> None: ...

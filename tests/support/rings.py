@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 
+from streamer_client.contract.errors import DaemonUnavailable, StreamerError
 from streamer_client.copy.destination import Contiguous, Target, host_memory
 from streamer_client.copy.feed import Route
 from streamer_client.copy.plan import CopyRun, Piece
@@ -102,8 +103,13 @@ def cut(total: int, *edges: int) -> list[Memory]:
 class OpenFile:
     """An `Image`."""
 
+    stays = True
+
     def __init__(self, fd: int) -> None:
         self.fd = fd
+
+    def ended(self, told: str) -> StreamerError:
+        return DaemonUnavailable(f"the file ends before {told}")
 
 
 class FileFeed:

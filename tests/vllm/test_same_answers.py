@@ -22,8 +22,8 @@ from tests.vllm.starts import Answer, Start, Starts
 
 ISSUE_OPTIONS = (("concurrency", 16), ("memory_limit", 5368709120))
 LOADED = re.compile(
-    r"streamerd: rank=(\d+) event=loaded dp_rank=0 source=\S+ bytes=(\d+) seconds=[\d.]+ "
-    r"gb_per_s=[\d.]+ "
+    r"streamerd: rank=(\d+) event=loaded dp_rank=0 source=\S+ bytes=(\d+) copied=\d+ "
+    r"seconds=[\d.]+ gb_per_s=[\d.]+ "
     r"from_memory=(\d+)% via=(\S+) socket=(\S+)"
 )
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -37,13 +37,14 @@ from streamer_vllm.ranks import current_place, expert_parallel
 from streamer_vllm.session import opened
 from streamer_vllm.sharding.made_for import Wanted, check_made_for, is_sharded
 from streamer_vllm.sharding.pattern import file_glob
+from streamer_vllm.slices import weights_of
 from streamer_vllm.wanted_weights import device_of, unwanted_weights, wanted_names
 
 logger = logging.getLogger(__name__)
 
 Weights = Generator[tuple[str, torch.Tensor], None, None]
 
-_OWN_KEYS = frozenset({"mode", "socket", "strict"})
+_OWN_KEYS = frozenset({"mode", "slices", "socket", "strict"})
 
 
 class StreamerLoader(BaseModelLoader):
@@ -98,8 +99,9 @@ class UnshardedLoader(StreamerLoader, RunaiModelStreamerLoader):
             self._as(ShardedLoader).load_weights(model, model_config)
             return
         with self._opened(folder) as checkpoint:
-            weights = _read(checkpoint, model, model_config)
-            loaded = cast("Any", model).load_weights(weights)
+            names = _names(checkpoint, model, model_config)
+            with weights_of(checkpoint, model, names, self.options) as weights:
+                loaded = cast("Any", model).load_weights(weights)
             check_weights(
                 model,
                 loaded,
@@ -112,7 +114,8 @@ class UnshardedLoader(StreamerLoader, RunaiModelStreamerLoader):
     def get_all_weights(self, model_config: ModelConfig, model: nn.Module) -> Weights:
         """All tensors of the checkpoint, by name: what vLLM reloads a model from."""
         with self._opened(self.folder(model_config)) as checkpoint:
-            yield from _read(checkpoint, model, model_config)
+            names = _names(checkpoint, model, model_config)
+            yield from checkpoint.tensors(device_of(model), names)
 
     def _opened(self, folder: str) -> Any:
         chosen = chosen_files(folder)
@@ -175,13 +178,12 @@ def state_dict_to_load(model: nn.Module) -> dict[str, torch.Tensor]:
     return chosen
 
 
-def _read(
+def _names(
     checkpoint: Checkpoint, model: nn.Module, model_config: ModelConfig
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """What this rank wants of a checkpoint, on the device of the model's parameters."""
+) -> frozenset[str] | None:
+    """The tensors of a checkpoint that this rank wants; None for all."""
     unwanted = unwanted_weights(model, model_config)
-    names = None if unwanted is None else wanted_names(checkpoint.catalog, unwanted)
-    return checkpoint.tensors(device_of(model), names)
+    return None if unwanted is None else wanted_names(checkpoint.catalog, unwanted)
 
 
 def _is_draft(model_config: ModelConfig) -> bool:

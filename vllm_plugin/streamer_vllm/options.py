@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from streamer_client.contract.errors import ConfigError
@@ -27,6 +28,16 @@ SOCKET_ENV: Final = "STREAMERD_SOCKET"
 
 _KEYS: Final = ("concurrency", "distributed", "memory_limit", "mode", "socket", "strict")
 _SHARDED_KEYS: Final = (*_KEYS, "pattern")
+_UNSHARDED_KEYS: Final = (*_KEYS, "slices")
+
+
+class Slices(StrEnum):
+    """Whether a rank fetches its slices of tensors alone; the value is what users write."""
+
+    AUTO = "auto"
+    """Where a rank keeps a part of tensors."""
+    OFF = "off"
+    """Never: tensors come whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +56,7 @@ class Options:
     """Accepted for Run:ai's sake: the daemon reads once for all ranks anyway."""
     socket: str | None = None
     mode: Mode = Mode.AUTO
+    slices: Slices = Slices.AUTO
     strict: bool = False
     """Whether a weight that the checkpoint lacks is an error; a sharded load is strict anyway."""
 
@@ -69,7 +81,7 @@ def parse_options(extra: object, environ: Mapping[str, str], *, sharded: bool) -
     Raises:
         ConfigError: an unknown key, or a value of the wrong type or range.
     """
-    given = _checked_keys(extra, _SHARDED_KEYS if sharded else _KEYS)
+    given = _checked_keys(extra, _SHARDED_KEYS if sharded else _UNSHARDED_KEYS)
     return Options(
         concurrency=_concurrency(given, environ, CONCURRENCY_ENV),
         object_concurrency=(
@@ -80,6 +92,7 @@ def parse_options(extra: object, environ: Mapping[str, str], *, sharded: bool) -
         distributed=_flag(given, "distributed"),
         socket=_text(given, "socket") or environ.get(SOCKET_ENV) or None,
         mode=chosen_mode(_text(given, "mode"), environ),
+        slices=_slices(given),
         strict=_flag(given, "strict"),
     )
 
@@ -132,6 +145,13 @@ def _text(given: Mapping[str, object], key: str) -> str | None:
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{key} is {value!r}; it must be a non-empty string")
     return value
+
+
+def _slices(given: Mapping[str, object]) -> Slices:
+    value = given.get("slices", Slices.AUTO)
+    if not isinstance(value, str) or value not in set(Slices):
+        raise ConfigError(f"slices is {value!r}; it must be one of {', '.join(Slices)}")
+    return Slices(value)
 
 
 def _flag(given: Mapping[str, object], key: str) -> bool:

@@ -63,11 +63,12 @@ def opened(
 
 def _report(stats: LoadStats, seconds: float, socket: str | None) -> None:
     logger.info(
-        "event=loaded dp_rank=%d source=%s bytes=%d seconds=%.3f gb_per_s=%.2f from_memory=%.0f%% "
-        "via=%s socket=%s",
+        "event=loaded dp_rank=%d source=%s bytes=%d copied=%d seconds=%.3f gb_per_s=%.2f "
+        "from_memory=%.0f%% via=%s socket=%s",
         data_parallel_rank(),
         stats.source,
         stats.loaded_bytes,
+        stats.copied_bytes,
         seconds,
         stats.loaded_bytes / max(seconds, 1e-9) / 1e9,
         100 * stats.resident_bytes / max(stats.total_bytes, 1),

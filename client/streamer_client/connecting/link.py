@@ -13,6 +13,7 @@ from typing import Final
 
 from streamer_client.connecting.connection import Connection
 from streamer_client.contract.errors import DaemonUnavailable
+from streamer_client.contract.messages import Message
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,10 @@ class Link:
             if not self._connection.alive and not self._closing.is_set():
                 self._connection = self._reconnected()
             return self._connection
+
+    def tell(self, message: Message) -> None:
+        """Send a message that may be lost; makes no connection anew, and waits for nothing."""
+        self._connection.send(message)
 
     def _reconnected(self) -> Connection:
         self._connection.refuse_after_fork()

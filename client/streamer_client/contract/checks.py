@@ -270,6 +270,7 @@ RULES: Final[dict[str, Rule]] = {
     "compared": _free,
     # what is told
     "resident_bytes": _COUNT,
+    "copied_bytes": _COUNT,
     "needs_bytes": _COUNT,
     "available_bytes": _number(-MAX_NUMBER),
     "total_bytes": _COUNT,

@@ -91,6 +91,12 @@ class Consumed(Message, frozen=True):
     ranges: Ranges
 
 
+class Copied(Message, frozen=True):
+    """What this client copied of tensors since it told so last; for `status` alone."""
+
+    copied_bytes: int
+
+
 class ReleaseShards(Message, frozen=True):
     """The client holds no view of these shards any more; their leases end."""
 
@@ -342,6 +348,7 @@ ClientMessage = (
     | Open
     | Want
     | Consumed
+    | Copied
     | ReleaseShards
     | Close
     | Drop

@@ -101,6 +101,8 @@ class TotalsStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Read once more to take checksums again; no part of `source_read_bytes`."""
     source_requests: int
     served_bytes: int
+    copied_bytes: int = 0
+    """Of tensors, by clients, to devices or into private memory, as they told."""
     block_hits: int
     block_misses: int
     evicted_bytes: int

@@ -64,6 +64,11 @@ class Contiguous:
     address: int
     flat: torch.Tensor
     """The bytes as a flat uint8 tensor."""
+    left_bytes: int
+
+    def told(self, start: int, stop: int) -> str:
+        """What bytes `start` to `stop` are, for the text of errors."""
+        raise NotImplementedError
 
     @property
     def on_host(self) -> bool:

@@ -17,6 +17,7 @@ import torch
 
 from streamer_client.copy.destination import Target, host_memory
 from streamer_client.copy.feed import Feed
+from streamer_client.copy.gather import GatherEngine, HostGather
 from streamer_client.copy.plan import CopyRun
 from streamer_client.copy.ring.engine import cuda_engine
 
@@ -175,3 +176,10 @@ def engine_for(devices: Collection[torch.device], feed: Feed) -> CopyEngine:
     if len(others) == 1 and (device := next(iter(others))).type == "cuda":
         return MixedEngine(cuda_engine(device, feed))
     return MixedEngine(StagedEngine(feed.threads))
+
+
+def gather_engine_for(device: torch.device, feed: Feed) -> GatherEngine | None:
+    """The engine that gathers slices on a device; None for a kind of device that has none."""
+    if device.type == "cuda":
+        return cuda_engine(device, feed)
+    return HostGather(feed.threads) if device.type == "cpu" else None

@@ -52,6 +52,15 @@ class Image(Protocol):
     @property
     def fd(self) -> int: ...
 
+    @property
+    def stays(self) -> bool:
+        """Whether it keeps its length as long as the feed is open, so that it may be mapped."""
+        ...
+
+    def ended(self, told: str) -> StreamerError:
+        """The error for `told`, which lies past the end of the file."""
+        ...
+
 
 class Feed(Protocol):
     """A checkpoint's blocks. Thread-safe, except that one thread begins and ends passes."""
@@ -131,6 +140,21 @@ class Feed(Protocol):
         Returns:
             A private writable mapping of the shard, whose life keeps the bytes in place; None when
             the shard cannot be viewed (any more): read it in a pass instead.
+        """
+        ...
+
+    def standing(self, shard: int, start: int, stop: int) -> Image | None:
+        """Wait for blocks `start` to `stop` of a shard, in no pass or in one over everything.
+
+        Any thread may ask, and as often as it likes. What was read of it is right if `settle` says
+        so afterwards.
+
+        Returns:
+            Where those blocks can be read by system calls; None where blocks come in passes alone.
+
+        Raises:
+            FeedClosed: the checkpoint was closed.
+            SourceError: the shard cannot be read.
         """
         ...
 

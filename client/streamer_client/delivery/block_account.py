@@ -100,6 +100,10 @@ class BlockAccount:
             self._wanted[shard][start:stop] = bytes(1 - flag for flag in flags)
         self.update_lacking()
 
+    def complete(self) -> bool:
+        """Whether every block is granted, so that there is nothing left to want."""
+        return not any(0 in flags for flags in self._granted)
+
     def idle(self) -> bool:
         """Whether no block of a shard that is not held is wanted or granted."""
         return not any(

@@ -27,13 +27,11 @@ from streamer_client.delivery.concurrency import copy_threads
 from streamer_client.delivery.direct_feed import DirectFeed, read_ahead_bytes
 from streamer_client.delivery.leased_load import LeasedLoad
 from streamer_client.delivery.load_requests import LoadRequests
-from streamer_client.delivery.page_cached import in_page_cache
+from streamer_client.delivery.page_cached import CachedFiles, first_route, is_resident
 from streamer_client.delivery.pass_state import Command, PassProgress, PassState, State, Trigger
 from streamer_client.delivery.recovery import Recovery
 from streamer_client.storage.local_files import LocalFile
 
-RESIDENT_SHARE: Final = 8
-"""Where more than an eighth is in shared memory, the load goes through the daemon."""
 _FINAL: Final = (SourceChanged, FeedClosed)
 """Errors of reopening that reading directly would not mend."""
 
@@ -62,6 +60,7 @@ class DaemonFeed:
     ) -> None:
         self._options = request.options
         self._files = files
+        self._cached = CachedFiles(files)
         self._without_memory = without_memory
         self._requests = LoadRequests(link, request, access, files)
         self._recovery = Recovery(link, request, access, files, self._requests)
@@ -79,18 +78,9 @@ class DaemonFeed:
         self._pass = 0
         self._running = False
         self._closed = False
-        self._carry_out(self._first_route(page_cache=page_cache))
-        size_bytes = sum(shard.size_bytes for shard in self.shards)
-        resident = self.resident_bytes > size_bytes // RESIDENT_SHARE
-        if resident and self._state.state is State.UNDECIDED:
+        self._carry_out(first_route(files, request.options, page_cache=page_cache))
+        if self._state.state is State.UNDECIDED and is_resident(self.resident_bytes, self.shards):
             self._carry_out(Trigger.DAEMON_HAS_IT)
-
-    def _first_route(self, *, page_cache: bool) -> Trigger:
-        """Look before the open: what the page cache delivers is not asked of the daemon."""
-        usable = page_cache and self._options.memory_limit < 0 and bool(self._files)
-        if usable and in_page_cache(self._files):
-            return Trigger.CACHE_WARM
-        return Trigger.WHOLE if self._options.hold else Trigger.WINDOW
 
     def _open(self, *, wants_all: bool = False, promised: bool = False) -> None:
         """Open, and show what was opened under the names that the caller knows."""
@@ -161,8 +151,7 @@ class DaemonFeed:
                 raise FeedClosed
             if self._source(shard, block) is not None or self._direct is not None:
                 return
-            load = self._load
-            if load is not None:  # else gone direct between the two looks
+            if (load := self._load) is not None:  # else gone direct between the two looks
                 span = BlockRange(shard, block, block + 1)
                 self._await(load, span, lambda: number != self._pass)
 
@@ -210,6 +199,19 @@ class DaemonFeed:
         return any(load.shards[shard].held for load in self._sources)
 
     def mapped(self, shard: int, start: int, stop: int) -> mmap.mmap | None:
+        load = self._held(shard, start, stop)
+        return None if load is None else load.mapping(shard)
+
+    def standing(self, shard: int, start: int, stop: int) -> Image | None:
+        load = self._held(shard, start, stop)
+        if load is not None:
+            return load.image(shard)
+        if self.route is Route.PAGE_CACHE:
+            return self._cached.image(shard)
+        return None if self._direct is None else self._direct.standing(shard, start, stop)
+
+    def _held(self, shard: int, start: int, stop: int) -> LeasedLoad | None:
+        """Wait for a load that holds these blocks; None where none does any more."""
         if self._state.state is State.UNDECIDED:
             with self._repair:
                 if self._state.state is State.UNDECIDED:
@@ -217,14 +219,14 @@ class DaemonFeed:
         while not self._closed:
             for load in self._sources:
                 if load.shards[shard].held and load.account.has(shard, start, stop):
-                    return load.mapping(shard)
-            running = self._load
-            if running is None or not running.shards[shard].held:
+                    return load
+            if (running := self._load) is None or not running.shards[shard].held:
                 return None
             self._await(running, BlockRange(shard, start, stop), lambda: self._closed)
         raise FeedClosed
 
     def settle(self) -> None:
+        self._cached.settle()
         for load in self._sources:
             load.settle(lambda: self._closed)
             if load.unproven:
@@ -388,8 +390,6 @@ class DaemonFeed:
                 raise FeedClosed
 
     def _close_sources(self) -> None:
-        for load in (*self._sources, self._reopened):
-            if load is not None:
-                load.close()
-        if self._direct is not None:
-            self._direct.close()
+        for opened in (*self._sources, self._reopened, self._direct):
+            if opened is not None:
+                opened.close()

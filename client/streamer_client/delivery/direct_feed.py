@@ -7,13 +7,21 @@ bytes are wanted, so reading ahead is theirs to do, within `read_ahead_bytes`.
 from __future__ import annotations
 
 import mmap
+import os
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from streamer_client.connecting.source_access import SourceAccess
-from streamer_client.contract.errors import CredentialsExpired, SourceChanged, SourceNotFound
-from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES, BlockRange
+from streamer_client.contract.errors import (
+    CorruptCheckpoint,
+    CredentialsExpired,
+    SourceChanged,
+    SourceNotFound,
+    StreamerError,
+)
+from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES, BlockRange, block_span
 from streamer_client.contract.options import LoadOptions
 from streamer_client.contract.uris import is_remote
 from streamer_client.copy.feed import FeedClosed, FeedShard, Route
@@ -36,6 +44,24 @@ class _Opened(NamedTuple):
 
     reader: Reader
     storage: Storage
+
+
+class FetchedBlocks:
+    """Memory that holds some blocks of a shard at their own offsets. An `Image`."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.fd = os.memfd_create("streamer-blocks", os.MFD_CLOEXEC)
+        weakref.finalize(self, os.close, self.fd).atexit = False
+        os.ftruncate(self.fd, size_bytes)
+
+    @property
+    def stays(self) -> bool:
+        """It goes with whoever asked for it: mapping it would cost more than reading it once."""
+        return False
+
+    def ended(self, told: str) -> StreamerError:
+        """The error for `told`, which a shard of this size cannot have."""
+        return CorruptCheckpoint(f"{told} lies past the end of its shard")
 
 
 class DirectFeed:
@@ -163,6 +189,19 @@ class DirectFeed:
     def mapped(self, shard: int, start: int, stop: int) -> mmap.mmap | None:
         del shard, start, stop
         return None
+
+    def standing(self, shard: int, start: int, stop: int) -> FetchedBlocks:
+        """The blocks, read for whoever asks and for nobody else."""
+        size_bytes = self.shards[shard].size_bytes
+        image = FetchedBlocks(size_bytes)
+        for block in range(start, stop):
+            first, past = block_span(block, size_bytes, self.block_bytes)
+            with (
+                mmap.mmap(image.fd, past - first, offset=first) as memory,
+                memoryview(memory) as buffer,
+            ):
+                self._read(shard, buffer, first)
+        return image
 
     def settle(self) -> None:
         """What a reader gave is the source's: it looks at each read."""

@@ -229,6 +229,8 @@ class LeasedLoad:
 
     def want_all(self, first: Sequence[BlockRange]) -> None:
         """Want these blocks first, then all others that are not granted, in file order."""
+        if self.account.complete():
+            return
         self.want(self.account.all_after(first))
 
     def give_back(self) -> None:

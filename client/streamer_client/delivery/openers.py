@@ -25,7 +25,7 @@ from streamer_client.contract.errors import (
     SourceNotFound,
     StreamerError,
 )
-from streamer_client.contract.messages import Open
+from streamer_client.contract.messages import Copied, Open
 from streamer_client.contract.uris import is_remote
 from streamer_client.copy.feed import Feed
 from streamer_client.delivery.concurrency import chunk_bytes
@@ -50,6 +50,7 @@ class Opener(Protocol):
     """What a client of any mode does with a request."""
 
     def feed(self, request: OpenRequest) -> Feed: ...
+    def tell_copied(self, copied_bytes: int) -> None: ...
     def close(self) -> None: ...
 
 
@@ -101,6 +102,9 @@ class DaemonOpener:
                 file.close()
             raise
 
+    def tell_copied(self, copied_bytes: int) -> None:
+        self._link.tell(Copied(copied_bytes))
+
     def close(self) -> None:
         self._link.close()
 
@@ -126,6 +130,9 @@ class DirectOpener:
             options=request.options,
             block_bytes=chunk_bytes(uri, self._environ),
         )
+
+    def tell_copied(self, copied_bytes: int) -> None:
+        """There is nobody to tell."""
 
     def close(self) -> None:
         """Nothing is kept between opens."""
@@ -153,6 +160,9 @@ class AutoOpener:
                 raise own_error from error
             logger.warning("event=reading_directly source=%r reason=%r", request.source, str(error))
             return feed
+
+    def tell_copied(self, copied_bytes: int) -> None:
+        self._daemon.tell_copied(copied_bytes)
 
     def close(self) -> None:
         self._daemon.close()

@@ -1,20 +1,101 @@
-"""Whether files lie in this node's page cache, found out by samples.
+"""Files that lie in this node's page cache: what is read there, and the reading of slices.
 
 The kernel counts page by page, which for a large model takes longer than the answer is worth. Who
 reads such files notices what is missing at each read, so a wrong answer costs time and no more.
+Any thread of a load may ask for an image.
 """
 
 from __future__ import annotations
 
+import os
+import threading
+import weakref
 from collections.abc import Sequence
 from typing import Final
 
+from streamer_client.contract.errors import SourceChanged, StreamerError
+from streamer_client.contract.options import LoadOptions
+from streamer_client.copy.feed import FeedShard
+from streamer_client.delivery.pass_state import Trigger
 from streamer_client.storage.local_files import LocalFile
+from streamer_client.storage.local_reader import changed, identity_of
 from streamer_client.storage.page_cache import PageCache
 
+RESIDENT_SHARE: Final = 8
+"""Where more than an eighth is in shared memory, the load goes through the daemon."""
 SAMPLES: Final = 32
 """Of all files together, but one of each at least."""
 SAMPLE_BYTES: Final = 1 << 20
+
+
+class CachedFile:
+    """A file of which slices are read by system calls. An `Image`.
+
+    It may shrink while it is read, so it is never mapped.
+    """
+
+    def __init__(self, file: LocalFile) -> None:
+        self.fd = os.dup(file.fd)  # who reads may go on for a moment after the file was closed
+        self.uri = file.uri
+        weakref.finalize(self, os.close, self.fd).atexit = False
+
+    @property
+    def stays(self) -> bool:
+        """Others may cut the file at any time."""
+        return False
+
+    def ended(self, told: str) -> StreamerError:
+        """The error for `told`, which the file had when it was opened."""
+        return SourceChanged(
+            f"{self.uri}: ended before {told}; open the checkpoint again when nothing writes to it"
+        )
+
+
+class CachedFiles:
+    """The files of one load.
+
+    Args:
+        files: opened; they stay their owner's.
+    """
+
+    def __init__(self, files: Sequence[LocalFile]) -> None:
+        self._files = files
+        self._images: dict[int, CachedFile] = {}
+        self._lock = threading.Lock()
+
+    def image(self, shard: int) -> CachedFile:
+        """One file, for reading."""
+        with self._lock:
+            found = self._images.get(shard)
+            if found is None:
+                found = self._images[shard] = CachedFile(self._files[shard])
+            return found
+
+    def settle(self) -> None:
+        """Look whether all files whose images were handed out are what they were when opened.
+
+        Raises:
+            SourceChanged: naming one that is not.
+        """
+        with self._lock:
+            images = dict(self._images)
+        for shard, image in images.items():
+            found, stored = identity_of(os.fstat(image.fd)), self._files[shard].shard
+            if found != stored.identity:
+                raise changed(stored, found)
+
+
+def first_route(files: Sequence[LocalFile], options: LoadOptions, *, page_cache: bool) -> Trigger:
+    """Look before the open: what the page cache delivers is not asked of the daemon."""
+    usable = page_cache and options.memory_limit < 0 and bool(files)
+    if usable and in_page_cache(files):
+        return Trigger.CACHE_WARM
+    return Trigger.WHOLE if options.hold else Trigger.WINDOW
+
+
+def is_resident(resident_bytes: int, shards: Sequence[FeedShard]) -> bool:
+    """Whether so much is in shared memory that the load goes through the daemon all the same."""
+    return resident_bytes > sum(shard.size_bytes for shard in shards) // RESIDENT_SHARE
 
 
 def in_page_cache(files: Sequence[LocalFile]) -> bool:

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Final
 
-from streamer_client.contract.errors import DaemonUnavailable
+from streamer_client.contract.errors import DaemonUnavailable, StreamerError
 from streamer_client.contract.layout import slab_bytes
 
 IOV_MAX: Final = 1024
@@ -44,6 +44,17 @@ class Slab:
         self.fd = fd
         self.size_bytes = size_bytes
         weakref.finalize(self, os.close, fd).atexit = False
+
+    @property
+    def stays(self) -> bool:
+        """Slabs never shrink."""
+        return True
+
+    def ended(self, told: str) -> StreamerError:
+        """The error for `told`, which the slab should hold."""
+        return DaemonUnavailable(
+            f"a slab of the daemon ends before {told}; was it removed from /dev/shm?"
+        )
 
     def read_into(self, buffers: Sequence[memoryview], start: int) -> None:
         """Fill the buffers, one after the other, with the bytes from `start` on."""

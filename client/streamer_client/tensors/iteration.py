@@ -40,8 +40,20 @@ DEVICE_AHEAD_BYTES: Final = 1 << 30
 that is more."""
 
 
+Copied = Callable[[int], None]
+"""Told how many bytes of tensors were copied; of views, none are."""
+
+
+def _uncounted(size_bytes: int) -> None:
+    del size_bytes
+
+
 def tensors(
-    feed: Feed, headers: ShardHeaders, device: torch.device, names: frozenset[str] | None
+    feed: Feed,
+    headers: ShardHeaders,
+    device: torch.device,
+    names: frozenset[str] | None,
+    copied: Copied = _uncounted,
 ) -> Iterator[list[Handed]]:
     """All tensors, or only the named ones, in file order; with names, all headers must be known.
 
@@ -56,9 +68,10 @@ def tensors(
     select = by_name(names)
     shard = place = 0
     if device.type == "cpu":
-        shard, place = yield from _all_views(feed, headers, select)
+        shard, place = yield from _all_views(feed, headers, select, copied)
     if shard < len(feed.shards):
-        yield from _Copies(feed, headers, device, _from(select, shard, place)).run(shard)
+        copies = _Copies(feed, headers, device, _from(select, shard, place), copied)
+        yield from copies.run(shard)
 
 
 def _from(select: Select, first: int, place: int) -> Select:
@@ -67,7 +80,7 @@ def _from(select: Select, first: int, place: int) -> Select:
 
 
 def _all_views(
-    feed: Feed, headers: ShardHeaders, select: Select
+    feed: Feed, headers: ShardHeaders, select: Select, copied: Copied
 ) -> Generator[list[Handed], None, tuple[int, int]]:
     """Views of as many shards as can be mapped.
 
@@ -78,14 +91,14 @@ def _all_views(
         catalog = headers.in_view(shard) if feed.views(shard) else None
         if catalog is None:
             return shard, 0
-        place = yield from _shard_views(feed, shard, select(shard, catalog))
+        place = yield from _shard_views(feed, shard, select(shard, catalog), copied)
         if place is not None:
             return shard, place
     return len(feed.shards), 0
 
 
 def _shard_views(
-    feed: Feed, shard: int, entries: Sequence[TensorEntry]
+    feed: Feed, shard: int, entries: Sequence[TensorEntry], copied: Copied
 ) -> Generator[list[Handed], None, int | None]:
     """Views of one shard's tensors.
 
@@ -102,11 +115,11 @@ def _shard_views(
             if mapping is None:
                 return place
             waited = range(start, stop)
-        yield [(entry, _view(mapping, entry))]
+        yield [(entry, _view(mapping, entry, copied))]
     return None
 
 
-def _view(mapping: mmap.mmap | None, entry: TensorEntry) -> torch.Tensor:
+def _view(mapping: mmap.mmap | None, entry: TensorEntry, copied: Copied) -> torch.Tensor:
     """A tensor over the shard's own bytes, or a copy where they are not aligned for its dtype.
 
     Each view has a torch storage of its own that ends where the tensor ends, so that saving one
@@ -117,6 +130,7 @@ def _view(mapping: mmap.mmap | None, entry: TensorEntry) -> torch.Tensor:
     if mapping is None or not size:
         return torch.empty(shape, dtype=dtype)
     if entry.start % dtype.itemsize:
+        copied(size)
         return _aligned(mapping, entry)
     count = size // dtype.itemsize
     flat = torch.frombuffer(mapping, dtype=dtype, count=count, offset=entry.start)
@@ -135,12 +149,18 @@ class _Copies:
     """One pass that hands out private copies, in file order."""
 
     def __init__(
-        self, feed: Feed, headers: ShardHeaders, device: torch.device, select: Select
+        self,
+        feed: Feed,
+        headers: ShardHeaders,
+        device: torch.device,
+        select: Select,
+        copied: Copied,
     ) -> None:
         self._feed = feed
         self._headers = headers
         self._device = device
         self._select = select
+        self._copied = copied
         self._on_host = device.type == "cpu"
         self._most_ahead_bytes = feed.read_ahead_bytes
         self._largest_bytes = 0
@@ -209,6 +229,7 @@ class _Copies:
             self._ahead_bytes -= placed.size_bytes
             handed = placed.tensors()
             handed.reverse()
+            self._copied(sum(entry.stop - entry.start for entry, _ in handed))
             if placed is self._placed:
                 self._placed = None
             del placed

@@ -80,11 +80,13 @@ def each_alone(entries: Sequence[TensorEntry]) -> Iterator[StagingGroup]:
         yield group
 
 
-def small_together(entries: Sequence[TensorEntry]) -> Iterator[StagingGroup]:
-    """One group for each large tensor; small neighbours share a group."""
+def small_together(
+    entries: Sequence[TensorEntry], small_bytes: int = SMALL_BYTES
+) -> Iterator[StagingGroup]:
+    """One group for each tensor of over `small_bytes`; smaller neighbours share a group."""
     group = StagingGroup()
     for entry in entries:
-        small = entry.stop - entry.start <= SMALL_BYTES
+        small = entry.stop - entry.start <= small_bytes
         if group.spans and (not small or group.size_bytes >= GROUP_BYTES):
             yield group
             group = StagingGroup()
@@ -143,16 +145,17 @@ class StagedGroup:
         """The group's tensors. Once this object is dropped, they alone hold the memory."""
         if self._group.single:
             return [(self._group.spans[0].entries[0], self._tensor)]
-        return [item for span in self._group.spans for item in _split(self.flat, span)]
+        return [item for span in self._group.spans for item in split(self.flat[span.at :], span)]
 
 
-def _split(flat: torch.Tensor, span: GroupSpan) -> Iterator[Handed]:
-    """A span's tensors; one call cuts all neighbours that differ at most in the first dimension.
+def split(flat: torch.Tensor, span: GroupSpan) -> Iterator[Handed]:
+    """A span's tensors, whose first byte is that of `flat`.
 
-    There may be thousands, and making a view of each would take longer than copying its bytes.
+    One call cuts all neighbours that differ at most in the first dimension: there may be
+    thousands, and making a view of each would take longer than copying its bytes.
     """
     forms = [torch_form(entry.dtype, entry.shape) for entry in span.entries]
-    first, at = 0, span.at
+    first, at = 0, 0
     while first < len(forms):
         dtype, shape = forms[first]
         last = first + 1

@@ -47,6 +47,7 @@ class Conversation:
         requests.on(messages.Hello, self._hello)
         requests.on(messages.Heartbeat, self._replies.send)  # echoed
         requests.on(messages.Goodbye, self._goodbye)
+        requests.on(messages.Copied, self._copied)
         requests.on(messages.GetStatus, self._tell_status, by_state=True)
         requests.on(messages.GetConfig, self._tell_config)
 
@@ -69,6 +70,9 @@ class Conversation:
 
     def _goodbye(self, session: Session, _message: messages.Goodbye) -> None:
         self._sessions.end(session, "said goodbye")
+
+    def _copied(self, _session: Session, message: messages.Copied) -> None:
+        self._sessions.copied_bytes += message.copied_bytes
 
     def _tell_status(self, session: Session, message: messages.GetStatus) -> None:
         self._replies.send(session, messages.Status(message.request_id, self._status()))

@@ -190,6 +190,7 @@ def _totals(facts: Facts) -> TotalsStatus:
         source_proof_bytes=reading.proof_bytes,
         source_requests=reading.requests,
         served_bytes=totals.served_bytes,
+        copied_bytes=facts.sessions.copied_bytes,
         block_hits=totals.block_hits,
         block_misses=totals.block_misses,
         evicted_bytes=totals.evicted_bytes,

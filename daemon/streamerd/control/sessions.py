@@ -68,6 +68,8 @@ class Sessions:
         self._by_name: dict[str, Session] = {}
         self._by_token: dict[bytes, Session] = {}
         self._count = 0
+        self.copied_bytes = 0
+        """What clients told that they copied of tensors; those that left are counted too."""
         self._loop = asyncio.get_running_loop()
 
     def __len__(self) -> int:

@@ -6,7 +6,7 @@ import pytest
 
 from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.options import Mode
-from streamer_vllm.options import Options, parse_options
+from streamer_vllm.options import Options, Slices, parse_options
 
 
 def parsed(
@@ -107,7 +107,7 @@ def test_an_unknown_key_is_told_with_the_known_and_the_nearest() -> None:
         parsed({"concurency": 4})
     text = str(caught.value)
     assert "'concurency' (did you mean concurrency?)" in text
-    assert "concurrency, distributed, memory_limit, mode, socket" in text
+    assert "concurrency, distributed, memory_limit, mode, slices, socket" in text
 
 
 def test_a_key_like_no_other_gets_no_suggestion() -> None:
@@ -134,6 +134,16 @@ def test_object_stores_may_have_a_concurrency_of_their_own() -> None:
     options = parse_options({"concurrency": 2}, environ, sharded=False)
     for source in ("s3://bucket/m", "/m"):
         assert options.load_arguments(source, hold=True)["concurrency"] == 2
+
+
+def test_slices_are_for_unsharded_checkpoints() -> None:
+    assert parsed({}).slices is Slices.AUTO
+    assert parsed({"slices": "off"}).slices is Slices.OFF
+    for wrong in (True, "on", ["off"]):
+        with pytest.raises(ConfigError, match="it must be one of auto, off"):
+            parsed({"slices": wrong})
+    with pytest.raises(ConfigError, match="unknown key 'slices'"):
+        parsed({"slices": "off"}, sharded=True)
 
 
 def test_strict_is_a_flag_of_both_formats() -> None:

@@ -17,8 +17,10 @@ from typing import Any, Final
 import torch
 
 from streamer_client.contract.errors import DaemonUnavailable
+from streamer_client.copy.cut import Part
 from streamer_client.copy.destination import Target
-from streamer_client.copy.feed import Feed, Route
+from streamer_client.copy.feed import Feed, Image, Route
+from streamer_client.copy.gather import Slice, read_rows
 from streamer_client.copy.plan import CopyRun, Piece
 from streamer_client.copy.ring import native
 from streamer_client.copy.ring.lanes import CopyFailed, CudaFailure, Ring, RingLane, ShortImage
@@ -97,6 +99,26 @@ class RingEngine:
             total = part.stop - part.start
             feed.read_into([lane.slot()[skip : skip + total]], shard, part.start)
             lane.send(skip, total, part.pieces)
+
+    def gather(self, image: Image, part: Part, to: Slice) -> int:
+        """Fill a part of a slice from an image; else as `copy`."""
+        try:
+            lane, number = self._lane()
+            try:
+                if not lane.gather(image, to.cut, part, to.address + part.start):
+                    self._gather_by_slots(lane, image, part, to)
+            except ShortImage as error:
+                raise image.ended(to.told(part.start, part.stop)) from error
+        except CudaFailure as failure:
+            told = to.told(part.start + failure.at_bytes, part.stop)
+            raise CopyFailed(f"copying {told} to the GPU failed: {failure.what}") from failure
+        return number << LANE_SHIFT | lane.sent
+
+    def _gather_by_slots(self, lane: RingLane, image: Image, part: Part, to: Slice) -> None:
+        for start in range(part.start, part.stop, self._ring.slot_bytes):
+            stop = min(start + self._ring.slot_bytes, part.stop)
+            read_rows(image, to.cut, Part(start, stop), lane.slot(), to.told(start, stop))
+            lane.send(0, stop - start, [Piece(to, start, stop)])
 
     def _lane(self) -> tuple[RingLane, int]:
         own = self._own

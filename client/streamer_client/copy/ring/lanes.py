@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from streamer_client.contract.errors import StreamerError
+from streamer_client.copy.cut import Cut, Part
 from streamer_client.copy.destination import Target
 from streamer_client.copy.feed import Image
 from streamer_client.copy.plan import Piece
@@ -61,6 +62,20 @@ class RingLane(Protocol):
             CudaFailure: a copy could not be sent, or an earlier one failed.
             ShortImage: the image ends before the last of these bytes.
             OSError: the image cannot be read.
+        """
+        ...
+
+    def gather(self, image: Image, cut: Cut, part: Part, address: int) -> bool:
+        """Read a part of a cut's rows and send it, slot by slot; on return it is read.
+
+        Args:
+            image: what the cut names rows of.
+            cut: the rows.
+            part: which of their bytes.
+            address: device memory that the part's first byte goes to, the others behind it.
+
+        Returns:
+            As `copy`, and raises as it does.
         """
         ...
 

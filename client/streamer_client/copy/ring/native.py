@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from streamer_client.copy.cut import Cut, Part
 from streamer_client.copy.destination import Target, memory_at
 from streamer_client.copy.feed import Image
 from streamer_client.copy.plan import Piece
@@ -28,7 +29,9 @@ logger = logging.getLogger(__name__)
 LIBRARY_ENV: Final = "STREAMERD_RING_LIBRARY"
 """Environment variable: path of the compiled library, or `off` to do without it."""
 DRIVER: Final = "libcuda.so.1"
-_ABI: Final = 3
+_ABI: Final = 4
+MOST_DIMENSIONS: Final = 8
+"""Repetitions that `lane_gather` takes."""
 _FAILED_CUDA, _FAILED_SYSTEM, _FAILED_SHORT, _FAILED_DRIVER = 1, 2, 3, 4
 
 
@@ -57,6 +60,7 @@ _SIGNATURES: Final = {
     "ring_close": (None, (_POINTER,)),
     "lane_open": (_POINTER, (_POINTER, _POINTER)),
     "lane_copy": (_INT, (_POINTER, _INT, _POINTER, _U64, _U64, _POINTER, _POINTER)),
+    "lane_gather": (_INT, (_POINTER, _INT, _POINTER, _POINTER, _U64, _U64, _U64, _POINTER)),
     "lane_slot": (_POINTER, (_POINTER, _POINTER)),
     "lane_send": (_INT, (_POINTER, _U64, _U64, _POINTER, _POINTER)),
     "lane_sent": (_U64, (_POINTER,)),
@@ -204,6 +208,21 @@ class NativeLane:
         address, _ = where.buffer_info()
         mapped = self._images.address(image, start + total)
         if self._library.lane_copy(self._lane, image.fd, mapped, start, total, address, self._told):
+            _raise(self._failure)
+        return True
+
+    def gather(self, image: Image, cut: Cut, part: Part, address: int) -> bool:
+        if len(cut.outer) > MOST_DIMENSIONS:
+            return False
+        rows = array.array("Q", (cut.start, cut.row_bytes, len(cut.outer)))
+        for dimension in cut.outer:
+            rows.extend(dimension)
+        mapped = self._images.address(image, cut.stop) if image.stays else None
+        there, _ = rows.buffer_info()
+        size = part.stop - part.start
+        if self._library.lane_gather(
+            self._lane, image.fd, mapped, there, part.start, size, address, self._told
+        ):
             _raise(self._failure)
         return True
 

@@ -20,12 +20,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#define ABI 3
+#define ABI 4
 #define HUGE_PAGE ((uintptr_t)2 << 20)
 #define NAME_LENGTH 64
 #define STREAMS 2
 #define PAGE 4096
 #define FLAG_STRIDE 16        /* flags of slots lie in cache lines of their own */
+#define MOST_DIMENSIONS 8
 #define MOST_SLOTS (PAGE / 4 / FLAG_STRIDE)
 #define SPINS 2000            /* some tens of microseconds, about what a small copy takes */
 #define QUERY_EVERY 64
@@ -131,7 +132,7 @@ struct lane {
     volatile uint32_t *flags;  /* NULL until pinned; for each slot, `sent` after its last arrival */
     address flags_there;
     uint64_t sent;             /* slots sent so far; slot `sent % slots` is the next */
-    address allocation;        /* the device's that was asked about last */
+    address allocation;        /* the allocation of the device that was asked about last */
     size_t allocation_bytes;
     char *slots[];             /* NULL until the first use: pinning takes time */
 };
@@ -244,7 +245,7 @@ int ring_fence(struct ring *ring, handle stream, struct failure *failure) {
 
 /* --- lanes --- */
 
-/* Whole huge pages, as pinning those takes a tenth of the time. */
+/* Takes the lane's memory in whole huge pages: pinning those takes a tenth of the time. */
 static int reserve(struct lane *lane, struct failure *failure) {
     size_t bytes = lane->ring->slots * lane->ring->slot_bytes + 2 * HUGE_PAGE;
     char *arena = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -271,7 +272,7 @@ static int begin_lane(struct lane *lane, struct failure *failure) {
     return 0;
 }
 
-/* Waits for all that was sent, and gives everything back; the first error is told. */
+/* Waits for all that was sent and gives everything back; tells the first error. */
 int lane_close(struct lane *lane, struct failure *failure) {
     struct ring *ring = lane->ring;
     int failed = enter(ring, failure);
@@ -310,7 +311,7 @@ struct lane *lane_open(struct ring *ring, struct failure *failure) {
 
 uint64_t lane_sent(struct lane *lane) { return lane->sent; }
 
-/* Pages are made first, by this thread alone: pinning holds a lock of the driver. */
+/* Pins one slot. This thread makes the pages before that, as pinning holds a lock of the driver. */
 static int pin(struct lane *lane, uint64_t slot, struct failure *failure) {
     char *memory = slot_place(lane, slot);
     for (uint64_t at = 0; at < lane->ring->slot_bytes; at += PAGE) ((volatile char *)memory)[at] = 0;
@@ -343,7 +344,7 @@ static int arrived(struct lane *lane, uint64_t sent, struct failure *failure) {
     return 0;
 }
 
-/* The next slot, pinned, and with nothing of it on its way any more. */
+/* Finds the next slot, pins it at its first use, and waits until its last copy has arrived. */
 static int free_slot(struct lane *lane, char **memory, struct failure *failure) {
     uint64_t place = lane->sent % lane->ring->slots;
     if (lane->slots[place] == NULL) {
@@ -380,7 +381,8 @@ static uint64_t advance(struct cursor *to, uint64_t most) {
     return part;
 }
 
-/* CUDA refuses a copy past the end of an allocation, even where another begins there. */
+/* Whether these bytes lie in one allocation of the device: CUDA refuses a copy past its end, even
+ * where another allocation begins there. */
 static int in_one_allocation(struct lane *lane, address start, uint64_t bytes) {
     if (start - lane->allocation >= lane->allocation_bytes
         && lane->ring->cuda.cuMemGetAddressRange_v2(
@@ -472,7 +474,7 @@ static int readable(const char *from, uint64_t bytes) {
     return madvise((void *)start, (uintptr_t)from + bytes - start, MADV_POPULATE_READ) == 0;
 }
 
-/* A read-only mapping at an address where huge pages fit; NULL if it cannot be made. */
+/* Maps an image read-only, at an address where huge pages fit; NULL if that fails. */
 void *image_map(int fd, uint64_t bytes) {
     uint64_t room_bytes = bytes + 2 * HUGE_PAGE;
     char *room = mmap(NULL, room_bytes, PROT_NONE,
@@ -525,6 +527,86 @@ int lane_copy(
     return failed;
 }
 
+/* --- rows ---
+ *
+ * A slice of a tensor lies in its slab as rows of equal length at regular distances. Gathered one
+ * after the other they are a stream of bytes, of which a call takes a part. */
+
+struct rows {
+    uint64_t start;            /* of the first row in the image */
+    uint64_t row_bytes;
+    uint64_t dimensions;       /* how many of `outer` are used, the widest stride first */
+    struct {
+        uint64_t times, stride_bytes;
+    } outer[MOST_DIMENSIONS];
+};
+
+/* Where byte `at` of the gathered stream lies in the image. */
+static uint64_t place_of(const struct rows *rows, uint64_t at) {
+    uint64_t row = at / rows->row_bytes, place = rows->start + at % rows->row_bytes;
+    for (uint64_t dimension = rows->dimensions; dimension-- > 0;) {
+        place += row % rows->outer[dimension].times * rows->outer[dimension].stride_bytes;
+        row /= rows->outer[dimension].times;
+    }
+    return place;
+}
+
+/* Whether the whole range can be read in which bytes `at` to `at + bytes` lie: rows ascend. */
+static int all_readable(const char *mapped, const struct rows *rows, uint64_t at, uint64_t bytes) {
+    uint64_t first = place_of(rows, at), last = place_of(rows, at + bytes - 1);
+    return readable(mapped + first, last - first + 1);
+}
+
+/* Reads bytes `at` to `at + bytes` of the rows into a slot: from the mapping, or by system calls where
+ * there is none, or where pages of it are missing. */
+static int fill_slot(
+    char *memory, int fd, const char *mapped, const struct rows *rows, uint64_t at, uint64_t bytes,
+    struct failure *failure) {
+    if (mapped != NULL && !all_readable(mapped, rows, at, bytes)) mapped = NULL;
+    while (bytes) {
+        uint64_t part = rows->row_bytes - at % rows->row_bytes, place = place_of(rows, at);
+        if (part > bytes) part = bytes;
+        if (mapped == NULL) {
+            if (read_file(fd, memory, part, place, failure)) return -1;
+        } else if (((uintptr_t)memory & 63) == 0) copy_to_slot(memory, mapped + place, part);
+        else memcpy(memory, mapped + place, part);
+        memory += part;
+        at += part;
+        bytes -= part;
+    }
+    return 0;
+}
+
+static int gather_all(
+    struct lane *lane, int fd, const char *mapped, const struct rows *rows, uint64_t first,
+    uint64_t total, address to, struct failure *failure) {
+    if (catch_up(lane, failure)) return -1;
+    for (uint64_t at = 0; at < total;) {
+        uint64_t bytes = total - at;
+        char *memory;
+        if (bytes > lane->ring->slot_bytes) bytes = lane->ring->slot_bytes;
+        struct piece piece = {to + at, bytes};
+        struct cursor cursor = {&piece, 0};
+        failure->at = at;
+        if (free_slot(lane, &memory, failure)) return -1;
+        if (fill_slot(memory, fd, mapped, rows, first + at, bytes, failure)) return -1;
+        if (send_slot(lane, memory, bytes, &cursor, failure)) return -1;
+        at += bytes;
+    }
+    return 0;
+}
+
+/* Sends bytes `first` to `first + total` of the gathered rows of `fd` to the device's memory at `to`.
+ * On return they are read, as after `lane_copy`. */
+int lane_gather(
+    struct lane *lane, int fd, const char *mapped, const struct rows *rows, uint64_t first,
+    uint64_t total, address to, struct failure *failure) {
+    if (enter(lane->ring, failure)) return -1;
+    int failed = gather_all(lane, fd, mapped, rows, first, total, to, failure);
+    leave(lane->ring);
+    return failed;
+}
+
 /* A slot for the caller to fill; `lane_send` sends it. */
 char *lane_slot(struct lane *lane, struct failure *failure) {
     char *memory = NULL;
@@ -548,7 +630,7 @@ int lane_send(
     return failed;
 }
 
-/* Waits until the first `sent` slots that the lane sent have arrived. Any thread. */
+/* Waits until the first `sent` slots that the lane sent have arrived. Any thread may call it. */
 int lane_wait(struct lane *lane, uint64_t sent, struct failure *failure) {
     if (sent == 0) return 0;
     if (enter(lane->ring, failure)) return -1;

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import torch
 
+from streamer_client.copy.cut import Cut, Part
 from streamer_client.copy.destination import Target, host_memory
 from streamer_client.copy.feed import Image
 from streamer_client.copy.plan import Piece
@@ -79,6 +80,10 @@ class TorchLane:
 
     def copy(self, image: Image, start: int, total: int, pieces: Sequence[Piece[Target]]) -> bool:
         del image, start, total, pieces
+        return False
+
+    def gather(self, image: Image, cut: Cut, part: Part, address: int) -> bool:
+        del image, cut, part, address
         return False
 
     def slot(self) -> memoryview:

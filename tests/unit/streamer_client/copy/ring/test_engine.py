@@ -8,11 +8,16 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
+import torch
 from tests.support.compiled_ring import CompiledRing
-from tests.support.rings import FileFeed, LazyDevice, Memory, cut, run_over
+from tests.support.rings import FileFeed, LazyDevice, Memory, OpenFile, run_over
+from tests.support.rings import cut as cut_at
 from tests.unit.streamer_client.copy.ring.conftest import DATA, MakeRing
 
 from streamer_client.contract.errors import DaemonUnavailable
+from streamer_client.copy.cut import Cut, Dimension, Part
+from streamer_client.copy.destination import host_memory
+from streamer_client.copy.gather import Slice
 from streamer_client.copy.ring.engine import RingEngine, slot_parts
 from streamer_client.copy.ring.lanes import CopyFailed
 from streamer_client.copy.ring.torch_ring import TorchRing
@@ -41,7 +46,7 @@ def test_runs_arrive_and_settle(make_ring: MakeRing, shard_fd: int, *, from_file
     feed = cast("Any", FileFeed(DATA, shard_fd if from_file else None))
     if from_file and isinstance(engine._ring, TorchRing):
         feed._fd = None  # it fills slots through the feed, whatever there is
-    one, two = cut(30_000, 5, 12_000), cut(20_000, 19_999)
+    one, two = cut_at(30_000, 5, 12_000), cut_at(20_000, 19_999)
     tickets: list[int] = []
 
     def work(start: int, targets: list[Memory]) -> None:
@@ -84,7 +89,7 @@ def test_threads_run_where_they_are_told_to(make_ring: MakeRing) -> None:
 
 
 def test_slot_parts_keep_the_alignment_of_the_file() -> None:
-    targets = cut(30_000, 1000, 1001)
+    targets = cut_at(30_000, 1000, 1001)
     parts = list(slot_parts(run_over(targets, 5000), 8192))
     assert [(part.start, part.stop) for part in parts] == [
         (5000, 4096 + 8192),
@@ -104,7 +109,7 @@ def test_an_error_names_tensor_range_and_cuda_error(compiled: CompiledRing, shar
 
     def work() -> None:
         try:
-            engine.copy(feed, 0, run_over(cut(100, 60), 0))
+            engine.copy(feed, 0, run_over(cut_at(100, 60), 0))
         finally:
             engine.leave()
 
@@ -189,4 +194,37 @@ def test_a_slab_that_was_cut(compiled: CompiledRing, shard_fd: int) -> None:
 
     with pytest.raises(DaemonUnavailable, match="the slab of /the/shard ends before"):
         in_thread(work)
+    engine.close()
+
+
+def test_rows_arrive_and_settle(make_ring: MakeRing, shard_fd: int) -> None:
+    engine = RingEngine(make_ring(2, 8192), 2)
+    cut, part = Cut(5, 300, (Dimension(100, 1900),)), Part(100, 29_000)
+    target = Slice(cut, torch.device("cpu"), "w", cut.size_bytes)
+
+    def work() -> None:
+        engine.settle(engine.gather(OpenFile(shard_fd), part, target))
+        engine.leave()
+
+    in_thread(work)
+    engine.close()
+    rows = b"".join(DATA[at : at + 300] for at in cut.starts())
+    arrived = bytes(host_memory(target.flat))
+    assert arrived[part.start : part.stop] == rows[part.start : part.stop]
+
+
+def test_rows_that_the_device_refuses_name_what_they_are(
+    compiled: CompiledRing, shard_fd: int
+) -> None:
+    engine = RingEngine(compiled.ring(), 1)
+    compiled.fail("cuMemcpyHtoDAsync_v2", after=1)
+    target = Slice(Cut(0, 8192, ()), torch.device("cpu"), "w", 8192)
+
+    def work() -> None:
+        with pytest.raises(CopyFailed, match="bytes 4096 to 8192 of a slice of w"):
+            engine.gather(OpenFile(shard_fd), Part(0, 8192), target)
+        engine.leave()
+
+    in_thread(work)
+    compiled.fail("")
     engine.close()

@@ -12,8 +12,10 @@ from tests.support.rings import Memory, OpenFile, cut, run_over
 from tests.unit.streamer_client.copy.ring.conftest import DATA, MakeRing
 
 from streamer_client.contract.catalog import TensorEntry
+from streamer_client.copy.cut import Cut, Dimension, Part
 from streamer_client.copy.destination import Target, host_memory
 from streamer_client.copy.plan import Piece
+from streamer_client.copy.ring import native
 from streamer_client.copy.ring.lanes import CudaFailure, ShortImage
 from streamer_client.copy.ring.native import NoLibrary, load_library
 from streamer_client.tensors.in_place import InPlace
@@ -270,3 +272,52 @@ def test_of_memory_that_cuda_does_not_know_each_tensor_is_a_copy(copies: Counted
     span, memory = neighbours([100, 200, 300])
     assert copies(span) == 3
     assert bytes(host_memory(memory)) == DATA[:600]
+
+
+GATHERED = Cut(7, 100, (Dimension(3, 40_000), Dimension(50, 640)))
+
+
+@pytest.mark.parametrize("slot_bytes", [4096, 16 << 10])
+@pytest.mark.parametrize("part", [Part(0, 15_000), Part(0, 1), Part(4096, 9999), Part(99, 14_901)])
+@pytest.mark.parametrize("mapped", [True, False])
+def test_rows_are_gathered(
+    compiled: CompiledRing,
+    shard_fd: int,
+    monkeypatch: pytest.MonkeyPatch,
+    part: Part,
+    slot_bytes: int,
+    *,
+    mapped: bool,
+) -> None:
+    if not mapped:
+        monkeypatch.setattr(native._Images, "address", lambda *_: None)
+    ring = compiled.ring(2, slot_bytes)
+    lane = ring.lane()
+    target = Memory(part.stop - part.start)
+    assert lane.gather(OpenFile(shard_fd), GATHERED, part, target.address)
+    lane.wait(lane.sent)
+    rows = b"".join(DATA[at : at + 100] for at in GATHERED.starts())
+    assert target.bytes == rows[part.start : part.stop]
+    lane.close()
+    ring.close()
+
+
+def test_rows_past_the_end_of_a_file(compiled: CompiledRing, shard_fd: int) -> None:
+    ring = compiled.ring(2, 4096)
+    lane = ring.lane()
+    cut = Cut(len(DATA) - 50, 100, ())
+    with pytest.raises(ShortImage):
+        lane.gather(OpenFile(shard_fd), cut, Part(0, 100), Memory(100).address)
+    lane.close()
+    ring.close()
+
+
+def test_rows_of_too_many_dimensions_are_left_to_slots(
+    compiled: CompiledRing, shard_fd: int
+) -> None:
+    ring = compiled.ring(2, 4096)
+    lane = ring.lane()
+    cut = Cut(0, 1, (Dimension(1, 1),) * 9)
+    assert not lane.gather(OpenFile(shard_fd), cut, Part(0, 1), 0)
+    lane.close()
+    ring.close()

@@ -1,0 +1,117 @@
+"""What a rank will cut out of coming layers, told by what it cut out of earlier ones.
+
+The layers of a model are alike: a rank takes the same slice of the same weight in each. So what was
+cut out of `layers.3.mlp.up_proj.weight` foretells the cuts of `layers.4.mlp.up_proj.weight`, if
+that has the same dtype and shape. Of the first tensor of each kind, the rank's place among the
+ranks foretells a cut. Pure: a wrong guess costs whoever acts on it time, never a wrong byte, since
+cuts are compared when they are asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from streamer_client.contract.catalog import TensorEntry
+from streamer_client.copy.cut import Cut, Dimension
+
+_FIRST_NUMBER: Final = re.compile(r"(?<![0-9A-Za-z])[0-9]+(?![0-9A-Za-z])")
+MOST_CUTS: Final = 64
+"""Of one tensor. A loader that cuts a tensor into more, as one expert after the other, is not
+foretold beyond these."""
+MATRIX_DIMENSIONS: Final = 2
+
+
+_BY_OUTPUTS: Final = re.compile(r"(?:embed_tokens|lm_head|\.(?:[qkv]|gate|up)_proj)\.weight$")
+"""Weights of which a rank takes a part of the first dimension, as most models name them."""
+_BY_INPUTS: Final = re.compile(r"\.(?:o|down)_proj\.weight$")
+"""Weights of which a rank takes a part of the second dimension, as ranks sum up their outputs."""
+_EXPERT: Final = re.compile(r"experts?\b")
+"""In the name of a weight that a rank takes whole or not at all where experts are shared out."""
+
+
+class RankPlace(NamedTuple):
+    """Which of so many ranks, each of which takes a part of most tensors, this one is."""
+
+    rank: int
+    ranks: int
+
+
+class Kind(NamedTuple):
+    """Tensors that are alike in all layers: the name without its layer, dtype and shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def kind_of(entry: TensorEntry) -> Kind:
+    """The kind of a tensor.
+
+    The first number in a name that stands alone is its layer's; further ones, such as an expert's,
+    tell kinds apart.
+    """
+    return Kind(_without_layer(entry.name), entry.dtype, tuple(entry.shape))
+
+
+@lru_cache(maxsize=1 << 12)
+def _without_layer(name: str) -> str:
+    return _FIRST_NUMBER.sub("{}", name, count=1)
+
+
+def likely_cut(entry: TensorEntry, place: RankPlace) -> Cut | None:
+    """The equal share of a rank, along the dimension that its name speaks for; None if none."""
+    size_bytes = entry.stop - entry.start
+    if len(entry.shape) != MATRIX_DIMENSIONS or not size_bytes or _EXPERT.search(entry.name):
+        return None
+    rows, columns = entry.shape
+    if _BY_OUTPUTS.search(entry.name) and rows % place.ranks == 0:
+        share = size_bytes // place.ranks
+        return Cut(place.rank * share, share, ())
+    if _BY_INPUTS.search(entry.name) and columns % place.ranks == 0:
+        row_bytes = size_bytes // rows
+        share = row_bytes // place.ranks
+        return Cut(place.rank * share, share, (Dimension(rows, row_bytes),))
+    return None
+
+
+class Foretelling:
+    """What was cut out of each kind of tensor last.
+
+    Args:
+        place: of the rank that cuts; None where that tells nothing.
+    """
+
+    def __init__(self, place: RankPlace | None = None) -> None:
+        self._place = place
+        self._cuts: dict[Kind, tuple[str, list[Cut]]] = {}
+        self._assumed: dict[Kind, str] = {}
+        """The one tensor of each kind whose cut was guessed by the rank's place."""
+
+    def was_cut(self, entry: TensorEntry, cut: Cut) -> None:
+        """A rank asked for this cut of this tensor; its offset counts from the tensor's start."""
+        kind = kind_of(entry)
+        name, cuts = self._cuts.get(kind, ("", []))
+        if name != entry.name:
+            cuts = []
+        if cut not in cuts and len(cuts) < MOST_CUTS:
+            cuts.append(cut)
+        self._cuts[kind] = entry.name, cuts
+
+    def was_left(self, entry: TensorEntry) -> None:
+        """A rank was handed this tensor, and the next one, and asked for nothing of it."""
+        kind = kind_of(entry)
+        if self._cuts.get(kind, ("", []))[0] != entry.name:
+            self._cuts[kind] = entry.name, []
+
+    def guess(self, entry: TensorEntry) -> tuple[Cut, ...] | None:
+        """What will be cut out of this tensor; None where nothing tells."""
+        kind = kind_of(entry)
+        found = self._cuts.get(kind)
+        if found is not None:
+            return tuple(found[1])
+        if self._place is None or self._assumed.setdefault(kind, entry.name) != entry.name:
+            return None
+        cut = likely_cut(entry, self._place)
+        return None if cut is None else (cut,)

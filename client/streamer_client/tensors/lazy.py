@@ -1,0 +1,324 @@
+"""Tensors that stand for bytes of a checkpoint that are not fetched yet.
+
+vLLM hands each rank whole tensors, of which a rank of a tensor-parallel group keeps a part. A lazy
+tensor knows where its bytes lie; views of it are views of that knowledge, and what is at last
+copied is fetched, that slice alone. Everything that torch does with one is right, only not always
+cheap: what is no view fetches what the tensor names, as an ordinary tensor of the device that was
+promised.
+
+Owns the semantics. The memory behind views is `stored`'s. Runs in the threads that load weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any, Final, Self
+
+import torch
+from torch.utils._mode_utils import no_dispatch
+from torch.utils._pytree import tree_iter, tree_map_only
+
+from streamer_client.tensors.stored import Stored
+
+aten: Final = torch.ops.aten
+_NOTHING: Final = nullcontext()
+
+
+class LazyTensor(torch.Tensor):
+    """Stands for a view of a stored tensor; made by `lazy`.
+
+    Size, strides, dtype and device are those of the tensor that it stands for.
+    """
+
+    _form: torch.Tensor
+    """A meta tensor of the same layout, on a storage as large as the stored tensor."""
+    _stored: Stored
+
+    def __new__(cls, form: torch.Tensor, stored: Stored) -> Self:
+        # An inference tensor could not be viewed outside of inference_mode, where loaders may be.
+        with _as_outside_inference():
+            made: Self = torch.Tensor._make_wrapper_subclass(  # noqa: SLF001  torch's own way
+                cls,
+                form.size(),
+                strides=form.stride(),
+                storage_offset=form.storage_offset(),
+                dtype=form.dtype,
+                layout=form.layout,
+                device=stored.device,
+                requires_grad=False,
+            )
+        made._form = form
+        made._stored = stored
+        return made
+
+    def __init__(self, *_: object) -> None:
+        """All is done in `__new__`, as torch makes tensors; `torch.Tensor(lazy)` calls it too."""
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Any,
+        args: Any = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Have memory ready for what asks for it and never comes to the dispatcher."""
+        named = kwargs or {}
+        if func in _READS_MEMORY:
+            args, named = _all(ordinary, args), _all(ordinary, named)
+        elif func in _KEEPS_MEMORY:
+            args, named = _all(_lasting, args), _all(_lasting, named)
+        elif func == _DATA_SETTER and isinstance(args[0], cls):
+            args[0]._becomes(_as_lazy(args[1]))  # noqa: SLF001  of this class
+            return None
+        with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001  as torch's own subclasses do
+            return func(*args, **named)
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]  # torch's stub lacks `func`
+        cls,
+        func: Any,
+        types: Any,
+        args: Any = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        named = kwargs or {}
+        if _is_composite(func):  # in inference_mode nobody did so before
+            parts = func.decompose(*args, **named)
+            if parts is not NotImplemented:
+                return parts
+        if isinstance(args[0] if args else None, cls):
+            if _makes_views(func):
+                return _viewed(func, args, named)
+            if _reads_form_alone(func, named):
+                return _of_form(func, args, named)
+            if torch.Tag.inplace_view in func.tags:
+                return args[0]._turned(func, args, named)  # noqa: SLF001  of this class
+        elif func is aten.copy_.default and isinstance(args[1], cls):
+            return _copied(args[0], args[1], *args[2:], **named)
+        if func.namespace in _WRITES_UNTOLD:
+            return func(*_all(_lasting, args), **_all(_lasting, named))
+        written = _written(func, args, named)
+        if written:
+            return _written_to(func, args, named, written)
+        return func(*_all(ordinary, args), **_all(ordinary, named))
+
+    def _becomes(self, other: LazyTensor) -> None:
+        """Stand for what another lazy tensor stands for: what `data` is set to."""
+        with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001  as torch's own subclasses do
+            _DATA_SETTER(self, other)
+        self._form, self._stored = _form_like(other), other._stored
+
+    def _turned(self, func: Any, args: Sequence[Any], named: dict[str, Any]) -> LazyTensor:
+        """Carry out `t_`, `unsqueeze_` and their kind: the same memory in another form."""
+        if func in _CHANGES_MEMORY:
+            raise NotImplementedError(
+                f"{func} of a weight that is not fetched yet; use a copy: weight.clone()"
+            )
+        with _as_outside_inference():
+            func(self._form, *args[1:], **named)
+        with no_dispatch():
+            func(*args, **named)
+        return self
+
+    def __repr__(self) -> str:  # type: ignore[override]  # torch's argument is for its own use
+        return (
+            f"LazyTensor(size={tuple(self.size())}, dtype={self.dtype}, device={self.device}; "
+            "its bytes are not fetched yet)"
+        )
+
+
+def lazy(size: Sequence[int], dtype: torch.dtype, stored: Stored) -> LazyTensor:
+    """A tensor of contiguous rows whose bytes come when they are needed.
+
+    Args:
+        size: its shape.
+        dtype: of its elements.
+        stored: the bytes.
+    """
+    with _as_outside_inference():
+        form = torch.empty(tuple(size), dtype=dtype, device="meta")
+    return LazyTensor(form, stored)
+
+
+def ordinary(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values as a tensor that is not lazy; an ordinary tensor is returned as it is."""
+    if not isinstance(tensor, LazyTensor):
+        return tensor
+    return tensor._stored.ordinary(tensor._form)  # noqa: SLF001  of this module
+
+
+def _lasting(tensor: LazyTensor) -> torch.Tensor:
+    """An ordinary tensor on the memory that all views of the same stored tensor share."""
+    return tensor._stored.lasting(tensor._form)  # noqa: SLF001  of this module
+
+
+def _all(made: Callable[[LazyTensor], torch.Tensor], values: Any) -> Any:
+    return tree_map_only(LazyTensor, made, values)
+
+
+def _as_lazy(tensor: torch.Tensor) -> LazyTensor:
+    """A lazy tensor on the memory of an ordinary one."""
+    if isinstance(tensor, LazyTensor):
+        return tensor
+    stored = Stored.on_memory_of(tensor)
+    with _as_outside_inference():
+        count = stored.size_bytes // tensor.element_size()
+        form = torch.empty(count, dtype=tensor.dtype, device="meta").as_strided(
+            tensor.size(), tensor.stride(), tensor.storage_offset()
+        )
+    return LazyTensor(form, stored)
+
+
+def _form_like(tensor: LazyTensor) -> torch.Tensor:
+    """A form of its own for something that stands for the same as a lazy tensor does."""
+    with _as_outside_inference():
+        return tensor._form.view_as(tensor._form)  # noqa: SLF001  of this module
+
+
+def _viewed(func: Any, args: Sequence[Any], named: dict[str, Any]) -> Any:
+    """The view, or views, that an operator makes: made of the form alone."""
+    first: LazyTensor = args[0]
+    stored = first._stored  # noqa: SLF001  of this module
+    with _as_outside_inference():
+        forms = func(first._form, *args[1:], **named)  # noqa: SLF001  of this module
+    if isinstance(forms, torch.Tensor):
+        return LazyTensor(forms, stored)
+    return tree_map_only(torch.Tensor, lambda form: LazyTensor(form, stored), forms)
+
+
+def _of_form(func: Any, args: Sequence[Any], named: dict[str, Any]) -> Any:
+    """What an operator makes of a tensor's size, strides, dtype and device alone."""
+    first: LazyTensor = args[0]
+    on = dict(named)
+    if on.get("device") is None:
+        on["device"] = first.device
+    return func(first._form, *args[1:], **on)  # noqa: SLF001  of this module
+
+
+def _copied(target: torch.Tensor, source: LazyTensor, non_blocking: bool = False) -> torch.Tensor:
+    """`target.copy_(source)`; a meta tensor has no memory that bytes could go to."""
+    if target.device.type == "meta":
+        return target.copy_(source._form)  # noqa: SLF001  of this module; it compares the shapes
+    return target.copy_(ordinary(source), non_blocking=non_blocking)
+
+
+def _written(func: Any, args: Sequence[Any], named: dict[str, Any]) -> list[LazyTensor]:
+    """The lazy tensors that an operator writes to, as its schema says."""
+    found: list[LazyTensor] = []
+    for place, argument in enumerate(func._schema.arguments):  # noqa: SLF001  how torch tells it
+        if argument.alias_info is None or not argument.alias_info.is_write:
+            continue
+        value = args[place] if place < len(args) else named.get(argument.name)
+        found.extend(one for one in tree_iter(value) if isinstance(one, LazyTensor))
+    return found
+
+
+def _written_to(
+    func: Any, args: Sequence[Any], named: dict[str, Any], written: list[LazyTensor]
+) -> Any:
+    """Carry out an operator that writes to lazy tensors: their whole memory is fetched for it.
+
+    The operator returns what it wrote to, and so does this: the lazy tensors themselves.
+    """
+    memories = {id(one): _lasting(one) for one in written}
+
+    def memory(one: LazyTensor) -> torch.Tensor:
+        return memories[id(one)] if id(one) in memories else ordinary(one)
+
+    result = func(*_all(memory, args), **_all(memory, named))
+    lazies = {id(memories[id(one)]): one for one in written}
+    return tree_map_only(torch.Tensor, lambda one: lazies.get(id(one), one), result)
+
+
+def _as_outside_inference() -> AbstractContextManager[object]:
+    """A context in which tensors are made that may be used in and outside of inference_mode."""
+    if torch.is_inference_mode_enabled():
+        return torch.inference_mode(mode=False)
+    return _NOTHING
+
+
+@cache
+def _is_composite(func: Any) -> bool:
+    """Whether an operator is said in terms of others."""
+    key = torch._C.DispatchKey.CompositeImplicitAutograd  # noqa: SLF001  its name
+    known = torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)  # noqa: SLF001  as `decompose` asks
+    return known or key in func.py_kernels
+
+
+@cache
+def _makes_views(func: Any) -> bool:
+    """Whether the operator reads no element, and what it returns are views of its first argument.
+
+    The unsafe splits say that they make no views, so that autograd lets each part be written to;
+    what they return is one all the same. A conjugated or negated view is none here: its bit
+    would have to travel with the form.
+    """
+    if func in _BITS:
+        return False
+    return bool(func.is_view) or func in _UNSAFE_SPLITS
+
+
+def _reads_form_alone(func: Any, named: dict[str, Any]) -> bool:
+    """Whether the operator reads no element of its first argument."""
+    if func is aten._to_copy.default:  # noqa: SLF001  its name
+        return named.get("device") == torch.device("meta")
+    return func.overloadpacket in _LIKE
+
+
+_LIKE: Final = frozenset(
+    {
+        aten.empty_like,
+        aten.full_like,
+        aten.new_empty,
+        aten.new_empty_strided,
+        aten.new_full,
+        aten.new_ones,
+        aten.new_zeros,
+        aten.ones_like,
+        aten.rand_like,
+        aten.randint_like,
+        aten.randn_like,
+        aten.zeros_like,
+    }
+)
+_BITS: Final = frozenset({aten._conj.default, aten._neg_view.default})  # noqa: SLF001  their names
+_UNSAFE_SPLITS: Final = frozenset({aten.unsafe_split.Tensor, aten.unsafe_split_with_sizes.default})
+_CHANGES_MEMORY: Final = frozenset(
+    getattr(packet, overload)
+    for packet in (aten.resize_, aten.resize_as_, aten.set_)
+    for overload in packet.overloads()  # type: ignore[no-untyped-call]  # torch's lacks types
+)
+_WRITES_UNTOLD: Final = frozenset({"c10d"})
+"""Operators of these names write to arguments of which their schemas do not say so."""
+
+
+_DATA_SETTER: Final = torch.Tensor.data.__set__  # type: ignore[attr-defined]  # a property of C
+_CUDA_ARRAY: Final = torch.Tensor.__cuda_array_interface__.__get__
+_READS_MEMORY: Final = frozenset(
+    {
+        torch.Tensor.__deepcopy__,
+        torch.Tensor.__reduce_ex__,
+        torch.Tensor.__repr__,
+        torch.Tensor.tolist,
+    }
+)
+_KEEPS_MEMORY: Final = frozenset(
+    {
+        _CUDA_ARRAY,
+        torch.Tensor.__array__,
+        torch.Tensor.__dlpack__,
+        torch.Tensor._typed_storage,  # noqa: SLF001  what `storage` is made of
+        torch.Tensor.data_ptr,
+        torch.Tensor.numpy,
+        torch.Tensor.share_memory_,
+        torch.Tensor.storage,
+        torch.Tensor.untyped_storage,
+        torch._C._to_dlpack,  # noqa: SLF001  what `torch.utils.dlpack.to_dlpack` is
+    }
+)
+"""Functions that would answer for memory that a lazy tensor has not, or refuse; torch asks
+`__torch_function__` about them, and never the dispatcher. What the latter return refers to the
+memory, so that has to last as long as the lazy tensor does, and is that of its views."""

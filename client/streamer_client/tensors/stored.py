@@ -1,0 +1,116 @@
+"""One tensor of a checkpoint whose bytes are fetched when they are needed: the memory behind views.
+
+Owns which bytes are fetched for a view, and the memory that views share once that is needed. What
+the views are is said by `lazy`; who brings bytes is a `Fetch`. Runs in the threads that load
+weights.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Final, Protocol, Self
+
+import torch
+
+from streamer_client.copy.cut import Cut, Layout, cut_of
+
+MOST_TIMES: Final = 2
+"""How often the bytes of a tensor are fetched slice by slice. A loader that wants more of it, as
+one that converts the whole tensor for each expert, gets slices of one copy of the whole."""
+
+
+class Fetch(Protocol):
+    """Brings rows of one stored tensor."""
+
+    def __call__(self, cut: Cut) -> torch.Tensor:
+        """The cut's rows one after the other, in a new flat uint8 tensor on the promised device.
+
+        Its bytes are there for all later work on the current stream.
+
+        Raises:
+            StreamerError: they cannot be had.
+        """
+        ...
+
+
+class Stored:
+    """One tensor of a checkpoint, of which lazy tensors are views.
+
+    A view is described by its form: a meta tensor of the view's size, strides, offset and dtype.
+
+    Args:
+        fetch: brings its rows.
+        device: of what is fetched.
+        size_bytes: of all of it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_fetch",
+        "_fetched_bytes",
+        "_lock",
+        "_whole",
+        "device",
+        "size_bytes",
+    )
+
+    def __init__(self, fetch: Fetch, device: torch.device, size_bytes: int) -> None:
+        self._fetch = fetch
+        self.device = device
+        self.size_bytes = size_bytes
+        self._fetched_bytes = 0
+        self._lock = threading.Lock()
+        self._whole: torch.Tensor | None = None
+        """All of it, flat and of uint8, once its views need common memory."""
+
+    @classmethod
+    def on_memory_of(cls, tensor: torch.Tensor) -> Self:
+        """The storage of an ordinary tensor, as something that views can be taken of."""
+        storage = tensor.untyped_storage()
+        made = cls(_fetched_already, tensor.device, storage.nbytes())
+        made._whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
+        return made
+
+    def ordinary(self, form: torch.Tensor) -> torch.Tensor:
+        """An ordinary tensor with the values of a view."""
+        if not form.numel():
+            return torch.empty_strided(
+                form.size(), form.stride(), dtype=form.dtype, device=self.device
+            )
+        found = None if self._whole is not None else _cut_of(form)
+        if found is None:
+            return self.lasting(form)
+        cut, layout = found
+        self._fetched_bytes += cut.size_bytes
+        if self._fetched_bytes > MOST_TIMES * self.size_bytes:
+            return self.lasting(form)
+        return self._fetch(cut).view(form.dtype).as_strided(layout.size, layout.strides)
+
+    def lasting(self, form: torch.Tensor) -> torch.Tensor:
+        """The view as an ordinary tensor on the memory that all views share from now on.
+
+        What is written there is seen by views that were made before and after.
+        """
+        whole = self.keep()
+        item = form.element_size()
+        typed = whole[: whole.numel() // item * item].view(form.dtype)
+        return typed.as_strided(form.size(), form.stride(), form.storage_offset())
+
+    def keep(self) -> torch.Tensor:
+        """Fetch all of it, if that was not done yet: no view needs `fetch` any more."""
+        with self._lock:
+            if self._whole is None:
+                self._whole = (
+                    self._fetch(Cut(0, self.size_bytes, ()))
+                    if self.size_bytes
+                    else torch.empty(0, dtype=torch.uint8, device=self.device)
+                )
+            return self._whole
+
+
+def _cut_of(form: torch.Tensor) -> tuple[Cut, Layout] | None:
+    return cut_of(form.size(), form.stride(), int(form.storage_offset()), form.element_size())
+
+
+def _fetched_already(cut: Cut) -> torch.Tensor:
+    raise AssertionError(f"{cut} was asked of memory that is there already")

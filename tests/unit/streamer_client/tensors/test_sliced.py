@@ -1,0 +1,238 @@
+"""What is staged before it is asked for: right bytes, within the bound, and nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import pytest
+import torch
+from tests.support.rings import OpenFile
+
+from streamer_client.contract.catalog import ShardCatalog, TensorEntry
+from streamer_client.contract.errors import DaemonUnavailable
+from streamer_client.copy.cut import Cut
+from streamer_client.copy.feed import FeedShard, Route
+from streamer_client.copy.gather import Gatherer, HostGather, Slice, Source
+from streamer_client.tensors.foretelling import Foretelling, RankPlace
+from streamer_client.tensors.lazy import LazyTensor
+from streamer_client.tensors.selection import by_name
+from streamer_client.tensors.sliced import SlicedTensors
+
+CPU = torch.device("cpu")
+ROWS, COLUMNS, LAYERS = 8, 64, 12
+LARGE_BYTES, SMALL_BYTES = ROWS * COLUMNS, COLUMNS
+LAYER_BYTES = 2 * LARGE_BYTES + SMALL_BYTES
+DATA = os.urandom(LAYERS * LAYER_BYTES)
+
+
+def catalog() -> ShardCatalog:
+    """Layers of two large weights and a small one, of bytes."""
+    entries: list[TensorEntry] = []
+    for layer in range(LAYERS):
+        at = layer * LAYER_BYTES
+        for name, shape in (
+            ("up_proj.weight", (ROWS, COLUMNS)),
+            ("down_proj.weight", (ROWS, COLUMNS)),
+            ("norm", (COLUMNS,)),
+        ):
+            stop = at + shape[0] * (shape[1] if len(shape) > 1 else 1)
+            entries.append(TensorEntry(f"layers.{layer}.{name}", "U8", shape, at, stop))
+            at = stop
+    return ShardCatalog("/the/shard", len(DATA), 0, tuple(entries), {})
+
+
+def stored(name: str) -> torch.Tensor:
+    entry = next(entry for entry in catalog().entries if entry.name == name)
+    flat = torch.frombuffer(bytearray(DATA[entry.start : entry.stop]), dtype=torch.uint8)
+    return flat.view(entry.shape)
+
+
+class StandingFeed:
+    """A feed whose one shard stands in memory, until `gone`."""
+
+    block_bytes = 256
+    route = Route.DAEMON
+
+    def __init__(self, fd: int) -> None:
+        self.shards = (FeedShard("/the/shard", len(DATA)),)
+        self.gone = False
+        self._fd = fd
+
+    def standing(self, shard: int, start: int, stop: int) -> OpenFile | None:
+        assert (shard, start < stop) == (0, True)
+        return None if self.gone else OpenFile(self._fd)
+
+    def end(self, number: int) -> None:
+        assert number == 1
+
+
+class Watched(Gatherer):
+    """Knows what it gathered, and how much of what was foretold is in use."""
+
+    def __init__(self) -> None:
+        super().__init__(HostGather(2), CPU)
+        self.begun: list[tuple[Cut, bool]] = []
+        self.most_ahead_bytes = 0
+        self._flats: list[weakref.ref[torch.Tensor]] = []
+
+    def begin(self, source: Source, cut: Cut, told: str, *, foretold: bool = False) -> Slice:
+        made = super().begin(source, cut, told, foretold=foretold)
+        self.begun.append((cut, foretold))
+        if foretold:
+            self._flats.append(weakref.ref(made.flat))
+        self.most_ahead_bytes = max(self.most_ahead_bytes, self.ahead_bytes)
+        return made
+
+    @property
+    def ahead_bytes(self) -> int:
+        return sum(flat.nbytes for one in self._flats if (flat := one()) is not None)
+
+
+@pytest.fixture
+def feed() -> Iterator[StandingFeed]:
+    fd = os.memfd_create("shard")
+    os.write(fd, DATA)
+    yield StandingFeed(fd)
+    os.close(fd)
+
+
+def tensors(
+    feed: StandingFeed,
+    gatherer: Gatherer,
+    ahead_bytes: int = 1 << 20,
+    foretelling: Foretelling | None = None,
+) -> SlicedTensors:
+    return SlicedTensors(
+        cast("Any", feed),
+        [catalog()],
+        by_name(None),
+        CPU,
+        gatherer,
+        foretelling or Foretelling(),
+        number=1,
+        small_bytes=SMALL_BYTES,
+        ahead_bytes=ahead_bytes,
+    )
+
+
+Cutting = Callable[[int, str, torch.Tensor], torch.Tensor]
+
+
+def halves(layer: int, name: str, weight: torch.Tensor) -> torch.Tensor:
+    del layer
+    return weight[:, COLUMNS // 2 :] if "down" in name else weight[ROWS // 2 :]
+
+
+def ever_new(layer: int, name: str, weight: torch.Tensor) -> torch.Tensor:
+    """Other rows in each layer: every guess is wrong."""
+    del name
+    return weight[layer % ROWS :]
+
+
+def load(found: SlicedTensors, cutting: Cutting) -> None:
+    for number, batch in enumerate(found):
+        while batch:
+            entry, weight = batch.pop()
+            layer = number // 3
+            assert isinstance(weight, LazyTensor) == ("norm" not in entry.name)
+            if "norm" in entry.name:
+                assert torch.equal(weight, stored(entry.name))
+                continue
+            target = cutting(layer, entry.name, weight)
+            assert torch.equal(target + 0, cutting(layer, entry.name, stored(entry.name)))
+
+
+@pytest.mark.parametrize("cutting", [halves, ever_new])
+@pytest.mark.parametrize("ahead_bytes", [0, 300, 700, 2 * LAYER_BYTES, 1 << 20])
+def test_bytes_are_right_and_the_bound_holds(
+    feed: StandingFeed, cutting: Cutting, ahead_bytes: int
+) -> None:
+    gatherer = Watched()
+    found = tensors(feed, gatherer, ahead_bytes)
+    load(found, cutting)
+    assert gatherer.most_ahead_bytes <= ahead_bytes + LARGE_BYTES
+    found.close()
+    gc.collect()
+    assert gatherer.ahead_bytes == 0
+
+
+def test_every_layer_but_the_first_is_foretold(feed: StandingFeed) -> None:
+    gatherer = Watched()
+    found = tensors(feed, gatherer)
+    load(found, halves)
+    found.close()
+    asked = [
+        cut for cut, foretold in gatherer.begun if not foretold and cut.size_bytes > SMALL_BYTES
+    ]
+    assert len(asked) == 2
+    assert found.copied_bytes == LAYERS * (LARGE_BYTES + SMALL_BYTES)
+
+
+def test_the_place_of_a_rank_foretells_the_first_layer(feed: StandingFeed) -> None:
+    gatherer = Watched()
+    found = tensors(feed, gatherer, foretelling=Foretelling(RankPlace(1, 2)))
+    load(found, halves)
+    found.close()
+    assert all(foretold for cut, foretold in gatherer.begun if cut.size_bytes > SMALL_BYTES)
+    assert found.copied_bytes == LAYERS * (LARGE_BYTES + SMALL_BYTES)
+
+
+def test_a_wrong_guess_by_the_place_costs_one_layer(feed: StandingFeed) -> None:
+    found = tensors(feed, Watched(), foretelling=Foretelling(RankPlace(0, 2)))
+    load(found, halves)
+    found.close()
+    assert found.copied_bytes <= LAYERS * (LARGE_BYTES + SMALL_BYTES) + LARGE_BYTES
+
+
+def test_what_nobody_wants_of_a_layer_is_not_fetched_of_the_next(feed: StandingFeed) -> None:
+    gatherer = Watched()
+    found = tensors(feed, gatherer)
+    for batch in found:
+        for entry, weight in batch:
+            if "up" in entry.name:
+                assert torch.equal(weight[:2] + 0, stored(entry.name)[:2])
+    found.close()
+    assert found.copied_bytes == LAYERS * (2 * COLUMNS + SMALL_BYTES)
+
+
+def test_wrong_guesses_and_an_error_leave_no_memory_in_use(feed: StandingFeed) -> None:
+    gatherer = Watched()
+    found = tensors(feed, gatherer)
+
+    def broken(layer: int, name: str, weight: torch.Tensor) -> torch.Tensor:
+        if layer == 4:
+            raise ValueError("broken")
+        return ever_new(layer, name, weight)
+
+    with pytest.raises(ValueError, match="broken"):
+        load(found, broken)
+    assert gatherer.ahead_bytes
+    found.close()
+    gc.collect()
+    assert gatherer.ahead_bytes == 0
+
+
+def test_a_guess_that_cannot_be_fetched_hurts_only_who_wants_it(feed: StandingFeed) -> None:
+    found = tensors(feed, Watched())
+    batches = iter(found)
+    (_, weight), *_ = next(batches)
+    feed.gone = True
+    with pytest.raises(DaemonUnavailable, match="slice by slice"):
+        weight[1:].clone()
+    feed.gone = False
+    assert torch.equal(weight[2:] + 0, stored("layers.0.up_proj.weight")[2:])
+    found.close()
+
+
+def test_what_is_kept_outlives_the_gatherer(feed: StandingFeed) -> None:
+    found = tensors(feed, Watched())
+    collected = {entry.name: weight for batch in found for entry, weight in batch}
+    found.keep()
+    found.close()
+    assert found.copied_bytes == len(DATA)
+    for name, weight in collected.items():
+        assert torch.equal(weight.flip(0), stored(name).flip(0))

@@ -1,0 +1,148 @@
+"""Ranks that fetch slices have the parameters of stock vLLM, and copied no more than their part.
+
+One start of vLLM loads all models one after the other, each stock and then with slices.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pytest
+
+from tests.support.daemon import DaemonProcess, Daemons
+from tests.vllm.starts import START_TIMEOUT_S, Start, Starts, clean_environment
+from tests.vllm.test_same_answers import Model, assert_same, through
+
+SMALL_BYTES: Final = 4096
+SLICED: Final = ("STREAMERD_SLICES_ON_CPU", str(SMALL_BYTES))
+REPOSITORY: Final = Path(__file__).parents[2]
+
+
+class Parallel(NamedTuple):
+    """How many ranks a model is spread over."""
+
+    tensor: int
+    pipeline: int = 1
+
+
+MOST: Final = {Parallel(2): 0.53, Parallel(4): 0.29, Parallel(1, 2): 0.7}
+"""Of the checkpoint's bytes, what a rank may copy. A stage of a pipeline takes its layers, and
+perhaps the embedding."""
+RESHAPED: Final = {
+    ("bloom", Parallel(2)): 0.63,
+    ("bloom", Parallel(4)): 0.45,
+    ("falcon", Parallel(2)): 0.66,
+    ("falcon", Parallel(4)): 0.49,
+}
+"""These reshape fused weights before they cut, so that each rank needs those whole."""
+KINDS: Final = (
+    *("experts", "experts, expert parallel", "mixtral", "llama", "llama, loaded again", "tied"),
+    *("gpt2", "gemma2", "phi3", "neox", "bert", "bloom", "falcon", "gptq", "awq", "int8"),
+)
+"""A model with experts first: by the first one vLLM decides which groups of ranks there are."""
+FOUR_RANKS: Final = tuple(kind for kind in KINDS if kind not in ("mixtral", "llama, loaded again"))
+STAGES: Final = ("experts", "llama", "gpt2")
+CASES: Final = [
+    *((Parallel(2), name) for name in KINDS),
+    *((Parallel(4), name) for name in FOUR_RANKS),
+    *((Parallel(1, 2), name) for name in STAGES),
+]
+IDS: Final = [f"{name}-tp{where.tensor}-pp{where.pipeline}" for where, name in CASES]
+
+
+class Jobs:
+    """Runs one job for each kind of parallelism, and remembers what each rank answered."""
+
+    def __init__(self, directory: Path, daemon: DaemonProcess) -> None:
+        self._directory = directory
+        self._daemon = daemon
+        self._answers: dict[Parallel, list[dict[str, Any]]] = {}
+
+    def __call__(self, parallel: Parallel) -> list[dict[str, Any]]:
+        if parallel not in self._answers:
+            self._answers[parallel] = self._run(parallel)
+        return self._answers[parallel]
+
+    def _run(self, parallel: Parallel) -> list[dict[str, Any]]:
+        directory = self._directory / f"{parallel.tensor}-{parallel.pipeline}"
+        directory.mkdir()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        job = {
+            "cases": [_case(name) for where, name in CASES if where == parallel],
+            "tensor_parallel": parallel.tensor,
+            "pipeline_parallel": parallel.pipeline,
+            "port": port,
+            "models": str(self._directory / "models"),
+        }
+        (directory / "job.json").write_text(json.dumps(job))
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "tests.vllm.slices_job"),
+                *(str(directory / "job.json"), str(directory)),
+            ],
+            env=clean_environment() | dict([*through(self._daemon), SLICED]),
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=START_TIMEOUT_S,
+            check=False,
+        )
+        ranks = range(parallel.tensor * parallel.pipeline)
+        files = [directory / f"rank-{rank}.json" for rank in ranks]
+        assert all(file.exists() for file in files), done.stdout[-6000:]
+        return [json.loads(file.read_text()) for file in files]
+
+
+def _case(name: str) -> dict[str, Any]:
+    kind, _, more = name.partition(", ")
+    arguments: dict[str, Any] = {}
+    if more == "expert parallel":
+        arguments["enable_expert_parallel"] = True
+    if kind == "awq":
+        arguments["dtype"] = "float16"
+    return {
+        "name": name,
+        "kind": kind,
+        "arguments": arguments,
+        "reload": more == "loaded again",
+    }
+
+
+@pytest.fixture(scope="session")
+def jobs(tmp_path_factory: pytest.TempPathFactory, many_daemons: Daemons) -> Jobs:
+    directory = tmp_path_factory.mktemp("slices")
+    (directory / "models").mkdir()
+    return Jobs(directory, many_daemons.start("--memory-limit=256MiB"))
+
+
+@pytest.mark.parametrize(("parallel", "name"), CASES, ids=IDS)
+def test_parameters_and_bytes(parallel: Parallel, name: str, jobs: Jobs) -> None:
+    for rank, answers in enumerate(jobs(parallel)):
+        found = answers[name]
+        assert "error" not in found, found["error"]
+        assert found["parameters"]
+        assert (rank, found["differing"], found["differing_reloaded"]) == (rank, [], [])
+        share = found["copied"] / found["bytes"]
+        assert share <= RESHAPED.get((name, parallel), MOST[parallel]), (rank, share)
+
+
+def test_a_whole_engine_answers_as_stock_does(
+    model: Model, starts: Starts, daemon: DaemonProcess
+) -> None:
+    answer = starts(
+        Start(
+            model("llama"),
+            "runai_streamer",
+            tensor_parallel_size=2,
+            environment=(*through(daemon), SLICED),
+        )
+    )
+    assert_same(answer, starts(Start(model("llama"), tensor_parallel_size=2)))
