@@ -32,6 +32,7 @@ from streamerd.persist.persistence import Persistence
 from streamerd.settings.arguments import settings_of
 from streamerd.settings.config import Settings, config_body
 from streamerd.shm.slabs import mount_bytes
+from streamerd.start_list import StartList
 from streamerd.state import events
 from streamerd.workers.in_daemon.supervisor import Fleet
 
@@ -73,7 +74,9 @@ class Daemon:
             settings.threads,
             settings.log_level,
             connections=settings.connections,
+            log_format=settings.log_format,
         )
+        self._start_list = StartList(settings.socket, settings.prefetch, settings.log_format)
         self.parts = parts = Parts(settings, fleet, instance.name, self._config)
         self._persistence = Persistence(
             settings, instance.name, parts.model, parts.turns, parts.shards, parts.slabs,
@@ -102,11 +105,13 @@ class Daemon:
     async def _serve(self) -> None:
         parts = self.parts
         await parts.fleet.start()
+        await self._start_list.prepare()
         self._persistence.enter_adopted()
         with self._listening() as (messages, files):
             parts.control.open(messages.duplicate(), parts.requests.receive)
             parts.descriptors.open(files.socket)
             self._announce_ready()
+            self._start_list.begin()
             self._idle_since_s = self._loop.time()
             self._tick()
             await self._stopping.wait()
@@ -118,6 +123,7 @@ class Daemon:
         parts = self.parts
         parts.control.close()
         parts.sessions.close()
+        await self._start_list.stop()
         await parts.stop(STOP_GRACE_S)
         logger.info("event=stopped pid=%d", os.getpid())
         self._persistence.leave(persist=self._persists, sound=self._defect is None)

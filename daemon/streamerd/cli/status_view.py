@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from streamer_client.contract.sizes import format_size
+from streamer_client.contract.sizes import format_size, shards_word
 from streamer_client.contract.status import (
     MemoryStatus,
     ShardState,
@@ -80,11 +80,6 @@ def duration(seconds: float) -> str:
 def percent(part: int, whole: int) -> str:
     """Rounded down, so that 100% means all of it; an empty whole is complete."""
     return f"{100 * part // whole}%" if whole else "100%"
-
-
-def shards_word(number: int) -> str:
-    """`1 shard`, `2 shards`."""
-    return "1 shard" if number == 1 else f"{number} shards"
 
 
 def _headline(status: StatusDocument) -> Text:
