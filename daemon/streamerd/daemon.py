@@ -27,6 +27,8 @@ from streamerd.control.listening import Listening, listen
 from streamerd.memory.check import doubts, own_bytes
 from streamerd.memory.room import memory_room
 from streamerd.notify import SignsOfLife, notify, reloading, watchdog_s
+from streamerd.observe.listener import MetricsListener
+from streamerd.observe.metrics import registry
 from streamerd.parts import Parts
 from streamerd.persist.persistence import Persistence
 from streamerd.settings.arguments import settings_of
@@ -78,6 +80,7 @@ class Daemon:
         )
         self._start_list = StartList(settings.socket, settings.prefetch, settings.log_format)
         self.parts = parts = Parts(settings, fleet, instance.name, self._config)
+        self._metrics = MetricsListener(registry(parts.observed()), self._loop.time)
         self._persistence = Persistence(
             settings, instance.name, parts.model, parts.turns, parts.shards, parts.slabs,
             parts.editions,
@@ -110,6 +113,8 @@ class Daemon:
         with self._listening() as (messages, files):
             parts.control.open(messages.duplicate(), parts.requests.receive)
             parts.descriptors.open(files.socket)
+            if self._settings.metrics_listen:
+                self._metrics.open(self._settings.metrics_listen, self._settings.socket_mode_bits)
             self._announce_ready()
             self._start_list.begin()
             self._idle_since_s = self._loop.time()
@@ -121,6 +126,7 @@ class Daemon:
 
     async def _end(self) -> None:
         parts = self.parts
+        self._metrics.close()
         parts.control.close()
         parts.sessions.close()
         await self._start_list.stop()

@@ -128,6 +128,10 @@ class GetConfig(Message, frozen=True):
     request_id: int
 
 
+class GetReport(Message, frozen=True):
+    request_id: int
+
+
 class Prefetch(Message, frozen=True):
     """Brings a source in, on the daemon's own account. Answered by `Accepted`, or `Failed`.
 
@@ -332,6 +336,13 @@ class Status(Message, frozen=True):
     body: Json
 
 
+class Report(Message, frozen=True):
+    """The answer to `GetReport`: the document of `contract/report.py`."""
+
+    request_id: int
+    body: Json
+
+
 class Config(Message, frozen=True):
     """The answer to `GetConfig`: name to `{"value", "origin"}`."""
 
@@ -351,6 +362,7 @@ ClientMessage = (
     | Goodbye
     | GetStatus
     | GetConfig
+    | GetReport
     | Prefetch
     | Evict
     | Pin
@@ -373,6 +385,7 @@ DaemonMessage = (
     | Verifying
     | Verified
     | Status
+    | Report
     | Config
     | Heartbeat
 )
