@@ -94,7 +94,7 @@ class Admin:
         return self._asked(GetConfig, Config, timeout_s=ANSWER_TIMEOUT_S).body
 
     def report(self) -> Json:
-        """The last loads; `contract.report.parse_report` types it."""
+        """The last loads; a JSON document."""
         return self._asked(GetReport, Report, timeout_s=ANSWER_TIMEOUT_S).body
 
     def prefetch(

@@ -337,7 +337,7 @@ class Status(Message, frozen=True):
 
 
 class Report(Message, frozen=True):
-    """The answer to `GetReport`: the document of `contract/report.py`."""
+    """The answer to `GetReport`: what `streamerctl report` shows."""
 
     request_id: int
     body: Json

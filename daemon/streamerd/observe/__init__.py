@@ -5,6 +5,7 @@
 | `record` | one load: its figures, and how its time went |
 | `watch` | the records of running and ended loads, kept up from the core's turns |
 | `story` | the log lines about loads |
+| `document` | the names and types of that answer's document |
 | `report` | the answer to `GetReport` |
 | `metrics` | what Prometheus is told |
 | `listener` | the socket that Prometheus asks |

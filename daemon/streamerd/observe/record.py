@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from streamer_client.contract.report import LoadReport, Sample
+from streamerd.observe.document import LoadReport, Sample
 from streamerd.state.load import Load
 
 MOST_SAMPLES: Final = 96

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 
-from streamer_client.contract.report import ReadSpan, ReportDocument
 from streamerd import __version__
+from streamerd.observe.document import ReadSpan, ReportDocument
 from streamerd.observe.watch import Watch
 from streamerd.reading.totals import Read
 

@@ -11,8 +11,8 @@ from tests.support.in_loop import in_loop
 from tests.support.paper_daemon import BLOCK, PaperDaemon, file, paper_daemon
 
 from streamer_client.contract import messages as m
-from streamer_client.contract.report import LoadReport, parse_report
 from streamerd.answering.status import status_document
+from streamerd.observe.document import LoadReport, parse_report
 from streamerd.observe.metrics import registry
 from streamerd.observe.watch import MOST_ENDED, MOST_READS
 

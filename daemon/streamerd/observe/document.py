@@ -1,7 +1,7 @@
 """The document of `streamerctl report`: the last loads, and where their time went.
 
-Owns the document's names, their order and their types, as `status.py` does for the status. The
-daemon makes it (`observe/report.py`) and sends it as the body of `messages.Report`; streamerctl
+Owns the document's names, their order and their types, as the contract's `status.py` does for the
+status. The daemon makes it (`report.py`) and sends it as the body of `messages.Report`; streamerctl
 types it at the edge and shows it as text, as a page or as a trace. Names may be added, with a
 default. Times of a load are seconds since it was opened. Pure.
 """
