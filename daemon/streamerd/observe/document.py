@@ -24,7 +24,7 @@ class Sample(NamedTuple):
     served_bytes: int
     consumed_bytes: int
     blocks_s: float
-    """Spent waiting for blocks with nothing left to copy."""
+    """Spent waiting for blocks, with few or none left to copy."""
     copying_s: float
     """Spent with granted blocks that its client had not consumed."""
     memory_s: float

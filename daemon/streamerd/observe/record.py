@@ -14,6 +14,8 @@ from streamerd.state.load import Load
 
 MOST_SAMPLES: Final = 96
 """Of one load. When there are as many, every other one goes and the next come half as often."""
+BACKLOG_BLOCKS: Final = 4
+"""Granted blocks that a client has not consumed: with fewer it may wait for a certain one."""
 FIRST_GAP_S: Final = 0.002
 
 
@@ -35,7 +37,7 @@ class Phase(StrEnum):
     CREDENTIALS = "credentials"
     """It waits for renewed credentials."""
     BLOCKS = "blocks"
-    """It waits for blocks, with nothing left to copy."""
+    """It waits for blocks, and has few or none left to copy."""
     COPYING = "copying"
     """It has granted blocks that its client has not consumed."""
     IDLE = "idle"
@@ -57,9 +59,25 @@ def phase_of(load: Load | None) -> Phase:
         return Phase.MEMORY
     if load.credentials.expired:
         return Phase.CREDENTIALS
-    if load.served_bytes > load.all_consumed_bytes and not load.prefetch:
+    if not load.prefetch and _is_behind(load):
         return Phase.COPYING
     return Phase.BLOCKS if load.pending_blocks or load.wants else Phase.IDLE
+
+
+def _is_behind(load: Load) -> bool:
+    """Whether its client has blocks to copy, and so does not wait for those that are on their way.
+
+    A client that reads views says what it consumed at the end alone: while its blocks arrive, it is
+    taken for one that waits.
+    """
+    backlog_bytes = load.served_bytes - load.all_consumed_bytes
+    if not load.pending_blocks:
+        return backlog_bytes > 0
+    return bool(load.all_consumed_bytes) and backlog_bytes >= BACKLOG_BLOCKS * _block_bytes(load)
+
+
+def _block_bytes(load: Load) -> int:
+    return load.shards[0].block_bytes if load.shards else 0
 
 
 @dataclass(slots=True, eq=False)

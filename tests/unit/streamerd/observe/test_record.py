@@ -26,7 +26,12 @@ def test_what_a_load_does_now() -> None:
     assert phase_of(None) is Phase.MEMORY
     assert phase_of(_load(admitted=False)) is Phase.MEMORY
     assert phase_of(_load(pending_blocks=1)) is Phase.BLOCKS
-    assert phase_of(_load(served_bytes=9, pending_blocks=1)) is Phase.COPYING
+    assert phase_of(_load(served_bytes=9)) is Phase.COPYING
+    assert phase_of(_load(served_bytes=9 * BLOCK, pending_blocks=1)) is Phase.BLOCKS
+    behind = _load(served_bytes=9 * BLOCK, all_consumed_bytes=BLOCK, pending_blocks=1)
+    assert phase_of(behind) is Phase.COPYING
+    close_by = _load(served_bytes=9 * BLOCK, all_consumed_bytes=7 * BLOCK, pending_blocks=1)
+    assert phase_of(close_by) is Phase.BLOCKS
     assert phase_of(_load(served_bytes=9, all_consumed_bytes=9)) is Phase.IDLE
     assert phase_of(_load(served_bytes=9, prefetch=True, pending_blocks=1)) is Phase.BLOCKS
     expired = _load(pending_blocks=1)
@@ -37,7 +42,7 @@ def test_what_a_load_does_now() -> None:
 def test_time_goes_to_what_a_load_did_before() -> None:
     record = _record()
     record.advance(_load(pending_blocks=1), 11.0)  # it waited for memory for a second
-    record.advance(_load(served_bytes=BLOCK, pending_blocks=1), 13.0)
+    record.advance(_load(served_bytes=BLOCK), 13.0)
     record.advance(_load(served_bytes=BLOCK, all_consumed_bytes=BLOCK), 13.5)
     record.end(_load(served_bytes=BLOCK, all_consumed_bytes=BLOCK), 60.0, Outcome.ENDED)
     spent = record.spent_s
