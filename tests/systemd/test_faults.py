@@ -88,8 +88,8 @@ def test_a_reload_with_a_mistake_fails_and_changes_nothing(roomy: Node) -> None:
     roomy.machine.write(CONFIG, right)
     assert done.returncode != 0
     assert (roomy.main_pid, roomy.is_active) == (pid, True)
-    journal = roomy.run("journalctl", "-u", "streamerd", "-p", "err", "-o", "cat").stdout
-    assert "did you mean memory_limit" in journal
+    errors = ("journalctl", "-b", "-u", "streamerd", "-p", "err", "-o", "cat")
+    eventually(lambda: "did you mean memory_limit" in roomy.run(*errors).stdout)
     assert roomy.status()["memory"]["limit_bytes"] == ROOMY
 
 

@@ -55,7 +55,7 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     """`load` or `prefetch`."""
     outcome: str
-    """`running`, `ended` by its client, `gone` with its client, `failed` or `refused`."""
+    """`running`, `ended` with all it wanted, `gone` with its client before, `failed`, `refused`."""
     source: str
     store: str
     """The kind of source: `file`, `s3` and so on."""

@@ -64,6 +64,10 @@ def phase_of(load: Load | None) -> Phase:
     return Phase.BLOCKS if load.pending_blocks or load.wants else Phase.IDLE
 
 
+def _wants_more(load: Load | None) -> bool:
+    return load is None or bool(load.pending_blocks or load.wants)
+
+
 def _is_behind(load: Load) -> bool:
     """Whether its client has blocks to copy, and so does not wait for those that are on their way.
 
@@ -102,6 +106,8 @@ class Record:
     consumed_bytes: int = 0
     spent_s: dict[Phase, float] = field(default_factory=lambda: dict.fromkeys(Phase, 0.0))
     phase: Phase = Phase.MEMORY
+    complete: bool = False
+    """Whether it had been granted all that it wanted."""
     last_s: float = 0.0
     """When something last happened in it."""
     gap_s: float = FIRST_GAP_S
@@ -117,6 +123,7 @@ class Record:
         if load is not None:
             self.served_bytes, self.consumed_bytes = load.served_bytes, load.all_consumed_bytes
         self.phase = phase_of(load)
+        self.complete = self.phase in (Phase.IDLE, Phase.COPYING) and not _wants_more(load)
         if not self.samples or now_s - self.opened_s - self.samples[-1].at_s >= self.gap_s:
             self._sample()
 
@@ -124,9 +131,14 @@ class Record:
         """It is over. Time in which its client wanted nothing more does not count."""
         if self.phase in (Phase.IDLE, Phase.COPYING):
             now_s = self.last_s
+        complete = self.complete
         self.advance(load, now_s)
         self._sample()
-        self.outcome = Outcome.FAILED if self.error and outcome is Outcome.ENDED else outcome
+        if self.error and outcome is not Outcome.REFUSED:
+            outcome = Outcome.FAILED
+        elif complete and outcome is Outcome.GONE:
+            outcome = Outcome.ENDED  # a process that ends with views of what it loaded
+        self.outcome = outcome
 
     def _sample(self) -> None:
         spent = self.spent_s

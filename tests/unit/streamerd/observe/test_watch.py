@@ -15,15 +15,14 @@ from streamerd.answering.status import status_document
 from streamerd.observe.document import LoadReport, parse_report
 from streamerd.observe.metrics import registry
 from streamerd.observe.watch import MOST_ENDED, MOST_READS
+from streamerd.workers import jobs
 
 
 async def report(daemon: PaperDaemon) -> tuple[LoadReport, ...]:
     client = daemon.connect(1000)
     client.say(m.GetReport(5))
     await daemon.work()
-    document = parse_report(client.hears(m.Report).body)
-    assert all(span.load for span in document.reads)
-    return document.loads
+    return parse_report(client.hears(m.Report).body).loads
 
 
 def metrics(daemon: PaperDaemon) -> dict[str, dict[str, float]]:
@@ -44,6 +43,7 @@ async def test_a_load_is_told_from_its_open_to_its_end(caplog: pytest.LogCapture
         client.open(one)
         await daemon.work()
         (running,) = await report(daemon)
+        assert [number for _read, number in daemon.parts.watch.reads] == [1, 1, 1]
         assert (running.outcome, running.read_bytes) == ("running", 3 * BLOCK)
         client.say(m.Consumed(1, ((0, 0, 3),)))  # type: ignore[arg-type]  # ranges are tuples
         client.say(m.Close(1))
@@ -96,7 +96,7 @@ async def test_failed_gone_and_refused_loads(caplog: pytest.LogCaptureFixture) -
         await daemon.work()
         other = daemon.connect(1)
         other.open(fine)
-        await daemon.work()
+        await daemon.answer(jobs.Examine)
         daemon.parts.sessions.end(other.session, "process ended")
         await daemon.work()
         daemon.connect(1).open(refused)
@@ -110,6 +110,18 @@ async def test_failed_gone_and_refused_loads(caplog: pytest.LogCaptureFixture) -
     assert levels["event=load_failed"] == "ERROR"
     assert levels["event=load_gone"] == "WARNING"
     assert levels["event=request_refused"] == "WARNING"
+
+
+@in_loop
+async def test_a_client_that_leaves_with_all_it_wanted_has_ended_its_load() -> None:
+    async with paper_daemon() as daemon:
+        client = daemon.connect(1)
+        client.open(file(1))
+        await daemon.work()
+        daemon.parts.sessions.end(client.session, "said goodbye")
+        await daemon.work()
+        (load,) = await report(daemon)
+        assert load.outcome == "ended"
 
 
 @in_loop
