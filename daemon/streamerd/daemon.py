@@ -27,11 +27,14 @@ from streamerd.control.listening import Listening, listen
 from streamerd.memory.check import doubts, own_bytes
 from streamerd.memory.room import memory_room
 from streamerd.notify import SignsOfLife, notify, reloading, watchdog_s
+from streamerd.observe.listener import MetricsListener
+from streamerd.observe.metrics import registry
 from streamerd.parts import Parts
 from streamerd.persist.persistence import Persistence
 from streamerd.settings.arguments import settings_of
 from streamerd.settings.config import Settings, config_body
 from streamerd.shm.slabs import mount_bytes
+from streamerd.start_list import StartList
 from streamerd.state import events
 from streamerd.workers.in_daemon.supervisor import Fleet
 
@@ -73,8 +76,11 @@ class Daemon:
             settings.threads,
             settings.log_level,
             connections=settings.connections,
+            log_format=settings.log_format,
         )
+        self._start_list = StartList(settings.socket, settings.prefetch, settings.log_format)
         self.parts = parts = Parts(settings, fleet, instance.name, self._config)
+        self._metrics = MetricsListener(registry(parts.observed()), self._loop.time)
         self._persistence = Persistence(
             settings, instance.name, parts.model, parts.turns, parts.shards, parts.slabs,
             parts.editions,
@@ -102,11 +108,15 @@ class Daemon:
     async def _serve(self) -> None:
         parts = self.parts
         await parts.fleet.start()
+        await self._start_list.prepare()
         self._persistence.enter_adopted()
         with self._listening() as (messages, files):
             parts.control.open(messages.duplicate(), parts.requests.receive)
             parts.descriptors.open(files.socket)
+            if self._settings.metrics_listen:
+                self._metrics.open(self._settings.metrics_listen, self._settings.socket_mode_bits)
             self._announce_ready()
+            self._start_list.begin()
             self._idle_since_s = self._loop.time()
             self._tick()
             await self._stopping.wait()
@@ -116,8 +126,10 @@ class Daemon:
 
     async def _end(self) -> None:
         parts = self.parts
+        self._metrics.close()
         parts.control.close()
         parts.sessions.close()
+        await self._start_list.stop()
         await parts.stop(STOP_GRACE_S)
         logger.info("event=stopped pid=%d", os.getpid())
         self._persistence.leave(persist=self._persists, sound=self._defect is None)

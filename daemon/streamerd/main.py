@@ -16,15 +16,15 @@ from collections.abc import Sequence
 from typing import Final
 
 from streamer_client.contract.errors import ConfigError, StreamerError
-from streamer_client.contract.limits import MAX_LOGGED_CHARACTERS
-from streamer_client.contract.printable import printable
+from streamer_client.contract.sizes import format_size
 from streamerd.control.instance import Instance
 from streamerd.control.lock import SocketLock
 from streamerd.daemon import Daemon
-from streamerd.log_lines import stderr_handler
+from streamerd.log_lines import last_words, stderr_handler
 from streamerd.persist.persistence import clean
 from streamerd.settings.arguments import daemon_parser, settings_of
 from streamerd.settings.config import Settings, check_user
+from streamerd.shm.slabs import readonly_mount
 
 EXIT_FAILED: Final = 1
 EXIT_CONFIG: Final = 78
@@ -40,9 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings, origins = settings_of(arguments)
         logging.basicConfig(
             level=settings.log_level.upper(),
-            handlers=[stderr_handler("%(levelname)s %(name)s %(message)s")],
+            handlers=[stderr_handler("%(levelname)s %(name)s %(message)s", settings.log_format)],
         )
         check_user(settings, os.geteuid())
+        if arguments.check:
+            _check(settings, origins)
+            return 0
         _raise_descriptor_limit()
         if arguments.clean:
             _clean(settings)
@@ -60,6 +63,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def _run(arguments: argparse.Namespace, settings: Settings, origins: dict[str, str]) -> None:
     with _lock(settings), Instance.of(settings.socket) as instance:
         await Daemon(arguments, settings, origins, instance).run()
+
+
+def _check(settings: Settings, origins: dict[str, str]) -> None:
+    """Say what a start would run with, having looked at what only a start looks at else.
+
+    Raises:
+        ConfigError: a start would end with this.
+    """
+    readonly_mount(settings.readonly_shm)
+    limit = format_size(settings.memory_limit_bytes)
+    sys.stderr.write(
+        f"streamerd: the configuration is good: memory_limit {limit} ({origins['memory_limit']}), "
+        f"socket {settings.socket}\n"
+    )
 
 
 def _clean(settings: Settings) -> None:
@@ -80,7 +97,7 @@ def _raise_descriptor_limit() -> None:
 
 
 def _complain(error: StreamerError) -> None:
-    sys.stderr.write(f"streamerd: {printable(str(error), MAX_LOGGED_CHARACTERS)}\n")
+    sys.stderr.write(last_words(f"streamerd: {error}"))
 
 
 if __name__ == "__main__":

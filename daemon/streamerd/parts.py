@@ -6,6 +6,9 @@ stops and ticks them. Runs in the daemon's loop.
 
 from __future__ import annotations
 
+import asyncio
+import os
+import time
 from collections.abc import Callable
 
 from streamerd.answering.cache import Cache
@@ -24,10 +27,16 @@ from streamerd.answering.verification import Means
 from streamerd.control.descriptors import DescriptorSocket
 from streamerd.control.sessions import Session, Sessions
 from streamerd.control.socket import ControlSocket
+from streamerd.observe.metrics import Observed
+from streamerd.observe.record import Holder
+from streamerd.observe.report import report_document
+from streamerd.observe.story import Story
+from streamerd.observe.watch import Watch
 from streamerd.reading.editions import Editions
-from streamerd.reading.fetches import Fetches, ReadTotals
+from streamerd.reading.fetches import Fetches
 from streamerd.reading.proofs import Proofs
 from streamerd.reading.sources import Sources
+from streamerd.reading.totals import ReadTotals, kind_of
 from streamerd.service.answers import Answers
 from streamerd.service.carrying import Service
 from streamerd.service.closing import Closing
@@ -36,6 +45,7 @@ from streamerd.service.slabs import Slabs
 from streamerd.service.turns import Turns
 from streamerd.settings.config import Settings
 from streamerd.state.core import Core
+from streamerd.state.events import ShardKey
 from streamerd.state.model import Rules
 from streamerd.workers.in_daemon.environments import Environments
 from streamerd.workers.in_daemon.supervisor import Fleet
@@ -109,6 +119,7 @@ class Parts:
         self._make_memory()
         self._make_reading()
         self._make_service()
+        self._make_watch()
         self._make_answering(config)
 
     def _make_memory(self) -> None:
@@ -152,10 +163,29 @@ class Parts:
         )  # fmt: skip
         turns.attach(service.carry_out)
 
+    def _make_watch(self) -> None:
+        """What looks on, and remembers loads."""
+        clock = asyncio.get_running_loop().time
+        self.watch = Watch(self.model, self._holder, self._called, Story(), clock, time.time)
+        self.turns.watch(self.watch.turned)
+        self.read_totals.on_read = self.watch.read
+
+    def _holder(self, owner: str) -> Holder:
+        """Who owns a load: a client, or this daemon for a prefetch."""
+        session = self.sessions.get(owner)
+        if session is None:
+            return Holder(os.getpid(), os.geteuid(), "prefetch")
+        return Holder(session.pid, session.uid, session.label)
+
+    def _called(self, key: ShardKey) -> tuple[str, str]:
+        """A shard's URI and the kind of its source."""
+        uri = self.backings[key].stored.uri
+        return uri, kind_of(uri)
+
     def _make_answering(self, config: Body) -> None:
         """What handles clients' messages."""
         model, turns, block_bytes = self.model, self.turns, self.settings.block_bytes
-        replies = Replies(self.control.send)
+        self.replies = replies = Replies(self.control.send)
         files = LocalFiles(
             model, self.shards, self.editions, self.doubts, self.comparisons, block_bytes
         )
@@ -180,7 +210,12 @@ class Parts:
             self.fetches, self.read_totals, self.fleet, self.sessions,
         )  # fmt: skip
         conversation = Conversation(
-            replies, self.sessions, self.settings.heartbeat_s, self._status, config
+            replies,
+            self.sessions,
+            self.settings.heartbeat_s,
+            self._status,
+            config,
+            self._report,
         )
         self.requests = Requests(replies, turns.decide)
         for part in (conversation, self._loads, self.prefetches, self._cache_requests):
@@ -188,6 +223,14 @@ class Parts:
 
     def _status(self) -> dict[str, object]:
         return status_document(self.facts).body()
+
+    def _report(self) -> dict[str, object]:
+        return report_document(self.watch, self.turns.now_s, time.time()).body()
+
+    def observed(self) -> Observed:
+        """What metrics are told from."""
+        started_at_s = time.time() - (self.turns.now_s - self.turns.started_s)
+        return Observed(self.facts, self.watch, self.replies.refused, started_at_s)
 
     def _gone(self, session: Session) -> None:
         """A client left or died."""

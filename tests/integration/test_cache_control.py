@@ -15,6 +15,7 @@ import pytest
 from streamer_client.client import Client, daemon_client
 from streamer_client.contract import messages as m
 from streamer_client.contract.errors import MemoryLimitError, RequestRefused, SourceNotFound
+from streamer_client.contract.sizes import format_size
 from tests.support.checkpoints import write_model
 from tests.support.daemon import BLOCK, DaemonProcess
 from tests.support.raw_client import RawClient
@@ -207,8 +208,8 @@ def test_prefetch_of_what_cannot_fit_is_refused_with_the_numbers(
     write_model(tmp_path / "m", shards=2, blocks=8)
     with pytest.raises(MemoryLimitError) as caught:
         client.admin.prefetch(str(tmp_path / "m"), pin=True)
-    assert str(18 * BLOCK) in str(caught.value)
-    assert str(LIMIT) in str(caught.value)
+    assert format_size(18 * BLOCK) in str(caught.value)
+    assert format_size(LIMIT) in str(caught.value)
     assert "raise memory_limit" in str(caught.value)
     assert streamerd.shards() == {}
     assert streamerd.segments() == []

@@ -27,6 +27,7 @@ CLIENT: Final[tuple[m.ClientMessage, ...]] = (
     m.Goodbye(),
     m.GetStatus(3),
     m.GetConfig(4),
+    m.GetReport(10),
     m.Prefetch(5, "/m", 3, "*.bin", True, 1 << 30, {"HOME": "/é"}, ("/m/a.bin",)),
     m.Evict(6, ("/m", "/n"), 3),
     m.Pin(7, "/m", 3),
@@ -50,6 +51,7 @@ DAEMON: Final[tuple[m.DaemonMessage, ...]] = (
     m.Verifying(9, 5, 2**40),
     m.Verified(9, 2**40, 7, (m.Finding("/m/a", 3, 24, 32, "differs"),)),
     m.Status(3, {"pid": 1, "memory": {"limit_bytes": 5}}),
+    m.Report(10, {"pid": 1, "loads": [{"number": 1}]}),
     m.Config(4, {"socket": {"value": "/s", "origin": "flag"}}),
     m.Heartbeat(),
 )

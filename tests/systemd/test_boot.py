@@ -112,6 +112,21 @@ def test_a_reload_during_a_load_takes_the_new_limit_over(tight: Node, member: Me
     assert tight.main_pid == pid
 
 
+def test_the_journal_tells_each_load_with_its_priority(roomy: Node, member: Member) -> None:
+    model = roomy.model("told")
+    member.load(model)
+
+    def lines(*priority: str) -> list[str]:
+        command = ("journalctl", "-b", "-u", "streamerd", "-o", "cat", "--no-pager", *priority)
+        return roomy.run(*command).stdout.splitlines()
+
+    eventually(lambda: any(f"event=load_ended source={model} " in line for line in lines()))
+    assert not any(line.startswith("<") for line in lines())
+    assert not any("event=load_ended" in line for line in lines("-p", "notice"))
+    roomy.run("kill", "-KILL", str(max(roomy.processes())), check=False)
+    eventually(lambda: any("event=worker_died" in line for line in lines("-p", "warning")))
+
+
 def test_a_restart_during_a_load_is_survived(tight: Node, member: Member) -> None:
     model = tight.model("restarted")
     member.begin(model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.support.waiting import eventually
@@ -76,6 +78,27 @@ def test_a_wrong_configuration_is_told_once_and_not_tried_again(node: Node) -> N
     assert node.show("ActiveState") == "failed"
     assert (node.show("ExecMainStatus"), node.show("NRestarts")) == ("78", "0")
     assert "did you mean memory_limit" in node.journal()
+
+
+def test_a_reload_with_a_mistake_fails_and_changes_nothing(roomy: Node) -> None:
+    pid = roomy.main_pid
+    right = roomy.machine.path(CONFIG).read_text()
+    roomy.machine.write(CONFIG, right + "memory_limt = 1\n")
+    done = roomy.run("systemctl", "reload", "streamerd", check=False)
+    roomy.machine.write(CONFIG, right)
+    assert done.returncode != 0
+    assert (roomy.main_pid, roomy.is_active) == (pid, True)
+    errors = ("journalctl", "-b", "-u", "streamerd", "-p", "err", "-o", "cat")
+    eventually(lambda: "did you mean memory_limit" in roomy.run(*errors).stdout)
+    assert roomy.status()["memory"]["limit_bytes"] == ROOMY
+
+
+def test_the_doctor_tells_a_wrong_configuration_from_other_failures(node: Node) -> None:
+    node.machine.write(CONFIG, "memory_limt = 1\n")
+    node.run("systemctl", "restart", "streamerd", check=False)
+    done = node.run("streamerctl", "doctor", "--json", check=False)
+    (service,) = [each for each in json.loads(done.stdout) if each["check"] == "service"]
+    assert (service["state"], "streamerd --check" in service["remedy"]) == ("fail", True)
 
 
 def test_it_stops_within_seconds_under_a_load(tight: Node, member: Member) -> None:

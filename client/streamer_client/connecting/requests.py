@@ -26,11 +26,13 @@ from streamer_client.contract.messages import (
     Done,
     Evict,
     GetConfig,
+    GetReport,
     GetStatus,
     Json,
     Message,
     Pin,
     Prefetch,
+    Report,
     Status,
     Unpin,
     Verified,
@@ -90,6 +92,10 @@ class Admin:
     def config(self) -> Json:
         """The daemon's settings: name to `{"value", "origin"}`."""
         return self._asked(GetConfig, Config, timeout_s=ANSWER_TIMEOUT_S).body
+
+    def report(self) -> Json:
+        """The last loads; a JSON document."""
+        return self._asked(GetReport, Report, timeout_s=ANSWER_TIMEOUT_S).body
 
     def prefetch(
         self, source: str, pattern: str | None = None, *, pin: bool = False, limit_bytes: int = -1

@@ -132,6 +132,10 @@ class GetConfig(Message, frozen=True):
     request_id: int
 
 
+class GetReport(Message, frozen=True):
+    request_id: int
+
+
 class Prefetch(Message, frozen=True):
     """Brings a source in, on the daemon's own account. Answered by `Accepted`, or `Failed`.
 
@@ -336,6 +340,13 @@ class Status(Message, frozen=True):
     body: Json
 
 
+class Report(Message, frozen=True):
+    """The answer to `GetReport`: what `streamerctl report` shows."""
+
+    request_id: int
+    body: Json
+
+
 class Config(Message, frozen=True):
     """The answer to `GetConfig`: name to `{"value", "origin"}`."""
 
@@ -356,6 +367,7 @@ ClientMessage = (
     | Goodbye
     | GetStatus
     | GetConfig
+    | GetReport
     | Prefetch
     | Evict
     | Pin
@@ -378,6 +390,7 @@ DaemonMessage = (
     | Verifying
     | Verified
     | Status
+    | Report
     | Config
     | Heartbeat
 )

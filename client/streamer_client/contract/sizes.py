@@ -1,4 +1,4 @@
-"""Byte sizes as people write them: `64GiB`, `500MB`, plain bytes.
+"""Byte sizes as people write them: `64GiB`, `500MB`, plain bytes; and numbers of shards.
 
 Owns the text form of sizes, both ways; used by the daemon, streamerctl and the shard writer.
 """
@@ -50,3 +50,8 @@ def exact_size(size_bytes: int) -> str:
     while size_bytes and size_bytes % 1024 == 0 and power < len(_BINARY) - 1:
         size_bytes, power = size_bytes // 1024, power + 1
     return f"{size_bytes}{_BINARY[power]}" if power else str(size_bytes)
+
+
+def shards_word(number: int) -> str:
+    """`1 shard`, `2 shards`."""
+    return "1 shard" if number == 1 else f"{number} shards"

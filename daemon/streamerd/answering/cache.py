@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from streamer_client.contract.errors import MemoryLimitError, RequestRefused, SourceNotFound
 from streamer_client.contract.printable import printable
+from streamer_client.contract.sizes import format_size, shards_word
 from streamer_client.contract.uris import is_remote
 from streamerd.answering.files.handovers import Handed
 from streamerd.answering.files.local_files import LocalFiles
@@ -23,6 +25,8 @@ from streamerd.state import events
 from streamerd.state.events import LoadKey, ShardKey
 
 ROOT_UID = 0
+MOST_HOLDERS: Final = 8
+"""Holders of leases that an answer names; it counts the others."""
 
 
 class Cache:
@@ -111,8 +115,22 @@ class Cache:
         size_bytes = sum(shard.resident_bytes for shard in shards)
         keys = tuple(shard.key for shard in shards)
         self._decisions.decide(events.EvictRequested(self._decisions.now_s, keys))
-        told = f"{len(keys)} shards, {size_bytes} bytes released"
+        told = f"{shards_word(len(keys))}, {format_size(size_bytes)} released"
+        if not sources and (left := self._left()):
+            told += f"; left: {left}"
         self._shards.when_gone(keys, lambda: done(told))
+
+    def _left(self) -> str:
+        """What is in memory and was not to be evicted, and why."""
+        leased = [shard for shard in self._model.shards.values() if shard.loads]
+        pinned = [one for one in self._model.shards.values() if one.pinned and not one.loads]
+        parts = []
+        if leased:
+            holders = sorted({self._holder(key) for shard in leased for key in shard.loads})
+            parts.append(f"{_told(leased)} in use by {_first(holders)}")
+        if pinned:
+            parts.append(f"{_told(pinned)} pinned (`streamerctl unpin`)")
+        return "; ".join(parts)
 
     def _refuse_if_needed(self, shard: ShardView) -> None:
         uri = self._shards.backings[shard.key].stored.uri
@@ -148,14 +166,15 @@ class Cache:
         self._decisions.decide(events.PinRequested(self._decisions.now_s, keys))
         if not all(shard.pinned for shard in shards):
             ledger = self._model.ledger
+            needed = format_size(sum(shard.slab_bytes for shard in shards))
+            free = format_size(ledger.limit_bytes - ledger.committed_bytes)
             raise MemoryLimitError(
-                f"{printable(source)} needs {sum(shard.slab_bytes for shard in shards)} bytes set "
-                f"aside, and {ledger.limit_bytes - ledger.committed_bytes} of {ledger.limit_bytes} "
-                "are not promised to others (one smallest window stays free); unpin something else "
-                "first"
+                f"{printable(source)} needs {needed} set aside, and {free} of "
+                f"{format_size(ledger.limit_bytes)} are not promised to others (one smallest "
+                "window stays free); unpin something else first"
             )
         self.note_pins(session, keys)
-        return f"{len(shards)} shards pinned"
+        return f"{shards_word(len(shards))} pinned"
 
     def unpin(self, session: Session, source: str, files: Sequence[Handed]) -> str:
         """Let a source be evicted again: what this user pinned, or for root what anybody did.
@@ -185,8 +204,19 @@ class Cache:
         )
         self._decisions.post(events.UnpinRequested(self._decisions.now_s, free))
         still_pinned = len(pinned) - len(free)
-        told = f"{len(free)} shards unpinned"
+        told = f"{shards_word(len(free))} unpinned"
         return f"{told}, {still_pinned} stay pinned by others" if still_pinned else told
+
+
+def _told(shards: Sequence[ShardView]) -> str:
+    resident = format_size(sum(shard.resident_bytes for shard in shards))
+    return f"{shards_word(len(shards))} ({resident})"
+
+
+def _first(names: Sequence[str]) -> str:
+    """The names, as far as a line has room for them."""
+    more = len(names) - MOST_HOLDERS
+    return ", ".join(names[:MOST_HOLDERS]) + (f" and {more} more" if more > 0 else "")
 
 
 def _is_called(backing: Backing, session: Session, uris: set[str]) -> bool:

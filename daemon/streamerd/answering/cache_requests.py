@@ -6,17 +6,21 @@ Each waits until the files that it names were examined, and is then carried out 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from streamer_client.contract import messages
 from streamer_client.contract.errors import RequestRefused
+from streamer_client.contract.sizes import format_size
 from streamerd.answering.cache import Cache
 from streamerd.answering.files.handovers import Handed, Handovers
 from streamerd.answering.files.local_files import LocalFiles
 from streamerd.answering.requests import Replies, Requests
 from streamerd.answering.verification import Means, Verification
 from streamerd.control.sessions import Session
+
+logger = logging.getLogger(__name__)
 
 MAX_VERIFICATIONS: Final = 8
 """Of one client at once; each keeps a few reads of each worker busy."""
@@ -84,6 +88,7 @@ class CacheRequests:
 
     def _evict(self, session: Session, message: messages.Evict) -> None:
         def done(told: str) -> None:
+            _log("evicted", session, message.sources or ("all",), told)
             self._replies.send(session, messages.Done(message.request_id, told))
 
         self._with_files(
@@ -95,6 +100,7 @@ class CacheRequests:
     def _pin(self, session: Session, message: messages.Pin) -> None:
         def act(files: Files) -> None:
             told = self._cache.pin(session, message.source, files)
+            _log("pinned", session, (message.source,), told)
             self._replies.send(session, messages.Done(message.request_id, told))
 
         self._with_files(session, message, act)
@@ -102,6 +108,7 @@ class CacheRequests:
     def _unpin(self, session: Session, message: messages.Unpin) -> None:
         def act(files: Files) -> None:
             told = self._cache.unpin(session, message.source, files)
+            _log("unpinned", session, (message.source,), told)
             self._replies.send(session, messages.Done(message.request_id, told))
 
         self._with_files(session, message, act)
@@ -124,10 +131,29 @@ class CacheRequests:
             message,
             self._cache.shards_of(session, message.source, files),
             self._files.pairs(files),
-            lambda told: self._replies.send(session, told),
+            lambda told: self._tell_verified(session, message, told),
         )
         mine.append(verification)
         verification.start()
 
+    def _tell_verified(
+        self, session: Session, message: messages.Verify, told: messages.Message
+    ) -> None:
+        if isinstance(told, messages.Verified):
+            found = (
+                f"{format_size(told.checked_bytes)} compared, {format_size(told.skipped_bytes)} "
+                f"skipped, {len(told.findings)} findings"
+            )
+            _log("verified", session, (message.source,), found)
+        self._replies.send(session, told)
+
     def _drop(self, session: Session, message: messages.Drop) -> None:
         self._handovers.drop(session, message.transfer)
+
+
+def _log(event: str, session: Session, sources: Sequence[str], done: str) -> None:
+    """One line for what an operator did."""
+    logger.info(
+        "event=%s source=%s pid=%d uid=%d label=%r done=%r",
+        event, ",".join(sources), session.pid, session.uid, session.label, done,
+    )  # fmt: skip

@@ -14,7 +14,7 @@ from streamer_client.contract.limits import MAX_LABEL_CHARACTERS
 from streamer_client.contract.printable import printable
 from streamerd import __version__
 from streamerd.answering.requests import Replies, Requests
-from streamerd.control.sessions import Session, Sessions
+from streamerd.control.sessions import Session, Sessions, connection_level
 
 logger = logging.getLogger(__name__)
 
@@ -31,16 +31,24 @@ class Conversation:
         heartbeat_s: how often clients say that they live.
         status: what `Status` tells.
         config: what `Config` tells.
+        report: what `Report` tells.
     """
 
     def __init__(
-        self, replies: Replies, sessions: Sessions, heartbeat_s: float, status: Body, config: Body
+        self,
+        replies: Replies,
+        sessions: Sessions,
+        heartbeat_s: float,
+        status: Body,
+        config: Body,
+        report: Body,
     ) -> None:
         self._replies = replies
         self._sessions = sessions
         self._heartbeat_s = heartbeat_s
         self._status = status
         self._config = config
+        self._report = report
 
     def register(self, requests: Requests) -> None:
         """Handle these messages from now on."""
@@ -50,6 +58,7 @@ class Conversation:
         requests.on(messages.Copied, self._copied)
         requests.on(messages.GetStatus, self._tell_status, by_state=True)
         requests.on(messages.GetConfig, self._tell_config)
+        requests.on(messages.GetReport, self._tell_report, by_state=True)
 
     def _hello(self, session: Session, message: messages.Hello) -> None:
         if message.protocol != messages.PROTOCOL:
@@ -60,8 +69,12 @@ class Conversation:
             )
         label = printable(message.label, MAX_LABEL_CHARACTERS)
         self._sessions.greet(session, message.pid, label, message.world)
-        logger.info(
-            "event=client_connected pid=%d uid=%d label=%r", session.pid, session.uid, label
+        logger.log(
+            connection_level(label),
+            "event=client_connected pid=%d uid=%d label=%r",
+            session.pid,
+            session.uid,
+            label,
         )
         welcome = messages.Welcome(
             message.request_id, messages.PROTOCOL, self._heartbeat_s, session.proof
@@ -79,3 +92,6 @@ class Conversation:
 
     def _tell_config(self, session: Session, message: messages.GetConfig) -> None:
         self._replies.send(session, messages.Config(message.request_id, self._config()))
+
+    def _tell_report(self, session: Session, message: messages.GetReport) -> None:
+        self._replies.send(session, messages.Report(message.request_id, self._report()))

@@ -14,6 +14,7 @@ from streamer_client.contract.errors import ConfigError, RequestRefused, Streame
 from streamer_client.contract.layout import BlockRange, block_count
 from streamer_client.contract.limits import MAX_PREFETCHES_PER_USER
 from streamer_client.contract.messages import Prefetch
+from streamer_client.contract.sizes import format_size
 from streamerd.answering.cache import Cache
 from streamerd.answering.files.local_files import FoundShard
 from streamerd.answering.openings import Openings, specs_of
@@ -140,6 +141,7 @@ def first_bytes(
             chosen.append(shard)
     if not chosen:
         raise ConfigError(
-            f"--memory-limit {limit_bytes} is less than one block of {block_bytes} bytes"
+            f"--memory-limit {format_size(limit_bytes)} is less than one block of "
+            f"{format_size(block_bytes)}"
         )
     return tuple(chosen), tuple(wants)

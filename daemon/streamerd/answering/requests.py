@@ -7,6 +7,8 @@ the control socket for every message.
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -14,6 +16,8 @@ from streamer_client.contract.errors import StreamerError
 from streamer_client.contract.messages import ClientMessage, Failed, Message
 from streamerd.control.sessions import Session
 from streamerd.service.answers import Send
+
+logger = logging.getLogger(__name__)
 
 NO_REQUEST: Final = -1
 """In place of a request's number, where the message that failed has none."""
@@ -30,6 +34,8 @@ class Replies:
 
     def __init__(self, send: Send) -> None:
         self._send = send
+        self.refused: Counter[str] = Counter()
+        """Requests that were refused, by the error's code."""
 
     def send(self, session: Session, message: Message) -> None:
         """Send a message to a client."""
@@ -37,6 +43,11 @@ class Replies:
 
     def refuse(self, session: Session, request: Message, error: StreamerError) -> None:
         """Answer a request with why it failed."""
+        logger.warning(
+            "event=request_refused request=%s pid=%d uid=%d label=%r code=%s error=%s",
+            type(request).__name__, session.pid, session.uid, session.label, error.code, error,
+        )  # fmt: skip
+        self.refused[error.code] += 1
         request_id = getattr(request, "request_id", NO_REQUEST)
         self.send(session, Failed(request_id, error.code, str(error)))
 

@@ -24,7 +24,8 @@ from streamer_client.contract.status import (
 from streamerd import __version__
 from streamerd.control.sessions import Sessions
 from streamerd.reading.backing import shard_id
-from streamerd.reading.fetches import Fetches, ReadTotals
+from streamerd.reading.fetches import Fetches
+from streamerd.reading.totals import ReadTotals
 from streamerd.service.shards import Failure, Shards
 from streamerd.service.slabs import Slabs
 from streamerd.service.turns import Turns
@@ -57,11 +58,11 @@ def status_document(facts: Facts) -> StatusDocument:
         uptime_s=round(facts.turns.now_s - facts.turns.started_s, 3),
         socket=facts.socket,
         instance=facts.instance,
-        memory=_memory(facts),
+        memory=status_memory(facts),
         sources=_sources(facts),
         waiting=_waiting(facts),
         bandwidth_limit_bytes_per_s=facts.fetches.pace.bytes_per_s,
-        totals=_totals(facts),
+        totals=status_totals(facts),
         workers=tuple(facts.fleet.pids),
     )
 
@@ -77,7 +78,8 @@ def status_line(facts: Facts) -> str:
     )
 
 
-def _memory(facts: Facts) -> MemoryStatus:
+def status_memory(facts: Facts) -> MemoryStatus:
+    """The account of memory."""
     ledger, shards = facts.model.ledger, facts.model.shards.values()
     return MemoryStatus(
         limit_bytes=ledger.limit_bytes,
@@ -182,7 +184,8 @@ def _holder(facts: Facts, owner: str) -> tuple[int, str]:
     return (peer.pid, peer.label) if peer else (os.getpid(), "prefetch")
 
 
-def _totals(facts: Facts) -> TotalsStatus:
+def status_totals(facts: Facts) -> TotalsStatus:
+    """The counters."""
     totals, reading = facts.model.totals, facts.totals
     return TotalsStatus(
         source_read_bytes=reading.source_bytes,

@@ -12,20 +12,20 @@ from streamer_client.contract.sizes import parse_size
 from streamerd import __version__
 from streamerd.cli import cache, config, prefetch, shard, status, verify
 from streamerd.cli.doctor import run as doctor
+from streamerd.cli.report import run as report
 
 Command = Callable[[argparse.Namespace], int]
 
 _EPILOG: Final = """\
 Socket: --socket, $STREAMERD_SOCKET, /run/streamerd/control.sock, or your own.
-Exit: 0 done, 1 failed, 2 usage, 69 no daemon, 78 bad configuration.
-`streamerctl COMMAND -h` tells more, with an example."""
+Exit: 0 done, 1 failed, 2 usage, 69 no daemon, 78 bad configuration."""
 
 
 def control_parser() -> argparse.ArgumentParser:
     """The parser of `streamerctl`; each subcommand sets `run`."""
     parser = argparse.ArgumentParser(
         prog="streamerctl",
-        description="Look at and steer the streamerd of this node.",
+        description="Look at and steer this node's streamerd; `streamerctl COMMAND -h` tells more.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -38,6 +38,7 @@ def control_parser() -> argparse.ArgumentParser:
     _add_prefetch(commands, socket)
     _add_cache(commands, socket)
     _add_verify(commands, socket)
+    _add_report(commands, socket)
     _add_shard(commands)
     _add_config(commands, socket)
     _add_doctor(commands, socket)
@@ -156,6 +157,25 @@ def _add_verify(
         action="store_true",
         help="also read the source again, with this shell's credentials",
     )
+
+
+def _add_report(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], socket: argparse.ArgumentParser
+) -> None:
+    parser = _subcommand(
+        commands,
+        "report",
+        report.run,
+        socket,
+        help_text="show the last loads: where their time went",
+        example="streamerctl report --html loads.html",
+    )
+    parser.add_argument(
+        "load", metavar="LOAD", nargs="?", type=_count, help="only this one, by its number, in full"
+    )
+    parser.add_argument("--html", metavar="FILE", help="write a page for a browser")
+    parser.add_argument("--trace", metavar="FILE", help="write a trace for ui.perfetto.dev")
+    parser.add_argument("--json", action="store_true", help="the document itself")
 
 
 def _add_shard(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -18,12 +18,11 @@ from rich.progress import (
 
 from streamer_client.connecting.requests import Prefetching
 from streamer_client.contract.errors import SourceError
-from streamer_client.contract.sizes import format_size
+from streamer_client.contract.sizes import format_size, shards_word
 from streamer_client.contract.status import ShardState, StatusDocument
 from streamerd.cli.request import Requester
 from streamerd.cli.source_name import absolute_source, public_source
 from streamerd.cli.status import asked_status
-from streamerd.cli.status_view import shards_word
 from streamerd.cli.terminal import DONE, console, one_line
 
 POLL_S: Final = 0.25
@@ -70,7 +69,15 @@ def run(arguments: argparse.Namespace) -> int:
             out.print(f"prefetching {one_line(source)}: {what}; see `streamerctl status`")
             return DONE
         began_s = time.monotonic()
-        last = _wait(requester, prefetching, out)
+        try:
+            last = _wait(requester, prefetching, out)
+        except KeyboardInterrupt:
+            out.print(
+                f"the daemon goes on with {one_line(source)}: {what}; `streamerctl status` shows "
+                "how far it is, and `streamerctl evict` drops it once it is there",
+                soft_wrap=True,
+            )
+            raise
     if last.failures:
         raise SourceError("prefetch failed: " + "; ".join(last.failures))
     seconds = time.monotonic() - began_s

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from streamer_client.contract.sizes import format_size
+from streamer_client.contract.sizes import format_size, shards_word
 from streamer_client.contract.status import (
     MemoryStatus,
     ShardState,
@@ -35,19 +35,19 @@ _STATE_STYLES: dict[str, str] = {
 
 def status_view(status: StatusDocument) -> RenderableType:
     """The whole page."""
-    status = _in_lines(status)
-    parts: list[RenderableType] = [_headline(status), Text(), _memory(status.memory)]
+    status = in_lines(status)
+    parts: list[RenderableType] = [headline(status), Text(), memory_part(status.memory)]
     for source in status.sources:
-        parts += [Text(), *_source(source)]
+        parts += [Text(), *source_part(source)]
     if not status.sources:
         parts += [Text(), Text("nothing in memory yet", style="bright_black")]
     if status.waiting:
-        parts += [Text(), *_waiting(status.waiting, status.memory)]
-    parts += [Text(), _totals(status.totals)]
+        parts += [Text(), *waiting_part(status.waiting, status.memory)]
+    parts += [Text(), totals_part(status.totals)]
     return Group(*parts)
 
 
-def _in_lines(status: StatusDocument) -> StatusDocument:
+def in_lines(status: StatusDocument) -> StatusDocument:
     """The same with every text fit to be shown: clients chose the names and labels."""
     return msgspec.convert(_each_in_a_line(status.body()), StatusDocument)
 
@@ -77,25 +77,45 @@ def duration(seconds: float) -> str:
     return f"{whole}s"
 
 
+def rate_text(bytes_per_s: float) -> str:
+    """`1.25 GB/s`, `12.3 MB/s`, `850 KB/s`: three digits, in the unit that has some."""
+    value, unit = bytes_per_s, "B/s"
+    for larger in ("KB/s", "MB/s", "GB/s"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, larger
+    if unit == "B/s":
+        return f"{value:.0f} {unit}"
+    digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:.{digits}f} {unit}"
+
+
+def source_lines(source: SourceStatus) -> int:
+    """Lines that `source_part` takes where none is wrapped."""
+    holders = {(lease.pid, lease.label) for shard in source.shards for lease in shard.leases}
+    return 2 + len(source.shards) + len(holders) + sum(bool(one.error) for one in source.shards)
+
+
+def totals_lines(totals: TotalsStatus) -> int:
+    """Lines that `totals_part` takes where none is wrapped."""
+    return 3 if totals.lost_threads else 2
+
+
 def percent(part: int, whole: int) -> str:
     """Rounded down, so that 100% means all of it; an empty whole is complete."""
     return f"{100 * part // whole}%" if whole else "100%"
 
 
-def shards_word(number: int) -> str:
-    """`1 shard`, `2 shards`."""
-    return "1 shard" if number == 1 else f"{number} shards"
-
-
-def _headline(status: StatusDocument) -> Text:
+def headline(status: StatusDocument) -> Text:
+    """The daemon and its socket, in a line."""
     return Text.assemble(
         (f"streamerd {status.version}", "bold"),
         f"  pid {status.pid}  up {duration(status.uptime_s)}  {status.socket}",
     )
 
 
-def _memory(memory: MemoryStatus) -> RenderableType:
-    free_bytes = max(memory.limit_bytes - memory.used_bytes, 0)
+def memory_part(memory: MemoryStatus) -> RenderableType:
+    """The bar of the memory limit, and what its shades mean."""
     used, limit = format_size(memory.used_bytes), format_size(memory.limit_bytes)
     bar = Table.grid(padding=(0, 2, 0, 0), expand=True)
     bar.add_column(no_wrap=True)
@@ -106,13 +126,7 @@ def _memory(memory: MemoryStatus) -> RenderableType:
         MemoryBar(memory.leased_bytes, memory.used_bytes, memory.limit_bytes),
         f"{used} of {limit} ({percent(memory.used_bytes, memory.limit_bytes)})",
     )
-    legend = (
-        f"leased {format_size(memory.leased_bytes)}, pinned {format_size(memory.pinned_bytes)}, "
-        f"free {format_size(free_bytes)}"
-    )
-    if memory.lingering_bytes:
-        legend += f"; beside it {format_size(memory.lingering_bytes)} that old clients still map"
-    return Group(bar, _beneath(legend))
+    return Group(bar, Padding(MemoryLegend(memory), (0, 0, 0, 8)))
 
 
 def _beneath(text: str) -> RenderableType:
@@ -120,7 +134,8 @@ def _beneath(text: str) -> RenderableType:
     return Padding(Text(text), (0, 0, 0, 8))
 
 
-def _source(source: SourceStatus) -> list[RenderableType]:
+def source_part(source: SourceStatus) -> list[RenderableType]:
+    """A source: its shards, who holds them, and what failed."""
     size_bytes = sum(shard.size_bytes for shard in source.shards)
     resident_bytes = sum(shard.resident_bytes for shard in source.shards)
     headline = Text.assemble(
@@ -140,7 +155,7 @@ def _shards(source: SourceStatus) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bright_black")
     table.add_column("shard", overflow="ellipsis")  # the one column that gives way
     table.add_column("state", no_wrap=True)
-    for title in ("size", "loaded", "GB/s", "ETA", "leases"):
+    for title in ("size", "loaded", "rate", "ETA", "leases"):
         table.add_column(title, justify="right", no_wrap=True)
     for shard in source.shards:
         table.add_row(
@@ -148,7 +163,7 @@ def _shards(source: SourceStatus) -> RenderableType:
             _state(shard),
             format_size(shard.size_bytes),
             percent(shard.resident_bytes, shard.size_bytes),
-            f"{shard.bytes_per_s / 1e9:.2f}" if shard.bytes_per_s else "",
+            rate_text(shard.bytes_per_s) if shard.bytes_per_s else "",
             duration(shard.eta_s)
             if shard.eta_s is not None and shard.state != ShardState.RESIDENT
             else "",
@@ -191,7 +206,8 @@ def _state(shard: ShardStatus) -> Text:
     return text.append(" pinned", style="yellow") if shard.pinned else text
 
 
-def _waiting(waiting: tuple[WaitingStatus, ...], memory: MemoryStatus) -> list[RenderableType]:
+def waiting_part(waiting: tuple[WaitingStatus, ...], memory: MemoryStatus) -> list[RenderableType]:
+    """The loads that wait for memory."""
     grid = Table.grid(padding=(0, 2, 0, 0))
     for load in waiting:
         grid.add_row(f"  pid {load.pid}", load.label, f"needs {format_size(load.needs_bytes)}")
@@ -203,7 +219,8 @@ def _waiting(waiting: tuple[WaitingStatus, ...], memory: MemoryStatus) -> list[R
     return [headline, grid]
 
 
-def _totals(totals: TotalsStatus) -> RenderableType:
+def totals_part(totals: TotalsStatus) -> RenderableType:
+    """What was counted since the daemon's start."""
     carried = Text.assemble(
         ("totals", "bold"),
         f"  read {format_size(totals.source_read_bytes)} in {totals.source_requests:,} requests, "
@@ -223,6 +240,38 @@ def _totals(totals: TotalsStatus) -> RenderableType:
     return Group(carried, _beneath(counted), _beneath(hung))
 
 
+_SHADES = ("█", "▓", "░")
+_PLAIN_SHADES = ("#", "=", ".")
+"""Of memory that is leased, that nobody leases, and that is free."""
+
+
+def _shades(options: ConsoleOptions) -> tuple[str, str, str]:
+    return _PLAIN_SHADES if options.ascii_only else _SHADES
+
+
+class MemoryLegend:
+    """What the shades of the bar mean, with figures."""
+
+    def __init__(self, memory: MemoryStatus) -> None:
+        self._memory = memory
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        memory = self._memory
+        leased, idle, free = _shades(options)
+        idle_bytes = max(memory.used_bytes - memory.leased_bytes, 0)
+        free_bytes = max(memory.limit_bytes - memory.used_bytes, 0)
+        text = Text.assemble(
+            (leased, "green"), f" leased {format_size(memory.leased_bytes)}, ",
+            (idle, "cyan"), f" idle {format_size(idle_bytes)}, ",
+            (free, "bright_black"), f" free {format_size(free_bytes)}; "
+            f"pinned {format_size(memory.pinned_bytes)}",
+        )  # fmt: skip
+        yield text
+        if memory.lingering_bytes:
+            size = format_size(memory.lingering_bytes)
+            yield Text(f"beside it {size} that old clients still map")
+
+
 class MemoryBar:
     """A bar as wide as the console: how much of the memory limit is leased, unused and free."""
 
@@ -233,7 +282,7 @@ class MemoryBar:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = options.max_width
-        leased, used, free = "#=." if options.ascii_only else "█▓░"
+        leased, used, free = _shades(options)
         leased_cells = self._cells(self._leased_bytes, width)
         used_cells = max(self._cells(self._used_bytes, width) - leased_cells, 0)
         yield Text.assemble(

@@ -15,10 +15,11 @@ from typing import Final, Self
 
 from streamer_client.connecting.private_files import open_own, unlink_if_still
 from streamer_client.contract.errors import ConfigError
+from streamerd.memory.others import INSTANCE_SUFFIX
 
 logger = logging.getLogger(__name__)
 
-SUFFIX: Final = ".instance"
+SUFFIX: Final = INSTANCE_SUFFIX
 _DIGITS: Final = re.compile(rb"([0-9a-f]{8})\n")
 _OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 

@@ -26,6 +26,8 @@ from streamer_client.contract.messages import Message
 
 logger = logging.getLogger(__name__)
 
+OPERATORS_LABEL: Final = "streamerctl"
+"""What streamerctl calls itself."""
 _SO_PEERPIDFD: Final = 77
 """Of <asm-generic/socket.h>, Linux 6.5; the socket module has no name for it."""
 
@@ -117,7 +119,8 @@ class Sessions:
         if self._by_name.get(session.name) is not session:
             return
         self._forget(session)
-        logger.info(
+        logger.log(
+            connection_level(session.label),
             "event=client_gone pid=%d uid=%d label=%r reason=%r",
             session.pid, session.uid, session.label, reason,
         )  # fmt: skip
@@ -137,6 +140,14 @@ class Sessions:
         for session in self:
             self._forget(session)
             session.connection.close()
+
+
+def connection_level(label: str) -> int:
+    """The level of the lines about a connection: a streamerctl that only looks is no story.
+
+    What it does is logged where it is done.
+    """
+    return logging.DEBUG if label == OPERATORS_LABEL else logging.INFO
 
 
 def _pidfd(connection: socket.socket, pid: int) -> int:

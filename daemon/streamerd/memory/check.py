@@ -8,7 +8,7 @@ killer, hours later and far from its cause; so it is compared at start. Pure.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from streamer_client.contract.layout import PAGE_BYTES
 from streamer_client.contract.sizes import exact_size, format_size
@@ -19,6 +19,29 @@ _WORKER_BYTES: Final = 32 << 20
 """What the daemon's processes were seen to use for themselves, rounded up."""
 _TIGHT: Final = 0.9
 """Share of a ceiling: slabs and daemon that take more of it leave little to other processes."""
+
+
+class DefaultLimit(NamedTuple):
+    """The memory limit where nobody gave one."""
+
+    limit_bytes: int
+    origin: str
+    """What it is a part of, in words."""
+
+
+def default_limit(room: MemoryRoom, block_bytes: int) -> DefaultLimit | None:
+    """Half of the lowest ceiling, in whole blocks; a quarter where the GPU shares the memory.
+
+    There a checkpoint is in memory twice, in slabs and as parameters, and what vLLM keeps beside
+    the parameters comes from the same memory. None where no ceiling can be told.
+    """
+    lowest = room.lowest
+    if lowest is None:
+        return None
+    share, words = (4, "a quarter") if room.unified else (2, "half")
+    limit_bytes = lowest[0] // share // block_bytes * block_bytes
+    shared = ", which the GPU shares" if room.unified else ""
+    return DefaultLimit(limit_bytes, f"{words} of {lowest[1]}, {format_size(lowest[0])}{shared}")
 
 
 def own_bytes(workers: int, threads: int, block_bytes: int) -> int:

@@ -1,8 +1,8 @@
 """How much memory this process may use for slabs.
 
-Owns the three ceilings: the machine's memory, the control group's limit and the size of the
-shared-memory mount. Read at start, by the daemon; `check.py` says what they mean for
-`memory_limit`.
+Owns the three ceilings (the machine's memory, the control group's limit and the size of the
+shared-memory mount), and what else takes from them: other daemons' slabs, and a GPU that has no
+memory of its own. Read at start, by the daemon; `check.py` says what they mean for `memory_limit`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,16 @@ import os
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from streamerd.memory.others import others_bytes
+
 SHM_MOUNT: Final = "/dev/shm"
 """Where Linux has POSIX shared-memory objects; see shm_overview(7)."""
 _UNLIMITED_V1_BYTES: Final = 1 << 60
 """cgroup v1 says "no limit" with a number near 2**63 rather than with a word."""
+_NVIDIA: Final = 0x10DE
+_UNIFIED_GPUS: Final = range(0x2E00, 0x2E40)
+"""PCI devices that are GPUs of GB10, which share the machine's memory: the range that NVIDIA's own
+kernels take for them."""
 _RECLAIMED: Final = ("inactive_file", "active_file")
 """Fields of memory.stat that count page cache, which the kernel gives up where memory is short."""
 
@@ -29,28 +35,44 @@ class MemoryRoom(NamedTuple):
     """The file that holds the control group's limit."""
     cgroup_used_bytes: int = 0
     """What that control group uses already, page cache and shared memory left out."""
+    taken_bytes: int = 0
+    """What other daemons' slabs take of the mount, and so of the machine."""
+    unified: bool = False
+    """Whether the GPU has its memory from the machine's."""
 
     @property
     def lowest(self) -> tuple[int, str] | None:
-        """The lowest ceiling, and what it is; None where none can be told."""
+        """The lowest ceiling, and what it is; None where none can be told.
+
+        Other daemons' slabs are charged to their own control groups, and lower the other two.
+        """
+        taken = self.taken_bytes
+        left = "what other daemons leave of " if taken else ""
         ceilings = (
-            (self.cgroup_bytes, f"the control group's limit in {self.cgroup_file}"),
-            (self.mount_bytes, f"the size of {SHM_MOUNT}"),
-            (self.machine_bytes, "the machine's memory"),
+            (self.cgroup_bytes, 0, f"the control group's limit in {self.cgroup_file}"),
+            (self.mount_bytes, taken, f"{left}the size of {SHM_MOUNT}"),
+            (self.machine_bytes, taken, f"{left}the machine's memory"),
         )
-        known = [(size, what) for size, what in ceilings if size is not None]
+        known = [(max(0, size - less), what) for size, less, what in ceilings if size is not None]
         return min(known, key=lambda ceiling: ceiling[0], default=None)
+
+    def beside(self, socket_path: str) -> MemoryRoom:
+        """The same with what daemons at other sockets have taken."""
+        return self._replace(taken_bytes=others_bytes(SHM_MOUNT, socket_path))
 
 
 def memory_room(root: str = "/") -> MemoryRoom:
     """The ceilings of the running process; `root` is where `proc` and `sys` are looked for."""
     machine_bytes, mount_bytes = _machine_bytes(root), _mount_bytes(root)
     limit = cgroup_limit(root)
+    room = MemoryRoom(machine_bytes, None, mount_bytes, unified=_has_unified_gpu(root))
     if limit is None:
-        return MemoryRoom(machine_bytes, None, mount_bytes)
+        return room
     limit_bytes, file = limit
     used_bytes = _cgroup_used_bytes(root, file)
-    return MemoryRoom(machine_bytes, limit_bytes, mount_bytes, f"/{file}", used_bytes)
+    return room._replace(
+        cgroup_bytes=limit_bytes, cgroup_file=f"/{file}", cgroup_used_bytes=used_bytes
+    )
 
 
 def cgroup_files(membership: str) -> list[str]:
@@ -109,6 +131,20 @@ def _machine_bytes(root: str) -> int | None:
 def _sysinfo_bytes() -> int | None:
     pages = os.sysconf("SC_PHYS_PAGES")
     return pages * os.sysconf("SC_PAGE_SIZE") if pages > 0 else None
+
+
+def _has_unified_gpu(root: str) -> bool:
+    devices = Path(root, "sys/bus/pci/devices").glob("*")
+    return any(
+        _hexadecimal(root, f"{device}/vendor") == _NVIDIA
+        and _hexadecimal(root, f"{device}/device") in _UNIFIED_GPUS
+        for device in devices
+    )
+
+
+def _hexadecimal(root: str, path: str) -> int:
+    text = _read(root, path).strip()
+    return int(text, 16) if text.startswith("0x") else -1
 
 
 def _mount_bytes(root: str) -> int | None:

@@ -1,14 +1,13 @@
 """Reads that the core asked for: handed to workers, their ends turned into events.
 
-Owns what a fetch reads with, the pace of remote ones, and the counters of what was read. Runs in
-the daemon's loop.
+Owns what a fetch reads with and the pace of remote ones; counts what was read in `totals.py`. Runs
+in the daemon's loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from streamer_client.contract.errors import (
     CredentialsExpired,
@@ -22,6 +21,7 @@ from streamer_client.contract.uris import is_remote
 from streamerd.reading.backing import Backing
 from streamerd.reading.bandwidth import Pace, Rate, TokenBucket
 from streamerd.reading.sources import Pair, Sources
+from streamerd.reading.totals import Read, ReadTotals, kind_of
 from streamerd.settings.config import Settings
 from streamerd.state.commands import FetchBlock
 from streamerd.state.events import (
@@ -41,18 +41,6 @@ _REFUSALS = {
     SourceForbidden.code: FailureKind.DENIED,
 }
 """Codes of errors by which a store refuses credentials, whatever the object."""
-
-
-@dataclass(slots=True)
-class ReadTotals:
-    """What was read from sources since the start."""
-
-    source_bytes: int = 0
-    proof_bytes: int = 0
-    """Read once more to compare with what is in memory, because a file was touched."""
-    device_bytes: int = 0
-    requests: int = 0
-    retries: int = 0
 
 
 class Fetches:
@@ -139,10 +127,11 @@ class Fetches:
         handle = None if pair is None else pair.handle
         number = self._fleet.next_job()
         job = jobs.Fetch(number, backing.slab, stored, handle, environment, start, stop)
-        self._totals.requests += 1
+        self._totals.of(kind_of(stored.uri)).requests += 1
         limit_s = None if pair is None else self._wait_s
+        asked_s = self._loop.time()
         self._fleet.submit(
-            job, lambda answer: self._ended(command, job, answer, attempt), limit_s=limit_s
+            job, lambda answer: self._ended(command, job, answer, attempt, asked_s), limit_s=limit_s
         )
 
     def _fail(self, command: FetchBlock, kind: FailureKind, error: StreamerError) -> None:
@@ -150,19 +139,24 @@ class Fetches:
         self._post(FetchFailed(self._loop.time(), command.shard, command.block, kind, *said))
 
     def _ended(
-        self, command: FetchBlock, job: jobs.Fetch, answer: jobs.Answer | None, attempt: int
+        self,
+        command: FetchBlock,
+        job: jobs.Fetch,
+        answer: jobs.Answer | None,
+        attempt: int,
+        asked_s: float,
     ) -> None:
         at_s, shard, block = self._loop.time(), command.shard, command.block
         match answer:
             case jobs.Fetched():
-                self._note(shard, job, answer)
+                self._note(command, job, answer, asked_s)
                 if job.source is not None and self._is_outdated(shard, answer.ctime_ns, attempt):
                     self._read_local(command, attempt=attempt + 1)
                     return
                 self._backings[shard].checksums[block] = answer.checksum
                 self._post(BlockFetched(at_s, shard, block))
             case jobs.JobFailed():
-                self._count_retries(shard, answer.retries)
+                self._count_retries(shard, job, answer.retries)
                 if self._others_can_read(shard, job, answer):
                     self._read_local(command, attempt=attempt)
                     return
@@ -179,15 +173,22 @@ class Fetches:
             return False
         return self._sources.refuse(shard, job.source)
 
-    def _note(self, shard: ShardKey, job: jobs.Fetch, answer: jobs.Fetched) -> None:
-        size_bytes = job.stop - job.start
-        self._totals.source_bytes += size_bytes
-        self._totals.device_bytes += max(0, answer.device_bytes)
-        self._rates.setdefault(shard, Rate()).add(self._loop.time(), size_bytes)
-        self._count_retries(shard, answer.retries)
+    def _note(
+        self, command: FetchBlock, job: jobs.Fetch, answer: jobs.Fetched, asked_s: float
+    ) -> None:
+        size_bytes, now_s = job.stop - job.start, self._loop.time()
+        self._totals.add(
+            Read(
+                command.credentials_of, kind_of(job.shard.uri), size_bytes,
+                max(0, answer.device_bytes), asked_s, answer.began_s or asked_s, now_s,
+                answer.worker, answer.thread,
+            )
+        )  # fmt: skip
+        self._rates.setdefault(command.shard, Rate()).add(now_s, size_bytes)
+        self._count_retries(command.shard, job, answer.retries)
 
-    def _count_retries(self, shard: ShardKey, retries: int) -> None:
-        self._totals.retries += retries
+    def _count_retries(self, shard: ShardKey, job: jobs.Fetch, retries: int) -> None:
+        self._totals.of(kind_of(job.shard.uri)).retries += retries
         self._backings[shard].retries += retries
 
     def _judge(

@@ -5,7 +5,6 @@ Decides nothing and holds no state of its own. Runs in the daemon's loop.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import assert_never
 
@@ -21,8 +20,6 @@ from streamerd.state.events import ShardKey
 from streamerd.workers import jobs
 from streamerd.workers.in_daemon.environments import Environments
 from streamerd.workers.in_daemon.supervisor import Fleet
-
-logger = logging.getLogger(__name__)
 
 
 class Service:
@@ -103,7 +100,6 @@ class Service:
             case commands.Reject():
                 self._answers.reject(command)
             case commands.Finish(load):
-                logger.info("event=prefetch_done load=%d", load.number)
                 self._events.post(events.LoadClosed(self._events.now_s, load))
             case _:
                 assert_never(command)

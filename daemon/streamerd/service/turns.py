@@ -24,6 +24,8 @@ block waiting meanwhile."""
 
 Carrier = Callable[[Sequence[AnyCommand]], None]
 """Carries out the commands of one turn."""
+Watcher = Callable[[Sequence[AnyEvent], Sequence[AnyCommand]], None]
+"""Hears of what happened in a turn and what was decided, before that is carried out."""
 
 
 class Turns:
@@ -37,6 +39,7 @@ class Turns:
         self._core = core
         self._loop = asyncio.get_running_loop()
         self._carry_out: Carrier = _nobody
+        self._watch: Watcher = _unwatched
         self._events: list[AnyEvent] = []
         self._turn_due = False
         self._turned_s = 0.0
@@ -45,6 +48,10 @@ class Turns:
     def attach(self, carry_out: Carrier) -> None:
         """Say who carries commands out; before the first event."""
         self._carry_out = carry_out
+
+    def watch(self, watch: Watcher) -> None:
+        """Say who only looks on: at most one, who changes nothing."""
+        self._watch = watch
 
     @property
     def model(self) -> Model:
@@ -73,8 +80,14 @@ class Turns:
         self._turn_due = False
         self._turned_s = self.now_s
         happened, self._events = self._events, []
-        self._carry_out(self._core.handle(happened))
+        decided = self._core.handle(happened)
+        self._watch(happened, decided)
+        self._carry_out(decided)
 
 
 def _nobody(_commands: Sequence[AnyCommand]) -> None:
     raise RuntimeError("a turn began before anybody was attached who carries commands out")
+
+
+def _unwatched(_events: Sequence[AnyEvent], _commands: Sequence[AnyCommand]) -> None:
+    """Nobody looks on."""

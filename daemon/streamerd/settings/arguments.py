@@ -38,6 +38,9 @@ def daemon_parser(*, full: bool = False) -> argparse.ArgumentParser:
     parser.add_argument(
         "--clean", action="store_true", help="remove what a stopped daemon left, and exit"
     )
+    parser.add_argument(
+        "--check", action="store_true", help="read the configuration, say what is wrong, and exit"
+    )
     # For programs that start it: READY is written to this descriptor once it serves.
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"streamerd {__version__}")

@@ -24,7 +24,7 @@ from streamer_client.contract.layout import (
 from streamer_client.contract.options import MODE_ENV
 from streamer_client.contract.sizes import exact_size, format_size, parse_size
 from streamer_client.contract.socket import DESCRIPTOR_SUFFIX, MAX_SOCKET_PATH_BYTES, SUN_PATH_BYTES
-from streamerd.memory.check import contradiction, own_bytes
+from streamerd.memory.check import contradiction, default_limit, own_bytes
 from streamerd.memory.room import MemoryRoom, memory_room
 from streamerd.settings.table import ENV_PREFIX, KEYS, Context, Key, Settings
 
@@ -83,11 +83,11 @@ def load_settings(
     """
     given = _from_toml(toml_path) | _from_environ(environ) | _from_flags(overrides)
     fields = {_BY_NAME[name].field: _typed(_BY_NAME[name], value) for name, value in given.items()}
-    context = Context(environ, room or memory_room())
-    _fill_defaults(fields, context)
+    context = _fill_defaults(fields, environ, room)
     origins = {key.name: given[key.name].origin if key.name in given else DEFAULT for key in KEYS}
-    if "memory_limit" not in given and (lowest := context.room.lowest):
-        origins["memory_limit"] = f"{DEFAULT} (half of {lowest[1]}, {format_size(lowest[0])})"
+    default = default_limit(context.room, context.block_bytes)
+    if "memory_limit" not in given and default is not None:
+        origins["memory_limit"] = f"{DEFAULT} ({default.origin})"
     settings = msgspec.convert(fields, Settings)
     _check(settings, context.room, origins)
     return settings, origins
@@ -111,20 +111,29 @@ def check_user(settings: Settings, uid: int) -> None:
 def config_body(settings: Settings, origins: Mapping[str, str]) -> dict[str, object]:
     """The body of the `Config` message: key to `{"value", "origin"}`; sizes in bytes."""
     return {
-        key.name: {"value": getattr(settings, key.field), "origin": origins[key.name]}
+        key.name: {
+            "value": msgspec.to_builtins(getattr(settings, key.field)),
+            "origin": origins[key.name],
+        }
         for key in KEYS
     }
 
 
-def _fill_defaults(fields: dict[str, Any], context: Context) -> None:
+def _fill_defaults(
+    fields: dict[str, Any], environ: Mapping[str, str], room: MemoryRoom | None
+) -> Context:
+    context = Context(environ, room or memory_room())
     fields.setdefault("block_bytes", DEFAULT_BLOCK_BYTES)
     if "socket" not in fields:
         fields["socket"] = _BY_NAME["socket"].default(context)
     fields["socket"] = os.path.abspath(fields["socket"])
+    if room is None:  # the machine's, where other daemons may live
+        context = context._replace(room=context.room.beside(fields["socket"]))
     context = context._replace(block_bytes=fields["block_bytes"], socket=fields["socket"])
     for key in KEYS:
         if key.field not in fields:
             fields[key.field] = key.default(context)
+    return context
 
 
 def _from_flags(overrides: Mapping[str, object]) -> dict[str, Given]:
@@ -176,6 +185,8 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
 def _typed(key: Key, given: Given) -> object:
     try:
         value = parse_size(given.raw) if key.is_size else given.raw
+        if key.reads is not None:
+            value = key.reads(value)
         return msgspec.convert(value, key.type, strict=not given.is_text)
     except ValueError as error:  # msgspec.ValidationError is one
         raise ConfigError(f"{key.name} ({given.origin}): {error}; set it to {key.wants}") from error

@@ -17,11 +17,14 @@ from streamer_client.connecting.trust import find_socket
 from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES, MIN_BLOCK_BYTES, PAGE_BYTES
 from streamer_client.contract.socket import SYSTEM_SOCKET
+from streamerd.memory.check import default_limit
 from streamerd.memory.room import SHM_MOUNT, MemoryRoom
+from streamerd.settings.values import Prefetched, listen_address, prefetch_list
 
 ENV_PREFIX: Final = "STREAMERD_"
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
 Count = Annotated[int, msgspec.Meta(ge=1, le=256)]
 Connections = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -48,10 +51,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     credentials_wait_s: Seconds
     ephemeral: bool
     log_level: LogLevel
+    log_format: LogFormat
     socket_mode: FileMode
     allow_root: bool
     readonly_shm: str
     """Empty: `slabs.READONLY_MOUNT` where it is one."""
+    metrics_listen: str
+    """`HOST:PORT`, or the path of a Unix socket; empty: nobody is told metrics."""
+    prefetch: tuple[Prefetched, ...]
 
     @property
     def socket_mode_bits(self) -> int:
@@ -79,6 +86,8 @@ class Key(NamedTuple):
     default: Callable[[Context], object]
     is_size: bool = False
     accepts: str = ""
+    reads: Callable[[object], object] | None = None
+    """Makes a value of what was given; None: it is taken as it is, or as a size."""
     in_help: bool = True
     """Whether `-h` shows it, which fits a screen; the man page shows all."""
 
@@ -125,13 +134,13 @@ def _workers_default(_context: Context) -> int:
 
 
 def _memory_limit_default(context: Context) -> int:
-    lowest = context.room.lowest
-    if lowest is None:
+    default = default_limit(context.room, context.block_bytes)
+    if default is None:
         raise ConfigError(
             "cannot tell how much memory there is (no MemTotal, no control group limit and no "
             f"{SHM_MOUNT} mount); set memory_limit"
         )
-    return lowest[0] // 2 // context.block_bytes * context.block_bytes
+    return default.limit_bytes
 
 
 def _fixed(value: object) -> Callable[[Context], object]:
@@ -163,11 +172,14 @@ KEYS: Final = (
     Key("source_wait_s", "source_wait_s", Seconds, "S",
         "give a file system up that has not answered for this long", _fixed(60.0), in_help=False),
     Key("credentials_wait_s", "credentials_wait_s", Seconds, "S",
-        "wait this long for expired credentials to be renewed", _fixed(60.0)),
+        "wait this long for expired credentials to be renewed", _fixed(60.0), in_help=False),
     Key("ephemeral", "ephemeral", bool, "", "leave when no client has come for idle_exit_s",
         _fixed(False)),
     Key("log_level", "log_level", LogLevel, "LEVEL", "debug, info, warning or error",
         _fixed("info")),
+    Key("log_format", "log_format", LogFormat, "FORMAT",
+        "text, or json: one object a line, with typed values", _fixed("text"), in_help=False,
+        accepts="text or json"),
     Key("socket_mode", "socket_mode", FileMode, "MODE", "who may use the sockets",
         _socket_mode_default, in_help=False),
     Key("allow_root", "allow_root", bool, "", "run as root though others may use the sockets",
@@ -175,5 +187,14 @@ KEYS: Final = (
     Key("readonly_shm", "readonly_shm", str, "PATH",
         "read-only mount of /dev/shm, through which slabs are handed out", _fixed(""),
         in_help=False),
+    Key("metrics_listen", "metrics_listen", str, "ADDRESS",
+        "serve metrics to Prometheus here; off by default", _fixed(""), in_help=False,
+        accepts="a port of 127.0.0.1, HOST:PORT, [IPV6]:PORT, or an absolute path for a unix "
+        "socket", reads=listen_address),
+    Key("prefetch", "prefetch", tuple[Prefetched, ...], "SOURCES",
+        "bring these in at start, with the service's own rights", _fixed(()), in_help=False,
+        accepts='a list of absolute paths and URIs, or of tables such as {source = "/models/m", '
+        'pattern = "*.safetensors", pin = true}; as a flag or variable one source, or that list '
+        "as JSON", reads=prefetch_list),
 )  # fmt: skip
 """The single source of keys, flags, variables, defaults and help; a table, so one row a key."""

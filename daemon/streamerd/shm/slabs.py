@@ -20,13 +20,14 @@ from typing import Final
 
 from streamer_client.contract.errors import ConfigError, MemoryLimitError, StreamerError
 from streamer_client.contract.layout import slab_bytes
+from streamerd.memory.others import SLAB_PREFIX
 from streamerd.memory.room import SHM_MOUNT
 
 logger = logging.getLogger(__name__)
 
 READONLY_MOUNT: Final = "/run/streamerd-shm"
 """Where the systemd unit mounts the same once more, read-only."""
-PREFIX: Final = "streamerd."
+PREFIX: Final = SLAB_PREFIX
 MODE: Final = 0o600
 
 _F_SETSIG: Final = 10

@@ -7,6 +7,7 @@ its smallest window. Loads that do not fit wait in line, and while one waits, no
 from __future__ import annotations
 
 from streamer_client.contract.errors import MemoryLimitError
+from streamer_client.contract.sizes import format_size
 from streamerd.state import claims
 from streamerd.state.commands import CreateSlab, Reject, RemoveSlab, ReportWaiting
 from streamerd.state.events import LoadOpened, ShardSpec
@@ -125,9 +126,10 @@ def _queue(model: Model, load: Load) -> None:
     if load.prefetch:
         needs_bytes = _bytes_to_hold(load.shards) + model.rules.window_bytes
         message = (
-            f"{len(load.shards)} shards need {needs_bytes} bytes (one smallest window stays free), "
-            f"{available_bytes} of the memory limit of {ledger.limit_bytes} are not promised to "
-            "others; raise memory_limit, unpin something, or take fewer shards with --pattern"
+            f"{len(load.shards)} shards need {format_size(needs_bytes)} (one smallest window stays "
+            f"free), {format_size(available_bytes)} of the memory limit of "
+            f"{format_size(ledger.limit_bytes)} are not promised to others; raise "
+            "memory_limit, unpin something, or take fewer shards with --pattern"
         )
         close_load(model, load, load.last_progress_s)
         model.emit(Reject(load.key, MemoryLimitError.code, message))

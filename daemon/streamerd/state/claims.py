@@ -183,8 +183,10 @@ def consume(model: Model, load: Load, ranges: tuple[BlockRange, ...], at_s: floa
     load.last_progress_s = at_s
     for index, start, stop in ranges:
         shard = load.shards[index]
-        consumed = load.consumed_bytes.get(index, 0) + shard.bytes_of(start, stop)
-        load.consumed_bytes[index] = min(consumed, shard.slab_bytes)
+        before = load.consumed_bytes.get(index, 0)
+        consumed = min(before + shard.bytes_of(start, stop), shard.slab_bytes)
+        load.consumed_bytes[index] = consumed
+        load.all_consumed_bytes += consumed - before
         if not load.held:
             unclaim(model, load, index, start, stop, Phase.GRANTED)
 

@@ -23,7 +23,7 @@ from streamerd.state.shard import Shard
 def fail_shard(model: Model, shard: Shard, code: str, message: str) -> None:
     """Fail the shard for every load that leases it; each load is told once."""
     if shard.error is None:  # several blocks may be under way when the first fails
-        model.totals.errors += 1
+        model.totals.errors_by_code[code] += 1
         shard.error = (code, message)
     _tell(model, shard, tuple(shard.loads), code, message)
 
@@ -34,7 +34,7 @@ def fail_loads(
     """Fail the shard for these loads; others go on reading it."""
     if not _tell(model, shard, keys, code, message):
         return
-    model.totals.errors += 1
+    model.totals.errors_by_code[code] += 1
     if all(index in model.loads[key].failed for key, index in shard.loads.items()):
         shard.error = (code, message)
 
@@ -93,7 +93,7 @@ def credentials_refused(model: Model, shard: Shard, event: FetchFailed) -> None:
     if event.kind is FailureKind.DENIED:
         fail_loads(model, shard, event.blamed, event.code, event.message)
         return
-    model.totals.retries += 1
+    model.totals.retries_by_reason[event.kind.value] += 1
     for key in event.blamed:
         if load := model.loads.get(key):
             _expire(model, load, event)

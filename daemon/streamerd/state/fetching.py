@@ -166,7 +166,7 @@ def failed(model: Model, event: FetchFailed) -> None:
         credentials_refused(model, shard, event)
         return
     attempts = shard.attempts[event.block] = shard.attempts.get(event.block, 0) + 1
-    model.totals.retries += 1
+    model.totals.retries_by_reason[event.kind.value] += 1
     if attempts >= model.rules.attempts:
         message = f"{attempts} fetch workers died reading block {event.block}: {event.message}"
         fail_shard(model, shard, StreamerError.code, message)
@@ -185,7 +185,7 @@ def _no_space(model: Model, shard: Shard, event: FetchFailed) -> None:
     shard.move(event.block, Trigger.NOT_BACKED)
     ledger.used_bytes -= shard.bytes_of(event.block, event.block + 1)
     ledger.squeezed_to_bytes = ledger.used_bytes
-    model.totals.retries += 1
+    model.totals.retries_by_reason[event.kind.value] += 1
     if model.no_space_since_s is None:
         model.no_space_since_s = event.at_s
     if event.at_s - model.no_space_since_s >= model.rules.space_wait_s:

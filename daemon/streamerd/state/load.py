@@ -93,7 +93,11 @@ class Load:
     pending_blocks: int = 0
     """Claimed and not yet granted."""
     granted_bytes: int = 0
+    served_bytes: int = 0
+    """All that it was ever granted."""
     consumed_bytes: dict[int, int] = field(default_factory=dict)
+    all_consumed_bytes: int = 0
+    """The sum of `consumed_bytes`."""
     failed: set[int] = field(default_factory=set)
     released: set[int] = field(default_factory=set)
     last_progress_s: float = 0.0

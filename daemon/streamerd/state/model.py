@@ -12,7 +12,7 @@ Therefore no order of events can end in a deadlock on memory.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -103,8 +103,18 @@ class Totals:
     block_hits: int = 0
     block_misses: int = 0
     evicted_bytes: int = 0
-    retries: int = 0
-    errors: int = 0
+    retries_by_reason: Counter[str] = field(default_factory=Counter)
+    """Blocks that were tried again, by a `FailureKind`'s value."""
+    errors_by_code: Counter[str] = field(default_factory=Counter)
+    """Failures of shards, by an error's code."""
+
+    @property
+    def retries(self) -> int:
+        return self.retries_by_reason.total()
+
+    @property
+    def errors(self) -> int:
+        return self.errors_by_code.total()
 
 
 @dataclass(slots=True, eq=False)
@@ -171,6 +181,7 @@ class Model:
         """Note that a load may read these blocks; the end of the turn announces all such notes."""
         size_bytes = load.shards[index].bytes_of(start, stop)
         load.granted_bytes += size_bytes
+        load.served_bytes += size_bytes
         self.totals.served_bytes += size_bytes
         ranges = self.granted.setdefault(load.key, [])
         if ranges and ranges[-1].shard == index and ranges[-1].stop == start:

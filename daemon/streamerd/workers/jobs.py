@@ -200,6 +200,12 @@ class Fetched(Job, frozen=True):
     """Requests that were repeated for this shard, apart from those in earlier answers."""
     ctime_ns: int = 0
     """The ctime of the file under which all bytes were read; 0 for an object."""
+    began_s: float = 0.0
+    """When a thread began with it, by the clock that the machine's processes share (monotonic)."""
+    worker: int = 0
+    """The worker's pid."""
+    thread: int = 0
+    """The thread's number, as the kernel has it."""
 
 
 class Checksummed(Job, frozen=True):

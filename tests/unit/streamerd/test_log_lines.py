@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 
 import pytest
 
 from streamer_client.contract.limits import MAX_LOGGED_CHARACTERS
-from streamerd.log_lines import LineFormatter, stderr_handler, with_lines
+from streamerd.log_lines import (
+    JsonFormatter,
+    LineFormatter,
+    PriorityFormatter,
+    last_words,
+    stderr_handler,
+    with_lines,
+)
 
 FORM = "%(levelname)s %(name)s %(message)s"
 EVIL = "a\nERROR streamerd forged\r\x1b[2J\u202e.safetensors"
@@ -84,3 +93,73 @@ def test_daemon_and_workers_log_so_to_stderr(capsys: pytest.CaptureFixture[str])
     record = logging.LogRecord("streamerd", logging.INFO, "", 1, "uri=%s", (EVIL,), None)
     handler.handle(record)
     assert capsys.readouterr().err.count("\n") == 1
+
+
+# --- as JSON --------------------------------------------------------------------------------------
+
+
+def _record(text: str, *values: object, level: int = logging.INFO) -> logging.LogRecord:
+    return logging.LogRecord("streamerd.x", level, "", 1, text, values, None)
+
+
+def test_json_has_the_keys_of_the_call_with_their_types() -> None:
+    text = "event=ready pid=%d uri=%s took_s=%.3f label=%r how=plain"
+    line = JsonFormatter().format(_record(text, 7, EVIL, 0.25, "rank 0"))
+    told = json.loads(line)
+    assert told.pop("time").endswith("+00:00")
+    assert told == {
+        "level": "info", "logger": "streamerd.x", "pid": 7, "event": "ready",
+        "uri": EVIL, "took_s": 0.25, "label": "rank 0", "how": "plain",
+    }  # fmt: skip
+    assert line.isprintable()
+
+
+@pytest.mark.parametrize(
+    "record", [_record("connection lost to %s", "host"), _record("half=done and words")]
+)
+def test_other_texts_become_a_message(record: logging.LogRecord) -> None:
+    told = json.loads(JsonFormatter().format(record))
+    assert told["message"] == record.getMessage()
+    assert "event" not in told
+
+
+def test_json_has_further_lines_and_tracebacks() -> None:
+    record = _record("event=job_failed")
+    record.further_lines = "Traceback\nValueError"
+    assert json.loads(JsonFormatter().format(record))["lines"] == "Traceback\nValueError"
+    try:
+        raise ValueError(EVIL)
+    except ValueError:
+        failed = _record("event=defect")
+        failed.exc_info = sys.exc_info()
+    line = JsonFormatter().format(failed)
+    assert line.isprintable()
+    assert "ValueError" in json.loads(line)["lines"]
+
+
+# --- in the journal -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("level", "prefix"), [(10, "<7>"), (20, "<6>"), (30, "<4>"), (40, "<3>"), (50, "<2>")]
+)
+def test_each_line_has_its_priority(level: int, prefix: str) -> None:
+    record = _record("event=x", level=level)
+    record.further_lines = "one\ntwo"
+    lines = PriorityFormatter(LineFormatter(FORM)).format(record).split("\n")
+    assert len(lines) == 3
+    assert all(line.startswith(prefix) for line in lines)
+
+
+def test_only_the_journal_gets_priorities(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert last_words("streamerd: no") == "streamerd: no\n"
+    found = os.fstat(2)
+    monkeypatch.setattr(sys, "stderr", open(2, "w", closefd=False))  # noqa: SIM115
+    monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+    assert last_words("streamerd: no") == "<3>streamerd: no\n"
+    stderr_handler(FORM, "json").handle(_record("event=ready"))
+    assert capfd.readouterr().err.startswith('<6>{"time": ')
+    monkeypatch.setenv("JOURNAL_STREAM", "1:1")
+    assert last_words("streamerd: no") == "streamerd: no\n"

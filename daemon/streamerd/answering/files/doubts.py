@@ -18,8 +18,8 @@ from streamer_client.contract.errors import SourceChanged, StreamerError, error_
 from streamer_client.contract.layout import block_span
 from streamerd.answering.files.comparisons import Comparisons
 from streamerd.reading.backing import Backing
-from streamerd.reading.fetches import ReadTotals
 from streamerd.reading.sources import Pair, Sources
+from streamerd.reading.totals import ReadTotals
 from streamerd.service.views import IN_SLAB, ModelView
 from streamerd.settings.config import Settings
 from streamerd.state.events import ShardKey

@@ -28,7 +28,7 @@ from streamerd.shm.slabs import PREFIX, allocated_bytes, mount_bytes
 
 _CONNECT_S: Final = 2.0
 _SLAB: Final = re.compile(re.escape(PREFIX) + r"(?P<instance>[0-9a-f]+)\.")
-_PROPERTIES: Final = ("LoadState", "ActiveState", "Result", "NRestarts")
+_PROPERTIES: Final = ("LoadState", "ActiveState", "Result", "NRestarts", "ExecMainStatus")
 
 
 def ask_service() -> ServiceFacts:
@@ -38,8 +38,9 @@ def ask_service() -> ServiceFacts:
     command = ["systemctl", "show", "streamerd.service", f"--property={','.join(_PROPERTIES)}"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=10)
     told = dict(line.partition("=")[::2] for line in done.stdout.splitlines())
-    load, active, result, restarts = (told.get(name, "") for name in _PROPERTIES)
-    return ServiceFacts(load, active, result, int(restarts) if restarts.isdigit() else 0)
+    load, active, result, *numbers = (told.get(name, "") for name in _PROPERTIES)
+    restarts, code = (int(text) if text.isdigit() else 0 for text in numbers)
+    return ServiceFacts(load, active, result, restarts, code)
 
 
 def ask_socket(path: str) -> SocketFacts:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from streamer_client.contract.sizes import format_size
 from streamerd.cli.doctor.finding import Finding, State
+from streamerd.cli.terminal import BAD_CONFIG
 
 _START = "systemctl start streamerd"
 
@@ -23,6 +24,8 @@ class ServiceFacts:
     active_state: str = ""
     result: str = ""
     restarts: int = 0
+    exit_code: int = 0
+    """What its last main process ended with, or the signal that ended it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,9 @@ def _service(service: ServiceFacts, *, answers: bool) -> tuple[State, str, str]:
     if active == "active":
         restarts = f", restarted {service.restarts} times" if service.restarts else ""
         return State.OK, f"streamerd.service is active{restarts}", ""
+    if active == "failed" and service.exit_code == BAD_CONFIG:
+        remedy = "mend what `streamerd --check` says, then `systemctl restart streamerd`"
+        return State.FAILED, f"its configuration is wrong (exit code {BAD_CONFIG})", remedy
     if active == "failed":
         remedy = "see `journalctl -u streamerd -n 20`, then `systemctl restart streamerd`"
         return State.FAILED, f"streamerd.service failed ({service.result})", remedy

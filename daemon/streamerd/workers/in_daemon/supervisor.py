@@ -49,6 +49,7 @@ class Fleet:
         backoff_s: see `BACKOFF_S`.
         mapped: fill slabs through mappings; None decides by the number of threads.
         connections: to stores, of all workers together.
+        log_format: of the workers.
 
     Attributes:
         lending: what the workers are lent: slabs and files, by the handles that jobs name.
@@ -67,10 +68,12 @@ class Fleet:
         *,
         mapped: bool | None = None,
         connections: int = 32,
+        log_format: str = "text",
     ) -> None:
         mapped = workers * threads >= MAPPED_FROM_SLOTS if mapped is None else mapped
         self._threads = threads
         options = ["--threads", str(threads), "--log-level", log_level]
+        options += ["--log-format", log_format]
         options += ["--connections", str(connections), *(["--mapped"] if mapped else [])]
         self._options = tuple(options)
         self._backoff_s = backoff_s

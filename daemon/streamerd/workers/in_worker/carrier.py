@@ -12,12 +12,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import mmap
+import os
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Final, assert_never
 
+import msgspec
 import xxhash
 
 from streamer_client.contract.errors import StreamerError
@@ -172,7 +175,8 @@ class Carrier:
     def _carry_out(self, work: Work) -> Answer:
         match work.job:
             case Fetch() as job:
-                return self._fetch(work, job)
+                began_s = time.monotonic()
+                return _signed(self._fetch(work, job), began_s)
             case Resolve() as job:
                 return _resolve(job)
             case Examine() as job:
@@ -302,6 +306,15 @@ class _DeviceBytes:
 
     def add(self, count: int) -> None:
         self.total = -1 if count < 0 or self.total < 0 else self.total + count
+
+
+def _signed(answer: Fetched | JobFailed, began_s: float) -> Fetched | JobFailed:
+    """The answer to a fetch, with when and by whom it was carried out."""
+    if isinstance(answer, JobFailed):
+        return answer
+    return msgspec.structs.replace(
+        answer, began_s=began_s, worker=os.getpid(), thread=threading.get_native_id()
+    )
 
 
 def _pieces(reader: Reader, start: int, stop: int) -> Iterator[tuple[int, int]]:

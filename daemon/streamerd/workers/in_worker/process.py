@@ -162,10 +162,10 @@ class Server:
                 logger.debug("event=daemon_gone error=%s", error)
 
 
-def _log(level: str) -> None:
+def _log(level: str, log_format: str) -> None:
     """Set the level of our packages alone: debug lines of libraries may contain secrets."""
     form = "%(levelname)s %(name)s[%(process)d] %(message)s"
-    logging.basicConfig(handlers=[stderr_handler(form)])
+    logging.basicConfig(handlers=[stderr_handler(form, log_format)])
     for ours in ("streamerd", "streamer_client", __name__):
         logging.getLogger(ours).setLevel(level)
 
@@ -178,12 +178,13 @@ def main() -> None:
     parser.add_argument("--connections", type=int, required=True)
     parser.add_argument("--mapped", action="store_true", help="fill slabs through mappings")
     parser.add_argument("--log-level", default="INFO")
+    parser.add_argument("--log-format", default="text")
     arguments = parser.parse_args()
     # A terminal's interrupt goes to the whole group; the daemon alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with_the_parent()
-    _log(arguments.log_level.upper())
+    _log(arguments.log_level.upper(), arguments.log_format)
     mapped = arguments.mapped or can_collapse()
     code = 0
     with socket.socket(fileno=arguments.fd) as channel:

@@ -51,7 +51,7 @@ async def test_a_file_counts_whatever_it_is_called() -> None:
         client = daemon.connect(THEIRS)
         client.say(m.Evict(1, ("/another/name",), client.hand_over(one)))
         await daemon.work()
-        assert last(client) == m.Done(1, f"1 shards, {3 * BLOCK} bytes released")
+        assert last(client) == m.Done(1, "1 shard, 192 KiB released")
         assert daemon.shards() == 0
 
 
@@ -92,7 +92,7 @@ async def test_a_folder_and_no_part_of_a_name() -> None:
         failed, everything, one = daemon.control.sent[client.session.name][-3:]
         assert isinstance(failed, m.Failed)
         assert everything == m.Done(1, "2 shards pinned")
-        assert one == m.Done(1, "1 shards pinned")
+        assert one == m.Done(1, "1 shard pinned")
 
 
 @in_loop
@@ -100,8 +100,8 @@ async def test_whoever_pinned_may_unpin() -> None:
     async with paper_daemon() as daemon:
         one = file(1)
         mine = await resident(daemon, one)
-        assert await pinned(daemon, one, mine) == m.Done(1, "1 shards pinned")
-        assert await unpinned(daemon, one, mine) == m.Done(1, "1 shards unpinned")
+        assert await pinned(daemon, one, mine) == m.Done(1, "1 shard pinned")
+        assert await unpinned(daemon, one, mine) == m.Done(1, "1 shard unpinned")
         refused = await unpinned(daemon, one, mine)
         assert isinstance(refused, m.Failed)
         assert "is not pinned" in refused.message
@@ -130,7 +130,7 @@ async def test_what_two_pinned_stays_until_both_unpin() -> None:
         told = await unpinned(daemon, one, mine)
         assert told == m.Done(1, "0 shards unpinned, 1 stay pinned by others")
         assert daemon.shard(one).pinned
-        assert await unpinned(daemon, one, theirs) == m.Done(1, "1 shards unpinned")
+        assert await unpinned(daemon, one, theirs) == m.Done(1, "1 shard unpinned")
         assert not daemon.shard(one).pinned
 
 
@@ -142,7 +142,7 @@ async def test_root_ends_every_pin() -> None:
         for client in (mine, theirs):
             await pinned(daemon, one, client)
         root = daemon.connect(ROOT)
-        assert await unpinned(daemon, one, root) == m.Done(1, "1 shards unpinned")
+        assert await unpinned(daemon, one, root) == m.Done(1, "1 shard unpinned")
         assert not daemon.shard(one).pinned
 
 

@@ -7,7 +7,18 @@ import pytest
 from streamerd.cli.arguments import control_parser
 from streamerd.cli.shard import writer_command
 
-COMMANDS = ("status", "prefetch", "evict", "pin", "unpin", "verify", "shard", "config", "doctor")
+COMMANDS = (
+    "status",
+    "prefetch",
+    "evict",
+    "pin",
+    "unpin",
+    "verify",
+    "report",
+    "shard",
+    "config",
+    "doctor",
+)
 
 
 def _parse(*argv: str) -> argparse.Namespace:

@@ -28,19 +28,19 @@ def test_everything_at_80_columns() -> None:
 streamerd 0.1.0  pid 4242  up 2h 03m  /run/streamerd/control.sock
 
 memory  ███████████▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓░░░░░░░░░░░░░░░░  40.0 GiB of 64.0 GiB (62%)
-        leased 16.0 GiB, pinned 24.0 GiB, free 24.0 GiB
+        █ leased 16.0 GiB, ▓ idle 24.0 GiB, ░ free 24.0 GiB; pinned 24.0 GiB
 
 /models/llama-tp2  3 shards, 20.0 GiB, 65% resident
-  shard                        state          size  loaded  GB/s     ETA  leases
-  model-rank-0-part-0.safete…  resident   8.00 GiB    100%                     1
-  model-rank-1-part-0.safete…  streaming  8.00 GiB     62%  3.21  1m 01s       2
-  model-rank-1-part-1.safete…  queued     4.00 GiB      0%
+  shard                   state          size  loaded       rate     ETA  leases
+  model-rank-0-part-0.s…  resident   8.00 GiB    100%                          1
+  model-rank-1-part-0.s…  streaming  8.00 GiB     62%  3.21 GB/s  1m 01s       2
+  model-rank-1-part-1.s…  queued     4.00 GiB      0%
   leased by  pid 811  rank 0   1 shard, 100% consumed
              pid 812  rank 1   1 shard, 25% consumed
              pid 990  warm-up  1 shard, 0% consumed
 
 s3://bucket/mixtral  2 shards, 48.0 GiB, 56% resident
-  shard          state                size  loaded  GB/s  ETA  leases
+  shard          state                size  loaded  rate  ETA  leases
   a.safetensors  resident pinned  24.0 GiB    100%
   b.safetensors  failed           24.0 GiB     12%
   b.safetensors: 403 for s3://bucket/mixtral/b.safetensors; check the
@@ -60,21 +60,21 @@ def test_everything_at_120_columns() -> None:
         == """\
 streamerd 0.1.0  pid 4242  up 2h 03m  /run/streamerd/control.sock
 
-memory  █████████████████████▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓\
-░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░  40.0 GiB of 64.0 GiB (62%)
-        leased 16.0 GiB, pinned 24.0 GiB, free 24.0 GiB
+memory  █████████████████████▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓\
+▓▓▓▓░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░  40.0 GiB of 64.0 GiB (62%)
+        █ leased 16.0 GiB, ▓ idle 24.0 GiB, ░ free 24.0 GiB; pinned 24.0 GiB
 
 /models/llama-tp2  3 shards, 20.0 GiB, 65% resident
-  shard                            state          size  loaded  GB/s     ETA  leases
-  model-rank-0-part-0.safetensors  resident   8.00 GiB    100%                     1
-  model-rank-1-part-0.safetensors  streaming  8.00 GiB     62%  3.21  1m 01s       2
+  shard                            state          size  loaded       rate     ETA  leases
+  model-rank-0-part-0.safetensors  resident   8.00 GiB    100%                          1
+  model-rank-1-part-0.safetensors  streaming  8.00 GiB     62%  3.21 GB/s  1m 01s       2
   model-rank-1-part-1.safetensors  queued     4.00 GiB      0%
   leased by  pid 811  rank 0   1 shard, 100% consumed
              pid 812  rank 1   1 shard, 25% consumed
              pid 990  warm-up  1 shard, 0% consumed
 
 s3://bucket/mixtral  2 shards, 48.0 GiB, 56% resident
-  shard          state                size  loaded  GB/s  ETA  leases
+  shard          state                size  loaded  rate  ETA  leases
   a.safetensors  resident pinned  24.0 GiB    100%
   b.safetensors  failed           24.0 GiB     12%
   b.safetensors: 403 for s3://bucket/mixtral/b.safetensors; check the credentials
@@ -94,7 +94,7 @@ def test_a_daemon_that_has_just_begun() -> None:
 streamerd 0.1.0  pid 4242  up 3s  /run/streamerd/control.sock
 
 memory  ░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░░  0 B of 64.0 GiB (0%)
-        leased 0 B, pinned 0 B, free 64.0 GiB
+        █ leased 0 B, ▓ idle 0 B, ░ free 64.0 GiB; pinned 0 B
 
 nothing in memory yet
 

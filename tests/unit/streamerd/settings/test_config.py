@@ -9,6 +9,7 @@ from streamerd.memory.room import MemoryRoom
 from streamerd.settings.arguments import daemon_parser, overrides_of
 from streamerd.settings.config import Settings, check_user, config_body, load_settings
 from streamerd.settings.table import KEYS, Context, Key
+from streamerd.settings.values import Prefetched
 
 GIB = 1 << 30
 ROOM = MemoryRoom(machine_bytes=64 * GIB, cgroup_bytes=None, mount_bytes=32 * GIB)
@@ -101,7 +102,8 @@ def test_every_key_has_its_flag() -> None:
         "--socket": "/s", "--memory-limit": "1GiB", "--workers": "2", "--threads": "3",
         "--block-size": "64KiB", "--idle-exit-s": "1", "--heartbeat-s": "2", "--lag-s": "3",
         "--space-wait-s": "4", "--source-wait-s": "4.5", "--credentials-wait-s": "5",
-        "--log-level": "debug",
+        "--log-level": "debug", "--log-format": "json", "--metrics-listen": "9464",
+        "--prefetch": "/models/m",
         "--connections": "1000", "--bandwidth-limit": "1GB", "--socket-mode": "0660",
         "--readonly-shm": "/r",
     }  # fmt: skip
@@ -124,9 +126,12 @@ def test_every_key_has_its_flag() -> None:
         5.0,
         True,
         "debug",
+        "json",
         "0660",
         True,
         "/r",
+        "127.0.0.1:9464",
+        (Prefetched("/models/m"),),
     )
     assert "default" not in origins.values()
     assert (arguments.ready_fd, arguments.config) == (7, None)

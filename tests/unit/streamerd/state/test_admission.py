@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.support.play import BLOCK, Play, key, load_key
 
 from streamer_client.contract.layout import BlockRange
+from streamer_client.contract.sizes import format_size
 from streamerd.state import commands as c
 from streamerd.state import events as e
 
@@ -95,7 +96,7 @@ def test_a_prefetch_that_cannot_be_held_is_rejected_and_leaves_nothing() -> None
     play.open("", "a", hold=True, prefetch=True)
     reject = play.only(c.Reject)
     assert reject.code == "memory-limit"
-    assert str(11 * BLOCK) in reject.message
+    assert format_size(11 * BLOCK) in reject.message
     assert play.only(c.RemoveSlab).shard == key("a")
     assert not play.model.shards
     assert not play.model.loads

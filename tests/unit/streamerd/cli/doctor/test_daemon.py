@@ -27,6 +27,7 @@ ANSWER = DaemonFacts("1.0", pid=7, uptime_s=61.7, instance="i", limit_bytes=1 <<
         (ServiceFacts("not-found", "inactive"), False, State.NOTE, ""),
         (ServiceFacts("loaded", "active", "success"), True, State.OK, ""),
         (ServiceFacts("loaded", "failed", "exit-code"), False, State.FAILED, "journalctl"),
+        (ServiceFacts("loaded", "failed", "exit-code", 0, 78), False, State.FAILED, "--check"),
         (ServiceFacts("loaded", "inactive"), False, State.FAILED, "systemctl start"),
         (ServiceFacts("loaded", "inactive"), True, State.WARNING, "systemctl start"),
         (ServiceFacts("loaded", "activating"), False, State.WARNING, "journalctl"),

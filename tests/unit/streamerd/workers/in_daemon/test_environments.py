@@ -13,8 +13,9 @@ from streamer_client.storage.contract import StoredShard
 from streamerd.memory.room import MemoryRoom
 from streamerd.reading.backing import Backing
 from streamerd.reading.checksums import Checksums
-from streamerd.reading.fetches import Fetches, ReadTotals
+from streamerd.reading.fetches import Fetches
 from streamerd.reading.sources import Sources
+from streamerd.reading.totals import ReadTotals
 from streamerd.settings.config import load_settings
 from streamerd.state.commands import FetchBlock
 from streamerd.state.events import AnyEvent, LoadKey, ShardKey

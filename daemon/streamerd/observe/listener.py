@@ -1,0 +1,195 @@
+"""The socket that Prometheus asks: HTTP/1.1 on a TCP address or a Unix socket, one answer each.
+
+Owns the listening socket and the few connections on it. Whoever is slow, says nonsense or asks too
+often harms only who else scrapes: a few connections at once, each for a few seconds, and a few a
+second, so that the loop, which serves loads, spends next to nothing here. The text is made at most
+once in `FRESH_S`. Runs in the daemon's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import CollectorRegistry
+
+from streamer_client.contract.errors import ConfigError
+from streamerd.control.listening import Listening, listen
+
+logger = logging.getLogger(__name__)
+
+MOST_CONNECTIONS: Final = 8
+MOST_ACCEPTED: Final = 20
+"""Connections that are accepted in `COUNTED_S`; what comes beyond waits in the kernel's queue."""
+COUNTED_S: Final = 1.0
+ANSWERED_S: Final = 5.0
+"""For how long a connection may take from its first byte until it has taken the answer."""
+MOST_HEAD_BYTES: Final = 8 << 10
+FRESH_S: Final = 0.25
+_BACKLOG: Final = 16
+
+
+class MetricsListener:
+    """Serves a registry at one address.
+
+    Args:
+        registry: what is told.
+        clock: of the loop.
+    """
+
+    def __init__(self, registry: CollectorRegistry, clock: Callable[[], float]) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._socket: socket.socket | None = None
+        self._file: Listening | None = None
+        self._serving: set[asyncio.Task[None]] = set()
+        """The only strong references that these tasks have."""
+        self._accepted = 0
+        """Connections of the present `COUNTED_S`."""
+        self._turn: asyncio.TimerHandle | None = None
+        """Ends that time."""
+        self._made: dict[str, tuple[float, bytes, str]] = {}
+        """The text of each form, with its time and its type."""
+
+    def open(self, address: str, mode: int) -> None:
+        """Listen.
+
+        Args:
+            address: `HOST:PORT`, or an absolute path.
+            mode: permissions of the path.
+
+        Raises:
+            ConfigError: nobody can listen there.
+        """
+        if os.path.isabs(address):
+            self._file = listen(address, mode, socket.SOCK_STREAM)
+            self._socket = self._file.socket
+        else:
+            self._socket = _tcp_socket(address)
+        self._accept_again()
+        logger.info("event=metrics_served address=%s", address)
+
+    @property
+    def address(self) -> object:
+        """Where it listens, as the kernel says it."""
+        assert self._socket is not None
+        return self._socket.getsockname()
+
+    def close(self) -> None:
+        """Listen no more, and end what is under way. Idempotent."""
+        if self._turn is not None:
+            self._turn.cancel()
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket)
+            (self._file or self._socket).close()
+            self._socket = None
+        for task in list(self._serving):
+            task.cancel()
+
+    # --- connections ------------------------------------------------------------------------------
+
+    def _accept_again(self) -> None:
+        self._accepted = 0
+        if self._socket is not None:
+            self._loop.add_reader(self._socket, self._accept)
+
+    def _accept(self) -> None:
+        assert self._socket is not None
+        if not self._accepted:
+            self._turn = self._loop.call_later(COUNTED_S, self._accept_again)
+        self._accepted += 1
+        if self._accepted >= MOST_ACCEPTED:
+            self._loop.remove_reader(self._socket)
+        try:
+            connection, _ = self._socket.accept()
+        except OSError:  # it has left already, or too many files are open
+            return
+        if len(self._serving) >= MOST_CONNECTIONS:
+            connection.close()
+            return
+        connection.setblocking(False)
+        task = self._loop.create_task(self._serve(connection))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(ANSWERED_S):
+                head = await self._head(connection)
+                await self._loop.sock_sendall(connection, self._answer(head))
+                connection.shutdown(socket.SHUT_WR)
+
+    async def _head(self, connection: socket.socket) -> bytes:
+        head = b""
+        while b"\r\n\r\n" not in head and len(head) < MOST_HEAD_BYTES:
+            piece = await self._loop.sock_recv(connection, MOST_HEAD_BYTES)
+            if not piece:
+                break
+            head += piece
+        return head
+
+    # --- answers ----------------------------------------------------------------------------------
+
+    def _answer(self, head: bytes) -> bytes:
+        text, complete, _ = head.decode("latin-1").partition("\r\n\r\n")
+        line, *fields = text.split("\r\n")
+        words = line.split(" ")
+        if not complete or len(words) != 3 or not words[2].startswith("HTTP/1."):
+            return _response("400 Bad Request", b"this is no request of HTTP/1\n")
+        method, target, _ = words
+        if method not in ("GET", "HEAD"):
+            return _response("405 Method Not Allowed", b"only GET\n")
+        if target.partition("?")[0] != "/metrics":
+            return _response("404 Not Found", b"metrics are at /metrics\n")
+        body, kind = self._text(_field(fields, "accept"))
+        return _response("200 OK", body, kind, without_body=method == "HEAD")
+
+    def _text(self, accept: str) -> tuple[bytes, str]:
+        encode, kind = choose_encoder(accept)
+        made_s, body, _ = self._made.get(kind, (float("-inf"), b"", ""))
+        if self._clock() - made_s >= FRESH_S:
+            body = encode(self._registry)
+            self._made = {kind: (self._clock(), body, kind)}
+        return body, kind
+
+
+def _field(fields: list[str], name: str) -> str:
+    for each in fields:
+        called, _, value = each.partition(":")
+        if called.strip().lower() == name:
+            return value.strip()
+    return ""
+
+
+def _response(
+    status: str, body: bytes, kind: str = "text/plain; charset=utf-8", *, without_body: bool = False
+) -> bytes:
+    head = (
+        f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+        "Connection: close\r\nX-Content-Type-Options: nosniff\r\n\r\n"
+    )
+    return head.encode() + (b"" if without_body else body)
+
+
+def _tcp_socket(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, _, _, _, place = found[0]
+        made = socket.create_server(place, family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigError(
+            f"metrics_listen: cannot listen on {address}: {error.strerror}; choose another port, "
+            "or stop who has it"
+        ) from error
+    made.setblocking(False)
+    return made

@@ -1,0 +1,118 @@
+"""What was read from sources: sums by kind of source.
+
+Owns these counters; who reads adds to them, and `status`, metrics and the record of loads look.
+Kinds are few (`file` and the schemes of stores), so that nothing here grows with what is read.
+Pure; used in the daemon's loop.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from streamer_client.contract.uris import scheme_of
+from streamerd.state.events import LoadKey
+
+FILE_KIND: Final = "file"
+LATENCY_BOUNDS_S: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0,
+)  # fmt: skip
+
+
+class Histogram:
+    """How many values lie below each of some bounds, and their sum.
+
+    Args:
+        bounds: ascending; a value counts below the first bound that it does not exceed.
+    """
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        """Of each bound, and of what exceeds the last."""
+        self.sum = 0.0
+
+    def add(self, value: float) -> None:
+        """Count a value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+
+class Read(NamedTuple):
+    """One block that a worker read, in seconds of the loop's clock."""
+
+    load: LoadKey
+    """For which it was read."""
+    kind: str
+    size_bytes: int
+    device_bytes: int
+    asked_s: float
+    began_s: float
+    """When a worker's thread began with it."""
+    ended_s: float
+    worker: int
+    """The worker's pid."""
+    thread: int
+    """The thread's number, as the kernel has it."""
+
+
+@dataclass(slots=True)
+class KindTotals:
+    """Reads from one kind of source."""
+
+    source_bytes: int = 0
+    device_bytes: int = 0
+    requests: int = 0
+    retries: int = 0
+    latency: Histogram = field(default_factory=lambda: Histogram(LATENCY_BOUNDS_S))
+    """From the request to a worker until its answer, in seconds a block."""
+
+
+def _nobody(_read: Read) -> None:
+    """Nobody wants to know of each read."""
+
+
+@dataclass(slots=True)
+class ReadTotals:
+    """What was read from sources since the start."""
+
+    kinds: dict[str, KindTotals] = field(default_factory=dict)
+    proof_bytes: int = 0
+    """Read once more to compare with what is in memory, because a file was touched."""
+    on_read: Callable[[Read], None] = _nobody
+    """Called with each read that brought a block."""
+
+    def of(self, kind: str) -> KindTotals:
+        """The counters of one kind."""
+        return self.kinds.setdefault(kind, KindTotals())
+
+    def add(self, read: Read) -> None:
+        """Count a read that brought a block."""
+        totals = self.of(read.kind)
+        totals.source_bytes += read.size_bytes
+        totals.device_bytes += read.device_bytes
+        totals.latency.add(read.ended_s - read.asked_s)
+        self.on_read(read)
+
+    @property
+    def source_bytes(self) -> int:
+        return sum(totals.source_bytes for totals in self.kinds.values())
+
+    @property
+    def device_bytes(self) -> int:
+        return sum(totals.device_bytes for totals in self.kinds.values())
+
+    @property
+    def requests(self) -> int:
+        return sum(totals.requests for totals in self.kinds.values())
+
+    @property
+    def retries(self) -> int:
+        return sum(totals.retries for totals in self.kinds.values())
+
+
+def kind_of(uri: str) -> str:
+    """The kind of source that a shard is read from."""
+    return scheme_of(uri) or FILE_KIND

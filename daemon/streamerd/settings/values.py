@@ -1,0 +1,62 @@
+"""Values of settings that are more than a word: where metrics are served, what is brought in.
+
+Owns what a user may write for them and what that becomes; leaves the keys to `table.py`. A
+`ValueError` says what is wrong with a value; `config.py` names key and origin beside it. Pure.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import Any, Final
+
+import msgspec
+
+from streamer_client.contract.uris import is_remote
+
+LOOPBACK: Final = "127.0.0.1"
+_HOST_PORT: Final = re.compile(r"(?:(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]+):|:)?(?P<port>\d{1,5})")
+
+
+class Prefetched(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A source that is brought in when the daemon starts."""
+
+    source: str
+    pattern: str | None = None
+    """A glob on file names; None for all."""
+    pin: bool = False
+
+
+def listen_address(given: object) -> str:
+    """`HOST:PORT` or an absolute path, of what was given; a port alone is one of this machine's.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    text = str(given).removeprefix("unix:")
+    if not text or os.path.isabs(text):
+        return text
+    known = isinstance(given, str | int) and not isinstance(given, bool)
+    match = _HOST_PORT.fullmatch(text) if known else None
+    if match is None or not 0 < int(match["port"]) < 1 << 16:
+        raise ValueError(f"{text!r} is no address")
+    return f"{match['host'] or LOOPBACK}:{match['port']}"
+
+
+def prefetch_list(given: object) -> tuple[Prefetched, ...]:
+    """The sources of a list, or of one text.
+
+    Raises:
+        ValueError: an entry is no source, or a path that is not absolute.
+    """
+    entries = json.loads(given) if isinstance(given, str) and given.startswith("[") else given
+    if isinstance(entries, str):
+        entries = [entries] if entries else []
+    listed = msgspec.convert(entries, list[str | dict[str, Any]])
+    found = [{"source": each} if isinstance(each, str) else each for each in listed]
+    sources = msgspec.convert(found, tuple[Prefetched, ...])
+    for each in sources:
+        if not os.path.isabs(each.source) and not is_remote(each.source):
+            raise ValueError(f"{each.source!r} is neither an absolute path nor a URI")
+    return sources
