@@ -88,6 +88,7 @@ class Totals(msgspec.Struct, forbid_unknown_fields=True):
     source_proof_bytes: int
     lost_threads: int
     retired_workers: int
+    copied_bytes: int
 
 
 class StatusBody(msgspec.Struct, forbid_unknown_fields=True):

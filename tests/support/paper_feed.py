@@ -115,8 +115,8 @@ class PaperFeed:
         mapping[: stop * BLOCK] = self.files[shard][: stop * BLOCK]  # later bytes read as zeros
         return mapping
 
-    def standing(self, shard: int, start: int, stop: int) -> None:
-        del shard, start, stop
+    def standing(self, number: int, shard: int, start: int, stop: int) -> None:
+        del number, shard, start, stop
 
     def settle(self) -> None: ...
 

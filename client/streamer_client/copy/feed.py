@@ -143,17 +143,17 @@ class Feed(Protocol):
         """
         ...
 
-    def standing(self, shard: int, start: int, stop: int) -> Image | None:
-        """Wait for blocks `start` to `stop` of a shard, in no pass or in one over everything.
+    def standing(self, number: int, shard: int, start: int, stop: int) -> Image | None:
+        """Wait for blocks `start` to `stop` of a shard, in a pass over everything.
 
-        Any thread may ask, and as often as it likes. What was read of it is right if `settle` says
-        so afterwards.
+        Any thread may ask, and as often as it likes; nothing is consumed. What was read of it is
+        right if `settle` says so afterwards.
 
         Returns:
             Where those blocks can be read by system calls; None where blocks come in passes alone.
 
         Raises:
-            FeedClosed: the checkpoint was closed.
+            FeedClosed: the pass is over.
             SourceError: the shard cannot be read.
         """
         ...

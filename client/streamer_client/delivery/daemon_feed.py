@@ -76,8 +76,7 @@ class DaemonFeed:
         self._guard = threading.RLock()
         """Held while pass, state and sources change; never while anything is waited for."""
         self._pass = 0
-        self._running = False
-        self._closed = False
+        self._running = self._closed = False
         self._carry_out(first_route(files, request.options, page_cache=page_cache))
         if self._state.state is State.UNDECIDED and is_resident(self.resident_bytes, self.shards):
             self._carry_out(Trigger.DAEMON_HAS_IT)
@@ -199,30 +198,31 @@ class DaemonFeed:
         return any(load.shards[shard].held for load in self._sources)
 
     def mapped(self, shard: int, start: int, stop: int) -> mmap.mmap | None:
-        load = self._held(shard, start, stop)
+        load = self._held(BlockRange(shard, start, stop), lambda: self._closed)
         return None if load is None else load.mapping(shard)
 
-    def standing(self, shard: int, start: int, stop: int) -> Image | None:
-        load = self._held(shard, start, stop)
+    def standing(self, number: int, shard: int, start: int, stop: int) -> Image | None:
+        span = BlockRange(shard, start, stop)
+        load = self._held(span, lambda: self._closed or number != self._pass)
         if load is not None:
             return load.image(shard)
         if self.route is Route.PAGE_CACHE:
             return self._cached.image(shard)
-        return None if self._direct is None else self._direct.standing(shard, start, stop)
+        return None if self._direct is None else self._direct.standing(number, *span)
 
-    def _held(self, shard: int, start: int, stop: int) -> LeasedLoad | None:
+    def _held(self, span: BlockRange, over: Callable[[], bool]) -> LeasedLoad | None:
         """Wait for a load that holds these blocks; None where none does any more."""
         if self._state.state is State.UNDECIDED:
             with self._repair:
                 if self._state.state is State.UNDECIDED:
                     self._carry_out(Trigger.VIEWED)
-        while not self._closed:
+        while not over():
             for load in self._sources:
-                if load.shards[shard].held and load.account.has(shard, start, stop):
+                if load.shards[span.shard].held and load.account.has(*span):
                     return load
-            if (running := self._load) is None or not running.shards[shard].held:
+            if (running := self._load) is None or not running.shards[span.shard].held:
                 return None
-            self._await(running, BlockRange(shard, start, stop), lambda: self._closed)
+            self._await(running, span, over)
         raise FeedClosed
 
     def settle(self) -> None:

@@ -196,8 +196,8 @@ class SlicedTensors:
 
     def close(self) -> None:
         """Fetch nothing any more, and stage nothing. Idempotent."""
+        self._feed.end(self._number)  # first: who gathers may be waiting for a block
         self._gatherer.close()
-        self._feed.end(self._number)
         with self._lock:
             self._staged.clear()
             self._staged_bytes = 0
@@ -293,7 +293,7 @@ class SlicedTensors:
 
         def source(start: int, stop: int) -> Image:
             span = blocks_of_bytes(start, stop, self._feed.block_bytes)
-            image = self._feed.standing(shard, *span)
+            image = self._feed.standing(self._number, shard, *span)
             if image is None:
                 raise DaemonUnavailable(f"{uri} cannot be read slice by slice any more")
             return image

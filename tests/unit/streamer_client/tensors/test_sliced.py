@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, cast
@@ -15,7 +16,7 @@ from tests.support.rings import OpenFile
 from streamer_client.contract.catalog import ShardCatalog, TensorEntry
 from streamer_client.contract.errors import DaemonUnavailable
 from streamer_client.copy.cut import Cut
-from streamer_client.copy.feed import FeedShard, Route
+from streamer_client.copy.feed import FeedClosed, FeedShard, Route
 from streamer_client.copy.gather import Gatherer, HostGather, Slice, Source
 from streamer_client.tensors.foretelling import Foretelling, RankPlace
 from streamer_client.tensors.lazy import LazyTensor
@@ -62,8 +63,8 @@ class StandingFeed:
         self.gone = False
         self._fd = fd
 
-    def standing(self, shard: int, start: int, stop: int) -> OpenFile | None:
-        assert (shard, start < stop) == (0, True)
+    def standing(self, number: int, shard: int, start: int, stop: int) -> OpenFile | None:
+        assert (number, shard, start < stop) == (1, 0, True)
         return None if self.gone else OpenFile(self._fd)
 
     def end(self, number: int) -> None:
@@ -236,3 +237,25 @@ def test_what_is_kept_outlives_the_gatherer(feed: StandingFeed) -> None:
     assert found.copied_bytes == len(DATA)
     for name, weight in collected.items():
         assert torch.equal(weight.flip(0), stored(name).flip(0))
+
+
+def test_a_load_that_is_given_up_waits_for_no_block(feed: StandingFeed) -> None:
+    """What was foretold may be far from being read."""
+    waiting, ended = threading.Event(), threading.Event()
+
+    class SlowFeed(StandingFeed):
+        def standing(self, number: int, shard: int, start: int, stop: int) -> OpenFile | None:
+            if start:
+                waiting.set()
+                assert ended.wait(30), "the pass was not ended"
+                raise FeedClosed
+            return super().standing(number, shard, start, stop)
+
+        def end(self, number: int) -> None:
+            super().end(number)
+            ended.set()
+
+    found = tensors(SlowFeed(feed._fd), Watched(), foretelling=Foretelling(RankPlace(0, 2)))
+    next(iter(found))
+    assert waiting.wait(30)
+    found.close()
