@@ -16,8 +16,8 @@ from typing import Protocol, Self
 
 import torch
 
-from streamer_client.contract.catalog import TensorEntry
 from streamer_client.contract.errors import SourceError
+from streamer_client.contract.safetensors.catalog import TensorEntry
 from streamer_client.copy.feed import Feed
 from streamer_client.stats import LoadStats, Progress
 from streamer_client.tensors.filling import OnMismatch, TargetFiller

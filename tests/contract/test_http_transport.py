@@ -22,8 +22,8 @@ from streamer_client.contract.errors import (
     StreamerError,
 )
 from streamer_client.storage.environment import authorities_of
-from streamer_client.storage.http import connection
 from streamer_client.storage.http.engine import Waits
+from streamer_client.storage.http.transport import connection
 from streamer_client.storage.s3.storage import S3Storage
 
 SIZE = 100_000

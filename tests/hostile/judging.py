@@ -14,13 +14,13 @@ from unittest import mock
 
 import safetensors
 
-from streamer_client.contract import header
-from streamer_client.contract.catalog import ShardCatalog
 from streamer_client.contract.checks import check
 from streamer_client.contract.codec import encode
 from streamer_client.contract.errors import ConfigError, CorruptCheckpoint, ProtocolMismatch
-from streamer_client.contract.header import header_bytes, parse_header
 from streamer_client.contract.messages import Message
+from streamer_client.contract.safetensors import header
+from streamer_client.contract.safetensors.catalog import ShardCatalog
+from streamer_client.contract.safetensors.header import header_bytes, parse_header
 from tests.support.safetensors_files import as_safetensors_reads
 
 URI: Final = "/m/x.safetensors"

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import msgspec
 
-from streamer_client.contract.catalog import DTYPE_BITS
 from streamer_client.contract.codec import encode
 from streamer_client.contract.messages import Message
+from streamer_client.contract.safetensors.catalog import DTYPE_BITS
 from tests.support.every_message import CLIENT
 from tests.support.safetensors_files import field, with_length
 

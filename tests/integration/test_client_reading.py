@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from streamer_client.client import Client, daemon_client, direct_client
-from streamer_client.contract.catalog import DTYPE_BITS
 from streamer_client.contract.errors import CorruptCheckpoint, SourceError
+from streamer_client.contract.safetensors.catalog import DTYPE_BITS
 from streamer_client.copy.dtypes import torch_form
 from tests.support.checkpoints import Stored, one_of_each, random_tensor, write_shard
 from tests.support.daemon_script import Script

@@ -10,9 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.support.safetensors_files import as_safetensors_reads, built, field, with_length
 
-from streamer_client.contract.catalog import DTYPE_BITS, ShardCatalog
 from streamer_client.contract.errors import CorruptCheckpoint
-from streamer_client.contract.header import header_bytes, parse_header
+from streamer_client.contract.safetensors.catalog import DTYPE_BITS, ShardCatalog
+from streamer_client.contract.safetensors.header import header_bytes, parse_header
 
 URI = "/m/x.safetensors"
 

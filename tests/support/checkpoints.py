@@ -8,7 +8,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from streamer_client.contract.catalog import DTYPE_BITS
+from streamer_client.contract.safetensors.catalog import DTYPE_BITS
 
 Stored = tuple[str, Sequence[int], bytes]
 """dtype as safetensors names it, shape, bytes."""

@@ -9,9 +9,9 @@ from typing import Any, Final
 import pytest
 import safetensors
 
-from streamer_client.contract.catalog import ShardCatalog
 from streamer_client.contract.errors import CorruptCheckpoint
-from streamer_client.contract.header import header_bytes, parse_header
+from streamer_client.contract.safetensors.catalog import ShardCatalog
+from streamer_client.contract.safetensors.header import header_bytes, parse_header
 
 URI: Final = "/models/m/model-1.safetensors"
 

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 from streamer_client.connecting.connection import Connection
-from streamer_client.connecting.descriptor_room import open_files
-from streamer_client.connecting.source_access import SourceAccesses
+from streamer_client.connecting.source_access import SourceAccesses, open_files
 from streamer_client.contract.errors import (
     DaemonUnavailable,
     ProtocolMismatch,

@@ -16,8 +16,8 @@ from typing import Final, Protocol
 
 import torch
 
-from streamer_client.contract.catalog import TensorEntry
 from streamer_client.contract.errors import SourceError
+from streamer_client.contract.safetensors.catalog import TensorEntry
 from streamer_client.copy.dtypes import torch_form
 
 # numpy would do the same, but torch comes without it.

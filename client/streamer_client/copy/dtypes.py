@@ -12,8 +12,8 @@ from typing import Final
 
 import torch
 
-from streamer_client.contract.catalog import DTYPE_BITS
 from streamer_client.contract.errors import ConfigError
+from streamer_client.contract.safetensors.catalog import DTYPE_BITS
 
 _NAMES: Final = {
     "BOOL": "bool",

@@ -13,10 +13,9 @@ from typing import Final, Protocol
 
 import msgspec
 
-from streamer_client.connecting.descriptor_room import open_files
 from streamer_client.connecting.link import Link
 from streamer_client.connecting.open_request import OpenRequest
-from streamer_client.connecting.source_access import SourceAccesses
+from streamer_client.connecting.source_access import SourceAccesses, open_files
 from streamer_client.contract.errors import (
     DaemonUnavailable,
     MemoryLimitError,

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import torch
 
-from streamer_client.contract.catalog import ShardCatalog, TensorEntry
 from streamer_client.contract.errors import SourceError
+from streamer_client.contract.safetensors.catalog import ShardCatalog, TensorEntry
 from streamer_client.copy.feed import Feed, FeedClosed, FeedShard, Route
 from streamer_client.tensors.iteration import tensors
 

@@ -24,7 +24,7 @@ from streamer_client.contract.errors import ConfigError
 from streamer_client.storage.http.proxies import proxies_of
 from streamer_client.storage.http.retry import RetryPolicy
 from streamer_client.storage.http.settings import READ_TIMEOUT_S, HttpSettings, SettingNames
-from streamer_client.storage.http.tls import read_bundle
+from streamer_client.storage.http.transport.tls import read_bundle
 
 AUTHORITIES: Final = "STREAMER_TLS_AUTHORITIES"
 """Certificates in PEM to trust instead of the system's. A client sends them in place of the path

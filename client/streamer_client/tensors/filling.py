@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 
 import torch
 
-from streamer_client.contract.catalog import ShardCatalog, TensorEntry
 from streamer_client.contract.errors import ConfigError, SourceError
+from streamer_client.contract.safetensors.catalog import ShardCatalog, TensorEntry
 from streamer_client.copy.copier import Copier
 from streamer_client.copy.destination import Destination, fresh
 from streamer_client.copy.engines import engine_for

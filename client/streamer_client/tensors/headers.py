@@ -2,7 +2,7 @@
 
 Owns collecting a header block by block, as it may be longer than the memory that a load may use at
 once, and the check that no two shards have a tensor of the same name. Parsing and validating a
-header is left to `contract/header.py`. Runs in the thread that uses the checkpoint.
+header is left to `contract/safetensors/header.py`. Runs in the thread that uses the checkpoint.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
-from streamer_client.contract.catalog import ShardCatalog
 from streamer_client.contract.errors import CorruptCheckpoint
-from streamer_client.contract.header import LENGTH_BYTES, header_bytes, parse_header
 from streamer_client.contract.layout import BlockRange, block_span, blocks_of_bytes
 from streamer_client.contract.limits import MAX_HEADER_BYTES, MAX_SOURCE_CHARACTERS
 from streamer_client.contract.printable import printable
+from streamer_client.contract.safetensors.catalog import ShardCatalog
+from streamer_client.contract.safetensors.header import LENGTH_BYTES, header_bytes, parse_header
 from streamer_client.copy.feed import Feed
 
 FIRST_READ_BYTES: Final = 64 << 10

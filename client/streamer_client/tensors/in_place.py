@@ -17,7 +17,7 @@ from typing import Final
 
 import torch
 
-from streamer_client.contract.catalog import TensorEntry
+from streamer_client.contract.safetensors.catalog import TensorEntry
 from streamer_client.copy.destination import memory_at
 from streamer_client.copy.dtypes import torch_form
 

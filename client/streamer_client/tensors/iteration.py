@@ -15,8 +15,8 @@ from typing import Final
 
 import torch
 
-from streamer_client.contract.catalog import ShardCatalog, TensorEntry
 from streamer_client.contract.layout import blocks_of_bytes
+from streamer_client.contract.safetensors.catalog import ShardCatalog, TensorEntry
 from streamer_client.copy.copier import Copier
 from streamer_client.copy.destination import fresh
 from streamer_client.copy.dtypes import torch_form

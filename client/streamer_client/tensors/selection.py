@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from streamer_client.contract.catalog import ShardCatalog, TensorEntry
 from streamer_client.contract.layout import BlockRange, block_count
+from streamer_client.contract.safetensors.catalog import ShardCatalog, TensorEntry
 from streamer_client.copy.feed import Feed
 from streamer_client.copy.plan import data_order
 from streamer_client.tensors.headers import ShardHeaders

@@ -14,7 +14,7 @@ from typing import Final
 
 import torch
 
-from streamer_client.contract.catalog import TensorEntry
+from streamer_client.contract.safetensors.catalog import TensorEntry
 from streamer_client.copy.destination import Contiguous, fresh
 from streamer_client.copy.dtypes import torch_form
 

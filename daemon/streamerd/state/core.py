@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import assert_never
 
-from streamerd.state import admission, adoption, claims, failing, fetching
+from streamerd.state import admission, claims, failing, fetching
 from streamerd.state.commands import AnyCommand, CloseSource, Finish
 from streamerd.state.events import (
     AnyEvent,
@@ -76,12 +76,12 @@ class Core:
             case BlocksReleased():
                 admission.settle(model, fetching.released(model, event))
             case ShardAdopted():
-                adoption.adopt(model, event)
+                admission.adopt(model, event)
             case BlockProven(_, key, block):
-                adoption.proven(model, key, block)
+                admission.proven(model, key, block)
                 self._settle(key)
             case BlockRefuted(_, key, block):
-                adoption.refuted(model, key, block)
+                admission.refuted(model, key, block)
             case LoadOpened():
                 admission.open_load(model, event)
             case BlocksConsumed() | WantsReplaced() | ShardsReleased() | LoadClosed():

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[3]
 FOLDERS = ("client", "daemon", "vllm_plugin", "tests", "benchmarks", "docs")
 MOST_LINES = 400
 MOST_LINES_OF_A_FUNCTION = 40
-MOST_MODULES = 15
+MOST_MODULES = 13
 """Of one folder of the packages; `benchmarks` is a folder of scripts."""
 
 

@@ -15,10 +15,10 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from streamer_client.contract.catalog import DTYPE_BITS, ShardCatalog
 from streamer_client.contract.errors import ConfigError, CorruptCheckpoint, SourceError
-from streamer_client.contract.header import LENGTH_BYTES, header_bytes, parse_header
 from streamer_client.contract.limits import MAX_HEADER_BYTES
+from streamer_client.contract.safetensors.catalog import DTYPE_BITS, ShardCatalog
+from streamer_client.contract.safetensors.header import LENGTH_BYTES, header_bytes, parse_header
 from streamer_client.contract.uris import is_remote
 from streamer_client.copy.dtypes import torch_form
 from streamer_client.copy.feed import Feed

@@ -16,8 +16,8 @@ from typing import Final, Self
 
 import torch
 
-from streamer_client.contract.catalog import ShardCatalog
 from streamer_client.contract.errors import ConfigError, SourceError
+from streamer_client.contract.safetensors.catalog import ShardCatalog
 from streamer_client.copy.feed import Feed, Route
 from streamer_client.runai.distributed_streamer.distributed_streamer import DistributedStreamer
 from streamer_client.runai.failures import as_value_error

@@ -16,11 +16,11 @@ from typing import Final, TypeVar
 
 from streamer_client.contract.errors import SourceError
 from streamer_client.contract.printable import printable
-from streamer_client.storage.http.connection import Sent
 from streamer_client.storage.http.dialect import Answer, Dialect, Request
 from streamer_client.storage.http.faults import transport_fault
 from streamer_client.storage.http.pool import ConnectionPool
 from streamer_client.storage.http.retry import Attempts, RetryPolicy, SendAgain, Transient
+from streamer_client.storage.http.transport.connection import Sent
 
 logger = logging.getLogger(__name__)
 

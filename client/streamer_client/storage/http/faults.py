@@ -22,12 +22,12 @@ from streamer_client.contract.errors import (
     SourceNotFound,
     StreamerError,
 )
-from streamer_client.storage.http.deadline import TooSlow
 from streamer_client.storage.http.dialect import Answer, Request
 from streamer_client.storage.http.headers import date_of
 from streamer_client.storage.http.proxies import Proxy
 from streamer_client.storage.http.retry import Transient
 from streamer_client.storage.http.settings import HttpSettings
+from streamer_client.storage.http.transport.deadline import TooSlow
 from streamer_client.storage.http.urls import endpoint_of, origin_of, shown
 
 MAY_PASS: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})

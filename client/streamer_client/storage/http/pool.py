@@ -13,10 +13,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from streamer_client.storage.http.connection import HttpConnection, Sent
-from streamer_client.storage.http.deadline import Deadline
 from streamer_client.storage.http.dialect import Request
 from streamer_client.storage.http.settings import HttpSettings
+from streamer_client.storage.http.transport.connection import HttpConnection, Sent
+from streamer_client.storage.http.transport.deadline import Deadline
 from streamer_client.storage.http.urls import Origin, origin_of
 
 MAX_IDLE: Final = 64

@@ -15,12 +15,12 @@ from typing import Final
 
 from streamer_client.contract.errors import SourceChanged, SourceError, SourceNotFound
 from streamer_client.storage.contract import StoredShard
-from streamer_client.storage.http.connection import CutOff, Exchange
 from streamer_client.storage.http.dialect import Request
 from streamer_client.storage.http.engine import HttpEngine
 from streamer_client.storage.http.headers import check_range, plain_body, range_header, total_size
 from streamer_client.storage.http.proof import ObjectProof, proof_of
 from streamer_client.storage.http.retry import Attempts
+from streamer_client.storage.http.transport.connection import CutOff, Exchange
 
 _SILENT: Final = frozenset({400, 401, 403, 404, 405, 501})
 """Refusals of HEAD, which have no body: a GET of one byte tells what they mean, or passes.

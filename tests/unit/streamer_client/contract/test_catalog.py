@@ -8,8 +8,8 @@ import pytest
 import safetensors
 from tests.support.safetensors_files import as_safetensors_reads, built, field, parse, refusal
 
-from streamer_client.contract.catalog import DTYPE_BITS
 from streamer_client.contract.limits import MAX_DIMENSIONS
+from streamer_client.contract.safetensors.catalog import DTYPE_BITS
 
 
 @pytest.mark.parametrize("dtype", DTYPE_BITS)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from tests.support.safetensors_files import URI, built, field, parse, refusal, with_length
 
-from streamer_client.contract import header as header_module
-from streamer_client.contract.catalog import ShardCatalog, TensorEntry
 from streamer_client.contract.errors import CorruptCheckpoint
-from streamer_client.contract.header import header_bytes, parse_header
 from streamer_client.contract.limits import HEADER_PIECE_BYTES, MAX_HEADER_BYTES
+from streamer_client.contract.safetensors import header as header_module
+from streamer_client.contract.safetensors.catalog import ShardCatalog, TensorEntry
+from streamer_client.contract.safetensors.header import header_bytes, parse_header
 
 
 def test_entries_carry_absolute_offsets_in_file_order() -> None:

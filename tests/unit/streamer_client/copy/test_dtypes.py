@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import _TYPES
 
-from streamer_client.contract.catalog import DTYPE_BITS
+from streamer_client.contract.safetensors.catalog import DTYPE_BITS
 from streamer_client.copy.dtypes import torch_form
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from streamer_client.contract.catalog import TensorEntry
+from streamer_client.contract.safetensors.catalog import TensorEntry
 from streamer_client.copy import engines
 from streamer_client.copy.destination import Destination
 from streamer_client.copy.engines import (

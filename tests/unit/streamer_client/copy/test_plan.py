@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from streamer_client.contract.catalog import TensorEntry
 from streamer_client.contract.layout import BlockRange, merged
+from streamer_client.contract.safetensors.catalog import TensorEntry
 from streamer_client.copy.plan import (
     BlockJob,
     block_jobs,

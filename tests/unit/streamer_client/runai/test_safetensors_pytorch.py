@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from streamer_client.contract.catalog import ShardCatalog, TensorEntry
+from streamer_client.contract.safetensors.catalog import ShardCatalog, TensorEntry
 from streamer_client.runai.safetensors_streamer.safetensors_pytorch import metadata_of
 
 CATALOG = ShardCatalog(

@@ -12,7 +12,7 @@ from tests.support.certificates import Authority
 from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.limits import MAX_ENVIRONMENT_BYTES
 from streamer_client.storage.environment import AUTHORITIES, authorities_of
-from streamer_client.storage.http.tls import MAX_BUNDLE_BYTES, read_bundle, tls_context
+from streamer_client.storage.http.transport.tls import MAX_BUNDLE_BYTES, read_bundle, tls_context
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from streamer_client.contract.catalog import TensorEntry
+from streamer_client.contract.safetensors.catalog import TensorEntry
 from streamer_client.tensors import in_place
 from streamer_client.tensors.in_place import InPlace, InPlaceSpans, sharing_groups
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from streamer_client.contract.catalog import DTYPE_BITS, TensorEntry
+from streamer_client.contract.safetensors.catalog import DTYPE_BITS, TensorEntry
 from streamer_client.copy.destination import host_memory
 from streamer_client.copy.plan import block_jobs
 from streamer_client.tensors.staging import (

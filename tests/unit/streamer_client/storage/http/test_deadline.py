@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from streamer_client.storage.http.deadline import Deadline, TooSlow, timed
+from streamer_client.storage.http.transport.deadline import Deadline, TooSlow, timed
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

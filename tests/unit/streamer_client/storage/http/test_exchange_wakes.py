@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from streamer_client.storage.http.connection import Exchange
+from streamer_client.storage.http.transport.connection import Exchange
 
 KIB = 1 << 10
 SELDOM = 256 * KIB

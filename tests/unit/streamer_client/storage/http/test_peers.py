@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamer_client.storage.http.connection import is_closed
+from streamer_client.storage.http.transport.connection import is_closed
 
 
 @pytest.mark.parametrize(

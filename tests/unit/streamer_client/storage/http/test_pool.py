@@ -8,8 +8,6 @@ from typing import cast
 import pytest
 
 from streamer_client.storage.http import pool as pool_module
-from streamer_client.storage.http.connection import HttpConnection
-from streamer_client.storage.http.deadline import Deadline
 from streamer_client.storage.http.dialect import Request
 from streamer_client.storage.http.pool import (
     MAX_IDLE,
@@ -19,6 +17,8 @@ from streamer_client.storage.http.pool import (
     pool_for,
 )
 from streamer_client.storage.http.settings import HttpSettings
+from streamer_client.storage.http.transport.connection import HttpConnection
+from streamer_client.storage.http.transport.deadline import Deadline
 from streamer_client.storage.http.urls import Origin
 
 

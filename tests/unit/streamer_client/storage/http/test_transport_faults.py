@@ -11,13 +11,13 @@ import pytest
 
 from streamer_client.contract.errors import SourceError, SourceForbidden
 from streamer_client.storage.environment import http_settings
-from streamer_client.storage.http.connection import CutOff
-from streamer_client.storage.http.deadline import TooSlow
 from streamer_client.storage.http.dialect import Request
 from streamer_client.storage.http.faults import Fault, transport_fault
 from streamer_client.storage.http.proxies import proxies_of
 from streamer_client.storage.http.retry import Transient
 from streamer_client.storage.http.settings import HttpSettings
+from streamer_client.storage.http.transport.connection import CutOff
+from streamer_client.storage.http.transport.deadline import TooSlow
 
 REQUEST = Request("GET", "https://store:9000/b/k?X-Amz-Signature=hush", "s3://b/k")
 

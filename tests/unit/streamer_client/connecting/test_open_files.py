@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from streamer_client.connecting import descriptor_room
-from streamer_client.connecting.descriptor_room import (
+from streamer_client.connecting import source_access
+from streamer_client.connecting.source_access import (
     DESCRIPTORS_A_SHARD,
     SPARE,
     make_room,
@@ -98,7 +98,7 @@ def test_a_checkpoint_of_many_shards_opens_at_a_low_limit(limit: Limit, source: 
 def test_where_the_room_does_not_suffice_it_is_told(
     limit: Limit, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(descriptor_room, "make_room", lambda _count: False)
+    monkeypatch.setattr(source_access, "make_room", lambda _count: False)
     limit(is_open() + 20)
     with pytest.raises(SourceError, match="ulimit -n"):
         open_files(str(source), None, None)

@@ -21,11 +21,11 @@ from types import TracebackType
 from typing import Final, Self, cast
 
 from streamer_client.contract.errors import SourceForbidden
-from streamer_client.storage.http.deadline import Deadline, timed
 from streamer_client.storage.http.dialect import Answer, Request
 from streamer_client.storage.http.proxies import Proxy
 from streamer_client.storage.http.settings import HttpSettings
-from streamer_client.storage.http.tls import tls_context
+from streamer_client.storage.http.transport.deadline import Deadline, timed
+from streamer_client.storage.http.transport.tls import tls_context
 from streamer_client.storage.http.urls import Origin, target_of
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -25,7 +25,15 @@ from typing import Annotated, Final, NoReturn
 
 import msgspec
 
-from streamer_client.contract.catalog import (
+from streamer_client.contract.limits import (
+    HEADER_PIECE_BYTES,
+    MAX_CATALOG_ENTRIES,
+    MAX_DIMENSIONS,
+    MAX_HEADER_BYTES,
+    MAX_METADATA_ENTRIES,
+)
+from streamer_client.contract.printable import printable
+from streamer_client.contract.safetensors.catalog import (
     DTYPE_BITS,
     MAX_COUNT,
     ShardCatalog,
@@ -36,14 +44,6 @@ from streamer_client.contract.catalog import (
     refuse_tensor,
     shown_tensor,
 )
-from streamer_client.contract.limits import (
-    HEADER_PIECE_BYTES,
-    MAX_CATALOG_ENTRIES,
-    MAX_DIMENSIONS,
-    MAX_HEADER_BYTES,
-    MAX_METADATA_ENTRIES,
-)
-from streamer_client.contract.printable import printable
 
 LENGTH_BYTES: Final = 8
 
