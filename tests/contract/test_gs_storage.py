@@ -318,5 +318,5 @@ def test_what_is_not_there_is_told_apart(bucket: Bucket) -> None:
 def test_what_is_stored_compressed_is_not_read(bucket: Bucket) -> None:
     bucket.store.put("models", "llama/tiny/config.json", b"packed", encoding="gzip")
     (shard,) = bucket.storage.list_all(SOURCE)
-    with pytest.raises(SourceError, match=r"stored compressed.*upload it as it is"):
+    with pytest.raises(SourceError, match=r"stored compressed.*upload it uncompressed"):
         bucket.storage.open(shard)

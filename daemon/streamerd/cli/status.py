@@ -1,4 +1,4 @@
-"""`streamerctl status`: ask once and show, or keep asking."""
+"""`streamerctl status`: asks for the status and shows it, once or again and again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def asked_status(requester: Requester) -> StatusDocument:
     """The daemon's status now, typed.
 
     Raises:
-        ProtocolMismatch: it lacks what this version shows.
+        ProtocolMismatch: the status lacks something that this version shows.
     """
     return parse_status(requester.status())
 
@@ -48,7 +48,7 @@ def _watch(requester: Requester, *, as_json: bool) -> None:
         else:
             _watch_screen(requester, out)
     except KeyboardInterrupt:
-        return  # the way to end a watch
+        return  # Ctrl-C is how a watch ends
 
 
 def _watch_lines(requester: Requester, out: Console, *, as_json: bool) -> None:

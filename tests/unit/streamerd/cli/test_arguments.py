@@ -1,9 +1,11 @@
 """streamerctl's command line: flags, usage errors, help that fits a screen and has an example."""
 
 import argparse
+from pathlib import Path
 
 import pytest
 
+from streamer_client.contract.errors import SourceNotFound
 from streamerd.cli.arguments import control_parser
 from streamerd.cli.shard import writer_command
 
@@ -63,6 +65,11 @@ def test_the_socket_may_stand_before_or_after_the_command() -> None:
         ("restart",),
         ("evict",),
         ("evict", "/m", "--all"),
+        ("evict", ""),
+        ("evict", "/m", ""),
+        ("pin", ""),
+        ("verify", ""),
+        ("status", "--socket", ""),
         ("prefetch",),
         ("prefetch", "/m", "--memory-limit", "lots"),
         ("shard", "/m", "/o"),
@@ -95,3 +102,10 @@ def test_the_shard_writer_gets_what_was_given_and_sizes_in_bytes() -> None:
         "--max-file-size", "1073741824", "--enable-expert-parallel", "--dtype", "float16",
         "--quantization", "fp8",
     ]  # fmt: skip
+
+
+def test_a_model_that_is_a_path_must_be_there(tmp_path: Path) -> None:
+    missing = str(tmp_path / "llama")
+    arguments = _parse("shard", missing, str(tmp_path / "out"), "--tensor-parallel-size", "2")
+    with pytest.raises(SourceNotFound, match=f"^{missing}: no such file or directory; check"):
+        arguments.run(arguments)
