@@ -44,18 +44,18 @@ def run(arguments: argparse.Namespace) -> int:
         ConfigError: vLLM cannot be imported.
         SourceNotFound: the model is a path, and nothing is there.
     """
-    model = os.path.expanduser(arguments.model)
-    if model.startswith(("/", "./", "../")) and not os.path.exists(model):
-        # vLLM would take it for the id of a model on a hub, and fail with the hub's words.
-        raise SourceNotFound(
-            f"{arguments.model}: no such file or directory; check the path for typing errors"
-        )
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
             f"writing shards loads the model with vLLM, and {' and '.join(missing)} cannot be "
             f"imported by {sys.executable}; install streamerd into vLLM's environment: "
             "pip install 'streamerd[vllm]'"
+        )
+    model = os.path.expanduser(arguments.model)
+    if model.startswith(("/", "./", "../")) and not os.path.exists(model):
+        # vLLM would take it for the id of a model on a hub, and fail with the hub's words.
+        raise SourceNotFound(
+            f"{arguments.model}: no such file or directory; check the path for typing errors"
         )
     status = subprocess.run(writer_command(arguments), check=False).returncode
     return status if status in (DONE, USAGE, BAD_CONFIG) else FAILED

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from streamer_client.contract.errors import SourceNotFound
+from streamerd.cli import shard
 from streamerd.cli.arguments import control_parser
 from streamerd.cli.shard import writer_command
 
@@ -104,7 +105,10 @@ def test_the_shard_writer_gets_what_was_given_and_sizes_in_bytes() -> None:
     ]  # fmt: skip
 
 
-def test_a_model_that_is_a_path_must_be_there(tmp_path: Path) -> None:
+def test_a_model_that_is_a_path_must_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard, "_NEEDED", ())
     missing = str(tmp_path / "llama")
     arguments = _parse("shard", missing, str(tmp_path / "out"), "--tensor-parallel-size", "2")
     with pytest.raises(SourceNotFound, match=f"^{missing}: no such file or directory; check"):
