@@ -145,6 +145,7 @@ def check_segments(
             remedy = f"to give the memory back instead: `rm {files}`"
             findings.append(Finding("segments", State.NOTE, text, remedy))
         else:
-            text = f"{text} are left over from a daemon that died ({segments.instance})"
+            # The sockets of daemons in other network namespaces cannot be seen.
+            text = f"{text} belong to no daemon of this network namespace ({segments.instance})"
             findings.append(Finding("segments", State.WARNING, text, f"`rm {files}`"))
-    return findings or [Finding("segments", State.OK, "none left over from dead daemons")]
+    return findings or [Finding("segments", State.OK, "no slabs are left over from dead daemons")]
