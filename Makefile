@@ -24,9 +24,9 @@ OTHER   = $(VENV)-vllm-$(VLLM)
     vllm-symbols clean \
     install-systemd uninstall-systemd deb
 
-help: ## this list
+help: ## show this list
 	@echo "usage: make TARGET [PYTHON=python3.12] [ARGS=...]"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(READY) ## the environment, in .venv (about 5 minutes, once)
 
@@ -65,22 +65,22 @@ bench-gpu: $(PEERS) ## on a GPU, against its peers; root and a good half of the 
 	$(PIP) install --quiet fastsafetensors==0.5.0 instanttensor==0.2.2
 	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
-diagrams: $(READY) ## docs/state.md, docs/delivery.md and the table of Run:ai's differing answers anew
+diagrams: $(READY) ## make docs/state.md, docs/delivery.md and the page of Run:ai's differing answers
 	$(BIN)/python docs/make_state_page.py
 	$(BIN)/python -m docs.make_runai_page
 
 vllm-symbols: $(READY) ## docs/vllm-versions.md anew: which vLLM has what the plugin touches (network)
 	$(BIN)/python docs/make_vllm_page.py
 
-example-config: $(READY) ## systemd/streamerd.toml anew from the table of settings
+example-config: $(READY) ## make systemd/streamerd.toml from the table of settings
 	$(BIN)/python docs/make_example_config.py
 
-# These need no .venv: the daemon's own environment is made from /usr/bin/python3. DESTDIR, HOME_DIR
-# and PREFIX are told in systemd/stage.
+# These need no .venv: the daemon's own environment is made from /usr/bin/python3. systemd/stage
+# explains DESTDIR, HOME_DIR and PREFIX.
 install-systemd: $(PIPTOOL) ## the service, into /opt/streamerd and /usr/local (DESTDIR, as root)
 	PIP="$(abspath $(PIPTOOL))/bin/python -m pip" systemd/install
 
-uninstall-systemd: ## what install-systemd put there
+uninstall-systemd: ## remove what install-systemd put there
 	systemd/uninstall
 
 deb: $(PIPTOOL) ## dist/streamerd_*.deb (needs dpkg-dev, debhelper and python3-venv)

@@ -139,7 +139,7 @@ def test_no_such_name() -> None:
 def test_metadata_services_are_asked_by_nobody(
     plain: FaultProxy, secured: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "CLOSED", (ipaddress.ip_network("127.0.0.0/8"),))
+    monkeypatch.setattr(connection, "METADATA_NETWORKS", (ipaddress.ip_network("127.0.0.0/8"),))
     for url in (plain.url, secured.url):
         told = error(url, STREAMER_TLS_VERIFY="0")
         assert isinstance(told, SourceForbidden)

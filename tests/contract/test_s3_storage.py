@@ -15,6 +15,7 @@ from tests.support.moto_server import moto_server
 from tests.support.object_backends import Forward, MemoryStore
 
 from streamer_client.contract.errors import ConfigError, SourceChanged, SourceNotFound
+from streamer_client.storage.contract import BucketNotFound
 from streamer_client.storage.s3.storage import S3Storage
 
 KEYS = {
@@ -182,7 +183,7 @@ def test_a_store_that_ignores_conditions_is_seen_through() -> None:
 
 
 def test_what_is_not_there_is_told_apart(bucket: Bucket) -> None:
-    with pytest.raises(SourceNotFound, match=r"NoSuchBucket.*check the bucket's name"):
+    with pytest.raises(BucketNotFound, match=r"NoSuchBucket.*check the bucket's name"):
         bucket.storage.list_shards("s3://no-such-bucket/m", None, None)
     with pytest.raises(
         SourceNotFound, match=r"neither an object nor a prefix.*NoSuchKey.*check the key"

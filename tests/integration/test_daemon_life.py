@@ -117,7 +117,7 @@ def test_a_stale_socket_file_is_replaced(daemon_maker: Daemons) -> None:
         (["--block-size=5000"], "", ["block_size", "multiple of 4096"]),
         (["--socket=/proc/no/control.sock"], "", ["/proc/no", "choose another with --socket"]),
         (["--socket=/tmp/" + "x" * 120], "", ["104", "shorter"]),
-        (["--readonly-shm=/proc"], "", ["readonly_shm: /proc is not /dev/shm once more"]),
+        (["--readonly-shm=/proc"], "", ["readonly_shm: /proc is not a second mount of /dev/shm"]),
     ],
 )
 def test_a_wrong_configuration_exits_78_and_says_what_to_set(

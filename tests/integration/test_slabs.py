@@ -118,7 +118,7 @@ def test_who_else_has_it_open_shows(name: str, slab: int) -> None:
 def test_a_mount_that_is_none_is_refused_if_it_was_named(tmp_path: Path) -> None:
     for path, wrong in (
         (str(tmp_path / "nothing"), "cannot be used"),
-        ("/proc", f"is not {SHM_MOUNT} once more"),
+        ("/proc", f"is not a second mount of {SHM_MOUNT}"),
         (SHM_MOUNT, "can be written to"),
     ):
         with pytest.raises(ConfigError, match=rf"readonly_shm: {path} {wrong}"):

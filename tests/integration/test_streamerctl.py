@@ -231,7 +231,7 @@ def test_no_daemon_is_69_with_the_remedy(
     assert main(["status", "--socket", path]) == 69
     error = capsys.readouterr().err
     assert f"no daemon answers at {path} (No such file or directory)" in error
-    assert "start one: systemctl start streamerd, or streamerd" in error
+    assert "start one with `systemctl start streamerd` or `streamerd`" in error
 
 
 def test_a_socket_file_left_over_is_told_from_a_missing_one(tmp_path: Path) -> None:

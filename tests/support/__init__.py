@@ -1,1 +1,1 @@
-"""What tests of several rooms share: waiting and leak checks."""
+"""Stand-ins, servers, files and checks that tests of several rooms share."""

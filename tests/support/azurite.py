@@ -1,6 +1,6 @@
 """Microsoft's emulator of Azure Storage, from npm, in a process of its own.
 
-It lies in `.stores/` in the repository's root, where it is put on first use, or beforehand by
+It is installed into `.stores/` in the repository's root on first use, or beforehand by
 `python -m tests.support.azurite`.
 """
 
@@ -32,7 +32,7 @@ _LISTENS: Final = re.compile(r"listens on (https?://\S+)")
 
 @dataclass(frozen=True, slots=True)
 class Azurite:
-    """A running one."""
+    """A running emulator."""
 
     url: str
     """`http://127.0.0.1:port`, without the account."""
@@ -44,13 +44,13 @@ class Azurite:
         return f"{url or self.url}/{ACCOUNT}"
 
     def service(self, **options: Any) -> BlobServiceClient:
-        """Azure's own client, as somebody else who writes blobs."""
+        """Azure's own client, for writing blobs as another program would."""
         return BlobServiceClient(self.endpoint(), credential=self.key, **options)
 
 
 @functools.cache
 def azurite_missing() -> str:
-    """Why there is none; empty where there is. Installs it if it can."""
+    """Why the emulator cannot run; empty where it can. Installs it if that is possible."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         return "Azurite needs node and npm, and they are not installed"
     _HOME.mkdir(exist_ok=True)
@@ -67,7 +67,7 @@ def azurite_missing() -> str:
 
 @contextlib.contextmanager
 def azurite(certificate: Path | None = None) -> Iterator[Azurite]:
-    """A running one, with nothing in it; in memory alone.
+    """A running emulator, empty, that keeps everything in memory.
 
     Args:
         certificate: a PEM file with a server's key and certificate; then it speaks TLS and takes

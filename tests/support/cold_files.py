@@ -1,4 +1,4 @@
-"""Files that the page cache does not hold."""
+"""Takes files out of the page cache."""
 
 from __future__ import annotations
 

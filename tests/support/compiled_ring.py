@@ -21,7 +21,7 @@ FAKE_SOURCE = Path(__file__).with_name("fake_cuda.c")
 
 
 class CompiledRing:
-    """Both libraries; `fake` tells and rules what the driver does."""
+    """Both libraries; `fake` sets what the driver does, and tells what it was asked."""
 
     def __init__(self, directory: Path) -> None:
         compiler = shutil.which("cc") or shutil.which("gcc")
@@ -43,7 +43,7 @@ class CompiledRing:
         return NativeRing(self.library, 0, slots, slot_bytes, lambda: stream, self.driver)
 
     def fail(self, name: str, after: int = 0, code: int = 700) -> None:
-        """Let the call after so many good ones fail."""
+        """Let so many calls succeed and the next one fail."""
         self.fake.fake_fail(name.encode(), after, code)
 
     def reset(self) -> None:

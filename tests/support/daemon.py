@@ -62,7 +62,7 @@ class DaemonProcess:
         self._instance = ""
 
     def drop_flag(self, name: str) -> None:
-        """Leave a flag out that is given by itself."""
+        """Leave out a flag that has no value."""
         self._flags = tuple(flag for flag in self._flags if not flag.startswith(name))
 
     def replace_flag(self, flag: str) -> None:
@@ -102,7 +102,7 @@ class DaemonProcess:
             )
 
     def run_to_its_end(self) -> int:
-        """Start it where it cannot serve; the exit code."""
+        """Start it where it cannot serve; returns the exit code."""
         with open(os.devnull, "wb") as nowhere:
             self._spawn(nowhere.fileno())
         return self.wait()
@@ -123,17 +123,17 @@ class DaemonProcess:
         return self.process.wait(STOP_S)
 
     def stop(self) -> int:
-        """Ask it to leave; the exit code."""
+        """Ask it to end; returns the exit code."""
         self.process.terminate()
         return self.wait()
 
     def kill(self) -> None:
-        """Without a word, as the kernel's OOM killer would."""
+        """Kill it at once, as the kernel's OOM killer would."""
         self.process.kill()
         self.wait()
 
     def end(self) -> None:
-        """Leave nothing behind, whatever state it is in."""
+        """End it and remove what it left, whatever state it is in."""
         if self._process is not None and self._process.poll() is None:
             try:
                 self.stop()
@@ -152,7 +152,7 @@ class DaemonProcess:
 
     @property
     def instance(self) -> str:
-        """As noted beside the socket; the last one where nothing is noted any more."""
+        """The instance noted beside the socket; the last one known where the note is gone."""
         path = self.socket
         if self._process is not None and self._process.poll() is None:
             path = f"/proc/{self.pid}/root{path}"  # it may be in a mount namespace of its own
@@ -161,7 +161,7 @@ class DaemonProcess:
 
     @property
     def sidecars(self) -> Path:
-        """Where it writes down what its slabs hold."""
+        """The folder of its sidecars."""
         return Path(self.socket + ".slabs")
 
     def segments(self) -> list[str]:
@@ -172,7 +172,7 @@ class DaemonProcess:
         return [name for name in os.listdir(SHM_DIR) if f".{instance}." in name]
 
     def allocated_bytes(self) -> int:
-        """Memory behind all of its slabs, as the kernel counts it."""
+        """The memory of all of its slabs, as the kernel counts it."""
         total = 0
         for name in self.segments():
             with contextlib.suppress(FileNotFoundError):
@@ -193,7 +193,7 @@ class DaemonProcess:
         return totals["source_requests"] - totals["source_read_bytes"] // BLOCK
 
     def shards(self) -> dict[str, dict[str, Any]]:
-        """URI to row, of all sources."""
+        """The status of each shard of all sources, by its URI."""
         return {row["uri"]: row for source in self.status()["sources"] for row in source["shards"]}
 
 
@@ -229,7 +229,7 @@ class Daemons:
 
 @contextlib.contextmanager
 def daemons() -> Iterator[Daemons]:
-    """A maker of daemons whose logs are told on stderr, which pytest shows for failures."""
+    """A maker of daemons; their logs go to stderr, which pytest shows for failures."""
     # Not tmp_path: a socket's path is short, and the name of a test may be long.
     directory = Path(tempfile.mkdtemp(prefix="strd-"))
     made = Daemons(directory)

@@ -144,7 +144,7 @@ class DescriptorEnd:
         return [self._listening, *(session.connection for session in self.living)]
 
     def serve(self, poller: zmq.Poller) -> list[Session]:
-        """Do what is to be done now; gives those whose connection ended."""
+        """Do what is to be done now; returns the sessions whose connection ended."""
         ready = {fd for fd, _ in poller.poll(0)}
         if self._listening.fileno() in ready:
             session = Session(self._listening.accept()[0])
@@ -158,7 +158,7 @@ class DescriptorEnd:
         return ended
 
     def hand_out(self, session: Session, load: int, slabs: Sequence[tuple[int, int]]) -> None:
-        """Queue `(shard, descriptor)` pairs, in batches; the descriptors are taken over."""
+        """Queue `(shard, descriptor)` pairs, in batches; this object closes the descriptors."""
         size = self._manners.slab_batch
         for first in range(0, len(slabs), size):
             batch = slabs[first : first + size]

@@ -1,4 +1,4 @@
-"""The descriptor socket spoken by hand: any descriptor, any packet, in any order.
+"""A client that sends any packet with any descriptors to the descriptor socket, in any order.
 
 Owns one connection of each kind, as one client: the descriptor socket and the ZeroMQ peer that
 presents its token. Nothing here checks what it sends; that is what the daemon must do.
@@ -47,7 +47,7 @@ ROOM: Final = 253
 
 
 class DescriptorPeer:
-    """One client that says what it likes. A context manager that closes both sockets."""
+    """One client, honest or not. A context manager that closes both sockets."""
 
     def __init__(self, socket_path: str, *, hello: bool = True) -> None:
         self.connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

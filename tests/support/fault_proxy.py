@@ -1,4 +1,4 @@
-"""A real HTTP server in front of a store: it records each request, and does wrong when told to.
+"""A real HTTP server in front of a store: it records each request, and fails as a test tells it.
 
 What is behind it is a `Backend` (see `object_backends.py`): a store in memory, or another server.
 Faults are drawn by chance from a seed, or come from a script, one for each GET.
@@ -67,7 +67,7 @@ class Fault(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was asked, and what became of it."""
+    """A request, and how it was answered."""
 
     asked: Asked
     fault: Fault | None

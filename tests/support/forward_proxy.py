@@ -1,4 +1,4 @@
-"""A real HTTP proxy: absolute URLs and CONNECT tunnels, with or without asking who comes."""
+"""A real HTTP proxy: absolute URLs and CONNECT tunnels, with or without a password."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class FuseFile:
 
     @contextlib.contextmanager
     def hanging(self) -> Iterator[None]:
-        """Answer no read and no close meanwhile; what a failing test leaves open can be closed."""
+        """Answer no read and no close within the block; a failing test can close its files."""
         self.answering.clear()
         self._hangs_until_s = time.monotonic() + HANGS_AT_MOST_S
         try:
@@ -88,7 +88,7 @@ class FuseFile:
             self.go_on()
 
     def go_on(self) -> None:
-        """Answer what waited, and what comes."""
+        """Answer the requests that waited, and all that come."""
         with self._lock:
             self.answering.set()
             held, self._held = self._held, []
@@ -96,7 +96,7 @@ class FuseFile:
             self._reply(unique, body)
 
     def unmount(self) -> None:
-        """End it; what still waits fails."""
+        """Unmount it; requests that still wait fail."""
         self.go_on()
         _libc.umount2(self._folder.encode(), _DETACH)
         os.write(self._end, b"end")

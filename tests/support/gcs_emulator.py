@@ -19,7 +19,7 @@ from urllib.parse import quote, urlsplit
 
 @contextlib.contextmanager
 def gcs_emulator() -> Iterator[str]:
-    """The URL of a running one."""
+    """The URL of a running emulator."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.support.gcs_emulator"],
         stdin=subprocess.PIPE,

@@ -23,7 +23,7 @@ class Kept:
 
 
 class GcsStore:
-    """Objects by bucket and name; the attributes are what it asks of callers."""
+    """Objects by bucket and name; the attributes say which tokens and projects it wants."""
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], Kept] = {}

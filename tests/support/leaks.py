@@ -52,7 +52,7 @@ def snapshot() -> Snapshot:
 
 
 def leaked(before: Snapshot) -> list[str]:
-    """One line for each thing that is there now, was not there `before`, and has no right to be."""
+    """One line for each thing that a test left behind: it is there now, and was not `before`."""
     now = snapshot()
     lines = [f"descriptor {fd} -> {to}" for fd, to in sorted(now.descriptors - before.descriptors)]
     lines += [f"thread {name!r}" for _, name in sorted(now.threads - before.threads)]

@@ -1,8 +1,8 @@
-"""Client processes of their own: each opens a checkpoint, stops where told, says what it read.
+"""Client processes: each opens a checkpoint, stops where it was told to, and says what it read.
 
 One server process imports torch once and forks a client for each request; `LoaderProcess` is the
-test's end of one. The two talk by lines: the process says `ready`, and `first` after its first
-tensor if it is to stop there, and waits for a line each time.
+test's end of such a client. The two exchange lines: the process says `ready`, and `first` after its
+first tensor if it is to stop there, and waits for a line each time.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class LoaderProcess:
         self._channel.sendall(b"\n")
 
     def result(self) -> dict[str, Any]:
-        """What it found; see `_load`."""
+        """What the process read; see `_load`."""
         line = self.line()
         assert line, "the loader died"
         found: dict[str, Any] = json.loads(line)

@@ -1,4 +1,4 @@
-"""A connection to no daemon: notes what is sent, and answers `Open` as the test says."""
+"""A connection without a daemon: records what is sent, and answers `Open` as the test says."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class Asked:
 
 
 class PaperFleet(Fleet):
-    """Workers of paper."""
+    """Workers that do nothing until the test lets them answer."""
 
     def __init__(self) -> None:
         super().__init__(1, 2)
@@ -251,12 +251,12 @@ class PaperClient:
         return self.asked
 
     def heard(self, kind: type[M]) -> list[M]:
-        """Everything of one kind that it was told."""
+        """Every message of one kind that the client was sent."""
         told = self.daemon.control.sent.get(self.session.name, [])
         return [message for message in told if isinstance(message, kind)]
 
     def hears(self, kind: type[M]) -> M:
-        """The last that it was told, of this kind."""
+        """The last message of this kind that the client was sent."""
         message = self.daemon.control.sent[self.session.name][-1]
         assert isinstance(message, kind), message
         return message
@@ -330,7 +330,7 @@ class PaperDaemon:
         await self.settle()
 
     async def settle(self) -> None:
-        """Let happen what needs no worker."""
+        """Run the loop until nothing is left to do without a worker."""
         for _ in range(4):
             self.turn()
             await asyncio.sleep(0)

@@ -146,7 +146,7 @@ class Play:
         return self.turn(e.BlocksConsumed(self.at_s, load_key(owner), named))
 
     def consume_granted(self, owner: str) -> list[c.AnyCommand]:
-        """Give everything back that is granted now."""
+        """Consume every block that is granted now."""
         return self.consume(owner, *((i, b, b + 1) for i, b in self.granted(owner)))
 
     def want(self, owner: str, *ranges: tuple[int, int, int]) -> list[c.AnyCommand]:

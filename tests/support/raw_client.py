@@ -1,7 +1,7 @@
-"""The protocol spoken by hand, one message at a time: every point of a load is a stop point.
+"""A client that speaks the protocol one message at a time; a test can stop anywhere in a load.
 
-No thread, no torch, no heartbeats: a test says exactly what the daemon hears on either socket,
-wrong things too, and reads only when it wants to.
+It has no thread, no torch and no heartbeats. A test decides exactly what the daemon receives on
+each socket, wrong messages too, and reads only when it wants to.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class RawClient:
         return message
 
     def expect_also(self, kind: type[M]) -> M:
-        """The next message of this kind; others that come before it stay unread, in order."""
+        """The next message of this kind; others before it stay unread, in order."""
         while not any(isinstance(message, kind) for message in self._unread):
             self.listen()
         message = next(message for message in self._unread if isinstance(message, kind))

@@ -91,7 +91,7 @@ class ScriptedDaemon:
     # --- the test's thread -----------------------------------------------------------------------
 
     def kill(self) -> None:
-        """Vanish without a word; the slabs stay, as after SIGKILL."""
+        """End at once, as after SIGKILL; the slabs stay."""
         self._stop.set()
         self._thread.join()
 
@@ -117,7 +117,7 @@ class ScriptedDaemon:
         return [message for message in list(self.received) if isinstance(message, kind)]
 
     def shared_bytes(self, uri: str) -> list[bytes]:
-        """What the slab of a shard holds now, for each load that has one."""
+        """The bytes of a shard's slab now, for each load that has one."""
         return [
             os.pread(fd, stored.size_bytes, 0)
             for load in list(self._loads.values())

@@ -12,7 +12,7 @@ from streamer_client.contract.socket import descriptor_socket
 
 
 class Squatter:
-    """A user who was there first: listens at a place, and keeps what it hears."""
+    """A program of another user that listens at a place, and records what it is sent."""
 
     def __init__(self, folder: Path, uid: int) -> None:
         folder.mkdir()

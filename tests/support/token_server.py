@@ -1,6 +1,7 @@
 """Gives access tokens over real HTTP.
 
-As Google's token endpoint and metadata server do, and the managed identity of Azure's App Service.
+It answers like Google's token endpoint and metadata server, and like the managed identity of
+Azure's App Service.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def token_server() -> Iterator[TokenServer]:
-    """A running one."""
+    """A running token server."""
     server = TokenServer()
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()

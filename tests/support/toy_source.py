@@ -31,7 +31,7 @@ class ToyReader:
         return len(target)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is no descriptor."""
 
 
 class ToyStorage(PrefixStorage):

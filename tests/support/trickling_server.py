@@ -1,7 +1,7 @@
 """A server that sends what it has byte by byte, for as long as anybody listens.
 
-Owns the pace, not what is said: of each answer a part goes at once, and the rest in a trickle. Each
-connection, which carries one request, has a thread that ends when the client hangs up.
+Owns the pace of an answer, not its text: a part of it goes at once, and the rest byte by byte. Each
+connection carries one request, and has a thread that ends when the client disconnects.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class TricklingServer:
 
 @contextlib.contextmanager
 def trickling_server(answer: Callable[[str], Trickle]) -> Iterator[TricklingServer]:
-    """A server that ends with the block; whoever listens must have hung up by then."""
+    """A server that ends with the block; its clients must have disconnected by then."""
     server = TricklingServer(answer)
     try:
         yield server

@@ -1,4 +1,4 @@
-"""Runs a call as a user to whom file modes apply, which they do not to root."""
+"""Runs a call as another user than root, because file modes do not apply to root."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def as_nobody(call: Callable[[], object]) -> str:
 
 
 def as_user(uid: int, call: Callable[[], object]) -> str:
-    """As `as_nobody`, of another user, whose group has the same number."""
+    """As `as_nobody`, for any user, whose group has the same number."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""A client in another world: a program that loads where and as whom a test puts it.
+"""A client that runs as another user, or in other namespaces, as a test wants it.
 
 `Visitor` is the test's end: it starts `python -m tests.support.visitor` behind a command that
 changes user, namespaces or limits (`worlds.py`), and asks it one thing at a time. The program talks
@@ -75,7 +75,7 @@ class Visitor:
         self._process.stdin.flush()
 
     def answer(self) -> Answer:
-        """What it says to what was asked before.
+        """The program's answer to the request that `begin` sent.
 
         Raises:
             Refusal: the program met an error.
@@ -93,7 +93,7 @@ class Visitor:
         return self.answer()
 
     def refused(self, do: str, **options: object) -> Refusal:
-        """The error that it meets, which it must."""
+        """The error that the program met; fails if it met none."""
         try:
             answer = self.ask(do, **options)
         except Refusal as refusal:
@@ -108,7 +108,7 @@ class Visitor:
         return {**opened, **self.ask("read"), **self.ask("close")}
 
     def kill(self) -> None:
-        """Without a word."""
+        """Kill the program at once."""
         os.kill(self.pid, signal.SIGKILL)
         self._process.wait()
 
@@ -350,7 +350,7 @@ def main() -> None:
 
 
 def kill_and_wait(pid: int) -> None:
-    """End a process that is nobody's child here."""
+    """End a process that is no child of this one."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     eventually(lambda: _has_ended(pid))

@@ -18,11 +18,11 @@ def eventually(predicate: Callable[[], T], deadline_s: float = 10.0, what: str =
 
     Args:
         predicate: asked every hundredth of a second.
-        deadline_s: seconds to go on asking; it is asked once even when 0.
+        deadline_s: seconds to go on asking; it is asked once even where this is 0.
         what: what is waited for, for the failure's text.
 
     Raises:
-        AssertionError: it was not true before the deadline.
+        AssertionError: the predicate was not true before the deadline.
     """
     deadline = time.monotonic() + deadline_s
     while True:

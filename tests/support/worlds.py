@@ -1,7 +1,8 @@
 """Other users and other namespaces: commands behind which a daemon or a client is started.
 
-A command ends by executing what follows it, so it goes before a program (`Visitor`, or the `before`
-of a daemon). Owns also the reasons for which a machine cannot do this; tests are skipped with them.
+A command ends by executing the words that follow it, so it is put before a program (`Visitor`, or
+the `before` of a daemon). This module also finds out why a machine cannot do this; tests are
+skipped with that reason.
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ def shared_folder(uid: int = 0, gid: int = 0, mode: int = 0o755) -> Iterator[Pat
 
 
 def give(paths: Sequence[Path], uid: int, mode: int = 0o644) -> None:
-    """Let files be a user's."""
+    """Make a user the owner of files."""
     for path in paths:
         os.chown(path, uid, uid)
         path.chmod(mode)

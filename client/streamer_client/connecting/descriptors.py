@@ -323,8 +323,8 @@ def _connect(connection: socket.socket, socket_path: str) -> None:
         ) from error
     except OSError as error:
         raise DaemonUnavailable(
-            f"no daemon answers at {socket_path} ({error.strerror or error}); start one: "
-            "systemctl start streamerd, or streamerd"
+            f"no daemon answers at {socket_path} ({error.strerror or error}); start one "
+            "with `systemctl start streamerd` or `streamerd`"
         ) from error
 
 

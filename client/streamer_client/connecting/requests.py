@@ -212,8 +212,8 @@ def handed_over(
         if transfer or all(map(is_remote, sources)):
             raise
         raise SourceNotFound(
-            f"{error}; what another user loaded is found by who can open its files, and this user "
-            "can open none of them"
+            f"{error}; what another user loaded is found through its files, and this user can "
+            "open none of them"
         ) from error
     finally:
         connection.drop(transfer)

@@ -16,10 +16,9 @@ from typing import Final
 
 from streamer_client.contract.errors import SourceNotFound
 from streamer_client.contract.printable import printable
-from streamer_client.contract.uris import is_remote
 from streamer_client.runai.failures import as_value_error
 from streamer_client.runai.s3_utils.s3_utils import S3Credentials, with_credentials
-from streamer_client.storage.contract import Storage, StoredShard
+from streamer_client.storage.contract import BucketNotFound, Storage, StoredShard
 from streamer_client.storage.names import natural_key
 from streamer_client.storage.object_uri import ObjectUri
 from streamer_client.storage.os_errors import source_error
@@ -72,15 +71,10 @@ def _objects(source: str, credentials: S3Credentials | None) -> list[str]:
     try:
         shards = storage_of(source, credentials).list_shards(source, SAFETENSORS_PATTERN, None)
     except SourceNotFound as error:
-        if is_remote(source) and _no_bucket(error):
+        if isinstance(error, BucketNotFound):
             raise
         return []
     return [shard.uri for shard in shards if _place(shard.uri) != _place(source)]
-
-
-def _no_bucket(error: SourceNotFound) -> bool:
-    """Whether a store refused a listing; where it lists nothing, the text says something else."""
-    return ": does not exist: " in str(error)
 
 
 def list_files(

@@ -1,1 +1,1 @@
-"""Where checkpoints come from: one contract, one module per kind of source. No torch."""
+"""Where checkpoints come from: one contract, one module or folder per kind of source. No torch."""

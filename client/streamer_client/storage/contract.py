@@ -13,12 +13,21 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from streamer_client.contract.errors import SourceNotFound
+
+
+class BucketNotFound(SourceNotFound):
+    """The bucket or container of a source does not exist, so that nothing of it can be listed.
+
+    It has the code of `SourceNotFound` and arrives as that where it crosses the socket.
+    """
+
 
 class StoredShard(msgspec.Struct, frozen=True):
     """One file or object, and what proves its content."""
 
     uri: str
-    """Absolute path for local files, `scheme://...` else."""
+    """An absolute path for a local file, else `scheme://...`."""
     size_bytes: int
     identity: str
     """Changes whenever the content may have changed."""
@@ -31,12 +40,12 @@ class Reader(Protocol):
 
     @property
     def piece_bytes(self) -> int:
-        """The size of reads that suits this reader; 0: as large as possible, a request costs."""
+        """How long each read should be; 0: as long as possible, since each costs a request."""
         ...
 
     @property
     def retries(self) -> int:
-        """Requests that all threads had to repeat so far; 0 where nothing is repeated."""
+        """How many requests were repeated so far, by all threads together."""
         ...
 
     def readinto(self, buffer: memoryview, start: int) -> int:
@@ -63,13 +72,13 @@ class SourceEnvironment(Protocol):
     def resolved(self) -> dict[str, str]:
         """The variables to send with an open: credentials, region, endpoint, options.
 
-        Empty for files. The client resolves credentials where profiles, token files and metadata
-        services are, so that the daemon needs none of them. Cheap; a later call returns renewed
-        values where the earlier ones are about to expire.
+        Empty for files. Credentials are resolved in the client's process, which has the profiles,
+        token files and metadata services, so that the daemon needs none of them. A call is cheap;
+        it returns renewed values where the earlier ones are about to expire.
 
         Raises:
             ConfigError: a profile, region or endpoint is malformed or unknown.
-            SourceForbidden: credentials were asked for and cannot be had; says where was looked.
+            SourceForbidden: configured credentials could not be obtained; the text says why.
         """
         ...
 
@@ -131,7 +140,7 @@ class CredentialsReport:
 
 
 def names_alone(environment: Mapping[str, str]) -> CredentialsReport | None:
-    """The report of a kind that has nothing better to say: a value may be a secret."""
+    """The report of a kind that has no better one: only names, since a value may be a secret."""
     if not environment:
         return None
     return CredentialsReport("note", f"sent along with an open: {', '.join(sorted(environment))}")

@@ -11,7 +11,7 @@ also in fetch workers, on what a client sent.
 | `STREAMER_TLS_VERIFY` | 0: trust any certificate |
 | `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY` | see `http/proxies.py` |
 | `RUNAI_STREAMER_S3_REQUEST_TIMEOUT_MS` | the longest silence of a server |
-| `RUNAI_STREAMER_S3_MAX_RETRIES`, else `AWS_MAX_ATTEMPTS` | attempts that may bring nothing |
+| `RUNAI_STREAMER_S3_MAX_RETRIES`, else `AWS_MAX_ATTEMPTS` | attempts in a row without a byte |
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ _TIMEOUT_MS: Final = "RUNAI_STREAMER_S3_REQUEST_TIMEOUT_MS"
 _RETRIES: Final = "RUNAI_STREAMER_S3_MAX_RETRIES"
 _ATTEMPTS: Final = "AWS_MAX_ATTEMPTS"
 
+_LARGEST: Final = 1_000_000_000
+"""The largest number that a variable may have; as milliseconds it is eleven days."""
+
 HTTP_VARIABLES: Final = (
     _VERIFY,
     _TIMEOUT_MS,
@@ -52,7 +55,7 @@ _NAMES: Final = SettingNames("AWS_CA_BUNDLE or SSL_CERT_FILE", _TIMEOUT_MS)
 
 
 def http_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that are set, and in place of a bundle's path the certificates in it.
+    """The variables of `HTTP_VARIABLES` that are set, and the certificates of the CA bundle.
 
     Raises:
         ConfigError: the bundle cannot be used.
@@ -134,7 +137,7 @@ def flag(environment: Mapping[str, str], name: str, *, default: bool) -> bool:
 
 
 def whole_number(environment: Mapping[str, str], name: str) -> int | None:
-    """A variable that is a number of at least 0; None where it is not set.
+    """A variable that is a number from 0 to a thousand million; None where it is not set.
 
     Raises:
         ConfigError: it is something else.
@@ -144,6 +147,9 @@ def whole_number(environment: Mapping[str, str], name: str) -> int | None:
         return None
     if not text.isascii() or not text.isdigit():
         raise ConfigError(f"{name}={text!r}: not a whole number; give one, or unset it")
+    # The system's calls take no longer timeout, and `int` no longer text than some 4300 digits.
+    if len(text) > len(str(_LARGEST)) or int(text) > _LARGEST:
+        raise ConfigError(f"{name}: is larger than {_LARGEST}; give a smaller number, or unset it")
     return int(text)
 
 

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from streamer_client.contract.errors import ConfigError, SourceChanged, SourceError, SourceNotFound
 from streamer_client.storage.contract import SourceKind, StoredShard
 from streamer_client.storage.local_reader import LocalReader, identity_of
-from streamer_client.storage.names import DEFAULT_PATTERN, natural_key, select, told
+from streamer_client.storage.names import DEFAULT_PATTERN, natural_key, select, some_of
 from streamer_client.storage.os_errors import absolute_path, source_error
 
 _FILE_SCHEME = "file://"
@@ -108,7 +108,9 @@ def _named(base: str, source: str, files: Sequence[str]) -> tuple[StoredShard, .
     paths = [local_path(name if _is_uri(name) else os.path.join(base, name)) for name in files]
     twice = sorted({path for path in paths if paths.count(path) > 1})
     if twice:
-        raise ConfigError(f"{source}: the list of files names twice: {told(twice)}; name each once")
+        raise ConfigError(
+            f"{source}: the list of files names twice: {some_of(twice)}; name each once"
+        )
     return tuple(_shard(path) for path in paths)
 
 
@@ -121,7 +123,7 @@ def _matches(directory: str, pattern: str | None) -> list[str]:
     matches = select(names, wanted)
     if not matches:
         raise SourceNotFound(
-            f"{directory}: no file matches {wanted!r}; there is: {told(names)}; "
+            f"{directory}: no file matches {wanted!r}; there is: {some_of(names)}; "
             "check the directory and the pattern"
         )
     return matches
@@ -139,11 +141,11 @@ def _files_under(directory: str) -> Iterator[str]:
 
 
 def open_regular(path: str) -> tuple[int, os.stat_result]:
-    """A descriptor of a regular file, and what the system says of it. The caller closes it.
+    """A descriptor of a regular file, and its status. The caller closes the descriptor.
 
-    Looked at before and after it was opened: before, since opening a device may do something to
-    it; after, since only the descriptor tells what was opened. O_NONBLOCK lets nobody wait who
-    opens a FIFO that was put there meanwhile.
+    The file is looked at before it is opened, because opening a device may do something to it, and
+    once more afterwards, because only the descriptor tells what was opened. O_NONBLOCK keeps the
+    open from waiting where a FIFO was put there in between.
 
     Raises:
         SourceNotFound: there is no such file.
@@ -205,7 +207,7 @@ def _open_again(shard: StoredShard) -> int:
 
 
 class LocalEnvironment:
-    """Nothing of a client's environment bears on files: each process reads by its own rights."""
+    """The environment of local files. It is empty: each process reads with its own rights."""
 
     def resolved(self) -> dict[str, str]:
         """See `SourceEnvironment`."""

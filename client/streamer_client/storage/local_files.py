@@ -34,10 +34,9 @@ class LocalFile:
         uri: as given.
         fd: opened for reading; it reads the page cache. -1 once closed.
         direct_fd: of the same file, opened with O_DIRECT; None where the file system refuses that,
-            or where it was not asked for. The flag belongs to what an open made, so it can be no
-            copy of `fd`.
-        shard: path, size and identity, without what only a daemon adds to an identity.
-        ctime_ns: when anything about the file had last changed at the time of opening.
+            or where it was not asked for. It is no copy of `fd`: copies share their flags.
+        shard: path, size and identity; the identity lacks disk and owner, which a daemon adds.
+        ctime_ns: the file's ctime when it was opened.
 
     Raises:
         SourceNotFound: there is no such file.
@@ -84,15 +83,16 @@ def open_local(
 ) -> tuple[LocalFile, ...]:
     """Open the files that `LocalStorage.list_shards` lists, in its order.
 
-    Two names that the pattern takes and that lead to one file (hard links, symbolic ones) are
-    opened once, under the first name; files that are named one by one are each opened.
+    Where two names that the pattern takes lead to one file (by hard or symbolic links), that file
+    is opened once, under the first name. Files that are named one by one are each opened.
 
     Args:
         source: as `list_shards` takes it.
-        pattern: as well.
-        files: as well.
+        pattern: as `list_shards` takes it.
+        files: as `list_shards` takes it.
         direct: open each a second time, for O_DIRECT.
-        room_for: tells, before any file is opened, whether there is room for so many.
+        room_for: tells, before any file is opened, whether there are descriptors enough to open
+            this many files twice.
 
     Raises:
         SourceError: as `list_shards` says, or too many files are open.
@@ -116,7 +116,7 @@ def open_local(
 
 
 class DescriptorStorage:
-    """A storage of files that are open already, which stay their owner's."""
+    """A storage of files that are open already; whoever opened them closes them."""
 
     def __init__(self, files: Iterable[LocalFile]) -> None:
         self._files = {file.uri: file for file in files}
@@ -124,13 +124,13 @@ class DescriptorStorage:
     def list_shards(
         self,
         source: str,
-        pattern: str | None,  # noqa: ARG002  what was opened was chosen before
+        pattern: str | None,  # noqa: ARG002  the files were chosen when they were opened
         files: Sequence[str] | None,  # noqa: ARG002
     ) -> tuple[StoredShard, ...]:
-        """All of them, in the order given.
+        """The shards of all the files, in the order given.
 
         Raises:
-            SourceNotFound: there is none.
+            SourceNotFound: there is no file.
         """
         if not self._files:
             raise SourceNotFound(f"{source}: no file of it was opened; open the checkpoint anew")
@@ -139,7 +139,7 @@ class DescriptorStorage:
     def list_all(
         self, source: str, take: Callable[[str], bool] | None = None
     ) -> tuple[StoredShard, ...]:
-        """Those that `take` takes."""
+        """The shards whose URI `take` accepts."""
         shards = self.list_shards(source, None, None)
         return tuple(shard for shard in shards if take is None or take(shard.uri))
 
@@ -181,8 +181,8 @@ def _open_direct(path: str, fd: int, status: os.stat_result) -> int | None:
     Raises:
         OSError: too many files are open.
     """
-    # The open file itself first: its path may lead elsewhere by now. It is asked for by its path
-    # where there is no /proc.
+    # /proc leads to the open file itself. Its path, which is used where there is no /proc, may lead
+    # elsewhere by now.
     for way in (f"/proc/self/fd/{fd}", path):
         try:
             direct_fd = os.open(way, DIRECT_FLAGS)

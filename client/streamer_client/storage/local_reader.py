@@ -37,8 +37,8 @@ PIECE_BYTES: Final = 1 << 20
 """Fits a processor's own cache, so that checksum and copy find it there; devices want no more."""
 
 SETTLING_READS: Final = 3
-"""How often bytes are read whose file's ctime moved meanwhile. One chmod or link costs one more
-read; a file whose ctime moves during each of them is being written to."""
+"""How many times bytes are read whose file's ctime changes during each read. One chmod or link
+costs one more read; a file whose ctime changes during all of them is being written to."""
 
 _UNKNOWN: Final = -1
 
@@ -48,15 +48,15 @@ T = TypeVar("T")
 def identity_of(status: os.stat_result, disk: str = "", owner: str = "") -> str:
     """What proves a local file's content.
 
-    Device, inode, size and time of the last change of content; not ctime, which chmod, link and
-    rename change too.
+    That is device, inode, size and the time of the last change of content (mtime). It is not ctime,
+    which chmod, link and rename change too.
 
     Args:
         status: of the open file.
-        disk: the block device's `diskseq`, where there is one: another image mounted at the same
-            device number may repeat all else.
+        disk: the block device's `diskseq`, where there is one. An image that is mounted later at
+            the same device number may repeat everything else.
         owner: the id of the user who passed the file, where its file system is served by a process
-            that says what it likes.
+            (FUSE), which may claim anything.
     """
     base = f"file:{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
     return base + (f":disk{disk}" if disk else "") + (f":uid{owner}" if owner else "")
@@ -69,10 +69,10 @@ class LocalReader:
 
     Args:
         fd: opened for reading, without O_DIRECT.
-        shard: what it is; an identity longer than `identity_of` says without disk and owner is
-            compared in what both have.
-        direct_fd: the same file, opened once more with O_DIRECT. None: that is tried here, with
-            this process's own rights to the open file, and done without where it is refused.
+        shard: what the file should be. Disk and owner at the end of its identity are not compared,
+            since the descriptor does not tell them.
+        direct_fd: the same file, opened once more with O_DIRECT. None: the reader tries to open it
+            so with its process's own rights, and does without where that is refused.
 
     Raises:
         SourceChanged: the file is not what `shard` says.
@@ -131,7 +131,7 @@ class LocalReader:
             raise changed(self._shard, found)
 
     def ctime_ns(self) -> int:
-        """When anything about the file last changed, as its file system says now.
+        """The file's ctime, as its file system says now.
 
         Raises:
             SourceError: it cannot be looked at any more.
@@ -139,17 +139,17 @@ class LocalReader:
         return self._status().st_ctime_ns
 
     def settled(self, read: Callable[[], T]) -> tuple[T, int]:
-        """Call `read`, again where the file's ctime moved meanwhile.
+        """Call `read`, and repeat it where the file's ctime changed during the call.
 
         Args:
-            read: reads bytes through this reader; what it did before is void when it is called
-                once more.
+            read: reads bytes through this reader; the result of a call is void if it is called
+                again.
 
         Returns:
-            What the last call gave, and the ctime under which all its bytes were read.
+            The result of the last call, and the ctime that held while all its bytes were read.
 
         Raises:
-            SourceChanged: the ctime does not come to rest.
+            SourceChanged: the ctime changed during every call.
             SourceError: the file could not be read.
         """
         before_ns = self.ctime_ns()
@@ -178,7 +178,7 @@ class LocalReader:
         self._fd, self._direct_fd = -1, None
 
     def _read_cached(self, part: memoryview, start: int) -> int:
-        """Fill `part` from the cache; returns how many bytes at its end were not there."""
+        """Fill `part` from the cache; returns how many bytes at its end the cache did not hold."""
         if not self._cache.nowait:
             self._read_device(part, start, known=False)
             return 0
@@ -229,7 +229,7 @@ class LocalReader:
         return 0
 
     def _direct(self) -> int:
-        """The second descriptor; opened of the open file, not by a path."""
+        """The descriptor for O_DIRECT; opened from the open file, not by a path."""
         with self._opening:
             if self._direct_fd is None:
                 self._direct_fd = os.open(f"/proc/self/fd/{self._fd}", DIRECT_FLAGS)

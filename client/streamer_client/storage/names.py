@@ -1,4 +1,4 @@
-"""Names of shards: which ones a pattern takes, their order, and how errors list them.
+"""Names of shards: which of them a pattern takes, their order, and how errors list them.
 
 Shared by all kinds of source. Pure.
 """
@@ -16,25 +16,34 @@ _DIGITS: Final = re.compile(r"([0-9]+)")
 _SHOWN_NAMES: Final = 8
 
 
-def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
-    """Sort key that puts `part-2` before `part-10`; total, since the name itself breaks ties."""
+def natural_key(name: str) -> tuple[tuple[str | tuple[int, str], ...], str]:
+    """A sort key that puts `part-2` before `part-10`; the name itself breaks ties.
+
+    Numbers are compared by their length, then as text, because `int` refuses more than some 4300
+    digits, and a server may list any name.
+    """
+
+    def number(digits: str) -> tuple[int, str]:
+        significant = digits.lstrip("0")
+        return len(significant), significant
+
     parts = _DIGITS.split(name)
-    return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), name
+    return tuple(number(part) if place % 2 else part for place, part in enumerate(parts)), name
 
 
 def select(names: Iterable[str], pattern: str) -> list[str]:
     """Names that the glob takes, in natural order.
 
-    As in a shell, case counts and a hidden name is taken only by a pattern that starts with a dot:
-    `._model.safetensors`, which some systems leave beside each file, is no shard.
+    As in a shell, case counts, and only a pattern that starts with a dot takes hidden names: some
+    systems leave a `._model.safetensors` beside each file, which is no shard.
     """
     hidden = pattern.startswith(".")
     taken = (name for name in names if hidden or not name.startswith("."))
     return sorted((name for name in taken if fnmatch.fnmatchcase(name, pattern)), key=natural_key)
 
 
-def told(names: Sequence[str]) -> str:
-    """A short list of names for the text of an error."""
+def some_of(names: Sequence[str]) -> str:
+    """The first few names and the number of the others, for the text of an error."""
     if not names:
         return "nothing at all"
     ordered = sorted(names, key=natural_key)

@@ -13,8 +13,9 @@ from typing import Final
 from streamer_client.contract.errors import ConfigError
 
 _USERINFO: Final = re.compile(r"(?!arn:)[^/@]*:.*@|[^/]*@", re.DOTALL)
-"""What stands before a bucket where somebody wrote `key:secret@bucket`. Secret keys have slashes,
-buckets no colon; the `@` of an object's name comes after a bucket that has neither."""
+"""Credentials before a bucket, where somebody wrote `key:secret@bucket`. A secret key may have
+slashes, so a colon before the first slash is what tells it from an object's name with an `@`: no
+bucket has a colon."""
 HIDDEN: Final = "***@"
 
 
@@ -52,17 +53,17 @@ def without_user(text: str) -> str:
     if found:
         return f"{scheme}{sign}{HIDDEN}{rest[found.end() :]}"
     bucket, slash, _ = rest.partition("/")
-    # Without its @, too: no bucket has a colon.
+    # Somebody may have forgotten the @; no bucket has a colon.
     if ":" in bucket and not bucket.startswith("arn:"):
         return f"{scheme}{sign}***{slash}..." if slash else f"{scheme}{sign}***"
     return text
 
 
 def split_uri(text: str, scheme: str) -> tuple[str, str]:
-    """Bucket and key as they stand in a URI; an empty bucket where it is not of this scheme.
+    """Bucket and key as they stand in a URI; an empty bucket where the URI has another scheme.
 
     Raises:
-        ConfigError: there are credentials in it, which would be shown, and are not used.
+        ConfigError: the URI holds credentials, which would be shown and are not used.
     """
     start = f"{scheme}://"
     if text[: len(start)].lower() != start:

@@ -1,8 +1,8 @@
 """What the operating system's refusals mean to somebody who loads a checkpoint.
 
-Owns the step from `OSError` to a typed error with a remedy: for what is reached by a path, for what
-is read through a descriptor that somebody else opened, whose path is not looked at, and for the
-working directory, which may be gone.
+Owns the step from `OSError` to a typed error with a remedy. `source_error` is for files that are
+reached by a path; `descriptor_error` is for those that are read through a descriptor that another
+process opened, and looks at no path; `absolute_path` tells of a working directory that is gone.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """What the page cache holds of one open file, asked without making it read anything.
 
-Why this is asked at all: a read with RWF_NOWAIT answers from the cache or says no at once, but on
-Linux since 5.10 each "no" starts the device's read-ahead, and with O_DIRECT for the rest the device
-then reads those bytes twice (blocks and read-ahead of 8 MiB: 2.00 x the bytes of a cold file; asked
-first: 1.00 x). cachestat(2), Linux 6.5, answers exactly and reads nothing; it may be refused to a
-user who neither owns the file nor may write to it. Then one page is tried with RWF_NOWAIT, which
-brings that page in and no other (1.0005 x).
+It is asked because trying costs: a read with RWF_NOWAIT answers from the cache or refuses at once,
+but on Linux since 5.10 each refusal starts the device's read-ahead. When O_DIRECT then reads the
+rest, the device reads those bytes twice (with blocks and read-ahead of 8 MiB: 2.00 x the bytes of a
+cold file; if asked first: 1.00 x). cachestat(2), Linux 6.5, answers exactly and reads nothing, but
+may be refused to a user who neither owns the file nor may write to it. Then one page is tried with
+RWF_NOWAIT, which brings in that page and no other (1.0005 x).
 """
 
 from __future__ import annotations
@@ -52,13 +52,14 @@ class PageCache:
 
     Attributes:
         nowait: whether reads with RWF_NOWAIT work on this file. Where they do not (tmpfs,
-            overlayfs) its pages may lie with another file, so that counting none proves nothing.
+            overlayfs), another file may hold its pages, so that a count of none proves nothing.
     """
 
     def __init__(self, fd: int, size_bytes: int) -> None:
         self._fd = fd
         self._countable = True
-        self.nowait = self._answers(size_bytes) is not None  # at its end: nothing to be read ahead
+        # Asked at the file's end, where there is nothing to read ahead.
+        self.nowait = self._answers(size_bytes) is not None
 
     def runs(self, start: int, stop: int) -> list[CachedRun]:
         """Cut bytes `start` to `stop` (not empty) into cached runs and others."""
@@ -88,11 +89,11 @@ class PageCache:
         return int(counts.cached)
 
     def _one_page_cached(self, start: int, stop: int) -> bool | None:
-        """Take one page for all; a random one, since a refused probe brings its page in."""
+        """Judge all pages by a random one: a refused read brings its page in, so they must vary."""
         return self._answers(random.randrange(start, stop)) if self.nowait else None  # noqa: S311
 
     def _answers(self, position: int) -> bool | None:
-        """Whether a byte can be had at once; None when this file system does not answer that."""
+        """Whether the byte is in the cache; None where this file system does not say."""
         try:
             os.preadv(self._fd, [bytearray(1)], position, os.RWF_NOWAIT)
         except BlockingIOError:

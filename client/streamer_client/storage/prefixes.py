@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from streamer_client.contract.errors import ConfigError, SourceForbidden, SourceNotFound
 from streamer_client.storage.contract import StoredShard
-from streamer_client.storage.names import DEFAULT_PATTERN, natural_key, select, told
+from streamer_client.storage.names import DEFAULT_PATTERN, natural_key, select, some_of
 from streamer_client.storage.object_uri import ObjectUri
 
 LOOKS_AT_ONCE: Final = 16
@@ -25,7 +25,7 @@ class Page:
     """One page of a listing."""
 
     keys: tuple[str, ...]
-    """Keys of objects, without those that only stand for a directory."""
+    """Keys of objects, without the objects that only stand for a directory."""
     prefixes: tuple[str, ...] = ()
     """Prefixes one level deeper, each once, with its slash; empty for a recursive listing."""
 
@@ -45,8 +45,8 @@ class ObjectStore(Protocol):
         """What lies under a prefix: all of it, or only what is directly under it.
 
         Raises:
-            SourceForbidden: the credentials do not allow to list.
-            SourceNotFound: there is no such bucket.
+            SourceForbidden: the credentials do not allow listing.
+            BucketNotFound: there is no such bucket.
         """
         ...
 
@@ -55,7 +55,7 @@ class ObjectStore(Protocol):
 
         Raises:
             SourceNotFound: there is no such object.
-            SourceForbidden: the credentials do not allow to read it.
+            SourceForbidden: the credentials do not allow reading it.
         """
         ...
 
@@ -80,7 +80,7 @@ class Prefixes:
         matches = select(names, wanted)
         if not matches:
             raise SourceNotFound(
-                f"{base}: no object matches {wanted!r}; there is: {told([*names, *below])}; "
+                f"{base}: no object matches {wanted!r}; there is: {some_of([*names, *below])}; "
                 "check the prefix and the pattern"
             )
         return self._shards(base.under(name) for name in matches)
@@ -102,8 +102,7 @@ class Prefixes:
         try:
             pages = list(self._store.pages(base, deep=False))
         except SourceForbidden:
-            # Credentials that allow to read an object may not allow to list: ask for the object
-            # alone.
+            # Credentials may allow reading one object and no listing, so the object is asked for.
             if self._is_object(base):
                 return [], []
             raise
@@ -118,7 +117,7 @@ class Prefixes:
             return False
 
     def _object(self, uri: ObjectUri) -> tuple[StoredShard, ...]:
-        """The one object that a URI may mean under which nothing lies."""
+        """The one object that a URI means where nothing lies under it."""
         if not uri.key or uri.key.endswith("/"):
             raise SourceNotFound(
                 f"{uri}: nothing lies under it; check the name and the prefix for typing errors"
@@ -147,13 +146,13 @@ class Prefixes:
         twice = sorted({str(uri) for uri in uris if uris.count(uri) > 1})
         if twice:
             raise ConfigError(
-                f"{base}: the list of files names twice: {told(twice)}; name each once"
+                f"{base}: the list of files names twice: {some_of(twice)}; name each once"
             )
         return uris
 
 
 class PrefixStorage(ABC):
-    """Base of such a store's `Storage`: listing, over the store's own `ObjectStore`."""
+    """Base of an object store's `Storage`: lists through the `ObjectStore` that a subclass is."""
 
     @abstractmethod
     def uri(self, text: str) -> ObjectUri:
@@ -175,9 +174,10 @@ class PrefixStorage(ABC):
         Each was looked at with the storage's credentials.
 
         Raises:
-            SourceNotFound: no such bucket or object, or nothing that the pattern takes.
-            SourceForbidden: the credentials do not allow to list or read.
-            CredentialsExpired: not any more.
+            BucketNotFound: no such bucket.
+            SourceNotFound: no such object, or nothing that the pattern takes.
+            SourceForbidden: the credentials do not allow listing or reading.
+            CredentialsExpired: the credentials have expired.
             ConfigError: the source is malformed, or `files` is empty or names an object twice.
         """
         return Prefixes(self).list_shards(source, pattern, files)
@@ -188,7 +188,8 @@ class PrefixStorage(ABC):
         """Every object under a prefix, at any depth, or the object that `source` is.
 
         Raises:
+            BucketNotFound: no such bucket.
             SourceNotFound: nothing there.
-            SourceForbidden: the credentials do not allow to list or read.
+            SourceForbidden: the credentials do not allow listing or reading.
         """
         return Prefixes(self).list_all(source, take)

@@ -1,6 +1,6 @@
 """The table of kinds of sources, and every question whose answer depends on the kind.
 
-Owns which module stands for a URI's scheme; leaves all that a kind does to that module's `KIND`.
+Owns which module reads a URI's scheme; leaves everything that a kind does to that module's `KIND`.
 A new kind of source is a folder of its own and one line of the table. Modules are imported when
 the first source of their kind is named, so that a process that reads files loads no store. Runs in
 clients, in `streamerctl` and in fetch workers.
@@ -48,7 +48,7 @@ def storage_for(uri: str, environment: Mapping[str, str]) -> Storage:
 
 
 def source_environment(uri: str, environ: Mapping[str, str]) -> SourceEnvironment:
-    """What finds the environment that reading `uri` needs.
+    """The object that finds the environment which reading `uri` needs.
 
     Args:
         uri: a source or a shard.

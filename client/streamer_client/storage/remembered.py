@@ -1,4 +1,4 @@
-"""A bounded dictionary for what requests teach: redirects, regions, clock skews.
+"""A bounded dictionary for what a store's answers teach: redirects, regions, clock skews.
 
 Owns the bound and the lock; leaves the meaning of keys and values to the stores. Thread-safe: the
 threads of a fetch worker, or of a client without a daemon, share one.
@@ -16,7 +16,7 @@ V = TypeVar("V")
 
 
 class Remembered(Generic[K, V]):
-    """The entries that were learned last; the oldest goes when there are too many."""
+    """The entries that were learned last; the oldest is dropped when there are too many."""
 
     def __init__(self, max_entries: int) -> None:
         self._max_entries = max_entries
@@ -28,7 +28,7 @@ class Remembered(Generic[K, V]):
         return self._values.get(key)
 
     def learn(self, key: K, value: V) -> bool:
-        """Remember a value; returns whether it was news."""
+        """Remember a value; returns whether it is another one than before."""
         with self._lock:
             if self._values.get(key) == value:
                 return False

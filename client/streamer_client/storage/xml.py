@@ -1,7 +1,7 @@
-"""The little XML that S3 answers in, as a tree of texts. Pure.
+"""The little XML that S3 and Azure answer in, as a tree of texts. Pure.
 
-By expat alone, which is in memory anyway, and without document types: an answer has none, and
-entities are how XML attacks its readers.
+expat alone parses it, because Python has it in memory anyway. A document type is refused: no answer
+has one, and it could define entities, by which XML attacks its readers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def parse_xml(body: bytes) -> Element:
     """The root element.
 
     Raises:
-        NotXml: it is none.
+        NotXml: the text is not XML.
     """
     root = Element("")
     open_elements = [root]

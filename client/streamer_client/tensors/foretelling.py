@@ -13,7 +13,7 @@ import re
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from streamer_client.contract.catalog import TensorEntry
+from streamer_client.contract.safetensors.catalog import TensorEntry
 from streamer_client.copy.cut import Cut, Dimension
 
 _FIRST_NUMBER: Final = re.compile(r"(?<![0-9A-Za-z])[0-9]+(?![0-9A-Za-z])")

@@ -17,9 +17,9 @@ from weakref import WeakSet
 
 import torch
 
-from streamer_client.contract.catalog import ShardCatalog, TensorEntry
 from streamer_client.contract.errors import DaemonUnavailable
 from streamer_client.contract.layout import blocks_of_bytes
+from streamer_client.contract.safetensors.catalog import ShardCatalog, TensorEntry
 from streamer_client.copy.cut import Cut, moved
 from streamer_client.copy.dtypes import torch_form
 from streamer_client.copy.engines import gather_engine_for

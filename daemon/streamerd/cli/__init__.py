@@ -1,1 +1,1 @@
-"""streamerctl: one request, one answer, or a watch; owns nothing of the daemon."""
+"""streamerctl: each command is one request to the daemon and its answer, or a watch."""

@@ -1,4 +1,7 @@
-"""The command line of streamerctl: subcommands, their flags, their help with an example each."""
+"""The command line of streamerctl: subcommands, their flags, and their help with an example each.
+
+Owns what is a usage error; leaves what a subcommand does to the module that is named for it.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from streamerd.cli.report import run as report
 
 Command = Callable[[argparse.Namespace], int]
 
+_SOURCE_HELP: Final = "directory, file or URI"
+
 _EPILOG: Final = """\
 Socket: --socket, $STREAMERD_SOCKET, /run/streamerd/control.sock, or your own.
 Exit: 0 done, 1 failed, 2 usage, 69 no daemon, 78 bad configuration."""
@@ -25,14 +30,16 @@ def control_parser() -> argparse.ArgumentParser:
     """The parser of `streamerctl`; each subcommand sets `run`."""
     parser = argparse.ArgumentParser(
         prog="streamerctl",
-        description="Look at and steer this node's streamerd; `streamerctl COMMAND -h` tells more.",
+        description="Show and control this node's streamerd; `streamerctl COMMAND -h` tells more.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"streamerctl {__version__}")
     socket = argparse.ArgumentParser(add_help=False)  # the flag may stand after the command, too
     for accepts, default in ((parser, _default_socket()), (socket, argparse.SUPPRESS)):
-        accepts.add_argument("--socket", metavar="PATH", default=default, help="control socket")
+        accepts.add_argument(
+            "--socket", metavar="PATH", type=_given, default=default, help="control socket"
+        )
     commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
     _add_status(commands, socket)
     _add_prefetch(commands, socket)
@@ -80,8 +87,8 @@ def _add_status(
         help_text="show memory, sources, shards, leases and totals",
         example="streamerctl status --watch",
     )
-    parser.add_argument("--json", action="store_true", help="the documented JSON")
-    parser.add_argument("--watch", action="store_true", help="keep showing, until Ctrl-C")
+    parser.add_argument("--json", action="store_true", help="as JSON, for programs")
+    parser.add_argument("--watch", action="store_true", help="show it every second, until Ctrl-C")
 
 
 def _add_prefetch(
@@ -92,19 +99,19 @@ def _add_prefetch(
         "prefetch",
         prefetch.run,
         socket,
-        help_text="bring a checkpoint in before any client asks",
+        help_text="bring a checkpoint into memory before any client asks",
         example="streamerctl prefetch /models/llama --pattern 'model-rank-0-*' --pin",
     )
-    parser.add_argument("source", metavar="SOURCE", help="directory, file or URI")
+    parser.add_argument("source", metavar="SOURCE", type=_given, help=_SOURCE_HELP)
     parser.add_argument("--pattern", metavar="P", help="only file names that match this glob")
-    parser.add_argument("--pin", action="store_true", help="and keep it in memory until unpinned")
-    parser.add_argument("--no-wait", action="store_true", help="return as soon as it has begun")
+    parser.add_argument("--pin", action="store_true", help="keep it in memory until it is unpinned")
+    parser.add_argument("--no-wait", action="store_true", help="do not wait until all is in memory")
     parser.add_argument(
         "--memory-limit",
         metavar="SIZE",
         type=_size,
         default=-1,
-        help="bring in only so much, in reading order",
+        help="bring in at most this much, in reading order",
     )
 
 
@@ -116,12 +123,16 @@ def _add_cache(
         "evict",
         cache.evict,
         socket,
-        help_text="drop checkpoints from memory; what is leased is refused",
+        help_text="drop checkpoints from memory, unless a client leases them",
         example="streamerctl evict /models/llama",
     )
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("sources", metavar="SOURCE", nargs="*", default=[], help="what to drop")
-    which.add_argument("--all", action="store_true", help="all that is neither leased nor pinned")
+    which.add_argument(
+        "sources", metavar="SOURCE", nargs="*", type=_given, default=[], help=_SOURCE_HELP
+    )
+    which.add_argument(
+        "--all", action="store_true", help="drop everything that is neither leased nor pinned"
+    )
     for name, run, help_text in (
         ("pin", cache.pin, "keep a checkpoint in memory, whatever else needs room"),
         ("unpin", cache.unpin, "let a checkpoint be evicted again"),
@@ -134,7 +145,7 @@ def _add_cache(
             help_text=help_text,
             example=f"streamerctl {name} /models/llama",
         )
-        parser.add_argument("source", metavar="SOURCE", help="directory, file or URI")
+        parser.add_argument("source", metavar="SOURCE", type=_given, help=_SOURCE_HELP)
 
 
 def _add_verify(
@@ -149,13 +160,17 @@ def _add_verify(
         example="streamerctl verify s3://models/llama --source",
     )
     parser.add_argument(
-        "source", metavar="SOURCE", nargs="?", help="only this; all that is in memory by default"
+        *("source",),
+        metavar="SOURCE",
+        nargs="?",
+        type=_given,
+        help=f"{_SOURCE_HELP}; without one, everything in memory",
     )
     parser.add_argument(
         "--source",
         dest="against_source",
         action="store_true",
-        help="also read the source again, with this shell's credentials",
+        help="read the source again and compare with that too, with this shell's credentials",
     )
 
 
@@ -183,27 +198,40 @@ def _add_shard(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         commands,
         "shard",
         shard.run,
-        help_text="write a checkpoint with each rank's files apart",
+        help_text="write a checkpoint anew, with separate files for each rank",
         example="streamerctl shard /models/llama /models/llama-tp4 --tensor-parallel-size 4",
     )
     parser.usage = "streamerctl shard MODEL OUT --tensor-parallel-size N [OPTION...]"
     parser.add_argument(
-        "model", metavar="MODEL", help="checkpoint directory, Hugging Face id, or s3://..."
+        *("model",),
+        metavar="MODEL",
+        type=_given,
+        help="checkpoint directory, Hugging Face id, or s3://...",
     )
-    parser.add_argument("out", metavar="OUT", help="directory to make")
+    parser.add_argument("out", metavar="OUT", type=_given, help="directory to make")
     parser.add_argument(
-        "--tensor-parallel-size", metavar="N", type=_count, required=True, help="ranks a stage"
+        *("--tensor-parallel-size",),
+        metavar="N",
+        type=_count,
+        required=True,
+        help="ranks in each pipeline stage",
     )
     parser.add_argument(
-        "--pipeline-parallel-size", metavar="M", type=_count, default=1, help="stages (1)"
+        *("--pipeline-parallel-size",),
+        metavar="M",
+        type=_count,
+        default=1,
+        help="pipeline stages; 1 by default",
     )
     parser.add_argument("--pattern", metavar="P", help="file names, with {rank} and {part}")
     parser.add_argument(
         "--max-file-size", metavar="SIZE", type=_size, help="begin another part after this much"
     )
-    parser.add_argument("--enable-expert-parallel", action="store_true", help="whole experts")
-    parser.add_argument("--dtype", metavar="D", help="of the parameters, as vLLM's")
-    parser.add_argument("--quantization", metavar="Q", help="as vLLM's")
+    parser.add_argument(
+        "--enable-expert-parallel", action="store_true", help="give each rank whole experts"
+    )
+    parser.add_argument("--dtype", metavar="D", help="dtype of the parameters, as in vLLM")
+    parser.add_argument("--quantization", metavar="Q", help="quantization, as in vLLM")
 
 
 def _add_config(
@@ -228,15 +256,29 @@ def _add_doctor(
         "doctor",
         doctor.run,
         socket,
-        help_text="check what usually goes wrong, each with its remedy",
+        help_text="check what usually goes wrong, and say how to mend it",
         example="streamerctl doctor s3://models/llama",
     )
     parser.add_argument(
-        "source", metavar="SOURCE", nargs="?", help="and whether this can be listed and read"
+        *("source",),
+        metavar="SOURCE",
+        nargs="?",
+        type=_given,
+        help=f"{_SOURCE_HELP}; check also that it can be read",
     )
     parser.add_argument(
         "--json", action="store_true", help='[{"check", "state", "text", "remedy"}]'
     )
+
+
+def _given(text: str) -> str:
+    """Refuse an empty text, which an unset variable of the shell leaves.
+
+    As a path it would mean the working directory.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; is a variable of the shell unset?")
+    return text
 
 
 def _size(text: str) -> int:

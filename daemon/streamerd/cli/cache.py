@@ -1,4 +1,4 @@
-"""`streamerctl evict`, `pin` and `unpin`: one request, one line of answer."""
+"""`streamerctl evict`, `pin` and `unpin`: each sends one request and prints one line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from streamerd.cli.terminal import DONE, console, one_line
 
 
 def evict(arguments: argparse.Namespace) -> int:
-    """Drop what sources hold in memory; a leased shard is refused, its holders named."""
+    """Drop sources from memory; a leased shard is an error that names who leases it."""
     with Requester(arguments.socket) as requester:
         _tell(requester.evict(*map(absolute_source, arguments.sources)) or "evicted")
     return DONE

@@ -28,7 +28,7 @@ def config_view(body: Json) -> Table:
     """A table of the body of a `Config` answer. Pure.
 
     Raises:
-        ProtocolMismatch: the body is not name to value and origin.
+        ProtocolMismatch: the body does not map each name to a value and its origin.
     """
     try:
         settings = msgspec.convert(body, dict[str, _Setting])

@@ -1,4 +1,7 @@
-"""streamerctl: parse, run one subcommand, turn its outcome into an exit code and one line."""
+"""streamerctl: parses the command line, runs one subcommand, and gives its outcome an exit code.
+
+An error is one line on stderr.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console(sys.stderr).print(one_line(f"streamerctl: {error}"), style="red", soft_wrap=True)
         return exit_code_of(error)
     except BrokenPipeError:
-        # The reader of our output has enough; keep the interpreter's last flush quiet as well.
+        # Whoever read our output wants no more of it; the interpreter's last flush must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except KeyboardInterrupt:

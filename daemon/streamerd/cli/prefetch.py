@@ -1,4 +1,4 @@
-"""`streamerctl prefetch`: bring a checkpoint in, and show how far it is by polling the status."""
+"""`streamerctl prefetch`: asks for a prefetch, and polls the status to show how far it is."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class PrefetchProgress(NamedTuple):
 def progress_of(status: StatusDocument, prefetching: Prefetching) -> PrefetchProgress:
     """Read a prefetch's progress out of a status.
 
-    A shard that is not listed any more was evicted after it came in, or never held a byte.
+    A shard that is not listed any more was evicted after it came in, or never had a resident block;
+    either way it is not waited for.
     """
     listed = status.shards()
     shards = [listed[one] for one in prefetching.ids if one in listed]

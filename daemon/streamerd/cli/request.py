@@ -1,8 +1,8 @@
-"""One conversation of streamerctl with the daemon: the requests of any client, over one connection.
+"""The requests of one streamerctl command, over one connection to the daemon.
 
-streamerctl is a client like any other: what it may ask, and how files are handed over with that, is
-`streamer_client.connecting.requests`. Owns the end of its one connection, and what a user is told
-who may not open the socket. Blocking; the connection's own thread keeps it alive meanwhile.
+streamerctl is a client like any other: `streamer_client.connecting.requests` has the requests, and
+hands over the files that belong to them. This module owns the connection, and the error text for a
+user who may not open the socket. Its calls block; the connection's own thread sends heartbeats.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from streamer_client.connecting.requests import Admin
 from streamer_client.contract.errors import DaemonUnavailable, RequestRefused
 
 GREETING_TIMEOUT_S: Final = 5.0
-"""For each greeting; afterwards heartbeats tell whether the daemon lives."""
+"""How long each greeting is waited for; afterwards heartbeats tell whether the daemon lives."""
 
 
 class _OneConnection(NamedTuple):
-    """A way to the daemon that is not made anew: a command ends with its daemon."""
+    """A link whose connection is never made anew: if the daemon ends, so does the command."""
 
     socket_path: str
     connection: Connection
@@ -32,8 +32,8 @@ class Requester(Admin):
     """A connection for a few requests; a context manager.
 
     Raises:
-        DaemonUnavailable: nobody listens, nobody answers in time, who does is not to be trusted, or
-            this user may not open the socket.
+        DaemonUnavailable: nobody listens or answers in time, whoever listens is not to be trusted,
+            or this user may not open the socket.
         RequestRefused: the daemon takes no further client.
         ProtocolMismatch: the daemon speaks another version.
     """

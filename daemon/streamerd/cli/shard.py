@@ -1,14 +1,15 @@
-"""`streamerctl shard`: hand over to the shard writer, which needs vLLM and so its own process."""
+"""`streamerctl shard`: starts the shard writer, which loads vLLM and so is a process of its own."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import subprocess
 import sys
 from typing import Final
 
-from streamer_client.contract.errors import ConfigError
+from streamer_client.contract.errors import ConfigError, SourceNotFound
 from streamerd.cli.terminal import BAD_CONFIG, DONE, FAILED, USAGE
 
 WRITER: Final = "streamer_vllm.sharding.command"
@@ -37,13 +38,24 @@ def writer_command(arguments: argparse.Namespace) -> list[str]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the writer with this terminal; its exit code is one of ours, or means failed."""
+    """Run the writer with this terminal; an exit code that streamerctl does not have means failed.
+
+    Raises:
+        ConfigError: vLLM cannot be imported.
+        SourceNotFound: the model is a path, and nothing is there.
+    """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
             f"writing shards loads the model with vLLM, and {' and '.join(missing)} cannot be "
             f"imported by {sys.executable}; install streamerd into vLLM's environment: "
             "pip install 'streamerd[vllm]'"
+        )
+    model = os.path.expanduser(arguments.model)
+    if model.startswith(("/", "./", "../")) and not os.path.exists(model):
+        # vLLM would take it for the id of a model on a hub, and fail with the hub's words.
+        raise SourceNotFound(
+            f"{arguments.model}: no such file or directory; check the path for typing errors"
         )
     status = subprocess.run(writer_command(arguments), check=False).returncode
     return status if status in (DONE, USAGE, BAD_CONFIG) else FAILED

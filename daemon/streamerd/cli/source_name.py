@@ -1,4 +1,4 @@
-"""Sources as the daemon must see them: its working directory is another one."""
+"""Sources as the daemon must get them: its working directory is not the user's."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def absolute_source(source: str) -> str:
 
 
 def public_source(source: str) -> str:
-    """As the daemon keeps it and shows it: an absolute source without the secrets of its URL."""
+    """The source as the daemon stores and shows it: absolute, without the secrets of its URL."""
     return public_uri(absolute_source(source))

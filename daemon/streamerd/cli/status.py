@@ -1,4 +1,4 @@
-"""`streamerctl status`: ask once and show; `watch/` keeps asking."""
+"""`streamerctl status`: asks for the status once and shows it; `watch/` keeps asking."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def asked_status(requester: Requester) -> StatusDocument:
     """The daemon's status now, typed.
 
     Raises:
-        ProtocolMismatch: it lacks what this version shows.
+        ProtocolMismatch: the status lacks something that this version shows.
     """
     return parse_status(requester.status())
 

@@ -48,7 +48,7 @@ def status_view(status: StatusDocument) -> RenderableType:
 
 
 def in_lines(status: StatusDocument) -> StatusDocument:
-    """The same with every text fit to be shown: clients chose the names and labels."""
+    """The same status, its texts made printable: clients chose the names and labels in it."""
     return msgspec.convert(_each_in_a_line(status.body()), StatusDocument)
 
 
@@ -130,7 +130,7 @@ def memory_part(memory: MemoryStatus) -> RenderableType:
 
 
 def _beneath(text: str) -> RenderableType:
-    """A line that belongs to the word of eight columns above it."""
+    """A line below another one, indented as far as the text after that one's first word."""
     return Padding(Text(text), (0, 0, 0, 8))
 
 
@@ -153,7 +153,7 @@ def source_part(source: SourceStatus) -> list[RenderableType]:
 
 def _shards(source: SourceStatus) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bright_black")
-    table.add_column("shard", overflow="ellipsis")  # the one column that gives way
+    table.add_column("shard", overflow="ellipsis")  # the one column that a narrow screen cuts
     table.add_column("state", no_wrap=True)
     for title in ("size", "loaded", "rate", "ETA", "leases"):
         table.add_column(title, justify="right", no_wrap=True)

@@ -1,10 +1,11 @@
 """How streamerctl answers its user: rich consoles for stdout and stderr, and exit codes.
 
-The exit codes are a promise to scripts; sysexits.h has two of them.
+Scripts rely on the exit codes; two of them are those of sysexits.h.
 
-Colour only on a terminal and never with NO_COLOR; both are rich's own rules. Output into a pipe is
-as wide as COLUMNS says, else 120: there is no screen to fit, and names should not be cut.
-Names, labels and errors are other people's: they go through `one_line` and are never markup.
+There is colour only on a terminal, and never with NO_COLOR; both are rich's own rules. Output into
+a pipe is as wide as COLUMNS says, else 120 characters: there is no screen to fit, and names should
+not be cut. Other people chose the names, labels and errors that are shown, so these go through
+`one_line`, and rich never takes them for markup.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ BAD_CONFIG: Final = 78
 
 
 def one_line(text: str) -> str:
-    """A text that somebody else chose as one line that says nothing to the terminal."""
+    """A text that somebody else chose, as one line without control characters for the terminal."""
     return printable(text, MAX_LOGGED_CHARACTERS)
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Leave it to the program, which ends quietly with 0; rich would exit with 1."""
+        """Raise, so that the program ends quietly with 0; rich would exit with 1."""
         raise BrokenPipeError
 
 

@@ -1,4 +1,4 @@
-"""`streamerctl verify`: have the daemon compare what is in memory, and tell what is wrong."""
+"""`streamerctl verify`: has the daemon compare what is in memory, and prints what is wrong."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streamerd.cli.terminal import DONE, FAILED, console, one_line
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Verify one source, or each that has something in memory; 1 when anything is wrong."""
+    """Verify one source, or each that has a resident block; returns 1 where anything is wrong."""
     with Requester(arguments.socket) as requester:
         if arguments.source is not None:
             sources = [absolute_source(arguments.source)]
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
             except SourceNotFound:
                 if arguments.source is not None:
                     raise
-                told = f"{one_line(source)}: another user's, not looked at"
+                told = f"{one_line(source)}: not verified, it belongs to another user"
                 console().print(told, soft_wrap=True, markup=False)
             else:
                 answers.append(answer)
@@ -70,11 +70,11 @@ def summary(source: str, answer: Verified, *, against_source: bool) -> str:
     verdict = f"{len(answer.findings)} WRONG" if answer.findings else "right"
     line = f"{one_line(source)}: {format_size(answer.checked_bytes)} against {what}: {verdict}"
     if answer.skipped_bytes:
-        line += f" ({format_size(answer.skipped_bytes)} were given up meanwhile)"
+        line += f" ({format_size(answer.skipped_bytes)} left memory meanwhile)"
     return line
 
 
 def told_finding(finding: Finding) -> str:
-    """Where something is wrong, and what."""
+    """One line: which bytes are wrong, and how."""
     where = f"block {finding.block}, bytes {finding.start}-{finding.stop}"
     return f"  {one_line(finding.uri)}: {where}: {one_line(finding.message)}"

@@ -3,9 +3,10 @@
 libzmq accepts whoever connects, leaves silent connections open, and ends the whole process where
 accept(2) finds no descriptor left. It cannot be told to stop accepting for a while: if it stopped
 listening, all accepted connections would end. So this module listens to the socket's monitor, which
-tells of each connection, and libzmq's thread waits where this loop is too far behind to hear of
-more. A connection that presents no token in time is shut down: soon where there are many, and where
-there are too many, the oldest at once. Runs in the daemon's loop.
+reports each connection; libzmq's thread waits where this loop has too many reports still to read. A
+connection that presents no token in time is shut down. The time is shorter where there are many
+connections, and where there are too many, the oldest is shut down at once. Runs in the daemon's
+loop.
 """
 
 from __future__ import annotations
@@ -32,18 +33,19 @@ CROWDED_CLAIM_S: Final = 0.25
 """The same time where there are many connections."""
 SWEEP_S: Final = 0.1
 TELL_S: Final = 60.0
-"""The log tells at most once in this time that there are too many."""
+"""How often the log says at most that there are too many connections."""
 SPARE_DESCRIPTORS: Final = 128
 """Descriptors that connections never take, so that slabs and workers find some."""
 NOTES_A_TURN: Final = 128
-"""After so many of the monitor's notes the loop sees to other things first."""
+"""After this many of the monitor's reports the loop does other work first."""
 UNHEARD: Final = 503
-"""After so many connections that libzmq accepted or ended and this loop has not heard of, libzmq's
-thread waits. The number follows from the two below."""
+"""libzmq's thread waits once this loop has not read this many reports of connections that libzmq
+accepted or ended. The number is the sum of the two below."""
 _AT_FIRST, _SINCE = 502, 1
-"""High-water marks of this end of the monitor, when it is connected and from then on. libzmq's end
-waits at their sum; and it goes on when told that half of 1,000 (its own mark, which is not ours to
-choose) and `_SINCE` were read, which must be no more than that sum, or it would wait for ever."""
+"""High-water marks of this end of the monitor: the first while it is connected, the second from
+then on. libzmq's end waits at their sum. It goes on once it is told that half of 1,000 (its own
+mark, which cannot be chosen here) and `_SINCE` reports were read. These must be no more than the
+sum, or libzmq would wait for ever."""
 _EVENTS: Final = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_MONITOR_STOPPED
 
 
@@ -52,13 +54,13 @@ class AcceptedConnection:
     """One connection."""
 
     descriptor: int
-    """libzmq's own descriptor of it."""
+    """libzmq's own descriptor of the connection."""
     socket: str
-    """The kernel's name of the socket: a descriptor's number is used again for another."""
+    """The kernel's name of its socket, since the descriptor's number may later be another's."""
     since_s: float
     claimed: bool = False
     ended: bool = False
-    """Whether it was shut down; libzmq tells when it has let go of it."""
+    """Whether it was shut down here; libzmq reports later that it has closed its descriptor."""
 
 
 class AcceptedConnections:
@@ -82,14 +84,14 @@ class AcceptedConnections:
         self._accepted: dict[int, AcceptedConnection] = {}
         """In order of age."""
         self._ended = 0
-        """How many of them were shut down."""
+        """How many of `_accepted` were shut down."""
         self._loop = asyncio.get_running_loop()
         self._again: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._told_s = -TELL_S
 
     def __len__(self) -> int:
-        """How many were not shut down."""
+        """The number of connections that were not shut down."""
         return len(self._accepted) - self._ended
 
     def open(self, listening: int) -> None:
@@ -121,7 +123,7 @@ class AcceptedConnections:
         self._loop.remove_reader(self._descriptor)
         opened = bool(self._monitor.getsockopt(zmq.LAST_ENDPOINT))
         self._router.close()
-        # libzmq's thread may wait until its notes are read, and closing waits for that thread.
+        # libzmq's thread may wait until its reports are read, and closing waits for that thread.
         while opened and self._heard()[0] != zmq.EVENT_MONITOR_STOPPED:
             pass
         self._monitor.close(linger=0)
@@ -133,7 +135,7 @@ class AcceptedConnections:
     # --- what libzmq tells ----------------------------------------------------------------------
 
     def look(self) -> None:
-        """Take note of what was accepted and what ended, and act on it."""
+        """Read the monitor's reports, and shut down connections where there are too many."""
         if self._again is not None:
             self._again.cancel()
             self._again = None
@@ -142,13 +144,13 @@ class AcceptedConnections:
                 self._note(*self._heard(zmq.NOBLOCK))
                 if len(self) > 2 * self._most or self._is_short():
                     self._end_oldest()
-            # The descriptor tells of new notes only, not of those that are left.
+            # The monitor's descriptor signals new reports only, not those that are left.
             self._again = self._loop.call_soon(self.look)
         if self._timer is None and not all(each.claimed for each in self._accepted.values()):
             self._timer = self._loop.call_later(SWEEP_S, self._sweep)
 
     def _heard(self, flags: int = 0) -> tuple[int, int]:
-        """What happened, and to which descriptor."""
+        """The monitor's next report: what happened, and to which descriptor."""
         event = parse_monitor_message(self._monitor.recv_multipart(flags))
         return event["event"], event["value"]
 
@@ -156,13 +158,13 @@ class AcceptedConnections:
         known = self._accepted.pop(descriptor, None)
         self._ended -= known is not None and known.ended
         if event == zmq.EVENT_ACCEPTED:
-            with contextlib.suppress(OSError):  # it has ended since; that is told next
+            with contextlib.suppress(OSError):  # it has ended since, as the next report says
                 self._accepted[descriptor] = AcceptedConnection(
                     descriptor, _named(descriptor), self._loop.time()
                 )
 
     def claim(self, descriptor: int) -> AcceptedConnection | None:
-        """Note that a valid token came over a connection. None where that has ended already."""
+        """Note that a valid token came over a connection; None where it has ended already."""
         while descriptor not in self._accepted:
             before = len(self._accepted)
             self.look()
@@ -182,7 +184,7 @@ class AcceptedConnections:
                 return
 
     def _is_short(self) -> bool:
-        """Whether few descriptors are left: each connection gets the lowest free number."""
+        """Whether few descriptors are left: the newest connection got the lowest free number."""
         return bool(self._accepted) and next(reversed(self._accepted)) > self._highest
 
     def _tell(self) -> None:
@@ -206,24 +208,24 @@ class AcceptedConnections:
     def end(self, accepted: AcceptedConnection) -> None:
         """Shut a connection down; libzmq then drops the messages that it still has for it.
 
-        Nothing happens where it has ended before: another may have its descriptor by now.
+        No effect where it has ended before: another connection may have its descriptor by now.
         """
         if self._accepted.get(accepted.descriptor) is accepted and not accepted.ended:
             self._shut_down(accepted)
 
     def _shut_down(self, accepted: AcceptedConnection) -> None:
-        """Shut the socket down if its descriptor still means it: libzmq may have closed it.
+        """Shut the socket down, unless libzmq has closed its descriptor.
 
-        By then the number may be that of a client's file, and closing a copy of such a file could
-        hang. So the name is compared before the descriptor is copied; only this thread receives
-        clients' files, so none can come in between.
+        The descriptor's number may then be that of a client's file, and to close a copy of such a
+        file could hang. So the socket's name is compared before the descriptor is copied. No file
+        can come in between, because only this thread receives clients' files.
         """
         try:
             if _named(accepted.descriptor) != accepted.socket:
                 return
             copy = os.dup(accepted.descriptor)
         except OSError:
-            return  # closed, which is told next; or no descriptor is left, and it is tried again
+            return  # libzmq closed it, and reports that next; or no descriptor is left just now
         accepted.ended = True
         self._ended += 1
         with socket.socket(fileno=copy) as connection, contextlib.suppress(OSError):
@@ -231,5 +233,5 @@ class AcceptedConnections:
 
 
 def _named(descriptor: int) -> str:
-    """The kernel's name of an open file, which is told without asking the file's file system."""
+    """The kernel's name of an open file, which is read without asking the file's file system."""
     return os.readlink(f"/proc/self/fd/{descriptor}")

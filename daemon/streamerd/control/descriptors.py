@@ -1,8 +1,8 @@
 """The descriptor socket in the daemon's asyncio loop: greetings, files in, slabs out.
 
-Owns framing, the descriptors of a packet until somebody takes them, and the order of what is sent
+Owns framing, the descriptors of a packet until `Receiver` takes them, and the order of what is sent
 to each client: one batch of slabs at a time, the next when the client has said `Got`. Looks at no
-file: even asking a descriptor what it is could block in a file system that answers nobody.
+file, because even `fstat` could block where the file's server does not answer.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ from streamerd.control.sessions import Session, Sessions
 logger = logging.getLogger(__name__)
 
 MAX_PACKETS_A_TURN: Final = 16
-"""After so many packets of one client the loop sees to other things first."""
+"""After this many packets of one client the loop does other work first."""
 MAX_CLIENTS: Final = 2048
 """libzmq serves its clients from one thread, and aborts when it has no descriptor left for one."""
 ACCEPTED_A_TURN: Final = 32
 ROOM_WAIT_S: Final = 10.0
-"""For how long a client waits until others' files are examined, before its own are refused."""
+"""How long a client waits while others' files are examined, before its own are refused."""
 ROOM_AGAIN_S: Final = 0.01
 PAUSE_S: Final = 0.5
-"""For how long no connection is accepted when no descriptor is left."""
+"""How long no connection is accepted where no descriptor is left."""
 MAX_UNREAD_PACKETS: Final = 64
-"""The connection of a client that leaves more answers than this unread ends."""
+"""A client that leaves more answers than this unread is disconnected."""
 
 
 Receiver = Callable[[Session, Files, list[int]], int]
-"""Receives a batch with its descriptors; returns how many files the transfer has now. Raises a
-StreamerError where it refuses the transfer; it closes the descriptors all the same."""
+"""Receives a batch with its descriptors, and returns how many files the transfer has now. It raises
+a StreamerError to refuse the transfer; the descriptors are its own also then."""
 
 
 class OpenedSlab(NamedTuple):
@@ -63,7 +63,7 @@ class OpenedSlab(NamedTuple):
 
     descriptor: int
     close: bool
-    """Whether it was opened for this client alone, and is closed once it was sent."""
+    """Whether it was opened for this client alone, so that it must be closed once it was sent."""
 
 
 SlabOpener = Callable[[int, int], OpenedSlab | None]
@@ -81,7 +81,7 @@ class _Outgoing:
     """Whether a batch was sent and not acknowledged yet."""
     writing: bool = False
     full_since_s: float = 0.0
-    """Since when there is no room for the files that it hands over; 0 while there is room."""
+    """Since when there is no room for the files that the client hands over; 0 while there is."""
     timer: asyncio.TimerHandle | None = None
 
 
@@ -91,8 +91,8 @@ class DescriptorSocket:
     Args:
         sessions: where each connection begins a session.
         receiver: receives the files that clients hand over.
-        discard: closes descriptors of a user that are of no use, elsewhere than in the loop.
-        has_room: whether a client may hand over more now; if not, it waits for a while.
+        discard: closes a user's descriptors that nobody needs, in another thread than the loop's.
+        has_room: whether a client may hand over more files now; if not, it is made to wait.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class DescriptorSocket:
         self._loop.add_reader(listening, self._accept, listening)
 
     def close(self) -> None:
-        """Serve nobody any more; the connections stay their sessions'."""
+        """Stop serving; the sessions close their connections."""
         if self._listening is not None:
             self._loop.remove_reader(self._listening)
             self._listening = None
@@ -145,7 +145,7 @@ class DescriptorSocket:
             self._begin(session)
 
     def _pause(self, listening: socket.socket, error: OSError) -> None:
-        """Let newcomers wait for a moment: there is no descriptor left for one."""
+        """Let new connections wait for a moment, since no descriptor is left for one."""
         logger.warning(
             "event=connection_not_accepted again_in_s=%g error=%r", PAUSE_S, error.strerror
         )
@@ -175,7 +175,7 @@ class DescriptorSocket:
             )
 
     def _refuse(self, session: Session, error: StreamerError) -> None:
-        """Tell a client why, and end its session: what it sends next cannot be understood."""
+        """Tell a client why, and end its session, since what it sends next would make no sense."""
         logger.warning(
             "event=client_refused pid=%d uid=%d reason=%s", session.pid, session.uid, error
         )
@@ -198,7 +198,7 @@ class DescriptorSocket:
     def _receive(self, session: Session) -> None:
         for _ in range(MAX_PACKETS_A_TURN):
             if session.name not in self._outgoing:
-                return  # ended by what it sent
+                return  # its last packet ended the session
             if not self._has_room(session) and self._put_off(session):
                 return
             try:
@@ -218,7 +218,7 @@ class DescriptorSocket:
                 return
 
     def _put_off(self, session: Session) -> bool:
-        """Leave a client's packets with the kernel for a moment. False once it waited enough."""
+        """Leave a client's packets in the kernel for a moment; False once it has waited enough."""
         outgoing, now_s = self._outgoing[session.name], self._loop.time()
         outgoing.full_since_s = outgoing.full_since_s or now_s
         if now_s - outgoing.full_since_s > ROOM_WAIT_S:
@@ -251,7 +251,7 @@ class DescriptorSocket:
     def _decoded(self, data: bytes, descriptors: list[int], flags: int) -> Files | Got:
         if flags & socket.MSG_CTRUNC:
             raise StreamerError(
-                "descriptors were withheld on their way to the daemon: it has no room for more "
+                "descriptors were withheld on their way to the daemon: it has too many files open "
                 "(LimitNOFILE), or a security module such as SELinux forbids passing them"
             )
         if flags & socket.MSG_TRUNC:
@@ -292,7 +292,7 @@ class DescriptorSocket:
     def _got(self, session: Session) -> None:
         outgoing = self._outgoing[session.name]
         if not outgoing.awaiting:
-            raise ProtocolMismatch("slabs were acknowledged that nobody had sent")
+            raise ProtocolMismatch("the client acknowledged slabs that it was not sent")
         outgoing.awaiting = False
         self._flush(session)
 

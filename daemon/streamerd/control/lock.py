@@ -1,4 +1,4 @@
-"""One daemon for each socket: an flock held for life, which the kernel drops with the process.
+"""One daemon for each socket: a lock (flock) that the kernel releases when the process ends.
 
 The lock, not the socket file, says whether a daemon is alive, so a stale socket file is harmless.
 The daemon that holds it may make and remove the files beside the socket. Nothing is written to the
@@ -22,8 +22,8 @@ from streamer_client.connecting.private_files import (
 from streamer_client.contract.errors import ConfigError
 
 SHARED_FOLDER: Final = 0o755
-"""Mode of a folder that is made for a socket of several users: strangers may see that there is one,
-and are told why they may not use it."""
+"""Mode of a folder that is made for a socket of several users. Users who may not use the socket can
+see that it exists, so that they are told why."""
 
 
 class SocketLock:
@@ -81,7 +81,7 @@ class SocketLock:
             if is_still(fd, name, folder=folder):
                 self._held.callback(os.close, fd)
                 return fd
-            os.close(fd)  # it was removed since it was opened: others will lock another file
+            os.close(fd)  # the file was removed since it was opened; others would lock another one
 
     def __exit__(self, *_exc: object) -> None:
         # The file stays: unlinking it would let two daemons lock two files of one name.

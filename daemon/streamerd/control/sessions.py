@@ -1,4 +1,4 @@
-"""Who is connected: one session for each connection of the descriptor socket, told by the kernel.
+"""Who is connected: one session for each connection of the descriptor socket.
 
 A session begins with a connection of the descriptor socket. It ends with the connection, or with
 the process that made it, whichever ends first: a forked child that still has the connection open
@@ -39,7 +39,7 @@ class Session:
     name: str
     """The daemon's own name for it, which no client learns."""
     pid: int
-    """As the daemon sees it; 0 for a process in a pid namespace that the daemon does not see."""
+    """In the daemon's pid namespace, as the kernel tells it; 0 where the process is not in it."""
     uid: int
     gid: int
     connection: socket.socket
@@ -47,7 +47,7 @@ class Session:
     proof: bytes = field(default_factory=lambda: secrets.token_bytes(TOKEN_BYTES))
     pidfd: int = -1
     peer: bytes = b""
-    """Routing id of the ZeroMQ peer that presented the token; empty before the first `Hello`."""
+    """Routing id of the ZeroMQ peer that presented the token; empty before `Hello`."""
     greeted: bool = False
     """Whether its `Hello` was understood."""
     label: str = ""
@@ -108,7 +108,7 @@ class Sessions:
         return session
 
     def greet(self, session: Session, told_pid: int, label: str, world: int) -> None:
-        """Note what a client says of itself; its own pid counts where the kernel tells none."""
+        """Note what a client says of itself; its pid counts only where the kernel tells none."""
         session.greeted = True
         session.pid = session.pid or told_pid
         session.label = label
@@ -153,8 +153,8 @@ def connection_level(label: str) -> int:
 def _pidfd(connection: socket.socket, pid: int) -> int:
     """A descriptor of the process that connected; -1 where the kernel has none to give.
 
-    By the connection, which cannot mean another process of the same number and works from outside
-    of its pid namespace; by number on kernels before 6.5.
+    It is taken from the connection, which cannot mean a later process of the same number, and which
+    works across pid namespaces. Kernels before 6.5 give it by number only.
     """
     try:
         return connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)

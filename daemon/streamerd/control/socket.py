@@ -1,8 +1,8 @@
 """The ROUTER socket in the daemon's asyncio loop.
 
 Owns framing and delivery: which session a message belongs to, by the token before it, and what it
-says. Runs in the main loop without a thread or a task: libzmq's descriptor wakes it, and it reads
-until nothing is left, because that descriptor signals edges only.
+says. Runs in the main loop without a thread or a task. libzmq's descriptor wakes it, and it reads
+until nothing is left, because that descriptor signals only that something new has come.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from streamerd.control.sessions import Session, Sessions
 logger = logging.getLogger(__name__)
 
 MAX_MESSAGES_A_TURN: Final = 256
-"""After so many messages the loop sees to other things first."""
+"""After this many messages the loop does other work first."""
 MAX_BYTES_A_TURN: Final = 1 << 20
 """The same for long messages: decoding a megabyte may take a tenth of a second."""
 CONNECTION_REQUEST: Final = -1
@@ -51,7 +51,7 @@ MAX_QUEUED_MESSAGES: Final = 1000
 """Messages of one peer that libzmq holds, each way: half a second of grants at 30 GB/s, in turns of
 2 ms."""
 MAX_BACKLOG: Final = 4096
-"""Messages that wait for one peer: more than its loads can be told, as grants are merged."""
+"""Messages that wait for one peer at most; its loads cannot need more, since grants are merged."""
 LONG_BYTES: Final = 4096
 """A message of this length is counted until it has left this process; shorter ones are few bytes
 even when there are `MAX_QUEUED_MESSAGES` of them."""
@@ -60,9 +60,9 @@ GARBAGE_TOLD_S: Final = 1.0
 HANDSHAKE_MS: Final = 2000
 """libzmq ends a connection whose peer has not spoken ZMTP within this time."""
 MAX_CONNECTIONS: Final = 4096
-"""Connections of the ZeroMQ socket: twice the clients that may be, as the end of one is known only
-when libzmq has closed it. Where descriptors are few, an eighth of them: together with `UNHEARD`
-that fits into 1,024, the least that systems set."""
+"""Connections of the ZeroMQ socket: twice as many as there may be clients, since a connection that
+ended counts until libzmq has closed it. Where this process may have few descriptors, it is an
+eighth of them. Together with `UNHEARD` that fits into 1,024, the lowest limit that systems set."""
 _GOODBYE: Final = encode(Goodbye())
 
 _OF_LOADS: Final = (
@@ -74,9 +74,9 @@ _OF_LOADS: Final = (
     CredentialsWanted,
     Waiting,
 )
-"""Messages that a client must hear sooner or later; its loads bound how many there are."""
+"""Messages that a client must get sooner or later; its loads bound how many there are."""
 _PASSING: Final = (Heartbeat, Verifying)
-"""Messages that a client does not miss."""
+"""Messages that may be dropped where a client does not read."""
 
 Receiver = Callable[[Session, ClientMessage], None]
 """Called with a message and the session that it belongs to; `Hello` comes before all others."""
@@ -220,7 +220,8 @@ class ControlSocket:
         """Give libzmq a message.
 
         Returns:
-            None where the peer's queue is full; with `track`, what tells when the message has left.
+            None where the peer's queue is full. With `track`, an object that tells when the message
+            has left this process.
         """
         if self._socket.closed:
             return False
@@ -234,7 +235,7 @@ class ControlSocket:
             logger.debug("event=message_not_sent peer=%s error=%s", peer.hex(), error)
             return False
         finally:
-            # Sending may swallow the edge that announces a message to read.
+            # Sending may consume the signal that a message has come, so look for one.
             self._schedule()
         return tracker or True
 
@@ -264,7 +265,7 @@ class ControlSocket:
             return
         try:
             session, message = self._understood(frames)
-            # Named in the refusal, which else would mean the whole connection.
+            # A refusal that named no request would mean the whole connection.
             request_id = max(CONNECTION_REQUEST, getattr(message, "request_id", CONNECTION_REQUEST))
             self._admit(session, peer, message)
             if session.name not in self._connection_of:
@@ -278,7 +279,7 @@ class ControlSocket:
         self._receive(session, message)
 
     def _is_late_goodbye(self, frames: list[zmq.Frame]) -> bool:
-        """Whether a client says what the end of its other connection has told already."""
+        """Whether it is the `Goodbye` of a client whose session has ended with its connection."""
         said = frames[-1].buffer
         return (
             len(frames) == 2
@@ -314,10 +315,10 @@ class ControlSocket:
     def _admit(self, session: Session, peer: bytes, message: ClientMessage) -> None:
         """Accept a message as its session's, or refuse it."""
         if session.peer not in (b"", peer):
-            raise ProtocolMismatch("this token belongs to another connection than the message")
+            raise ProtocolMismatch("this token belongs to another connection, not to the message's")
         if isinstance(message, Hello):
             if session.greeted:
                 raise ProtocolMismatch("this connection has said Hello already")
             session.peer = peer
         elif not session.greeted:
-            raise ProtocolMismatch("say Hello first: the daemon knows the version of nobody else")
+            raise ProtocolMismatch("say Hello first: the daemon must know the client's version")

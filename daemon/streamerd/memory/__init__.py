@@ -1,1 +1,1 @@
-"""How much memory this machine and this cgroup leave for slabs."""
+"""How much memory there is for slabs, and whether a memory limit fits it."""

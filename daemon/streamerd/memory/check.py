@@ -1,8 +1,9 @@
-"""Whether a memory limit is possible here: what contradicts it, and what only makes it tight.
+"""Whether a memory limit is possible on this machine, and whether it leaves room for others. Pure.
 
-Slabs are charged to the control group of the process that touches them first, which is the
-daemon's, beside what its own processes need. A limit that does not fit ends in the kernel's OOM
-killer, hours later and far from its cause; so it is compared at start. Pure.
+The kernel charges slabs to the control group of the process that touches them first. That is the
+daemon's group, which also needs memory for its own processes. A limit that does not fit the group
+makes the kernel's OOM killer end a process, hours later and far from the cause. So the limit is
+compared with what there is when the daemon starts.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from streamerd.memory.room import SHM_MOUNT, MemoryRoom
 
 _MAIN_BYTES: Final = 64 << 20
 _WORKER_BYTES: Final = 32 << 20
-"""What the daemon's processes were seen to use for themselves, rounded up."""
+"""What the main process and each worker were seen to use for themselves, rounded up."""
 _TIGHT: Final = 0.9
-"""Share of a ceiling: slabs and daemon that take more of it leave little to other processes."""
+"""The share of a ceiling above which slabs and daemon leave too little to other processes."""
 
 
 class DefaultLimit(NamedTuple):
@@ -50,7 +51,7 @@ def own_bytes(workers: int, threads: int, block_bytes: int) -> int:
 
 
 def contradiction(limit_bytes: int, own: int, room: MemoryRoom) -> str | None:
-    """Why slabs of `limit_bytes` beside `own` bytes of the daemon cannot be had, and the remedy."""
+    """Why slabs of `limit_bytes` beside the daemon's `own` bytes are impossible, and the remedy."""
     if room.mount_bytes is not None and limit_bytes > room.mount_bytes:
         return (
             f"more than the {SHM_MOUNT} mount's {room.mount_bytes} bytes "
@@ -75,7 +76,7 @@ def contradiction(limit_bytes: int, own: int, room: MemoryRoom) -> str | None:
 
 
 def doubts(limit_bytes: int, own: int, room: MemoryRoom) -> Iterator[str]:
-    """What makes the limit tight although it may work, each in a sentence."""
+    """Why a limit that is possible may still be too high; one sentence for each reason."""
     needed = limit_bytes + own
     if room.cgroup_bytes is not None and needed + room.cgroup_used_bytes > room.cgroup_bytes:
         yield (

@@ -1,8 +1,9 @@
 """How much memory this process may use for slabs.
 
-Owns the three ceilings (the machine's memory, the control group's limit and the size of the
-shared-memory mount), and what else takes from them: other daemons' slabs, and a GPU that has no
-memory of its own. Read at start, by the daemon; `check.py` says what they mean for `memory_limit`.
+Owns the three ceilings: the machine's memory, the control group's limit and the size of the
+shared-memory mount; and what else takes from them: other daemons' slabs, and a GPU that has no
+memory of its own. The daemon's main process reads them at start; `check.py` says what they mean for
+`memory_limit`.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ _UNIFIED_GPUS: Final = range(0x2E00, 0x2E40)
 """PCI devices that are GPUs of GB10, which share the machine's memory: the range that NVIDIA's own
 kernels take for them."""
 _RECLAIMED: Final = ("inactive_file", "active_file")
-"""Fields of memory.stat that count page cache, which the kernel gives up where memory is short."""
+"""Fields of memory.stat that count page cache, which the kernel frees where memory is short."""
 
 
 class MemoryRoom(NamedTuple):
-    """Ceilings in bytes; None where there is none or it cannot be told."""
+    """Ceilings in bytes; None where there is no ceiling, or it cannot be found out."""
 
     machine_bytes: int | None
     cgroup_bytes: int | None
@@ -42,7 +43,7 @@ class MemoryRoom(NamedTuple):
 
     @property
     def lowest(self) -> tuple[int, str] | None:
-        """The lowest ceiling, and what it is; None where none can be told.
+        """The lowest ceiling, and a name for it; None where no ceiling is known.
 
         Other daemons' slabs are charged to their own control groups, and lower the other two.
         """
@@ -62,7 +63,7 @@ class MemoryRoom(NamedTuple):
 
 
 def memory_room(root: str = "/") -> MemoryRoom:
-    """The ceilings of the running process; `root` is where `proc` and `sys` are looked for."""
+    """The ceilings of the running process; `root` is the folder that holds `proc` and `sys`."""
     machine_bytes, mount_bytes = _machine_bytes(root), _mount_bytes(root)
     limit = cgroup_limit(root)
     room = MemoryRoom(machine_bytes, None, mount_bytes, unified=_has_unified_gpu(root))
@@ -78,8 +79,9 @@ def memory_room(root: str = "/") -> MemoryRoom:
 def cgroup_files(membership: str) -> list[str]:
     """Files that may limit memory, for a text like /proc/self/cgroup (cgroups(7)).
 
-    Each group on the way up can limit, so all of them are named, below /sys/fs/cgroup. Above
-    memory.high the kernel slows a group down until it hardly moves, so it is a limit too.
+    A group and each of its parents can have a limit, so the files of all of them are listed,
+    relative to /sys/fs/cgroup. memory.high counts as a limit too: the kernel slows a group that
+    uses more down until it hardly moves.
     """
     files = []
     for line in membership.splitlines():
@@ -123,8 +125,8 @@ def _machine_bytes(root: str) -> int | None:
         name, _, rest = line.partition(":")
         if name == "MemTotal":
             return int(rest.split()[0]) * 1024
-    # Under ProcSubset=pid there is no such file. It is asked first: lxcfs tells a container's
-    # own memory there, which sysinfo(2) does not.
+    # With systemd's ProcSubset=pid there is no /proc/meminfo. Where there is one, it is the better
+    # source: in a container, lxcfs makes it say the container's own memory, unlike sysinfo(2).
     return _sysinfo_bytes() if root == "/" else None
 
 

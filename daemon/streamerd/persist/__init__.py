@@ -1,1 +1,1 @@
-"""The cache over the daemon's restarts: writing sidecars, and adopting what they tell of."""
+"""What outlives a daemon: writing sidecars, and adopting the slabs that they describe."""

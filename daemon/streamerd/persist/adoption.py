@@ -1,13 +1,13 @@
-"""Adopting the slabs that an earlier daemon of this instance left.
+"""Adopts the slabs that an earlier daemon of this instance left.
 
 Owns which slabs are adopted, what must be true of an object before it is believed to be the slab
-that its sidecar describes, and removing all the rest. Looks at slabs and sidecars alone, never at a
-source: a path that a client once named may only be opened by a client. Runs once, in a thread,
-before the daemon serves.
+that its sidecar describes, and the removal of all other slabs. Looks only at slabs and sidecars,
+never at a source, because only a client may open a path that a client named. Runs once, in a
+thread, before the daemon serves.
 
-A slab is renamed first, and only then the kernel is asked whether another process has it open. A
-process that opened it under the old name shows in the answer, and no process can find the new name.
-So a slab that nobody else has open is as safe to fill and punch as one that this daemon made.
+A slab is renamed first; only then is the kernel asked whether another process has it open. The
+answer includes every process that opened it under the old name, and no process can find the new
+name. So a slab that nobody else has open is as safe to fill and punch as one that this daemon made.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class AdoptedSlab(NamedTuple):
 
     sidecar: Sidecar
     resident: tuple[BlockRun, ...]
-    """The blocks that it has."""
+    """The blocks that its sidecar claims."""
     proven: bool
-    """Whether the blocks are known to be there as they were read."""
+    """Whether these blocks are known to hold what was read; else their checksums are compared."""
     in_use: bool
-    """Whether another process has it open, or may have."""
+    """Whether another process has the slab open, or may have."""
     fd: int
     """Descriptor of it, open for reading and writing; the receiver closes it."""
 
@@ -58,12 +58,12 @@ def adopt_slabs(
     block_bytes: int,
     new_name: Callable[[Sidecar], str],
 ) -> list[AdoptedSlab]:
-    """Adopt what fits and is sound; remove everything else of this instance.
+    """Adopt the slabs that are sound and fit the limit; remove all others of this instance.
 
     Args:
         folder: where the sidecars are.
-        instance: the instance; slabs of no other one are touched.
-        limit_bytes: most shared memory to adopt.
+        instance: whose slabs are meant; those of other instances are not touched.
+        limit_bytes: how much shared memory may be adopted.
         block_bytes: size of a block; slabs with blocks of another size are removed.
         new_name: makes a name that was never used.
     """
@@ -83,7 +83,7 @@ def adopt_slabs(
             logger.info("event=stale_slab_removed name=%s", name)
             remove_slab(name)
     for sidecar in noted:
-        # Also slabs of an earlier instance, should the file that notes the instance have been lost.
+        # A sidecar may name slabs of an earlier instance, if the file with the instance was lost.
         _remove_left(sidecar.slab, sidecar.inode)
         folder.remove(sidecar.slab)
     for slab in adopted:
@@ -97,9 +97,10 @@ def _remove_left(name: str, inode: int) -> None:
 
 
 def choose(known: Iterable[Sidecar], limit_bytes: int) -> list[Sidecar]:
-    """The sidecars whose slabs fit the limit together: pinned ones first, then by last use. Pure.
+    """The sidecars whose slabs together fit the limit: pinned first, then the last used. Pure.
 
-    At most one of each content: a daemon that was killed while it replaced a slab has left both.
+    At most one sidecar of each content is chosen, because a daemon that was killed while it
+    replaced a slab has left two.
     """
     chosen: dict[tuple[str, int], Sidecar] = {}
     left_bytes = limit_bytes
@@ -158,7 +159,7 @@ def _checked(sidecar: Sidecar, name: str, fd: int, *, ended_well: bool) -> Adopt
     for start, stop in missing:
         at, size = start * sidecar.block_bytes, sidecar.size_bytes
         punch_hole(fd, at, at + blocks_bytes(start, stop, size, sidecar.block_bytes))
-    # A block cannot be there without memory behind it.
+    # A slab with less memory than its claimed blocks need cannot hold all of them.
     backed = os.fstat(fd).st_blocks * 512 >= _resident_bytes(sidecar)
     resident = tuple(_runs(sidecar.resident, 1))
     renamed = msgspec.structs.replace(sidecar, slab=name)

@@ -1,8 +1,8 @@
-"""The cache over the daemon's restarts: adopted at start, persisted while it runs and at the end.
+"""Keeps the cache over restarts: adopts slabs at start, writes sidecars while the daemon runs.
 
-Owns the order of these steps. `adoption.py` owns which slabs are adopted, `sidecar_writer.py` what
-is written down. Runs in the daemon's loop, except `adopt`, which runs in a thread before anything
-is served.
+Owns the order of these steps, and what is left behind at the end. `adoption.py` owns which slabs
+are adopted, `sidecar_writer.py` what is written down. Runs in the daemon's loop, except `adopt`,
+which runs in a thread before the daemon serves.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from streamerd.state.lifecycle import BlockState
 logger = logging.getLogger(__name__)
 
 FLUSH_S: Final = 0.5
-"""How old a sidecar may be."""
+"""How often changed sidecars are written."""
 
 
 class Persistence:
-    """What remains of one instance's slabs when its daemon has ended.
+    """Adopts and leaves the slabs of one instance.
 
     Args:
         settings: socket, block size and memory limit.
-        instance: what the slabs' names have in common.
-        model: the shards.
-        decisions: hears of adopted shards.
-        shards: where they are entered.
-        slabs: has them stand behind the shards.
-        editions: goes on from theirs.
+        instance: the part that the names of this daemon's slabs have in common.
+        model: the shards as the core has them.
+        decisions: is told of adopted shards.
+        shards: gets the adopted shards.
+        slabs: gets the adopted slabs.
+        editions: continues the editions of the adopted shards.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Persistence:
     # --- start ----------------------------------------------------------------------------------
 
     def adopt(self) -> None:
-        """Adopt the slabs of an earlier daemon, remove the rest. May take seconds: in a thread.
+        """Adopt the slabs of an earlier daemon, remove the rest. Takes seconds, so in a thread.
 
         Raises:
             ConfigError: there is no shared memory, or sidecars cannot be written here.
@@ -88,7 +88,7 @@ class Persistence:
         )
 
     def enter_adopted(self) -> None:
-        """Make the adopted slabs part of the cache; workers run, and nobody is served yet."""
+        """Make the adopted slabs part of the cache. Workers must run; nobody is served yet."""
         self._decisions.decide(*(self._enter(adopted) for adopted in self._adopted))
         for adopted in self._adopted:
             self._warn_if_unpinned(adopted.sidecar)
@@ -141,14 +141,15 @@ class Persistence:
     # --- end ------------------------------------------------------------------------------------
 
     def leave(self, *, persist: bool, sound: bool) -> None:
-        """Leave what is in memory to the next daemon, or remove it. The workers have ended.
+        """Leave the slabs to the next daemon, or remove them. The workers must have ended.
 
         Args:
-            persist: leave it.
-            sound: the account is true; else the next daemon shall prove every block.
+            persist: whether to leave them.
+            sound: whether the daemon's state is known to be right; if not, the next daemon compares
+                the checksum of every block.
         """
         if self._timer is None:
-            return  # it never served: what it adopted lies as it lay
+            return  # this daemon never served, so adopted slabs are as they were
         self._timer.cancel()
         if not persist:
             clean(self._settings.socket, self._instance)
@@ -160,14 +161,18 @@ class Persistence:
             if not self._writer.has(slab):
                 remove_slab(slab)
         if not any(BlockState.UNPROVEN in shard.states for shard in shards):
-            with contextlib.suppress(OSError):  # the log has told, if there was anything to write
+            with contextlib.suppress(OSError):  # `SidecarWriter` has logged why
                 self._folder.mark()
         resident_bytes = sum(shard.resident_bytes for shard in shards)
         logger.info("event=persisted slabs=%d bytes=%d", len(self._writer), resident_bytes)
 
 
 def clean(socket_path: str, instance: str) -> int:
-    """Remove every slab and sidecar of an instance that does not run. Returns how many slabs."""
+    """Remove all slabs and sidecars of an instance whose daemon does not run.
+
+    Returns:
+        How many slabs were removed.
+    """
     slabs = instance_slabs(instance)
     for slab in slabs:
         remove_slab(slab)

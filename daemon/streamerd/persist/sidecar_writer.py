@@ -1,7 +1,7 @@
-"""Writes down what is in memory, so that the next daemon can adopt it.
+"""Writes the sidecars, so that the next daemon can adopt the slabs.
 
-Owns when each shard's sidecar is written and what it says; `shm/sidecars.py` owns its form and why
-a kill at any moment is safe. Runs in the daemon's loop.
+Owns when a shard's sidecar is written and what it says; leaves the form of sidecars, and why a kill
+at any moment is safe, to `shm/sidecars.py`. Runs in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from streamerd.state.events import ShardKey
 logger = logging.getLogger(__name__)
 
 LAST_USE_S: Final = 60.0
-"""How old a sidecar's time of last use may be: writing hundreds at each open would hold the loop
-up."""
+"""By how much a sidecar's time of last use may be out of date. To write hundreds of sidecars at
+each open would hold up the loop."""
 _FLAGS: Final = bytes(int(state in IN_SLAB) for state in range(256))
-"""The byte that a sidecar has for a block in each state."""
+"""For each state of a block, the byte that a sidecar has for a block in that state."""
 
 _Written = tuple[bytes, bool, float, int, tuple[Name, ...], tuple[int, ...]]
-"""What a sidecar says that may change: resident blocks, pinned, last use, ctime, names, and the
+"""The parts of a sidecar that may change: resident blocks, pinned, last use, ctime, names, and the
 users who pinned."""
 
 
 class SidecarWriter:
-    """The sidecars as they were written last.
+    """Writes sidecars, and remembers what each of them says.
 
     Args:
-        folder: where they are.
-        model: the shards.
-        backings: what stands behind them.
+        folder: where the sidecars are.
+        model: the shards as the core has them.
+        backings: the slab, checksums and names of each shard.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class SidecarWriter:
         """Write what has changed. Returns whether all of it could be written.
 
         Args:
-            leased_s: the least time of last use that shards get which are leased now.
+            leased_s: the time of last use of shards that are leased now, unless theirs is later.
             exact: write also where only the time of last use has changed a little.
         """
         current: dict[str, _Written] = {}
@@ -85,7 +85,7 @@ class SidecarWriter:
                 complete = False
         for slab in self._written.keys() - current.keys():
             self._folder.remove(slab)
-        # If one failed, somebody may have removed the folder with all sidecars: write all again.
+        # If one could not be written, somebody may have removed the whole folder: write all again.
         self._written = current if complete else {}
         return complete
 

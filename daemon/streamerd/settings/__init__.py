@@ -1,1 +1,1 @@
-"""The table of settings, and reading them from flags, environment and file."""
+"""The daemon's settings: their table, and how flags, variables and the file give their values."""

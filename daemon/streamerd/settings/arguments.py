@@ -18,14 +18,14 @@ def daemon_parser(*, full: bool = False) -> argparse.ArgumentParser:
     """The parser of `streamerd`: one flag for each setting, and some of its own.
 
     Args:
-        full: its help has every flag, for the man page; else those that fit a screen.
+        full: whether the help has every flag, as the man page needs; else it fits a screen.
     """
     parser = argparse.ArgumentParser(
         prog="streamerd",
         usage="streamerd [--config FILE] [--KEY VALUE]...",
         description="Reads checkpoints into shared memory once for all ranks. Sizes: 64GiB, 500MB, "
-        "bytes. A flag wins over STREAMERD_KEY, that over FILE. More: man streamerd.",
-        # Flags and their help on one line each, so that all of them fit a screen.
+        "bytes. Flags win over STREAMERD_KEY, variables over FILE. See man streamerd.",
+        # Each flag and its help share a line, so that all of them fit a screen.
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=26),
     )
     parser.add_argument("--config", metavar="FILE", help=f"TOML file instead of {SYSTEM_CONFIG}")
@@ -36,12 +36,12 @@ def daemon_parser(*, full: bool = False) -> argparse.ArgumentParser:
         else:
             parser.add_argument(key.flag, metavar=key.metavar, help=shown)
     parser.add_argument(
-        "--clean", action="store_true", help="remove what a stopped daemon left, and exit"
+        "--clean", action="store_true", help="remove the slabs of a stopped daemon, and exit"
     )
     parser.add_argument(
         "--check", action="store_true", help="read the configuration, say what is wrong, and exit"
     )
-    # For programs that start it: READY is written to this descriptor once it serves.
+    # For programs that start a daemon: it writes READY to this descriptor once it serves.
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"streamerd {__version__}")
     return parser

@@ -1,4 +1,4 @@
-"""Settles the daemon's settings from the four places that a value may come from.
+"""Decides the value of each of the daemon's settings, which may come from four places.
 
 Owns the order of precedence (command-line flag, then `STREAMERD_*` variable, then TOML file, then
 default) and the checks that need more than one value; leaves the keys to `table.py`, the flags
@@ -43,7 +43,8 @@ SYSTEM_CONFIG: Final = "/etc/streamerd/streamerd.toml"
 CLIENT_ENV: Final = frozenset(
     {MODE_ENV, "STREAMERD_RING", "STREAMERD_RING_LIBRARY", "STREAMERD_SHARD_WRITER"}
 )
-"""Variables of this prefix that only clients read; a daemon that a client starts gets them too."""
+"""Variables with this prefix that only clients read. A daemon that a client starts inherits them,
+so they are no unknown settings."""
 _SERVICE_LINK: Final = re.compile(
     r"STREAMERD_(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_(TCP|UDP|SCTP)(_.*)?)?)"
 )
@@ -67,7 +68,7 @@ def load_settings(
     toml_path: str | None = None,
     room: MemoryRoom | None = None,
 ) -> tuple[Settings, dict[str, str]]:
-    """Settle every setting.
+    """Decide the value of every setting.
 
     Args:
         overrides: key name to raw value, from flags.
@@ -94,10 +95,11 @@ def load_settings(
 
 
 def check_user(settings: Settings, uid: int) -> None:
-    """See that nobody gets at root's rights through the daemon, before anything is made.
+    """Refuse to lend root's rights to other users. To be called before anything is made.
 
     Raises:
-        ConfigError: it would run as root, for others than root, and nobody said that it may.
+        ConfigError: the daemon would run as root, other users could use it, and `allow_root` does
+            not say that this is meant.
     """
     if uid != 0 or not settings.socket_mode_bits & 0o077 or settings.allow_root:
         return
@@ -188,8 +190,11 @@ def _typed(key: Key, given: Given) -> object:
         if key.reads is not None:
             value = key.reads(value)
         return msgspec.convert(value, key.type, strict=not given.is_text)
-    except ValueError as error:  # msgspec.ValidationError is one
-        raise ConfigError(f"{key.name} ({given.origin}): {error}; set it to {key.wants}") from error
+    except ValueError as error:
+        # msgspec's own words are about types of Python.
+        wrong = isinstance(error, msgspec.ValidationError)
+        what = f"{given.raw!r} is not possible" if wrong else str(error)
+        raise ConfigError(f"{key.name} ({given.origin}): {what}; set it to {key.wants}") from error
 
 
 def _check(settings: Settings, room: MemoryRoom, origins: Mapping[str, str]) -> None:
@@ -198,7 +203,7 @@ def _check(settings: Settings, room: MemoryRoom, origins: Mapping[str, str]) -> 
         raise ConfigError(
             f"socket ({origins['socket']}): {settings.socket} has {path_bytes} bytes and may "
             f"have {MAX_SOCKET_PATH_BYTES}: a unix socket's path holds {SUN_PATH_BYTES}, and that "
-            f"of its descriptor socket ends in {DESCRIPTOR_SUFFIX}; choose a shorter one"
+            f"of its descriptor socket ends in {DESCRIPTOR_SUFFIX}; choose a shorter path"
         )
     limit_bytes = settings.memory_limit_bytes
     given = f"{limit_bytes} bytes ({format_size(limit_bytes)})"
@@ -211,7 +216,7 @@ def _check(settings: Settings, room: MemoryRoom, origins: Mapping[str, str]) -> 
             "lower block_size"
         )
     if origins["memory_limit"].startswith(DEFAULT):
-        return  # half of what there is: tight at worst
+        return  # half of the lowest ceiling contradicts none
     own = own_bytes(settings.workers, settings.threads, settings.block_bytes)
     if against := contradiction(limit_bytes, own, room):
         raise ConfigError(f"{where}, {against}")

@@ -55,7 +55,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     socket_mode: FileMode
     allow_root: bool
     readonly_shm: str
-    """Empty: `slabs.READONLY_MOUNT` where it is one."""
+    """Empty: `slabs.READONLY_MOUNT`, where that is a read-only mount of shared memory."""
     metrics_listen: str
     """`HOST:PORT`, or the path of a Unix socket; empty: nobody is told metrics."""
     prefetch: tuple[Prefetched, ...]
@@ -76,7 +76,7 @@ class Context(NamedTuple):
 
 
 class Key(NamedTuple):
-    """One setting: its name in TOML, flag and variable, and the values that it takes."""
+    """One setting: its name in TOML, flag and variable, and which values are valid."""
 
     name: str
     field: str
@@ -117,8 +117,8 @@ _WANTS: Final = {
 
 
 def _socket_default(context: Context) -> str:
-    # systemd made this directory for the process, so it is the system's daemon, though its socket
-    # is not there yet.
+    # systemd made this directory for the process. So this process is the system's daemon, though
+    # its socket does not exist yet.
     if os.path.dirname(SYSTEM_SOCKET) in context.environ.get("RUNTIME_DIRECTORY", "").split(":"):
         return SYSTEM_SOCKET
     return find_socket(context.environ, context.uid).path
@@ -150,30 +150,31 @@ def _fixed(value: object) -> Callable[[Context], object]:
 KEYS: Final = (
     Key("socket", "socket", str, "PATH", "control socket", _socket_default),
     Key("memory_limit", "memory_limit_bytes", Bytes, "SIZE",
-        "most shared memory to use; half of what there is", _memory_limit_default, is_size=True),
+        "most shared memory to use; by default half", _memory_limit_default, is_size=True),
     Key("workers", "workers", Count, "N", "fetch processes", _workers_default),
     Key("threads", "threads", Count, "N", "threads in each fetch process", _fixed(4)),
     Key("connections", "connections", Connections, "N",
-        "reads from object stores at once, of all loads", _fixed(32),
+        "concurrent reads from object stores, of all loads", _fixed(32),
         accepts="a whole number from 1 to 1024"),
     Key("bandwidth_limit", "bandwidth_limit_bytes", Bytes, "SIZE",
         "most bytes a second from object stores; 0 for no cap", _fixed(0), is_size=True),
     Key("block_size", "block_bytes", BlockBytes, "SIZE", "unit of reading and releasing",
         _fixed(DEFAULT_BLOCK_BYTES), is_size=True,
         accepts="a multiple of 4096 bytes, 64KiB or more"),
-    Key("idle_exit_s", "idle_exit_s", Seconds, "S", "with --ephemeral: leave when idle this long",
+    Key("idle_exit_s", "idle_exit_s", Seconds, "S", "with --ephemeral: exit when idle this long",
         _fixed(600.0)),
-    Key("heartbeat_s", "heartbeat_s", Seconds, "S", "clients say that they live this often",
+    Key("heartbeat_s", "heartbeat_s", Seconds, "S", "time between a client's heartbeats",
         _fixed(2.0)),
     Key("lag_s", "lag_s", Seconds, "S", "a reader stuck this long loses its claim to a window",
         _fixed(30.0)),
     Key("space_wait_s", "space_wait_s", Seconds, "S", "wait this long for room on /dev/shm",
         _fixed(30.0)),
     Key("source_wait_s", "source_wait_s", Seconds, "S",
-        "give a file system up that has not answered for this long", _fixed(60.0), in_help=False),
+        "give up a read when the file system has not answered for this long", _fixed(60.0),
+        in_help=False),
     Key("credentials_wait_s", "credentials_wait_s", Seconds, "S",
         "wait this long for expired credentials to be renewed", _fixed(60.0), in_help=False),
-    Key("ephemeral", "ephemeral", bool, "", "leave when no client has come for idle_exit_s",
+    Key("ephemeral", "ephemeral", bool, "", "exit when no client has come for idle_exit_s",
         _fixed(False)),
     Key("log_level", "log_level", LogLevel, "LEVEL", "debug, info, warning or error",
         _fixed("info")),
@@ -197,4 +198,4 @@ KEYS: Final = (
         'pattern = "*.safetensors", pin = true}; as a flag or variable one source, or that list '
         "as JSON", reads=prefetch_list),
 )  # fmt: skip
-"""The single source of keys, flags, variables, defaults and help; a table, so one row a key."""
+"""The single source of keys, flags, variables, defaults and help; one row for each key."""

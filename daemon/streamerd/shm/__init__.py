@@ -1,1 +1,1 @@
-"""Shared-memory slabs: create, back, punch, remove. Knows nothing of limits or clients."""
+"""Slabs and sidecars as files: made, backed, punched, removed. Knows no limits and no clients."""

@@ -1,10 +1,11 @@
-"""Huge pages for slabs, whatever the mount says: MADV_COLLAPSE of madvise(2), Linux 6.1.
+"""Huge pages for slabs, however the mount is set: MADV_COLLAPSE of madvise(2), Linux 6.1.
 
-An extent of 2 MiB that has one small page is collapsed into a huge page: that zeroes the rest in
-one go, where faults or fallocate(2) would make 512 pages one by one. Measured on two processors,
-once the memory had been used before: 0.1 s a GiB instead of 0.3, and filling it then costs 0.11
-instead of 0.19. It takes a mapping whose addresses fall on the extents, which mmap(2) by itself
-does not promise for shared memory.
+An extent of 2 MiB that has one small page is collapsed into a huge page. That zeroes the rest in
+one go, where faults or fallocate(2) would make 512 pages one by one. On two processors, with memory
+that had been used before, backing a GiB took 0.1 s instead of 0.3, and filling it then 0.11 s
+instead of 0.19. Collapsing needs a mapping whose address is a multiple of an extent, which mmap(2)
+by itself does not promise for shared memory. Runs in fetch workers; `can_collapse` also in the
+doctor.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class AlignedMapping:
         self.bytes = memoryview(array).cast("B")
 
     def collapse(self, start: int, stop: int) -> bool:
-        """Make huge pages of whole extents, each of which has a page; returns whether it worked."""
+        """Make whole extents huge pages; each must have a page. Returns whether it worked."""
         return int(_libc.madvise(self._start + start, stop - start, _MADV_COLLAPSE)) == 0
 
     def close(self) -> None:
@@ -65,7 +66,7 @@ def _mmap(address: int | None, size_bytes: int, protection: int, flags: int, fd:
 
 @functools.cache
 def can_collapse() -> bool:
-    """Whether this kernel makes huge pages of shared memory on demand; tried once a process."""
+    """Whether this kernel makes huge pages of shared memory on demand; each process tries once."""
     fd = os.memfd_create("streamerd-probe")
     try:
         os.ftruncate(fd, EXTENT_BYTES)

@@ -1,9 +1,9 @@
 """Unlinked slabs that clients still have open: memory that the ledger does not count.
 
-Only slabs that clients of an earlier daemon have mapped are given up like that: the slab is
-unlinked as a whole, and the kernel frees it when the last client unmaps it. Until then this module
-has one descriptor of each, so that `status` can tell their size. Called from the daemon's loop and
-its executor.
+A slab lingers where clients of an earlier daemon have mapped it, so that no block of it can be
+released. It is unlinked as a whole, and the kernel frees it when the last client unmaps it. Until
+then this module has a descriptor of it, so that `status` can tell its size. Called from the
+daemon's loop and its executor.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Lingering:
         """Own the daemon's last descriptor of an unlinked slab from now on.
 
         Returns:
-            False, and the descriptor stays the caller's, where no other process has it open.
+            Whether another process has the slab open. If not, the descriptor stays the caller's.
         """
         if not is_open_elsewhere(descriptor):
             return False

@@ -8,16 +8,17 @@ written here.
 
 Why a kill at any moment does no harm:
 
-- A file is written beside its place and renamed into it, so that it is whole, old or new.
-- Files are written twice a second, not with every block. Without the mark they are therefore hints:
-  a block that was given up since, or given up and half filled again, may still be claimed. So a
+- A file is written under another name and then renamed, so that it is either the old or the new
+  one, and always complete.
+- Files are written twice a second, not with every block. Without the mark they may be out of date:
+  a file may still claim a block that was released since, or released and half filled again. So a
   claimed block counts only once its bytes have the checksum that was taken when it was read.
-- The mark is written last, after workers have ended and every file was brought up to date, and is
-  taken away before anything else is done. With it, files say what is.
-- A block that no file claims is given back before its slab is used, so the account stays true. Only
-  a slab that clients may have mapped is different. Without the mark, they may have been granted
-  blocks in the last half second that its file does not claim: such a slab is left to them
-  (unlinked) unless the file claims all of it.
+- The mark is written last, after workers have ended and every file was brought up to date, and the
+  next daemon removes it before it does anything else. With the mark, the files are right.
+- The memory of a block that no file claims is released before its slab is used, so that the ledger
+  stays true. The exception is a slab that clients may have mapped. Without the mark, they may have
+  been granted blocks in the last half second that its file does not claim. Such a slab is unlinked
+  and left to them, unless the file claims all of its blocks.
 """
 
 from __future__ import annotations
@@ -57,37 +58,38 @@ class Label(msgspec.Struct, frozen=True):
 
 
 class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One slab."""
+    """What a sidecar says of its slab."""
 
     version: int
     uri: str
-    """Its name in messages: its first label, or the object's URI."""
+    """The shard's name in messages: its first label, or the object's URI."""
     identity: str
     size_bytes: int
     block_bytes: int
     slab: str
     inode: int
-    """Inode of the object; another object of that name is not this daemon's."""
+    """Inode of the slab; an object of that name with another inode is not this daemon's."""
     resident: bytes
-    """One byte a block, 1 where the slab has it."""
+    """One byte for each block; 1 where the block is resident."""
     checksums: bytes
     """As `Checksums.packed`."""
     pinned: bool
     last_used_s: float
-    """On the system's monotonic clock, which goes on when the daemon does not."""
+    """On the system's monotonic clock, which goes on while no daemon runs."""
     edition: int = 0
-    """Of contents that had this identity: 0, and one more each time bytes were found to differ."""
+    """Number of the content among those that had this identity: 0 for the first, one more each time
+    that bytes were found to differ."""
     ctime_ns: int = 0
-    """Of the file when its bytes were last known to be these; 0 for objects."""
+    """The file's ctime when its bytes were last known to be these; 0 for objects."""
     labels: tuple[Label, ...] = ()
     pinned_by: tuple[int, ...] = ()
-    """Users who pinned it."""
+    """Users who pinned the shard."""
     remote: bool = False
-    """An object of a store; else a file."""
+    """Whether the shard is an object of a store rather than a file."""
 
 
 class _Outdated(msgspec.Struct, frozen=True):
-    """What sidecars of all versions have."""
+    """The fields that sidecars of all versions have."""
 
     version: int
     slab: str
@@ -125,14 +127,14 @@ class SidecarFolder:
             ) from error
 
     def take_mark(self) -> bool:
-        """Whether the last daemon ended in good order. Removes the mark that tells it."""
+        """Whether the last daemon ended in good order. Removes the mark that says so."""
         with self._opened() as folder:
             if folder is None:
                 return False
             try:
                 os.close(open_own(_MARK, os.O_RDONLY, folder=folder))
                 ended_well = True
-            except OSError:  # there is none, or somebody else's
+            except OSError:  # there is no mark, or it is another user's
                 ended_well = False
             self._remove(_MARK, folder)
             return ended_well
@@ -146,7 +148,7 @@ class SidecarFolder:
         self._put(_MARK, b"")
 
     def read_all(self) -> list[Sidecar]:
-        """Every sidecar that can be decoded; other files are removed."""
+        """Every sidecar that can be decoded. Files that cannot be decoded are removed."""
         found = []
         for name, folder in self._each():
             try:
@@ -161,20 +163,20 @@ class SidecarFolder:
         return found
 
     def take_outdated(self) -> list[tuple[str, int]]:
-        """Names and inodes of slabs that a daemon of another version left; their files go."""
+        """Names and inodes of slabs that another version left; removes their sidecars."""
         found = []
         for name, folder in self._each():
             try:
                 old = _any_version.decode(_content(name, folder))
             except (OSError, msgspec.DecodeError):
-                continue  # `read_all` tells
+                continue  # `read_all` logs it
             if old.version != VERSION and name == _name(old.slab):
                 found.append((old.slab, old.inode))
                 self._remove(name, folder)
         return found
 
     def write(self, sidecar: Sidecar) -> None:
-        """Put a slab's file in place of its last one.
+        """Write a slab's sidecar in place of the one before.
 
         Raises:
             OSError: it cannot be written.
@@ -182,21 +184,21 @@ class SidecarFolder:
         self._put(_name(sidecar.slab), _encoder.encode(sidecar))
 
     def remove(self, slab: str) -> None:
-        """Forget a slab. Nothing happens when it is not known."""
+        """Remove a slab's sidecar. No effect where there is none."""
         with self._opened() as folder:
             self._remove(_name(slab), folder)
 
     def clear(self) -> None:
-        """Forget everything, and the folder."""
+        """Remove all sidecars, the mark and the folder."""
         self.take_mark()
         for name, folder in self._each():
             self._remove(name, folder)
-        with contextlib.suppress(OSError):  # not there, or something else was put in it
+        with contextlib.suppress(OSError):  # it does not exist, or somebody put other files in it
             os.rmdir(self.path)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int | None]:
-        """The folder's descriptor; None where there is none of this user's."""
+        """The folder's descriptor; None where this user has no such folder."""
         try:
             folder = open_own_folder(self.path)
         except FileNotFoundError:
@@ -224,7 +226,7 @@ class SidecarFolder:
         unfinished = name + _UNFINISHED
         folder = open_own_folder(self.path)
         try:
-            self._remove(unfinished, folder)  # of a daemon that was killed
+            self._remove(unfinished, folder)  # a daemon that was killed may have left it
             fd = open_own(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, folder=folder)
             with open(fd, "wb") as file:
                 file.write(data)

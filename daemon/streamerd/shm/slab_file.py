@@ -36,8 +36,9 @@ class SlabFile:
     """An existing slab, opened for writing. Thread-safe for ranges that do not overlap.
 
     Args:
-        fd: the object, open for reading and writing; closed by this once it is made.
-        mapped: fill it through a mapping (`view`) instead of by system call (`write`).
+        fd: the slab, open for reading and writing. `close` closes it; where the constructor raises,
+            it stays the caller's.
+        mapped: fill it through a mapping (`view`) instead of by system calls (`write`).
 
     Raises:
         OSError: it cannot be mapped.
@@ -92,17 +93,17 @@ class SlabFile:
         return None if self._map is None else self._map.bytes[start:stop]
 
     def write(self, data: memoryview, start: int) -> None:
-        """Put `data` at byte `start`; the range is reserved."""
+        """Put `data` at byte `start`; the range must be reserved."""
         done = 0
         while done < len(data):
             with self._turn:
                 done += os.pwrite(self._fd, data[done:], start + done)
 
     def read(self, buffer: memoryview, start: int) -> None:
-        """Fill the whole of `buffer` from byte `start` on; what has no memory reads as zeros.
+        """Fill the whole of `buffer` from byte `start` on; ranges without memory read as zeros.
 
         Raises:
-            OSError: the slab ends before.
+            OSError: the slab ends before the buffer is full.
         """
         done = 0
         while done < len(buffer):

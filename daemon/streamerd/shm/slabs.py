@@ -1,4 +1,4 @@
-"""Names and lives of slabs: POSIX shared-memory objects, one a shard.
+"""Names and lives of slabs: POSIX shared-memory objects, one for each shard.
 
 Creates, opens, identifies and removes them. A slab belongs to the daemon's user alone. A client
 that may read it gets a descriptor, and never needs its name. The daemon also has a descriptor of
@@ -26,7 +26,7 @@ from streamerd.memory.room import SHM_MOUNT
 logger = logging.getLogger(__name__)
 
 READONLY_MOUNT: Final = "/run/streamerd-shm"
-"""Where the systemd unit mounts the same once more, read-only."""
+"""Where the systemd unit mounts shared memory a second time, read-only."""
 PREFIX: Final = SLAB_PREFIX
 MODE: Final = 0o600
 
@@ -38,8 +38,8 @@ _OPEN: Final = os.O_NOFOLLOW | os.O_CLOEXEC
 def slab_name(instance: str, uri: str, identity: str, generation: int) -> str:
     """The object's name for shm_open(3): one content of one shard of one daemon.
 
-    `generation` never repeats, not in the next daemon's life either: a name that was removed does
-    not come back while somebody may still have the old object mapped.
+    `generation` never repeats, not even in a later daemon of this instance: a name that was removed
+    must not return while somebody may still have the old object mapped.
     """
     text = f"{uri}\0{identity}\0{generation}"
     digest = hashlib.blake2s(text.encode(), digest_size=12).hexdigest()
@@ -86,9 +86,7 @@ def _creation_error(name: str, size_bytes: int, error: OSError) -> StreamerError
             "(LimitNOFILE, `ulimit -n`), or load checkpoints of fewer files at once"
         )
     if error.errno == errno.EEXIST:
-        return ConfigError(
-            f"{SHM_MOUNT}{name} exists already and is none of this daemon's; remove it"
-        )
+        return ConfigError(f"{SHM_MOUNT}{name} exists already and is not this daemon's; remove it")
     return ConfigError(
         f"cannot create {SHM_MOUNT}{name}: {error.strerror}; is {SHM_MOUNT} mounted?"
     )
@@ -98,7 +96,7 @@ def open_slab(name: str, inode: int) -> int:
     """A descriptor that reads and writes an object of this user; the caller closes it.
 
     Raises:
-        OSError: there is none, or another object has its name (ESTALE).
+        OSError: there is no such object, or another one has its name (ESTALE).
     """
     fd = os.open(SHM_MOUNT + name, os.O_RDWR | os.O_NONBLOCK | _OPEN)
     found = os.fstat(fd)
@@ -112,10 +110,10 @@ def readonly_mount(configured: str = "") -> str | None:
     """A mount of shared memory that cannot be written to; None where there is none.
 
     Args:
-        configured: the setting `readonly_shm`; empty to look where the systemd unit has it.
+        configured: the setting `readonly_shm`; empty to look where the systemd unit mounts it.
 
     Raises:
-        ConfigError: what was configured is no such mount.
+        ConfigError: the configured path is not such a mount.
     """
     path = configured or READONLY_MOUNT
     wrong = _no_readonly_mount(path)
@@ -137,7 +135,7 @@ def _no_readonly_mount(path: str) -> str:
     try:
         flags, device = os.statvfs(path).f_flag, os.stat(path).st_dev
         if device != os.stat(SHM_MOUNT).st_dev:
-            return f"is not {SHM_MOUNT} once more"
+            return f"is not a second mount of {SHM_MOUNT}"
     except OSError as error:
         return f"cannot be used ({error.strerror})"
     return "" if flags & os.ST_RDONLY else "can be written to"
@@ -146,13 +144,14 @@ def _no_readonly_mount(path: str) -> str:
 def open_readonly(fd: int, name: str, mount: str | None = None) -> int:
     """A descriptor for a client that only reads a slab; the caller closes it.
 
-    Opened through a read-only mount nobody can open it again for writing, not even root. Without
-    one, or when the slab's name was taken away, root and this user can, by /proc/self/fd.
+    Where it was opened through a read-only mount, nobody can open it again for writing, not even
+    root. Without such a mount, or where the slab has no name any more, root and this user can, by
+    /proc/self/fd.
 
     Args:
         fd: the slab, as `create_slab` gave it.
-        name: its name.
-        mount: as `readonly_mount` told.
+        name: the slab's name.
+        mount: as `readonly_mount` gave it.
 
     Raises:
         OSError: it cannot be opened.
@@ -174,7 +173,7 @@ def is_open_elsewhere(fd: int) -> bool:
     fcntl(2).
     """
     with contextlib.suppress(OSError):
-        # If another process opens it just now, the kernel sends a signal, one that does nothing.
+        # If another process opens the file just now, the kernel sends SIGURG, which does nothing.
         fcntl.fcntl(fd, _F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
@@ -183,11 +182,11 @@ def is_open_elsewhere(fd: int) -> bool:
 
 
 def remove_slab(name: str, inode: int | None = None) -> bool:
-    """Unlink an object of this user; returns whether it was there. Mappings of it live on.
+    """Unlink an object of this user; returns whether it was there. Mappings of it stay valid.
 
     Args:
-        name: its name.
-        inode: another object of that name stays; None for whichever is there.
+        name: the object's name.
+        inode: the object's inode, so that another object of that name stays; None for any.
     """
     try:
         found = os.stat(SHM_MOUNT + name, follow_symlinks=False)
@@ -204,7 +203,7 @@ def _is_ours(found: os.stat_result) -> bool:
 
 
 def is_slab_name(name: str) -> bool:
-    """Whether a text could be a slab's name, of whichever instance. Pure."""
+    """Whether a text could be a slab's name, of any instance. Pure."""
     return name.startswith(f"/{PREFIX}") and "/" not in name[1:]
 
 
@@ -215,10 +214,10 @@ def instance_slabs(instance: str) -> list[str]:
 
 
 def inode_of(name: str) -> int:
-    """The inode of an object, which no other object of that name has.
+    """The inode of an object, by which it is told from a later one of its name.
 
     Raises:
-        OSError: there is none.
+        OSError: there is no such object.
     """
     return os.stat(SHM_MOUNT + name, follow_symlinks=False).st_ino
 

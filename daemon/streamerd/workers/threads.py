@@ -73,8 +73,8 @@ class Threads:
         """Let the threads end and wait for those that were not lost.
 
         Args:
-            wait_s: for how long at most.
-            cancel: without what was submitted and not begun.
+            wait_s: how long to wait at most; None for as long as it takes.
+            cancel: whether to drop calls that were submitted and not begun.
         """
         while cancel:
             try:
@@ -101,7 +101,7 @@ class Closer:
         """Close these descriptors, which belong to this object from now on.
 
         The first free thread closes one after the other. Where a close hangs, the next thread goes
-        on with the rest. Hundreds may come at once, and a call for each would cost more than it.
+        on with the rest. Hundreds may come at once, so there is not one submitted call for each.
         """
         taken = list(fds)
         self._unclosed += len(taken)
@@ -142,5 +142,5 @@ class Closer:
         self._threads.submit(closing)
 
     def end(self, wait_s: float) -> None:
-        """Wait, at most `wait_s`, until all is closed."""
+        """Wait until everything is closed, at most `wait_s`."""
         self._threads.end(wait_s)

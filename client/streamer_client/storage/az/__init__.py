@@ -1,6 +1,7 @@
 """`az://`: Azure Blob Storage, and Azurite.
 
-`kind.py` is what the registry knows, `storage.py` lists and opens, `environment.py` resolves in the
-client's process what the daemon's workers need; they see nothing else of the client.
-Azure's libraries are imported in the client when they are first needed.
+`kind.py` describes this kind to the registry, and `storage.py` lists and opens blobs.
+`environment.py` runs in the client's process and resolves the variables that the daemon's workers
+need; the workers see no other variable of the client. Azure's libraries are imported in the client
+when they are first needed.
 """

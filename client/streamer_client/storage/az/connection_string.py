@@ -17,7 +17,7 @@ DEFAULT_SUFFIX: Final = "core.windows.net"
 
 @dataclass(frozen=True, slots=True)
 class ConnectionString:
-    """What it says; empty where it says nothing."""
+    """The parts of a connection string; a part that it does not name is empty."""
 
     endpoint: str
     account: str = ""
@@ -26,10 +26,11 @@ class ConnectionString:
 
 
 def connection_string(text: str) -> ConnectionString:
-    """Parse one.
+    """Parse a connection string.
 
     Raises:
-        ConfigError: it is none, or names no account; the text does not show it.
+        ConfigError: `text` is no connection string, or names no account. The error does not repeat
+            it, because it may hold a key.
     """
     fields = _fields(text)
     account = fields.get("accountname", "")
@@ -39,7 +40,10 @@ def connection_string(text: str) -> ConnectionString:
         suffix = fields.get("endpointsuffix", DEFAULT_SUFFIX)
         endpoint = f"{scheme}://{account}.blob.{suffix}"
     if not endpoint:
-        raise ConfigError(f"{VARIABLE}: has neither AccountName nor BlobEndpoint; copy all of it")
+        raise ConfigError(
+            f"{VARIABLE}: names neither AccountName nor BlobEndpoint; copy the whole connection "
+            "string"
+        )
     return ConnectionString(
         endpoint,
         account,
@@ -54,8 +58,8 @@ def _fields(text: str) -> dict[str, str]:
         name, found, value = part.partition("=")
         if not found:
             raise ConfigError(
-                f"{VARIABLE}: is no list of Name=value with semicolons between; copy all of it, "
-                "in quotes"
+                f"{VARIABLE}: is not a list of Name=value pairs with semicolons between; copy the "
+                "whole connection string, in quotes"
             )
         fields[name.strip().lower()] = value.strip()
     if fields.get("usedevelopmentstorage", "").lower() == "true":

@@ -1,7 +1,8 @@
-"""Short-lived signatures and access tokens, by Azure's own libraries; no other secret is sent.
+"""Makes short-lived signatures and access tokens with Azure's own libraries.
 
-Imports azure-storage-blob or azure-identity when called. That is when a
-signature or token is first needed.
+Runs in the client's process, where account keys and logins stay: the daemon is sent only what is
+made here. The functions import azure-storage-blob or azure-identity when they are called, so that a
+client which needs neither does without them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ SCOPE: Final = "https://storage.azure.com/.default"
 
 @dataclass(frozen=True, slots=True)
 class ShortLived:
-    """A secret that holds for a time."""
+    """A secret that expires."""
 
     secret: str = field(repr=False)
     expiry: dt.datetime
@@ -57,10 +58,10 @@ def signature(account: str, key: str, container: str, now: dt.datetime) -> Short
 
 
 def token(uri: str) -> ShortLived:
-    """An access token by DefaultAzureCredential: environment, workload or managed identity, logins.
+    """An access token from DefaultAzureCredential: variables, workload or managed identity, logins.
 
     Raises:
-        SourceForbidden: none could be had; says where was looked.
+        SourceForbidden: no credential gives a token; the text lists those that were tried.
         ImportError: azure-identity is not installed.
     """
     from azure.core.exceptions import AzureError  # noqa: PLC0415 - optional
@@ -71,14 +72,14 @@ def token(uri: str) -> ShortLived:
             found = credential.get_token(SCOPE)
     except (AzureError, ValueError) as error:
         raise SourceForbidden(
-            f"{uri}: no access token could be had: {_looked(error)}; give an identity (for example "
-            f"`az login`, or AZURE_CLIENT_ID), AZURE_STORAGE_SAS_TOKEN or "
+            f"{uri}: no access token could be obtained: {_tried(error)}; give an identity (for "
+            "example `az login`, or AZURE_CLIENT_ID), AZURE_STORAGE_SAS_TOKEN or "
             f"AZURE_STORAGE_ACCOUNT_KEY, or set {ANONYMOUS}=1 for a public container"
         ) from error
     return ShortLived(found.token, dt.datetime.fromtimestamp(found.expires_on, dt.UTC))
 
 
-def _looked(error: Exception) -> str:
-    """What azure-identity tried, in one line; its links and repetitions left out."""
+def _tried(error: Exception) -> str:
+    """What azure-identity tried, in one line, without its links and repetitions."""
     lines = [line.strip() for line in str(error).splitlines() if ": " in line]
     return "; ".join(lines)[:1000] or type(error).__name__

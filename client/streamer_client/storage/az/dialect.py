@@ -16,14 +16,15 @@ from streamer_client.storage.http.retry import Transient
 from streamer_client.storage.xml import Element, NotXml, parse_xml
 
 API_VERSION: Final = "2019-12-12"
-"""The first that tells versions of blobs; newer ones change nothing that is used here."""
+"""The first version of the API that reports versions of blobs; what is used here has not changed
+since."""
 
 _PASSING: Final = frozenset(
     {"ServerBusy", "InternalError", "OperationTimedOut", "AccountBeingCreated"}
 )
 
 _WRONG_TOKEN: Final = ("audience", "issuer")
-"""What Azure says of tokens that were never good for this account."""
+"""Words in Azure's refusal of a token that was never valid for this account."""
 
 
 def utc_now() -> dt.datetime:
@@ -54,11 +55,11 @@ class AzDialect:
         return replace(request, url=url, headers=headers)
 
     def refusal(self, request: Request, sent: Request, answer: Answer) -> Verdict:
-        """What Azure means; see `Dialect`."""
+        """What a refusal of Azure's means; see `Dialect`."""
         error = _error_element(answer)
         code = answer.headers.get("x-ms-error-code") or error.value("Code")
         detail = error.value("AuthenticationErrorDetail")
-        # The message has further lines: request id and time, which are told from headers.
+        # Further lines of the message repeat the request id and the time, which headers tell.
         words = (error.value("Message").strip().partition("\n")[0].strip(), detail)
         told = ErrorDetail(code, " ".join(word for word in words if word))
         text = refusal_text(sent, answer, told)
@@ -83,7 +84,7 @@ class AzDialect:
 
 
 def _error_element(answer: Answer) -> Element:
-    """The `<Error>` of a refusal; an empty one where the body is another, as a proxy's is."""
+    """The `<Error>` of a refusal; an empty one where the body is not Azure's (a proxy's page)."""
     try:
         root = parse_xml(answer.body.removeprefix(b"\xef\xbb\xbf"))
     except NotXml:

@@ -1,14 +1,14 @@
 """Resolves the environment that Azure is read with: an endpoint, and a signature or token.
 
-Runs in the client's process (a vLLM rank, streamerctl), never in the daemon. In this order, as
-Run:ai's streamer has it:
+Runs in the client's process (a vLLM rank, streamerctl), never in the daemon. The first variable of
+this table that is set decides, as in Run:ai's streamer:
 
 | variable | meaning |
 |---|---|
 | `STREAMER_AZURE_ANONYMOUS` | 1: no credentials, for public containers |
 | `AZURE_STORAGE_CONNECTION_STRING` | account, endpoint, and key or signature in one |
 | `AZURE_STORAGE_SAS_TOKEN` | a signature from elsewhere, sent as it is |
-| `AZURE_STORAGE_ACCOUNT_KEY`, `AZURE_STORAGE_KEY` | signs for an hour; is not sent itself |
+| `AZURE_STORAGE_ACCOUNT_KEY`, `AZURE_STORAGE_KEY` | signs for an hour; the key is not sent |
 | `STREAMER_AZURE_BEARER` | an access token from elsewhere, sent as it is |
 | none of them | azure-identity's DefaultAzureCredential |
 
@@ -43,11 +43,11 @@ KEYS: Final = ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY")
 SUFFIX: Final = "AZURE_STORAGE_ENDPOINT_SUFFIX"
 
 RENEW_BEFORE: Final = dt.timedelta(minutes=10)
-"""What is sent holds at least so long."""
+"""How long a secret is valid at least when it is sent."""
 
 
 class AzEnvironment:
-    """See `SourceEnvironment`; each call returns credentials that still hold.
+    """See `SourceEnvironment`; each call of `resolved` returns credentials that are still valid.
 
     Args:
         uri: the source.
@@ -69,7 +69,7 @@ class AzEnvironment:
 
         Raises:
             ConfigError: a variable is malformed, or a library is needed and not installed.
-            SourceForbidden: credentials are configured and cannot be had; says how they failed.
+            SourceForbidden: configured credentials could not be obtained; the text says why.
         """
         found = http_environment(self._environ)
         account = self._account()
@@ -82,7 +82,7 @@ class AzEnvironment:
             found[SAS] = self._short_lived(lambda: self._signature(account))
         else:
             found[BEARER] = self._get(BEARER) or self._short_lived(self._token)
-        az_settings(found)  # what is malformed is told here, where it is set
+        az_settings(found)  # raises here, in the process whose variables are malformed
         return found
 
     def _account(self) -> ConnectionString:
@@ -123,7 +123,8 @@ class AzEnvironment:
     def _token(self) -> ShortLived:
         from streamer_client.storage.az.credentials import token  # noqa: PLC0415 - optional
 
-        az_settings({ENDPOINT: self._account().endpoint})  # before anybody is asked for a token
+        # A missing or malformed endpoint is an error before a token is asked for.
+        az_settings({ENDPOINT: self._account().endpoint})
         return token(self._uri)
 
 

@@ -1,4 +1,4 @@
-"""What the registry knows of `az://`."""
+"""Describes `az://` to the registry."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streamer_client.storage.object_uri import without_user
 
 
 def _public_uri(uri: str) -> str:
-    """A name of a blob has no query, so a signature that somebody wrote there is hidden."""
+    """The URI without credentials. It has no query, so a signature written there is hidden too."""
     return shown(without_user(uri))
 
 

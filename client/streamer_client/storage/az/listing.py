@@ -42,7 +42,7 @@ def parse_page(uri: ObjectUri, body: bytes) -> MarkedPage:
 
 
 def _is_directory(blob: Element) -> bool:
-    """Whether it only stands for a directory: accounts with a hierarchical namespace list those."""
+    """Whether a blob stands for a directory; accounts with a hierarchical namespace list such."""
     if blob.value("Name").endswith("/"):
         return True
     metadata = next(blob.all("Metadata"), Element("Metadata"))

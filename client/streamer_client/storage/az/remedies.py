@@ -1,4 +1,4 @@
-"""What a user can do about each thing that Azure says. Pure; one row for each code."""
+"""What a user can do about each error code of Azure's. Pure."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ def remedy(settings: AzSettings, request: Request, code: str) -> str:
                 "(AZURE_TENANT_ID)"
             )
         case "NoAuthenticationInformation" | "PublicAccessNotPermitted":
-            return "the container is no public one: unset STREAMER_AZURE_ANONYMOUS"
+            return "the container is not public: unset STREAMER_AZURE_ANONYMOUS"
         case "KeyBasedAuthenticationNotPermitted":
             return "the account allows no keys: unset the key, and use an identity"
         case "AuthorizationFailure" | "IpAuthorizationFailure" | "AuthorizationSourceIPMismatch":
             return (
-                "the account's firewall refuses this network, or the signature this address: "
-                "allow it, or read through a private endpoint (AZURE_STORAGE_ENDPOINT)"
+                "the account's firewall does not allow this network, or the signature is not for "
+                "this address: allow it, or read through a private endpoint "
+                "(AZURE_STORAGE_ENDPOINT)"
             )
         case "BlobArchived" | "BlobBeingRehydrated":
-            return "it is archived: set its tier to hot or cool and wait until that is done"
+            return "the blob is archived: set its tier to hot or cool and wait until that is done"
         case "AccountIsDisabled":
             return "the account is disabled: enable it in the portal"
         case "InvalidQueryParameterValue" | "InvalidUri" | "InvalidResourceName":

@@ -7,7 +7,7 @@
 | `STREAMER_AZURE_BEARER` | the access token that requests carry, if any |
 | `STREAMER_AZURE_ANONYMOUS` | 1: no credentials, for public containers |
 
-What else a user may set (account, key, connection string) `environment.py` resolves into these.
+`environment.py` resolves what else a user may set (account, key, connection string) into these.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from streamer_client.storage.http.urls import check_bearer, parse_endpoint
 
 
 def expiry_of(sas: str) -> dt.datetime | None:
-    """The end of its time in UTC; None where it tells none (a stored policy may hold it).
+    """When a signature expires, in UTC; None where only a stored access policy says so.
 
     Args:
         sas: a query without its question mark.
@@ -47,10 +47,10 @@ ANONYMOUS: Final = "STREAMER_AZURE_ANONYMOUS"
 
 @dataclass(frozen=True, slots=True)
 class AzSettings:
-    """How an account is reached and asked."""
+    """How an account is reached, and with which credentials."""
 
     endpoint: str
-    """With the account in its host's name or, as Azurite has it, in its path."""
+    """Holds the account in the host's name or, with Azurite, in the path."""
     sas: str = field(default="", repr=False)
     """A query without its question mark; empty: URLs are not signed."""
     bearer: str = field(default="", repr=False)
@@ -73,7 +73,9 @@ def az_settings(environment: Mapping[str, str]) -> AzSettings:
     anonymous = flag(environment, ANONYMOUS, default=False)
     sas = "" if anonymous else environment.get(SAS, "").strip().lstrip("?")
     if sas and "sig=" not in sas:
-        raise ConfigError(f"{SAS}: holds no signature (sig=...); set all that follows the ? in it")
+        raise ConfigError(
+            f"{SAS}: holds no signature (sig=...); set it to all that follows the ? of a signed URL"
+        )
     endpoint = parse_endpoint(ENDPOINT, text)
     bearer = "" if anonymous or sas else environment.get(BEARER, "").strip()
     if bearer:

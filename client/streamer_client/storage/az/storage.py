@@ -33,10 +33,10 @@ class AzStorage(PrefixStorage):
     Args:
         environment: what the client sent; see `settings.py`.
         waits: clock and sleep, for tests.
-        page_keys: blobs asked for at once; Azure gives no more than 5000.
+        page_keys: how many blobs one page of a listing holds at most; Azure's own bound is 5000.
 
     Raises:
-        ConfigError: one of them is malformed.
+        ConfigError: a variable of `environment` is malformed.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class AzStorage(PrefixStorage):
 
         Raises:
             SourceChanged: it is no longer what `shard.identity` says, or it vanished.
-            SourceForbidden: the credentials do not allow to read it.
+            SourceForbidden: the credentials do not allow reading it.
         """
         request = self._head(az_uri(shard.uri))
         proof = unchanged(self._engine, request, shard, KIND, self._endpoint)
@@ -81,7 +81,7 @@ class AzStorage(PrefixStorage):
             query["delimiter"] = "/"
         while True:
             url = listing_url(self._endpoint, uri, query)
-            found = parse_page(uri, self._engine.ask(Request("GET", url, str(uri))).body)
+            found = parse_page(uri, self._engine.ask_listing(Request("GET", url, str(uri))))
             yield found.page
             if not found.marker:
                 return

@@ -1,6 +1,7 @@
-"""Access tokens of Google's, by google-auth: from files, gcloud's login or the metadata server.
+"""Access tokens from google-auth: of a credential file, gcloud's login or the metadata server.
 
-Importing this module imports google-auth; `environment.py` does so when a token is first needed.
+Runs in the client's process. Importing this module imports google-auth; `environment.py` does so
+when a token is first needed.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class GoogleCredentials:
         """The token and project as sent with an open, and `universe`; empty where none is found.
 
         Raises:
-            SourceForbidden: credentials are configured and cannot be had.
+            SourceForbidden: credentials are configured and could not be obtained.
         """
         credentials = self._found()
         if credentials is None:
@@ -66,9 +67,9 @@ class GoogleCredentials:
     def _from_file(self) -> Credentials:
         try:
             with warnings.catch_warnings():
-                # google-auth warns of files from strangers; this one the user chose.
+                # google-auth warns that the file may come from a stranger; the user chose it.
                 warnings.simplefilter("ignore", DeprecationWarning)
-                load: Any = google.auth.load_credentials_from_file  # untyped, as some of its kin
+                load: Any = google.auth.load_credentials_from_file  # google-auth has no type for it
                 found: Credentials = load(self._file, scopes=SCOPES)[0]
         except (exceptions.GoogleAuthError, OSError, ValueError) as error:
             raise SourceForbidden(
@@ -91,14 +92,14 @@ class GoogleCredentials:
                 credentials.refresh(Request(session=session))
         except (exceptions.GoogleAuthError, OSError) as error:
             raise SourceForbidden(
-                f"{self._uri}: credentials are configured, and no access token could be had: "
+                f"{self._uri}: credentials are configured, and no access token could be obtained: "
                 f"{_first_line(error)}; renew them (for example `gcloud auth application-default "
                 f"login`), or set {ANONYMOUS}=1 for a public bucket"
             ) from error
 
 
 def _first_line(error: Exception) -> str:
-    """The message alone: what follows may be the token server's whole answer."""
+    """The first line of the message; the lines after it may be the token server's whole answer."""
     told: object = error
     while isinstance(told, Exception) and told.args:
         told = told.args[0]

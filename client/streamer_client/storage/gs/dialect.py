@@ -16,7 +16,7 @@ from streamer_client.storage.http.retry import Transient
 _PASSING: Final = frozenset(
     {"rateLimitExceeded", "userRateLimitExceeded", "backendError", "internalError"}
 )
-"""Reasons that may pass, whatever status they come with (403 among them)."""
+"""Reasons of refusals that may pass by themselves, whatever their status (403 among them)."""
 
 
 class GsDialect:
@@ -35,14 +35,14 @@ class GsDialect:
         return replace(request, headers=headers)
 
     def refusal(self, request: Request, sent: Request, answer: Answer) -> Verdict:
-        """What Cloud Storage means; see `Dialect`."""
+        """What a refusal of Cloud Storage's means; see `Dialect`."""
         told = told_by(answer)
         text = refusal_text(sent, answer, told)
         if told.code in _PASSING:
             return Transient(text)
         if answer.status == 401 and self._settings.bearer:
             return CredentialsExpired(
-                f"{request.about}: the access token is not accepted, or not any more: {text}; "
+                f"{request.about}: the access token is not accepted, or no longer: {text}; "
                 "renew it (for example `gcloud auth application-default login`), or use "
                 "credentials that renew themselves"
             )

@@ -4,10 +4,10 @@ Runs in the client's process (a vLLM rank, streamerctl), never in the daemon.
 
 | variable | meaning |
 |---|---|
-| `RUNAI_STREAMER_GCS_USE_ANONYMOUS_CREDENTIALS` | 1: none, for public buckets |
+| `RUNAI_STREAMER_GCS_USE_ANONYMOUS_CREDENTIALS` | 1: no credentials, for public buckets |
 | `STREAMER_GCS_BEARER` | an access token from elsewhere, sent as it is |
 | `RUNAI_STREAMER_GCS_CREDENTIAL_FILE` | a credential file; else Application Default Credentials |
-| `STORAGE_EMULATOR_HOST`, `CLOUD_STORAGE_EMULATOR_ENDPOINT` | an emulator; gets no credentials |
+| `STORAGE_EMULATOR_HOST`, `CLOUD_STORAGE_EMULATOR_ENDPOINT` | an emulator, without credentials |
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DEFAULT_UNIVERSE: Final = "googleapis.com"
 
 
 class GsEnvironment:
-    """See `SourceEnvironment`; each call returns a token that still holds.
+    """See `SourceEnvironment`; each call of `resolved` returns a token that is still valid.
 
     Args:
         uri: the source, for errors.
@@ -53,7 +53,7 @@ class GsEnvironment:
 
         Raises:
             ConfigError: a variable is malformed, or google-auth is needed and not installed.
-            SourceForbidden: credentials are configured and cannot be had; says how they failed.
+            SourceForbidden: configured credentials could not be obtained; the text says why.
         """
         found = http_environment(self._environ)
         for name in (ENDPOINT, USER_PROJECT, ANONYMOUS):
@@ -64,7 +64,7 @@ class GsEnvironment:
             found[ENDPOINT] = parse_endpoint(emulator, self._environ[emulator], scheme="http")
         elif not flag(found, ANONYMOUS, default=False):
             found = self._token() | found
-        gs_settings(found)  # what is malformed is told here, where it is set
+        gs_settings(found)  # raises here, in the process whose variables are malformed
         return found
 
     def _token(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What the registry knows of `gs://`."""
+"""Describes `gs://` to the registry."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streamer_client.storage.object_uri import without_user
 KIND: Final = SourceKind(
     storage=GsStorage,
     environment=GsEnvironment,
-    # The name of an object may have ? and = in it, and stays what it is.
+    # The name of an object may have ? and = in it, so nothing after a ? is taken for a secret.
     public_uri=without_user,
     is_object_store=True,
 )

@@ -61,7 +61,7 @@ def object_metadata(about: str, body: bytes) -> ObjectMetadata:
     try:
         found = msgspec.json.decode(body, type=ObjectMetadata)
         if int(found.size) < 0 or int(found.generation) <= 0:
-            raise ValueError("neither size nor generation may be negative")
+            raise ValueError("size is negative, or generation is not positive")
     except (msgspec.DecodeError, ValueError) as error:
         raise SourceError(_not_json_api(about, error)) from error
     return found
@@ -80,7 +80,7 @@ def listing(about: str, body: bytes) -> Listing:
 
 
 def told_by(answer: Answer) -> ErrorDetail:
-    """What a refusal says: JSON mostly, plain text where content was asked for."""
+    """What a refusal says, mostly in JSON; in plain text where an object's content was wanted."""
     try:
         error = msgspec.json.decode(answer.body, type=_Refusal).error
     except msgspec.DecodeError:
@@ -91,6 +91,6 @@ def told_by(answer: Answer) -> ErrorDetail:
 
 def _not_json_api(about: str, error: Exception) -> str:
     return (
-        f"{about}: the answer is none of Cloud Storage's JSON API: {error}; check that "
-        "STREAMER_GCS_ENDPOINT is the store's interface, and no console or web page"
+        f"{about}: the answer is not one of Cloud Storage's JSON API: {error}; check that "
+        "STREAMER_GCS_ENDPOINT is the address of that API, and not of a console or web page"
     )

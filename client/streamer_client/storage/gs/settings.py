@@ -7,7 +7,7 @@
 | `GOOGLE_CLOUD_QUOTA_PROJECT` | the project that is billed, for buckets whose reader pays |
 | `RUNAI_STREAMER_GCS_USE_ANONYMOUS_CREDENTIALS` | 1: no credentials, for public buckets |
 
-What else a user may set (credential files, emulators) `environment.py` resolves into these.
+`environment.py` resolves what else a user may set (credential files, emulators) into these.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ DEFAULT_ENDPOINT: Final = "https://storage.googleapis.com"
 
 @dataclass(frozen=True, slots=True)
 class GsSettings:
-    """How the store is reached and asked."""
+    """How the store is reached, and with which credentials."""
 
     endpoint: str = DEFAULT_ENDPOINT
     bearer: str = field(default="", repr=False)
     """Empty: requests are anonymous."""
     anonymous: bool = False
-    """Asked to be, rather than without credentials."""
+    """Whether the user asked for no credentials; False where merely none were found."""
     user_project: str = ""
     http: HttpSettings = field(default_factory=HttpSettings)
     policy: RetryPolicy = field(default_factory=RetryPolicy)

@@ -44,7 +44,7 @@ class GsStorage(PrefixStorage):
         waits: clock and sleep, for tests.
 
     Raises:
-        ConfigError: one of them is malformed.
+        ConfigError: a variable of `environment` is malformed.
     """
 
     def __init__(self, environment: Mapping[str, str], waits: Waits | None = None) -> None:
@@ -59,8 +59,8 @@ class GsStorage(PrefixStorage):
 
         Raises:
             SourceChanged: it is no longer what `shard.identity` says, or it vanished.
-            SourceForbidden: the credentials do not allow to read it.
-            SourceError: it is stored compressed, so that ranges of it are not its bytes.
+            SourceForbidden: the credentials do not allow reading it.
+            SourceError: it is stored compressed, so that its ranges are not those of the file.
         """
         uri = gs_uri(shard.uri)
         try:
@@ -73,7 +73,7 @@ class GsStorage(PrefixStorage):
         if not leaves_bytes_alone(found.content_encoding):
             raise SourceError(
                 f"{shard.uri}: is stored compressed (Content-Encoding {found.content_encoding}), "
-                "so it cannot be read in blocks; upload it as it is"
+                "so it cannot be read in blocks; upload it uncompressed"
             )
         query = {"alt": "media", "ifGenerationMatch": found.generation}
         request = Request("GET", object_url(self._endpoint, uri, query), shard.uri)
@@ -92,7 +92,7 @@ class GsStorage(PrefixStorage):
             query["delimiter"] = "/"
         while True:
             url = listing_url(self._endpoint, uri, query)
-            page = listing(str(uri), self._engine.ask(Request("GET", url, str(uri))).body)
+            page = listing(str(uri), self._engine.ask_listing(Request("GET", url, str(uri))))
             keys = tuple(item.name for item in page.items if not item.name.endswith("/"))
             yield Page(keys, tuple(page.prefixes))
             if not page.next_page_token:

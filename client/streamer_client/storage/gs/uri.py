@@ -16,7 +16,7 @@ from streamer_client.storage.object_uri import ObjectUri, split_uri
 
 SCHEME: Final = "gs"
 
-# https://cloud.google.com/storage/docs/buckets#naming; a name with dots may have 222 signs.
+# https://cloud.google.com/storage/docs/buckets#naming; a name with dots may have 222 characters.
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 
 

@@ -52,8 +52,8 @@ class Dialect(Protocol):
     def refusal(self, request: Request, sent: Request, answer: Answer) -> Verdict:
         """What an answer other than 2xx means.
 
-        `Transient` may pass; `SendAgain` was understood, and the next `prepared` will be right; an
-        error is final.
+        A `Transient` may pass by itself. After a `SendAgain` the dialect has learned from the
+        refusal, and the next `prepared` will be right. An error is final.
 
         Args:
             request: as it was asked for.

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from streamer_client.contract.errors import SourceError
+from streamer_client.contract.errors import SourceError, SourceNotFound
 from streamer_client.contract.printable import printable
+from streamer_client.storage.contract import BucketNotFound
 from streamer_client.storage.http.dialect import Answer, Dialect, Request
 from streamer_client.storage.http.faults import transport_fault
 from streamer_client.storage.http.pool import ConnectionPool
@@ -33,7 +34,7 @@ ANSWER_BYTES: Final = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """Clock, sleep and chance, so that tests need none of them."""
+    """Clock, sleep and random numbers; tests pass their own."""
 
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -62,15 +63,15 @@ class HttpEngine:
         unjudged: frozenset[int] = frozenset(),
         limit_bytes: int = ANSWER_BYTES,
     ) -> Answer:
-        """Send a request, again while that may help, and give the whole answer.
+        """Send a request, repeat it while that may help, and return the whole answer.
 
         Args:
             request: not yet prepared.
             unjudged: statuses that are returned as an answer, and not taken for a refusal.
-            limit_bytes: of the body, how much is wanted at most.
+            limit_bytes: how many bytes of the body are wanted at most.
 
         Raises:
-            StreamerError: as the dialect and `transport_faults.py` say.
+            StreamerError: as the dialect and `faults.py` say.
         """
         body_bytes = 0 if request.method == "HEAD" else limit_bytes
 
@@ -78,9 +79,22 @@ class HttpEngine:
             with self.sent(request, unjudged, body_bytes) as sent:
                 return sent.answer(limit_bytes)
 
-        return self.persist(request, once)
+        return self.with_retries(request, once)
 
-    def persist(
+    def ask_listing(self, request: Request) -> bytes:
+        """One page of a bucket's listing, as the store sends it.
+
+        Raises:
+            BucketNotFound: the store says that there is no such page. A prefix without objects has
+                an empty page, so it is the bucket that does not exist.
+            StreamerError: as `ask` says.
+        """
+        try:
+            return self.ask(request).body
+        except SourceNotFound as error:
+            raise BucketNotFound(str(error)) from error
+
+    def with_retries(
         self,
         request: Request,
         once: Callable[[Attempts], T],
@@ -89,12 +103,12 @@ class HttpEngine:
         """Call `once` until it returns, waiting after each `Transient`.
 
         Args:
-            request: what it is about, for errors.
+            request: what is asked for, for errors.
             once: makes one attempt; tells `Attempts` of progress.
             on_again: called before each attempt but the first.
 
         Raises:
-            SourceError: it did not pass within the policy's bounds.
+            SourceError: the fault did not pass within the policy's bounds.
             StreamerError: whatever else `once` raises.
         """
         waits = self._waits
@@ -105,8 +119,8 @@ class HttpEngine:
             except SendAgain as verdict:
                 if not attempts.corrected():
                     raise SourceError(
-                        f"{request.about}: sent from one place to another without end: {verdict}; "
-                        "give the right endpoint and region"
+                        f"{request.about}: the store redirects or corrects the request again and "
+                        f"again, at last with {verdict}; give the right endpoint and region"
                     ) from verdict
                 delay_s = 0.0
             except Transient as fault:
@@ -123,7 +137,8 @@ class HttpEngine:
         delay_s = attempts.delay_s(fault, now_s, waits.chance(), reached=reached)
         if delay_s is None:
             raise SourceError(
-                f"{request.about}: given up after {attempts.told(now_s)}: {fault}; {fault.remedy}"
+                f"{request.about}: given up after {attempts.summary(now_s)}: {fault}; "
+                f"{fault.remedy}"
             ) from fault
         logger.info(
             "event=request_again about=%s attempt=%d delay_s=%.2f reason=%s",
@@ -140,9 +155,9 @@ class HttpEngine:
     ) -> Iterator[Sent]:
         """One attempt: an exchange that was answered by 2xx or by one of `unjudged`.
 
-        An error of the connection inside the block is raised in the same way as outside. The
-        attempt has a time limit by the size of the body that is wanted, also where the server
-        sends a byte now and then.
+        A connection that breaks inside the `with` block raises the same errors as one that breaks
+        before it. The attempt's time limit grows with the size of the body that is wanted, and
+        holds also for a server that sends a byte now and then.
 
         Raises:
             Transient, SendAgain: another attempt may pass.

@@ -1,7 +1,8 @@
-"""What a request that failed means: by its status, or by how no answer came. Pure.
+"""What the failure of a request means: by the answer's status, or by how no answer came. Pure.
 
 Owns the step from a status, an `OSError` or an exception of `http.client` to `Transient` (it may
-pass) or to a typed error with its remedy. A store's own codes are its dialect's.
+pass by itself) or to a typed error with its remedy. Leaves a store's own error codes to its
+dialect.
 """
 
 from __future__ import annotations
@@ -193,7 +194,7 @@ def _tls_fault(
             "started, to a PEM file with the authority that signed it, or correct the endpoint's "
             "name"
         )
-    # Errors that ssl itself makes up have no reason.
+    # Errors that the ssl module makes without OpenSSL have no reason.
     reason = str(getattr(error, "reason", None) or error).replace("_", " ").lower()
     if "wrong version number" in reason or "http request" in reason:
         return SourceError(
@@ -208,13 +209,15 @@ def _tunnel_fault(
 ) -> Transient | SourceError:
     found = re.search(r"failed: (\d+)", str(error))
     status = int(found[1]) if found else 0
-    text = f"{request.about}: no tunnel to {where}: the proxy says: {str(error)[:200]}"
+    text = f"no tunnel to {where}: the proxy says: {str(error)[:200]}"
     if status == 407:
         return SourceForbidden(
-            f"{text}; write the proxy as http://user:password@host:port in {variable}"
+            f"{request.about}: {text}; write the proxy as http://user:password@host:port in "
+            f"{variable}"
         )
     if 400 <= status < 500:
         return SourceForbidden(
-            f"{text}; let the proxy allow this host, or list it in NO_PROXY to go past the proxy"
+            f"{request.about}: {text}; let the proxy allow this host, or list it in NO_PROXY to go "
+            "past the proxy"
         )
     return Transient(text, remedy="look at the proxy's state, or list the host in NO_PROXY")

@@ -15,7 +15,7 @@ from streamer_client.contract.errors import SourceChanged, SourceError
 
 
 def date_of(text: str) -> dt.datetime | None:
-    """An HTTP date as a time in UTC; None where it is none."""
+    """An HTTP date as a time in UTC; None where the text is no date."""
     try:
         found = email.utils.parsedate_to_datetime(text)
     except ValueError:
@@ -23,8 +23,13 @@ def date_of(text: str) -> dt.datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=dt.UTC)
 
 
-_CONTENT_RANGE: Final = re.compile(r"bytes\s+(\d+)-(\d+)/(\d+|\*)", re.IGNORECASE)
-_UNSATISFIED: Final = re.compile(r"bytes\s+\*/(\d+)", re.IGNORECASE)
+_MAX_DIGITS: Final = 18
+"""Of a size in bytes; a server could send more digits than `int` takes."""
+
+_SIZE: Final = rf"\d{{1,{_MAX_DIGITS}}}"
+_CONTENT_RANGE: Final = re.compile(rf"bytes\s+({_SIZE})-({_SIZE})/({_SIZE}|\*)", re.IGNORECASE)
+_UNSATISFIED: Final = re.compile(rf"bytes\s+\*/({_SIZE})$", re.IGNORECASE)
+_TOTAL: Final = re.compile(rf"()/({_SIZE})$")
 
 
 def range_header(start: int, stop: int) -> dict[str, str]:
@@ -35,7 +40,7 @@ def range_header(start: int, stop: int) -> dict[str, str]:
 def check_range(
     about: str, status: int, headers: Mapping[str, str], start: int, stop: int, size_bytes: int
 ) -> int:
-    """Bytes of the range that the body begins with; fewer than asked where the server cuts.
+    """How many bytes of the range the body brings; a server may cut the range short.
 
     A server may ignore Range and send everything (200): that is right only when everything was
     asked for.
@@ -73,7 +78,7 @@ def total_size(status: int, headers: Mapping[str, str]) -> int | None:
     """
     if status in (206, 416):
         text = headers.get("content-range", "")
-        found = _UNSATISFIED.match(text) or re.search(r"()/(\d+)$", text)
+        found = _UNSATISFIED.match(text) or _TOTAL.search(text)
         return int(found[found.lastindex or 0]) if found else None
     return _number(headers.get("content-length"))
 
@@ -97,7 +102,9 @@ def _resized(about: str, size_bytes: int, found: int | None) -> SourceChanged:
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isascii() and text.isdigit() else None
+    if not text or not text.isascii() or not text.isdigit() or len(text) > _MAX_DIGITS:
+        return None
+    return int(text)
 
 
 _NO_ENCODINGS: Final = frozenset({"", "identity", "aws-chunked", "utf-8", "utf8"})
@@ -111,10 +118,10 @@ def leaves_bytes_alone(encoding: str) -> bool:
 
 
 def plain_body(about: str, headers: Mapping[str, str]) -> None:
-    """Refuse a body that is packed on its way: its ranges are not the object's.
+    """Refuse a compressed body: its ranges are not those of the object.
 
     Raises:
-        SourceError: naming the encoding.
+        SourceError: the body has an encoding, which the text names.
     """
     encoding = headers.get("content-encoding", "")
     if not leaves_bytes_alone(encoding):

@@ -1,6 +1,6 @@
-"""Kept-alive connections: those of one process that connect in the same way share them.
+"""Kept-alive connections, shared by all threads of a process that connect with equal settings.
 
-Thread-safe. Idle connections are bounded in number and age; `close_idle` ends all of them.
+Thread-safe. Idle connections are bounded in number and age; `close_idle` closes all of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_IDLE: Final = 64
 """Idle connections of one pool, over all its origins."""
 
 MAX_IDLE_S: Final = 30.0
-"""Stores close idle connections after some 20 to 60 s; an old one is not worth the trial."""
+"""Stores close idle connections after some 20 to 60 s, so an older one is not tried."""
 
 MAX_POOLS: Final = 16
 
@@ -53,12 +53,12 @@ class ConnectionPool:
 
         Args:
             request: prepared.
-            size_bytes: of the body that is wanted; so much longer may the answer take.
+            size_bytes: of the body that is wanted; the larger, the longer the answer may take.
 
         Raises:
-            OSError, http.client.HTTPException: `transport_faults.py` says what they mean.
+            OSError, http.client.HTTPException: `faults.py` says what they mean.
             ConfigError: the URL or the certificates cannot be used.
-            SourceForbidden: it leads to a metadata service, where no request is sent.
+            SourceForbidden: the URL leads to a metadata service; nothing was sent to it.
         """
         deadline = Deadline(self.settings.attempt_s(size_bytes), self._clock)
         origin = origin_of(request.url)
@@ -79,7 +79,7 @@ class ConnectionPool:
                 return Sent(exchange, connection, self.give_back)
 
     def reached(self, url: str) -> bool:
-        """Whether this origin ever answered: then a failure to connect is not a wrong address."""
+        """Whether this origin ever answered; if so, a failed connection is no wrong address."""
         return origin_of(url) in self._reached
 
     def give_back(self, connection: HttpConnection) -> None:

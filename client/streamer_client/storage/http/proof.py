@@ -12,9 +12,9 @@ _VERSION_HEADERS: Final = ("x-amz-version-id", "x-goog-generation", "x-ms-versio
 _NO_VERSION: Final = ("", "null")
 
 SETTLED_S: Final = 60.0
-"""A date tells seconds, so two contents of one second have the same date. Where an answer's own
-Date is later by this much, that second is over by any clock: later contents have another date (RFC
-9110, section 8.8.2.2; the minute is RFC 7232's)."""
+"""A date has whole seconds, so two contents that were written in one second have the same date.
+Where an answer's own Date is later by this much, that second has passed on any clock, and contents
+that are written later have another date (RFC 9110, section 8.8.2.2; the minute is RFC 7232's)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class ObjectProof:
     modified: str = ""
     version: str = ""
     settled: bool = False
-    """Whether `modified` was over for a minute when it was told; see `SETTLED_S`."""
+    """Whether `modified` was `SETTLED_S` ago or more when the server sent it."""
 
     @property
     def strong(self) -> bool:
@@ -100,5 +100,5 @@ def _settled(modified: str, now: str) -> bool:
 
 
 def _bare(etag: str) -> str:
-    """A store behind a compressing proxy sends `W/"x"` or `"x-gzip"`; some send no quotes."""
+    """The ETag without the `W/` that a proxy may add and the quotes that some stores omit."""
     return etag.removeprefix("W/").strip('"')

@@ -1,10 +1,11 @@
 """Which proxy leads to an origin, by the customary variables. Pure.
 
-`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in capitals or not; small letters win, as
-in curl. `HTTP_PROXY` in capitals is not special here: nothing of this is a CGI program.
+`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are read in small letters first, then in
+capitals. curl ignores `HTTP_PROXY` in capitals, because a CGI program gets it from its caller;
+nothing here is a CGI program, so it counts.
 
-The value of a variable is judged when a connection would go through that proxy, and not before: a
-SOCKS proxy for other programs, or one that `NO_PROXY` covers, stops nobody.
+The value of a variable is parsed when a connection would go through that proxy, and not before. So
+a SOCKS proxy that is meant for other programs, or a proxy that `NO_PROXY` rules out, is no error.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class Proxy:
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
-    """A variable that is set, and what it is set to: not judged yet."""
+class ProxyVariable:
+    """A variable that names a proxy, and its value, which is not parsed yet."""
 
     variable: str
     value: str = field(repr=False)
@@ -47,9 +48,10 @@ class Named:
 class Proxies:
     """What the variables say."""
 
-    http: Named | None = None
-    https: Named | None = None
+    http: ProxyVariable | None = None
+    https: ProxyVariable | None = None
     none_for: tuple[str, ...] = ()
+    """The entries of `NO_PROXY`, in lower case."""
 
     def of(self, origin: Origin) -> Proxy | None:
         """The proxy to use for `origin`; None: connect to it directly.
@@ -68,13 +70,12 @@ NO_PROXIES: Final = Proxies()
 
 
 def proxies_of(environment: Mapping[str, str]) -> Proxies:
-    """Read the variables, without judging what they are set to."""
+    """Read the variables, without parsing their values."""
 
-    def named(*names: str) -> Named | None:
+    def named(*names: str) -> ProxyVariable | None:
         both = (spelled for name in names for spelled in (name, name.upper()))
-        return next(
-            (Named(name, environment[name]) for name in both if environment.get(name)), None
-        )
+        is_set = (name for name in both if environment.get(name))
+        return next((ProxyVariable(name, environment[name]) for name in is_set), None)
 
     exceptions = named("no_proxy")
     rules = exceptions.value.split(",") if exceptions else []
@@ -85,7 +86,7 @@ def proxies_of(environment: Mapping[str, str]) -> Proxies:
     )
 
 
-def _proxy(named: Named, origin: Origin) -> Proxy:
+def _proxy(named: ProxyVariable, origin: Origin) -> Proxy:
     text = named.value if "://" in named.value else f"http://{named.value}"
     said = f"{named.variable}={shown(text)}"
     past = f"add {origin.host} to NO_PROXY to go past the proxy"

@@ -1,4 +1,4 @@
-"""Looks at one object, and reads it by ranged GETs: one for each block, more only to go on.
+"""Looks at one object, and reads it by ranged GETs: one for each block, another where one broke.
 
 Owns the answer to "is this still the object that was listed?", for HEAD and for each range; leaves
 sending to `engine.py`. The bytes that a broken attempt brought stay, and the next attempt asks for
@@ -23,9 +23,10 @@ from streamer_client.storage.http.retry import Attempts
 from streamer_client.storage.http.transport.connection import CutOff, Exchange
 
 _SILENT: Final = frozenset({400, 401, 403, 404, 405, 501})
-"""Refusals of HEAD, which have no body: a GET of one byte tells what they mean, or passes.
+"""Refusals of HEAD that a GET of one byte explains, since an answer to HEAD has no body.
 
-It passes where only GET was signed, as with presigned URLs, or where a server knows no HEAD."""
+The GET succeeds where only GET was signed, as with presigned URLs, or where a server does not know
+HEAD."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,12 @@ class Found:
 
 
 def look_at(engine: HttpEngine, request: Request) -> Found:
-    """What `request` (a HEAD) leads to.
+    """Look at the object that `request` (a HEAD) names.
 
     Raises:
         SourceNotFound: there is no such object.
         SourceForbidden: it may not be read.
-        SourceError: the server does not say its size, or anything else went wrong.
+        SourceError: the server does not say its size, or did not answer.
     """
     answer = engine.ask(replace(request, method="HEAD"), unjudged=_SILENT)
     if answer.status in _SILENT:
@@ -117,7 +118,7 @@ class ObjectReader:
         engine: sends the requests.
         shard: what is read.
         request: a GET of the whole object, not yet prepared, without conditions.
-        proof: what its content is known by.
+        proof: tells this content from any other.
     """
 
     piece_bytes = 0
@@ -165,13 +166,13 @@ class ObjectReader:
                     attempts.progressed()
 
         try:
-            self._engine.persist(self._request, once, self._count)
+            self._engine.with_retries(self._request, once, self._count)
         except SourceNotFound as error:
             raise vanished(self._shard, error) from error
         return len(target)
 
     def close(self) -> None:
-        """Nothing of its own to give back: connections belong to the pool. Idempotent."""
+        """Do nothing: connections belong to the pool. Idempotent."""
 
     def _some(self, target: memoryview, start: int) -> Iterator[int]:
         """One request for all of `target`; yields how many bytes came, as they come."""
@@ -190,7 +191,7 @@ class ObjectReader:
                 yield count
 
     def _checked(self, exchange: Exchange, start: int, stop: int) -> int:
-        """Bytes that the body will bring; raises unless they are the ones asked for."""
+        """How many bytes the body will bring; raises unless they are the ones asked for."""
         how = self._proof.difference(exchange.headers)
         if how:
             raise changed(self._shard, how)

@@ -1,4 +1,4 @@
-"""When a request is made again, and when not any more. Pure: clock and chance come in as values.
+"""Whether and when a failed request is repeated. Pure: time and random numbers come in as values.
 
 Waits grow exponentially with full jitter: each is drawn evenly from zero to its bound, so that many
 readers that failed together do not come back together
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Final
 
 UNREACHED_ATTEMPTS: Final = 4
-"""For a server that never answered: rather a wrong address than a restart."""
+"""Attempts at a server that has never answered: its address is probably wrong."""
 
 
 class Transient(Exception):
-    """What may pass: a server too busy, a connection lost, an answer cut off.
+    """A failure that may pass by itself: a busy server, a lost connection, an answer cut off.
 
-    No error of a user's: one is made of it if it lasts.
+    A user never sees it: if it lasts, the engine raises a `SourceError` with its text.
 
     Args:
         reason: what happened, for the error if it does not pass.
@@ -41,7 +41,7 @@ class Transient(Exception):
 
 
 class SendAgain(Exception):
-    """The refusal told how to ask rightly (a region, the server's time): ask again at once."""
+    """A refusal that said how to ask (region, place, the server's time): send again at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +72,11 @@ class Attempts:
         self._corrections = 0
 
     def progressed(self) -> None:
-        """Some bytes came: a server that gives them piece by piece is no dead one."""
+        """Some bytes came, so the server is alive: attempts in vain are counted anew."""
         self._in_vain = 0
 
     def corrected(self) -> bool:
-        """Whether to send again because the refusal said how; not for ever."""
+        """Count a refusal that said how to ask; returns whether to send once more."""
         self._corrections += 1
         return self._corrections <= self._policy.max_corrections
 
@@ -88,8 +88,8 @@ class Attempts:
         Args:
             fault: what happened.
             now_s: the clock that `started_s` was taken from.
-            chance: evenly between 0 and 1.
-            reached: the server answered before, at least once.
+            chance: a random number, evenly from 0 to 1.
+            reached: whether the server ever answered.
         """
         policy = self._policy
         self.made += 1
@@ -103,13 +103,13 @@ class Attempts:
         delay = max(chance * bound, min(fault.after_s, policy.max_asked_delay_s))
         return delay if now_s + delay - self._started_s <= policy.deadline_s else None
 
-    def told(self, now_s: float) -> str:
+    def summary(self, now_s: float) -> str:
         """How many attempts failed, in what time, and how many of them since bytes last came.
 
         Bytes that came in between give a request more attempts than the policy's bound, so that
         the whole count alone would not say why it was given up.
         """
-        told = f"{self.made} attempts in {now_s - self._started_s:.1f} s"
+        text = f"{self.made} attempts in {now_s - self._started_s:.1f} s"
         if self._in_vain == self.made:
-            return told
-        return f"{told}, {self._in_vain} of them since bytes last came"
+            return text
+        return f"{text}, {self._in_vain} of them since bytes last came"

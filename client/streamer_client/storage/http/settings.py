@@ -1,7 +1,7 @@
 """How connections are made: certificates, proxies, timeouts. Pure.
 
-Settings are hashable, so that all who connect in the same way share their connections. They hold no
-credentials of a store, and come from no variables here: `storage/environment.py` reads those.
+Settings are hashable, so that readers with equal settings share connections. They hold no
+credentials of a store. `storage/environment.py` reads the variables that they come from.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from streamer_client.storage.http.proxies import NO_PROXIES, Proxies
 
 CONNECT_TIMEOUT_S: Final = 10.0
 READ_TIMEOUT_S: Final = 30.0
-"""Without a single byte. Run:ai's default of one second is what its users stumble over."""
+"""The longest time without a single byte. Run:ai's default of one second is what its users stumble
+over."""
 
 FLOOR_BYTES_S: Final = 64 << 10
 """The slowest average at which an answer may come. 32 connections that share a line of 20 Mbit/s
@@ -24,7 +25,7 @@ follow."""
 
 @dataclass(frozen=True, slots=True)
 class SettingNames:
-    """What users set the settings by; for the remedies of errors."""
+    """The names under which users know two of the settings, for the remedies of errors."""
 
     authorities: str = "the setting of trusted certificates"
     read_timeout: str = "read timeout"

@@ -137,8 +137,8 @@ def parse_endpoint(name: str, text: str, *, scheme: str = "https") -> str:
         raise ConfigError(f"{name}: {error}") from error
     if any(sign in url for sign in "?#@"):
         raise ConfigError(
-            f"{name}={shown(url)}: neither user, query nor fragment belong into an endpoint; "
-            "write https://host[:port]"
+            f"{name}={shown(url)}: an endpoint has no user, query or fragment; write "
+            "https://host[:port]"
         )
     path = url.partition("://")[2].partition("/")[2]
     return f"{origin}/{path}" if path else str(origin)
@@ -147,8 +147,8 @@ def parse_endpoint(name: str, text: str, *, scheme: str = "https") -> str:
 def check_bearer(name: str, endpoint: str) -> None:
     """Refuse to send a token in plain text over a network: whoever reads it there can use it.
 
-    A signature is good for one request, so this is about tokens. Plain text within this machine
-    is allowed.
+    Signatures are not refused, because each is valid for one request. Plain text within this
+    machine is allowed.
 
     Args:
         name: of the variable that gives the endpoint.

@@ -49,7 +49,7 @@ LESSONS: Final = Lessons()
 logger = logging.getLogger(__name__)
 
 SKEW_S: Final = 60.0
-"""A clock that is wrong by less is not why a request was refused."""
+"""A clock that is wrong by less than this is not why a request was refused."""
 
 _MOVED: Final = (301, 302, 307, 308)
 
@@ -76,7 +76,7 @@ class S3Dialect:
     ) -> None:
         self.settings = settings
         self.endpoint = settings.endpoint or "aws"
-        """Tells the objects of one store from those of another."""
+        """Part of each object's identity: tells the objects of one store from another's."""
         self._lessons = lessons
         self._clock = clock
 
@@ -97,7 +97,7 @@ class S3Dialect:
         return replace(request, url=url, headers=signed)
 
     def refusal(self, request: Request, sent: Request, answer: Answer) -> Verdict:
-        """What S3 means; see `Dialect`."""
+        """What a refusal of S3's means; see `Dialect`."""
         error = _error_element(answer)
         told = ErrorDetail(error.value("Code"), error.value("Message"))
         uri = requested(request.url)
@@ -140,7 +140,7 @@ class S3Dialect:
     def _lesson(
         self, bucket: str, sent: Request, answer: Answer, error: Element
     ) -> SendAgain | None:
-        """What the refusal teaches, if that is news."""
+        """What the refusal teaches; None where it teaches nothing new."""
         region = answer.headers.get("x-amz-bucket-region") or error.value("Region")
         wrong_region = answer.status in (*_MOVED, 400) or (
             answer.status == 403 and error.value("Code") == "AuthorizationHeaderMalformed"
@@ -156,7 +156,7 @@ class S3Dialect:
 
     def _moved(self, bucket: str, url: str, location: str) -> SendAgain | None:
         old, new = urlsplit(url), urlsplit(location)
-        # Never from TLS to plain text.
+        # A redirect may not lead from TLS to plain text.
         if new.scheme != old.scheme or not new.netloc or new.netloc == old.netloc:
             return None
         host = f"{new.scheme}://{new.netloc}"
@@ -177,7 +177,7 @@ class S3Dialect:
 
 
 def _error_element(answer: Answer) -> Element:
-    """The `<Error>` of a refusal; an empty one where the body is another, as a proxy's is."""
+    """The `<Error>` of a refusal; an empty one where the body is not S3's (a proxy's page)."""
     try:
         root = parse_xml(answer.body)
     except NotXml:

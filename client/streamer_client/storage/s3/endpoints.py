@@ -22,9 +22,10 @@ _PARTITIONS: Final = (
     ("eusc-", "amazonaws.eu", ""),
     ("", "amazonaws.com", "amazonaws.com"),
 )
-"""Beginning of the region's name, its domain, and the domain of dual-stack endpoints if any."""
+"""The beginning of a region's name, the region's domain, and the domain of its dual-stack endpoints
+if it has any."""
 
-# A name that is one label of a host's name, as DNS and certificates want it.
+# A name that can be one label of a host's name, by the rules of DNS and certificates.
 _LABEL: Final = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 
 
@@ -45,8 +46,9 @@ def bucket_url(settings: S3Settings, region: str, bucket: str) -> str:
 def virtual_addressing(settings: S3Settings, endpoint: str, bucket: str) -> bool:
     """Whether the bucket stands in the host's name.
 
-    Amazon wants it there, other stores in the path unless told. It cannot be where the bucket's
-    name is no single label (no certificate covers it) or where the host is an address.
+    Amazon expects it there; other stores expect it in the path unless the user says otherwise. It
+    cannot stand there where the bucket's name is not a single label (no certificate covers the
+    host's name then), or where the host is an IP address.
     """
     wanted = not settings.endpoint if settings.virtual is None else settings.virtual
     host = urlsplit(endpoint).hostname or ""

@@ -2,8 +2,8 @@
 
 botocore finds the credentials as the AWS command line does: environment, profile, SSO, web
 identity, assumed role, process, container and instance metadata. Runs in the client's process (a
-vLLM rank, streamerctl), never in the daemon. Keys that a call gave (`EXPLICIT`) are taken as they
-are: then neither botocore nor a file is asked for anything.
+vLLM rank, streamerctl), never in the daemon. Where a program's call gave the keys (`EXPLICIT`),
+they are used as they are, and neither botocore nor a file is asked for anything.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from streamer_client.storage.s3.uri import s3_uri
 
 
 class S3Environment:
-    """See `SourceEnvironment`; each call returns credentials that still hold.
+    """See `SourceEnvironment`; each call of `resolved` returns credentials that are still valid.
 
     Args:
         uri: the source, for errors.
@@ -51,10 +51,10 @@ class S3Environment:
         Raises:
             ConfigError: a profile, region or endpoint is malformed or unknown, or a CA bundle
                 cannot be used.
-            SourceForbidden: credentials are configured and cannot be had; says how they failed.
+            SourceForbidden: configured credentials could not be obtained; the text says why.
         """
         found = self._given(VARIABLES)
-        # What is malformed is told here, where it is set, and by the name it is set under.
+        # Raises here, in the process whose variables are malformed, and with the user's own names.
         s3_settings(found | self._given((*ENDPOINTS, *SECRETS)))
         try:
             found |= self._resolved(found)
@@ -64,11 +64,11 @@ class S3Environment:
             ) from error
         except (botocore.exceptions.BotoCoreError, OSError) as error:
             raise SourceForbidden(
-                f"{self._uri}: credentials are configured, and could not be had: {error}; renew "
-                "them (for example `aws sso login`), or set RUNAI_STREAMER_S3_UNSIGNED=1 for a "
-                "public bucket"
+                f"{self._uri}: credentials are configured, and could not be obtained: {error}; "
+                "renew them (for example `aws sso login`), or set RUNAI_STREAMER_S3_UNSIGNED=1 for "
+                "a public bucket"
             ) from error
-        s3_settings(found)  # a profile's part of it, too
+        s3_settings(found)  # raises for what a profile has malformed
         return found
 
     def _given(self, names: Iterable[str]) -> dict[str, str]:
@@ -79,7 +79,7 @@ class S3Environment:
             return self._explicit()
         session = self._session if self._renewing else None
         if session is None:
-            # Anew each time: a static file or variable may have been renewed from outside.
+            # A new session each time, because somebody may have renewed a file or variable.
             session = self._session = Session()
         found = _configured(session, given, self._endpoint())
         bundle = str(session.get_scoped_config().get("ca_bundle", ""))
@@ -89,7 +89,7 @@ class S3Environment:
         return {name: value for name, value in found.items() if value}
 
     def _explicit(self) -> dict[str, str]:
-        """Keys that a call gave; what a profile says of region or endpoint is not for them."""
+        """Keys that a call gave, with variables alone: a profile's region is not meant for them."""
         found = self._given(SECRETS)
         region = self._environ.get("AWS_REGION") or self._environ.get("AWS_DEFAULT_REGION")
         if region:

@@ -1,4 +1,4 @@
-"""What the registry knows of `s3://`. botocore is imported where an environment is resolved."""
+"""Describes `s3://` to the registry. botocore is imported when an environment is resolved."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ def _environment(uri: str, environ: Mapping[str, str]) -> SourceEnvironment:
 
 
 def credentials_report(environment: Mapping[str, str]) -> CredentialsReport:
-    """What would sign requests, and where they would go. Pure."""
+    """Which keys would sign requests, and where the requests would go. Pure."""
     key_id, _, token = (environment.get(name) for name in SECRETS)
     where = environment.get(SENT_ENDPOINT) or "the provider's own endpoint"
     if environment.get(UNSIGNED, "0") not in ("", "0"):
-        return CredentialsReport("ok", f"requests to {where} are not signed, as told")
+        return CredentialsReport("ok", f"requests to {where} are not signed, as {UNSIGNED} says")
     if not key_id:
         text = f"none found: requests to {where} are not signed"
-        remedy = "for a private bucket: AWS_PROFILE, AWS_ACCESS_KEY_ID, or a role"
+        remedy = "for a private bucket set AWS_PROFILE or AWS_ACCESS_KEY_ID, or use a role"
         return CredentialsReport("warn", text, remedy)
-    kind = "temporary keys" if token else "lasting keys"
+    kind = "temporary keys" if token else "long-term keys"
     return CredentialsReport("ok", f"{kind} sign requests to {where}")
 
 
 KIND: Final = SourceKind(
     storage=S3Storage,
     environment=_environment,
-    # The name of an object may have ? and = in it, and stays what it is.
+    # The name of an object may have ? and = in it, so nothing after a ? is taken for a secret.
     public_uri=without_user,
     credentials=credentials_report,
     is_object_store=True,

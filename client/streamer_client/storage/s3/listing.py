@@ -37,32 +37,32 @@ def list_keys(engine: HttpEngine, uri: ObjectUri, *, deep: bool) -> Iterator[Pag
         deep: everything, not only what is directly under it.
 
     Raises:
-        SourceForbidden: the credentials do not allow to list.
-        SourceNotFound: there is no such bucket.
+        SourceForbidden: the credentials do not allow listing.
+        BucketNotFound: there is no such bucket.
         SourceError: the answer is no listing.
     """
     token = after = ""
     while True:
         query = _query(uri.prefix, deep=deep, token=token, after=after)
         request = Request("GET", request_url(uri.named(""), query), str(uri))
-        found = parse_page(uri, engine.ask(request).body)
+        found = parse_page(uri, engine.ask_listing(request))
         yield found.page
         last = max((*found.page.keys, *found.page.prefixes), default="")
         if not found.truncated:
             return
         if not found.token and last <= after:
             raise SourceError(
-                f"{uri}: the store says that its listing goes on, and not where; ask for the "
-                "files by name instead"
+                f"{uri}: the store says that its listing goes on, but not where; name the files "
+                "instead"
             )
         token, after = found.token, last
 
 
 def parse_page(uri: ObjectUri, body: bytes) -> Listed:
-    """One page.
+    """One page of a listing, parsed.
 
     Raises:
-        SourceError: it is none.
+        SourceError: the answer is something else.
     """
     try:
         root = parse_xml(body)

@@ -1,4 +1,4 @@
-"""What a user can do about each thing that S3 says. Pure; one row for each code."""
+"""What a user can do about each error code of S3's. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PASSING: Final = frozenset(
     {"RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable", "Throttling"}
     | {"ThrottlingException", "RequestLimitExceeded", "BandwidthLimitExceeded"}
 )
-"""Codes that may pass, whatever status they come with (RequestTimeout comes with 400)."""
+"""Codes of refusals that may pass by themselves, whatever their status (RequestTimeout has 400)."""
 
 _LOOKED: Final = (
     "no credentials were found where the request came from (environment, profile, web identity, "
@@ -53,9 +53,9 @@ def remedy(settings: S3Settings, code: str) -> str:
         case "RequestTimeTooSkewed":
             return "this machine's clock and the store's differ by minutes: set it right (NTP)"
         case "InvalidObjectState":
-            return "it is archived (Glacier): restore it first, or copy it to the standard class"
+            return "the object is archived (Glacier): restore it, or copy it to the standard class"
         case "AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraint":
-            return "set AWS_REGION to the bucket's region, and no endpoint of another one"
+            return "set AWS_REGION to the bucket's region, and no endpoint of another region"
         case "InvalidBucketName":
             return "no bucket can have this name: check it for typing errors"
         case _:

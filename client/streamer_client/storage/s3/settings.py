@@ -3,8 +3,8 @@
 | variable | meaning |
 |---|---|
 | `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN` | sign with these, if any |
-| `AWS_REGION`, `AWS_DEFAULT_REGION` | where the bucket is; a wrong one is found out |
-| `RUNAI_STREAMER_S3_ENDPOINT`, `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL` | in this order |
+| `AWS_REGION`, `AWS_DEFAULT_REGION` | where the bucket is; a wrong region is corrected |
+| `RUNAI_STREAMER_S3_ENDPOINT`, `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL` | the first one set wins |
 | `RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING` | 1: bucket in the host's name, 0: in the path |
 | `RUNAI_STREAMER_S3_UNSIGNED` | 1: never sign, for public buckets |
 | `AWS_REQUEST_PAYER` | `requester`: the reader pays |
@@ -57,7 +57,7 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class S3Settings:
-    """How a store is reached and asked."""
+    """How a store is reached, and with which credentials."""
 
     keys: Keys | None = None
     """None: requests are not signed."""
@@ -65,9 +65,9 @@ class S3Settings:
     endpoint: str = ""
     """`scheme://host[:port][/path]` without a slash at its end; empty: Amazon's own."""
     virtual: bool | None = None
-    """None: by what is usual where the endpoint is; see `endpoints.py`."""
+    """None: as is usual for the endpoint; see `endpoints.py`."""
     unsigned: bool = False
-    """Asked not to sign, rather than without credentials."""
+    """Whether the user asked not to sign; False where merely no credentials were found."""
     requester_pays: bool = False
     fips: bool = False
     dualstack: bool = False

@@ -27,9 +27,10 @@ def signed_headers(
     headers: Mapping[str, str],
     now: dt.datetime,
 ) -> dict[str, str]:
-    """The headers with those added that sign them.
+    """`headers`, and those that sign the request.
 
-    botocore's `add_auth` signs at this machine's time; its parts can do so at the store's.
+    botocore's `add_auth` signs with this machine's time, so its parts are called here, with the
+    store's.
 
     Args:
         keys: what to sign with.

@@ -33,7 +33,7 @@ class S3Storage(PrefixStorage):
         waits: clock and sleep, for tests.
 
     Raises:
-        ConfigError: one of them is malformed.
+        ConfigError: a variable of `environment` is malformed.
     """
 
     def __init__(self, environment: Mapping[str, str], waits: Waits | None = None) -> None:
@@ -46,7 +46,7 @@ class S3Storage(PrefixStorage):
 
         Raises:
             SourceChanged: it is no longer what `shard.identity` says, or it vanished.
-            SourceForbidden: the credentials do not allow to read it.
+            SourceForbidden: the credentials do not allow reading it.
         """
         request = _head(s3_uri(shard.uri))
         proof = unchanged(self._engine, request, shard, KIND, self._dialect.endpoint)

@@ -26,18 +26,19 @@ def s3_uri(text: str) -> ObjectUri:
     """
     bucket, key = split_uri(text, SCHEME)
     if bucket.startswith("arn:"):
-        raise ConfigError(f"{text}: access points are not known; give the bucket, or the alias")
+        raise ConfigError(f"{text}: access points are not supported; give the bucket or the alias")
     if not _BUCKET.fullmatch(bucket):
         raise ConfigError(f"{text}: {bucket!r} is no name of a bucket; write s3://bucket/path")
     if bucket.endswith(_EXPRESS):
         raise ConfigError(
-            f"{text}: directory buckets (S3 Express) are not known; copy it to an ordinary bucket"
+            f"{text}: directory buckets (S3 Express) are not supported; copy the checkpoint to an "
+            "ordinary bucket"
         )
     return ObjectUri(SCHEME, bucket, key)
 
 
 def request_url(uri: ObjectUri, query: str = "") -> str:
-    """As a request carries it until it is known which host serves it."""
+    """The URL of a request until `S3Dialect.prepared` puts the host in the place of `s3://`."""
     path = quote(uri.key, safe="/~")
     return f"{SCHEME}://{uri.bucket}/{path}" + (f"?{query}" if query else "")
 

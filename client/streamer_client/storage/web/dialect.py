@@ -52,7 +52,7 @@ class WebDialect:
         if answer.status in _MOVED:
             return self._moved(request, sent, answer)
         if answer.status in (401, 403, 404, 410) and self._places.forget(request.url):
-            return SendAgain("where it was redirected to refuses by now")
+            return SendAgain("the place that it was redirected to refuses it by now")
         return refusal(sent, answer, ErrorDetail(), forbidden=_FORBIDDEN)
 
     def _moved(self, request: Request, sent: Request, answer: Answer) -> Verdict:
@@ -60,7 +60,7 @@ class WebDialect:
         told = refusal_text(sent, answer, ErrorDetail())
         if urlsplit(sent.url).scheme == "https" and urlsplit(place).scheme != "https":
             return SourceError(
-                f"{request.about}: redirected from https:// to something else: "
+                f"{request.about}: redirected from https:// to a place without TLS: "
                 f"{told}; give the URL that serves the file itself"
             )
         if place == sent.url:

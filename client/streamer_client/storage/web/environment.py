@@ -1,4 +1,7 @@
-"""The environment that a web server's files are read with. Runs in the client's process."""
+"""Resolves the environment that a web server's files are read with.
+
+Runs in the client's process (a vLLM rank, streamerctl), never in the daemon.
+"""
 
 from __future__ import annotations
 

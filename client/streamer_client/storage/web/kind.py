@@ -1,4 +1,4 @@
-"""What the registry knows of `http://` and `https://`."""
+"""Describes `http://` and `https://` to the registry."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Which files a checkpoint on a web server has, since web servers list nothing. Pure.
 
-As Hugging Face lays a checkpoint out: one `model.safetensors`, or several with an index.
+A checkpoint is expected as Hugging Face lays it out: one `model.safetensors`, or several files with
+an index.
 """
 
 from __future__ import annotations
@@ -62,5 +63,5 @@ def files_of_index(about: str, body: bytes) -> list[str]:
 
 
 def is_glob(pattern: str) -> bool:
-    """Whether a pattern takes more than the one name that it is."""
+    """Whether a pattern is a glob, rather than the name of one file."""
     return any(sign in pattern for sign in "*?[")

@@ -1,4 +1,4 @@
-"""Secrets of a URL are sent apart from it: the URL that is stored and shown has none. Pure.
+"""The secrets of a URL, which are sent apart from it so that it can be stored and shown. Pure.
 
 | variable | meaning |
 |---|---|

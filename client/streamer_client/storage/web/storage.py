@@ -1,8 +1,8 @@
 """Web servers as a kind of source: files by their URLs, or a checkpoint with an index.
 
 Runs in the daemon's fetch workers and, without a daemon, in the client. The URIs of its shards hold
-no secrets. Those come with the environment, or stand in the URLs that are listed; each request
-carries the secrets of its own URL.
+no secrets: these come with the environment, or stand in the URLs that a caller lists, and each
+request carries the secrets of its own URL.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from streamer_client.storage.http.engine import HttpEngine, Waits
 from streamer_client.storage.http.pool import pool_for
 from streamer_client.storage.http.reader import Found, ObjectReader, look_at, unchanged
 from streamer_client.storage.http.urls import origin_of, without_secrets
-from streamer_client.storage.names import DEFAULT_PATTERN, natural_key, select, told
+from streamer_client.storage.names import DEFAULT_PATTERN, natural_key, select, some_of
 from streamer_client.storage.remembered import Remembered
 from streamer_client.storage.web.dialect import WebDialect
 from streamer_client.storage.web.names import BESIDE, INDEX, SINGLE, files_of_index, is_glob
@@ -52,7 +52,7 @@ class WebStorage:
     def __init__(self, environment: Mapping[str, str], waits: Waits | None = None) -> None:
         self._environment = environment
         self._secrets: Remembered[str, UrlSecrets] = Remembered(MAX_URLS)
-        """Of listed URLs, where they had secrets of their own; by the URL without them."""
+        """The secrets of each listed URL, by the URL without them."""
         self._engine = HttpEngine(
             pool_for(http_settings(environment)), WebDialect(), retry_policy(environment), waits
         )
@@ -82,10 +82,10 @@ class WebStorage:
     def list_all(
         self, source: str, take: Callable[[str], bool] | None = None
     ) -> tuple[StoredShard, ...]:
-        """The weights, and of what usually lies beside them whatever is there.
+        """The weights, and those of the usual files beside them that exist.
 
         Raises:
-            SourceNotFound: none of it.
+            SourceNotFound: none of these files exists.
         """
         base, secrets = without_secrets(source), self._secrets_in(source)
         if not base.endswith("/"):
@@ -136,7 +136,7 @@ class WebStorage:
         twice = sorted({url for url in urls if urls.count(url) > 1})
         if twice:
             raise ConfigError(
-                f"{base}: the list of files names twice: {told(twice)}; name each once"
+                f"{base}: the list of files names twice: {some_of(twice)}; name each once"
             )
         return urls
 
@@ -146,14 +146,14 @@ class WebStorage:
         if not matches:
             why = f"no file that its index names matches {pattern!r}"
             raise SourceNotFound(
-                f"{_unlistable(base, why)}; there is: {told(names)}"
+                f"{_unlistable(base, why)}; there is: {some_of(names)}"
                 if names
                 else _unlistable(base, f"there is neither {INDEX} nor {SINGLE}")
             )
         return [_under(base, name) for name in matches]
 
     def _weights(self, base: str, secrets: UrlSecrets) -> list[str]:
-        """Names of the weights under a directory; empty where neither index nor file is."""
+        """Names of the weights under a directory; empty where it has neither index nor weights."""
         url = _under(base, INDEX)
         try:
             return files_of_index(url, self._engine.ask(_request("GET", url, secrets)).body)
@@ -161,13 +161,13 @@ class WebStorage:
             return [SINGLE] if self._existing([_under(base, SINGLE)], secrets) else []
 
     def _file(self, url: str, secrets: UrlSecrets) -> StoredShard | None:
-        """The file that a URL without a slash at its end leads to; None: a page, or nothing."""
+        """The file that a URL without a slash at its end names; None for a page, or nothing."""
         named = urlsplit(url).path.endswith(".safetensors")
         try:
             found = look_at(self._engine, _request("HEAD", url, secrets))
         except SourceError:
-            # A directory may say 403 or 404, or send a page whose length it does not tell. Its
-            # index is asked for next, and fails in the same way if the trouble is another.
+            # For a directory a server may answer 403 or 404, or a page without its length. The
+            # directory's index is asked for next; if the trouble is another, that fails as well.
             if named:
                 raise
             return None
@@ -208,7 +208,7 @@ class WebStorage:
 
 
 def _request(method: str, url: str, secrets: UrlSecrets) -> Request:
-    """A request that carries its secrets, and is about the URL without them."""
+    """A request that carries its secrets; errors show the URL without them."""
     return Request(method, secrets.signed(url), url, secrets.headers())
 
 

@@ -1,1 +1,5 @@
-"""`streamerctl doctor`: what usually goes wrong, one line each with the remedy."""
+"""`streamerctl doctor`: checks what usually goes wrong, and prints a line with a remedy for each.
+
+The modules `ask_*` gather facts and judge nothing. The others judge these facts and do no I/O; only
+`source` does both, since each of its steps needs the one before.
+"""

@@ -1,4 +1,4 @@
-"""Gathers what the checks of vLLM and kernel judge, importing neither vLLM nor torch."""
+"""Gathers the facts that `environment.py` judges: vLLM, torch, kernel. Imports neither of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CACHESTAT: Final = 451
 
 
 def ask_python(environ: Mapping[str, str]) -> PythonFacts:
-    """What is installed in the activated environment, else in this program's own."""
+    """What is installed in the activated Python environment, or else in this program's own."""
     prefix = environ.get("VIRTUAL_ENV") or environ.get("CONDA_PREFIX") or sys.prefix
     paths = glob.glob(f"{glob.escape(prefix)}/lib/python3*/site-packages") + [
         # Editable installs are found by this process's own path only.
@@ -60,17 +60,17 @@ def _registers(distribution: importlib.metadata.Distribution) -> bool:
 
 
 def ask_gpu() -> bool:
-    """Whether a GPU's device is there; asks no driver."""
+    """Whether there is a device file of a GPU; no driver is asked."""
     return any(os.path.exists(path) for path in ("/dev/nvidia0", "/dev/kfd", "/dev/dxg"))
 
 
 def ask_kernel() -> KernelFacts:
-    """Try what is used."""
+    """The kernel's release, and which of the features that are used work when tried."""
     return KernelFacts(os.uname().release, can_collapse(), _has_cachestat(), _has_pidfd())
 
 
 def _has_cachestat() -> bool:
-    """Asked about no file: a kernel that knows the call says EBADF."""
+    """Whether cachestat(2) exists: called with no file, a kernel that has it answers EBADF."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall(ctypes.c_long(_CACHESTAT), -1, None, None, 0)
     return ctypes.get_errno() == errno.EBADF

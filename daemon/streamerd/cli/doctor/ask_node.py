@@ -1,4 +1,4 @@
-"""Gathers what the checks of daemon and memory judge: systemd, socket, /dev/shm, control group."""
+"""Gathers the facts that `daemon.py` and `memory.py` judge: systemd, socket, /dev/shm, cgroup."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PROPERTIES: Final = ("LoadState", "ActiveState", "Result", "NRestarts", "ExecMa
 
 
 def ask_service() -> ServiceFacts:
-    """What systemd says, where it is the init."""
+    """What systemd says of the service; empty facts where systemd does not run this machine."""
     if not os.path.isdir("/run/systemd/system") or shutil.which("systemctl") is None:
         return ServiceFacts()
     command = ["systemctl", "show", "streamerd.service", f"--property={','.join(_PROPERTIES)}"]
@@ -44,7 +44,7 @@ def ask_service() -> ServiceFacts:
 
 
 def ask_socket(path: str) -> SocketFacts:
-    """Connect once, and see whose the socket is."""
+    """Connect once, and look up the socket's group."""
     user = _user()
     error = _connect_error(path)
     try:
@@ -107,7 +107,7 @@ def huge_option(mounts: str) -> str:
     options = "never"
     for line in mounts.splitlines():
         fields = line.split()
-        if len(fields) > 3 and fields[1] == SHM_MOUNT:  # the last one lies on top
+        if len(fields) > 3 and fields[1] == SHM_MOUNT:  # the last mount covers those before it
             found = re.search(r"(?:^|,)huge=(\w+)", fields[3])
             options = found[1] if found else "never"
     return options
@@ -128,7 +128,8 @@ def ask_memlock() -> int | None:
 def ask_segments() -> list[Segments]:
     """The slabs on the mount that this user could remove, by instance.
 
-    Whose daemon lives, and which may come back, only their user and root can tell.
+    Others' slabs are left out, since only their user and root can tell whether their daemon lives
+    or may come back.
     """
     files: dict[str, list[str]] = defaultdict(list)
     for name in sorted(os.listdir(SHM_MOUNT)) if os.path.isdir(SHM_MOUNT) else ():
@@ -155,19 +156,19 @@ def _allocated(name: str) -> int:
 
 
 def ask_living() -> set[str]:
-    """Instances of every socket that is open in this network namespace: see proc(5), net/unix."""
+    """Instances of the daemons whose sockets are open in this network namespace (proc(5))."""
     lines = Path("/proc/net/unix").read_text(encoding="utf-8").splitlines()[1:]
     return living_instances(lines)
 
 
 def living_instances(lines: list[str]) -> set[str]:
-    """Instances noted beside the paths in lines of /proc/net/unix."""
+    """Instances that are noted beside the sockets in lines of /proc/net/unix."""
     paths = (line.split(maxsplit=7)[7:] for line in lines)
     return _noted(path[0] for path in paths if path and path[0].startswith("/"))
 
 
 def ask_keeping(socket_path: str) -> set[str]:
-    """Instances whose daemon is likely to come back: the system's, and the one asked about."""
+    """Instances whose daemon is likely to start again: the system's, and the one asked about."""
     return _noted((SYSTEM_SOCKET, socket_path))
 
 

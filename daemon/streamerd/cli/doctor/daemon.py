@@ -18,7 +18,7 @@ _START = "systemctl start streamerd"
 
 @dataclass(frozen=True, slots=True)
 class ServiceFacts:
-    """What systemd says of streamerd.service; each empty where there is no systemd."""
+    """What systemd says of streamerd.service; all empty where there is no systemd."""
 
     load_state: str = ""
     active_state: str = ""
@@ -38,9 +38,9 @@ class SocketFacts:
     """errno of a connect; None when it connected."""
     group: str = ""
     in_database: bool = False
-    """The user is a member of `group` by the group database."""
+    """Whether the group database has the user in `group`."""
     in_session: bool = False
-    """The user's present processes are members of it."""
+    """Whether this process is in `group`; not so if the user joined it after logging in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def check_service(service: ServiceFacts, *, answers: bool) -> Finding:
 def _service(service: ServiceFacts, *, answers: bool) -> tuple[State, str, str]:
     active = service.active_state
     if not service.load_state:
-        return State.NOTE, "no systemd here", ""
+        return State.NOTE, "systemd does not run this machine", ""
     if service.load_state == "not-found":
         return State.NOTE, "streamerd.service is not installed", ""
     if active == "active":
@@ -77,8 +77,8 @@ def _service(service: ServiceFacts, *, answers: bool) -> tuple[State, str, str]:
         remedy = "see `journalctl -u streamerd -n 20`, then `systemctl restart streamerd`"
         return State.FAILED, f"streamerd.service failed ({service.result})", remedy
     if active == "inactive" and answers:
-        text = "streamerd.service is stopped; a daemon that was started otherwise answers"
-        return State.WARNING, text, f"stop that one and `{_START}`"
+        text = "streamerd.service is stopped; a daemon that was started in another way answers"
+        return State.WARNING, text, f"stop that daemon, then `{_START}`"
     if active == "inactive":
         return State.FAILED, "streamerd.service is stopped", f"`{_START}`"
     return State.WARNING, f"streamerd.service is {active}", "wait, or see `journalctl -u streamerd`"
@@ -115,10 +115,10 @@ def _how_to_join(socket: SocketFacts) -> str:
 
 
 def check_daemon(answer: DaemonFacts | str | None, version: str) -> Finding:
-    """Whether it answers, as this version.
+    """Whether the daemon answers, and has this version.
 
     Args:
-        answer: what it answered, or the error's text, or None when it was not asked.
+        answer: what it answered, or the error's text, or None where it was not asked.
         version: of this program.
     """
     if answer is None:
@@ -126,8 +126,8 @@ def check_daemon(answer: DaemonFacts | str | None, version: str) -> Finding:
     if isinstance(answer, str):
         return Finding("daemon", State.FAILED, answer, "`systemctl restart streamerd`")
     if answer.version != version:
-        text = f"is of version {answer.version}, this program of {version}"
-        remedy = "install the same version on both sides, then `systemctl restart streamerd`"
+        text = f"the daemon has version {answer.version}, this program {version}"
+        remedy = "install the same version of both, then `systemctl restart streamerd`"
         return Finding("daemon", State.WARNING, text, remedy)
     used = f"{format_size(answer.used_bytes)} of {format_size(answer.limit_bytes)} in use"
     text = f"version {answer.version}, pid {answer.pid}, up {answer.uptime_s:.0f} s, {used}"

@@ -16,14 +16,14 @@ PLUGIN: Final = "streamerd"
 
 @dataclass(frozen=True, slots=True)
 class PythonFacts:
-    """What is installed in one Python environment; versions, or empty."""
+    """What is installed in one Python environment; a version is empty where there is none."""
 
     prefix: str
     vllm: str = ""
     streamerd: str = ""
     torch: str = ""
     registered: bool = False
-    """The plugin stands among vLLM's entry points."""
+    """Whether the plugin is among vLLM's entry points."""
     allowed_plugins: str | None = None
     """`VLLM_PLUGINS`, where it is set."""
     mode: str = ""
@@ -65,7 +65,7 @@ def _vllm(python: PythonFacts, daemon_version: str | None) -> tuple[State, str, 
         return State.WARNING, f"{MODE_ENV}={Mode.OFF}: vLLM's own loaders are used", "unset it"
     text = f"vLLM {python.vllm} with streamerd {python.streamerd} {here}"
     if daemon_version is not None and daemon_version != python.streamerd:
-        return State.WARNING, f"{text}, the daemon is of {daemon_version}", install
+        return State.WARNING, f"{text}, the daemon has version {daemon_version}", install
     return State.OK, text, ""
 
 
@@ -74,7 +74,7 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def check_torch(python: PythonFacts, *, gpu: bool) -> Finding:
-    """Whether torch and the machine agree on what there is."""
+    """Whether torch is built for the GPU, where there is one."""
     machine = "a GPU" if gpu else "no GPU"
     if not python.torch:
         text = f"no torch in {python.prefix}; the machine has {machine}"
@@ -86,19 +86,19 @@ def check_torch(python: PythonFacts, *, gpu: bool) -> Finding:
 
 
 def check_kernel(kernel: KernelFacts) -> Finding:
-    """Whether the kernel has what makes loads fast and ends of clients known."""
+    """Whether the kernel has what makes loads fast, and what tells that a client has ended."""
     features = {
         "pidfd": kernel.pidfd,
         "huge pages on demand": kernel.collapse,
         "cachestat": kernel.cachestat,
     }
-    have = ", ".join(name for name, there in features.items() if there) or "none of what is used"
+    have = ", ".join(name for name, there in features.items() if there) or "no feature in use here"
     lacks = ", ".join(name for name, there in features.items() if not there)
     text = f"Linux {kernel.release}: {have}"
     if not kernel.pidfd:
-        remedy = "Linux 5.3 or newer: without pidfd, leases of dead clients end minutes later"
+        remedy = "use Linux 5.3 or newer: without pidfd, leases of dead clients end minutes later"
         return Finding("kernel", State.WARNING, f"{text}; lacks {lacks}", remedy)
     if lacks:
-        remedy = "nothing must be done; Linux 6.5 has all of it, and loads faster"
+        remedy = "nothing needs to be done; with Linux 6.5, which has all of it, loads are faster"
         return Finding("kernel", State.NOTE, f"{text}; lacks {lacks}", remedy)
     return Finding("kernel", State.OK, text)

@@ -7,19 +7,19 @@ from typing import NamedTuple
 
 
 class State(StrEnum):
-    """How bad it is."""
+    """A check's verdict."""
 
     OK = "ok"
     NOTE = "note"
-    """Does not apply here, or cannot be told."""
+    """The check does not apply here, or could not be made."""
     WARNING = "warn"
-    """Works, and not as well as it could."""
+    """The thing works, but not as well as it could."""
     FAILED = "fail"
-    """Must be mended."""
+    """The thing must be mended."""
 
 
 class Finding(NamedTuple):
-    """One line of the doctor."""
+    """One line of the doctor's output."""
 
     check: str
     state: State

@@ -12,11 +12,11 @@ from streamerd.memory.room import SHM_MOUNT
 from streamerd.shm.slabs import PREFIX
 
 SMALL_MOUNT_BYTES: Final = 1 << 30
-"""Container engines give 64 MiB unless told otherwise."""
+"""A mount smaller than this holds no model; container engines give 64 MiB unless told otherwise."""
 HEADROOM_BYTES: Final = 256 << 20
-"""What the daemon's processes need beside slabs, generously."""
+"""What the daemon's processes need beside slabs, with room to spare."""
 PINNED_BYTES: Final = 256 << 20
-"""A rank's ring of pinned buffers, and as much again."""
+"""Twice the size of a rank's ring of pinned buffers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class MountFacts:
     huge: str
     """Its `huge=` option."""
     collapses: bool
-    """The kernel makes huge pages of it on demand."""
+    """Whether the kernel makes huge pages of its memory on demand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ def check_room(mount: MountFacts | None, limit_bytes: int | None, used_bytes: in
     """Whether the mount holds what the daemon may still take.
 
     Args:
-        mount: None when there is none.
-        limit_bytes: the daemon's memory limit; None when no daemon answers.
-        used_bytes: what its slabs take now.
+        mount: the shared-memory mount; None where there is none.
+        limit_bytes: the daemon's memory limit; None where no daemon answers.
+        used_bytes: what the daemon's slabs take now.
     """
     if mount is None:
         text = f"{SHM_MOUNT} is not mounted"
@@ -60,13 +60,14 @@ def check_room(mount: MountFacts | None, limit_bytes: int | None, used_bytes: in
         return Finding(
             "room",
             State.WARNING,
-            f"{text}, memory_limit allows {format_size(wanted)} more: loads wait when it is full",
+            f"{text}, but memory_limit allows slabs of {format_size(wanted)} more; loads will wait "
+            "when the mount is full",
             f"remove what others keep there (`ls -l {SHM_MOUNT}`), lower memory_limit, or "
             f"`mount -o remount,size={size} {SHM_MOUNT}`",
         )
     if mount.total_bytes < SMALL_MOUNT_BYTES:
         remedy = "in a container: --shm-size, or an emptyDir with `medium: Memory`"
-        return Finding("room", State.WARNING, f"{text}, which holds no model", remedy)
+        return Finding("room", State.WARNING, f"{text}, too little for a model", remedy)
     return Finding("room", State.OK, text)
 
 
@@ -88,8 +89,8 @@ def check_cgroup(cgroup_bytes: int | None, limit_bytes: int | None) -> Finding:
     """Whether the daemon's control group holds its memory limit.
 
     Args:
-        cgroup_bytes: its limit; None for none.
-        limit_bytes: the daemon's memory limit; None when no daemon answers.
+        cgroup_bytes: the control group's limit; None for none.
+        limit_bytes: the daemon's memory limit; None where no daemon answers.
     """
     if limit_bytes is None:
         return Finding("cgroup", State.NOTE, "not compared: no daemon answers")
@@ -100,17 +101,17 @@ def check_cgroup(cgroup_bytes: int | None, limit_bytes: int | None) -> Finding:
         f"memory_limit is {format_size(limit_bytes)}"
     )
     most = max(0, cgroup_bytes - HEADROOM_BYTES) >> 20
-    remedy = f"memory_limit = {most}MiB, or raise MemoryMax (`systemctl edit streamerd`)"
+    remedy = f"set memory_limit = {most}MiB, or raise MemoryMax (`systemctl edit streamerd`)"
     if limit_bytes >= cgroup_bytes:
-        return Finding("cgroup", State.FAILED, f"{text}: the kernel will kill it", remedy)
+        return Finding("cgroup", State.FAILED, f"{text}: the kernel will kill the daemon", remedy)
     if limit_bytes + HEADROOM_BYTES > cgroup_bytes:
-        text = f"{text}: little is left for its own processes"
+        text = f"{text}: little is left for the daemon's own processes"
         return Finding("cgroup", State.WARNING, text, remedy)
     return Finding("cgroup", State.OK, text)
 
 
 def check_memlock(limit_bytes: int | None, *, gpu: bool) -> Finding:
-    """Whether ranks may pin their buffers; None for no limit."""
+    """Whether ranks may pin their buffers; `limit_bytes` is None for no limit."""
     if limit_bytes is None:
         return Finding("memlock", State.OK, "no limit")
     text = f"this user may lock {format_size(limit_bytes)}"
@@ -118,17 +119,18 @@ def check_memlock(limit_bytes: int | None, *, gpu: bool) -> Finding:
         return Finding("memlock", State.OK, f"{text}; without a GPU nothing is locked")
     if limit_bytes < PINNED_BYTES:
         remedy = "`ulimit -l unlimited`, LimitMEMLOCK=infinity, or docker's --ulimit memlock=-1"
-        return Finding("memlock", State.WARNING, f"{text}; drivers may refuse to pin more", remedy)
+        text = f"{text}; a driver may refuse to pin a rank's buffers"
+        return Finding("memlock", State.WARNING, text, remedy)
     return Finding("memlock", State.OK, text)
 
 
 def check_segments(
     found: Sequence[Segments], living: Collection[str], keeping: Collection[str]
 ) -> list[Finding]:
-    """Slabs that nobody serves.
+    """Slabs whose daemon does not run.
 
     Args:
-        found: what lies on the mount.
+        found: the slabs on the mount.
         living: instances of daemons whose sockets are open now.
         keeping: instances whose slabs a daemon that is started later would adopt.
     """
@@ -143,6 +145,7 @@ def check_segments(
             remedy = f"to give the memory back instead: `rm {files}`"
             findings.append(Finding("segments", State.NOTE, text, remedy))
         else:
-            text = f"{text} are left over from a daemon that died ({segments.instance})"
+            # The sockets of daemons in other network namespaces cannot be seen.
+            text = f"{text} belong to no daemon of this network namespace ({segments.instance})"
             findings.append(Finding("segments", State.WARNING, text, f"`rm {files}`"))
-    return findings or [Finding("segments", State.OK, "none left over from dead daemons")]
+    return findings or [Finding("segments", State.OK, "no slabs are left over from dead daemons")]

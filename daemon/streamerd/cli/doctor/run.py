@@ -1,4 +1,4 @@
-"""`streamerctl doctor`: gather, judge, show."""
+"""`streamerctl doctor`: has the facts gathered and judged, and shows the findings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from streamerd.cli.terminal import DONE, FAILED, console
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Look at everything; fails when something must be mended."""
+    """Make all checks and show them; the exit code says whether something must be mended."""
     findings = look(arguments.socket)
     if arguments.source:
         findings += check_source(absolute_source(arguments.source), os.environ)
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def look(socket_path: str) -> list[Finding]:
-    """All checks but that of a source."""
+    """The findings of all checks but that of a source."""
     socket = ask_node.ask_socket(socket_path)
     answer = ask_node.ask_daemon(socket_path) if socket.connect_error is None else None
     daemon = answer if isinstance(answer, DaemonFacts) else None

@@ -1,4 +1,4 @@
-"""Can this user read a source? Follows the way that a load would take, up to the first bytes."""
+"""Can this user read a source? Takes the steps that a load would take, up to the first bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ READ_BYTES: Final = 4096
 
 
 def check_source(source: str, environ: Mapping[str, str]) -> list[Finding]:
-    """Credentials, listing and reading of one source, each step only when the one before worked."""
+    """Find credentials, list the source and read a little; a step that fails is the last."""
     try:
         environment = source_environment(source, environ).resolved()
         storage = storage_for(source, environment)
@@ -53,7 +53,7 @@ def _first_bytes(storage: Storage, shard: StoredShard) -> None:
 
 
 def credentials(source: str, environment: Mapping[str, str]) -> list[Finding]:
-    """What of a source's credentials may be told; nothing for files."""
+    """What may be shown of a source's credentials; nothing for files."""
     report = credentials_report(source, environment)
     if report is None:
         return []

@@ -1,4 +1,4 @@
-"""How findings look: aligned and coloured on a terminal, one plain line each in a pipe."""
+"""How findings look: an aligned, coloured table on a terminal, a plain line for each in a pipe."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STATE_WIDTH: Final = max(map(len, State)) + 2
 
 
 def show(findings: list[Finding], out: Console) -> None:
-    """Print them."""
+    """Print the findings."""
     if out.is_terminal:
         out.print(_table(findings))
         return

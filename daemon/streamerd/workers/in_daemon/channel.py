@@ -61,9 +61,9 @@ class Channel:
 
         Args:
             frame: whole, with the number of `fds` in its head.
-            fds: stay the caller's. They are to stay open until the frame was received (its answer
-                tells) or was taken out by `withdraw`.
-            tag: told by `withdraw` if it takes the frame out.
+            fds: stay the caller's, who keeps them open until the frame was received (as its answer
+                shows) or `withdraw` took it out.
+            tag: a number that `withdraw` returns if it takes the frame out.
         """
         assert len(fds) <= MOST_DESCRIPTORS
         if self.closed:
@@ -81,7 +81,7 @@ class Channel:
             self._send_on()
 
     def withdraw(self, fds: tuple[int, ...]) -> list[int]:
-        """Take out every frame that still waits to carry one of `fds`; the tags of these frames."""
+        """Take out every frame that still waits to carry one of `fds`; returns their tags."""
         gone, tags = set(fds), []
         if any(gone & set(each.fds) for each in self._unsent):
             tags = [each.tag for each in self._unsent if gone & set(each.fds)]
@@ -147,6 +147,6 @@ class Channel:
             self._on_lost()
             return
         for body in self._frames.feed(data):
-            if self.closed:  # whoever took the last body closed it
+            if self.closed:  # `on_body` closed it
                 return
             self._on_body(body)

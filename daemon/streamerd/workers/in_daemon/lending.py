@@ -79,11 +79,11 @@ class Lending:
         return handle
 
     def take_back(self, handle: int) -> tuple[int, ...]:
-        """The descriptors behind a handle, the caller's from now on; workers close theirs.
+        """The descriptors behind a handle, the caller's from now on; workers close their copies.
 
-        Jobs that workers have received end as if nothing had happened, later ones fail. `CloseSlab`
-        tells when no worker holds a slab any more. Once more, or of a number that is no handle:
-        nothing.
+        Jobs that workers have received end as if nothing had happened; later ones fail. `CloseSlab`
+        tells when no worker holds a slab any more. A number that is no handle, or no longer one,
+        has no descriptors.
         """
         lent = self._lent.pop(handle, None)
         if lent is None:

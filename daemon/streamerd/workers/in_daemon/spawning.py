@@ -38,9 +38,9 @@ class Process:
     """One worker's process.
 
     Attributes:
-        pid: as the daemon's process namespace has it.
-        killed: whether it was told to end.
-        ended: its exit code, once it is gone; negative: the signal that ended it.
+        pid: in the daemon's pid namespace.
+        killed: whether `kill` was called.
+        ended: its exit code once it has ended; negative for the signal that ended it.
     """
 
     def __init__(self, pid: int, kill: Callable[[], None]) -> None:
@@ -50,12 +50,12 @@ class Process:
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def kill(self) -> None:
-        """End it; that takes as long as the kernel keeps one of its threads."""
+        """Kill it; a thread that is stuck in the kernel delays its end."""
         self.killed = True
         self._kill()
 
     def has_ended(self, code: int) -> None:
-        """Called once its end was told, or cannot be told any more."""
+        """Note that it ended; called when the spawner reports that, or is gone itself."""
         if not self.ended.done():
             self.ended.set_result(code)
 
@@ -71,13 +71,13 @@ class Spawner:
         self._processes: dict[int, Process] = {}
 
     def start(self) -> None:
-        """Start the process, where it does not run. It needs no readiness: requests wait.
+        """Start the process, where it does not run. Nobody waits for it: its requests wait.
 
-        To be called before the daemon holds any client's file; a spawner that died is started again
-        as a last resort, as without one no worker ever starts again.
+        To be called before the daemon has any client's file open. A spawner that died is started
+        again even then, since without one no worker ever starts again.
 
         Raises:
-            OSError: it cannot be made.
+            OSError: the process cannot be made.
         """
         if self._channel is not None and not self._channel.closed:
             return
@@ -122,7 +122,7 @@ class Spawner:
                 if asked is not None and not asked.done():
                     asked.set_result(process)
                 else:
-                    process.kill()  # nobody waits for it any more
+                    process.kill()  # whoever asked for it has given up
             case NotSpawned(number, error):
                 asked = self._asked.get(number)
                 if asked is not None and not asked.done():
@@ -137,10 +137,10 @@ class Spawner:
             self._channel.send(frame(Kill(number)))
 
     def _lost(self) -> None:
-        """It died, and the kernel ended its workers with it."""
+        """The process that starts workers died, and the kernel ended the workers with it."""
         if self._child is not None:
             self._child.kill()
-            code = self._child.wait()  # it has no file open that could hold its end up
+            code = self._child.wait()  # it has no file open whose close could hang
             logger.error("event=worker_starter_ended exit=%d", code)
             self._child = None
         for asked in self._asked.values():
@@ -152,12 +152,12 @@ class Spawner:
             process.has_ended(UNKNOWN_CODE)
 
     async def stop(self, grace_s: float) -> None:
-        """End all workers that are left after `grace_s`, and then the process itself."""
+        """Kill all workers that are left after `grace_s`, then end the process that starts them."""
         processes = self._processes.values()
         await _all([process.ended for process in processes if not process.killed], grace_s)
         for process in processes:
             process.kill()
-        # One that is stuck in the kernel ends when that lets it; it holds nobody up here.
+        # A worker that is stuck in the kernel may end much later, and is not waited for.
         await _all([process.ended for process in processes], KILL_S)
         for process in processes:
             logger.error("event=worker_stuck_in_kernel pid=%d", process.pid)

@@ -26,7 +26,8 @@ BACKOFF_S: Final = (0.1, 0.5, 2.0, 10.0)
 answer to a job puts the worker back to the first pause."""
 
 MAPPED_FROM_SLOTS: Final = 8
-"""From this many threads on, slabs are mapped even without huge pages: see `shm/slab_file.py`."""
+"""From this many threads on (all workers), slabs are mapped even without huge pages; see
+`shm/slab_file.py`."""
 
 LOST_THREADS: Final = 3
 """A worker that lost this many threads is replaced: each may have a file and a buffer for ever."""
@@ -43,20 +44,20 @@ class Fleet:
     """A fixed number of workers, each with a few threads.
 
     Args:
-        workers: processes.
-        threads: of each, that read files.
-        log_level: of the workers.
+        workers: how many processes.
+        threads: how many threads of each read files.
+        log_level: the log level of the workers.
         backoff_s: see `BACKOFF_S`.
         mapped: fill slabs through mappings; None decides by the number of threads.
-        connections: to stores, of all workers together.
-        log_format: of the workers.
+        connections: how many reads from stores all workers together make at once, at most.
+        log_format: the log format of the workers.
 
     Attributes:
-        lending: what the workers are lent: slabs and files, by the handles that jobs name.
-        stopping: from the call of `stop` on: nothing is answered, nothing is started.
-        restarts: workers that died and were started again.
-        lost_threads: threads that were given up since the start, their jobs answered as hung.
-        retired: workers that were replaced because they had lost too many.
+        lending: lends the workers slabs and files, by the handles that jobs name.
+        stopping: whether `stop` was called; from then on nothing is answered or started.
+        restarts: how many workers died and were started again.
+        lost_threads: how many threads were given up since the start, their jobs answered as hung.
+        retired: how many workers were replaced because they had lost too many threads.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Fleet:
         """Workers that were replaced while they still carry out jobs."""
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        """The only strong references that these tasks have: without one a task may vanish."""
+        """Strong references to the running tasks; asyncio itself has only weak ones."""
         self._looking: asyncio.TimerHandle | None = None
         self._waiting: list[Order] = []
         self._jobs = 0
@@ -140,11 +141,11 @@ class Fleet:
         Args:
             job: what to do.
             on_answer: called once, never within this call; not after `stop`.
-            fds: that go along with this job alone (`Examine`, `Compare`). They stay the caller's,
-                and open until the answer; the worker closes its copies.
-            limit_s: how long a thread may have the job; then it is answered as `JobFailed` with
-                `hung`. Where its bytes go straight into a slab, its whole worker is ended, and what
-                that owed besides is answered with None. None: as long as it takes.
+            fds: descriptors for this job alone (`Examine`, `Compare`). The caller keeps them open
+                until the answer; the worker closes its copies.
+            limit_s: how long a thread may work on the job, before it is answered as `JobFailed`
+                with `hung`. Where the job's bytes go straight into a slab, its whole worker is then
+                killed, and the worker's other jobs are answered with None. None: no limit.
         """
         if not self.stopping:
             self._give(Order(job, on_answer, lane_of(job), fds, limit_s))
@@ -206,7 +207,7 @@ class Fleet:
         self._task(self._see_off(worker, limit_s))
 
     async def _see_off(self, worker: Worker, limit_s: float) -> None:
-        """End a replaced worker when it has nothing left to do, or after its limit once more."""
+        """Kill a replaced worker once it has no job left, or after `limit_s`."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + limit_s
         while worker.alive and not worker.idle and loop.time() < until_s:  # noqa: ASYNC110
@@ -271,7 +272,7 @@ class Fleet:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._close_all()  # one may just have started
+        self._close_all()  # a task may have started a worker before it was cancelled
         await self.spawner.stop(grace_s)
 
     def _close_all(self) -> None:

@@ -41,13 +41,13 @@ OnAnswer = Callable[[Answer | None], None]
 
 @dataclass(slots=True)
 class Order:
-    """A job that a worker was given. One is made for each block, so it is small."""
+    """A job that a worker was given. One is made for each block, so it must be small."""
 
     job: AnyJob
     on_answer: OnAnswer
     lane: WorkerLane
     fds: tuple[int, ...] = ()
-    """Descriptors for this job alone. They are the caller's, open until the job is answered."""
+    """Descriptors for this job alone; the caller keeps them open until the job is answered."""
     limit_s: float | None = None
     due_s: float = 0.0
     """When the job is given up, and if that is impossible, the whole worker."""
@@ -71,7 +71,7 @@ class Owner(Protocol):
 
 
 class Worker:
-    """One process after another, under one number, until it is retired."""
+    """One worker: the process that runs under its number now, and after its death the next one."""
 
     def __init__(self, owner: Owner, number: int) -> None:
         self._owner = owner
@@ -91,15 +91,15 @@ class Worker:
 
     @property
     def idle(self) -> bool:
-        """Whether it owes no answer."""
+        """Whether it has no unanswered job."""
         return not self._pending
 
     async def start(self, options: tuple[str, ...]) -> None:
-        """Spawn the process. It needs no readiness: jobs wait in the channel.
+        """Spawn the process. Nobody waits until it is ready: its jobs wait in the channel.
 
         Raises:
-            OSError: it could not be started.
-            StreamerError: neither could the process that starts it.
+            OSError: the worker could not be started.
+            StreamerError: the process that starts workers ended.
         """
         ours, theirs = socket.socketpair()
         try:
@@ -122,7 +122,7 @@ class Worker:
             self._channel.send(frame(message, len(fds)), fds)
 
     def withdraw(self, fds: tuple[int, ...]) -> None:
-        """See `lending.Borrower`; jobs that one of them was to go along with fail."""
+        """See `lending.Borrower`; a job that still waits to be sent with one of `fds` fails."""
         if self._channel is None:
             return
         for number in self._channel.withdraw(fds):
@@ -174,7 +174,7 @@ class Worker:
         order.on_answer(answer)
 
     def look_at_limits(self) -> bool:
-        """Have jobs given up that were not answered in time.
+        """Have the worker give up jobs that were not answered in time.
 
         Returns:
             Whether any job with a time limit is left, so that this must be called again.
@@ -185,7 +185,7 @@ class Worker:
         for order in list(self._pending.values()):
             if order.limit_s is None or now_s < order.due_s:
                 continue
-            if order.asked:  # not even its main thread answers
+            if order.asked:  # not even the worker's main thread answers
                 self.abandon()
                 return False
             order.asked = True
@@ -196,7 +196,7 @@ class Worker:
     # --- ends -------------------------------------------------------------------------------------
 
     def abandon(self) -> None:
-        """Kill the process, if it lives, and answer its jobs: as hung, or with None as lost."""
+        """Kill the process and answer its jobs: as hung if they were to be given up, else None."""
         if self._channel is None:
             return
         self.close()

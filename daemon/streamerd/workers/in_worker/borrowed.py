@@ -3,7 +3,7 @@
 Owns the descriptors that came with them. They are closed when the daemon has dropped a handle and
 no job uses it any more. The receiving thread takes handles in, drops them and looks them up; the
 threads of the lanes use the slabs and files. Closing a file may never return, and must not stop the
-receiving thread, so a `Borrowings` is told how it closes its things.
+receiving thread, so each `Borrowings` is given the way in which it closes its things.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Borrowings(Generic[T]):
 
     Args:
         kind: the word for such a thing in texts of errors.
-        closing: called with a function that closes a thing; makes this call, maybe elsewhere.
+        closing: called with a function that closes a thing; calls it, in this thread or another.
     """
 
     def __init__(self, kind: str, closing: Callable[[Callable[[], None]], None]) -> None:
@@ -148,7 +148,7 @@ class Borrowings(Generic[T]):
         self._lock = threading.Lock()
 
     def take(self, handle: int, thing: T) -> None:
-        """Have a thing from now on, under this handle."""
+        """Own a thing from now on, under this handle."""
         with self._lock:
             self._entries[handle] = _Entry(thing)
 
@@ -181,7 +181,7 @@ class Borrowings(Generic[T]):
 
     @contextlib.contextmanager
     def using(self, handle: int) -> Iterator[T]:
-        """`use` for as long as a block runs."""
+        """Use a thing for as long as the `with` block runs."""
         use = self.use(handle)
         try:
             yield use.thing

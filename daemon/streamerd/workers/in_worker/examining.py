@@ -57,7 +57,7 @@ def examine(job: Examine, fds: tuple[int, ...]) -> Examined:
             "file's own"
         )
     left = iter(fds)
-    # One look into /sys for each disk of a batch: it takes as long as all else for one file.
+    # /sys is asked once for each disk: that takes as long as everything else about one file.
     disks: dict[int, str] = {}
     return Examined(job.job, tuple(_look(file, left, disks) for file in job.files))
 
@@ -79,7 +79,7 @@ def _examined(
     flags = _readable_flags(file.uri, plain)
     status = os.fstat(plain)
     if not stat.S_ISREG(status.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no file with content")
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "not a file with content")
         raise SourceError(f"{file.uri}: is {kind}, and a regular file is needed")
     if flags & os.O_DIRECT:
         raise SourceError(
@@ -195,7 +195,7 @@ _SERVED: Final = frozenset(
     }
 )
 """File systems that any user may serve, or mount in a namespace. The identity of such a file counts
-for the user who passed it alone."""
+only for the user who passed it."""
 
 
 class _Statfs(ctypes.Structure):

@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 ASIDE_THREADS: Final = 4
 """Number of jobs of listing, examining or reading again that run at the same time."""
 SLAB_THREADS: Final = 2
-"""Releasing a large range takes long; a second thread serves the jobs behind it."""
+"""Releasing a large range takes long, so that a second thread serves the jobs behind it."""
 
 
 class Server:
@@ -171,7 +171,7 @@ def _log(level: str, log_format: str) -> None:
 
 
 def main() -> None:
-    """Run one worker; started by `streamerd.workers.spawner`, not by people."""
+    """Run one worker; `streamerd.workers.in_worker.spawner` starts it, not a person."""
     parser = argparse.ArgumentParser(prog="streamerd-worker", description=main.__doc__)
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)

@@ -58,7 +58,14 @@ def test_numbers_are_numbers(text: str) -> None:
     with pytest.raises(ConfigError, match="A="):
         whole_number({"A": text}, "A")
     assert whole_number({"A": " 7 "}, "A") == 7
+    assert whole_number({"A": "1000000000"}, "A") == 1_000_000_000
     assert whole_number({"A": ""}, "A") is None
+
+
+@pytest.mark.parametrize("text", ["1000000001", "9" * 5000])
+def test_numbers_have_a_bound(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^A: is larger than 1000000000; give a smaller"):
+        whole_number({"A": text}, "A")
 
 
 def test_only_what_is_set_travels_and_certificates_in_place_of_their_path(

@@ -1,10 +1,10 @@
-"""Order, choice and telling of names."""
+"""The order of names, which of them a pattern takes, and how errors list them."""
 
 from __future__ import annotations
 
 import random
 
-from streamer_client.storage.names import natural_key, select, told
+from streamer_client.storage.names import natural_key, select, some_of
 
 
 def test_natural_order() -> None:
@@ -18,6 +18,13 @@ def test_digits_at_the_start_and_other_scripts_can_be_compared() -> None:
     assert sorted(["b", "10", "9", "٣", ""], key=natural_key) == ["", "9", "10", "b", "٣"]
 
 
+def test_a_number_of_any_length_has_a_place() -> None:
+    long = "9" * 5000
+    assert sorted([f"m-{long}", "m-10", "m-010", "m-0"], key=natural_key) == [
+        *("m-0", "m-010", "m-10", f"m-{long}")
+    ]
+
+
 def test_select_is_a_shells_glob() -> None:
     names = ["b.safetensors", "a.safetensors", "._a.safetensors", "A.SAFETENSORS", "a.json"]
     assert select(names, "*.safetensors") == ["a.safetensors", "b.safetensors"]
@@ -25,7 +32,7 @@ def test_select_is_a_shells_glob() -> None:
     assert select(names, "[bc].*") == ["b.safetensors"]
 
 
-def test_told_is_short() -> None:
-    assert told([]) == "nothing at all"
-    assert told(["b", "a"]) == "a, b"
-    assert told([f"f{n}" for n in range(20)]) == "f0, f1, f2, f3, f4, f5, f6, f7 and 12 more"
+def test_a_list_in_an_error_is_short() -> None:
+    assert some_of([]) == "nothing at all"
+    assert some_of(["b", "a"]) == "a, b"
+    assert some_of([f"f{n}" for n in range(20)]) == "f0, f1, f2, f3, f4, f5, f6, f7 and 12 more"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamer_client.contract.catalog import TensorEntry
+from streamer_client.contract.safetensors.catalog import TensorEntry
 from streamer_client.copy.cut import Cut, Dimension
 from streamer_client.tensors import foretelling
 from streamer_client.tensors.foretelling import Foretelling, RankPlace, kind_of, likely_cut

@@ -13,8 +13,8 @@ import pytest
 import torch
 from tests.support.rings import OpenFile
 
-from streamer_client.contract.catalog import ShardCatalog, TensorEntry
 from streamer_client.contract.errors import DaemonUnavailable
+from streamer_client.contract.safetensors.catalog import ShardCatalog, TensorEntry
 from streamer_client.copy.cut import Cut
 from streamer_client.copy.feed import FeedClosed, FeedShard, Route
 from streamer_client.copy.gather import Gatherer, HostGather, Slice, Source

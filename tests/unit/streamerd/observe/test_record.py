@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from streamer_client.contract.options import LoadOptions
 from streamerd.observe.record import MOST_SAMPLES, Holder, Outcome, Phase, Record, phase_of
 from streamerd.state.events import LoadKey, ShardKey
 from streamerd.state.load import Load
@@ -11,7 +12,7 @@ BLOCK = 64 << 10
 
 
 def _load(**changes: object) -> Load:
-    load = Load(LoadKey("1", 1), [Shard(ShardKey("8:1", "x"), 4 * BLOCK, BLOCK)])
+    load = Load(LoadKey("1", 1), [Shard(ShardKey("8:1", "x"), 4 * BLOCK, BLOCK)], LoadOptions())
     load.admitted = True
     for name, value in changes.items():
         setattr(load, name, value)

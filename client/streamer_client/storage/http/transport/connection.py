@@ -30,7 +30,7 @@ from streamer_client.storage.http.urls import Origin, target_of
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-CLOSED: Final[tuple[Network, ...]] = tuple(
+METADATA_NETWORKS: Final[tuple[Network, ...]] = tuple(
     map(
         ipaddress.ip_network,
         (
@@ -45,12 +45,13 @@ CLOSED: Final[tuple[Network, ...]] = tuple(
 )
 
 
-def is_closed(address: str) -> bool:
-    """Whether no request goes to this IP address."""
+def is_metadata_address(address: str) -> bool:
+    """Whether a metadata service may be at this IP address, so that no request goes there."""
     found = ipaddress.ip_address(address)
     if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped:
         found = found.ipv4_mapped
-    return any(found in network for network in CLOSED if network.version == found.version)
+    networks = (each for each in METADATA_NETWORKS if each.version == found.version)
+    return any(found in network for network in networks)
 
 
 def check_peer(about: str, connected: socket.socket) -> None:
@@ -61,10 +62,10 @@ def check_peer(about: str, connected: socket.socket) -> None:
         connected: a TCP connection.
 
     Raises:
-        SourceForbidden: a place where metadata services are.
+        SourceForbidden: the peer's address is one where metadata services are.
     """
     address = str(connected.getpeername()[0])
-    if is_closed(address):
+    if is_metadata_address(address):
         raise SourceForbidden(
             f"{about}: its host is {address}, where clouds keep the credentials of machines; "
             "nothing is read from there. Give the store's own address"
@@ -76,10 +77,11 @@ _UNUSED_BODY_BYTES: Final = 64 << 10
 with a longer rest the connection is closed."""
 
 _WAKE_BYTES: Final = 256 << 10
-"""A body's reader sleeps until so much has come: a quarter less processor time for each byte.
+"""How many bytes arrive before the kernel wakes the thread that reads a body.
 
-Woken for each packet it read 20 to 60 times for 8 MiB, each time with a system call, a turn of the
-interpreter lock and a smaller buffer in the kernel.
+This takes a quarter less processor time for each byte. A thread that was woken for each packet read
+20 to 60 times for 8 MiB; each time cost a system call, a turn of the interpreter lock and a smaller
+buffer in the kernel.
 """
 
 
@@ -102,13 +104,14 @@ class HttpConnection:
         self.origin = origin
         self.proxy = settings.proxies.of(origin)
         self.used = False
-        """Whether an exchange on it has ended well: a failure may then be a closed idle one."""
+        """Whether an exchange on it has succeeded. If so, a failure of the next one may only mean
+        that the server closed the connection while it was idle."""
         self._connected = False
         self._settings = settings
         self._deadline: Deadline | None = None
         self._last: http.client.HTTPResponse | None = None
         self._http = _connection(origin, settings, self.proxy)
-        # A proxy's answer to CONNECT is made by it, too.
+        # http.client makes a proxy's answer to CONNECT with this class, too.
         self._http.response_class = cast("type[http.client.HTTPResponse]", self._response)
 
     def exchange(self, request: Request, deadline: Deadline) -> Exchange:
@@ -116,11 +119,11 @@ class HttpConnection:
 
         Args:
             request: prepared.
-            deadline: when the body is to be there, too.
+            deadline: when the whole answer must be there, its body included.
 
         Raises:
-            OSError, http.client.HTTPException: `transport_faults.py` says what they mean.
-            SourceForbidden: it leads to a metadata service, where no request is sent.
+            OSError, http.client.HTTPException: `faults.py` says what they mean.
+            SourceForbidden: the origin is a metadata service; nothing was sent to it.
         """
         self._deadline = deadline
         if not self._connected:
@@ -154,7 +157,7 @@ class HttpConnection:
         return response
 
     def alive(self) -> bool:
-        """Whether an idle connection still stands: its peer has neither closed it nor spoken."""
+        """Whether an idle connection can be used: its peer neither closed it nor sent anything."""
         if self._http.sock is None:
             return False
         poll = select.poll()
@@ -163,15 +166,15 @@ class HttpConnection:
 
     def close(self) -> None:
         """Close the sockets. Idempotent."""
-        # http.client leaves some answers to their readers (a proxy's; one after which the server
-        # closes): a socket stays open as long as these are.
+        # http.client does not close every answer itself (not a proxy's, and not one after which
+        # the server closes the connection), and an open answer keeps the socket open.
         if self._last is not None:
             self._last.close()
         self._http.close()
 
 
 class Exchange:
-    """An answer whose head was received and whose body is about to be."""
+    """An answer whose head was received and whose body can be read."""
 
     def __init__(
         self, response: http.client.HTTPResponse, connected: socket.socket | None = None
@@ -200,18 +203,19 @@ class Exchange:
             return self._response.readinto(buffer)
         if not self._left or not buffer:
             return 0
-        self._sleep_until_much_came(self._left)
+        self._set_low_water_mark(self._left)
         count = self._response.fp.readinto1(buffer[: self._left])
         if not count:
             raise CutOff(self._length - self._left, self._length)
         self._left -= count
         return count
 
-    def _sleep_until_much_came(self, left: int) -> None:
-        """Have the kernel wake this thread seldom, and for the last bytes at once (socket(7)).
+    def _set_low_water_mark(self, left: int) -> None:
+        """Set how many bytes must arrive before the kernel wakes this thread (socket(7)).
 
-        What http.client and TLS hold back already (some 40 KiB at most) is not in the socket any
-        more, hence the margin.
+        Any byte does near the end of the body. "Near" is twice `_WAKE_BYTES`, because up to some
+        40 KiB of what is left may be in the buffers of http.client and TLS, and will never arrive
+        at the socket.
         """
         wake_bytes = _WAKE_BYTES if left >= 2 * _WAKE_BYTES else 1
         if wake_bytes != self._wake_bytes and self._socket is not None:
@@ -219,7 +223,7 @@ class Exchange:
             self._wake_bytes = wake_bytes
 
     def read(self, limit_bytes: int) -> bytes:
-        """At most so many bytes of the body."""
+        """The next bytes of the body, at most `limit_bytes`."""
         if self._left is None:
             return self._response.read(limit_bytes)
         target = bytearray(min(limit_bytes, self._left))
@@ -230,8 +234,8 @@ class Exchange:
         return bytes(target[:done])
 
     def finish(self) -> bool:
-        """End the exchange; whether the connection may carry another one."""
-        self._sleep_until_much_came(0)  # the next answer's head is short
+        """End the exchange; returns whether the connection may carry another one."""
+        self._set_low_water_mark(0)  # the next answer's head is short
         left = self._left
         if left is None:
             reusable = self._response.isclosed()

@@ -1,9 +1,9 @@
 """When one attempt at a request ends, however slowly its server sends.
 
-A socket's timeout limits silence alone: a server that sends a byte now and then would hold a thread
-for ever, and the load that waits for it. So no wait for bytes of an answer (head or body, of a
-proxy or of the store) is longer than what is left of the attempt's time. Runs in the thread that
-has the connection.
+A socket's timeout limits only silence: a server that sends a byte now and then would hold a thread
+for ever, and with it the load that waits for its block. So no wait for bytes of an answer (head or
+body, of a proxy or of the store) is longer than what is left of the attempt's time. Runs in the
+thread that uses the connection.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Deadline:
     """The end of one attempt.
 
     Args:
-        allowed_s: from now on.
-        clock: tells the time.
+        allowed_s: how long the attempt may take from now on.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(self, allowed_s: float, clock: Callable[[], float]) -> None:
@@ -35,7 +35,7 @@ class Deadline:
         self._at_s = clock() + allowed_s
 
     def left_s(self) -> float:
-        """Seconds until then; not more than 0 once it is over."""
+        """Seconds until the deadline; 0 or less once it has passed."""
         return self._at_s - self._clock()
 
 

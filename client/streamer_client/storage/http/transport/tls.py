@@ -113,7 +113,7 @@ def _read(who: str, path: str) -> bytes:
         raise _unusable(who, path, "it is no regular file")
     if len(data) > MAX_BUNDLE_BYTES:
         most = format_size(MAX_BUNDLE_BYTES)
-        raise _unusable(who, path, f"it has more than {most}; name the authorities you need alone")
+        raise _unusable(who, path, f"it has more than {most}; leave only the authorities you need")
     return data
 
 

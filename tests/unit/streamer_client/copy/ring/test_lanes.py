@@ -11,8 +11,8 @@ from tests.support.compiled_ring import CompiledRing
 from tests.support.rings import Memory, OpenFile, cut, run_over
 from tests.unit.streamer_client.copy.ring.conftest import DATA, MakeRing
 
-from streamer_client.copy.cut import Cut, Dimension, Part
 from streamer_client.contract.safetensors.catalog import TensorEntry
+from streamer_client.copy.cut import Cut, Dimension, Part
 from streamer_client.copy.destination import Target, host_memory
 from streamer_client.copy.plan import Piece
 from streamer_client.copy.ring import native

@@ -83,7 +83,7 @@ def test_another_answer_is_no_metadata(body: bytes) -> None:
 
 
 def test_another_answer_is_no_listing() -> None:
-    with pytest.raises(SourceError, match="none of Cloud Storage's JSON API"):
+    with pytest.raises(SourceError, match="not one of Cloud Storage's JSON API"):
         listing("gs://b", b"<html>")
 
 

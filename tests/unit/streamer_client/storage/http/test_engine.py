@@ -32,7 +32,7 @@ class Scripted:
         self.now_s += seconds
 
     def run(self) -> str:
-        return self.engine.persist(REQUEST, self.once, self.count)
+        return self.engine.with_retries(REQUEST, self.once, self.count)
 
     def count(self) -> None:
         self.again += 1
@@ -75,7 +75,7 @@ def test_a_lesson_is_used_at_once_but_not_for_ever() -> None:
     assert scripted.run() == "done"
     assert scripted.now_s == 0
     endless = Scripted(*(SendAgain("round") for _ in range(9)))
-    with pytest.raises(SourceError, match="without end: round"):
+    with pytest.raises(SourceError, match="again and again, at last with round"):
         endless.run()
 
 

@@ -29,7 +29,10 @@ def test_a_server_may_send_less() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "bytes 0-9/100", "bytes 11-19/100", "bytes 10-20/100", "bytes 10-9/100", "items 1-2/3"],
+    [
+        *("", "bytes 0-9/100", "bytes 11-19/100", "bytes 10-20/100", "bytes 10-9/100"),
+        *("items 1-2/3", f"bytes 10-19/{'9' * 5000}"),
+    ],
 )
 def test_another_range_is_no_change_but_an_error(text: str) -> None:
     with pytest.raises(SourceError) as caught:
@@ -69,6 +72,13 @@ def test_size_of_the_whole() -> None:
     assert total_size(206, {"content-range": "bytes 0-0/*", "content-length": "1"}) is None
     assert total_size(416, {"content-range": "bytes */0"}) == 0
     assert total_size(416, {}) is None
+
+
+def test_a_size_of_any_number_of_digits_is_no_failure_of_the_parser() -> None:
+    long = "9" * 5000
+    assert total_size(200, {"content-length": long}) is None
+    assert total_size(206, {"content-range": f"bytes 0-0/{long}"}) is None
+    assert total_size(416, {"content-range": f"bytes */{long}"}) is None
 
 
 QUIET = ("", "identity", "utf-8", "UTF-8", "utf8", "aws-chunked", "aws-chunked, identity")

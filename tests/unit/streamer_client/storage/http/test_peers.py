@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamer_client.storage.http.transport.connection import is_closed
+from streamer_client.storage.http.transport.connection import is_metadata_address
 
 
 @pytest.mark.parametrize(
@@ -22,9 +22,9 @@ from streamer_client.storage.http.transport.connection import is_closed
     ],
 )
 def test_metadata_services(address: str) -> None:
-    assert is_closed(address)
+    assert is_metadata_address(address)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "10.1.2.3", "100.100.100.201", "fd00::1"])
 def test_stores(address: str) -> None:
-    assert not is_closed(address)
+    assert not is_metadata_address(address)

@@ -41,13 +41,13 @@ def test_progress_starts_the_count_anew_but_not_the_deadline() -> None:
         assert attempts.delay_s(Transient("x"), 90.0, 1.0, reached=True) == 1.0
         attempts.progressed()
     assert attempts.delay_s(Transient("x"), 99.5, 1.0, reached=True) is None
-    assert attempts.told(99.5) == "21 attempts in 99.5 s, 1 of them since bytes last came"
+    assert attempts.summary(99.5) == "21 attempts in 99.5 s, 1 of them since bytes last came"
 
 
 def test_attempts_without_progress_are_told_as_one_count() -> None:
     attempts = Attempts(POLICY, 10.0)
     delays(attempts, Transient("x"))
-    assert attempts.told(12.0) == "6 attempts in 2.0 s"
+    assert attempts.summary(12.0) == "6 attempts in 2.0 s"
 
 
 def test_a_server_that_never_answered_is_given_up_sooner() -> None:

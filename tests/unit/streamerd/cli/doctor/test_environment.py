@@ -34,7 +34,7 @@ GOOD = PythonFacts("/venv", vllm="0.32.0", streamerd="1.0", torch="2.13.0+cpu", 
         ({"allowed_plugins": ""}, State.FAILED, "VLLM_PLUGINS="),
         ({"allowed_plugins": "lora, streamerd"}, State.OK, "vLLM"),
         ({"mode": "off"}, State.WARNING, "STREAMERD_MODE=off"),
-        ({"streamerd": "0.9"}, State.WARNING, "the daemon is of 1.0"),
+        ({"streamerd": "0.9"}, State.WARNING, "the daemon has version 1.0"),
     ],
 )
 def test_vllm(changes: dict[str, str], state: State, says: str) -> None:

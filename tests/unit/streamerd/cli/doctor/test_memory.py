@@ -27,7 +27,7 @@ def test_what_the_limit_still_allows_must_be_free() -> None:
     assert check_room(_mount(free=3 * GIB), 4 * GIB, 1 * GIB).state is State.OK
     tight = check_room(_mount(free=3 * GIB - 1), 4 * GIB, 1 * GIB)
     assert tight.state is State.WARNING
-    assert "memory_limit allows 3.00 GiB more" in tight.text
+    assert "memory_limit allows slabs of 3.00 GiB more" in tight.text
     assert "remount,size=" in tight.remedy
 
 

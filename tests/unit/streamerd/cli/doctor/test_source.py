@@ -38,7 +38,7 @@ def test_credentials_are_told_by_kind() -> None:
     endpoint = {"AWS_ENDPOINT_URL_S3": "https://store.example"}
     (lasting,) = credentials("s3://b/m", keys | endpoint)
     assert lasting.state is State.OK
-    assert "lasting keys sign requests to https://store.example" in lasting.text
+    assert "long-term keys sign requests to https://store.example" in lasting.text
     (passing,) = credentials("S3://b/m", keys | {"AWS_SESSION_TOKEN": SECRET})
     assert "temporary keys" in passing.text
     (none,) = credentials("s3://b/m", endpoint)
