@@ -13,7 +13,7 @@ import pytest
 from tests.support.waiting import eventually
 
 from streamer_client.contract.errors import SourceNotFound
-from streamer_client.runai import ObjectStorageModel, S3Credentials
+from streamer_client.runai import ObjectStorageModel, S3Credentials, model_directory
 from streamer_client.runai.safetensors_streamer import safetensors_streamer
 
 URL = "s3://bucket/model"
@@ -121,6 +121,7 @@ def nothing_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     def removed(path: str, **_: object) -> None:
         raise AssertionError(f"{path} would have been removed")
 
+    monkeypatch.setattr(model_directory, "_remove_content", removed)
     monkeypatch.setattr(shutil, "rmtree", removed)
 
 
@@ -274,8 +275,10 @@ def test_a_forked_child_neither_keeps_nor_ends_the_turn(pulls: list[Call], dst: 
         model.pull_files()
         leaver = os.fork()
         if not leaver:
-            model.__exit__(KeyError, None, None)
-            os._exit(0)
+            try:
+                model.__exit__(KeyError, None, None)
+            finally:
+                os._exit(0)
         assert os.waitpid(leaver, 0)[1] == 0
         with Path(f"{dst}.lock").open() as other, pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
