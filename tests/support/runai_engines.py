@@ -19,9 +19,19 @@ from typing import Any, Final
 _STORES: Final = Path(__file__).parents[2] / ".stores" / "engines"
 
 SGLANG: Final = "sglang==0.5.23"
+TPU: Final = "tpu-inference==0.32.0"
 VLLM: Final = "vllm==0.33.0"
 MEMBERS: Final = {
-    SGLANG: ("sglang/srt/model_loader/weight_utils.py", "sglang/srt/utils/runai_utils.py"),
+    SGLANG: (
+        "sglang/multimodal_gen/runtime/loader/weight_readers/runai_streamer.py",
+        "sglang/srt/model_loader/loader.py",
+        "sglang/srt/model_loader/weight_utils.py",
+        "sglang/srt/utils/runai_utils.py",
+    ),
+    TPU: (
+        "tpu_inference/models/jax/utils/weight_utils.py",
+        "tpu_inference/models/vllm/vllm_model_loader.py",
+    ),
     VLLM: (
         "vllm/model_executor/model_loader/runai_streamer_loader.py",
         "vllm/model_executor/model_loader/weight_utils.py",
@@ -35,27 +45,40 @@ def engine_missing(requirement: str) -> str:
     """Why an engine's modules are not there; empty where they are. Fetches them if it can."""
     home = _STORES / requirement
     home.mkdir(parents=True, exist_ok=True)
-    with (_STORES / "lock").open("w") as lock, tempfile.TemporaryDirectory() as wheels:
+    with (_STORES / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another process's tests may fetch them too
         if all((home / member).exists() for member in MEMBERS[requirement]):
             return ""
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest"]
-        try:
-            done = subprocess.run(
-                [*command, wheels, "--only-binary", ":all:", requirement],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=240,
-            )
-        except subprocess.TimeoutExpired:
-            return f"the wheel of {requirement} did not come within 240 s"
-        if done.returncode:
-            return f"the wheel of {requirement} cannot be had: {done.stderr.strip()[-300:]}"
+        told = _ran("tests.support.wheel_members", requirement, str(home), *MEMBERS[requirement])
+        return _from_whole_wheel(requirement, home) if told else ""
+
+
+def _from_whole_wheel(requirement: str, home: Path) -> str:
+    """Take the modules out of the wheel as pip downloads it; why not, if it cannot."""
+    with tempfile.TemporaryDirectory() as wheels:
+        options = ("--quiet", "--no-deps", "--only-binary", ":all:", "--dest", wheels)
+        if told := _ran("pip", "download", *options, requirement):
+            return f"the wheel of {requirement} cannot be had: {told[-300:]}"
         (wheel,) = Path(wheels).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(home, MEMBERS[requirement])
     return ""
+
+
+def _ran(module: str, *arguments: str) -> str:
+    """What a program of this interpreter says of its failure; empty where it succeeded."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
+        )
+    except subprocess.TimeoutExpired:
+        return "it did not come within 240 s"
+    return (done.stderr.strip() or f"exit status {done.returncode}") if done.returncode else ""
 
 
 def taken(requirement: str, member: str, namespace: dict[str, Any], *names: str) -> None:

@@ -9,39 +9,29 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import pkgutil
 import sys
 from functools import reduce
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-MODULES: Final = (
-    "",
-    "distributed_streamer",
-    "distributed_streamer.distributed_streamer",
-    "distributed_streamer.partition",
-    "file_streamer",
-    "file_streamer.file_streamer",
-    "file_streamer.requests_iterator",
-    "file_streamer.slot_pool",
-    "libstreamer",
-    "libstreamer.libstreamer",
-    "s3_utils",
-    "s3_utils.s3_utils",
-    "safetensors_streamer",
-    "safetensors_streamer.safetensors_pytorch",
-    "safetensors_streamer.safetensors_streamer",
-    "safetensors_streamer.streamer_mock",
-)
-
-
 RECORD: Final = Path(__file__).with_name("runai_0_17_names.json")
 
 
 def recorded_names() -> dict[str, list[str]]:
     """The names of 0.17, as they were recorded."""
-    names: dict[str, list[str]] = json.loads(RECORD.read_text())
-    return names
+    return _recorded()["names"]
+
+
+def recorded_exceptions() -> dict[str, list[str]]:
+    """The exceptions of 0.17 and their bases, as they were recorded."""
+    return _recorded()["exceptions"]
+
+
+def _recorded() -> dict[str, dict[str, list[str]]]:
+    record: dict[str, dict[str, list[str]]] = json.loads(RECORD.read_text())
+    return record
 
 
 def lacking(package: str) -> dict[str, list[str]]:
@@ -55,7 +45,7 @@ def lacking(package: str) -> dict[str, list[str]]:
 
 def _has(package: str, module: str, name: str) -> bool:
     try:
-        found = importlib.import_module(f"{package}.{module}" if module else package)
+        found = _module(package, module)
         reduce(getattr, name.split("."), found)
     except (ModuleNotFoundError, AttributeError):
         return False
@@ -63,16 +53,35 @@ def _has(package: str, module: str, name: str) -> bool:
 
 
 def public_names(package: str) -> dict[str, list[str]]:
-    """Module to names; a module that is not there has none."""
-    return {module: _names(package, module) for module in MODULES}
+    """Module to names, for the package and every module below it but its own tests."""
+    return {module: _names(package, module) for module in _modules(package)}
+
+
+def exceptions(package: str) -> dict[str, list[str]]:
+    """Each class of exceptions that its modules define, and the names of all classes it is."""
+    return {
+        f"{module}.{name}": sorted(one.__name__ for one in value.__mro__[1:])
+        for module in _modules(package)
+        for name, value in vars(_module(package, module)).items()
+        if inspect.isclass(value)
+        and issubclass(value, BaseException)
+        and value.__module__ == _module(package, module).__name__
+    }
+
+
+def _modules(package: str) -> list[str]:
+    home = importlib.import_module(package)
+    found = [one.name for one in pkgutil.walk_packages(home.__path__, f"{package}.")]
+    names = [name.removeprefix(f"{package}.") for name in found]
+    return ["", *(name for name in names if "tests" not in name.split("."))]
+
+
+def _module(package: str, module: str) -> ModuleType:
+    return importlib.import_module(f"{package}.{module}" if module else package)
 
 
 def _names(package: str, module: str) -> list[str]:
-    name = f"{package}.{module}" if module else package
-    try:
-        found = importlib.import_module(name)
-    except ModuleNotFoundError:
-        return []
+    found = _module(package, module)
     names = []
     for one in dir(found):
         value = getattr(found, one)
@@ -97,4 +106,5 @@ def _is_own(module: ModuleType, value: Any, name: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(public_names(sys.argv[1]), indent=1) + "\n")
+    told = {"names": public_names(sys.argv[1]), "exceptions": exceptions(sys.argv[1])}
+    sys.stdout.write(json.dumps(told, indent=1) + "\n")

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from streamer_client.runai.distributed_streamer import DistributedStreamer
     from streamer_client.runai.file_streamer import FileChunks, FileStreamer
     from streamer_client.runai.listing import list_safetensors
-    from streamer_client.runai.object_model import ObjectStorageModel
     from streamer_client.runai.pulling import pull_files
     from streamer_client.runai.s3_utils.s3_utils import S3Credentials
-    from streamer_client.runai.safetensors_streamer.safetensors_streamer import SafetensorsStreamer
+    from streamer_client.runai.safetensors_streamer.safetensors_streamer import (
+        ObjectStorageModel,
+        SafetensorsStreamer,
+    )
 
 __all__ = [
     "DistributedStreamer",
@@ -44,7 +46,7 @@ _MODULE_OF: Final = {
     "DistributedStreamer": "distributed_streamer",
     "FileChunks": "file_streamer",
     "FileStreamer": "file_streamer",
-    "ObjectStorageModel": "object_model",
+    "ObjectStorageModel": "safetensors_streamer.safetensors_streamer",
     "S3Credentials": "s3_utils.s3_utils",
     "SafetensorsStreamer": "safetensors_streamer.safetensors_streamer",
     "list_safetensors": "listing",

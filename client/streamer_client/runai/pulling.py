@@ -7,9 +7,10 @@ files side by side, each with a buffer of its own.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
-import tempfile
+import secrets
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,8 @@ from streamer_client.storage.os_errors import source_error
 logger = logging.getLogger(__name__)
 
 _UNSAFE: Final = frozenset({".", ".."})
+_NO_UNNAMED_FILES: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
+"""How file systems and old kernels refuse `O_TMPFILE`."""
 
 
 class _Job(NamedTuple):
@@ -82,6 +85,7 @@ def pull_chosen(
             _Job(shard, destination(directory, relative, shard.uri))
             for shard, relative in found_under(storage, source, chosen)
         ]
+        _check_distinct(jobs)
         _pull_all(storage, jobs, concurrency(os.environ, source))
     logger.info(
         "event=pulled source=%s files=%d bytes=%d seconds=%.3f to=%s",
@@ -121,6 +125,22 @@ def destination(directory: str, relative: str, uri: str) -> str:
     return path
 
 
+def _check_distinct(jobs: Sequence[_Job]) -> None:
+    """Check that no two files go to one place, where either might be found afterwards.
+
+    Raises:
+        SourceError: naming both.
+    """
+    taken: dict[str, str] = {}
+    for shard, path in jobs:
+        other = taken.setdefault(path, shard.uri)
+        if other != shard.uri:
+            raise SourceError(
+                f"{other} and {shard.uri} would both be written to {path}, so nothing was "
+                "brought; rename one of them, or leave it out by a pattern"
+            )
+
+
 def _pull_all(storage: Storage, jobs: Sequence[_Job], at_once: int | None) -> None:
     if not jobs:
         return
@@ -154,19 +174,38 @@ def _pull_one(storage: Storage, job: _Job) -> None:
 
 
 class PartialFile:
-    """A file written under another name beside `path`, and renamed to it when left without error.
+    """A file that has no name until it is left without error, and then the name `path`.
 
-    Readers of an earlier file at `path` keep what they have.
+    Readers of an earlier file at `path` keep what they have. A process that is killed leaves
+    nothing, where the file system knows files without a name; else a file named `.HEX.part`.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._temporary = f".{secrets.token_hex(8)}.part"
 
     def __enter__(self) -> Self:
-        directory, name = os.path.split(self._path)
+        directory, self._name = os.path.split(self._path)
         os.makedirs(directory, exist_ok=True)
-        self._fd, self._temporary = tempfile.mkstemp(prefix=f".{name[:64]}.", dir=directory)
+        self._directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._open()
+        except BaseException:
+            os.close(self._directory_fd)
+            raise
         return self
+
+    def _open(self) -> None:
+        flags = os.O_RDWR | os.O_CLOEXEC
+        try:
+            self._fd = os.open(".", flags | os.O_TMPFILE, 0o666, dir_fd=self._directory_fd)
+            self._is_named = False
+        except OSError as error:
+            if error.errno not in _NO_UNNAMED_FILES:
+                raise
+            flags |= os.O_CREAT | os.O_EXCL
+            self._fd = os.open(self._temporary, flags, 0o666, dir_fd=self._directory_fd)
+            self._is_named = True
 
     def write(self, data: memoryview, start: int) -> None:
         """Put bytes at `start`."""
@@ -180,20 +219,19 @@ class PartialFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        folder = self._directory_fd
         try:
             if kind is None:
-                os.fchmod(self._fd, 0o666 & ~_umask())  # a temporary file is its owner's alone
-                os.replace(self._temporary, self._path)
+                self._take_name(folder)
         finally:
             os.close(self._fd)
-            with contextlib.suppress(FileNotFoundError):  # it goes by its name now
-                os.unlink(self._temporary)
+            with contextlib.suppress(FileNotFoundError):  # it goes by its name now, or had none
+                os.unlink(self._temporary, dir_fd=folder)
+            os.close(folder)
 
-
-def _umask() -> int:
-    """The process's mask, read without setting it: other threads make files meanwhile."""
-    with open("/proc/self/status", encoding="ascii") as status:
-        for line in status:
-            if line.startswith("Umask:"):
-                return int(line.split()[1], 8)
-    return 0o022
+    def _take_name(self, folder: int) -> None:
+        # A file without a name is given one that is free; only a rename replaces another file.
+        if not self._is_named:
+            opened = f"/proc/self/fd/{self._fd}"
+            os.link(opened, self._temporary, dst_dir_fd=folder, follow_symlinks=True)
+        os.replace(self._temporary, self._name, src_dir_fd=folder, dst_dir_fd=folder)

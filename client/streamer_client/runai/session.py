@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
+from streamer_client.client import Client
+from streamer_client.copy.feed import Feed
 from streamer_client.launch import open_client
 from streamer_client.runai.s3_utils.s3_utils import S3Credentials, with_credentials
 from streamer_client.runai.settings import concurrency, mode
-
-if TYPE_CHECKING:
-    from streamer_client.client import Client
-    from streamer_client.copy.feed import Feed
 
 LABEL = "runai api"
 

@@ -21,10 +21,22 @@ import torch.distributed as dist
 from streamer_client.contract.errors import ConfigError, SourceError
 from streamer_client.runai.failures import as_runtime_error
 from streamer_client.runai.file_streamer.file_streamer import Chunk, FileStreamer
-from streamer_client.runai.file_streamer.requests_iterator import FileChunks
+from streamer_client.runai.file_streamer.requests_iterator import (
+    RUNAI_STREAMER_MEMORY_LIMIT_ENV_VAR_NAME,
+    FileChunks,
+)
 from streamer_client.runai.s3_utils.s3_utils import S3Credentials
 from streamer_client.runai.settings import integer_variable
 
+__all__ = [
+    "DEFAULT_BROADCAST_TIMEOUT",
+    "RUNAI_STREAMER_CUDA_ALIGNMENT_ENV_VAR",
+    "RUNAI_STREAMER_MEMORY_LIMIT_ENV_VAR_NAME",
+    "DistributedStreamer",
+]
+
+RUNAI_STREAMER_CUDA_ALIGNMENT_ENV_VAR: Final = "RUNAI_STREAMER_CUDA_ALIGNMENT"
+"""Run:ai's constant for the alignment of what it broadcasts; here it may be set, for nothing."""
 DIST_ENV: Final = "RUNAI_STREAMER_DIST"
 DIST_TIMEOUT_ENV: Final = "RUNAI_STREAMER_DIST_TIMEOUT"
 DEFAULT_BROADCAST_TIMEOUT: Final = timedelta(seconds=600)

@@ -12,6 +12,11 @@ from streamer_client.contract.errors import MemoryLimitError
 
 RUNAI_STREAMER_MEMORY_LIMIT_ENV_VAR_NAME: Final = "RUNAI_STREAMER_MEMORY_LIMIT"
 
+# Programs name Run:ai's variables by its constants. These size its buffers; here they may be set
+# and change nothing.
+RUNAI_STREAMER_MAX_PADS_PER_BUFFER_ENV_VAR_NAME: Final = "RUNAI_STREAMER_MAX_PADS_PER_BUFFER"
+RUNAI_STREAMER_RING_BUFFERS_ENV_VAR_NAME: Final = "RUNAI_STREAMER_RING_BUFFERS"
+
 
 class RunaiStreamerMemoryLimitException(MemoryLimitError, ValueError):
     """The caller's memory limit is smaller than one range that has to be in memory at once."""

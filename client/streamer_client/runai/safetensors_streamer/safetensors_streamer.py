@@ -1,7 +1,9 @@
-"""Streaming safetensors files, with Run:ai's `SafetensorsStreamer` interface.
+"""Streaming safetensors files, with Run:ai's `SafetensorsStreamer` interface, and its mirror.
 
 Owns which tensors of which files are wanted and at which call an error comes; `ranges.py` reads
-them. Used by one thread at a time.
+them. Tests of other people replace `pull_files` in this module and expect `ObjectStorageModel` to
+call theirs, so that class is here, and `model_directory.py` has the turns of processes. Used by one
+thread at a time.
 """
 
 from __future__ import annotations
@@ -12,19 +14,20 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 import torch
 
 from streamer_client.contract.errors import ConfigError, SourceError
 from streamer_client.contract.safetensors.catalog import ShardCatalog
+from streamer_client.contract.uris import scheme_of
 from streamer_client.copy.feed import Feed, Route
 from streamer_client.runai.distributed_streamer.distributed_streamer import DistributedStreamer
 from streamer_client.runai.failures import as_value_error
 from streamer_client.runai.file_streamer.file_streamer import check_one_kind, usable_device
 from streamer_client.runai.file_streamer.requests_iterator import check_memory_limit
 from streamer_client.runai.listing import SAFETENSORS_PATTERN, list_safetensors
-from streamer_client.runai.object_model import ObjectStorageModel
+from streamer_client.runai.model_directory import SENTINEL_NAME, ModelDirectory
 from streamer_client.runai.pulling import pull_files
 from streamer_client.runai.ranges import Range, RangeStream
 from streamer_client.runai.s3_utils.s3_utils import S3Credentials
@@ -34,6 +37,7 @@ from streamer_client.runai.safetensors_streamer.safetensors_pytorch import (
     metadata_of,
 )
 from streamer_client.runai.settings import memory_limit as told_memory_limit
+from streamer_client.storage.registry import object_store_schemes
 
 __all__ = [
     "SAFETENSORS_PATTERN",
@@ -46,6 +50,70 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _NOT_OPEN: Final = "the streamer is not open; use it as `with SafetensorsStreamer() as streamer:`"
+
+
+class ObjectStorageModel:
+    """Files of a model in an object store, mirrored to a directory.
+
+    A context manager. The first process that comes brings the files; others wait for it and find
+    them there. Left without error the directory counts as complete, else the next process begins
+    anew.
+
+    Args:
+        model_path: the model's prefix.
+        dst: the directory; see `ModelDirectory` for which are refused.
+        s3_credentials: win over the environment.
+
+    Raises:
+        ValueError: `model_path` is in no object store, or `dst` cannot be this model's own
+            directory; also a StreamerError.
+    """
+
+    SENTINEL_NAME: Final = SENTINEL_NAME
+
+    def __init__(
+        self, model_path: str, dst: str, s3_credentials: S3Credentials | None = None
+    ) -> None:
+        schemes = object_store_schemes()
+        if scheme_of(model_path) not in schemes:
+            raise ConfigError(
+                f"{model_path!r} is in no object store; write {', '.join(schemes)}://..., "
+                "or use a local directory as it is"
+            )
+        self._model_path = model_path if model_path.endswith("/") else f"{model_path}/"
+        self._credentials = s3_credentials
+        self._directory = ModelDirectory(model_path, os.fspath(dst))
+        self.dir = self._directory.path
+        self._skip = self._directory.is_complete
+
+    def pull_files(
+        self,
+        allow_pattern: list[str] | None = None,
+        ignore_pattern: list[str] | None = None,
+    ) -> None:
+        """Bring files; see `pull_files`. Does nothing where the directory is complete."""
+        if not self._skip:
+            pull_files(self._model_path, self.dir, allow_pattern, ignore_pattern, self._credentials)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> Literal[False]:
+        try:
+            if exc_type is None and not self._skip:
+                self._directory.finish()
+        finally:
+            self._directory.release()
+        return False
+
+    def __del__(self) -> None:
+        if "_directory" in self.__dict__:
+            self._directory.release()
 
 
 class SafetensorsStreamer:
@@ -245,7 +313,7 @@ class SafetensorsStreamer:
 
 def _checked_names(names: Collection[str] | None) -> frozenset[str] | None:
     if isinstance(names, str):
-        raise ConfigError(f"tensor_names is the text {names!r}; write a list: [{names!r}]")
+        raise ConfigError(f"tensor_names is the str {names!r}; write a list: [{names!r}]")
     if names is not None and not names:
         raise ConfigError("tensor_names is empty; leave it out to stream every tensor")
     return None if names is None else frozenset(names)

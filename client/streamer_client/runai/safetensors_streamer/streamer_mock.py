@@ -83,7 +83,9 @@ class StreamerPatcher:
         """
         del s3_credentials
         if not self.is_remote_path(model_path):
-            raise NotImplementedError(f"{model_path}: only s3:// and gs:// are mocked; copy it")
+            raise NotImplementedError(
+                f"{model_path}: pulling is not implemented for file system paths; copy it"
+            )
         source = self.convert_remote_path_to_local_path(model_path)
         for folder, _, names in os.walk(source):
             for name in names:
@@ -94,7 +96,9 @@ class StreamerPatcher:
                     os.makedirs(os.path.dirname(target), exist_ok=True)
                     shutil.copyfile(path, target)
 
-    def create_mock_streamer(self, *args: Any, **kwargs: Any) -> MockSafetensorsStreamer:
+    def create_mock_streamer(
+        self, *args: Any, **kwargs: Any
+    ) -> StreamerPatcher.MockSafetensorsStreamer:
         """A streamer to put in the place of `SafetensorsStreamer`."""
         del args, kwargs
         return self.MockSafetensorsStreamer(self)

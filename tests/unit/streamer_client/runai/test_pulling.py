@@ -39,6 +39,15 @@ def test_a_link_in_the_way_is_refused(tmp_path: Path) -> None:
         destination(str(inside), "a/x", "s3://m/a/x")
 
 
+@pytest.fixture(params=["unnamed", "named"])
+def kind_of_file(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A file system that knows files without a name, and one that refuses as it must."""
+    if request.param == "named":
+        monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)  # opening one to write is EISDIR
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("kind_of_file")
 def test_it_appears_whole_with_the_permissions_of_any_new_file(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "name"
     with PartialFile(str(path)) as file:
@@ -50,6 +59,7 @@ def test_it_appears_whole_with_the_permissions_of_any_new_file(tmp_path: Path) -
     assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
+@pytest.mark.usefixtures("kind_of_file")
 def test_readers_of_the_earlier_file_keep_it(tmp_path: Path) -> None:
     path = tmp_path / "name"
     path.write_bytes(b"old")
@@ -60,6 +70,7 @@ def test_readers_of_the_earlier_file_keep_it(tmp_path: Path) -> None:
     assert path.read_bytes() == b"new"
 
 
+@pytest.mark.usefixtures("kind_of_file")
 def test_after_an_error_all_is_as_before(tmp_path: Path) -> None:
     path = tmp_path / "name"
     path.write_bytes(b"old")
@@ -69,8 +80,34 @@ def test_after_an_error_all_is_as_before(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["name"]
 
 
+@pytest.mark.usefixtures("kind_of_file")
 def test_a_long_name_leaves_room_for_the_temporary_one(tmp_path: Path) -> None:
-    path = tmp_path / ("n" * 255)
-    with PartialFile(str(path)) as file:
+    for name in ("n" * 255, "\U0001f600" * 63):
+        with PartialFile(str(tmp_path / name)) as file:
+            file.write(memoryview(b"x"), 0)
+        assert (tmp_path / name).read_bytes() == b"x"
+    assert len(os.listdir(tmp_path)) == 2
+
+
+def test_a_process_that_is_killed_leaves_nothing(tmp_path: Path, kind_of_file: str) -> None:
+    with PartialFile(str(tmp_path / "name")) as file:
         file.write(memoryview(b"x"), 0)
-    assert path.read_bytes() == b"x"
+        assert len(os.listdir(tmp_path)) == (kind_of_file == "named")
+
+
+@pytest.mark.usefixtures("kind_of_file")
+def test_a_folder_in_the_place_of_the_file_stays(tmp_path: Path) -> None:
+    (tmp_path / "name").mkdir()
+    with pytest.raises(IsADirectoryError), PartialFile(str(tmp_path / "name")) as file:
+        file.write(memoryview(b"x"), 0)
+    assert os.listdir(tmp_path) == ["name"]
+
+
+@pytest.mark.usefixtures("kind_of_file")
+def test_a_link_in_the_place_of_the_file_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("x")
+    (tmp_path / "name").symlink_to(tmp_path / "victim")
+    with PartialFile(str(tmp_path / "name")) as file:
+        file.write(memoryview(b"y"), 0)
+    assert (tmp_path / "victim").read_text() == "x"
+    assert not (tmp_path / "name").is_symlink()

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from tests.support import runai_signatures
-from tests.support.runai_names import recorded_names
-from tests.support.runai_package import PACKAGE, environment_of, package_missing, run_program
+from tests.support.runai_names import recorded_exceptions, recorded_names
+from tests.support.runai_package import OURS, PACKAGE, environment_of, package_missing, run_program
 
 import streamer_client.runai
 
@@ -41,7 +41,16 @@ def test_the_record_of_names_is_right() -> None:
     if missing := package_missing():
         pytest.skip(missing)
     command = ["-m", "tests.support.runai_names", PACKAGE]
-    assert run_program(command, PACKAGE, {}) == recorded_names()
+    told = run_program(command, PACKAGE, {})
+    assert told == {"names": recorded_names(), "exceptions": recorded_exceptions()}
+
+
+def test_exceptions_are_what_theirs_are() -> None:
+    """Of the modules that are here too; `lacking` tells of the others."""
+    for place, bases in recorded_exceptions().items():
+        module, _, name = place.rpartition(".")
+        ours = getattr(importlib.import_module(f"{OURS}.{module}"), name)
+        assert set(bases) <= {one.__name__ for one in ours.__mro__}
 
 
 def test_dir_shows_names_and_modules() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import threading
@@ -12,7 +13,8 @@ import pytest
 from tests.support.waiting import eventually
 
 from streamer_client.contract.errors import ConfigError, SourceNotFound
-from streamer_client.runai import ObjectStorageModel, S3Credentials, object_model
+from streamer_client.runai import ObjectStorageModel, S3Credentials, model_directory
+from streamer_client.runai.safetensors_streamer import safetensors_streamer
 
 URL = "s3://bucket/model"
 Call = tuple[object, ...]
@@ -27,7 +29,7 @@ def pulls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
         calls.append((source, directory, *rest))
         Path(directory, f"file-{len(calls)}").touch()
 
-    monkeypatch.setattr(object_model, "pull_files", pull)
+    monkeypatch.setattr(safetensors_streamer, "pull_files", pull)
     return calls
 
 
@@ -43,8 +45,8 @@ def test_the_first_brings_and_the_next_finds(pulls: list[Call], dst: str) -> Non
         model.pull_files(allow_pattern=["*.json"])
         model.pull_files(ignore_pattern=["*.json"])
     assert pulls == [
-        (URL, dst, ["*.json"], None, credentials),
-        (URL, dst, None, ["*.json"], credentials),
+        (f"{URL}/", dst, ["*.json"], None, credentials),
+        (f"{URL}/", dst, None, ["*.json"], credentials),
     ]
     with ObjectStorageModel(URL, dst) as model:
         model.pull_files()
@@ -119,6 +121,7 @@ def nothing_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     def removed(path: str, **_: object) -> None:
         raise AssertionError(f"{path} would have been removed")
 
+    monkeypatch.setattr(model_directory, "_remove_content", removed)
     monkeypatch.setattr(shutil, "rmtree", removed)
 
 
@@ -204,3 +207,99 @@ def test_a_working_directory_that_was_removed_is_told(
     for dst in ("model", str(tmp_path / "model")):
         with pytest.raises(ConfigError, match="working directory was removed"):
             ObjectStorageModel(URL, dst)
+
+
+def broken_attempt(dst: str) -> None:
+    with suppress(OSError), ObjectStorageModel(URL, dst) as model:
+        model.pull_files()
+        raise OSError
+
+
+@pytest.mark.usefixtures("nothing_is_removed")
+@pytest.mark.parametrize("make", ["a file", "a second name", "a pipe"])
+def test_what_is_no_lock_is_not_written_to(
+    pulls: list[Call], tmp_path: Path, make: str, dst: str
+) -> None:
+    """`poetry.lock` lies beside a directory `poetry`."""
+    lock = Path(f"{dst}.lock")
+    lock.parent.mkdir()
+    (tmp_path / "victim").write_text("[metadata]" if make == "a file" else "")
+    if make == "a file":
+        lock.write_text("[metadata]")
+    elif make == "a second name":
+        lock.hardlink_to(tmp_path / "victim")
+    else:
+        os.mkfifo(lock)
+    with pytest.raises(ValueError, match="is no lock of"):
+        ObjectStorageModel(URL, dst)
+    assert not lock.is_file() or lock.read_text() == (tmp_path / "victim").read_text()
+    assert not Path(dst).exists()
+    assert not pulls
+
+
+def test_a_stored_file_of_the_sentinels_name_completes_nothing(pulls: list[Call], dst: str) -> None:
+    broken_attempt(dst)
+    Path(dst, ".runai_complete").touch()
+    with ObjectStorageModel(URL, dst) as model:
+        assert os.listdir(dst) == []
+        model.pull_files()
+    with ObjectStorageModel(URL, dst) as model:
+        model.pull_files()
+    assert len(pulls) == 2
+
+
+@pytest.mark.usefixtures("nothing_is_removed")
+def test_a_directory_in_the_place_of_the_first_is_not_removed(pulls: list[Call], dst: str) -> None:
+    broken_attempt(dst)
+    Path(dst).rename(f"{dst}.old")
+    Path(dst).mkdir()
+    Path(dst, "mine").touch()
+    with pytest.raises(ValueError, match="holds something"):
+        ObjectStorageModel(URL, dst)
+    assert os.listdir(dst) == ["mine"]
+
+
+def test_a_linked_directory_is_emptied_and_stays(pulls: list[Call], tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "mine").touch()
+    (tmp_path / "model").symlink_to(tmp_path / "disk")
+    broken_attempt(str(tmp_path / "model"))
+    (tmp_path / "disk" / "link").symlink_to(tmp_path / "outside")
+    (tmp_path / "disk" / "folder").mkdir()
+    with ObjectStorageModel(URL, str(tmp_path / "model")) as model:
+        assert os.listdir(tmp_path / "disk") == []
+        model.pull_files()
+    assert (tmp_path / "model").is_symlink()
+    assert os.listdir(tmp_path / "outside") == ["mine"]
+
+
+def test_the_lock_of_a_dotted_name_lies_beside(pulls: list[Call], tmp_path: Path) -> None:
+    with ObjectStorageModel(URL, f"{tmp_path}/model/.") as model:
+        model.pull_files()
+    assert set(os.listdir(tmp_path)) == {"model", "model.lock"}
+
+
+def test_a_forked_child_neither_keeps_nor_ends_the_turn(pulls: list[Call], dst: str) -> None:
+    end, told = os.pipe()
+    with ObjectStorageModel(URL, dst) as model:
+        model.pull_files()
+        leaver = os.fork()
+        if not leaver:
+            try:
+                model.__exit__(KeyError, None, None)
+            finally:
+                os._exit(0)
+        assert os.waitpid(leaver, 0)[1] == 0
+        with Path(f"{dst}.lock").open() as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        stayer = os.fork()
+        if not stayer:
+            os.close(told)
+            os.read(end, 1)
+            os._exit(0)
+    with Path(f"{dst}.lock").open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(told)
+    os.waitpid(stayer, 0)
+    os.close(end)
