@@ -100,6 +100,30 @@ def _bert(directory: Path, seed: int) -> None:
     _save(transformers.BertModel, config, directory, seed)
 
 
+VISION: Final = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 8,
+    "projection_dim": 128,
+    "vision_use_head": False,
+}
+TEXT: Final = {
+    "model_type": "gemma",
+    "vocab_size": 1416,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+}
+
+
 def _paligemma(directory: Path, seed: int) -> None:
     """One that vLLM imports without torchvision, which has no build for this torch.
 
@@ -108,28 +132,8 @@ def _paligemma(directory: Path, seed: int) -> None:
     import transformers
 
     config = transformers.PaliGemmaConfig(
-        vision_config={
-            "model_type": "siglip_vision_model",
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "image_size": 32,
-            "patch_size": 8,
-            "projection_dim": 128,
-            "vision_use_head": False,
-        },
-        text_config={
-            "model_type": "gemma",
-            "vocab_size": 1416,
-            "hidden_size": 128,
-            "intermediate_size": 256,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 4,
-            "head_dim": 32,
-            "max_position_embeddings": 512,
-        },
+        vision_config=VISION,
+        text_config=TEXT,
         image_token_index=258,
         projection_dim=128,
         hidden_size=128,
