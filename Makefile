@@ -20,7 +20,7 @@ VLLM   ?= 0.32.0
 TORCH  ?= 2.13.0
 OTHER   = $(VENV)-vllm-$(VLLM)
 
-.PHONY: help venv test test-vllm lint soak format demo bench bench-s3 bench-core bench-gpu diagrams example-config \
+.PHONY: help venv test test-vllm test-vllm-full lint soak format demo bench bench-s3 bench-core bench-gpu diagrams example-config \
     vllm-symbols clean \
     install-systemd uninstall-systemd deb
 
@@ -35,6 +35,9 @@ test: lint $(AZURITE) ## lint, types, then every test that this machine can run;
 
 test-vllm: $(OTHER)/.ready ## tests/vllm with another vLLM: make test-vllm VLLM=0.28.0 [TORCH=2.13.0]
 	$(OTHER)/bin/python -m pytest tests/vllm $(ARGS)
+
+test-vllm-full: $(READY) ## what of tests/vllm takes too long for `make test`: every kind's answers, four ranks
+	$(BIN)/python -m pytest tests/vllm -m full $(ARGS)
 
 lint: $(READY) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check $(CODE)

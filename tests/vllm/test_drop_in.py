@@ -190,6 +190,17 @@ def test_files_of_more_ranks_are_refused(tmp_path: Path, load: Load) -> None:
         load(Taking(), sharded=True)
 
 
+def test_the_cpu_platform_refuses_to_sleep(loaders: Any) -> None:
+    """So `test_every_kind.py` loses parameters by itself and wakes by what waking calls.
+
+    Once this fails, real sleep belongs there.
+    """
+    from vllm.platforms import current_platform
+
+    assert loaders
+    assert not current_platform.is_sleep_mode_available()
+
+
 def test_every_symbol_of_the_table_is_in_the_installed_vllm(loaders: Any) -> None:
     from streamer_vllm.versions import installed_version, is_there, lacking
 

@@ -35,9 +35,10 @@ from streamer_vllm.missing_weights import check_weights
 from streamer_vllm.options import Options, parse_options
 from streamer_vllm.ranks import current_place, expert_parallel
 from streamer_vllm.session import opened
-from streamer_vllm.sharding.made_for import Wanted, check_made_for, is_sharded
+from streamer_vllm.sharding.made_for import Wanted, check_made_for, is_sharded, naming_writer
 from streamer_vllm.sharding.pattern import file_glob
 from streamer_vllm.slices import weights_of
+from streamer_vllm.versions import installed_version
 from streamer_vllm.wanted_weights import device_of, unwanted_weights, wanted_names
 
 logger = logging.getLogger(__name__)
@@ -146,18 +147,21 @@ class ShardedLoader(StreamerLoader, ShardedStateLoader):
         if _is_draft(model_config) and not is_sharded(folder, wanted):
             self._as(UnshardedLoader).load_weights(model, model_config)
             return
-        check_made_for(
+        note = check_made_for(
             folder,
             Wanted(place, expert_parallel(), model_config.quantization, self.options.pattern),
         )
         below, pattern = os.path.split(wanted)
-        with opened(
-            self.options,
-            os.path.join(folder, below) if below else folder,
-            pattern=pattern,
-            hold=False,
-            bar=self.load_config.use_tqdm_on_load,
-        ) as checkpoint:
+        with (
+            naming_writer(note, installed_version()),
+            opened(
+                self.options,
+                os.path.join(folder, below) if below else folder,
+                pattern=pattern,
+                hold=False,
+                bar=self.load_config.use_tqdm_on_load,
+            ) as checkpoint,
+        ):
             checkpoint.load_into(state_dict_to_load(model), on_mismatch=_warn)
 
     def iterate_over_files(self, paths: Sequence[str]) -> Weights:

@@ -28,6 +28,10 @@ SHOWN: Final = 8
 _BUILT_FROM_CONFIG: Final = ("input_scale_ub",)
 """Parameters that vLLM makes of the configuration, as its own check has it."""
 
+_STORED_WEIGHTS: Final = ("weight", "qweight", "weight_packed")
+"""Last words of names under which quantised methods store a layer's numbers. Others, such as
+scales, are left out of some layers and experts on purpose."""
+
 _EXPERT: Final = re.compile(r"^(.*\.experts)\.([0-9]{1,6})\.(.+)$")
 
 
@@ -47,17 +51,21 @@ def check_weights(
         loaded: the parameters that `load_weights` says it loaded; None where a model does not say.
         stored: every name in the checkpoint.
         source: for people.
-        quantized: then nothing is checked: a method may make parameters itself.
+        quantized: then only stored names are compared: a method may make parameters itself.
         strict: raise instead of warning.
 
     Raises:
         CorruptCheckpoint: `strict`, and weights are missing.
         ValueError: vLLM's own check found some.
     """
+    packed = getattr(model, "packed_modules_mapping", None) or {}
     if quantized:
+        weights = (name for name in stored if name.rpartition(".")[2] in _STORED_WEIGHTS)
+        if missing := missing_siblings(weights, packed):
+            _tell(missing, source, strict=strict)
         return
     missing = [] if loaded is None else sorted(_untouched(model, set(loaded)))
-    missing += missing_siblings(stored, getattr(model, "packed_modules_mapping", None) or {})
+    missing += missing_siblings(stored, packed)
     if missing:
         _tell(missing, source, strict=strict)
     if loaded is not None:

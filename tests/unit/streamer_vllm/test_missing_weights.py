@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 pytest.importorskip("torch")
 
-from streamer_vllm.missing_weights import missing_siblings
+from streamer_client.contract.errors import CorruptCheckpoint
+from streamer_vllm.missing_weights import check_weights, missing_siblings
 
 PACKED = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}
 
@@ -46,3 +50,29 @@ def test_an_expert_and_a_weight_of_one() -> None:
 def test_a_file_may_name_any_number_of_an_expert(number: str) -> None:
     names = {f"m.experts.{each}.up.weight" for each in ("0", "1", number)}
     assert missing_siblings(names, {}) == []
+
+
+def quantised(layer: int, parts: str = "qkv") -> set[str]:
+    owners = [f"model.layers.{layer}.self_attn.{part}_proj" for part in parts]
+    return {f"{owner}.{last}" for owner in owners for last in ("qweight", "scales")}
+
+
+def check_quantised(stored: set[str], *, strict: bool) -> None:
+    model: Any = SimpleNamespace(packed_modules_mapping=PACKED)
+    check_weights(model, None, stored, source="here", quantized=True, strict=strict)
+
+
+def test_a_part_of_a_quantised_model(caplog: pytest.LogCaptureFixture) -> None:
+    """Stock says nothing of a quantised model that lacks weights."""
+    stored = quantised(0) | quantised(1, "qv")
+    gone = "model.layers.1.self_attn.k_proj.qweight"
+    check_quantised(stored, strict=False)
+    assert gone in caplog.text
+    with pytest.raises(CorruptCheckpoint, match=f"1 weights of the model: {gone}"):
+        check_quantised(stored, strict=True)
+
+
+def test_a_scale_that_some_layers_lack_is_not_missed(caplog: pytest.LogCaptureFixture) -> None:
+    whole = quantised(0) | quantised(1)
+    check_quantised(whole - {"model.layers.1.self_attn.k_proj.scales"}, strict=True)
+    assert not caplog.text

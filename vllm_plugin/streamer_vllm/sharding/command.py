@@ -64,16 +64,30 @@ def write_sharded(job: Job) -> list[str]:
     file_name(job.pattern, place, 0)  # complain now, not after minutes of loading
     with _appearing(job.out) as directory:
         config = _load_and_write(job, directory)
-        written = _weight_files(directory)
-        if not written:
-            raise ConfigError(
-                f"no worker wrote a shard of {job.model}; is the plugin allowed by VLLM_PLUGINS?"
-            )
-        copy_model_files(job.model, directory, job.revision)
-        if untied_by_checkpoint(config.model_config):
-            untie_word_embeddings(directory)
-        record_quantized_modules(directory, config.quant_config)
-        write_note(directory, _made_for(job, config, written))
+        return complete_checkpoint(job, config, directory)
+
+
+def complete_checkpoint(job: Job, config: VllmConfig, directory: str) -> list[str]:
+    """Add what belongs beside the shards that the workers wrote; returns the shards' names.
+
+    Args:
+        job: what they were told.
+        config: what vLLM made of that.
+        directory: with the shards, and nothing else.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    written = _weight_files(directory)
+    if not written:
+        raise ConfigError(
+            f"no worker wrote a shard of {job.model}; is the plugin allowed by VLLM_PLUGINS?"
+        )
+    copy_model_files(job.model, directory, job.revision)
+    if untied_by_checkpoint(config.model_config):
+        untie_word_embeddings(directory)
+    record_quantized_modules(directory, config.quant_config)
+    write_note(directory, _made_for(job, config, written))
     return written
 
 

@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import fnmatch
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
-from streamer_client.contract.errors import ConfigError, CorruptCheckpoint, SourceNotFound
+from streamer_client.contract.errors import (
+    ConfigError,
+    CorruptCheckpoint,
+    SourceError,
+    SourceNotFound,
+)
 from streamer_client.contract.uris import is_remote
 from streamer_vllm.files.index import read_small_file
 from streamer_vllm.sharding.pattern import Place, file_glob
@@ -74,18 +81,22 @@ def read_note(folder: str) -> MadeFor | None:
         ) from error
 
 
-def check_made_for(folder: str, wanted: Wanted) -> None:
+def check_made_for(folder: str, wanted: Wanted) -> MadeFor | None:
     """Refuse a checkpoint that was made for another engine.
+
+    Returns:
+        Its note; None where there is none.
 
     Raises:
         ConfigError: it was made for other ranks, another expert parallelism or quantization.
+        CorruptCheckpoint: beside this rank's files lies one that was not written with them.
         SourceNotFound: a file of this rank is missing.
     """
     note = read_note(folder)
     if note is None:
         if not is_remote(folder):
             _check_names(folder, wanted)
-        return
+        return None
     for what, made, now in _differences(note, wanted):
         raise ConfigError(
             f"{folder} was written for {what} {made} and this engine has {now}; start vLLM with "
@@ -93,20 +104,39 @@ def check_made_for(folder: str, wanted: Wanted) -> None:
         )
     if not is_remote(folder):
         _check_files(folder, note, wanted)
+    return note
+
+
+@contextmanager
+def naming_writer(note: MadeFor | None, running: str) -> Iterator[None]:
+    """Add the vLLM that wrote a checkpoint to an error about its tensors, where it was another one.
+
+    Most versions name and shape parameters alike, so that another version alone is no error.
+
+    Args:
+        note: of the checkpoint; None where there is none.
+        running: this vLLM's version.
+
+    Raises:
+        SourceError: what was raised inside.
+    """
+    try:
+        yield
+    except SourceError as error:
+        if note is None or note.vllm == running or type(error) is not SourceError:
+            raise
+        raise SourceError(
+            f"{error} (vLLM {note.vllm} wrote these files and this is vLLM {running}, which may "
+            "name or shape parameters in another way; if so, write them again with "
+            "`streamerctl shard`)"
+        ) from error
 
 
 def is_sharded(folder: str, wanted: str) -> bool:
     """Whether a folder holds shards of ranks: it has the note, or a file of this rank."""
     if read_note(folder) is not None:
         return True
-    if is_remote(folder):
-        return False
-    below, pattern = os.path.split(wanted)
-    try:
-        names = os.listdir(os.path.join(folder, below))
-    except OSError:
-        return False
-    return bool(fnmatch.filter(names, pattern))
+    return not is_remote(folder) and bool(_files_like(folder, wanted))
 
 
 def _differences(note: MadeFor, wanted: Wanted) -> list[tuple[str, object, object]]:
@@ -126,14 +156,31 @@ def _on(flag: bool) -> str:
 
 
 def _check_files(folder: str, note: MadeFor, wanted: Wanted) -> None:
-    """Files of this rank that the writer wrote and that are not there any more."""
-    own = fnmatch.filter(note.files, file_glob(wanted.pattern, wanted.place))
+    """This rank's files are those that the writer wrote, no fewer and no more."""
+    glob = file_glob(wanted.pattern, wanted.place)
+    own = fnmatch.filter(note.files, glob)
     missing = [name for name in own if not os.path.isfile(os.path.join(folder, name))]
     if missing:
         raise SourceNotFound(
             f"{folder} lacks {', '.join(missing)}, which was written with it; copy it again as a "
             "whole"
         )
+    extra = sorted(set(_files_like(folder, glob)) - set(own))
+    if own and extra:
+        raise CorruptCheckpoint(
+            f"{folder} holds {', '.join(extra)}, which was not written with the other files of "
+            "this rank; remove it, or copy the checkpoint again into an empty folder"
+        )
+
+
+def _files_like(folder: str, glob: str) -> list[str]:
+    """What of a folder fits a glob, whose last part alone may hold wildcards."""
+    below, pattern = os.path.split(glob)
+    try:
+        names = os.listdir(os.path.join(folder, below))
+    except OSError:
+        return []
+    return [os.path.join(below, name) for name in fnmatch.filter(names, pattern)]
 
 
 def _check_names(folder: str, wanted: Wanted) -> None:
@@ -145,12 +192,10 @@ def _check_names(folder: str, wanted: Wanted) -> None:
     if not is_sharded(folder, file_glob(wanted.pattern, place)):
         return
     beyond = Place(place.tp_size, place.tp_size + 1, place.pp_rank, place.pp_size)
-    below, pattern = os.path.split(_glob_or_nothing(wanted.pattern, beyond))
-    own = os.path.split(_glob_or_nothing(wanted.pattern, place))
-    where = os.path.join(folder, below)
-    if not pattern or (below, pattern) == own or not os.path.isdir(where):
+    glob = _glob_or_nothing(wanted.pattern, beyond)
+    if not glob or glob == _glob_or_nothing(wanted.pattern, place):
         return
-    found = fnmatch.filter(os.listdir(where), pattern)
+    found = _files_like(folder, glob)
     if found:
         raise ConfigError(
             f"{folder} holds {found[0]} and so was written for more than the {place.tp_size} "

@@ -8,13 +8,19 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from streamer_client.contract.errors import ConfigError, CorruptCheckpoint, SourceNotFound
+from streamer_client.contract.errors import (
+    ConfigError,
+    CorruptCheckpoint,
+    SourceError,
+    SourceNotFound,
+)
 from streamer_vllm.sharding.made_for import (
     NOTE_NAME,
     MadeFor,
     Wanted,
     check_made_for,
     is_sharded,
+    naming_writer,
     read_note,
     write_note,
 )
@@ -69,6 +75,41 @@ def test_a_part_that_is_missing_is_named(folder: str) -> None:
     with pytest.raises(SourceNotFound, match=f"lacks {FILES[1]}"):
         check_made_for(folder, SAME)
     check_made_for(folder, dataclasses.replace(SAME, place=Place(1, 2)))
+
+
+def test_a_part_too_many_is_named(folder: str) -> None:
+    """Such as one of an earlier, larger checkpoint in the same folder."""
+    write_note(folder, NOTE)
+    Path(folder, "model-rank-0-part-2.safetensors").touch()
+    with pytest.raises(CorruptCheckpoint, match=r"holds model-rank-0-part-2.*remove it"):
+        check_made_for(folder, SAME)
+    check_made_for(folder, dataclasses.replace(SAME, place=Place(1, 2)))
+
+
+def test_an_error_of_names_tells_another_writer() -> None:
+    with (
+        pytest.raises(
+            SourceError, match=r"x is missing \(vLLM 0.32.0 wrote .* this is vLLM 0.24.0"
+        ),
+        naming_writer(NOTE, "0.24.0"),
+    ):
+        raise SourceError("x is missing")
+
+
+@pytest.mark.parametrize(
+    ("note", "running", "error"),
+    [
+        (NOTE, "0.32.0", SourceError("as it was")),
+        (None, "0.24.0", SourceError("as it was")),
+        (NOTE, "0.24.0", SourceNotFound("as it was")),
+    ],
+)
+def test_another_error_stays_as_it_is(
+    note: MadeFor | None, running: str, error: SourceError
+) -> None:
+    with pytest.raises(type(error)) as caught, naming_writer(note, running):
+        raise error
+    assert caught.value is error
 
 
 def test_without_a_note_files_of_a_rank_too_many_tell(folder: str) -> None:

@@ -1,0 +1,116 @@
+"""What one rank of the harness does: loads, and tells what is in the model then.
+
+Owns one load with vLLM's own functions, from the engine's arguments to the finished model, and the
+digests of its parameters and buffers. No worker, cache or step. Runs in a process of its own for
+each rank.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.engine.arg_utils import EngineArgs
+from vllm.model_executor.model_loader import base_loader, get_model
+
+Digests = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that is ready to run."""
+
+    model: nn.Module
+    config: VllmConfig
+    digests: Digests
+    """Right after its weights were loaded, before vLLM gave them the form that its kernels want."""
+
+
+def engine_config(arguments: dict[str, Any]) -> VllmConfig:
+    return EngineArgs(
+        enforce_eager=True, max_model_len=128, max_num_seqs=4, seed=0, **arguments
+    ).create_engine_config()
+
+
+def load_config(config: VllmConfig, *, lora: bool = False) -> Loaded:
+    """Load as a worker of vLLM does; of an engine with a draft model, that one alone."""
+    digests: Digests = {}
+    with set_current_vllm_config(config), _looking(digests):
+        if config.speculative_config is None:
+            model = get_model(vllm_config=config)
+        else:
+            model, config = _draft(config)
+        if lora:
+            model = _wrapped(model, config)
+    return Loaded(model, config, digests)
+
+
+def _draft(config: VllmConfig) -> tuple[nn.Module, VllmConfig]:
+    """The draft model alone, with the configuration that vLLM's proposer makes for it."""
+    from vllm.v1.spec_decode.draft_model import DraftModelProposer
+
+    proposer: Any = object.__new__(DraftModelProposer)
+    proposer.vllm_config = config
+    proposer.speculative_config = config.speculative_config
+    # No public method does only this.
+    return proposer._get_model(), proposer._create_draft_vllm_config()
+
+
+def _wrapped(model: nn.Module, config: VllmConfig) -> nn.Module:
+    from vllm.v1.worker.lora_model_runner_mixin import LoRAModelRunnerMixin
+
+    wrapped: nn.Module = LoRAModelRunnerMixin().load_lora_model(model, config, torch.device("cpu"))
+    return wrapped
+
+
+@contextmanager
+def _looking(digests: Digests) -> Iterator[None]:
+    """Take the digests of each model between `load_weights` and what follows."""
+    place: Any = base_loader
+    following = place.process_weights_after_loading
+
+    def look(model: nn.Module, *arguments: Any) -> None:
+        digests.update(digests_of(model))
+        following(model, *arguments)
+
+    place.process_weights_after_loading = look
+    try:
+        yield
+    finally:
+        place.process_weights_after_loading = following
+
+
+def digests_of(model: nn.Module) -> Digests:
+    """Of each parameter and buffer, those that are not saved among them: form and bytes."""
+    found = (*model.named_parameters(), *model.named_buffers())
+    return {name: _digest(tensor.detach()) for name, tensor in found}
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    form = f"{tensor.dtype} {list(tensor.shape)}"
+    if tensor.device.type == "meta":
+        return f"{form} meta"
+    content = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return f"{form} {hashlib.sha256(content).hexdigest()[:16]}"
+
+
+def discard(model: nn.Module) -> None:
+    """What sleeping at level 2 leaves of a model: buffers are kept, parameters are anything."""
+    for parameter in model.parameters():
+        parameter.data.view(torch.uint8 if parameter.dim() else parameter.dtype).fill_(85)
+
+
+def reload(loaded: Loaded, **how: Any) -> Digests:
+    """`reload_weights` as a worker calls it."""
+    from vllm.model_executor.model_loader.reload.inplace import reload_weights
+
+    given = {"weights_iterator": None, "weights_path": None, "is_checkpoint_format": True}
+    with set_current_vllm_config(loaded.config):
+        reload_weights(loaded.config, loaded.model, **(given | how))
+    return digests_of(loaded.model)

@@ -1,0 +1,146 @@
+"""Every kind of model, loaded in each way there is: bit for bit as the stock loaders leave it.
+
+The harness only loads. What it compares are each rank's parameters and buffers, right after loading
+and in the form that kernels want: with those of `auto` for the whole checkpoint, and of
+`sharded_state` for shards. Four ranks are in `make test-vllm-full`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.support.daemon import DaemonProcess
+from tests.vllm.loading.job import Engine
+from tests.vllm.loading.kinds import KINDS
+from tests.vllm.loading.runs import Found, Run
+
+ENGINES = (
+    Engine("data", ("experts", "dense"), data_parallel=True),
+    Engine("tensor", tuple(KINDS), wrong={"dense": "data"}),
+    Engine(
+        "expert",
+        ("experts",),
+        arguments={"enable_expert_parallel": True},
+        wrong={"experts": "tensor"},
+    ),
+    Engine("fewer", ("tied",), data_parallel=True, wrong={"tied": "tensor"}),
+)
+PLACES = tuple(
+    pytest.param(engine.name, kind, id=f"{engine.name}-{kind}")
+    for engine in ENGINES[:3]
+    for kind in engine.kinds
+)
+AGAIN = ("reloaded", "from-caller", "other-path", "other-path-again")
+
+Runs = Callable[[int], Run]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, daemon: DaemonProcess) -> Runs:
+    """The run with so many ranks, made when the first test asks for it."""
+    made: dict[int, Run] = {}
+    environment = {"STREAMERD_MODE": "required", "STREAMERD_SOCKET": daemon.socket}
+
+    def run(ranks: int) -> Run:
+        if ranks not in made:
+            directory = tmp_path_factory.mktemp(f"ranks-{ranks}")
+            made[ranks] = Run(directory, ENGINES, ranks, environment)
+        return made[ranks]
+
+    return run
+
+
+RANKS = pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.full)])
+
+
+@RANKS
+@pytest.mark.parametrize(("engine", "kind"), PLACES)
+def test_the_whole_checkpoint(runs: Runs, ranks: int, engine: str, kind: str) -> None:
+    for found in runs(ranks).of(engine, kind):
+        for stage in ("loaded", "ready"):
+            assert_same(found, f"runai_streamer/{stage}", f"auto/{stage}")
+
+
+@RANKS
+@pytest.mark.parametrize(("engine", "kind"), PLACES)
+def test_loading_again(runs: Runs, ranks: int, engine: str, kind: str) -> None:
+    """After sleep at level 2 parameters are anything: each reload begins with such."""
+    for found in runs(ranks).of(engine, kind):
+        for stage in AGAIN:
+            assert_same(found, f"runai_streamer/{stage}", f"auto/{stage}")
+        assert found["auto/other-path"] != found["auto/reloaded"]
+        assert found["auto/other-path"] == found["auto/other-path-again"]
+        assert found["auto/other-path"] == found["auto/from-caller"]
+
+
+@RANKS
+@pytest.mark.parametrize(
+    ("engine", "kind"), [place for place in PLACES if place.values[0] != "data"]
+)
+def test_shards(runs: Runs, ranks: int, engine: str, kind: str) -> None:
+    """They hold what the whole checkpoint would have given, and are loaded again as stock does."""
+    for found in runs(ranks).of(engine, kind):
+        for stage in ("loaded", "ready"):
+            assert_same(found, f"runai_streamer_sharded/{stage}", f"sharded_state/{stage}")
+            assert_same(found, f"runai_streamer_sharded/{stage}", f"auto/{stage}")
+        for load_format in ("runai_streamer_sharded", "sharded_state"):
+            assert found[f"{load_format}/reloaded"] == (
+                f"NotImplementedError: Model reloading with `{load_format}` format"
+            )
+
+
+@RANKS
+def test_a_draft_model_of_the_other_form(runs: Runs, ranks: int) -> None:
+    """VLLM loads it with the format of its target, which may be sharded where it is not."""
+    for found in runs(ranks).of("tensor", "draft"):
+        for load_format in ("runai_streamer_sharded", "runai_streamer"):
+            assert_same(found, f"{load_format}/beside-another", "auto/loaded")
+
+
+@RANKS
+@pytest.mark.parametrize("engine", ["tensor", "expert"])
+def test_ranks_hold_different_parts(runs: Runs, ranks: int, engine: str) -> None:
+    """What is compared is worth it: no two ranks have the same experts."""
+    parts = [
+        tuple(
+            digest
+            for name, digest in found["auto/loaded"].items()
+            if ".experts." in name and "weight" in name
+        )
+        for found in runs(ranks).of(engine, "experts")
+    ]
+    assert len(set(parts)) == ranks
+    assert all(parts)
+
+
+@RANKS
+@pytest.mark.parametrize(
+    ("engine", "kind", "made", "now"),
+    [
+        ("tensor", "dense", "tensor-parallel size 1", "{ranks}"),
+        ("fewer", "tied", "tensor-parallel size {ranks}", "1"),
+        ("expert", "experts", "expert parallelism off", "on"),
+    ],
+)
+def test_shards_for_another_engine(
+    runs: Runs, ranks: int, engine: str, kind: str, made: str, now: str
+) -> None:
+    expected = f"was written for {made} and this engine has {now}; start vLLM with the same"
+    for found in runs(ranks).of(engine, kind):
+        assert found["wrong"].startswith("ConfigError: ")
+        assert expected.format(ranks=ranks) in found["wrong"]
+
+
+def assert_same(found: Found, ours: str, stock: str) -> None:
+    """The same names, forms and bytes."""
+    expected: dict[str, Any] = found[stock]
+    assert expected
+    differing = {
+        name: (found[ours].get(name), expected.get(name))
+        for name in found[ours].keys() | expected.keys()
+        if found[ours].get(name) != expected.get(name)
+    }
+    assert not differing, f"{ours} is not as {stock}"
