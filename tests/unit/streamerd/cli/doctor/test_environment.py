@@ -11,6 +11,7 @@ from streamerd.cli.doctor.ask_environment import ask_kernel, ask_python
 from streamerd.cli.doctor.environment import (
     KernelFacts,
     PythonFacts,
+    check_imports,
     check_kernel,
     check_torch,
     check_vllm,
@@ -45,6 +46,16 @@ def test_vllm(changes: dict[str, str], state: State, says: str) -> None:
 
 def test_without_a_daemon_versions_are_not_compared() -> None:
     assert check_vllm(GOOD, None).state is State.OK
+
+
+def test_what_does_not_import_is_told_with_its_remedy() -> None:
+    assert check_imports(GOOD) == []
+    broken = replace(GOOD, broken={"torchvision": "RuntimeError: no nms\n", "torchcodec": "gone"})
+    first, second = check_imports(broken)
+    assert first.state is second.state is State.FAILED
+    assert "torchvision does not fit torch 2.13.0+cpu" in first.text
+    assert "\n" not in first.text
+    assert "`pip uninstall torchvision torchcodec` in /venv" in first.remedy
 
 
 def test_torch_should_be_of_the_machines_kind() -> None:
