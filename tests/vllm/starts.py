@@ -43,6 +43,10 @@ class Start:
     """A directory to import from before all others."""
     reload_paths: tuple[str, ...] = ()
     """What `reload` loads, one after the other; an empty one is the model itself."""
+    more: str = "{}"
+    """Further arguments of the engine, in JSON."""
+    adapter: str = ""
+    """A folder with a LoRA adapter that answers are asked of."""
     save: bool = False
     """Whether the probe keeps the shards that vLLM's own writer makes."""
 
@@ -57,6 +61,7 @@ class Start:
             "max_model_len": 256,
             "max_num_seqs": 4,
             "seed": 0,
+            **json.loads(self.more),
         }
 
 
@@ -73,6 +78,8 @@ class Answer:
     prompt_logprobs: list[list[float]] = field(default_factory=list)
     reloaded: list[list[list[int]]] = field(default_factory=list)
     """Tokens after each of `reload_paths`."""
+    embeddings: list[list[float]] = field(default_factory=list)
+    """Of a pooling model, for each prompt."""
 
 
 class Starts:
@@ -102,8 +109,13 @@ class Starts:
         digests.mkdir(parents=True)
         saved.mkdir()
         job, result = own / "job.json", own / "answer.json"
-        asked = {"action": start.action, "arguments": start.arguments()}
-        job.write_text(json.dumps(asked | {"reload_paths": start.reload_paths}))
+        asked = {
+            "action": start.action,
+            "arguments": start.arguments(),
+            "adapter": start.adapter,
+            "reload_paths": start.reload_paths,
+        }
+        job.write_text(json.dumps(asked))
         done = subprocess.run(
             [sys.executable, str(HERE / "vllm_job.py"), str(job), str(result)],
             env=self._environment(start, digests, saved),

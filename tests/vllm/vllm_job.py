@@ -1,6 +1,7 @@
 """One vLLM start in its own process: `python vllm_job.py JOB.json ANSWER.json`.
 
 `reload` runs the engine and lets it load weights again, each time with an answer after it.
+`embed` runs a pooling model and answers with the embeddings of the prompts.
 `generate` runs the whole engine and answers with greedy tokens and the log-probabilities of the
 prompts. `load` starts the workers and stops them once the weights are loaded; the probe tells of
 those.
@@ -20,18 +21,28 @@ PROMPTS = (
 NEW_TOKENS = 24
 
 
-def generate(arguments: dict[str, Any]) -> dict[str, Any]:
+def generate(arguments: dict[str, Any], adapter: str) -> dict[str, Any]:
+    from vllm.lora.request import LoRARequest
+
     from vllm import LLM, SamplingParams
 
     engine = LLM(**arguments)
     sampling = SamplingParams(
         temperature=0.0, max_tokens=NEW_TOKENS, ignore_eos=True, prompt_logprobs=0, logprobs=0
     )
-    outputs = engine.generate(list(PROMPTS), sampling, use_tqdm=False)
+    lora = LoRARequest("adapter", 1, adapter) if adapter else None
+    outputs = engine.generate(list(PROMPTS), sampling, use_tqdm=False, lora_request=lora)
     return {
         "tokens": [list(output.outputs[0].token_ids) for output in outputs],
         "prompt_logprobs": [_prompt_logprobs(output) for output in outputs],
     }
+
+
+def embed(arguments: dict[str, Any]) -> dict[str, Any]:
+    from vllm import LLM
+
+    outputs = LLM(**arguments).embed(list(PROMPTS), use_tqdm=False)
+    return {"embeddings": [list(output.outputs.embedding) for output in outputs]}
 
 
 def reload(arguments: dict[str, Any], paths: list[str]) -> dict[str, Any]:
@@ -69,7 +80,9 @@ def main() -> None:
         job = json.load(file)
     match job["action"]:
         case "generate":
-            answer = generate(job["arguments"])
+            answer = generate(job["arguments"], job["adapter"])
+        case "embed":
+            answer = embed(job["arguments"])
         case "reload":
             answer = reload(job["arguments"], job["reload_paths"])
         case _:
