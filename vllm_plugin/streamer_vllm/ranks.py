@@ -49,7 +49,8 @@ def label() -> str:
     """What `streamerctl status` shows for this rank: model, numbers, and which engine it is of.
 
     Two engines of one model on a node, such as one for prefill and one for decode, differ in the
-    last word: vLLM's own id of the engine, and the id of the process group's leader without it.
+    last word, the end of vLLM's own id of the engine: its beginning is the time, shared by engines
+    that start together.
     """
     config = _engine_config()
     rank = f"rank {global_rank()}"
@@ -60,7 +61,7 @@ def label() -> str:
     if getattr(parallel, "data_parallel_size", 1) > 1:
         rank = f"dp {data_parallel_rank()} {rank}"
     engine = str(getattr(config, "instance_id", "") or NO_ENGINE)
-    return f"{model[:60]} {rank} engine {engine[:12]}"
+    return f"{model[:60]} {rank} engine {engine[-12:]}"
 
 
 def expert_parallel() -> bool:
