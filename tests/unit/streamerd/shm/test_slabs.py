@@ -71,7 +71,7 @@ def test_a_slab_is_its_users_alone_of_whole_pages_and_without_memory(
 
 def test_a_name_that_is_taken_is_refused_and_stays(slab: tuple[str, int], mount: Path) -> None:
     name, _ = slab
-    with pytest.raises(ConfigError, match="exists already and is none of this daemon's"):
+    with pytest.raises(ConfigError, match="exists already and is not this daemon's"):
         create_slab(name, 1)
     assert (mount / name[1:]).stat().st_size == 8192
 
