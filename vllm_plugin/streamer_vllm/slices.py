@@ -51,5 +51,7 @@ def _small_bytes(device: torch.device) -> int | None:
     forced = os.environ.get(ON_CPU_ENV)
     if forced:
         return int(forced)
+    if device.type != "cuda":
+        return None
     ranks = get_tp_group().world_size * get_pp_group().world_size
-    return SMALL_BYTES if device.type == "cuda" and ranks > 1 else None
+    return SMALL_BYTES if ranks > 1 else None
