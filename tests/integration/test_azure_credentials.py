@@ -170,7 +170,7 @@ def test_no_identity_is_told_with_where_was_looked(identity: TokenServer) -> Non
     with pytest.raises(SourceForbidden) as caught:
         AzEnvironment(SOURCE, {"AZURE_STORAGE_ACCOUNT_NAME": "acc"}).resolved()
     text = str(caught.value)
-    assert text.startswith("az://models/tiny: no access token could be had: ")
+    assert text.startswith("az://models/tiny: no access token could be obtained: ")
     assert "ManagedIdentityCredential" in text
     assert "STREAMER_AZURE_ANONYMOUS=1" in text
     assert "\n" not in text
