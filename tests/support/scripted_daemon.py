@@ -30,6 +30,7 @@ from streamer_client.contract.messages import (
     Compared,
     Comparing,
     Consumed,
+    Copied,
     DaemonMessage,
     Done,
     Drop,
@@ -240,7 +241,7 @@ class ScriptedDaemon:
                 self._end_loads(session)
             case GetStatus(request_id=request_id):
                 self._send(client, Status(request_id, {"pid": os.getpid()}))
-            case ReleaseShards() | Renew():
+            case ReleaseShards() | Renew() | Copied():
                 pass
             case Prefetch() | Evict() | Pin() | Unpin():
                 self._request(client, session, message)
