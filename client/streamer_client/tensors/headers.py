@@ -38,7 +38,7 @@ class Headers:
         feed: hands out the shards' blocks.
         unique: whether a name in two shards is an error, as it is in a checkpoint.
         owners: which shard counts for a name that is in several; a name that it mentions is then no
-        error.
+            error.
     """
 
     def __init__(
