@@ -97,8 +97,8 @@ class Checkpoint:
         On the CPU, tensors of shards that stay resident are views of the shared bytes: nothing is
         copied, and writing to them changes no byte but this process's own. All others are private.
         One iteration at a time can run over a checkpoint that does not stay resident. A name that
-        is in several shards comes once, of the shard that counts; before that one perhaps of
-        an earlier shard too, when that was reached before it was known that there is another.
+        is in several shards comes from the shard that counts. It may come from an earlier shard
+        first, if that was handed out before the other's header was read.
 
         Args:
             device: where the tensors are wanted.
@@ -187,7 +187,7 @@ class Checkpoint:
     def _handed(
         self, batch: list[Handed], places: Counter[str]
     ) -> Generator[tuple[str, torch.Tensor], None, None]:
-        """The tensors of a list, which is emptied: the caller alone decides how long they live."""
+        """Yield a list's tensors and empty it: the caller alone decides how long they live."""
         while batch:
             entry, tensor = batch.pop()
             self._stats.loaded(entry.stop - entry.start)

@@ -1,4 +1,8 @@
-"""Opening checkpoints: through the daemon, or in this process alone."""
+"""Opening checkpoints: through the daemon, or in this process alone.
+
+Owns the checkpoints that a client opened, and closes them with it. Where their bytes come from is
+left to `delivery/openers.py`, and what a `mode` means to `launch.py`. Runs in the caller's thread.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +72,7 @@ class Client:
             pattern: glob on file names directly under `source`; `*.safetensors` by default.
             files: read only these, in this order.
             owners: which of `files` counts for a tensor that is in several of them, for `catalog`
-                and `tensors`. Without it, or for a tensor that it does not tell of, a name in two
+                and `tensors`. Without it, or for a tensor that it does not name, a name in two
                 files is an error.
             progress: see `stats.Progress`.
             page_cache: see `OpenRequest`.
@@ -77,7 +81,7 @@ class Client:
         Raises:
             SourceError: it cannot be read.
             MemoryLimitError: it can never fit.
-            DaemonUnavailable: the daemon is gone and came not back.
+            DaemonUnavailable: the daemon is gone and did not come back.
         """
         from streamer_client.checkpoint import Checkpoint  # noqa: PLC0415  torch, only when needed
 
@@ -91,7 +95,9 @@ class Client:
         return checkpoint
 
     def open_feed(self, files: Sequence[Source], **options: Unpack[LoadArguments]) -> Feed:
-        """The bytes of any files, for who makes more of them than a checkpoint; closes it too.
+        """The bytes of any files, for callers who read them without a `Checkpoint`.
+
+        The caller closes the feed.
 
         Args:
             files: of one kind of source, each once.

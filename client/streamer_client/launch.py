@@ -1,7 +1,7 @@
 """Which way to a checkpoint: a running daemon, one started for this user, or none (`mode`).
 
 Owns what each `Mode` means for a client. Finding or starting a daemon is left to
-`connecting/finding.py`, opening checkpoints to `delivery/openers.py`.
+`connecting/finding.py`, opening checkpoints to `delivery/openers.py`. Runs in the caller's thread.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def open_client(
     Args:
         mode: one of `Mode`; by default `$STREAMERD_MODE`, else `auto`. `off`, which leaves vLLM its
             own loaders, reads directly here and starts nothing.
-        socket: the daemon's socket; by default as INTERFACE says.
+        socket: the daemon's socket; by default the place that docs/operations.md says.
         label: what `streamerctl status` shows for this client.
         reconnect_s: how long a load looks for a new daemon when its own dies.
         environ: what names credentials and endpoints of sources.

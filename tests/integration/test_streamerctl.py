@@ -230,7 +230,7 @@ def test_no_daemon_is_69_with_the_remedy(
     path = str(tmp_path / "control.sock")
     assert main(["status", "--socket", path]) == 69
     error = capsys.readouterr().err
-    assert f"no daemon answers at {path} (No such file or directory)" in error
+    assert f"no daemon answers at {path} ({path}.fd: No such file or directory)" in error
     assert "start one with `systemctl start streamerd` or `streamerd`" in error
 
 
@@ -238,7 +238,7 @@ def test_a_socket_file_left_over_is_told_from_a_missing_one(tmp_path: Path) -> N
     path = str(tmp_path / "control.sock")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stale:
         stale.bind(path + ".fd")
-    with pytest.raises(DaemonUnavailable, match=r"\(Connection refused\)"), Requester(path):
+    with pytest.raises(DaemonUnavailable, match=r"\.fd: Connection refused\)"), Requester(path):
         pass
 
 

@@ -314,8 +314,9 @@ class DescriptorLink:
 
 
 def _connect(connection: socket.socket, socket_path: str) -> None:
+    asked = descriptor_socket(socket_path)
     try:
-        connection.connect(descriptor_socket(socket_path))
+        connection.connect(asked)
     except PermissionError as error:
         raise RequestRefused(
             f"{socket_path} may not be opened by user {os.getuid()}; add the user to the "
@@ -323,8 +324,8 @@ def _connect(connection: socket.socket, socket_path: str) -> None:
         ) from error
     except OSError as error:
         raise DaemonUnavailable(
-            f"no daemon answers at {socket_path} ({error.strerror or error}); start one "
-            "with `systemctl start streamerd` or `streamerd`"
+            f"no daemon answers at {socket_path} ({asked}: {error.strerror or error}); "
+            "start one with `systemctl start streamerd` or `streamerd`"
         ) from error
 
 

@@ -28,7 +28,7 @@ from streamer_client.storage.registry import public_uri, source_environment, sto
 logger = logging.getLogger(__name__)
 
 RETAINED: Final = 16
-"""So many accesses a client retains, so that opening a source again resolves nothing anew."""
+"""How many accesses a client retains, so that opening a source again resolves nothing anew."""
 DESCRIPTORS_A_SHARD: Final = 3
 """Its file, opened twice, and its slab."""
 SPARE: Final = 64

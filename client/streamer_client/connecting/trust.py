@@ -50,7 +50,9 @@ class SocketPlace(NamedTuple):
 
 
 def find_socket(environ: Mapping[str, str], uid: int, chosen: str | None = None) -> SocketPlace:
-    """The socket to use, as INTERFACE says; clients, `streamerctl` and the daemon itself ask here.
+    """The socket to use: docs/operations.md lists the places, in their order.
+
+    Clients, `streamerctl` and the daemon itself ask here.
 
     Places where something lies that must not be trusted are passed over, with a warning.
 

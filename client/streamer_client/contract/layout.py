@@ -13,9 +13,9 @@ PAGE_BYTES: Final = 4096
 DEFAULT_BLOCK_BYTES: Final = 8 << 20
 MIN_BLOCK_BYTES: Final = 64 << 10
 SAMPLES: Final = 16
-"""So many pages of a file are compared. Two checkpoints of the same sizes may share headers and
-embeddings; but sixteen pages spread over a gigabyte agree while others do not only where somebody
-made the files so."""
+"""How many pages of a file are compared with its slab. Two checkpoints of the same sizes may share
+headers and embeddings. Two files that agree in sixteen pages spread over a gigabyte, and differ
+elsewhere, were made so by somebody."""
 WINDOW_BLOCKS: Final = 2
 """Blocks in the smallest window: one is copied while the next is read."""
 

@@ -1,7 +1,7 @@
 """What a user chooses: the mode of a process, and the options of a load. Pure.
 
-Owns INTERFACE's `mode` and `STREAMERD_MODE`: their values, their defaults, and which of the two
-counts. Owns `LoadOptions` too: the names, defaults and bounds of what a caller may ask of one load.
+Owns `mode` and `STREAMERD_MODE`: their values, their defaults, and which of the two counts. Owns
+`LoadOptions` too: the names, defaults and bounds of what a caller may ask of one load.
 That value travels whole, from the caller through `Open` to the daemon's core, so that only whoever
 acts on an option names it. What each mode does is the work of the modules that ask: `launch.py`
 for a client, the plugin for vLLM's loaders.

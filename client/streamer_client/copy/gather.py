@@ -25,7 +25,7 @@ PART_BYTES: Final = 16 << 20
 for each part, and queues for it: of a Llama 70B's slices 41 GB/s came with 16 MiB, 38 with 8, 26
 with 4 and 16 with 2 (one H100, 10 threads)."""
 SMALLEST_PART_BYTES: Final = 1 << 20
-"""Of a slice that somebody waits for, which all threads share."""
+"""The smallest part of a slice that somebody waits for; all threads share such a slice."""
 
 
 class GatherEngine(Protocol):

@@ -44,8 +44,8 @@ class BlockAccount:
         self._granted = [bytearray(count) for count in counts]
         self._wanted = [bytearray(b"\1" * count if wants_all else count) for count in counts]
         self._consumed: deque[BlockRange] = deque()
-        """Given back, and the daemon was not told yet. Copying threads change it without the load's
-        lock, which they would otherwise queue for at each block."""
+        """Blocks that were given back and that the daemon was not told of yet. Copying threads
+        change it without the load's lock, which they would otherwise queue for at each block."""
         share = sum(counts) // GIVE_BACK_SHARE
         self._tell_blocks = max(1, min(share, MOST_GIVEN_BACK_BLOCKS))
 
@@ -69,7 +69,7 @@ class BlockAccount:
         return self.lacking or len(self._consumed) >= self._tell_blocks
 
     def take_consumed(self) -> tuple[BlockRange, ...]:
-        """What the daemon was not told of yet; it counts as told."""
+        """Take out the blocks that the daemon was not told of yet; they count as told."""
         ranges = []
         with contextlib.suppress(IndexError):  # emptied, by this thread or by another
             while True:

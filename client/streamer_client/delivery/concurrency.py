@@ -1,4 +1,7 @@
-"""How many threads copy and read, and how much a reader takes at once."""
+"""How many threads copy and read, and how much a reader takes at once.
+
+Owns these choices alone; who starts the threads is left to those who ask. Any thread may ask.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES, PAGE_BYTES
 from streamer_client.contract.uris import is_remote
 
 MAX_COPY_THREADS: Final = 8
-"""More do not copy faster: the host's memory bandwidth is the limit by then."""
+"""More threads do not copy faster: the host's memory bandwidth is the limit by then."""
 MAX_READ_THREADS: Final = 16
 
 CHUNK_ENV: Final = "RUNAI_STREAMER_CHUNK_BYTESIZE"

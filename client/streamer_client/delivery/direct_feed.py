@@ -56,7 +56,7 @@ class FetchedBlocks:
 
     @property
     def stays(self) -> bool:
-        """It goes with whoever asked for it: mapping it would cost more than reading it once."""
+        """This memory goes with whoever asked for it; mapping it would cost more than one read."""
         return False
 
     def ended(self, told: str) -> StreamerError:
@@ -205,7 +205,7 @@ class DirectFeed:
         return image
 
     def settle(self) -> None:
-        """What a reader gave is the source's: it looks at each read."""
+        """Wait for nothing: the reader checks at each read that the source is unchanged."""
 
     def close(self) -> None:
         with self._lock:

@@ -192,7 +192,7 @@ class LeasedLoad:
             self._changed.notify_all()
 
     def on_waiting(self, message: Waiting) -> None:
-        """Say so at once, then ever more rarely."""
+        """Log at once that the load waits, then ever more rarely."""
         now = time.monotonic()
         self._waiting_since = self._waiting_since or now
         if now >= self._report_at:

@@ -174,5 +174,5 @@ def _public(request: OpenRequest) -> OpenRequest:
 
 
 def _first_uri(request: OpenRequest) -> str:
-    """What decides how all of it is read; a source is of one kind."""
+    """The URI that decides how all shards are read, as a source is of one kind."""
     return request.files[0] if request.files else request.source

@@ -24,7 +24,7 @@ from streamer_client.storage.page_cache import PageCache
 RESIDENT_SHARE: Final = 8
 """Where more than an eighth is in shared memory, the load goes through the daemon."""
 SAMPLES: Final = 32
-"""Of all files together, but one of each at least."""
+"""How many pages of all files together are looked at; of each file one at least."""
 SAMPLE_BYTES: Final = 1 << 20
 
 
@@ -86,7 +86,7 @@ class CachedFiles:
 
 
 def first_route(files: Sequence[LocalFile], options: LoadOptions, *, page_cache: bool) -> Trigger:
-    """Look before the open: what the page cache delivers is not asked of the daemon."""
+    """Choose before the open, as the daemon is not asked for what the page cache delivers."""
     usable = page_cache and options.memory_limit < 0 and bool(files)
     if usable and in_page_cache(files):
         return Trigger.CACHE_WARM

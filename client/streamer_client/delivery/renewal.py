@@ -25,7 +25,7 @@ Send = Callable[[dict[str, str]], None]
 
 
 class Renewal:
-    """One load's renewal; ends with `close`, or with whom `send` belongs to.
+    """One load's renewal; ends with `close`, or with the object that `send` belongs to.
 
     Args:
         access: where credentials come from.
@@ -44,19 +44,19 @@ class Renewal:
         self._thread: threading.Thread | None = None
 
     def sent(self, environment: dict[str, str]) -> None:
-        """The daemon was given this with an open; from the first that is not empty on, look."""
+        """Note the environment that an open sent; the first that is not empty starts the thread."""
         self._sent = environment
         if environment and self._thread is None:
             self._thread = threading.Thread(target=self._run, name="streamer-renewal", daemon=True)
             self._thread.start()
 
     def want(self) -> None:
-        """The daemon asks; does not wait."""
+        """Look for newer credentials now, as the daemon asks for them. Does not wait."""
         self._wanted = True
         self._wake.set()
 
     def close(self) -> None:
-        """No more; does not wait. Idempotent, safe in finalizers."""
+        """Renew nothing any more. Does not wait; idempotent, safe in finalizers."""
         self._closed = True
         self._wake.set()
 

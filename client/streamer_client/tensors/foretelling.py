@@ -18,8 +18,8 @@ from streamer_client.copy.cut import Cut, Dimension
 
 _FIRST_NUMBER: Final = re.compile(r"(?<![0-9A-Za-z])[0-9]+(?![0-9A-Za-z])")
 MOST_CUTS: Final = 64
-"""Of one tensor. A loader that cuts a tensor into more, as one expert after the other, is not
-foretold beyond these."""
+"""How many cuts of one tensor are foretold. Some loaders cut a tensor into more, one expert after
+the other; their further cuts are not."""
 MATRIX_DIMENSIONS: Final = 2
 
 

@@ -37,8 +37,8 @@ class Headers:
     Args:
         feed: hands out the shards' blocks.
         unique: whether a name in two shards is an error, as it is in a checkpoint.
-        owners: which shard counts for a name that is in several; with it no such name is an error
-            that it tells of.
+        owners: which shard counts for a name that is in several; a name that it mentions is then no
+            error.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class Headers:
             owner[entry.name] = catalog.uri
 
     def _note_copies(self, names: Sequence[str], uri: str) -> None:
-        """Note that a shard has names that earlier ones had, of which the owners tell."""
+        """Note a shard's names that earlier shards had too, and that the owners mention."""
         numbers = {shard.uri: number for number, shard in enumerate(self._feed.shards)}
         for name in names:
             self._copies.setdefault(name, [numbers[self._owner[name]]]).append(numbers[uri])

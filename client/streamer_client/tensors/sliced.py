@@ -140,9 +140,9 @@ class SlicedTensors:
             for group in small_together(select(shard, catalog), small_bytes)
         ]
         self._lent: WeakSet[Stored] = WeakSet()
-        """What somebody has lazy tensors of."""
+        """Stored tensors of which somebody has lazy tensors."""
         self._lock = threading.Lock()
-        """Of what is foretold and staged."""
+        """Guards what is foretold and what is staged."""
         self._foretelling = foretelling
         self._staged: OrderedDict[tuple[int, int, Cut], Slice] = OrderedDict()
         """Slices on their way or there, by shard, the tensor's first byte, and cut; the oldest
@@ -152,10 +152,13 @@ class SlicedTensors:
         self._reached = 0
         """The place from which on nothing is staged yet."""
         self.copied_bytes = 0
-        """What was fetched of the shards, in all."""
+        """Bytes that were fetched of all shards so far."""
 
     def __iter__(self) -> Iterator[list[Handed]]:
-        """Lists of tensors that are there at the same time, each in reverse order."""
+        """Yield small neighbours together and each large tensor alone; the last of a list first.
+
+        Whoever takes the tensors pops them from the end of the list.
+        """
         with self._lock:
             self._stage_ahead()
         for number, place in enumerate(self._places):

@@ -25,7 +25,7 @@ from streamerd.service.views import Events, ModelView
 from streamerd.state.events import LoadKey, LoadOpened
 
 PREFETCH_OWNER: Final = ""
-"""The owner of prefetches: the daemon itself, which no session is called."""
+"""The owner of prefetches, the daemon itself: a name that no session has."""
 
 
 class Prefetches:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 BURST_S: Final = 0.1
-"""After a pause so many seconds' worth may come at once."""
+"""After a pause, the bytes of this many seconds may come at once."""
 
 LEAST_WAIT_S: Final = 0.001
 """Least time to wait: a shorter one might be less than the clock can tell, and be waited for again

@@ -1,8 +1,8 @@
 """Clients' descriptors that nobody needs any more, until a thread has closed them.
 
 Closing a file whose server is dead may never return, so the loop closes none of them. Owns one
-closing thread for each user: whose files hang in being closed holds up only his own. Called in the
-daemon's loop.
+closing thread for each user: a user whose files hang while they are closed holds up no other
+user's. Called in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Closing:
         self._discarded.setdefault(uid, []).extend(descriptors)
 
     def unclosed(self, uid: int) -> int:
-        """How many descriptors of a user's files hang in being closed, or are about to be."""
+        """How many descriptors of a user's files are discarded and not closed yet."""
         closer = self._closers.get(uid)
         return closer.unclosed if closer is not None else 0
 

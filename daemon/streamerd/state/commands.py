@@ -1,4 +1,4 @@
-"""Commands: the only output of the core. `service.py` carries them out."""
+"""Commands: the only output of the core. `service/carrying.py` carries them out. Pure."""
 
 from __future__ import annotations
 

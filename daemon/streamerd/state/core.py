@@ -1,6 +1,7 @@
 """The core: one turn takes events in and gives commands out.
 
-Runs in the daemon's loop, is called by `service.py` alone, and touches nothing outside itself.
+Runs in the daemon's loop, is called by `service/turns.py` alone, and touches nothing outside
+itself.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class Load:
     """The load's own `memory_limit`, at least its smallest window; None where it has no limit."""
     admitted: bool = False
     held: bool = False
-    """The ledger has room for that: its shards are held whole."""
+    """Whether its shards are held whole, since the ledger has room for that."""
     whole: set[int] = field(default_factory=set)
     """Shards that stay whole while it runs although it reads through a window: those whose
     `Shard.whole_only` was true when it was admitted."""
@@ -94,7 +94,7 @@ class Load:
     """Claimed and not yet granted."""
     granted_bytes: int = 0
     served_bytes: int = 0
-    """All that it was ever granted."""
+    """Bytes that it was granted so far, some of them perhaps more than once."""
     consumed_bytes: dict[int, int] = field(default_factory=dict)
     all_consumed_bytes: int = 0
     """The sum of `consumed_bytes`."""

@@ -347,6 +347,13 @@ answer_decoder = msgspec.msgpack.Decoder(Reply)
 
 
 def digest_of(environment: Mapping[str, str]) -> str:
-    """A name for an environment that can be passed on and compared without its secrets."""
-    text = "\0".join(f"{name}={value}" for name, value in sorted(environment.items()))
-    return blake2b(text.encode(), digest_size=16).hexdigest()
+    """A name for an environment that can be passed on and compared without its secrets.
+
+    A length precedes each part: no character could separate the parts, since a value may hold any
+    of them, and two environments that differ must never share a connection.
+    """
+    digest = blake2b(digest_size=16)
+    for variable in sorted(environment.items()):
+        for part in map(str.encode, variable):
+            digest.update(b"%d:" % len(part) + part)
+    return digest.hexdigest()

@@ -20,7 +20,7 @@ from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.sizes import parse_size
 
 MOST_PINNED_BYTES: Final = 160 << 20
-"""What one rank may pin."""
+"""Bytes that one rank may pin at most."""
 SHAPE_ENV: Final = "STREAMERD_RING"
 SLOT_ALIGNMENT_BYTES: Final = 4096
 MOST_THREADS: Final = 10

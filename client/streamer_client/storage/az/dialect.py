@@ -12,6 +12,7 @@ from streamer_client.storage.az.remedies import remedy
 from streamer_client.storage.az.settings import AzSettings, expiry_of
 from streamer_client.storage.http.dialect import Answer, Request, Verdict
 from streamer_client.storage.http.faults import ErrorDetail, refusal, refusal_text
+from streamer_client.storage.http.headers import utc_now
 from streamer_client.storage.http.retry import Transient
 from streamer_client.storage.xml import Element, NotXml, parse_xml
 
@@ -25,11 +26,6 @@ _PASSING: Final = frozenset(
 
 _WRONG_TOKEN: Final = ("audience", "issuer")
 """Words in Azure's refusal of a token that was never valid for this account."""
-
-
-def utc_now() -> dt.datetime:
-    """This machine's time."""
-    return dt.datetime.now(dt.UTC)
 
 
 class AzDialect:

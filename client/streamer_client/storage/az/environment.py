@@ -30,10 +30,10 @@ from streamer_client.storage.az.connection_string import (
     ConnectionString,
     connection_string,
 )
-from streamer_client.storage.az.dialect import utc_now
 from streamer_client.storage.az.settings import ANONYMOUS, BEARER, ENDPOINT, SAS, az_settings
 from streamer_client.storage.az.uri import az_uri
 from streamer_client.storage.environment import flag, http_environment, missing_extra
+from streamer_client.storage.http.headers import utc_now
 
 if TYPE_CHECKING:
     from streamer_client.storage.az.credentials import ShortLived

@@ -1,6 +1,7 @@
-"""What an answer's headers say of its body: dates, ranges, sizes, encodings. Pure.
+"""What an answer's headers say of its body: dates, ranges, sizes, encodings.
 
-Owns the reading of standard HTTP headers; `proof.py` owns those that prove an object's content.
+Owns the reading of standard HTTP headers, and the clock that their dates are compared with. Does no
+other I/O, so that any thread may call it; `proof.py` owns those that prove an object's content.
 """
 
 from __future__ import annotations
@@ -12,6 +13,11 @@ from collections.abc import Mapping
 from typing import Final
 
 from streamer_client.contract.errors import SourceChanged, SourceError
+
+
+def utc_now() -> dt.datetime:
+    """The time by this machine's clock, in UTC as the dates of servers are."""
+    return dt.datetime.now(dt.UTC)
 
 
 def date_of(text: str) -> dt.datetime | None:

@@ -18,7 +18,7 @@ from streamer_client.contract.errors import CredentialsExpired
 from streamer_client.contract.printable import printable
 from streamer_client.storage.http.dialect import Answer, Request, Verdict
 from streamer_client.storage.http.faults import ErrorDetail, refusal, refusal_text, retry_after_s
-from streamer_client.storage.http.headers import date_of
+from streamer_client.storage.http.headers import date_of, utc_now
 from streamer_client.storage.http.retry import SendAgain, Transient
 from streamer_client.storage.remembered import Remembered
 from streamer_client.storage.s3.endpoints import bucket_url
@@ -52,11 +52,6 @@ SKEW_S: Final = 60.0
 """A clock that is wrong by less than this is not why a request was refused."""
 
 _MOVED: Final = (301, 302, 307, 308)
-
-
-def utc_now() -> dt.datetime:
-    """This machine's time."""
-    return dt.datetime.now(dt.UTC)
 
 
 class S3Dialect:

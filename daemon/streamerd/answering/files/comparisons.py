@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 FILES_A_JOB: Final = 64
 PROVEN_AGAIN_S: Final = 0.05
-"""How often it is asked whether the blocks of an adopted shard are proven."""
+"""Seconds between two looks whether the blocks of an adopted shard are proven."""
 _SUPERSEDED: Final = (
     "its file was rewritten in place while it was in use; load it again from the start, and "
     "replace files by renaming new ones over them"

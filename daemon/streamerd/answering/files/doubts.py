@@ -29,7 +29,7 @@ from streamerd.workers.in_daemon.supervisor import Fleet
 logger = logging.getLogger(__name__)
 
 MOST_TRIES: Final = 3
-"""How often a file is looked at that is touched again each time while it is looked at."""
+"""How often a file is read again if it is touched during each reading."""
 
 Resolved = Callable[[StreamerError | None], None]
 """Called with None once the doubt is resolved, whichever way, else with why it could not be."""

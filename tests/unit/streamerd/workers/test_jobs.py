@@ -43,6 +43,7 @@ from streamerd.workers.jobs import (
     TakeSlab,
     TakeSource,
     answer_decoder,
+    digest_of,
     handles_of,
     hung,
     job_decoder,
@@ -135,3 +136,9 @@ def test_an_answer_is_no_job(message: Reply) -> None:
     (body,) = FrameBuffer().feed(frame(message))
     with pytest.raises(msgspec.ValidationError):
         job_decoder.decode(body)
+
+
+def test_environments_that_differ_have_different_digests() -> None:
+    alike = [{"A": "1\0B=2"}, {"A": "1", "B": "2"}, {"A": "", "1": "B2"}, {"A=1": "B", "2": ""}, {}]
+    assert len({digest_of(each) for each in alike}) == len(alike)
+    assert digest_of({"A": "1", "B": "2"}) == digest_of({"B": "2", "A": "1"})
