@@ -18,7 +18,7 @@ import torch
 
 from streamer_client.contract.errors import SourceError
 from streamer_client.contract.safetensors.catalog import TensorEntry
-from streamer_client.copy.feed import Feed
+from streamer_client.copy.feed import Copies, Feed
 from streamer_client.stats import LoadStats, Progress
 from streamer_client.tensors.filling import OnMismatch, TargetFiller
 from streamer_client.tensors.foretelling import RankPlace
@@ -41,7 +41,7 @@ class Checkpoint:
         source: what was opened, for people.
         progress: told how far reading is, see `stats.Progress`.
         owners: the number of the shard that counts for a tensor that is in several.
-        on_copied: told after each pass how many bytes it copied.
+        on_copied: told after each pass what it copied, and where that came from.
     """
 
     def __init__(
@@ -50,12 +50,13 @@ class Checkpoint:
         source: str,
         progress: Progress | None = None,
         owners: Mapping[str, int] | None = None,
-        on_copied: Callable[[int], None] | None = None,
+        on_copied: Callable[[Copies], None] | None = None,
     ) -> None:
         self._feed = feed
         self._owners = owners
         self._on_copied = on_copied
         self._told_bytes = 0
+        self._told_direct_bytes = 0
         self._headers = Headers(feed, owners=owners)
         total_bytes = sum(shard.size_bytes for shard in feed.shards)
         self._stats = LoadStats(
@@ -259,8 +260,10 @@ class Checkpoint:
         self._feed.settle()
         more_bytes = self._stats.copied_bytes - self._told_bytes
         self._told_bytes += more_bytes
+        direct_bytes = self._feed.direct_bytes - self._told_direct_bytes
+        self._told_direct_bytes += direct_bytes
         if self._on_copied is not None and more_bytes:
-            self._on_copied(more_bytes)
+            self._on_copied(Copies.of(more_bytes, self._feed.route, direct_bytes))
 
     def _counting(self, on_tensor: OnTensor | None) -> Callable[[Sequence[TensorEntry]], None]:
         """What notes tensors that are in place, and tells the caller."""

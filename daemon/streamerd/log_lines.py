@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -147,8 +148,8 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, int | float) or value is None:
-        return value
+    if value is None or (isinstance(value, int | float) and math.isfinite(value)):
+        return value  # JSON has no word for infinity, and none for what is no number
     return str(value)[:MAX_LOGGED_CHARACTERS]
 
 

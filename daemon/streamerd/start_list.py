@@ -14,12 +14,16 @@ import contextlib
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
 from streamer_client.contract.errors import StreamerError
 from streamerd.settings.values import Prefetched
 from streamerd.workers.start_messages import ISOLATED
+
+STOP_GRACE_S: Final = 2.0
+"""For how long the process may take to end after it was killed."""
 
 
 class StartList:
@@ -65,4 +69,7 @@ class StartList:
             return
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
-        await self._process.wait()
+        # A process that a file system holds (state D) does not end. What is in memory would not be
+        # written down for the next daemon if this one waited for it until systemd kills it.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), STOP_GRACE_S)

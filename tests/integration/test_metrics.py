@@ -15,6 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from streamer_client.client import daemon_client
 from streamer_client.contract.errors import SourceNotFound
+from streamer_client.contract.limits import MAX_NUMBER
+from streamer_client.contract.messages import Copied
 from tests.support.checkpoints import write_model
 from tests.support.daemon import BLOCK, DaemonProcess, Daemons
 from tests.support.raw_client import RawClient
@@ -73,6 +75,13 @@ def test_they_count_what_was_loaded(text: str) -> None:
     assert sums["streamerd_load_bytes_total"] == sums["streamerd_served_bytes_total"] == 12 * BLOCK
     assert sums["streamerd_block_read_seconds_count"] == 6
     assert sums["streamerd_load_seconds_count"] == sums["streamerd_loads_total"] == 2
+
+
+def test_a_client_that_lies_of_its_copies_hides_no_status(streamerd: DaemonProcess) -> None:
+    with RawClient(streamerd.socket) as client:
+        for _ in range(3):
+            client.send(Copied(MAX_NUMBER, MAX_NUMBER, MAX_NUMBER))
+        eventually(lambda: streamerd.totals()["copied_bytes"] == MAX_NUMBER)
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")

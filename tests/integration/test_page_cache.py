@@ -86,6 +86,23 @@ def settled(streamerd: DaemonProcess, size: int) -> bool:
     return resident == size and streamerd.reads_under_way() == 0
 
 
+def test_the_daemon_counts_where_it_was_copied_from(
+    streamerd: DaemonProcess, client: Client, files: list[Path]
+) -> None:
+    assert filled(client, files)[1] == "page-cache"
+    copied_bytes = sum(one.nbytes for one in stored_in(files).values())
+    names = ("copied_bytes", "copied_page_cache_bytes", "copied_direct_bytes")
+
+    def told(*figures: int) -> bool:
+        totals = streamerd.totals()
+        return tuple(totals[name] for name in names) == figures
+
+    eventually(lambda: told(copied_bytes, copied_bytes, 0))
+    eventually(lambda: settled(streamerd, size_bytes(files)))
+    assert filled(client, files)[1] == "daemon"
+    eventually(lambda: told(2 * copied_bytes, copied_bytes, 0))
+
+
 @pytest.mark.parametrize("hold", [True, False])
 @pytest.mark.parametrize("named", [True, False])
 def test_it_is_read_there_and_brought_in_afterwards(

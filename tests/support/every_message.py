@@ -19,7 +19,7 @@ CLIENT: Final[tuple[m.ClientMessage, ...]] = (
     m.Open(2, 7, "/m", 3, ("a", "b"), "*.bin", "none", _OPTIONS, {"AWS_REGION": "eu"}),
     m.Want(7, _RANGES),
     m.Consumed(7, _RANGES),
-    m.Copied(2**33),
+    m.Copied(2**33, 2**31, 2**30),
     m.ReleaseShards(7, (0, 3)),
     m.Close(7),
     m.Drop(3),

@@ -47,6 +47,7 @@ class PaperFeed:
 
     resident_bytes = 0
     route = Route.DAEMON
+    direct_bytes = 0
     threads = 2
 
     def __init__(self, *files: bytes, mapped: dict[int, int] | None = None) -> None:

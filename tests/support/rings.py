@@ -116,6 +116,7 @@ class FileFeed:
     """A feed of one shard: by system calls from `fd` where that is given, else by `read_into`."""
 
     route = Route.DAEMON
+    direct_bytes = 0
 
     def __init__(self, data: bytes, fd: int | None = None, block_bytes: int = 16 << 10) -> None:
         self.block_bytes = block_bytes

@@ -271,6 +271,8 @@ RULES: Final[dict[str, Rule]] = {
     # what is told
     "resident_bytes": _COUNT,
     "copied_bytes": _COUNT,
+    "page_cache_bytes": _COUNT,
+    "direct_bytes": _COUNT,
     "needs_bytes": _COUNT,
     "available_bytes": _number(-MAX_NUMBER),
     "total_bytes": _COUNT,

@@ -92,9 +92,13 @@ class Consumed(Message, frozen=True):
 
 
 class Copied(Message, frozen=True):
-    """What this client copied of tensors since it told so last; for `status` alone."""
+    """What this client copied of tensors since it told so last; for `status` and metrics alone."""
 
     copied_bytes: int
+    page_cache_bytes: int = 0
+    """Of these, from the page cache."""
+    direct_bytes: int = 0
+    """Of these, read by the client itself, without the daemon."""
 
 
 class ReleaseShards(Message, frozen=True):

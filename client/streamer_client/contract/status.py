@@ -103,6 +103,10 @@ class TotalsStatus(msgspec.Struct, frozen=True, kw_only=True):
     served_bytes: int
     copied_bytes: int = 0
     """Of tensors, by clients, to devices or into private memory, as they told."""
+    copied_page_cache_bytes: int = 0
+    """Of these, from the page cache."""
+    copied_direct_bytes: int = 0
+    """Of these, read by the clients themselves."""
     block_hits: int
     block_misses: int
     evicted_bytes: int

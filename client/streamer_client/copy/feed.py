@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, assert_never
 
 from streamer_client.contract.errors import StreamerError
 from streamer_client.contract.layout import BlockRange
@@ -34,6 +34,36 @@ class Route(StrEnum):
     """Begun through the daemon, and read on by this process."""
     PAGE_CACHE = "page-cache"
     """Read by this process from the page cache; the daemon brings the files in afterwards."""
+
+
+class Copies(NamedTuple):
+    """Bytes that a pass copied, by where it had them from."""
+
+    daemon: int = 0
+    page_cache: int = 0
+    direct: int = 0
+
+    @classmethod
+    def of(cls, size_bytes: int, route: Route, direct_bytes: int) -> Copies:
+        """What a pass copied.
+
+        Args:
+            size_bytes: all of it.
+            route: of the pass, as it was at its end.
+            direct_bytes: what this process read of it itself, where that is a part.
+        """
+        match route:
+            case Route.DAEMON:
+                return cls(daemon=size_bytes)
+            case Route.PAGE_CACHE:
+                return cls(page_cache=size_bytes)
+            case Route.DIRECT:
+                return cls(direct=size_bytes)
+            case Route.MIXED:
+                direct_bytes = min(size_bytes, direct_bytes)
+                return cls(daemon=size_bytes - direct_bytes, direct=direct_bytes)
+            case _:
+                assert_never(route)
 
 
 class FeedClosed(StreamerError):
@@ -79,6 +109,11 @@ class Feed(Protocol):
     @property
     def route(self) -> Route:
         """The way that blocks come now; `LoadStats.mode` shows it."""
+        ...
+
+    @property
+    def direct_bytes(self) -> int:
+        """What this process has read of it by itself so far."""
         ...
 
     @property

@@ -107,6 +107,10 @@ class DaemonFeed:
         return self._state.route
 
     @property
+    def direct_bytes(self) -> int:
+        return 0 if self._direct is None else self._direct.direct_bytes
+
+    @property
     def threads(self) -> int:
         return copy_threads() if self._direct is None else self._direct.threads
 

@@ -103,6 +103,7 @@ class DirectFeed:
         self._lock = threading.Lock()
         self._pass = 0
         self._closed = False
+        self.direct_bytes = 0
 
     def begin(self, order: Sequence[BlockRange]) -> int:
         del order  # blocks are read when they are asked for
@@ -146,7 +147,7 @@ class DirectFeed:
         return self._of(shard).reader.piece_bytes == 0
 
     def _read(self, shard: int, buffer: memoryview, start: int) -> None:
-        opened = self._of(shard)
+        opened = self._of(shard, len(buffer))
         try:
             opened.reader.readinto(buffer, start)
         except CredentialsExpired:
@@ -154,10 +155,12 @@ class DirectFeed:
                 raise
             self._of(shard).reader.readinto(buffer, start)
 
-    def _of(self, shard: int) -> _Opened:
+    def _of(self, shard: int, counted_bytes: int = 0) -> _Opened:
+        """The reader of a shard, from which so many bytes will be read."""
         with self._lock:
             if self._closed:
                 raise FeedClosed
+            self.direct_bytes += counted_bytes
             opened = self._opened.get(shard)
             if opened is None:
                 reader = self._storage.open(self._stored[shard])

@@ -26,7 +26,7 @@ from streamer_client.contract.errors import (
 )
 from streamer_client.contract.messages import Copied, Open
 from streamer_client.contract.uris import is_remote
-from streamer_client.copy.feed import Feed
+from streamer_client.copy.feed import Copies, Feed
 from streamer_client.delivery.concurrency import chunk_bytes
 from streamer_client.delivery.daemon_feed import DaemonFeed
 from streamer_client.delivery.direct_feed import open_directly
@@ -49,7 +49,7 @@ class Opener(Protocol):
     """What a client of any mode does with a request."""
 
     def feed(self, request: OpenRequest) -> Feed: ...
-    def tell_copied(self, copied_bytes: int) -> None: ...
+    def tell_copied(self, copies: Copies) -> None: ...
     def close(self) -> None: ...
 
 
@@ -101,8 +101,8 @@ class DaemonOpener:
                 file.close()
             raise
 
-    def tell_copied(self, copied_bytes: int) -> None:
-        self._link.tell(Copied(copied_bytes))
+    def tell_copied(self, copies: Copies) -> None:
+        self._link.tell(Copied(sum(copies), copies.page_cache, copies.direct))
 
     def close(self) -> None:
         self._link.close()
@@ -130,7 +130,7 @@ class DirectOpener:
             block_bytes=chunk_bytes(uri, self._environ),
         )
 
-    def tell_copied(self, copied_bytes: int) -> None:
+    def tell_copied(self, copies: Copies) -> None:
         """There is nobody to tell."""
 
     def close(self) -> None:
@@ -160,8 +160,8 @@ class AutoOpener:
             logger.warning("event=reading_directly source=%r reason=%r", request.source, str(error))
             return feed
 
-    def tell_copied(self, copied_bytes: int) -> None:
-        self._daemon.tell_copied(copied_bytes)
+    def tell_copied(self, copies: Copies) -> None:
+        self._daemon.tell_copied(copies)
 
     def close(self) -> None:
         self._daemon.close()

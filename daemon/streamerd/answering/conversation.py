@@ -85,7 +85,7 @@ class Conversation:
         self._sessions.end(session, "said goodbye")
 
     def _copied(self, _session: Session, message: messages.Copied) -> None:
-        self._sessions.copied_bytes += message.copied_bytes
+        self._sessions.copied.add(message)
 
     def _tell_status(self, session: Session, message: messages.GetStatus) -> None:
         self._replies.send(session, messages.Status(message.request_id, self._status()))

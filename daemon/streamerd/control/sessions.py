@@ -22,7 +22,8 @@ from zmq import MessageTracker
 
 from streamer_client.connecting.packet_socket import peer_of
 from streamer_client.contract.handover import TOKEN_BYTES
-from streamer_client.contract.messages import Message
+from streamer_client.contract.limits import MAX_NUMBER
+from streamer_client.contract.messages import Copied, Message
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,27 @@ class Session:
     """Sizes of long answers, each with a tracker that tells when it has left this process."""
 
 
+@dataclass(slots=True)
+class CopiedTotals:
+    """What clients told that they copied.
+
+    None of it goes beyond the largest number of a message: otherwise a client that lies would make
+    a status that cannot be sent.
+    """
+
+    copied_bytes: int = 0
+    page_cache_bytes: int = 0
+    direct_bytes: int = 0
+
+    def add(self, told: Copied) -> None:
+        """Count what a client told; its parts are no more than the whole."""
+        page_cache_bytes = min(told.page_cache_bytes, told.copied_bytes)
+        direct_bytes = min(told.direct_bytes, told.copied_bytes - page_cache_bytes)
+        self.copied_bytes = min(self.copied_bytes + told.copied_bytes, MAX_NUMBER)
+        self.page_cache_bytes = min(self.page_cache_bytes + page_cache_bytes, MAX_NUMBER)
+        self.direct_bytes = min(self.direct_bytes + direct_bytes, MAX_NUMBER)
+
+
 class Sessions:
     """The sessions by name and by token.
 
@@ -70,7 +92,7 @@ class Sessions:
         self._by_name: dict[str, Session] = {}
         self._by_token: dict[bytes, Session] = {}
         self._count = 0
-        self.copied_bytes = 0
+        self.copied = CopiedTotals()
         """What clients told that they copied of tensors; those that left are counted too."""
         self._loop = asyncio.get_running_loop()
 

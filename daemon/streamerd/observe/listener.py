@@ -2,22 +2,23 @@
 
 Owns the listening socket and the few connections on it. Whoever is slow, says nonsense or asks too
 often harms only who else scrapes: a few connections at once, each for a few seconds, and a few a
-second, so that the loop, which serves loads, spends next to nothing here. The text is made at most
-once in `FRESH_S`. Runs in the daemon's loop.
+second, so that the loop, which serves loads, spends next to nothing here. The text of each of the
+two forms is made at most once in `FRESH_S`. Runs in the daemon's loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import errno
 import logging
 import os
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import CollectorRegistry
+from prometheus_client import exposition
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector, CollectorRegistry
 
 from streamer_client.contract.errors import ConfigError
 from streamerd.control.listening import Listening, listen
@@ -33,6 +34,32 @@ ANSWERED_S: Final = 5.0
 MOST_HEAD_BYTES: Final = 8 << 10
 FRESH_S: Final = 0.25
 _BACKLOG: Final = 16
+_OPENMETRICS: Final = "application/openmetrics-text"
+
+
+class Form(NamedTuple):
+    """A form in which metrics are told."""
+
+    kind: str
+    """Its media type."""
+    encode: Callable[[Collector], bytes]
+
+
+PLAIN: Final = Form(exposition.CONTENT_TYPE_PLAIN_0_0_4, exposition.generate_latest)
+OPEN: Final = Form(openmetrics.CONTENT_TYPE_LATEST, openmetrics.generate_latest)
+
+
+def form_for(accept: str) -> Form:
+    """The form to answer in.
+
+    The library's own choice raises for a version that is no number, and repeats what it was asked
+    for. All names here are plain, so no escaping has to be agreed on.
+
+    Args:
+        accept: the field of the request.
+    """
+    asked = (each.partition(";")[0].strip().lower() for each in accept.split(","))
+    return OPEN if _OPENMETRICS in asked else PLAIN
 
 
 class MetricsListener:
@@ -55,8 +82,8 @@ class MetricsListener:
         """Connections of the present `COUNTED_S`."""
         self._turn: asyncio.TimerHandle | None = None
         """Ends that time."""
-        self._made: dict[str, tuple[float, bytes, str]] = {}
-        """The text of each form, with its time and its type."""
+        self._made: dict[str, tuple[float, bytes]] = {}
+        """The text of each form, by its media type, and when it was made."""
 
     def open(self, address: str, mode: int) -> None:
         """Listen.
@@ -69,7 +96,7 @@ class MetricsListener:
             ConfigError: nobody can listen there.
         """
         if os.path.isabs(address):
-            self._file = listen(address, mode, socket.SOCK_STREAM)
+            self._file = _unix_socket(address, mode)
             self._socket = self._file.socket
         else:
             self._socket = _tcp_socket(address)
@@ -118,13 +145,20 @@ class MetricsListener:
         task = self._loop.create_task(self._serve(connection))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
+        # Not in the task: one that is cancelled before its first step never gets there.
+        task.add_done_callback(lambda _task: connection.close())
 
     async def _serve(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError, TimeoutError):
+        try:
             async with asyncio.timeout(ANSWERED_S):
                 head = await self._head(connection)
                 await self._loop.sock_sendall(connection, self._answer(head))
                 connection.shutdown(socket.SHUT_WR)
+        except (OSError, TimeoutError):
+            return  # it has left, or is slow
+        except Exception:
+            # An error that nobody handles ends the daemon. Loads must not end with a scrape.
+            logger.exception("event=metrics_failed")
 
     async def _head(self, connection: socket.socket) -> bytes:
         head = b""
@@ -148,16 +182,15 @@ class MetricsListener:
             return _response("405 Method Not Allowed", b"only GET\n")
         if target.partition("?")[0] != "/metrics":
             return _response("404 Not Found", b"metrics are at /metrics\n")
-        body, kind = self._text(_field(fields, "accept"))
-        return _response("200 OK", body, kind, without_body=method == "HEAD")
+        form = form_for(_field(fields, "accept"))
+        return _response("200 OK", self._text(form), form.kind, without_body=method == "HEAD")
 
-    def _text(self, accept: str) -> tuple[bytes, str]:
-        encode, kind = choose_encoder(accept)
-        made_s, body, _ = self._made.get(kind, (float("-inf"), b"", ""))
+    def _text(self, form: Form) -> bytes:
+        made_s, body = self._made.get(form.kind, (float("-inf"), b""))
         if self._clock() - made_s >= FRESH_S:
-            body = encode(self._registry)
-            self._made = {kind: (self._clock(), body, kind)}
-        return body, kind
+            body = form.encode(self._registry)
+            self._made[form.kind] = (self._clock(), body)
+        return body
 
 
 def _field(fields: list[str], name: str) -> str:
@@ -176,6 +209,34 @@ def _response(
         "Connection: close\r\nX-Content-Type-Options: nosniff\r\n\r\n"
     )
     return head.encode() + (b"" if without_body else body)
+
+
+def _unix_socket(path: str, mode: int) -> Listening:
+    if _is_served(path):
+        raise ConfigError(
+            f"metrics_listen: somebody listens at {path} already; choose another path, or stop who "
+            "has it"
+        )
+    try:
+        return listen(path, mode, socket.SOCK_STREAM)
+    except ConfigError as error:
+        told = str(error).replace("another --socket", "another path")
+        raise ConfigError(f"metrics_listen: {told}") from error
+
+
+def _is_served(path: str) -> bool:
+    """Whether a program listens at a path.
+
+    No lock lies beside this path, as one does beside the control socket. So a socket that belongs
+    to the daemon's user need not be one that a killed daemon left.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            failed = probe.connect_ex(path)
+        except OSError:  # longer than such a path may be
+            return False
+    # A full queue of connections, or a socket of another type, is somebody's too.
+    return failed in (0, errno.EAGAIN, errno.EPROTOTYPE)
 
 
 def _tcp_socket(address: str) -> socket.socket:

@@ -136,7 +136,19 @@ def _loads(facts: Facts, watch: Watch) -> Iterator[Metric]:
     origins = {name: watch.totals.origins[name] for name in ("memory", "source", "other_load")}
     yield _labelled(CounterMetricFamily, "load_bytes", "Served to loads that are over, by where "
                     "it came from", "origin", origins)  # fmt: skip
+    yield _copied(status_totals(facts))
     yield _histogram("load_seconds", "Of loads that ended well", watch.totals.seconds)
+
+
+def _copied(totals: TotalsStatus) -> Metric:
+    page_cache, direct = totals.copied_page_cache_bytes, totals.copied_direct_bytes
+    origins = {
+        "daemon": max(0, totals.copied_bytes - page_cache - direct),
+        "page_cache": page_cache,
+        "direct": direct,
+    }
+    return _labelled(CounterMetricFamily, "copied_bytes", "Of tensors, by clients, as they told, "
+                     "by where they had it from", "origin", origins)  # fmt: skip
 
 
 def _processes(facts: Facts, totals: TotalsStatus) -> Iterator[Metric]:

@@ -24,9 +24,11 @@ from streamer_client.contract.layout import (
 from streamer_client.contract.options import MODE_ENV
 from streamer_client.contract.sizes import exact_size, format_size, parse_size
 from streamer_client.contract.socket import DESCRIPTOR_SUFFIX, MAX_SOCKET_PATH_BYTES, SUN_PATH_BYTES
+from streamer_client.storage.registry import public_uri
 from streamerd.memory.check import contradiction, default_limit, own_bytes
 from streamerd.memory.room import MemoryRoom, memory_room
 from streamerd.settings.table import ENV_PREFIX, KEYS, Context, Key, Settings
+from streamerd.settings.values import Prefetched
 
 __all__ = [
     "SYSTEM_CONFIG",
@@ -111,14 +113,22 @@ def check_user(settings: Settings, uid: int) -> None:
 
 
 def config_body(settings: Settings, origins: Mapping[str, str]) -> dict[str, object]:
-    """The body of the `Config` message: key to `{"value", "origin"}`; sizes in bytes."""
+    """The body of the `Config` message: key to `{"value", "origin"}`; sizes in bytes.
+
+    Whoever may use the daemon sees it, so sources are in it without the secrets of their URLs.
+    """
+    public = msgspec.structs.replace(settings, prefetch=tuple(map(_public, settings.prefetch)))
     return {
         key.name: {
-            "value": msgspec.to_builtins(getattr(settings, key.field)),
+            "value": msgspec.to_builtins(getattr(public, key.field)),
             "origin": origins[key.name],
         }
         for key in KEYS
     }
+
+
+def _public(listed: Prefetched) -> Prefetched:
+    return msgspec.structs.replace(listed, source=public_uri(listed.source))
 
 
 def _fill_defaults(

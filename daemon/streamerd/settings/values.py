@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from streamer_client.contract.uris import is_remote
+from streamer_client.storage.registry import public_uri
 
 LOOPBACK: Final = "127.0.0.1"
 _HOST_PORT: Final = re.compile(r"(?:(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]+):|:)?(?P<port>\d{1,5})")
@@ -57,6 +58,8 @@ def prefetch_list(given: object) -> tuple[Prefetched, ...]:
     found = [{"source": each} if isinstance(each, str) else each for each in listed]
     sources = msgspec.convert(found, tuple[Prefetched, ...])
     for each in sources:
+        if "\0" in each.source:
+            raise ValueError(f"{public_uri(each.source)!r} has a NUL, which no name can have")
         if not os.path.isabs(each.source) and not is_remote(each.source):
-            raise ValueError(f"{each.source!r} is neither an absolute path nor a URI")
+            raise ValueError(f"{public_uri(each.source)!r} is neither an absolute path nor a URI")
     return sources

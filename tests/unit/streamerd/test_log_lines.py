@@ -123,6 +123,21 @@ def test_other_texts_become_a_message(record: logging.LogRecord) -> None:
     assert "event" not in told
 
 
+def test_json_is_json_whatever_the_values() -> None:
+    values = (float("nan"), float("inf"), b"\x00\xff", "a\nb\u2028\udcff", True, None, 2**70)
+    text = "event=x " + " ".join(f"v{at}=%s" for at in range(len(values)))
+    line = JsonFormatter().format(_record(text, *values))
+
+    def refuse(word: str) -> object:
+        raise AssertionError(f"{word} is not JSON")
+
+    told = json.loads(line, parse_constant=refuse)
+    assert [told[f"v{at}"] for at in range(len(values))] == [
+        "nan", "inf", str(values[2]), "a\nb\u2028\udcff", True, None, 2**70,
+    ]  # fmt: skip
+    assert line.isprintable()
+
+
 def test_json_has_further_lines_and_tracebacks() -> None:
     record = _record("event=job_failed")
     record.further_lines = "Traceback\nValueError"

@@ -23,6 +23,7 @@ from streamer_client.contract.errors import (
 )
 from streamer_client.contract.handover import MAX_NAME_BYTES, Files
 from streamer_client.contract.printable import printable
+from streamer_client.contract.uris import has_scheme
 from streamerd.control.sessions import Session
 from streamerd.reading.sources import Pair
 from streamerd.workers import jobs
@@ -120,6 +121,9 @@ class Handovers:
             raise RequestRefused(f"a transfer has {MAX_FILES} files at most; open fewer at once")
         if any(len(file.name.encode()) > MAX_NAME_BYTES for file in packet.files):
             raise ProtocolMismatch(f"a name has {MAX_NAME_BYTES} bytes at most")
+        if any(has_scheme(file.name) for file in packet.files):
+            # It would be taken for an object's, and the scheme would become a label of metrics.
+            raise ProtocolMismatch("a handed-over file is called by its path, not by a URI")
         if not self.has_room(session):
             raise RequestRefused(
                 f"{self._held.total()} files of clients are open here, {self._held[session.uid]} "

@@ -24,12 +24,16 @@ class Rates:
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int, int]] = deque()
         self._pid = 0
+        self._uptime_s = 0.0
 
     def see(self, status: StatusDocument, now_s: float) -> NodeRates:
-        """Take a status in; a daemon that was started again counts from zero."""
-        if status.pid != self._pid:
+        """Take a status in; a daemon that was started again counts from zero.
+
+        In a container it has the same pid each time.
+        """
+        if status.pid != self._pid or status.uptime_s < self._uptime_s:
             self._seen.clear()
-            self._pid = status.pid
+        self._pid, self._uptime_s = status.pid, status.uptime_s
         totals = status.totals
         self._seen.append((now_s, totals.source_read_bytes, totals.served_bytes))
         while len(self._seen) > 2 and self._seen[1][0] <= now_s - WINDOW_S:

@@ -57,6 +57,7 @@ class StandingFeed:
 
     block_bytes = 256
     route = Route.DAEMON
+    direct_bytes = 0
 
     def __init__(self, fd: int) -> None:
         self.shards = (FeedShard("/the/shard", len(DATA)),)

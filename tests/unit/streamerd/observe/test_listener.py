@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 from tests.support.in_loop import in_loop, until
 
 from streamer_client.contract.errors import ConfigError
@@ -83,6 +86,60 @@ async def test_openmetrics_for_those_who_ask_for_it() -> None:
 
 
 @pytest.mark.parametrize(
+    "accept",
+    [
+        b"text/plain;version=x.y.z",
+        b"application/openmetrics-text;version=abc",
+        b"application/openmetrics-text;version=1.0.0\nX-Evil: 1;escaping=zzz",
+        b"application/openmetrics-text;version=2.0.0;escaping=allow-utf-8,*/*;q=",
+        b";;,,==",
+        b"\xff\xfe",
+    ],
+)
+def test_no_accept_does_harm_or_comes_back(accept: bytes) -> None:
+    @in_loop
+    async def ask() -> None:
+        async with served() as made:
+            answer = await made.ask(GET.removesuffix(b"\r\n") + b"Accept: " + accept + b"\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b"X-Evil" not in answer
+            assert len(made.listener._made) == 1
+
+    ask()
+
+
+@in_loop
+async def test_forms_in_turn_are_not_made_more_often() -> None:
+    async with served() as made:
+        other = GET.removesuffix(b"\r\n") + b"Accept: application/openmetrics-text\r\n\r\n"
+        await made.ask(GET)
+        await made.ask(other)
+        made.gauge.set(7)
+        for request in (GET, other):
+            assert b"\nstreamerd_x 0.0\n" in await made.ask(request)
+
+
+class _Defective(Collector):
+    def collect(self) -> Iterable[Metric]:
+        raise KeyError("a defect")
+
+
+@in_loop
+async def test_a_defect_of_metrics_ends_a_scrape_and_not_the_daemon(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    met: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: met.append(context))
+    async with served() as made:
+        made.registry.register(_Defective())
+        assert await made.ask(GET) == b""
+    gc.collect()  # an exception that nobody asks a task for is told when the task is collected
+    await asyncio.sleep(0)
+    assert not met
+    assert "event=metrics_failed" in caplog.text
+
+
+@pytest.mark.parametrize(
     ("request_text", "status"),
     [
         (b"GET / HTTP/1.1\r\n\r\n", b"404"),
@@ -148,3 +205,61 @@ async def test_a_port_that_is_taken_is_named() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"metrics_listen: cannot listen on 127.0.0.1:{port}"):
             Served().listener.open(f"127.0.0.1:{port}", 0o600)
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
+def test_a_path_where_somebody_listens_is_left_to_them(
+    tmp_path: Path, kind: socket.SocketKind
+) -> None:
+    """Such as the daemon's own control socket, and that of descriptors."""
+    path = str(tmp_path / "control.sock")
+
+    @in_loop
+    async def try_it() -> None:
+        with pytest.raises(ConfigError, match=f"metrics_listen: somebody listens at {path}"):
+            Served().listener.open(path, 0o600)
+
+    with socket.socket(socket.AF_UNIX, kind) as taken:
+        taken.bind(path)
+        taken.listen(0)
+        try_it()
+        try_it()  # the first look fills the queue
+
+
+@in_loop
+async def test_a_stale_socket_is_replaced_and_another_file_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "m.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    made = Served()
+    made.listener.open(str(path), 0o600)
+    made.listener.close()
+    path.write_text("a file of somebody")
+    with pytest.raises(ConfigError, match=r"metrics_listen: .* no socket; .* choose another path"):
+        Served().listener.open(str(path), 0o600)
+    assert path.read_text() == "a file of somebody"
+
+
+@in_loop
+async def test_an_address_of_ipv6() -> None:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6) as probe:
+            port = probe.getsockname()[1]
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    made = Served()
+    made.listener.open(f"[::1]:{port}", 0o600)
+    assert b"streamerd_x" in await made.ask(GET)
+    made.listener.close()
+
+
+@in_loop
+async def test_what_was_just_accepted_is_closed_with_the_listener() -> None:
+    async with served() as made:
+        client = made.connect()
+        await until(lambda: bool(made.listener._serving))
+        made.listener.close()
+        await until(lambda: not made.listener._serving)
+        client.setblocking(True)
+        assert client.recv(1) == b""
+        client.close()

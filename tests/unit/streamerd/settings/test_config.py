@@ -270,6 +270,21 @@ def test_the_config_body_has_value_and_origin_of_each_key() -> None:
     assert list(body) == [key.name for key in KEYS]
 
 
+def test_the_config_body_tells_no_secret_of_a_prefetched_source() -> None:
+    """Whoever may use the daemon may ask for it."""
+    body = config_body(*_load({"prefetch": ["https://me:pass@host/m?sig=word", "/models/a"]}))
+    told = str(body["prefetch"])
+    assert "https://host/m" in told
+    assert "/models/a" in told
+    assert not any(secret in told for secret in ("pass", "word", "me:"))
+
+
+@pytest.mark.parametrize("source", ["relative", "/a\0b"])
+def test_a_prefetched_source_that_nobody_can_open(source: str) -> None:
+    with pytest.raises(ConfigError, match="prefetch"):
+        _load({"prefetch": [source]})
+
+
 # --- who may use it -------------------------------------------------------------------------------
 
 

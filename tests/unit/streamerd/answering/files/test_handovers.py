@@ -193,6 +193,18 @@ async def test_bounds_of_a_transfer() -> None:
 
 
 @in_loop
+async def test_a_file_that_is_called_like_an_object_is_refused() -> None:
+    async with paper_daemon() as daemon:
+        client = daemon.connect()
+        for uri in ("evil://a/b", "https://a/b", "FILE:///a"):
+            packet = Files(1, (HandedFile(uri, direct=False),))
+            with pytest.raises(ProtocolMismatch, match="by its path, not by a URI"):
+                daemon.parts.handovers.take(client.session, packet, [daemon.open(file(1))])
+        client.leave()
+        await all_closed(daemon)
+
+
+@in_loop
 async def test_one_users_files_leave_room_for_others() -> None:
     with mock.patch.object(resource, "getrlimit", return_value=(64, 64)):
         async with paper_daemon() as daemon:

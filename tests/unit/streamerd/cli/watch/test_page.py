@@ -118,6 +118,23 @@ def test_a_rate_has_the_unit_that_has_digits(rate: float, text: str) -> None:
 # --- rates ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("width", "height"), [(20, 5), (5, 2), (1, 1)])
+@pytest.mark.parametrize("body", [empty_body(), busy_body()])
+def test_a_tiny_screen_is_no_error(body: dict[str, Any], width: int, height: int) -> None:
+    assert max(map(len, _page(body, width, height))) <= width
+
+
+def test_a_daemon_of_the_same_pid_counts_from_zero_again() -> None:
+    """In a container it is always the same."""
+    rates, before, after = Rates(), empty_body(), empty_body()
+    before["totals"]["served_bytes"], before["uptime_s"] = 10**9, 100.0
+    after["totals"]["served_bytes"], after["uptime_s"] = 0, 1.0
+    rates.see(parse_status(before), 1.0)
+    assert rates.see(parse_status(after), 2.0) == NodeRates()
+    after["totals"]["served_bytes"], after["uptime_s"] = 500, 2.0
+    assert rates.see(parse_status(after), 3.0).served == 500
+
+
 def _status(read: int, served: int, pid: int = 1) -> StatusDocument:
     body = empty_body() | {"pid": pid}
     body["totals"] |= {"source_read_bytes": read, "served_bytes": served}

@@ -1,0 +1,21 @@
+"""Where a pass had the bytes from that it copied."""
+
+from __future__ import annotations
+
+import pytest
+
+from streamer_client.copy.feed import Copies, Route
+
+
+@pytest.mark.parametrize(
+    ("route", "direct_bytes", "copies"),
+    [
+        (Route.DAEMON, 0, Copies(daemon=10)),
+        (Route.PAGE_CACHE, 12, Copies(page_cache=10)),
+        (Route.DIRECT, 12, Copies(direct=10)),
+        (Route.MIXED, 4, Copies(daemon=6, direct=4)),
+        (Route.MIXED, 12, Copies(direct=10)),  # what lies between tensors is read too
+    ],
+)
+def test_the_route_tells(route: Route, direct_bytes: int, copies: Copies) -> None:
+    assert Copies.of(10, route, direct_bytes) == copies
