@@ -119,8 +119,8 @@ def destination(directory: str, relative: str, uri: str) -> str:
         or os.path.commonpath([directory, inside]) != directory
     ):
         raise SourceError(
-            f"{uri}: its name would be written outside of {directory}, so nothing was brought; "
-            "rename the object, or leave it out by a pattern"
+            f"{printable(uri)}: its name would be written outside of {directory}, so nothing was "
+            "brought; rename the object, or leave it out by a pattern"
         )
     return path
 
@@ -136,7 +136,8 @@ def _check_distinct(jobs: Sequence[_Job]) -> None:
         other = taken.setdefault(path, shard.uri)
         if other != shard.uri:
             raise SourceError(
-                f"{other} and {shard.uri} would both be written to {path}, so nothing was "
+                f"{printable(other)} and {printable(shard.uri)} would both be written to "
+                f"{printable(path)}, so nothing was "
                 "brought; rename one of them, or leave it out by a pattern"
             )
 
