@@ -21,6 +21,7 @@ from streamer_client.runai import (
     list_safetensors,
     pull_files,
 )
+from streamer_client.runai.pulling import destination
 from tests.support.checkpoints import write_model
 from tests.support.daemon import BLOCK, DaemonProcess
 from tests.support.guarded_store import SECRET, GuardedStore, guarded_store
@@ -155,6 +156,31 @@ def test_keys_that_lead_elsewhere(store: GuardedStore, tmp_path: Path, key: str)
     with pytest.raises(SourceError, match=f"evil: its name would be written outside of {tmp_path}"):
         pull_files(URI, str(tmp_path / "dst"))
     assert not (tmp_path / "dst").exists()
+
+
+def test_two_keys_whose_files_would_be_one(store: GuardedStore, tmp_path: Path) -> None:
+    for key in ("a/b", "a//b", "config.json"):
+        store.put("models", f"llama/{key}", b"{}")
+    with pytest.raises(SourceError) as told:
+        pull_files(URI, str(tmp_path / "dst"))
+    for said in (f"{URI}/a//b", f"{URI}/a/b", "nothing was brought", "rename one of them"):
+        assert said in str(told.value)
+    assert not (tmp_path / "dst").exists()
+    assert not any(seen.range for seen in store.seen)  # nothing was fetched
+    pull_files(URI, str(tmp_path / "dst"), ignore_pattern=["a//b"])
+    assert (tmp_path / "dst/a/b").read_bytes() == b"{}"
+
+
+@pytest.mark.parametrize("name", ["../new\nline\x1b[31m.json", "\u202e/../x"])
+def test_an_error_shows_no_control_character_of_a_key(
+    store: GuardedStore, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(SourceError, match="would be written outside of") as told:
+        destination(str(tmp_path), name, f"{URI}/{name}")
+    assert str(told.value).isprintable()
+    with pytest.raises(SourceError) as told:
+        pull_files(f"{URI}/{name}", str(tmp_path / "dst"))
+    assert str(told.value).isprintable()
 
 
 def test_what_is_not_there_is_named(store: GuardedStore, tmp_path: Path) -> None:

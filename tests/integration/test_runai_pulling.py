@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from streamer_client import CorruptCheckpoint, SourceError, SourceNotFound
+from streamer_client import ConfigError, CorruptCheckpoint, SourceError, SourceNotFound
 from streamer_client.runai import list_safetensors, pull_files
+from streamer_client.runai.listing import list_files
 from streamer_client.storage.contract import StoredShard
 from streamer_client.storage.local import LocalStorage
 from streamer_client.storage.local_reader import LocalReader
@@ -153,6 +154,32 @@ def test_a_name_that_leads_elsewhere_stops_everything(
     with pytest.raises(SourceError, match="outside of"):
         pull_files(str(source), str(tmp_path / "dst"))
     assert not (tmp_path / "dst").exists()
+
+
+def test_a_working_directory_that_was_removed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Path
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for place in [("model", str(tmp_path / "dst")), (str(source), "dst")]:
+        with pytest.raises(ConfigError, match="working directory was removed"):
+            pull_files(*place)
+    assert not (tmp_path / "dst").exists()
+    assert list_safetensors("model") == []
+    with pytest.raises(SourceNotFound):
+        list_files("model", recursive=True)
+    # The folder above a removed one is still found; no absolute path is needed for its names.
+    above = [(f"../source/{name}", len(content)) for name, content in CONTENT.items()]
+    assert sorted(list_files("../source", recursive=True)) == sorted(above)
+
+
+@pytest.mark.parametrize("end", ["", "/", "//", "/.", "/./"])
+def test_listed_names_begin_with_the_directory_as_it_is_written(source: Path, end: str) -> None:
+    (found,) = list_files(f"{source}{end}", recursive=False, allow=["tokenizer.model"])
+    assert found[0] == f"{source}{end.removesuffix('/')}/tokenizer.model"
+    (deep,) = list_files(f"{source}{end}", recursive=True, allow=["sub/deep/extra.json"])
+    assert deep[0] == f"{source}{end.removesuffix('/')}/sub/deep/extra.json"
 
 
 def test_listing_is_in_natural_order_and_not_recursive(source: Path) -> None:

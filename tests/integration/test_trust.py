@@ -22,7 +22,7 @@ from streamer_client.connecting.trust import (
     find_socket,
     is_named,
 )
-from streamer_client.contract.errors import UntrustedSocket
+from streamer_client.contract.errors import ConfigError, UntrustedSocket
 from streamer_client.contract.socket import SYSTEM_SOCKET
 from tests.support.unprivileged import NOBODY, as_user
 
@@ -217,6 +217,23 @@ def test_what_is_named_comes_first(environ: dict[str, str]) -> None:
     assert find_socket(named, UNUSED_UID) == SocketPlace("/named/s", True)
     assert find_socket(named, UNUSED_UID, "/flag/s") == SocketPlace("/flag/s", True)
     assert find_socket(environ, UNUSED_UID, "s") == SocketPlace(os.path.abspath("s"), True)
+
+
+def test_a_relative_socket_in_a_directory_that_was_removed(
+    environ: dict[str, str], open_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = made(open_folder / "gone", 0o700)
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for look in (
+        lambda: find_socket(environ, UNUSED_UID, "s"),
+        lambda: find_socket(environ | {"STREAMERD_SOCKET": "s"}, UNUSED_UID),
+        lambda: check_socket_place("s", named=True),
+        lambda: check_peer(UNUSED_UID, "s", named=True),
+    ):
+        with pytest.raises(ConfigError, match="working directory was removed"):
+            look()
+    assert find_socket(environ, UNUSED_UID, "/flag/s") == SocketPlace("/flag/s", True)
 
 
 def test_with_no_socket_anywhere_it_is_the_first_usable_place(

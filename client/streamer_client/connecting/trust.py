@@ -28,6 +28,7 @@ from streamer_client.contract.socket import (
     default_socket,
     socket_candidates,
 )
+from streamer_client.storage.os_errors import absolute_path
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +61,12 @@ def find_socket(environ: Mapping[str, str], uid: int, chosen: str | None = None)
         environ: the process environment.
         uid: the user of this process.
         chosen: what a flag or an argument names; it goes before everything.
+
+    Raises:
+        ConfigError: the path is relative, and the working directory was removed.
     """
     path = chosen or default_socket(environ, uid, _answers, _is_usable)
-    return SocketPlace(os.path.abspath(path), named=bool(chosen or environ.get(SOCKET_ENV)))
+    return SocketPlace(absolute_path(path), named=bool(chosen or environ.get(SOCKET_ENV)))
 
 
 def is_named(socket_path: str, environ: Mapping[str, str], uid: int) -> bool:
@@ -120,7 +124,7 @@ def check_socket_place(socket_path: str, *, named: bool) -> None:
     Raises:
         UntrustedSocket: says which folder, whose it is, and what to do.
     """
-    folder = os.path.dirname(os.path.abspath(socket_path))
+    folder = os.path.dirname(absolute_path(socket_path))
     trusted = _trusted_users()
     folders: list[_Step] = []
     for step in _way_to(folder):
@@ -227,7 +231,7 @@ def check_peer(uid: int, socket_path: str, *, named: bool) -> None:
         return
     if named or socket_path == SYSTEM_SOCKET:
         try:
-            service = os.stat(os.path.dirname(os.path.abspath(socket_path))).st_uid
+            service = os.stat(os.path.dirname(absolute_path(socket_path))).st_uid
         except OSError:
             service = ROOT
         if uid == service:

@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Final
 
 from streamer_client.contract.errors import StreamerError
+from streamer_client.contract.printable import printable
+
+_LONGEST_ESCAPE: Final = len(r"\U0010ffff")
 
 Bases = tuple[type[Exception], ...]
 
@@ -45,7 +48,14 @@ def _also(bases: Bases) -> Iterator[None]:
         if all(isinstance(error, base) for base in bases):
             raise
         kind = error.kind if isinstance(error, _Both) else type(error)
-        raise _rebuilt(kind, bases, error.args) from error
+        raise _rebuilt(kind, bases, tuple(map(_shown, error.args))) from error
+
+
+def _shown(argument: object) -> object:
+    """An error's text without control characters, which a store's keys may have; nothing is cut."""
+    if not isinstance(argument, str):
+        return argument
+    return printable(argument, len(argument) * _LONGEST_ESCAPE)
 
 
 class _Both(StreamerError):

@@ -21,7 +21,7 @@ from streamer_client.runai.s3_utils.s3_utils import S3Credentials, with_credenti
 from streamer_client.storage.contract import BucketNotFound, Storage, StoredShard
 from streamer_client.storage.names import natural_key
 from streamer_client.storage.object_uri import ObjectUri
-from streamer_client.storage.os_errors import source_error
+from streamer_client.storage.os_errors import absolute_path, source_error
 from streamer_client.storage.prefixes import PrefixStorage
 from streamer_client.storage.registry import source_environment, storage_for
 
@@ -120,7 +120,7 @@ def _files(directory: str, chosen: Choice) -> list[tuple[str, int]]:
     for folder, _, names in os.walk(directory, onerror=refuse):
         for name in names:
             path = os.path.join(folder, name)
-            if chosen(path, os.path.relpath(path, directory)):
+            if chosen(path, path[len(directory) :].lstrip("/")):
                 with suppress(FileNotFoundError):
                     status = os.stat(path)
                     if stat.S_ISREG(status.st_mode):
@@ -153,7 +153,7 @@ def found_under(storage: Storage, source: str, chosen: Choice) -> Iterator[tuple
 
     A source that is a file has its own name. What is not chosen is not looked at.
     """
-    base = (_place(source) if "://" in source else os.path.abspath(source)).rstrip("/") + "/"
+    base = (_place(source) if "://" in source else absolute_path(source)).rstrip("/") + "/"
 
     def relative(uri: str) -> str:
         place = _place(uri)

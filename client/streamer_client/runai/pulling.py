@@ -27,7 +27,7 @@ from streamer_client.runai.listing import Choice, found_under, storage_of, wante
 from streamer_client.runai.s3_utils.s3_utils import S3Credentials
 from streamer_client.runai.settings import concurrency
 from streamer_client.storage.contract import Storage, StoredShard
-from streamer_client.storage.os_errors import source_error
+from streamer_client.storage.os_errors import real_path, source_error
 
 logger = logging.getLogger(__name__)
 
@@ -77,9 +77,9 @@ def pull_chosen(
     source: str, dst: str, chosen: Choice, credentials: S3Credentials | None = None
 ) -> None:
     """Bring the files that `chosen(uri, name from the source on)` takes; else as `pull_files`."""
-    directory = os.path.realpath(dst)
     began_s = time.perf_counter()
     with as_value_error():
+        directory = real_path(dst)
         storage = storage_of(source, credentials)
         jobs = [
             _Job(shard, destination(directory, relative, shard.uri))
@@ -119,8 +119,8 @@ def destination(directory: str, relative: str, uri: str) -> str:
         or os.path.commonpath([directory, inside]) != directory
     ):
         raise SourceError(
-            f"{uri}: its name would be written outside of {directory}, so nothing was brought; "
-            "rename the object, or leave it out by a pattern"
+            f"{printable(uri)}: its name would be written outside of {directory}, so nothing was "
+            "brought; rename the object, or leave it out by a pattern"
         )
     return path
 
@@ -136,7 +136,8 @@ def _check_distinct(jobs: Sequence[_Job]) -> None:
         other = taken.setdefault(path, shard.uri)
         if other != shard.uri:
             raise SourceError(
-                f"{other} and {shard.uri} would both be written to {path}, so nothing was "
+                f"{printable(other)} and {printable(shard.uri)} would both be written to "
+                f"{printable(path)}, so nothing was "
                 "brought; rename one of them, or leave it out by a pattern"
             )
 

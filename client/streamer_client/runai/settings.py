@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from streamer_client.contract.errors import ConfigError
+from streamer_client.contract.limits import MAX_NUMBER
 from streamer_client.contract.options import Mode, chosen_mode
 from streamer_client.contract.uris import is_remote
 
@@ -33,15 +34,19 @@ def checked_concurrency(number: int | None, origin: str) -> int | None:
     """Reads at once.
 
     Raises:
-        ConfigError: not positive; names `origin`.
+        ConfigError: not positive, or more than any machine has; names `origin`.
     """
     if number is not None and number <= 0:
         raise ConfigError(f"{origin} is {number}; it must be a positive integer")
+    if number is not None and number > MAX_NUMBER:
+        raise ConfigError(f"{origin} is {number}; it must be below 2^63")
     return number
 
 
 def checked_memory_limit(number: int | None, origin: str) -> int:
     """Bytes a load may hold at once; -1, the default, is no limit of its own.
+
+    A number larger than any memory is as good as no limit, as Run:ai has it.
 
     Raises:
         ConfigError: less than -1; names `origin`.
@@ -53,7 +58,7 @@ def checked_memory_limit(number: int | None, origin: str) -> int:
             f"{origin} is {number}; it must be an integer >= -1: "
             "-1 for no limit, 0 for the smallest that works, or bytes"
         )
-    return number
+    return min(number, MAX_NUMBER)
 
 
 def concurrency(environ: Mapping[str, str], source: str) -> int | None:
@@ -79,7 +84,7 @@ def memory_limit(environ: Mapping[str, str], given_bytes: int | None) -> tuple[i
     if given_bytes is not None:
         return given_bytes, "memory_limit"
     number = integer_variable(environ, MEMORY_LIMIT_ENV)
-    return (-1 if number is None else number), MEMORY_LIMIT_ENV
+    return (-1 if number is None else min(number, MAX_NUMBER)), MEMORY_LIMIT_ENV
 
 
 def mode(environ: Mapping[str, str]) -> Mode:

@@ -2,7 +2,8 @@
 
 Owns the step from `OSError` to a typed error with a remedy. `source_error` is for files that are
 reached by a path; `descriptor_error` is for those that are read through a descriptor that another
-process opened, and looks at no path; `absolute_path` tells of a working directory that is gone.
+process opened, and looks at no path; `absolute_path` and `real_path` tell of a working directory
+that is gone.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def _remedy(error: OSError) -> str:
 def _refused_at(path: str) -> str:
     """The first directory on the way that may not be entered, else the path itself."""
     ancestor = "/"
-    for part in os.path.dirname(os.path.abspath(path)).split("/"):
+    for part in os.path.dirname(absolute_path(path)).split("/"):
         ancestor = os.path.join(ancestor, part)
         if not os.access(ancestor, os.X_OK, effective_ids=True):
             return ancestor
@@ -113,6 +114,17 @@ def absolute_path(path: str) -> str:
     Raises:
         ConfigError: it is relative, and the working directory was removed.
     """
-    return os.path.normpath(
-        path if os.path.isabs(path) else os.path.join(working_directory(), path)
-    )
+    return os.path.normpath(_from_root(path))
+
+
+def real_path(path: str) -> str:
+    """The path without symbolic links that a path means in this process.
+
+    Raises:
+        ConfigError: it is relative, and the working directory was removed.
+    """
+    return os.path.realpath(_from_root(path))
+
+
+def _from_root(path: str) -> str:
+    return path if os.path.isabs(path) else os.path.join(working_directory(), path)

@@ -16,8 +16,8 @@ from streamerd.cli.terminal import DONE, FAILED, console, exit_code_of, one_line
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run streamerctl; the exit code is one of those in `terminal`."""
-    arguments = control_parser().parse_args(argv)
     try:
+        arguments = control_parser().parse_args(argv)
         status: int = arguments.run(arguments)
         sys.stdout.flush()
     except StreamerError as error:

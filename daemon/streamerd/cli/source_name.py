@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 
 from streamer_client.contract.uris import has_scheme
+from streamer_client.storage.os_errors import absolute_path
 from streamer_client.storage.registry import public_uri
 
 
 def absolute_source(source: str) -> str:
     """A URI as it stands; a path made absolute against the caller's working directory."""
-    return source if has_scheme(source) else os.path.abspath(os.path.expanduser(source))
+    return source if has_scheme(source) else absolute_path(os.path.expanduser(source))
 
 
 def public_source(source: str) -> str:

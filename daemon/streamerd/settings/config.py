@@ -24,6 +24,7 @@ from streamer_client.contract.layout import (
 from streamer_client.contract.options import MODE_ENV
 from streamer_client.contract.sizes import exact_size, format_size, parse_size
 from streamer_client.contract.socket import DESCRIPTOR_SUFFIX, MAX_SOCKET_PATH_BYTES, SUN_PATH_BYTES
+from streamer_client.storage.os_errors import absolute_path
 from streamer_client.storage.registry import public_uri
 from streamerd.memory.check import contradiction, default_limit, own_bytes
 from streamerd.memory.room import MemoryRoom, memory_room
@@ -138,7 +139,7 @@ def _fill_defaults(
     fields.setdefault("block_bytes", DEFAULT_BLOCK_BYTES)
     if "socket" not in fields:
         fields["socket"] = _BY_NAME["socket"].default(context)
-    fields["socket"] = os.path.abspath(fields["socket"])
+    fields["socket"] = absolute_path(fields["socket"])
     if room is None:  # the machine's, where other daemons may live
         context = context._replace(room=context.room.beside(fields["socket"]))
     context = context._replace(block_bytes=fields["block_bytes"], socket=fields["socket"])

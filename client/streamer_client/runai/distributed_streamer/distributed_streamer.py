@@ -40,6 +40,8 @@ RUNAI_STREAMER_CUDA_ALIGNMENT_ENV_VAR: Final = "RUNAI_STREAMER_CUDA_ALIGNMENT"
 DIST_ENV: Final = "RUNAI_STREAMER_DIST"
 DIST_TIMEOUT_ENV: Final = "RUNAI_STREAMER_DIST_TIMEOUT"
 DEFAULT_BROADCAST_TIMEOUT: Final = timedelta(seconds=600)
+_MAX_TIMEOUT_S: Final = 1_000_000_000
+"""Some thirty years; torch counts a timeout in nanoseconds or milliseconds of 64 bits."""
 
 
 def ends_together(environ: Mapping[str, str]) -> bool:
@@ -52,6 +54,22 @@ def ends_together(environ: Mapping[str, str]) -> bool:
     if told not in ("0", "1", "auto"):
         raise ConfigError(f"{DIST_ENV} is {told!r}; it is one of 0, 1, auto")
     return told == "1"
+
+
+def broadcast_timeout(environ: Mapping[str, str]) -> timedelta:
+    """How long ranks wait for each other at the end of a stream.
+
+    Raises:
+        ConfigError: RUNAI_STREAMER_DIST_TIMEOUT is no number of seconds that torch can wait.
+    """
+    seconds = integer_variable(environ, DIST_TIMEOUT_ENV)
+    if not seconds:
+        return DEFAULT_BROADCAST_TIMEOUT
+    if not 0 < seconds <= _MAX_TIMEOUT_S:
+        raise ConfigError(
+            f"{DIST_TIMEOUT_ENV} is {seconds}; it is a number of seconds from 1 to {_MAX_TIMEOUT_S}"
+        )
+    return timedelta(seconds=seconds)
 
 
 class RankGroup:
@@ -68,12 +86,11 @@ class RankGroup:
         """Decide whether the ranks end together from now on; connects them the first time.
 
         Raises:
-            ConfigError: RUNAI_STREAMER_DIST_TIMEOUT is no number.
+            ConfigError: RUNAI_STREAMER_DIST_TIMEOUT is no number of seconds.
         """
         self._used = used
         if used and self._group is None:
-            seconds = integer_variable(os.environ, DIST_TIMEOUT_ENV)
-            timeout = timedelta(seconds=seconds) if seconds else DEFAULT_BROADCAST_TIMEOUT
+            timeout = broadcast_timeout(os.environ)
             self._group = dist.new_group(backend="gloo", timeout=timeout)
 
     @contextmanager

@@ -9,13 +9,13 @@ they are used as they are, and neither botocore nor a file is asked for anything
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import botocore.exceptions
 from botocore.credentials import Credentials, RefreshableCredentials
 from botocore.session import Session
 
-from streamer_client.contract.errors import ConfigError, SourceForbidden
+from streamer_client.contract.errors import ConfigError, SourceForbidden, StreamerError
 from streamer_client.storage.environment import authorities_of, flag
 from streamer_client.storage.s3.settings import (
     ENDPOINTS,
@@ -28,6 +28,10 @@ from streamer_client.storage.s3.settings import (
     s3_settings,
 )
 from streamer_client.storage.s3.uri import s3_uri
+
+_PROFILES: Final = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
+_NO_PROFILE: Final[dict[str, Any]] = {"profile": (None, None, None, None)}
+"""For a session that looks for no profile in variables: else botocore looks for one named ""."""
 
 
 class S3Environment:
@@ -62,6 +66,15 @@ class S3Environment:
             raise ConfigError(
                 f"{self._uri}: {error}; correct AWS_PROFILE, or the file it should be in"
             ) from error
+        except StreamerError:
+            raise  # before the next: a ConfigError is a ValueError too
+        except ValueError as error:
+            # So botocore says that a number is none, or that a URI has no host it would ask.
+            raise ConfigError(
+                f"{self._uri}: a variable or a profile's setting of AWS makes no sense: {error}; "
+                "correct it, for example AWS_CONTAINER_CREDENTIALS_FULL_URI or "
+                "AWS_METADATA_SERVICE_TIMEOUT"
+            ) from error
         except (botocore.exceptions.BotoCoreError, OSError) as error:
             raise SourceForbidden(
                 f"{self._uri}: credentials are configured, and could not be obtained: {error}; "
@@ -80,7 +93,8 @@ class S3Environment:
         session = self._session if self._renewing else None
         if session is None:
             # A new session each time, because somebody may have renewed a file or variable.
-            session = self._session = Session()
+            named = any(self._environ.get(name) for name in _PROFILES)
+            session = self._session = Session(session_vars=None if named else _NO_PROFILE)
         found = _configured(session, given, self._endpoint())
         bundle = str(session.get_scoped_config().get("ca_bundle", ""))
         found |= authorities_of(self._environ, profile=bundle)

@@ -13,7 +13,7 @@ from streamer_client.contract.errors import (
     SourceForbidden,
     SourceNotFound,
 )
-from streamer_client.storage.os_errors import absolute_path, source_error
+from streamer_client.storage.os_errors import absolute_path, real_path, source_error
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,18 @@ def test_a_relative_path_in_a_directory_that_was_removed(
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    with pytest.raises(ConfigError, match="directory was removed; change to one that exists"):
-        absolute_path("model")
-    assert absolute_path("/m//model/.") == "/m/model"
+    for meant_by in (absolute_path, real_path):
+        with pytest.raises(ConfigError, match="directory was removed; change to one that exists"):
+            meant_by("model")
+        assert meant_by("/m//model/.") == "/m/model"
+    with pytest.raises(ConfigError, match="directory was removed"):
+        raise source_error("../model", OSError(errno.EACCES, "x"), "open")
+
+
+def test_links_are_followed_before_the_folder_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "far" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("far/deep")
+    monkeypatch.chdir(tmp_path)
+    assert real_path("link/../m") == str(tmp_path.resolve() / "far" / "m")

@@ -37,6 +37,15 @@ def test_nothing_anywhere_means_unsigned() -> None:
     assert variables() == {}
 
 
+@pytest.mark.parametrize("name", ["AWS_PROFILE", "AWS_DEFAULT_PROFILE"])
+def test_a_profile_that_is_set_to_nothing_is_none(
+    config: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (config / "config").write_text("[default]\nregion = eu-west-1\n")
+    monkeypatch.setenv(name, "")
+    assert variables() == {"AWS_REGION": "eu-west-1"}
+
+
 def test_variables_travel_under_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
     given = {
         "AWS_ACCESS_KEY_ID": "id",
