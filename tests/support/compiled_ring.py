@@ -9,6 +9,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,10 @@ class CompiledRing:
         self.fake.fake_allocate.argtypes = (ctypes.c_uint64, ctypes.c_size_t)
         self.fake.cuStreamSynchronize.argtypes = (ctypes.c_void_p,)
 
-    def ring(self, slots: int = 2, slot_bytes: int = 4096, stream: int = 0) -> NativeRing:
-        return NativeRing(self.library, 0, slots, slot_bytes, lambda: stream, self.driver)
+    def ring(
+        self, slots: int = 2, slot_bytes: int = 4096, stream: Callable[[], int] = lambda: 0
+    ) -> NativeRing:
+        return NativeRing(self.library, 0, slots, slot_bytes, stream, self.driver)
 
     def fail(self, name: str, after: int = 0, code: int = 700) -> None:
         """Let so many calls succeed and the next one fail."""

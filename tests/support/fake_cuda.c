@@ -11,7 +11,7 @@
 
 enum { OK = 0, INVALID_VALUE = 1, NOT_READY = 600, INVALID_CONTEXT = 201, MOST_REGIONS = 4096 };
 
-struct event;
+struct stream;
 
 struct operation {
     struct operation *next;
@@ -20,7 +20,7 @@ struct operation {
     size_t bytes;
     int byte;
     uint32_t value;
-    struct event *wait; /* not NULL: wait for it, as it was then */
+    struct stream *wait; /* not NULL: wait for what an event recorded of it until then */
     uint64_t until;
 };
 
@@ -69,7 +69,7 @@ static void run_until(struct stream *stream, uint64_t until) {
         stream->first = one->next;
         if (stream->first == NULL) stream->last = &stream->first;
         stream->done++;
-        if (one->wait != NULL) run_until(one->wait->stream, one->until);
+        if (one->wait != NULL) run_until(one->wait, one->until);
         else if (one->from != NULL) memcpy(one->to, one->from, one->bytes);
         else if (one->bytes == 0) memcpy(one->to, &one->value, sizeof one->value);
         else memset(one->to, one->byte, one->bytes);
@@ -212,7 +212,7 @@ int cuStreamWaitEvent(struct stream *stream, struct event *event, unsigned flags
     (void)flags;
     BEGIN();
     if (event->stream != NULL)
-        send(stream, (struct operation){.wait = event, .until = event->until});
+        send(stream, (struct operation){.wait = event->stream, .until = event->until});
     return end(OK);
 }
 

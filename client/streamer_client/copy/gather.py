@@ -124,9 +124,11 @@ class Gatherer:
         """
         part_bytes = PART_BYTES if foretold else self._shared(cut)
         made = Slice(cut, self._device, told, part_bytes)
-        self._engine.fence()
         jobs = [_Job(made, part, source) for part in parts_of(cut, part_bytes)]
         with self._lock:
+            if self._closed:  # the engine may be closed too; `wait` says so
+                return made
+            self._engine.fence()
             (self._foretold if foretold else self._asked).extend(jobs)
             self._queued.notify(len(jobs))
         return made

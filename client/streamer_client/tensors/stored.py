@@ -92,6 +92,8 @@ class Stored:
         What is written there is seen by views that were made before and after.
         """
         whole = self.keep()
+        if whole.is_cuda:  # another stream may have fetched it, and its memory is that stream's
+            whole.record_stream(torch.cuda.current_stream(whole.device))
         item = form.element_size()
         typed = whole[: whole.numel() // item * item].view(form.dtype)
         return typed.as_strided(form.size(), form.stride(), form.storage_offset())

@@ -58,7 +58,7 @@ class RingEngine:
         self._cores = cores
         self._own = threading.local()
         self._lock = threading.Lock()
-        self._lanes: list[RingLane | None] = []
+        self._lanes: list[_OpenLane] = []
         self._failed: CopyFailed | None = None
 
     def fence(self) -> None:
@@ -127,17 +127,15 @@ class RingEngine:
                 os.sched_setaffinity(0, self._cores)  # binds this thread and the pages it touches
             own.lane = self._ring.lane()
             with self._lock:
-                self._lanes.append(own.lane)
+                self._lanes.append(_OpenLane(own.lane))
                 own.number = len(self._lanes)
         return own.lane, own.number
 
     def leave(self) -> None:
         if not hasattr(self._own, "lane"):
             return
-        with self._lock:
-            self._lanes[self._own.number - 1] = None
         try:
-            self._own.lane.close()
+            self._lanes[self._own.number - 1].close()
         except CudaFailure as failure:
             self._failed = CopyFailed(f"copies to the GPU did not arrive: {failure.what}")
 
@@ -145,11 +143,10 @@ class RingEngine:
 
     def settle(self, ticket: int) -> None:
         number = ticket >> LANE_SHIFT
-        lane = self._lanes[number - 1] if number else None
-        if lane is None:
+        if not number:
             return
         try:
-            lane.wait(ticket & (1 << LANE_SHIFT) - 1)
+            self._lanes[number - 1].wait(ticket & (1 << LANE_SHIFT) - 1)
         except CudaFailure as failure:
             raise CopyFailed(
                 f"copies to the GPU did not arrive: {failure.what}; an earlier operation on the "
@@ -160,6 +157,26 @@ class RingEngine:
         self._ring.close()
         if self._failed is not None:
             logger.warning("event=ring_failed reason=%r", str(self._failed))
+
+
+class _OpenLane:
+    """A lane until its thread closes it, which frees what other threads wait with."""
+
+    def __init__(self, lane: RingLane) -> None:
+        self._lane: RingLane | None = lane
+        self._lock = threading.Lock()
+
+    def wait(self, sent: int) -> None:
+        """As the lane's; of one that was closed all has arrived."""
+        with self._lock:
+            if self._lane is not None:
+                self._lane.wait(sent)
+
+    def close(self) -> None:
+        with self._lock:
+            lane, self._lane = self._lane, None
+            if lane is not None:
+                lane.close()
 
 
 def slot_parts(run: CopyRun[Target], slot_bytes: int) -> Iterator[CopyRun[Any]]:

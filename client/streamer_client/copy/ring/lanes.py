@@ -120,7 +120,9 @@ class Ring(Protocol):
     def fence(self) -> None:
         """Order later copies after the work that the caller's current stream has now.
 
-        That work may still use memory which was freed, and allocated again as a destination.
+        That work may still use memory which was freed, and allocated again as a destination. Fences
+        add up: those of other streams still hold. Called by one thread at a time, never after
+        `close`.
         """
         ...
 

@@ -3,9 +3,9 @@
  * Owns pinned slots, their streams and events, and the copy loops; knows CUDA's driver only by the
  * symbols that it finds at run time, so that building it needs a C compiler and nothing else. Which
  * bytes go where, which thread works when, and what an error means is decided in Python: each lane
- * is used by one thread at a time, which calls without the interpreter lock; `lane_wait` and
- * `ring_fence` may be called by any other. Every call that can fail fills a `struct failure` and
- * returns nonzero.
+ * is used by one thread at a time, which calls without the interpreter lock; `lane_wait`
+ * may be called by any other, and `ring_fence` by one at a time. Every call that can fail fills a
+ * `struct failure` and returns nonzero.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -115,7 +115,9 @@ struct ring {
     void *library;
     int device;
     handle context;
-    handle fence;              /* what the caller's stream had to do before the last fence */
+    handle asked;              /* what the caller's stream had to do at the last fence */
+    handle order;              /* a stream that waits for that of each fence, and does nothing else */
+    handle fence;              /* what streams of callers had to do at all fences until now */
     atomic_uint fences;
     atomic_uint lanes;
     handle streams[STREAMS];   /* shared: creating one takes a millisecond while others pin */
@@ -188,7 +190,9 @@ static int load_driver(struct ring *ring, const char *path, struct failure *fail
 }
 
 static int begin_ring(struct ring *ring, struct failure *failure) {
+    CUDA(ring, cuEventCreate(&ring->asked, EVENT_DISABLE_TIMING));
     CUDA(ring, cuEventCreate(&ring->fence, EVENT_DISABLE_TIMING));
+    CUDA(ring, cuStreamCreate(&ring->order, STREAM_NON_BLOCKING));
     for (uint32_t place = 0; place < STREAMS; place++)
         CUDA(ring, cuStreamCreate(&ring->streams[place], STREAM_NON_BLOCKING));
     return 0;
@@ -209,7 +213,9 @@ void ring_close(struct ring *ring) {
     if (ring->context != NULL && !enter(ring, &ignored)) {
         for (uint32_t place = 0; place < STREAMS; place++)
             if (ring->streams[place] != NULL) ring->cuda.cuStreamDestroy_v2(ring->streams[place]);
+        if (ring->order != NULL) ring->cuda.cuStreamDestroy_v2(ring->order);
         if (ring->fence != NULL) ring->cuda.cuEventDestroy_v2(ring->fence);
+        if (ring->asked != NULL) ring->cuda.cuEventDestroy_v2(ring->asked);
         leave(ring);
     }
     if (ring->context != NULL) ring->cuda.cuDevicePrimaryCtxRelease_v2(ring->device);
@@ -234,10 +240,18 @@ struct ring *ring_open(
     return ring;
 }
 
-/* Copies that are sent from now on wait for what `stream` has to do now. */
+static int order_after(struct ring *ring, handle stream, struct failure *failure) {
+    CUDA(ring, cuEventRecord(ring->asked, stream));
+    CUDA(ring, cuStreamWaitEvent(ring->order, ring->asked, 0));
+    CUDA(ring, cuEventRecord(ring->fence, ring->order));
+    return 0;
+}
+
+/* Copies that are sent from now on wait for what `stream` has to do now. They also wait for all
+ * earlier fences: another may be for another stream, and no lane need have caught up with it yet. */
 int ring_fence(struct ring *ring, handle stream, struct failure *failure) {
     if (enter(ring, failure)) return -1;
-    int failed = checked(ring, ring->cuda.cuEventRecord(ring->fence, stream), failure);
+    int failed = order_after(ring, stream, failure);
     leave(ring);
     atomic_fetch_add(&ring->fences, 1);
     return failed;

@@ -149,7 +149,11 @@ class CudaDevice:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._order = _cuda.Stream(device)
+        """Waits for each fence's stream, and does nothing else."""
         self._fence = _cuda.Event()
+        """What streams of callers had to do at all fences until now: a copy waits for earlier ones
+        too, of other streams, that it has not caught up with."""
         self._fences = 0
 
     def pin(self, size_bytes: int) -> torch.Tensor:
@@ -165,7 +169,8 @@ class CudaDevice:
         return _CudaSending(self, self._device, slots)
 
     def fence(self) -> None:
-        self._fence.record(torch.cuda.current_stream(self._device))
+        self._order.wait_stream(torch.cuda.current_stream(self._device))
+        self._fence.record(self._order)
         self._fences += 1
 
     def after_fence(self, stream: Any, seen: int) -> int:

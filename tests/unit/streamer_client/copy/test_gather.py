@@ -136,3 +136,22 @@ def test_a_file_that_ends_before_its_rows_do(stored: OpenFile) -> None:
     cut = Cut(len(DATA) - 5, 10, ())
     with pytest.raises(DaemonUnavailable, match="ends before w"):
         read_rows(OpenFile(stored.fd), cut, Part(0, 10), memoryview(bytearray(10)), "w")
+
+
+def test_a_closed_engine_is_asked_for_nothing(stored: OpenFile) -> None:
+    """A lazy tensor that outlived an error asks for its slice when the ring's memory is gone."""
+
+    class Closing(HostGather):
+        closed = False
+
+        def fence(self) -> None:
+            assert not self.closed
+
+        def close(self) -> None:
+            self.closed = True
+
+    gatherer = Gatherer(Closing(1), CPU)
+    gatherer.wait(gatherer.begin(lambda _start, _stop: stored, CUT, "w"))
+    gatherer.close()
+    with pytest.raises(StreamerError, match="closed"):
+        gatherer.wait(gatherer.begin(lambda _start, _stop: stored, CUT, "w"))

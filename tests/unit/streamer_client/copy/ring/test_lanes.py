@@ -101,27 +101,40 @@ def test_slots_are_pinned_as_they_are_used_and_freed_with_the_lane(
     ring.close()
 
 
-def test_copies_wait_for_what_the_caller_does_before_a_fence(
-    compiled: CompiledRing, shard_fd: int
-) -> None:
-    callers = ctypes.c_void_p()
+@pytest.fixture
+def streams(compiled: CompiledRing) -> Iterator[list[ctypes.c_void_p]]:
+    """Two streams of callers."""
     other = compiled.ring()  # a context must be current to make a stream
     compiled.fake.cuCtxPushCurrent_v2(None)
-    compiled.fake.cuStreamCreate(ctypes.byref(callers), 0)
-    ring = compiled.ring(stream=callers.value or 0)
+    made = [ctypes.c_void_p(), ctypes.c_void_p()]
+    for stream in made:
+        compiled.fake.cuStreamCreate(ctypes.byref(stream), 0)
+    yield made
+    other.close()
+    for stream in made:
+        compiled.fake.cuStreamDestroy_v2(stream)
+    compiled.fake.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+
+
+@pytest.mark.parametrize("filled_by", [0, 1])
+def test_copies_wait_for_what_callers_do_before_their_fences(
+    compiled: CompiledRing, streams: list[ctypes.c_void_p], shard_fd: int, filled_by: int
+) -> None:
+    """A lane catches up with two fences at once, each for another stream."""
+    current = iter(stream.value or 0 for stream in streams)
+    ring = compiled.ring(stream=lambda: next(current))
     lane = ring.lane()
     target = Memory(100)
-    compiled.fake.fake_fill(callers, target.address, 100, 0x55)
-    ring.fence()
+    compiled.fake.fake_fill(streams[filled_by], target.address, 100, 0x55)
+    for _ in streams:
+        ring.fence()
     lane.copy(OpenFile(shard_fd), 0, 100, run_over([target], 0).pieces)
     lane.wait(lane.sent)
-    compiled.fake.cuStreamSynchronize(callers)
+    for stream in streams:
+        compiled.fake.cuStreamSynchronize(stream)
     assert target.bytes == DATA[:100]
     lane.close()
     ring.close()
-    other.close()
-    compiled.fake.cuStreamDestroy_v2(callers)
-    compiled.fake.cuCtxPopCurrent_v2(ctypes.byref(callers))
 
 
 def test_a_file_that_ends_early(compiled: CompiledRing, shard_fd: int) -> None:
