@@ -58,6 +58,57 @@ LOADERS: dict[str, Callable[[torch.Tensor], Any]] = {
 }
 
 
+def _complex(weight: torch.Tensor) -> torch.Tensor:
+    return weight.view(torch.complex64)
+
+
+def _loaded(module: nn.Linear, weight: torch.Tensor, *, assign: bool) -> torch.Tensor:
+    module.load_state_dict({"weight": weight}, assign=assign)
+    return module.weight.detach() + 0
+
+
+LOADERS |= {
+    "read twice as wide": lambda x: x.as_strided((4, 4), (2, 1), 3) + 0,
+    "windows": lambda x: x.unfold(1, 3, 1) + 0,
+    "without waiting": lambda x: _filled((4, 6), lambda to: to.data.copy_(x, non_blocking=True)),
+    "into every other place": lambda x: _filled((8, 12), lambda to: to.data[::2, ::2].copy_(x)),
+    "rows by their numbers": lambda x: _filled(
+        (8, 6), lambda to: to.data.index_copy_(0, torch.tensor([7, 1, 3, 5]), x)
+    ),
+    "scattered": lambda x: _filled(
+        (4, 6), lambda to: to.data.scatter_(1, torch.zeros(4, 1, dtype=torch.long), x)
+    ),
+    "where a mask says": lambda x: _filled(
+        (4, 6), lambda to: to.data.masked_scatter_(torch.ones(4, 6, dtype=torch.bool), x)
+    ),
+    "concatenated into a place": lambda x: _filled(
+        (8, 6), lambda to: torch.cat([x, x], out=to.data)
+    ),
+    "over itself": lambda x: (x[0:2].copy_(x[2:4]), x + 0)[1],
+    "conjugated and turned": lambda x: _complex(x).H.clone(),
+    "an imaginary part": lambda x: _complex(x)[1:].imag + 0,
+    "packed numbers of four bits": lambda x: (
+        x.view(torch.float4_e2m1fn_x2)[1:].view(torch.uint8) + 0
+    ),
+    "scales of eight bits": lambda x: (
+        x.view(torch.float8_e8m0fnu)[:, 3:].contiguous().view(torch.uint8)
+    ),
+    "rows of odd bytes": lambda x: x.view(torch.uint8).flatten()[1:-1].view(2, -1)[:, 1:] + 0,
+    "mapped over rows": torch.func.vmap(lambda row: row[1:3] * 2),
+    "made functional": torch.func.functionalize(lambda one: one[1:].clone().add_(1)),
+    "by a module": lambda x: torch.func.functional_call(
+        nn.Linear(6, 4, bias=False), {"weight": x}, (torch.ones(2, 6),)
+    ).detach(),
+    "a module's state": lambda x: _loaded(nn.Linear(6, 4, bias=False), x, assign=False),
+    "a module's assigned state": lambda x: _loaded(
+        nn.Linear(6, 4, bias=False, device="meta"), x, assign=True
+    ),
+    "sparse": lambda x: x.to_sparse().to_dense(),
+    "a plain class": lambda x: x.as_subclass(torch.Tensor) + 0,
+    "of its memory": lambda x: torch.empty(0).set_(x.untyped_storage(), 6, (2, 3), (6, 1)) + 0,
+}
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])
 @pytest.mark.parametrize("loader", LOADERS.values(), ids=LOADERS)
 def test_a_loader_gets_what_the_stored_tensor_gives(

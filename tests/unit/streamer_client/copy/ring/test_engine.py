@@ -71,6 +71,54 @@ def test_a_thread_that_never_copied_may_leave(make_ring: MakeRing) -> None:
     engine.close()
 
 
+class SlowLane:
+    """What was sent on it arrives when a test says so."""
+
+    sent = 1
+
+    def __init__(self) -> None:
+        self.waiting, self.arrive, self.freed = (threading.Event() for _ in range(3))
+
+    def wait(self, sent: int) -> None:
+        assert sent == 1
+        self.waiting.set()
+        assert self.arrive.wait(10)
+        assert not self.freed.is_set()
+
+    def close(self) -> None:
+        self.freed.set()
+
+    def copy(self, *_: object) -> bool:
+        return True
+
+
+def test_a_lane_is_not_freed_under_who_waits_with_it(shard_fd: int) -> None:
+    """A load is closed while another thread waits for a slice of it."""
+    lane = SlowLane()
+    ring = cast("Any", type("Slow", (), {"lane": lambda _: lane, "slot_bytes": 4096}))()
+    engine, tickets, copied = RingEngine(ring, 1), list[int](), threading.Event()
+
+    def work() -> None:
+        feed = cast("Any", FileFeed(DATA, shard_fd))
+        tickets.append(engine.copy(feed, 0, run_over([Memory(10)], 0)))
+        copied.set()
+        assert lane.waiting.wait(10)
+        engine.leave()
+
+    copying = threading.Thread(target=work)
+    copying.start()
+    assert copied.wait(10)
+    waiter = threading.Thread(target=engine.settle, args=tickets)
+    waiter.start()
+    assert lane.waiting.wait(10)
+    assert not lane.freed.wait(0.05)
+    lane.arrive.set()
+    for thread in (waiter, copying):
+        thread.join()
+    assert lane.freed.is_set()
+    engine.settle(tickets[0])
+
+
 def test_threads_run_where_they_are_told_to(make_ring: MakeRing) -> None:
     core = min(os.sched_getaffinity(0))
     engine = RingEngine(make_ring(2, 8192), 1, frozenset({core}))
