@@ -98,6 +98,9 @@ class Gatherer:
     def __init__(self, engine: GatherEngine, device: torch.device) -> None:
         self._engine = engine
         self._device = device
+        self._fencing = threading.Lock()
+        """Held during a fence, and while closing is told; taken before the other lock. A fence asks
+        the driver, which gathering threads must not wait for."""
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
         """Who waits for a slice waits here; gathering threads wait for jobs at the other one, as
@@ -125,10 +128,11 @@ class Gatherer:
         part_bytes = PART_BYTES if foretold else self._shared(cut)
         made = Slice(cut, self._device, told, part_bytes)
         jobs = [_Job(made, part, source) for part in parts_of(cut, part_bytes)]
-        with self._lock:
+        with self._fencing:
             if self._closed:  # the engine may be closed too; `wait` says so
                 return made
             self._engine.fence()
+        with self._lock:
             (self._foretold if foretold else self._asked).extend(jobs)
             self._queued.notify(len(jobs))
         return made
@@ -184,7 +188,7 @@ class Gatherer:
 
     def close(self) -> None:
         """End the threads; nothing is gathered any more on return. Idempotent."""
-        with self._lock:
+        with self._fencing, self._lock:
             closed, self._closed = self._closed, True
             self._queued.notify_all()
             self._arrived.notify_all()

@@ -49,6 +49,8 @@ class LazyTensor(torch.Tensor):
                 device=stored.device,
                 requires_grad=False,
             )
+        # It has no memory of its own. What would take address 0 for it raises instead of crashing.
+        torch._C._set_throw_on_mutable_data_ptr(made)  # noqa: SLF001  as torch's own FakeTensor
         made._form = form
         made._stored = stored
         return made
@@ -311,12 +313,14 @@ _KEEPS_MEMORY: Final = frozenset(
         torch.Tensor.__array__,
         torch.Tensor.__dlpack__,
         torch.Tensor._typed_storage,  # noqa: SLF001  what `storage` is made of
+        torch.Tensor.apply_,
         torch.Tensor.data_ptr,
+        torch.Tensor.map2_,
+        torch.Tensor.map_,
         torch.Tensor.numpy,
         torch.Tensor.share_memory_,
         torch.Tensor.storage,
         torch.Tensor.untyped_storage,
-        torch._C._to_dlpack,  # noqa: SLF001  what `torch.utils.dlpack.to_dlpack` is
     }
 )
 """Functions that would answer for memory that a lazy tensor has not, or refuse; torch asks

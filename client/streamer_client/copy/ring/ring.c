@@ -115,9 +115,11 @@ struct ring {
     void *library;
     int device;
     handle context;
-    handle asked;              /* what the caller's stream had to do at the last fence */
-    handle order;              /* a stream that waits for that of each fence, and does nothing else */
     handle fence;              /* what streams of callers had to do at all fences until now */
+    enum { NO_STREAM, ONE_STREAM, SEVERAL_STREAMS } fenced;
+    handle only;               /* the stream of all fences so far, where it is one */
+    handle asked;              /* of several: what the last fence's stream had to do */
+    handle order;              /* of several: waits for all that was asked, and does nothing else */
     atomic_uint fences;
     atomic_uint lanes;
     handle streams[STREAMS];   /* shared: creating one takes a millisecond while others pin */
@@ -240,7 +242,21 @@ struct ring *ring_open(
     return ring;
 }
 
+/* What one stream had to do at its last fence includes what it had to do at earlier ones; of several
+ * streams no event does, so that a stream of the ring's own collects them. */
 static int order_after(struct ring *ring, handle stream, struct failure *failure) {
+    if (ring->fenced == NO_STREAM) {
+        ring->only = stream;
+        ring->fenced = ONE_STREAM;
+    }
+    if (ring->fenced == ONE_STREAM && stream == ring->only) {
+        CUDA(ring, cuEventRecord(ring->fence, stream));
+        return 0;
+    }
+    if (ring->fenced == ONE_STREAM) {
+        CUDA(ring, cuStreamWaitEvent(ring->order, ring->fence, 0));
+        ring->fenced = SEVERAL_STREAMS;
+    }
     CUDA(ring, cuEventRecord(ring->asked, stream));
     CUDA(ring, cuStreamWaitEvent(ring->order, ring->asked, 0));
     CUDA(ring, cuEventRecord(ring->fence, ring->order));

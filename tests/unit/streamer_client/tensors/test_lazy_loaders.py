@@ -306,3 +306,26 @@ def test_it_is_no_ordinary_tensor_by_type() -> None:
     assert isinstance(weight, torch.Tensor)
     assert not isinstance(weight, nn.Parameter)
     assert type(weight) is LazyTensor
+
+
+def test_what_torch_never_asks_about_is_refused_and_does_no_harm() -> None:
+    """`to_dlpack` looks at the memory itself, which a lazy tensor has not."""
+    stored = store(4, 6)
+    with pytest.raises(RuntimeError, match="Cannot access data pointer"):
+        torch.utils.dlpack.to_dlpack(stored.lazy())
+    assert torch.equal(torch.from_dlpack(stored.lazy()), stored.tensor)
+
+
+@pytest.mark.parametrize("grad", [torch.no_grad, torch.enable_grad, torch.inference_mode])
+def test_functions_of_python_write_to_what_all_views_see(grad: Callable[[], Any]) -> None:
+    stored = store(4, 6)
+    weight, plain = stored.lazy(), stored.tensor.clone()
+    with grad():
+        view = weight[1:]
+        weight.apply_(lambda element: element + 1)
+        plain.apply_(lambda element: element + 1)
+        weight.map_(plain, lambda element, other: element + other)
+        plain.map_(plain, lambda element, other: element + other)
+        plain[2:].map_(view[1:], lambda element, other: element - other)
+    assert torch.equal(ordinary(view[:1]), plain[1:2])
+    assert not plain[2:].any()
