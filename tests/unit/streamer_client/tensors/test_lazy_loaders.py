@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from tests.unit.streamer_client.tensors.test_lazy import Store, same, store
 from torch import nn
+from torch.utils import dlpack
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from streamer_client.tensors.lazy import LazyTensor, ordinary
@@ -312,8 +313,8 @@ def test_what_torch_never_asks_about_is_refused_and_does_no_harm() -> None:
     """`to_dlpack` looks at the memory itself, which a lazy tensor has not."""
     stored = store(4, 6)
     with pytest.raises(RuntimeError, match="Cannot access data pointer"):
-        torch.utils.dlpack.to_dlpack(stored.lazy())
-    assert torch.equal(torch.from_dlpack(stored.lazy()), stored.tensor)
+        cast("Any", dlpack).to_dlpack(stored.lazy())
+    assert torch.equal(dlpack.from_dlpack(stored.lazy()), stored.tensor)
 
 
 @pytest.mark.parametrize("grad", [torch.no_grad, torch.enable_grad, torch.inference_mode])
