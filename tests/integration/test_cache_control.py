@@ -89,6 +89,8 @@ class Totals(msgspec.Struct, forbid_unknown_fields=True):
     lost_threads: int
     retired_workers: int
     copied_bytes: int
+    copied_page_cache_bytes: int
+    copied_direct_bytes: int
 
 
 class StatusBody(msgspec.Struct, forbid_unknown_fields=True):
