@@ -171,4 +171,4 @@ def test_a_daemon_that_auto_starts_serves_both_ranks(
         return int(totals["source_read_bytes"])
 
     # What came from the page cache is brought in when both have loaded.
-    eventually(lambda: read_bytes() == checkpoint_bytes(default_shards))
+    eventually(lambda: read_bytes() == checkpoint_bytes(default_shards), deadline_s=60)

@@ -20,6 +20,8 @@ from tests.vllm.test_same_answers import Model, assert_same, through
 
 SMALL_BYTES: Final = 4096
 SLICED: Final = ("STREAMERD_SLICES_ON_CPU", str(SMALL_BYTES))
+AHEAD_BYTES: Final = 128 << 10
+"""What may be foretold of later layers, which a stage of a pipeline may not have."""
 REPOSITORY: Final = Path(__file__).parents[2]
 
 
@@ -79,6 +81,7 @@ class Jobs:
             "tensor_parallel": parallel.tensor,
             "pipeline_parallel": parallel.pipeline,
             "port": port,
+            "ahead_bytes": AHEAD_BYTES,
             "models": str(self._directory / "models"),
         }
         (directory / "job.json").write_text(json.dumps(job))
