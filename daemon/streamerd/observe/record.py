@@ -44,6 +44,10 @@ class Phase(StrEnum):
     """It wants nothing."""
 
 
+_NOT_WAITING: Final = (Phase.IDLE, Phase.COPYING)
+"""Phases in which a load waits for nothing of the daemon."""
+
+
 @dataclass(frozen=True, slots=True)
 class Holder:
     """Who opened a load."""
@@ -105,31 +109,45 @@ class Record:
     served_bytes: int = 0
     consumed_bytes: int = 0
     spent_s: dict[Phase, float] = field(default_factory=lambda: dict.fromkeys(Phase, 0.0))
+    """Up to `since_s`."""
     phase: Phase = Phase.MEMORY
+    since_s: float = 0.0
+    """Since when it is in this phase, as far as `spent_s` has not counted that."""
     complete: bool = False
     """Whether it had been granted all that it wanted."""
     last_s: float = 0.0
     """When something last happened in it."""
     gap_s: float = FIRST_GAP_S
     samples: list[Sample] = field(default_factory=list)
+    sample_s: float = 0.0
+    """From when on the next sample is due."""
 
     def __post_init__(self) -> None:
-        self.last_s = self.opened_s
+        self.last_s = self.since_s = self.sample_s = self.opened_s
 
     def advance(self, load: Load | None, now_s: float) -> None:
-        """Something happened: note how far it is, and what the time since went into."""
-        self.spent_s[self.phase] += now_s - self.last_s
+        """Something happened: note how far it is, and what the time since went into.
+
+        This runs in each turn of the loop for each load that the turn is about.
+        """
         self.last_s = now_s
         if load is not None:
             self.served_bytes, self.consumed_bytes = load.served_bytes, load.all_consumed_bytes
-        self.phase = phase_of(load)
-        self.complete = self.phase in (Phase.IDLE, Phase.COPYING) and not _wants_more(load)
-        if not self.samples or now_s - self.opened_s - self.samples[-1].at_s >= self.gap_s:
+        phase = phase_of(load)
+        if phase is not self.phase:
+            self._spend()
+            self.phase = phase
+        self.complete = phase in _NOT_WAITING and not _wants_more(load)
+        if now_s >= self.sample_s:
             self._sample()
+
+    def _spend(self) -> None:
+        self.spent_s[self.phase] += self.last_s - self.since_s
+        self.since_s = self.last_s
 
     def end(self, load: Load | None, now_s: float, outcome: Outcome) -> None:
         """It is over. Time in which its client wanted nothing more does not count."""
-        if self.phase in (Phase.IDLE, Phase.COPYING):
+        if self.phase in _NOT_WAITING:
             now_s = self.last_s
         complete = self.complete
         self.advance(load, now_s)
@@ -141,6 +159,7 @@ class Record:
         self.outcome = outcome
 
     def _sample(self) -> None:
+        self._spend()
         spent = self.spent_s
         self.samples.append(
             Sample(
@@ -153,6 +172,7 @@ class Record:
         if len(self.samples) > MOST_SAMPLES:
             del self.samples[1:-1:2]
             self.gap_s *= 2
+        self.sample_s = self.last_s + self.gap_s
 
     @property
     def seconds(self) -> float:

@@ -188,6 +188,8 @@ class Fetches:
         self._count_retries(command.shard, job, answer.retries)
 
     def _count_retries(self, shard: ShardKey, job: jobs.Fetch, retries: int) -> None:
+        if not retries:
+            return
         self._totals.of(kind_of(job.shard.uri)).retries += retries
         self._backings[shard].retries += retries
 

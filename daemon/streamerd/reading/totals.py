@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from streamer_client.contract.uris import scheme_of
@@ -86,7 +87,10 @@ class ReadTotals:
 
     def of(self, kind: str) -> KindTotals:
         """The counters of one kind."""
-        return self.kinds.setdefault(kind, KindTotals())
+        totals = self.kinds.get(kind)
+        if totals is None:
+            totals = self.kinds[kind] = KindTotals()
+        return totals
 
     def add(self, read: Read) -> None:
         """Count a read that brought a block."""
@@ -113,6 +117,7 @@ class ReadTotals:
         return sum(totals.retries for totals in self.kinds.values())
 
 
+@lru_cache(maxsize=1 << 12)
 def kind_of(uri: str) -> str:
     """The kind of source that a shard is read from."""
     return scheme_of(uri) or FILE_KIND
