@@ -99,8 +99,12 @@ class ReadingContract:
             memory[:] = b"\xee" * len(memory)
             with whole[at : min(at + stop - start, len(whole))] as target:
                 size = len(target)
-                told = reader.readinto(target, start)
+                parts: list[bytes] = []
+                told = reader.readinto(target, start, lambda part: parts.append(bytes(part)))
                 assert target == data[start : start + size]
+                assert b"".join(parts) == target, (
+                    "told of each part once, in order, when it was there"
+                )
             assert memory[:at] == b"\xee" * at, "wrote before the buffer"
             assert set(memory[at + size :]) <= {0xEE}, "wrote behind the buffer"
         reader.close()

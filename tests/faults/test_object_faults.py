@@ -144,9 +144,10 @@ def test_what_came_before_the_connection_broke_is_not_asked_for_again(
     (shard,) = storage.list_shards("s3://bucket/m", "m-0*", None)
     reader = storage.open(shard)
     proxy.script = [Fault.SHORT, Fault.STALL, Fault.SLOW_DOWN, Fault.SHORT, None]
-    target = bytearray(8000)
-    reader.readinto(memoryview(target), 1000)
+    target, parts = bytearray(8000), bytearray()
+    reader.readinto(memoryview(target), 1000, parts.extend)
     assert target == store.objects["/bucket/m/m-0.safetensors"][1000:9000]
+    assert parts == target, "a checksum over the parts is the block's"
     asked = [entry.asked.range for entry in proxy.gets()]
     assert asked == [(1000, 9000), (5000, 9000), (7000, 9000), (7000, 9000), (8000, 9000)]
     assert reader.retries == 4

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from streamer_client.storage.contract import StoredShard
+from streamer_client.storage.contract import Arrived, StoredShard
 from streamer_client.storage.local import LocalStorage
 from streamer_client.storage.local_reader import LocalReader
 from streamerd.workers import frames, jobs
@@ -60,10 +60,10 @@ class Blocking(LocalReader):
     entered: threading.Event
     go: threading.Event
 
-    def readinto(self, buffer: memoryview, start: int) -> int:
+    def readinto(self, buffer: memoryview, start: int, arrived: Arrived | None = None) -> int:
         self.entered.set()
         self.go.wait(20)
-        return super().readinto(buffer, start)
+        return super().readinto(buffer, start, arrived)
 
 
 @pytest.fixture

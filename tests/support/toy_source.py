@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from streamer_client.contract.errors import SourceChanged, SourceNotFound
-from streamer_client.storage.contract import SourceKind, StoredShard
+from streamer_client.storage.contract import Arrived, SourceKind, StoredShard
 from streamer_client.storage.object_uri import ObjectUri, split_uri
 from streamer_client.storage.prefixes import Page, PrefixStorage
 
@@ -21,13 +21,15 @@ class ToyReader:
     def __init__(self, shard: StoredShard) -> None:
         self._shard = shard
 
-    def readinto(self, buffer: memoryview, start: int) -> int:
+    def readinto(self, buffer: memoryview, start: int, arrived: Arrived | None = None) -> int:
         if _stored(self._shard.uri).identity != self._shard.identity:
             raise SourceChanged(f"{self._shard.uri}: changed; open the checkpoint again")
         target = buffer.cast("B")
         if start + len(target) > self._shard.size_bytes:
             raise ValueError(f"{self._shard.uri}: past its end")
         target[:] = FILES[self._shard.uri][start : start + len(target)]
+        if arrived:
+            arrived(target)
         return len(target)
 
     def close(self) -> None:

@@ -35,6 +35,9 @@ class StoredShard(msgspec.Struct, frozen=True):
     """False where only the size tells one content from another; then each load reads it anew."""
 
 
+Arrived = Callable[[memoryview], object]
+
+
 class Reader(Protocol):
     """One opened shard of a known identity."""
 
@@ -48,8 +51,14 @@ class Reader(Protocol):
         """How many requests were repeated so far, by all threads together."""
         ...
 
-    def readinto(self, buffer: memoryview, start: int) -> int:
+    def readinto(self, buffer: memoryview, start: int, arrived: Arrived | None = None) -> int:
         """Fill the whole of `buffer` from byte `start` on.
+
+        Args:
+            buffer: is filled in order.
+            start: place of its first byte in the shard.
+            arrived: called with each part of `buffer` once that is filled, in order, no part twice.
+                Whoever looks at the bytes then finds them in the processor's cache.
 
         Returns:
             Bytes that came from the device or the network rather than from the page cache, as far

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from streamer_client.contract.errors import SourceChanged
-from streamer_client.storage.contract import StoredShard
+from streamer_client.storage.contract import Arrived, StoredShard
 from streamer_client.storage.os_errors import descriptor_error
 from streamer_client.storage.page_cache import PageCache
 
@@ -94,8 +94,13 @@ class LocalReader:
             raise descriptor_error(shard.uri, error, "read it") from error
         self.check()
 
-    def readinto(self, buffer: memoryview, start: int) -> int:
+    def readinto(self, buffer: memoryview, start: int, arrived: Arrived | None = None) -> int:
         """Fill the whole of `buffer` from byte `start` on.
+
+        Args:
+            buffer: is filled in order.
+            start: place of its first byte in the file.
+            arrived: called with the whole buffer; callers ask for pieces that fit a cache.
 
         Returns:
             Bytes that were not in the page cache; -1 when the file system does not tell.
@@ -122,6 +127,8 @@ class LocalReader:
             doing = f"read bytes {start} to {stop}"
             raise descriptor_error(self._shard.uri, error, doing) from error
         self.check()
+        if arrived:
+            arrived(target)
         return from_device if told else _UNKNOWN
 
     def check(self) -> None:

@@ -14,13 +14,18 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from streamer_client.contract.errors import SourceChanged, SourceError, SourceNotFound
-from streamer_client.storage.contract import StoredShard
+from streamer_client.storage.contract import Arrived, StoredShard
 from streamer_client.storage.http.dialect import Request
 from streamer_client.storage.http.engine import HttpEngine
 from streamer_client.storage.http.headers import check_range, plain_body, range_header, total_size
 from streamer_client.storage.http.proof import ObjectProof, proof_of
 from streamer_client.storage.http.retry import Attempts
 from streamer_client.storage.http.transport.connection import CutOff, Exchange
+
+PART_BYTES: Final = 1 << 20
+"""At most so much is received at once. It fits a processor's second cache, where whoever takes a
+checksum of each part as it comes finds it. In 12.9 GB at sixteen processors the checksums took 2.4
+s of processor time when each was taken after its block, from memory."""
 
 _SILENT: Final = frozenset({400, 401, 403, 404, 405, 501})
 """Refusals of HEAD that a GET of one byte explains, since an answer to HEAD has no body.
@@ -140,8 +145,13 @@ class ObjectReader:
         """Requests that were made again so far."""
         return self._retries
 
-    def readinto(self, buffer: memoryview, start: int) -> int:
+    def readinto(self, buffer: memoryview, start: int, arrived: Arrived | None = None) -> int:
         """Fill the whole of `buffer` from byte `start` on.
+
+        Args:
+            buffer: is filled in order, whatever breaks and is asked for again.
+            start: place of its first byte in the object.
+            arrived: called with each part as it comes, at most `PART_BYTES` long.
 
         Returns:
             The buffer's length: all of it came over the network.
@@ -162,6 +172,8 @@ class ObjectReader:
             while done < len(target):
                 rest = target[done:]
                 for count in self._some(rest, start + done):
+                    if arrived:
+                        arrived(target[done : done + count])
                     done += count
                     attempts.progressed()
 
@@ -184,7 +196,7 @@ class ObjectReader:
             length = self._checked(sent.exchange, start, stop)
             done = 0
             while done < length:
-                count = sent.exchange.readinto(target[done:length])
+                count = sent.exchange.readinto(target[done : min(length, done + PART_BYTES)])
                 if not count:
                     raise CutOff(done, length)
                 done += count

@@ -230,13 +230,12 @@ class Carrier:
             return Fetched(job.job, checksum, device_bytes, shard.take_retries())
 
     def _fill(self, _work: Work, reader: Reader, slab: SlabFile, job: Fetch) -> tuple[int, int]:
-        """Read, checksum and write piece by piece, each while it is in the processor's cache."""
+        """Read, checksum and write part by part, each while it is in the processor's cache."""
         checksum, device = xxhash.xxh3_64(), _DeviceBytes()
         for start, stop in _pieces(reader, job.start, job.stop):
             view = slab.view(start, stop)
             with self._buffer(stop - start) if view is None else view as piece:
-                device.add(reader.readinto(piece, start))
-                checksum.update(piece)
+                device.add(reader.readinto(piece, start, checksum.update))
                 if view is None:
                     slab.write(piece, start)
         return checksum.intdigest(), device.total
@@ -248,8 +247,7 @@ class Carrier:
         checksum, device = xxhash.xxh3_64(), _DeviceBytes()
         for start, stop in _pieces(reader, job.start, job.stop):
             with self._buffer(stop - start) as piece:
-                device.add(reader.readinto(piece, start))
-                checksum.update(piece)
+                device.add(reader.readinto(piece, start, checksum.update))
                 with work.assignment.writing():
                     slab.write(piece, start)
         return checksum.intdigest(), device.total
@@ -269,8 +267,7 @@ class Carrier:
         checksum = xxhash.xxh3_64()
         for start, stop in _pieces(reader, job.start, job.stop):
             piece = self._buffer(stop - start)
-            reader.readinto(piece, start)
-            checksum.update(piece)
+            reader.readinto(piece, start, checksum.update)
         return checksum.intdigest()
 
     def _checksum(self, work: Work, job: Checksum) -> Checksummed:

@@ -8,7 +8,7 @@ import pytest
 
 from streamer_client.contract.errors import CredentialsExpired, SourceChanged
 from streamer_client.delivery.direct_feed import DirectFeed, same_shards
-from streamer_client.storage.contract import StoredShard
+from streamer_client.storage.contract import Arrived, StoredShard
 
 DATA = bytes(range(256)) * 2400
 SHARD = StoredShard("/m/a", len(DATA), "id")
@@ -25,7 +25,7 @@ class Bytes:
         self.closed = False
         self.reads: list[tuple[int, int]] = []
 
-    def readinto(self, buffer: memoryview, start: int) -> int:
+    def readinto(self, buffer: memoryview, start: int, arrived: Arrived | None = None) -> int:
         if self.expired:
             raise CredentialsExpired("the token has expired")
         self.reads.append((start, len(buffer)))

@@ -12,7 +12,7 @@ import pytest
 import xxhash
 
 from streamer_client.contract.errors import CredentialsExpired, StreamerError
-from streamer_client.storage.contract import Reader, StoredShard
+from streamer_client.storage.contract import Arrived, Reader, StoredShard
 from streamer_client.storage.local import LocalStorage
 from streamer_client.storage.local_reader import LocalReader
 from streamerd.log_lines import LineFormatter
@@ -90,8 +90,10 @@ class Keeping:
     def open(self, _shard: StoredShard) -> Keeping:
         return self
 
-    def readinto(self, buffer: memoryview, start: int) -> int:
+    def readinto(self, buffer: memoryview, start: int, arrived: Arrived | None = None) -> int:
         buffer[:] = bytes(len(buffer))
+        if arrived:
+            arrived(buffer)
         return start
 
     def close(self) -> None:
@@ -156,9 +158,9 @@ class Waking(LocalReader):
 
     assignment: Assignment
 
-    def readinto(self, buffer: memoryview, start: int) -> int:
+    def readinto(self, buffer: memoryview, start: int, arrived: Arrived | None = None) -> int:
         assert self.assignment.give_up(0.0) == 0.0
-        return super().readinto(buffer, start)
+        return super().readinto(buffer, start, arrived)
 
 
 @pytest.mark.parametrize("mapped", [False, True])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from streamer_client.storage.contract import StoredShard
+from streamer_client.storage.contract import Arrived, StoredShard
 from streamerd.workers.in_worker import readers as readers_module
 from streamerd.workers.in_worker.readers import OpenedObject, Readers
 
@@ -20,7 +20,7 @@ class Reader:
         self.retries = 0
         self.closed = False
 
-    def readinto(self, buffer: memoryview, start: int) -> int:
+    def readinto(self, buffer: memoryview, start: int, arrived: Arrived | None = None) -> int:
         return len(buffer)
 
     def close(self) -> None:
