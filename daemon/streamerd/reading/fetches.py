@@ -99,8 +99,9 @@ class Fetches:
             self._fail(command, FailureKind.ERROR, backing.slab_error)
         elif is_remote(backing.stored.uri):
             start, stop = block_span(command.block, backing.stored.size_bytes, self._block_bytes)
-            environment = self._environments.of(command.credentials_of)
-            self.pace.begin(stop - start, lambda: self._read(command, None, environment))
+            load = command.credentials_of
+            sent = self._environments.of(load), self._environments.digest(load)
+            self.pace.begin(stop - start, lambda: self._read(command, None, *sent))
         else:
             self._read_local(command, attempt=1)
 
@@ -111,13 +112,14 @@ class Fetches:
             text = f"{uri}: nobody who may read it is left; load it again"
             self._fail(command, FailureKind.ERROR, SourceError(text))
         else:
-            self._read(command, pair, {}, attempt=attempt)
+            self._read(command, pair, {}, "", attempt=attempt)
 
     def _read(
         self,
         command: FetchBlock,
         pair: Pair | None,
         environment: dict[str, str],
+        digest: str,
         *,
         attempt: int = 1,
     ) -> None:
@@ -126,7 +128,7 @@ class Fetches:
         start, stop = block_span(command.block, stored.size_bytes, self._block_bytes)
         handle = None if pair is None else pair.handle
         number = self._fleet.next_job()
-        job = jobs.Fetch(number, backing.slab, stored, handle, environment, start, stop)
+        job = jobs.Fetch(number, backing.slab, stored, handle, environment, start, stop, digest)
         self._totals.of(kind_of(stored.uri)).requests += 1
         limit_s = None if pair is None else self._wait_s
         asked_s = self._loop.time()
@@ -147,6 +149,8 @@ class Fetches:
         asked_s: float,
     ) -> None:
         at_s, shard, block = self._loop.time(), command.shard, command.block
+        if job.digest and command.credentials_of not in self._environments:
+            self._environments.left(job.digest)
         match answer:
             case jobs.Fetched():
                 self._note(command, job, answer, asked_s)

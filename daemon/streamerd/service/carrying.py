@@ -68,8 +68,9 @@ class Service:
             self._carry_out(command)
         self._shards.after_turn()
         if len(self._environments) > len(self._model.loads):
-            for digest in self._environments.keep_only(self._model.loads):
-                self._forget(digest)
+            self._environments.keep_only(self._model.loads)
+        for digest in self._environments.take_gone():
+            self._forget(digest)
 
     def _carry_out(self, command: commands.AnyCommand) -> None:
         match command:

@@ -65,6 +65,9 @@ class Fetch(Job, frozen=True):
     environment: dict[str, str]
     start: int
     stop: int
+    digest: str = ""
+    """Of the environment, by `digest_of`. Where it is given, the worker is sent the environment
+    once (`TakeEnvironment`) and each job without it: certificates make it 200 KB long."""
 
 
 class Punch(Job, frozen=True):
@@ -117,7 +120,7 @@ class CloseSlab(Job, frozen=True):
 
 
 class Forget(Job, frozen=True):
-    """Close the readers that were opened with an environment which no load has any more."""
+    """Forget an environment that no load has any more, and close the readers opened with it."""
 
     digest: str
     """Of the environment, by `digest_of`."""
@@ -142,6 +145,19 @@ class TakeSource(msgspec.Struct, frozen=True, tag=True):
     stored: StoredShard
 
 
+class TakeEnvironment(Redacted, frozen=True, tag=True):
+    """Keep an environment for the jobs that name its digest."""
+
+    digest: str
+    environment: dict[str, str]
+
+
+class DropEnvironment(msgspec.Struct, frozen=True, tag=True):
+    """Forget an environment; it is sent again before the next job that names it."""
+
+    digest: str
+
+
 class Drop(msgspec.Struct, frozen=True, tag=True):
     """Close what is held under a handle as soon as no job that was received before uses it."""
 
@@ -159,7 +175,7 @@ class GiveUp(msgspec.Struct, frozen=True, tag=True):
     limit_s: float
 
 
-Request = AnyJob | TakeSlab | TakeSource | Drop | GiveUp
+Request = AnyJob | TakeSlab | TakeSource | TakeEnvironment | DropEnvironment | Drop | GiveUp
 
 
 # --- answers --------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ Python's strings cannot be overwritten: the bytes of a secret are freed with the
 it, and stay in the process's memory until other data replaces them. The promise is therefore that
 no reference stays. The reference here is the only one that outlives a request. It is dropped in the
 turn in which the load ends; a read that is under way then has its own until it is answered. Workers
-name environments by their digests, and have credentials only in readers that are open.
+are told to forget an environment (`Forget`) once no load has it any more.
 """
 
 from __future__ import annotations
@@ -23,35 +23,51 @@ class Environments:
 
     def __init__(self) -> None:
         self._of: dict[LoadKey, dict[str, str]] = {}
+        self._digests: dict[LoadKey, str] = {}
+        self._left: set[str] = set()
+        """Digests of environments that a load had and has no more."""
 
     def put(self, load: LoadKey, environment: dict[str, str]) -> None:
         """Note the environment that came with a load."""
         self._of[load] = environment
+        self._digests[load] = digest_of(environment) if environment else ""
 
     def of(self, load: LoadKey) -> dict[str, str]:
         """The environment of a load; empty where the load is not known."""
         return self._of.get(load, {})
 
+    def digest(self, load: LoadKey) -> str:
+        """The digest of a load's environment; empty where that is empty, or the load not known."""
+        return self._digests.get(load, "")
+
     def renew(self, load: LoadKey, environment: dict[str, str]) -> bool:
         """Replace a known load's environment; returns whether it differs from the former."""
         newer = self._of[load] != environment
-        self._of[load] = environment
+        if newer:
+            self._left.add(self._digests[load])
+            self.put(load, environment)
         return newer
 
     def loads_with(self, environment: dict[str, str]) -> tuple[LoadKey, ...]:
         """The loads whose environment is exactly this one now."""
         return tuple(load for load, sent in self._of.items() if sent == environment)
 
-    def keep_only(self, loads: Container[LoadKey]) -> list[str]:
-        """Forget the environments of all other loads.
+    def keep_only(self, loads: Container[LoadKey]) -> None:
+        """Forget the environments of all other loads."""
+        for load in [load for load in self._of if load not in loads]:
+            self._left.add(self._digests.pop(load))
+            del self._of[load]
 
-        Returns:
-            Digests of those environments that no load has any more.
-        """
-        remaining = {load: sent for load, sent in self._of.items() if load in loads}
-        gone = [sent for load, sent in self._of.items() if load not in remaining and sent]
-        self._of = remaining
-        return list({digest_of(sent): None for sent in gone if not self.loads_with(sent)})
+    def left(self, digest: str) -> None:
+        """Note an environment that a worker may have although its load ended before."""
+        self._left.add(digest)
+
+    def take_gone(self) -> list[str]:
+        """Digests of environments that a load had and none has any more; each is told once."""
+        if not self._left:
+            return []
+        gone, self._left = self._left.difference(self._digests.values(), ("",)), set()
+        return sorted(gone)
 
     def __contains__(self, load: LoadKey) -> bool:
         return load in self._of

@@ -1,6 +1,7 @@
 """Descriptors of slabs and of files to read, as the daemon lends them to its workers.
 
-Owns the handles by which jobs name them, and knows which worker has borrowed which. Runs in the
+Owns the handles by which jobs name them, and knows which worker has borrowed which, and which
+environments it was sent. Runs in the
 daemon's loop. It only passes descriptors on. It never examines, reads or closes one, since even
 closing a file whose server is dead may never return.
 """
@@ -15,10 +16,22 @@ from typing import Final, Protocol
 import msgspec
 
 from streamer_client.storage.contract import StoredShard
-from streamerd.workers.jobs import AnyJob, Drop, TakeSlab, TakeSource, handles_of
+from streamerd.workers.jobs import (
+    AnyJob,
+    Drop,
+    DropEnvironment,
+    Fetch,
+    Forget,
+    TakeEnvironment,
+    TakeSlab,
+    TakeSource,
+    handles_of,
+)
 
 OPEN_SLABS: Final = 64
 """Number of slabs that a worker borrows at the same time."""
+KEPT_ENVIRONMENTS: Final = 16
+"""Number of environments that a worker keeps at the same time."""
 OPEN_SOURCES: Final = 64
 """Number of files that a worker borrows at the same time, each with one or two descriptors."""
 
@@ -41,10 +54,11 @@ class _Lent:
 
 @dataclass(slots=True)
 class _Borrowed:
-    """Handles that one worker has borrowed, the least recently used first."""
+    """What one worker has, by handle or digest, the least recently used first."""
 
     slabs: OrderedDict[int, None] = field(default_factory=OrderedDict)
     sources: OrderedDict[int, None] = field(default_factory=OrderedDict)
+    environments: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
 
 class Lending:
@@ -106,10 +120,13 @@ class Lending:
         """A worker ended, and so did all that it had borrowed. Idempotent."""
         self._held.pop(worker, None)
 
-    def supply(self, worker: Borrower, job: AnyJob) -> None:
-        """Send a worker the slab and source that a job names, where it has not borrowed them yet.
+    def supply(self, worker: Borrower, job: AnyJob) -> AnyJob:
+        """Send a worker what a job names (slab, source, environment) where it has not got it yet.
 
         A handle that was taken back is not sent; the job then fails in the worker.
+
+        Returns:
+            The job as it is to be sent: without an environment that the worker has.
         """
         held = self._held[worker]
         slab, source = handles_of(job)
@@ -117,6 +134,29 @@ class Lending:
             self._supply(worker, held.slabs, slab, OPEN_SLABS)
         if source is not None:
             self._supply(worker, held.sources, source, OPEN_SOURCES)
+        match job:
+            case Forget(digest=digest):
+                held.environments.pop(digest, None)
+            case Fetch(digest=digest) if digest:
+                self._supply_environment(worker, held.environments, digest, job.environment)
+                return msgspec.structs.replace(job, environment={})
+        return job
+
+    def _supply_environment(
+        self,
+        worker: Borrower,
+        held: OrderedDict[str, None],
+        digest: str,
+        environment: dict[str, str],
+    ) -> None:
+        if digest in held:
+            held.move_to_end(digest)
+            return
+        held[digest] = None
+        if len(held) > KEPT_ENVIRONMENTS:
+            oldest, _ = held.popitem(last=False)
+            worker.send(DropEnvironment(oldest))
+        worker.send(TakeEnvironment(digest, environment))
 
     def _supply(
         self, worker: Borrower, held: OrderedDict[int, None], handle: int, most: int

@@ -143,8 +143,8 @@ class Worker:
             order.due_s = _now_s() + order.limit_s
         self._pending[job.job] = order
         self.busy[order.lane] += 1
-        self._owner.lending.supply(self, job)
-        self._channel.send(frame(job, len(order.fds)), order.fds, job.job)
+        sent = self._owner.lending.supply(self, job)
+        self._channel.send(frame(sent, len(order.fds)), order.fds, job.job)
 
     def _received(self, body: bytes) -> None:
         reply = answer_decoder.decode(body)

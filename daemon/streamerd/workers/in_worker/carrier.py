@@ -113,17 +113,20 @@ class Carrier:
         # Slabs are closed at once: none is mapped when `CloseSlab` is answered. Files may hang.
         self.slabs: Borrowings[BorrowedSlab] = Borrowings("slab", lambda close: close())
         self.sources: Borrowings[BorrowedSource] = Borrowings("source", self.closer.call)
+        self.environments: dict[str, dict[str, str]] = {}
+        """By digest; the receiving thread alone uses it."""
         self._readers = Readers(OPEN_READERS)
         self._own = threading.local()
 
     # --- in the receiving thread ------------------------------------------------------------------
 
     def take_on(self, assignment: Assignment) -> Work:
-        """Look up the slab and source of a job, so that they stay open for it if they are dropped.
+        """Look up what a job names, so that the job has it still where it is dropped meanwhile.
 
         Raises:
             StreamerError: this worker has not borrowed what the job names.
         """
+        assignment.job = self._whole(assignment.job)
         slab, source = handles_of(assignment.job)
         with contextlib.ExitStack() as undo:
             held_slab = None if slab is None else self.slabs.use(slab)
@@ -132,6 +135,18 @@ class Carrier:
             held_source = None if source is None else self.sources.use(source)
             undo.pop_all()
         return Work(assignment, held_slab, held_source)
+
+    def _whole(self, job: AnyJob) -> AnyJob:
+        """The job with the environment whose digest it names."""
+        match job:
+            case Forget(digest=digest):
+                self.environments.pop(digest, None)
+            case Fetch(digest=digest) if digest and not job.environment:
+                environment = self.environments.get(digest)
+                if environment is None:
+                    raise StreamerError("the environment that this job names was not sent to it")
+                return msgspec.structs.replace(job, environment=environment)
+        return job
 
     def drop(self, handle: int) -> None:
         """Close what was borrowed under this handle, as soon as no job uses it."""
@@ -218,7 +233,7 @@ class Carrier:
     def _fetch_object(self, work: Work, job: Fetch) -> Fetched | JobFailed:
         # The body of an object goes straight into the mapping. A block is one request, and is too
         # large to pass through a buffer in the processor's cache. Requests have their own timeouts.
-        with self._readers.borrow(job.slab, job.shard, job.environment) as shard:
+        with self._readers.borrow(job.slab, job.shard, job.environment, job.digest) as shard:
             work.assignment.hold_on()
             slab = work.slab.file(mapped=True)
             slab.reserve(job.start, job.stop)

@@ -32,10 +32,12 @@ from streamerd.workers.in_worker.spawner import die_with_the_parent
 from streamerd.workers.jobs import (
     AnyJob,
     Drop,
+    DropEnvironment,
     GiveUp,
     JobFailed,
     StillGoing,
     Stuck,
+    TakeEnvironment,
     TakeSlab,
     TakeSource,
     WorkerLane,
@@ -99,6 +101,10 @@ class Server:
                 self._carrier.slabs.take(handle, BorrowedSlab(fd))
             case TakeSource(handle, stored):
                 self._carrier.sources.take(handle, BorrowedSource(stored, fds))
+            case TakeEnvironment() as taken:
+                self._carrier.environments[taken.digest] = taken.environment
+            case DropEnvironment(digest):
+                self._carrier.environments.pop(digest, None)
             case Drop(handle):
                 self._carrier.drop(handle)
             case GiveUp() as request:

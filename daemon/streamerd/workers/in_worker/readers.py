@@ -157,14 +157,17 @@ class Readers:
 
     @contextlib.contextmanager
     def borrow(
-        self, slab: int, shard: StoredShard, environment: Mapping[str, str]
+        self, slab: int, shard: StoredShard, environment: Mapping[str, str], digest: str = ""
     ) -> Iterator[OpenedObject]:
-        """Use the shard's reader for this environment; the storage's errors pass."""
+        """Use the shard's reader for this environment; the storage's errors pass.
+
+        `digest` is the environment's, where the caller knows it.
+        """
 
         def opened() -> OpenedObject:
             return OpenedObject(storage_for(shard.uri, environment).open(shard))
 
-        with self._pool.borrow((slab, digest_of(environment)), opened) as shared:
+        with self._pool.borrow((slab, digest or digest_of(environment)), opened) as shared:
             yield shared
 
     def drop(self, slab: int) -> None:

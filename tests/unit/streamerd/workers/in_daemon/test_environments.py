@@ -53,6 +53,37 @@ def test_an_ended_loads_secrets_are_forgotten() -> None:
     environments.keep_only({B})
     assert len(environments) == 1
     assert environments.of(A) == {}
+    assert environments.digest(A) == ""
+
+
+def test_an_environment_is_gone_when_its_last_load_has_left_it() -> None:
+    environments = Environments()
+    first, newer = {"KEY": "1"}, {"KEY": "2"}
+    for load in (A, B):
+        environments.put(load, first)
+    assert environments.digest(A) == environments.digest(B) == jobs.digest_of(first)
+    environments.renew(A, newer)
+    assert environments.take_gone() == [], "another load has it still"
+    environments.keep_only({A})
+    assert environments.take_gone() == [jobs.digest_of(first)]
+    assert environments.take_gone() == [], "each is told once"
+    environments.renew(A, newer)
+    assert environments.take_gone() == [], "the same once more"
+    environments.keep_only(())
+    assert environments.take_gone() == [jobs.digest_of(newer)]
+
+
+@in_loop
+async def test_a_read_that_ends_after_its_load_has_its_environment_forgotten_again() -> None:
+    environments, fleet = Environments(), Fleet()
+    fetches = reading(fleet, environments)
+    environments.put(A, {"KEY": "secret"})
+    fetches.begin(FetchBlock(KEY, 0, A))
+    environments.keep_only(())
+    assert len(environments.take_gone()) == 1
+    (job, on_answer) = fleet.asked.pop()
+    on_answer(jobs.Fetched(1, 7, BLOCK))
+    assert environments.take_gone() == [job.digest], "the worker was sent it with this read"
 
 
 def test_nothing_is_shown() -> None:

@@ -6,12 +6,15 @@ import msgspec
 import pytest
 
 from streamer_client.storage.contract import StoredShard
-from streamerd.workers.in_daemon.lending import OPEN_SLABS, Lending
+from streamerd.workers.in_daemon.lending import KEPT_ENVIRONMENTS, OPEN_SLABS, Lending
 from streamerd.workers.jobs import (
     Checksum,
     CloseSlab,
     Drop,
+    DropEnvironment,
     Fetch,
+    Forget,
+    TakeEnvironment,
     TakeSlab,
     TakeSource,
 )
@@ -108,3 +111,48 @@ def test_the_least_recently_used_goes_first(
     assert one.take() == [(Drop(slabs[1]), ()), (TakeSlab(slabs[-1]), (OPEN_SLABS,))]
     lending.supply(one, fetch(slabs[1], None))
     assert one.take() == [(Drop(slabs[2]), ()), (TakeSlab(slabs[1]), (1,))]
+
+
+def remote(digest: str) -> Fetch:
+    return Fetch(1, 0, SHARD, None, {"KEY": f"of {digest}"}, 0, 10, digest)
+
+
+def test_an_environment_is_sent_once_and_jobs_come_without_it(
+    lending: Lending, workers: tuple[Worker, Worker]
+) -> None:
+    one, two = workers
+    for worker in workers:
+        for _ in range(2):
+            sent = lending.supply(worker, remote("d"))
+            assert sent == Fetch(1, 0, SHARD, None, {}, 0, 10, "d")
+        assert worker.take() == [(TakeEnvironment("d", {"KEY": "of d"}), ())]
+    assert "of d" not in repr(TakeEnvironment("d", {"KEY": "of d"}))
+    forget = Forget(2, "d")
+    assert lending.supply(one, forget) == forget
+    lending.supply(one, remote("d"))
+    lending.supply(two, remote("d"))
+    assert one.take() == [(TakeEnvironment("d", {"KEY": "of d"}), ())], "it was told to forget it"
+    assert two.take() == []
+
+
+def test_the_environment_used_longest_ago_is_dropped(
+    lending: Lending, workers: tuple[Worker, Worker]
+) -> None:
+    worker, _ = workers
+    for number in range(KEPT_ENVIRONMENTS):
+        lending.supply(worker, remote(str(number)))
+    lending.supply(worker, remote("0"))
+    worker.take()
+    lending.supply(worker, remote("new"))
+    assert [type(message) for message, _ in worker.take()] == [DropEnvironment, TakeEnvironment]
+    lending.supply(worker, remote("0"))
+    assert worker.take() == []
+    lending.supply(worker, remote("1"))
+    assert TakeEnvironment("1", {"KEY": "of 1"}) in [message for message, _ in worker.take()]
+
+
+def test_a_job_with_an_environment_and_no_digest_is_sent_whole(
+    lending: Lending, workers: tuple[Worker, Worker]
+) -> None:
+    job = Fetch(1, 0, SHARD, None, {"KEY": "1"}, 0, 10)
+    assert lending.supply(workers[0], job) == job

@@ -135,6 +135,24 @@ def test_no_reader_keeps_an_environment_that_was_forgotten(monkeypatch: pytest.M
     made.close()
 
 
+def test_a_job_names_an_environment_that_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Keeping, "made", [], raising=False)
+    monkeypatch.setattr(readers_module, "storage_for", Keeping)
+    made = Carrier()
+    fd = os.memfd_create("slab")
+    os.ftruncate(fd, 8192)
+    made.slabs.take(3, BorrowedSlab(fd))
+    made.environments["d"] = {"KEY": "1"}
+    job = jobs.Fetch(1, 3, StoredShard("s3://b/k", 8192, "etag"), None, {}, 0, 8192, "d")
+    work = made.take_on(Assignment(job))
+    made.take_on(Assignment(jobs.Forget(2, "d")))
+    assert isinstance(made.carry_out(work), jobs.Fetched), "the job came before"
+    assert [each._environment for each in Keeping.made] == [{"KEY": "1"}]
+    with pytest.raises(StreamerError, match="was not sent"):
+        made.take_on(Assignment(job))
+    made.close()
+
+
 def test_what_was_dropped_after_a_job_came_stays_open_for_it() -> None:
     made = Carrier()
     fd = os.memfd_create("slab")
