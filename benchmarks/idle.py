@@ -23,7 +23,7 @@ _TICKS_A_S: Final = os.sysconf("SC_CLK_TCK")
 
 def _family(pid: int) -> list[int]:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(int(child) for child in children)]
+    return [pid, *(each for child in children for each in _family(int(child)))]
 
 
 def _cpu_s(pids: list[int]) -> float:

@@ -170,5 +170,7 @@ class SourceKind:
     """The source or shard as it may be sent, stored, logged and shown."""
     credentials: Callable[[Mapping[str, str]], CredentialsReport | None] = names_alone
     """Describes an environment's credentials; None where there is nothing to tell."""
+    late_modules: tuple[str, ...] = ()
+    """Modules that reading imports only when the first request is made, for they are large."""
     is_object_store: bool = False
     """Whether it can list whatever lies under a prefix, over a network."""

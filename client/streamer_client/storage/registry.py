@@ -8,6 +8,7 @@ clients, in `streamerctl` and in fetch workers.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Mapping
 from typing import Final
@@ -74,6 +75,17 @@ def public_uri(uri: str) -> str:
 def credentials_report(uri: str, environment: Mapping[str, str]) -> CredentialsReport | None:
     """What may be told of an environment's credentials; None where there is nothing to tell."""
     return _kind_of(uri).credentials(environment)
+
+
+def import_all() -> None:
+    """Import whatever the kinds import late, so that no reading waits for it.
+
+    A process calls this that forks others which read; a module that is not installed is left out.
+    """
+    for scheme in KINDS:
+        for module in _kind(scheme).late_modules:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(module)
 
 
 def object_store_schemes() -> list[str]:

@@ -37,5 +37,6 @@ KIND: Final = SourceKind(
     # The name of an object may have ? and = in it, so nothing after a ? is taken for a secret.
     public_uri=without_user,
     credentials=credentials_report,
+    late_modules=("streamer_client.storage.s3.signing",),
     is_object_store=True,
 )

@@ -1,4 +1,4 @@
-"""The fetch process: `python -m streamerd.workers.in_worker.process --fd N ...`.
+"""The fetch process, which `spawner.py` forks.
 
 The main thread receives jobs and descriptors from the daemon's socket pair. The threads of the
 lanes carry the jobs out, and send answers under one lock. The main thread touches no file, so that
@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import signal
 import socket
-import sys
+from collections.abc import Sequence
 from functools import partial
 from threading import Lock
 from typing import Final
@@ -27,8 +26,8 @@ from streamerd.workers.frames import frame
 from streamerd.workers.in_worker.assignment import Assignment, GivenUp, Unyielding
 from streamerd.workers.in_worker.borrowed import BorrowedSlab, BorrowedSource
 from streamerd.workers.in_worker.carrier import Carrier, Work
+from streamerd.workers.in_worker.parent import die_with_the_parent, name_process
 from streamerd.workers.in_worker.receiver import DescriptorsLost, Receiver
-from streamerd.workers.in_worker.spawner import die_with_the_parent
 from streamerd.workers.jobs import (
     AnyJob,
     Drop,
@@ -176,39 +175,38 @@ def _log(level: str, log_format: str) -> None:
         logging.getLogger(ours).setLevel(level)
 
 
-def main() -> None:
-    """Run one worker; `streamerd.workers.in_worker.spawner` starts it, not a person."""
-    parser = argparse.ArgumentParser(prog="streamerd-worker", description=main.__doc__)
-    parser.add_argument("--fd", type=int, required=True)
+def run(channel: socket.socket, options: Sequence[str]) -> int:
+    """Be a worker until the daemon closes its end of the channel.
+
+    The caller ends the process without waiting for its threads: some may have been given up, and
+    be stuck in the kernel.
+
+    Args:
+        channel: our end of the socket pair; the caller closes it.
+        options: as `Fleet` makes them.
+
+    Returns:
+        The exit code.
+    """
+    parser = argparse.ArgumentParser(prog="streamerd-worker")
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--connections", type=int, required=True)
     parser.add_argument("--mapped", action="store_true", help="fill slabs through mappings")
     parser.add_argument("--log-level", default="INFO")
     parser.add_argument("--log-format", default="text")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(options)
     # A terminal's interrupt goes to the whole group; the daemon alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with_the_parent()
+    name_process("streamerd-fetch")
     _log(arguments.log_level.upper(), arguments.log_format)
     mapped = arguments.mapped or can_collapse()
     code = 0
-    with socket.socket(fileno=arguments.fd) as channel:
-        try:
-            Server(channel, arguments.threads, arguments.connections, mapped=mapped).serve()
-        except DescriptorsLost as error:
-            logger.critical("event=worker_ends error=%s", error)
-            code = 1
-    _leave(code)
-
-
-def _leave(code: int) -> None:
-    """End without waiting for threads that were given up, and may be stuck in the kernel."""
+    try:
+        Server(channel, arguments.threads, arguments.connections, mapped=mapped).serve()
+    except DescriptorsLost as error:
+        logger.critical("event=worker_ends error=%s", error)
+        code = 1
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-if __name__ == "__main__":
-    main()
+    return code

@@ -1,8 +1,7 @@
 """A process's end of the socket pair to the daemon that started it.
 
 Receives frames and the descriptors that come with them, in order. The daemon's end is
-`in_daemon/channel.py`. Runs in the process's main thread. It imports little, so that the process
-which starts workers is ready at once.
+`in_daemon/channel.py`. Runs in the process's main thread.
 """
 
 from __future__ import annotations
@@ -41,17 +40,32 @@ class Receiver:
                 not what the frames say.
         """
         try:
-            while data := self._receive():
-                for body, count in self._frames.frames(data):
-                    if count > len(self._fds):
-                        raise DescriptorsLost(
-                            f"a frame of {count} descriptors came with {len(self._fds)}"
-                        )
-                    yield body, tuple(self._fds.popleft() for _ in range(count))
+            while (received := self.receive()) is not None:
+                yield from received
         finally:
-            for fd in self._fds:
-                os.close(fd)
-            self._fds.clear()
+            self._close_rest()
+
+    def receive(self) -> list[tuple[bytes, tuple[int, ...]]] | None:
+        """Receive once, and return what is complete then, as `frames` does; None at the end.
+
+        Raises:
+            DescriptorsLost: as in `frames`.
+        """
+        data = self._receive()
+        if not data:
+            self._close_rest()
+            return None
+        complete = []
+        for body, count in self._frames.frames(data):
+            if count > len(self._fds):
+                raise DescriptorsLost(f"a frame of {count} descriptors came with {len(self._fds)}")
+            complete.append((body, tuple(self._fds.popleft() for _ in range(count))))
+        return complete
+
+    def _close_rest(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
 
     def _receive(self) -> bytes:
         fds = array.array("i")

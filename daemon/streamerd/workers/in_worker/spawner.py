@@ -5,23 +5,32 @@ process begins with copies of all descriptors, and closes them before it becomes
 file whose server is dead may never return (FUSE asks the server at each close). The daemon would
 wait for such a child in `vfork`, and all clients for the daemon. This process has no client's file
 open. It starts workers, kills them when told, reports how they ended, and ends with the daemon.
+
+A worker is a fork of this process, which has imported everything that workers need, the stores'
+code and botocore's signer included. So a worker is there at once, the memory of that code is there
+once for all of them, and no load waits while its workers import. Forking is safe because this
+process has one thread.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
+import contextlib
+import gc
+import os
+import select
 import signal
 import socket
-import subprocess
 import sys
-import threading
-from typing import Final
+import traceback
+from typing import Final, NoReturn
 
+from streamer_client.storage.registry import import_all
 from streamerd.workers.frames import frame
+from streamerd.workers.in_worker import process
+from streamerd.workers.in_worker.parent import die_with_the_parent
 from streamerd.workers.in_worker.receiver import Receiver
 from streamerd.workers.start_messages import (
-    ISOLATED,
     Ended,
     Kill,
     NotSpawned,
@@ -31,59 +40,99 @@ from streamerd.workers.start_messages import (
     request_decoder,
 )
 
-_PR_SET_PDEATHSIG: Final = 1
+FIRST_FD: Final = 3
+"""The first descriptor after standard input, output and error."""
+FAILED: Final = 1
+"""Exit code of a worker that ended by an error of its own."""
 
 
 class WorkerStarter:
-    """Starts workers, and knows those that have not ended."""
+    """Starts workers, and knows those that have not ended.
+
+    Args:
+        channel: our end of the socket pair to the daemon.
+    """
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
-        self._sending = threading.Lock()
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._receiver = Receiver(channel)
+        self._poll = select.poll()
+        self._poll.register(channel, select.POLLIN)
+        self._numbers: dict[int, int] = {}
+        """The number of each child that has not ended, by its pidfd, which tells its end."""
+        self._children: dict[int, tuple[int, int]] = {}
+        """The pidfd and pid of each such child, by its number."""
 
     def serve(self) -> None:
         """Do as told until the daemon closes its end."""
-        for body, fds in Receiver(self._channel).frames():
+        while True:
+            for fd, _ in self._poll.poll():
+                if fd in self._numbers:
+                    self._ended(fd)
+                elif not self._obey():
+                    return
+
+    def _obey(self) -> bool:
+        """Carry out what has been received; returns whether the daemon is there."""
+        messages = self._receiver.receive()
+        for body, fds in messages or ():
             match request_decoder.decode(body):
                 case Spawn() as request:
                     with socket.socket(fileno=fds[0]) as theirs:
                         self._spawn(request, theirs)
                 case Kill(number):
-                    child = self._children.get(number)
-                    if child is not None:
-                        child.kill()
+                    if number in self._children:
+                        signal.pidfd_send_signal(self._children[number][0], signal.SIGKILL)
+        return messages is not None
 
     def _spawn(self, request: Spawn, theirs: socket.socket) -> None:
-        command = [sys.executable, *ISOLATED, "-m", "streamerd.workers.in_worker.process"]
-        command += ["--fd", str(theirs.fileno()), *request.options]
         try:
-            child = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+            pid = os.fork()
         except OSError as error:
             self._report(NotSpawned(request.number, str(error)))
             return
-        self._children[request.number] = child
-        self._report(Spawned(request.number, child.pid))
-        # Only this thread waits for the child, so the system does not give its pid away before.
-        wait = threading.Thread(target=self._wait, args=(request.number, child), daemon=True)
-        wait.start()
+        if pid == 0:
+            self._become_worker(request, theirs)
+        # This process alone waits for the child, so the system does not give its pid away before.
+        pidfd = os.pidfd_open(pid)
+        self._numbers[pidfd] = request.number
+        self._children[request.number] = pidfd, pid
+        self._poll.register(pidfd, select.POLLIN)
+        self._report(Spawned(request.number, pid))
 
-    def _wait(self, number: int, child: subprocess.Popen[bytes]) -> None:
-        code = child.wait()
-        self._children.pop(number, None)
-        self._report(Ended(number, code))
+    def _become_worker(self, request: Spawn, theirs: socket.socket) -> NoReturn:
+        code = FAILED
+        try:
+            _close_all_but(theirs.fileno())
+            code = process.run(theirs, request.options)
+        except BaseException:  # noqa: BLE001  nothing of this process may run on in its child
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def _ended(self, pidfd: int) -> None:
+        self._poll.unregister(pidfd)
+        os.close(pidfd)
+        number = self._numbers.pop(pidfd)
+        _, pid = self._children.pop(number)
+        _, status = os.waitpid(pid, 0)
+        self._report(Ended(number, os.waitstatus_to_exitcode(status)))
 
     def _report(self, report: Report) -> None:
-        with self._sending:
-            try:
-                self._channel.sendall(frame(report))
-            except OSError:
-                return  # the daemon is gone, and the end of file tells the main thread
+        try:
+            self._channel.sendall(frame(report))
+        except OSError:
+            return  # the daemon is gone, and the end of file tells `serve`
 
 
-def die_with_the_parent() -> None:
-    """Have the kernel end this process with the one that started it, whatever it is doing then."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _close_all_but(fd: int) -> None:
+    """Close what a worker inherits: its siblings' sockets, whose ends the daemon waits for."""
+    for inherited in map(int, os.listdir("/proc/self/fd")):
+        if inherited >= FIRST_FD and inherited != fd:
+            with contextlib.suppress(OSError):  # the listing's own descriptor is closed already
+                os.close(inherited)
 
 
 def main() -> None:
@@ -94,6 +143,11 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with_the_parent()
+    import_all()
+    # The collector would write into each object that it looks at, and a page that is written to is
+    # no longer shared with the other workers.
+    gc.collect()
+    gc.freeze()
     with socket.socket(fileno=arguments.fd) as channel:
         WorkerStarter(channel).serve()
 
