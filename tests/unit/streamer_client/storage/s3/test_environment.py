@@ -260,3 +260,54 @@ def test_what_is_malformed_is_told_by_the_name_that_was_set(
     with pytest.raises(ConfigError) as caught:
         variables()
     assert told in str(caught.value)
+
+
+KEYS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"}
+ENOUGH: dict[str, dict[str, str]] = {
+    "keys": KEYS,
+    "keys and a token": {**KEYS, "AWS_SESSION_TOKEN": "token"},
+    "a region": {**KEYS, "AWS_REGION": "eu-west-1"},
+    "a default region": {**KEYS, "AWS_DEFAULT_REGION": "eu-west-2"},
+    "both regions": {**KEYS, "AWS_REGION": "eu-west-1", "AWS_DEFAULT_REGION": "eu-west-2"},
+    "an endpoint": {**KEYS, "AWS_ENDPOINT_URL": "http://store:9000"},
+    "options": {**KEYS, "AWS_MAX_ATTEMPTS": "3", "AWS_USE_FIPS_ENDPOINT": "true"},
+    "a role beside the keys": {**KEYS, "AWS_ROLE_ARN": "arn:x"},
+    "unsigned": {"RUNAI_STREAMER_S3_UNSIGNED": "1", "AWS_DEFAULT_REGION": "eu-west-2"},
+    "unsigned with keys": {**KEYS, "RUNAI_STREAMER_S3_UNSIGNED": "1"},
+}
+
+
+@pytest.mark.parametrize("given", ENOUGH.values(), ids=ENOUGH)
+def test_where_variables_say_all_botocore_would_say_the_same(
+    given: dict[str, str], config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    environment = S3Environment("s3://bucket/m", os.environ)
+    alone = environment.resolved()
+    assert environment._profiles is None, "botocore was not asked"
+    (config / "config").write_text("")
+    assert environment.resolved() == alone
+    assert environment._profiles is not None, "a file may say something, so botocore reads it"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"AWS_ACCESS_KEY_ID": "id"}, {**KEYS, "AWS_PROFILE": "p"}],
+    ids=["nothing", "half of a pair", "a profile's name"],
+)
+def test_where_variables_do_not_say_all_botocore_is_asked(
+    given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert not S3Environment("s3://bucket/m", os.environ)._variables_say_all()
+
+
+def test_a_file_named_with_a_variable_counts(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FOLDER", str(config))
+    monkeypatch.setenv("AWS_CONFIG_FILE", "$FOLDER/config")
+    (config / "config").write_text("[default]\nregion = eu-west-1\n")
+    assert variables()["AWS_REGION"] == "eu-west-1"
