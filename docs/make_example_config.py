@@ -28,7 +28,9 @@ _HEAD: Final = """\
 _DEPENDS: Final = {
     "socket": (SYSTEM_SOCKET, "where the service makes it and clients look first"),
     "memory_limit": ("64GiB", "half of what the service may use, of control group and /dev/shm"),
-    "workers": (1, "one for two processors, 4 at most"),
+    "workers": (1, "one for each processor, 32 at most; half as many below 8 processors"),
+    "threads": (4, "16 for all workers together, 4 at most for each"),
+    "connections": (32, "8 for each processor, at least 32 and at most 256"),
     "socket_mode": ("0660", "0660 for the service at its place, else 0600"),
     "readonly_shm": ("", "/run/streamerd-shm where it is one"),
 }

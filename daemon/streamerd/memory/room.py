@@ -76,6 +76,24 @@ def memory_room(root: str = "/") -> MemoryRoom:
     )
 
 
+def group_folders(root: str, controller: str) -> list[Path]:
+    """Folders of the running process's control groups, and of all their parents.
+
+    Args:
+        root: the folder that holds `proc` and `sys`.
+        controller: whose groups are meant in cgroup v1; v2 has one tree for all.
+    """
+    folders = []
+    for line in _read(root, "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            folders += [Path(root, "sys/fs/cgroup", group) for group in _ancestors(path)]
+        elif controller in controllers.split(","):
+            tree = Path(root, "sys/fs/cgroup", controller)
+            folders += [tree / group for group in _ancestors(path)]
+    return folders
+
+
 def cgroup_files(membership: str) -> list[str]:
     """Files that may limit memory, for a text like /proc/self/cgroup (cgroups(7)).
 

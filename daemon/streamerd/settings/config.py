@@ -28,6 +28,7 @@ from streamer_client.storage.os_errors import absolute_path
 from streamer_client.storage.registry import public_uri
 from streamerd.memory.check import contradiction, default_limit, own_bytes
 from streamerd.memory.room import MemoryRoom, memory_room
+from streamerd.settings.parallel import processors
 from streamerd.settings.table import ENV_PREFIX, KEYS, Context, Key, Settings
 from streamerd.settings.values import Prefetched
 
@@ -135,7 +136,7 @@ def _public(listed: Prefetched) -> Prefetched:
 def _fill_defaults(
     fields: dict[str, Any], environ: Mapping[str, str], room: MemoryRoom | None
 ) -> Context:
-    context = Context(environ, room or memory_room())
+    context = Context(environ, room or memory_room(), processors=processors())
     fields.setdefault("block_bytes", DEFAULT_BLOCK_BYTES)
     if "socket" not in fields:
         fields["socket"] = _BY_NAME["socket"].default(context)
@@ -143,6 +144,9 @@ def _fill_defaults(
     if room is None:  # the machine's, where other daemons may live
         context = context._replace(room=context.room.beside(fields["socket"]))
     context = context._replace(block_bytes=fields["block_bytes"], socket=fields["socket"])
+    if "workers" not in fields:
+        fields["workers"] = _BY_NAME["workers"].default(context)
+    context = context._replace(workers=fields["workers"])
     for key in KEYS:
         if key.field not in fields:
             fields[key.field] = key.default(context)

@@ -19,6 +19,7 @@ from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES, MIN_BLOCK_BYTES
 from streamer_client.contract.socket import SYSTEM_SOCKET
 from streamerd.memory.check import default_limit
 from streamerd.memory.room import SHM_MOUNT, MemoryRoom
+from streamerd.settings import parallel
 from streamerd.settings.values import Prefetched, listen_address, prefetch_list
 
 ENV_PREFIX: Final = "STREAMERD_"
@@ -73,6 +74,9 @@ class Context(NamedTuple):
     block_bytes: int = DEFAULT_BLOCK_BYTES
     socket: str = ""
     uid: int = os.geteuid()
+    processors: float = 2.0
+    """That the daemon may use: see `parallel.processors`."""
+    workers: int = 1
 
 
 class Key(NamedTuple):
@@ -129,8 +133,16 @@ def _socket_mode_default(context: Context) -> str:
     return "0660" if context.socket == SYSTEM_SOCKET and context.uid != 0 else "0600"
 
 
-def _workers_default(_context: Context) -> int:
-    return max(1, min(4, len(os.sched_getaffinity(0)) // 2))
+def _workers_default(context: Context) -> int:
+    return parallel.workers_for(context.processors, context.room)
+
+
+def _threads_default(context: Context) -> int:
+    return parallel.threads_for(context.workers)
+
+
+def _connections_default(context: Context) -> int:
+    return parallel.connections_for(context.processors)
 
 
 def _memory_limit_default(context: Context) -> int:
@@ -152,9 +164,10 @@ KEYS: Final = (
     Key("memory_limit", "memory_limit_bytes", Bytes, "SIZE",
         "most shared memory to use; by default half", _memory_limit_default, is_size=True),
     Key("workers", "workers", Count, "N", "fetch processes", _workers_default),
-    Key("threads", "threads", Count, "N", "threads in each fetch process", _fixed(4)),
+    Key("threads", "threads", Count, "N", "threads in each fetch process that read files",
+        _threads_default),
     Key("connections", "connections", Connections, "N",
-        "concurrent reads from object stores, of all loads", _fixed(32),
+        "concurrent reads from object stores, of all loads", _connections_default,
         accepts="a whole number from 1 to 1024"),
     Key("bandwidth_limit", "bandwidth_limit_bytes", Bytes, "SIZE",
         "most bytes a second from object stores; 0 for no cap", _fixed(0), is_size=True),

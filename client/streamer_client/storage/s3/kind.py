@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from streamer_client.storage.contract import CredentialsReport, SourceEnvironment, SourceKind
+from streamer_client.storage.contract import (
+    CredentialsReport,
+    SourceEnvironment,
+    SourceKind,
+    Storage,
+)
 from streamer_client.storage.object_uri import without_user
 from streamer_client.storage.s3.settings import SECRETS, SENT_ENDPOINT, UNSIGNED
-from streamer_client.storage.s3.storage import S3Storage
+
+
+def _storage(environment: Mapping[str, str]) -> Storage:
+    from streamer_client.storage.s3.storage import S3Storage  # noqa: PLC0415 - HTTP and TLS, 0.1 s
+
+    return S3Storage(environment)
 
 
 def _environment(uri: str, environ: Mapping[str, str]) -> SourceEnvironment:
@@ -32,11 +42,11 @@ def credentials_report(environment: Mapping[str, str]) -> CredentialsReport:
 
 
 KIND: Final = SourceKind(
-    storage=S3Storage,
+    storage=_storage,
     environment=_environment,
     # The name of an object may have ? and = in it, so nothing after a ? is taken for a secret.
     public_uri=without_user,
     credentials=credentials_report,
-    late_modules=("streamer_client.storage.s3.signing",),
+    late_modules=("streamer_client.storage.s3.storage", "streamer_client.storage.s3.signing"),
     is_object_store=True,
 )
