@@ -35,6 +35,7 @@ from streamerd.observe.watch import Watch
 from streamerd.reading.editions import Editions
 from streamerd.reading.fetches import Fetches
 from streamerd.reading.proofs import Proofs
+from streamerd.reading.runs import Runs
 from streamerd.reading.sources import Sources
 from streamerd.reading.totals import ReadTotals, kind_of
 from streamerd.service.answers import Answers
@@ -148,6 +149,10 @@ class Parts:
             settings, fleet, self.backings, self.environments, self.sources, turns.post,
             self.doubts.is_outdated, self.read_totals,
         )  # fmt: skip
+        self.runs = Runs(
+            settings.block_bytes, fleet, self.backings,
+            lambda command, backed: self.fetches.begin(command, backed=backed), turns.post,
+        )  # fmt: skip
         self.proofs = Proofs(settings, fleet, self.backings, turns.post)
 
     def _make_service(self) -> None:
@@ -159,7 +164,7 @@ class Parts:
         )  # fmt: skip
         service = Service(
             self.model, turns, self.shards, self.slabs, self.answers, self.sources, self.fetches,
-            self.proofs, self.environments, self.fleet,
+            self.runs, self.proofs, self.environments, self.fleet,
         )  # fmt: skip
         turns.attach(service.carry_out)
 

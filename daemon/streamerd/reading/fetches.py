@@ -92,8 +92,13 @@ class Fetches:
         """A shard has no slab any more: nothing arrives."""
         self._rates.pop(shard, None)
 
-    def begin(self, command: FetchBlock) -> None:
-        """Have a worker read a block, remote ones when the cap lets them."""
+    def begin(self, command: FetchBlock, *, backed: bool = False) -> None:
+        """Have a worker read a block, remote ones when the cap lets them.
+
+        Args:
+            command: the block.
+            backed: whether its memory is there already; else the worker makes it first.
+        """
         backing = self._backings[command.shard]
         if backing.slab_error is not None:
             self._fail(command, FailureKind.ERROR, backing.slab_error)
@@ -101,18 +106,18 @@ class Fetches:
             start, stop = block_span(command.block, backing.stored.size_bytes, self._block_bytes)
             load = command.credentials_of
             sent = self._environments.of(load), self._environments.digest(load)
-            self.pace.begin(stop - start, lambda: self._read(command, None, *sent))
+            self.pace.begin(stop - start, lambda: self._read(command, None, *sent, backed=backed))
         else:
-            self._read_local(command, attempt=1)
+            self._read_local(command, attempt=1, backed=backed)
 
-    def _read_local(self, command: FetchBlock, *, attempt: int) -> None:
+    def _read_local(self, command: FetchBlock, *, attempt: int, backed: bool) -> None:
         pair = self._sources.reading(command.shard)
         if pair is None:
             uri = self._backings[command.shard].stored.uri
             text = f"{uri}: nobody who may read it is left; load it again"
             self._fail(command, FailureKind.ERROR, SourceError(text))
         else:
-            self._read(command, pair, {}, "", attempt=attempt)
+            self._read(command, pair, {}, "", attempt=attempt, backed=backed)
 
     def _read(
         self,
@@ -122,13 +127,16 @@ class Fetches:
         digest: str,
         *,
         attempt: int = 1,
+        backed: bool,
     ) -> None:
         backing = self._backings[command.shard]
         stored = backing.stored if pair is None else pair.stored
         start, stop = block_span(command.block, stored.size_bytes, self._block_bytes)
         handle = None if pair is None else pair.handle
         number = self._fleet.next_job()
-        job = jobs.Fetch(number, backing.slab, stored, handle, environment, start, stop, digest)
+        job = jobs.Fetch(
+            number, backing.slab, stored, handle, environment, start, stop, digest, backed
+        )
         self._totals.of(kind_of(stored.uri)).requests += 1
         limit_s = None if pair is None else self._wait_s
         asked_s = self._loop.time()
@@ -155,14 +163,14 @@ class Fetches:
             case jobs.Fetched():
                 self._note(command, job, answer, asked_s)
                 if job.source is not None and self._is_outdated(shard, answer.ctime_ns, attempt):
-                    self._read_local(command, attempt=attempt + 1)
+                    self._read_local(command, attempt=attempt + 1, backed=True)
                     return
                 self._backings[shard].checksums[block] = answer.checksum
                 self._post(BlockFetched(at_s, shard, block))
             case jobs.JobFailed():
                 self._count_retries(shard, job, answer.retries)
                 if self._others_can_read(shard, job, answer):
-                    self._read_local(command, attempt=attempt)
+                    self._read_local(command, attempt=attempt, backed=job.backed)
                     return
                 kind, blamed = self._judge(job, answer)
                 said = answer.code, answer.message

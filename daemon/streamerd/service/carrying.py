@@ -10,6 +10,7 @@ from typing import assert_never
 
 from streamerd.reading.fetches import Fetches
 from streamerd.reading.proofs import Proofs
+from streamerd.reading.runs import Runs
 from streamerd.reading.sources import Sources
 from streamerd.service.answers import Answers
 from streamerd.service.shards import Shards
@@ -32,7 +33,8 @@ class Service:
         slabs: makes and removes slabs.
         answers: tells clients.
         sources: what local shards are read through.
-        fetches: has blocks read.
+        fetches: knows how fast shards arrive.
+        runs: has blocks backed and read.
         proofs: has adopted blocks proven.
         environments: what loads' clients sent along for reading.
         fleet: the workers that know environments.
@@ -47,6 +49,7 @@ class Service:
         answers: Answers,
         sources: Sources,
         fetches: Fetches,
+        runs: Runs,
         proofs: Proofs,
         environments: Environments,
         fleet: Fleet,
@@ -58,6 +61,7 @@ class Service:
         self._answers = answers
         self._sources = sources
         self._fetches = fetches
+        self._runs = runs
         self._proofs = proofs
         self._environments = environments
         self._fleet = fleet
@@ -66,6 +70,7 @@ class Service:
         """Carry out the commands of one turn."""
         for command in decided:
             self._carry_out(command)
+        self._runs.after_turn()
         self._shards.after_turn()
         if len(self._environments) > len(self._model.loads):
             self._environments.keep_only(self._model.loads)
@@ -75,7 +80,7 @@ class Service:
     def _carry_out(self, command: commands.AnyCommand) -> None:
         match command:
             case commands.FetchBlock():
-                self._fetches.begin(command)
+                self._runs.add(command)
             case commands.Announce(load, ranges):
                 self._answers.announce(load, ranges)
             case commands.ReleaseBlocks():

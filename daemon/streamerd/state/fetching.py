@@ -14,7 +14,7 @@ from streamerd.state.events import BlockFetched, BlocksReleased, FailureKind, Fe
 from streamerd.state.eviction import Victim
 from streamerd.state.failing import credentials_refused, fail_shard, load_with_credentials
 from streamerd.state.lifecycle import Trigger
-from streamerd.state.load import Load, Phase
+from streamerd.state.load import RUN_BLOCKS, Load, Phase
 from streamerd.state.model import Model
 from streamerd.state.shard import Shard
 
@@ -28,8 +28,7 @@ def dispatch(model: Model, now_s: float) -> None:
         if not model.ledger.room_for(size_bytes):
             _make_room(model, size_bytes, now_s, remote=shard.remote)
             return
-        load.last_fetched = index
-        load.in_flight += 1
+        load.note_fetch(index)
         shard.move(block, Trigger.RESERVE)
         model.ledger.used_bytes += size_bytes
         model.fetching[shard.key, block] = load.key
@@ -42,16 +41,27 @@ def _next_fetch(model: Model) -> tuple[Load, int, int, LoadKey] | None:
     for _ in range(len(model.rotation)):
         load = model.loads[model.rotation[0]]
         model.rotation.rotate(-1)
-        most = load.options.concurrency
-        if most is not None and load.in_flight >= most:
-            continue
-        if model.free_slots(remote=load.remote) <= 0:
+        if not _may_begin(model, load):
             continue
         if due := load.next_fetch():
             credentials_of = load_with_credentials(model, load, due[0])
             if credentials_of is not None:
                 return load, *due, credentials_of
     return None
+
+
+def _may_begin(model: Model, load: Load) -> bool:
+    """Whether a slot is free for this load, or, where a run of blocks is to begin, a few of them.
+
+    A run never waits for more than a quarter of the slots, so that nearly all are in use.
+    """
+    slots = model.rules.slots_of(remote=load.remote)
+    free = model.free_slots(remote=load.remote)
+    most = load.options.concurrency
+    if most is not None:
+        slots, free = min(slots, most), min(free, most - load.in_flight)
+    wanted = 1 if load.run_left else min(RUN_BLOCKS, max(1, slots // 4))
+    return free >= wanted
 
 
 def _make_room(model: Model, size_bytes: int, now_s: float, *, remote: bool) -> None:

@@ -28,6 +28,10 @@ class Phase(IntEnum):
     """The client may read it and has not consumed it."""
 
 
+RUN_BLOCKS: Final = 4
+"""Number of blocks side by side that are begun together where slots allow it: see
+`reading/runs.py`, which backs them with memory in one call."""
+
 SLABS_AT_ONCE: Final = 4
 """Number of shards that a held load fetches from in turn.
 
@@ -89,6 +93,8 @@ class Load:
     last_fetched: int = -1
     """The shard of the last fetch that was started for this load."""
     charge_bytes: int = 0
+    run_left: int = 0
+    """Blocks of the run under way that may still be begun."""
     in_flight: int = 0
     pending_blocks: int = 0
     """Claimed and not yet granted."""
@@ -178,6 +184,10 @@ class Load:
                 if block != start:
                     self.to_fetch[place] = BlockRange(index, block, stop)
                 return index, block
+            if index == self.last_fetched:
+                # Its run is over; the turn of the one behind it follows on the one before it.
+                self.last_fetched = self.to_fetch[place - 1].shard if place else -1
+                self.run_left = 0
             del self.to_fetch[place]
         return None
 
@@ -185,7 +195,8 @@ class Load:
         """Which entry of the queue to fetch from.
 
         A load with a window needs its blocks in the order of use, so the entry is the first. A held
-        load takes turns among the first few shards of its queue: see `SLABS_AT_ONCE`.
+        load takes turns, a run of blocks each, among the first few shards of its queue: see
+        `SLABS_AT_ONCE`.
         """
         if not self.held or not self.to_fetch:
             return 0 if self.to_fetch else None
@@ -194,9 +205,19 @@ class Load:
             places.setdefault(item.shard, place)
             if len(places) == SLABS_AT_ONCE:
                 break
+        if self.run_left and self.last_fetched in places:
+            return places[self.last_fetched]
         shards = list(places)
         last = shards.index(self.last_fetched) if self.last_fetched in places else -1
         return places[shards[(last + 1) % len(shards)]]
+
+    def note_fetch(self, index: int) -> None:
+        """A block of shard `index` is fetched: the next of its run, or the first of another one."""
+        if index != self.last_fetched or not self.run_left:
+            self.run_left = RUN_BLOCKS
+        self.last_fetched = index
+        self.run_left -= 1
+        self.in_flight += 1
 
     def note_claim(self, index: int, start: int, stop: int) -> None:
         """Remember the order of claims, merging neighbours."""

@@ -68,6 +68,16 @@ class Fetch(Job, frozen=True):
     digest: str = ""
     """Of the environment, by `digest_of`. Where it is given, the worker is sent the environment
     once (`TakeEnvironment`) and each job without it: certificates make it 200 KB long."""
+    backed: bool = False
+    """Whether the range has memory already."""
+
+
+class Back(Job, frozen=True):
+    """Put memory behind bytes `start` to `stop` of a slab."""
+
+    slab: int
+    start: int
+    stop: int
 
 
 class Punch(Job, frozen=True):
@@ -126,7 +136,7 @@ class Forget(Job, frozen=True):
     """Of the environment, by `digest_of`."""
 
 
-AnyJob = Resolve | Examine | Fetch | Punch | Checksum | Reread | Compare | CloseSlab | Forget
+AnyJob = Resolve | Examine | Fetch | Back | Punch | Checksum | Reread | Compare | CloseSlab | Forget
 
 
 # --- other requests -------------------------------------------------------------------------------
@@ -311,7 +321,7 @@ def lane_of(job: AnyJob) -> WorkerLane:
             return WorkerLane.DISK
         case Resolve() | Examine() | Reread() | Compare():
             return WorkerLane.ASIDE
-        case Punch() | CloseSlab() | Forget():
+        case Back() | Punch() | CloseSlab() | Forget():
             return WorkerLane.SLABS
         case _:
             assert_never(job)
@@ -322,7 +332,7 @@ def handles_of(job: AnyJob) -> tuple[int | None, int | None]:
     match job:
         case Fetch():
             return job.slab, job.source
-        case Punch() | Checksum():
+        case Back() | Punch() | Checksum():
             return job.slab, None
         case Reread():
             return None, job.source
@@ -343,7 +353,7 @@ def subject_of(job: AnyJob) -> str:
             return job.files[0].uri if len(job.files) == 1 else f"one of {len(job.files)} files"
         case Compare():
             return f"one of {len(job.files)} files"
-        case Punch() | Checksum() | CloseSlab():
+        case Back() | Punch() | Checksum() | CloseSlab():
             return f"slab {job.slab}"
         case Forget():
             return "readers of a load that ended"

@@ -37,6 +37,7 @@ from streamerd.workers.in_worker.readers import Readers
 from streamerd.workers.jobs import (
     Answer,
     AnyJob,
+    Back,
     Checksum,
     Checksummed,
     CloseSlab,
@@ -198,6 +199,10 @@ class Carrier:
                 return examine(job, work.assignment.fds)
             case Compare() as job:
                 return compare(job, work.assignment.fds)
+            case Back() as job:
+                work.assignment.hold_on()
+                work.slab.file(mapped=self._mapped).reserve(job.start, job.stop)
+                return Finished(job.job)
             case Punch() as job:
                 work.assignment.hold_on()
                 work.slab.file(mapped=self._mapped).punch(job.start, job.stop)
@@ -225,7 +230,8 @@ class Carrier:
             work.assignment.hold_on()
         with work.assignment.writing():
             slab = work.slab.file(mapped=self._mapped)
-            slab.reserve(job.start, job.stop)
+            if not job.backed:
+                slab.reserve(job.start, job.stop)
         fill = partial(self._fill if steady else self._fill_aside, work, reader, slab, job)
         (checksum, device_bytes), ctime_ns = reader.settled(fill)
         return Fetched(job.job, checksum, device_bytes, ctime_ns=ctime_ns)
@@ -236,7 +242,8 @@ class Carrier:
         with self._readers.borrow(job.slab, job.shard, job.environment, job.digest) as shard:
             work.assignment.hold_on()
             slab = work.slab.file(mapped=True)
-            slab.reserve(job.start, job.stop)
+            if not job.backed:
+                slab.reserve(job.start, job.stop)
             try:
                 checksum, device_bytes = self._fill(work, shard.reader, slab, job)
             except StreamerError as error:

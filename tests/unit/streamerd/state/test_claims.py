@@ -72,14 +72,39 @@ def test_the_order_of_wants_is_the_order_of_reading() -> None:
     assert play.fetches() == [("b", 1), ("a", 2), ("a", 3), ("b", 0)]
 
 
-def test_a_held_load_reads_some_shards_at_once() -> None:
-    play = Play(20, {"a": 3, "b": 1, "c": 2, "d": 2, "e": 1})
+def test_a_held_load_reads_some_shards_at_once_a_run_of_blocks_each() -> None:
+    play = Play(30, {"a": 6, "b": 1, "c": 5, "d": 2, "e": 1}, slots=16)
     play.open("x", "abcde", hold=True)
     assert play.fetches() == [
-        *(("a", 0), ("b", 0), ("c", 0), ("d", 0)),
-        *(("a", 1), ("c", 1), ("d", 1), ("e", 0)),
-        ("a", 2),
+        *(("a", 0), ("a", 1), ("a", 2), ("a", 3)),
+        ("b", 0),
+        *(("c", 0), ("c", 1), ("c", 2), ("c", 3)),
+        *(("d", 0), ("d", 1)),
+        ("e", 0),
+        *(("a", 4), ("a", 5)),
+        ("c", 4),
     ]
+
+
+def test_a_run_begins_when_a_few_slots_are_free_and_goes_on_with_each() -> None:
+    play = Play(40, {"a": 30}, slots=16)
+    play.open("x", "a", hold=True)
+    begun = [("a", block) for block in range(16)]
+    assert play.fetches() == begun
+    for count in range(3):
+        play.fetched(("a", count))
+        assert play.fetches() == [], "a run of four waits for four slots"
+    play.fetched(("a", 3))
+    assert play.fetches() == [("a", block) for block in range(16, 20)]
+
+
+def test_no_run_waits_where_there_are_few_slots_or_a_small_concurrency() -> None:
+    for options in ({"slots": 3}, {"slots": 16, "concurrency": 3}):
+        play = Play(40, {"a": 30}, slots=options["slots"])
+        play.open("x", "a", hold=True, concurrency=options.get("concurrency"))
+        assert len(play.fetches()) == 3
+        play.fetched(("a", 0))
+        assert play.fetches() == [("a", 3)]
 
 
 def test_overlapping_wants_count_once() -> None:

@@ -153,6 +153,30 @@ def test_a_job_names_an_environment_that_came_before(monkeypatch: pytest.MonkeyP
     made.close()
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+def test_memory_that_was_made_before_is_not_made_again(tmp_path: Path, mapped: bool) -> None:
+    (tmp_path / "m").write_bytes(b"y" * (4 << 20))
+    (stored,) = LocalStorage().list_shards(str(tmp_path / "m"), None, None)
+    made = Carrier(mapped=mapped)
+    fd = os.memfd_create("slab")
+    os.ftruncate(fd, 4 << 20)
+    made.slabs.take(3, BorrowedSlab(os.dup(fd)))
+    made.sources.take(4, BorrowedSource(stored, (os.open(stored.uri, os.O_RDONLY),)))
+
+    def done(job: jobs.AnyJob) -> jobs.Answer:
+        return made.carry_out(made.take_on(Assignment(job)))
+
+    assert done(jobs.Back(1, 3, 0, 4 << 20)) == jobs.Finished(1)
+    assert os.fstat(fd).st_blocks * 512 == 4 << 20
+    slab = made.slabs._entries[3].thing.file(mapped=mapped)
+    slab.reserve = None  # type: ignore[assignment, method-assign]  # a call would fail
+    fetched = done(jobs.Fetch(2, 3, stored, 4, {}, 0, 4 << 20, backed=True))
+    assert isinstance(fetched, jobs.Fetched)
+    assert os.pread(fd, 4 << 20, 0) == b"y" * (4 << 20)
+    os.close(fd)
+    made.close()
+
+
 def test_what_was_dropped_after_a_job_came_stays_open_for_it() -> None:
     made = Carrier()
     fd = os.memfd_create("slab")

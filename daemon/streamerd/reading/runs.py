@@ -1,0 +1,103 @@
+"""Backs blocks that lie side by side with memory, several in one call, before they are read.
+
+To make huge pages of shared memory the kernel first drains the page lists of every processor, one
+caller after the other: 0.6 ms each on sixteen busy processors, whatever the size of the range. A
+call for each block held all workers together to 13 GB/s there. The core begins blocks of a shard in
+runs (`state/load.py`); those that it begins in one turn are backed by one job here, and then read
+by as many workers as there are blocks. Runs in the daemon's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+from streamer_client.contract.errors import StreamerError
+from streamer_client.contract.layout import block_span
+from streamerd.reading.backing import Backing
+from streamerd.state.commands import FetchBlock
+from streamerd.state.events import AnyEvent, FailureKind, FetchFailed, ShardKey
+from streamerd.workers import jobs
+from streamerd.workers.in_daemon.supervisor import Fleet
+
+
+class Runs:
+    """Takes the blocks of a turn that are to be read, and hands them on when they are backed.
+
+    Args:
+        block_bytes: of a block.
+        fleet: the workers that back memory.
+        backings: what stands behind the core's shards.
+        read: called for each block; the flag says whether its memory is there already.
+        post: gives an event to the core.
+    """
+
+    def __init__(
+        self,
+        block_bytes: int,
+        fleet: Fleet,
+        backings: Mapping[ShardKey, Backing],
+        read: Callable[[FetchBlock, bool], None],
+        post: Callable[[AnyEvent], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._block_bytes = block_bytes
+        self._fleet = fleet
+        self._backings = backings
+        self._read = read
+        self._post = post
+        self._due: list[FetchBlock] = []
+
+    def add(self, command: FetchBlock) -> None:
+        """Have a block read; `after_turn` begins it."""
+        self._due.append(command)
+
+    def after_turn(self) -> None:
+        """Begin what this turn decided."""
+        due, self._due = self._due, []
+        for run in runs_of(due):
+            if len(run) == 1 or self._backings[run[0].shard].slab_error is not None:
+                for command in run:
+                    self._read(command, False)
+            else:
+                self._back(run)
+
+    def _back(self, run: Sequence[FetchBlock]) -> None:
+        backing = self._backings[run[0].shard]
+        size_bytes = backing.stored.size_bytes
+        start, _ = block_span(run[0].block, size_bytes, self._block_bytes)
+        _, stop = block_span(run[-1].block, size_bytes, self._block_bytes)
+        job = jobs.Back(self._fleet.next_job(), backing.slab, start, stop)
+        self._fleet.submit(job, partial(self._backed, run))
+
+    def _backed(self, run: Sequence[FetchBlock], answer: jobs.Answer | None) -> None:
+        match answer:
+            case jobs.Finished():
+                for command in run:
+                    self._read(command, True)
+            case jobs.JobFailed():
+                kind = FailureKind.NO_SPACE if answer.no_space else FailureKind.ERROR
+                self._fail(run, kind, answer.code, answer.message)
+            case _:
+                text = f"backing {run[0].shard.uri} with memory ended a fetch worker"
+                self._fail(run, FailureKind.WORKER_LOST, StreamerError.code, text)
+
+    def _fail(self, run: Sequence[FetchBlock], kind: FailureKind, code: str, text: str) -> None:
+        at_s = self._loop.time()
+        for command in run:
+            self._post(FetchFailed(at_s, command.shard, command.block, kind, code, text))
+
+
+def runs_of(commands: Sequence[FetchBlock]) -> Iterator[list[FetchBlock]]:
+    """The commands by runs of blocks side by side, in the order in which the runs begin."""
+    runs: list[list[FetchBlock]] = []
+    last: dict[ShardKey, list[FetchBlock]] = {}
+    for command in commands:
+        run = last.get(command.shard)
+        if run is not None and run[-1].block + 1 == command.block:
+            run.append(command)
+        else:
+            last[command.shard] = run = [command]
+            runs.append(run)
+    return iter(runs)
