@@ -64,8 +64,10 @@ class Rights:
     ) -> None:
         """Note a load that is being given to the core, after its environment was put."""
         self._forget_the_ended()
-        keys = frozenset(shards)
-        self._loads[load] = _Opened(digest_of(environment), keys, set(only_listed))
+        digest = digest_of(environment)
+        same = [each for each in self._loads.values() if each.digest == digest]
+        shown = self._keys(each.shards - each.unshown for each in same)
+        self._loads[load] = _Opened(digest, frozenset(shards), set(only_listed) - shown)
 
     def to_look_at(
         self, environment: Mapping[str, str], only_listed: Collection[ShardKey]
