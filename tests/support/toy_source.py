@@ -7,9 +7,8 @@ from typing import Final
 
 from streamer_client.contract.errors import SourceChanged, SourceNotFound
 from streamer_client.storage.contract import SourceKind, StoredShard
-from streamer_client.storage.listed import ListedObject
 from streamer_client.storage.object_uri import ObjectUri, split_uri
-from streamer_client.storage.prefixes import Page, PrefixStorage
+from streamer_client.storage.prefixes import ListedObject, Page, PrefixStorage
 
 FILES: Final[dict[str, bytes]] = {}
 """By URI."""

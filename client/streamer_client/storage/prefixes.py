@@ -25,12 +25,22 @@ from streamer_client.contract.errors import (
     SourceNotFound,
 )
 from streamer_client.storage.contract import StoredShard
-from streamer_client.storage.listed import DOUBTED, ListedObject, place_of
 from streamer_client.storage.names import DEFAULT_PATTERN, natural_key, select, some_of
 from streamer_client.storage.object_uri import ObjectUri
+from streamer_client.storage.remembered import DOUBTED_LISTINGS, place_of
 
 LOOKS_AT_ONCE: Final = 16
 """So many objects are looked at side by side, as each costs a connection for one delay."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedObject:
+    """One entry of a listing."""
+
+    key: str
+    size_bytes: int = 0
+    identity: str = ""
+    """What a HEAD would make the object's identity; empty where the listing does not prove it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,17 +192,17 @@ class Prefixes:
             return self._looks([uri for uri, _ in wanted])
         sample = max(told.values(), key=lambda shard: shard.size_bytes)
         place = place_of(sample.identity, sample.uri)
-        believed = place not in DOUBTED
+        believed = not DOUBTED_LISTINGS.get(place)
         found = self._found(
             uri
             for uri, _ in wanted
             if not believed or str(uri) not in told or str(uri) == sample.uri
         )
         if believed and not _same(sample, found[sample.uri]):
-            DOUBTED.add(place)
+            DOUBTED_LISTINGS.learn(place, value=True)
             found |= self._found(uri for uri, _ in wanted if str(uri) not in found)
         elif len(told) > 1 and not believed and all(_same(told[uri], found[uri]) for uri in told):
-            DOUBTED.remove(place)
+            DOUBTED_LISTINGS.forget(place)
         return tuple(found.get(str(uri)) or told[str(uri)] for uri, _ in wanted)
 
     def _found(self, uris: Iterable[ObjectUri]) -> dict[str, StoredShard]:

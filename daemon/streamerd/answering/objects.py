@@ -98,9 +98,7 @@ class Objects:
 
         def answered(answer: jobs.Answer | None) -> None:
             try:
-                stored = listed_shards(message.source, answer)
-                sizes = ((shard.uri, shard.size_bytes) for shard in stored)
-                check_shards(sizes, self._block_bytes)
+                stored = self._checked(listed_shards(message.source, answer))
             except StreamerError as error:
                 failed(error)
             else:
@@ -145,10 +143,11 @@ class Objects:
         def answered(answer: jobs.Answer | None) -> None:
             try:
                 seen = {shard.uri: shard for shard in listed_shards(stored[0].uri, answer)}
+                found = self._checked(tuple(seen.get(shard.uri, shard) for shard in stored))
             except StreamerError as error:
                 asked.failed(error)
             else:
-                self._settle(asked, tuple(seen.get(shard.uri, shard) for shard in stored))
+                self._settle(asked, found)
 
         self._submit(keys, asked.environment, answered)
 
@@ -171,6 +170,10 @@ class Objects:
                 self._settle(asked, stored)
 
         self._submit(owed.shards, self._environments.of(owed.load), answered)
+
+    def _checked(self, stored: tuple[StoredShard, ...]) -> tuple[StoredShard, ...]:
+        check_shards(((shard.uri, shard.size_bytes) for shard in stored), self._block_bytes)
+        return stored
 
     def _submit(
         self,

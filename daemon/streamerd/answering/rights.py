@@ -75,7 +75,11 @@ class Rights:
         """The shards, of those that were only listed, which a new load must look at."""
         self._forget_the_ended()
         digest = digest_of(environment)
-        vouched = self._keys(each.shards for each in self._loads.values() if each.digest == digest)
+        vouched = self._keys(
+            each.shards
+            for load, each in self._loads.items()
+            if each.digest == digest == digest_of(self._environments.of(load))
+        )
         known = self._keys(each.shards for each in self._loads.values())
         return [
             key

@@ -7,9 +7,8 @@ from typing import Final
 
 from streamer_client.contract.errors import SourceError
 from streamer_client.storage.http.proof import listed_proof
-from streamer_client.storage.listed import ListedObject
 from streamer_client.storage.object_uri import ObjectUri
-from streamer_client.storage.prefixes import Page
+from streamer_client.storage.prefixes import ListedObject, Page
 from streamer_client.storage.xml import Element, NotXml, parse_xml
 
 KIND: Final = "az"

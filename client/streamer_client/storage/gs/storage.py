@@ -29,9 +29,8 @@ from streamer_client.storage.http.headers import leaves_bytes_alone
 from streamer_client.storage.http.pool import pool_for
 from streamer_client.storage.http.proof import ObjectProof
 from streamer_client.storage.http.reader import ObjectReader, changed
-from streamer_client.storage.listed import ListedObject
 from streamer_client.storage.object_uri import ObjectUri
-from streamer_client.storage.prefixes import Page, PrefixStorage
+from streamer_client.storage.prefixes import ListedObject, Page, PrefixStorage
 
 KIND: Final = "gs"
 

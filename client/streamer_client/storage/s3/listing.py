@@ -11,9 +11,8 @@ from streamer_client.contract.errors import SourceError
 from streamer_client.storage.http.dialect import Request
 from streamer_client.storage.http.engine import HttpEngine
 from streamer_client.storage.http.proof import listed_proof
-from streamer_client.storage.listed import ListedObject
 from streamer_client.storage.object_uri import ObjectUri
-from streamer_client.storage.prefixes import Page
+from streamer_client.storage.prefixes import ListedObject, Page
 from streamer_client.storage.s3.uri import request_url
 from streamer_client.storage.xml import Element, NotXml, parse_xml
 

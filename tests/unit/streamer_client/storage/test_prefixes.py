@@ -8,9 +8,9 @@ import pytest
 
 from streamer_client.contract.errors import ConfigError, SourceForbidden, SourceNotFound
 from streamer_client.storage.contract import StoredShard
-from streamer_client.storage.listed import DOUBTED, ListedObject
 from streamer_client.storage.object_uri import ObjectUri, split_uri
-from streamer_client.storage.prefixes import Page, Prefixes
+from streamer_client.storage.prefixes import ListedObject, Page, Prefixes
+from streamer_client.storage.remembered import DOUBTED_LISTINGS
 
 
 class Names:
@@ -162,13 +162,13 @@ def test_where_the_listing_lies_each_object_is_looked_at_until_it_is_right_again
         shards = Prefixes(store).list_shards("xs://b/m", None, None)
         assert all(shard.looked_at and "lie" not in shard.identity for shard in shards)
         assert sorted(store.looks) == sorted(store.lies)
-    assert "xs:two xs://b" in DOUBTED
+    assert DOUBTED_LISTINGS.get("xs:two xs://b")
     store.lies.clear()
     for looks in (40, 1):
         store.looks.clear()
         Prefixes(store).list_shards("xs://b/m", None, None)
         assert len(store.looks) == looks
-    assert "xs:two xs://b" not in DOUBTED
+    assert not DOUBTED_LISTINGS.get("xs:two xs://b")
 
 
 def test_many_named_files_are_found_by_a_listing_and_few_are_looked_at() -> None:
