@@ -19,9 +19,11 @@ from streamerd.answering.files.doubts import Doubts
 from streamerd.answering.files.handovers import Handovers
 from streamerd.answering.files.local_files import LocalFiles
 from streamerd.answering.loads import Loads
+from streamerd.answering.objects import Objects
 from streamerd.answering.openings import Openings
 from streamerd.answering.prefetches import Prefetches
 from streamerd.answering.requests import Replies, Requests
+from streamerd.answering.rights import Rights
 from streamerd.answering.status import Facts, status_document
 from streamerd.answering.verification import Means
 from streamerd.control.descriptors import DescriptorSocket
@@ -195,10 +197,9 @@ class Parts:
             model, self.shards, self.editions, self.doubts, self.comparisons, block_bytes
         )
         cache = Cache(model, turns, self.shards, self.sessions, files)
-        openings = Openings(
-            turns, self.shards, files, self.handovers, self.answers, self.environments, self.fleet,
-            block_bytes,
-        )  # fmt: skip
+        rights = Rights(model, self.environments)
+        objects = Objects(self.shards, self.environments, rights, self.fleet, block_bytes)
+        openings = Openings(turns, objects, files, self.handovers, self.answers, self.environments)
         self._loads = Loads(
             replies, model, turns, openings, self.answers, self.environments, block_bytes
         )

@@ -151,12 +151,22 @@ class ReadingContract:
     def test_opening_what_has_changed(self, backend: Backend) -> None:
         shard = self.one(backend, content(100))
         backend.put("a.safetensors", content(100, seed=2))
-        self.expect_changed(shard, lambda: backend.storage.open(shard))
+        self.expect_changed(shard, lambda: self.first_read(backend, shard))
 
     def test_opening_what_has_vanished(self, backend: Backend) -> None:
         shard = self.one(backend, content(100))
         backend.remove("a.safetensors")
-        self.expect_changed(shard, lambda: backend.storage.open(shard))
+        self.expect_changed(shard, lambda: self.first_read(backend, shard))
+
+    def first_read(self, backend: Backend, shard: StoredShard) -> None:
+        """Open and read: where each read proves the content, opening need not ask the store."""
+        target = bytearray(10)
+        reader = backend.storage.open(shard)
+        try:
+            reader.readinto(memoryview(target), 0)
+        finally:
+            reader.close()
+            assert target == bytes(10), "bytes of another content were handed out"
 
     @pytest.mark.parametrize("size", [SIZE, 100, 0, SIZE + 5000], ids=str)
     def test_change_during_the_load(self, backend: Backend, size: int) -> None:

@@ -114,6 +114,10 @@ class TestEmulator(StorageContract):
     def test_change_during_the_load(self, backend: Backend) -> None:  # type: ignore[override]
         """See `TestGoogle`."""
 
+    @pytest.mark.skip(reason="the emulator knows no preconditions and tells no generation")
+    def test_opening_what_has_changed(self, backend: Backend) -> None:
+        """See `TestGoogle`."""
+
     @pytest.mark.skip(reason="the emulator takes no upload of an empty object")
     def test_a_shard_without_bytes(self, backend: Backend) -> None:
         """See `TestGoogle`."""
@@ -157,7 +161,7 @@ def test_one_ranged_get_for_each_block_and_none_twice(
         assert sorted(ranges(gets)) == blocks
         generation = shard.identity.rpartition(" ")[2]
         assert all(f"ifGenerationMatch={generation}" in seen.asked.target for seen in gets)
-        assert len(backend.proxy.seen) == len(blocks) + 3  # a listing, two looks
+        assert len(backend.proxy.seen) == len(blocks) + 2  # a listing, one look
         assert reader.retries == 0
         reader.close()
 

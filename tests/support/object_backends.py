@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
@@ -26,6 +26,8 @@ class MemoryStore:
         self.honours_conditions = True
         self.honours_range = True
         self.sends_etag = True
+        self.listed_etag: Callable[[str, bytes], str] = lambda _path, data: etag_of(data)
+        """What the listing tells of an object; empty: nothing."""
         self.extra: dict[str, str] = {}
         """Headers that each answer to an object has besides."""
         self._changes = 0
@@ -52,7 +54,7 @@ class MemoryStore:
     def _object(self, asked: Asked, path: str, data: bytes) -> Reply:
         headers = {"Last-Modified": formatdate(self._modified[path] * 10, usegmt=True)}
         if self.sends_etag:
-            headers["ETag"] = f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
+            headers["ETag"] = etag_of(data)
         headers |= self.extra
         if self.honours_conditions and _refused(asked.headers, headers):
             return error_reply(412, "PreconditionFailed", "At least one did not hold.")
@@ -79,12 +81,20 @@ class MemoryStore:
         )
         left = [entry for entry in entries if entry > after]
         page, more = left[: self.page_keys], len(left) > self.page_keys
-        text = "".join(_listed(entry, delimiter) for entry in page)
+        text = "".join(self._entry(start, entry, delimiter) for entry in page)
         text += f"<IsTruncated>{str(more).lower()}</IsTruncated><EncodingType>url</EncodingType>"
         if more and self.knows_second_version:
             text += f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>"
         body = f'<?xml version="1.0"?><ListBucketResult xmlns="urn:s3">{text}</ListBucketResult>'
         return Reply(200, {"Content-Type": "application/xml"}, body.encode())
+
+    def _entry(self, start: str, entry: str, delimiter: str) -> str:
+        if delimiter and entry.endswith(delimiter):
+            return f"<CommonPrefixes><Prefix>{quote(entry)}</Prefix></CommonPrefixes>"
+        data = self.objects[start + entry]
+        etag = self.listed_etag(start + entry, data) if self.sends_etag else ""
+        told = f"<ETag>{escape(etag)}</ETag><Size>{len(data)}</Size>"
+        return f"<Contents><Key>{quote(entry)}</Key>{told}</Contents>"
 
 
 class Forward:
@@ -113,6 +123,11 @@ class Forward:
         return Reply(response.status, headers, body)
 
 
+def etag_of(data: bytes) -> str:
+    """The ETag that S3 gives to an object which was uploaded whole."""
+    return f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
+
+
 def error_reply(status: int, code: str, message: str, size_bytes: int | None = None) -> Reply:
     """A refusal as S3 words it."""
     body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
@@ -134,9 +149,3 @@ def _entry(key: str, prefix: str, delimiter: str) -> str:
     """The key, or the part of it that stands for all that begin so."""
     name, found, _ = key[len(prefix) :].partition(delimiter) if delimiter else (key, "", "")
     return f"{prefix}{name}{delimiter}" if found else key
-
-
-def _listed(entry: str, delimiter: str) -> str:
-    if delimiter and entry.endswith(delimiter):
-        return f"<CommonPrefixes><Prefix>{quote(entry)}</Prefix></CommonPrefixes>"
-    return f"<Contents><Key>{quote(entry)}</Key></Contents>"

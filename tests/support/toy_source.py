@@ -8,7 +8,7 @@ from typing import Final
 from streamer_client.contract.errors import SourceChanged, SourceNotFound
 from streamer_client.storage.contract import Arrived, SourceKind, StoredShard
 from streamer_client.storage.object_uri import ObjectUri, split_uri
-from streamer_client.storage.prefixes import Page, PrefixStorage
+from streamer_client.storage.prefixes import ListedObject, Page, PrefixStorage
 
 FILES: Final[dict[str, bytes]] = {}
 """By URI."""
@@ -45,7 +45,7 @@ class ToyStorage(PrefixStorage):
         names = [name.removeprefix(begin) for name in FILES if name.startswith(begin)]
         below = {name.partition("/")[0] + "/" for name in names if "/" in name}
         yield Page(
-            tuple(uri.prefix + name for name in names if deep or "/" not in name),
+            tuple(ListedObject(uri.prefix + name) for name in names if deep or "/" not in name),
             () if deep else tuple(uri.prefix + name for name in below),
         )
 

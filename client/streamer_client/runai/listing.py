@@ -141,11 +141,12 @@ class _TextPrefix(ObjectUri):
 def _with_prefix(storage: PrefixStorage, source: str, chosen: Choice) -> Iterator[StoredShard]:
     uri = storage.uri(source)
     prefix = _TextPrefix(uri.scheme, uri.bucket, uri.key)
-    keys = [key for page in storage.pages(prefix, deep=True) for key in page.keys]
-    for key in sorted(keys, key=natural_key):
-        found = uri.named(key)
-        if not key.endswith("/") and chosen(str(found), key.removeprefix(uri.key)):
-            yield storage.look(found)
+    listed = {each.key: each for page in storage.pages(prefix, deep=True) for each in page.objects}
+    keys = [key for key in sorted(listed, key=natural_key) if not key.endswith("/")]
+    found = ((uri.named(key), listed[key]) for key in keys)
+    yield from storage.shards_of(
+        [each for each in found if chosen(str(each[0]), each[1].key.removeprefix(uri.key))]
+    )
 
 
 def found_under(storage: Storage, source: str, chosen: Choice) -> Iterator[tuple[StoredShard, str]]:

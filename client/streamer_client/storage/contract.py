@@ -33,6 +33,9 @@ class StoredShard(msgspec.Struct, frozen=True):
     """Changes whenever the content may have changed."""
     validated: bool = True
     """False where only the size tells one content from another; then each load reads it anew."""
+    looked_at: bool = True
+    """False where only a listing told of it. Whoever may list it may still not be allowed to read
+    it, so its bytes may be given out only after a request for the object itself."""
 
 
 Arrived = Callable[[memoryview], object]
@@ -131,6 +134,8 @@ class Storage(Protocol):
 
     def open(self, shard: StoredShard) -> Reader:
         """Open a shard for reading.
+
+        Where each read proves the content, nothing is asked here, and the first read raises.
 
         Raises:
             SourceChanged: it is no longer what `shard.identity` says, or it vanished.

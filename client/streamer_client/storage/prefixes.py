@@ -1,33 +1,65 @@
 """Finds the shards of a source where objects have keys, and prefixes stand for directories.
 
-Owns which objects a source means; the `ObjectStore` behind it lists what there is. Runs in fetch
-workers and, without a daemon, in the client.
+Owns which objects a source means, and which of them are looked at; the `ObjectStore` behind it
+lists what there is. Runs in fetch workers and, without a daemon, in the client.
+
+Where a listing proves contents, one object of it is looked at and the others are taken as listed:
+the largest, since what was uploaded in parts is what stores list differently. If it differs, each
+object is looked at.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from streamer_client.contract.errors import ConfigError, SourceForbidden, SourceNotFound
+from streamer_client.contract.errors import (
+    ConfigError,
+    SourceError,
+    SourceForbidden,
+    SourceNotFound,
+)
 from streamer_client.storage.contract import StoredShard
 from streamer_client.storage.names import DEFAULT_PATTERN, natural_key, select, some_of
 from streamer_client.storage.object_uri import ObjectUri
+from streamer_client.storage.remembered import DOUBTED_LISTINGS, place_of
 
 LOOKS_AT_ONCE: Final = 16
+"""So many objects are looked at side by side, as each costs a connection for one delay."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedObject:
+    """One entry of a listing."""
+
+    key: str
+    size_bytes: int = 0
+    identity: str = ""
+    """What a HEAD would make the object's identity; empty where the listing does not prove it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
     """One page of a listing."""
 
-    keys: tuple[str, ...]
-    """Keys of objects, without the objects that only stand for a directory."""
+    objects: tuple[ListedObject, ...]
+    """Without the objects that only stand for a directory."""
     prefixes: tuple[str, ...] = ()
     """Prefixes one level deeper, each once, with its slash; empty for a recursive listing."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of the objects."""
+        return tuple(listed.key for listed in self.objects)
+
+
+Wanted = tuple[ObjectUri, ListedObject]
+"""An object that is meant, and what a listing tells of it."""
 
 
 class ObjectStore(Protocol):
@@ -69,11 +101,12 @@ class Prefixes:
     def list_shards(
         self, source: str, pattern: str | None, files: Sequence[str] | None
     ) -> tuple[StoredShard, ...]:
-        """See `Storage.list_shards`. Each shard was looked at with the storage's credentials."""
+        """See `Storage.list_shards`."""
         base = self._store.uri(source)
         if files is not None:
-            return self._shards(self._named(base, files))
-        names, below = self._names(base)
+            return self.shards_of(self._told(self._named(base, files)))
+        listed, below = self._under(base)
+        names = list(listed)
         if not names and not below:
             return self._object(base)
         wanted = pattern or DEFAULT_PATTERN
@@ -83,32 +116,54 @@ class Prefixes:
                 f"{base}: no object matches {wanted!r}; there is: {some_of([*names, *below])}; "
                 "check the prefix and the pattern"
             )
-        return self._shards(base.under(name) for name in matches)
+        return self.shards_of([(base.under(name), listed[name]) for name in matches])
 
     def list_all(
         self, source: str, take: Callable[[str], bool] | None = None
     ) -> tuple[StoredShard, ...]:
         """See `Storage.list_all`."""
         base = self._store.uri(source)
-        keys = [key for page in self._store.pages(base, deep=True) for key in page.keys]
-        if not keys:
+        pages = self._store.pages(base, deep=True)
+        objects = (each for page in pages for each in page.objects)
+        listed = sorted(objects, key=lambda each: natural_key(each.key))
+        if not listed:
             return tuple(s for s in self._object(base) if take is None or take(s.uri))
-        found = (base.named(key) for key in sorted(keys, key=natural_key))
-        return self._shards(uri for uri in found if take is None or take(str(uri)))
+        found = ((base.named(each.key), each) for each in listed)
+        return self.shards_of([each for each in found if take is None or take(str(each[0]))])
 
-    def _names(self, base: ObjectUri) -> tuple[list[str], list[str]]:
-        """Names of objects directly under a prefix, and of prefixes under it."""
+    def look_at(self, uris: Sequence[str]) -> tuple[StoredShard, ...]:
+        """Look at each of these objects, side by side."""
+        return self._looks([self._store.uri(uri) for uri in uris])
+
+    def _under(self, base: ObjectUri) -> tuple[dict[str, ListedObject], list[str]]:
+        """Objects directly under a prefix by their names, and names of prefixes under it."""
         skip = len(base.prefix)
         try:
             pages = list(self._store.pages(base, deep=False))
         except SourceForbidden:
             # Credentials may allow reading one object and no listing, so the object is asked for.
             if self._is_object(base):
-                return [], []
+                return {}, []
             raise
-        names = [key[skip:] for page in pages for key in page.keys]
+        listed = {each.key[skip:]: each for page in pages for each in page.objects}
         below = [prefix[skip:] for page in pages for prefix in page.prefixes]
-        return names, below
+        return listed, below
+
+    def _told(self, uris: Sequence[ObjectUri]) -> list[Wanted]:
+        """What a listing tells of objects that a caller names, where it saves requests.
+
+        So many as are looked at side by side take one delay, as a listing does. A listing that
+        fails, or is much longer than what is named, leaves the objects to be looked at.
+        """
+        folders = {(uri.bucket, uri.key.rpartition("/")[0]) for uri in uris}
+        told: dict[str, ListedObject] = {}
+        if len(uris) > LOOKS_AT_ONCE and len(folders) == 1:
+            ((_, folder),) = folders
+            pages = self._store.pages(uris[0].named(folder), deep=False)
+            most = 1 + len(uris) // LOOKS_AT_ONCE
+            with contextlib.suppress(SourceError):
+                told = {o.key: o for page in itertools.islice(pages, most) for o in page.objects}
+        return [(uri, told.get(uri.key, ListedObject(uri.key))) for uri in uris]
 
     def _is_object(self, uri: ObjectUri) -> bool:
         try:
@@ -123,19 +178,41 @@ class Prefixes:
                 f"{uri}: nothing lies under it; check the name and the prefix for typing errors"
             )
         try:
-            return self._shards([uri])
+            return self._looks([uri])
         except SourceNotFound as error:
             told_by = str(error).removeprefix(f"{uri}: does not exist: ")
             raise SourceNotFound(
                 f"{uri}: neither an object nor a prefix with objects under it: {told_by}"
             ) from error
 
-    def _shards(self, uris: Iterable[ObjectUri]) -> tuple[StoredShard, ...]:
-        wanted = list(uris)
-        if len(wanted) < 2:
-            return tuple(map(self._store.look, wanted))
-        with ThreadPoolExecutor(min(LOOKS_AT_ONCE, len(wanted)), "object-look") as threads:
-            return tuple(threads.map(self._store.look, wanted))
+    def shards_of(self, wanted: Sequence[Wanted]) -> tuple[StoredShard, ...]:
+        """The objects as shards, taken as listed where one of them shows that this is right."""
+        told = {str(uri): _stored(uri, listed) for uri, listed in wanted if listed.identity}
+        if not told:
+            return self._looks([uri for uri, _ in wanted])
+        sample = max(told.values(), key=lambda shard: shard.size_bytes)
+        place = place_of(sample.identity, sample.uri)
+        believed = not DOUBTED_LISTINGS.get(place)
+        found = self._found(
+            uri
+            for uri, _ in wanted
+            if not believed or str(uri) not in told or str(uri) == sample.uri
+        )
+        if believed and not _same(sample, found[sample.uri]):
+            DOUBTED_LISTINGS.learn(place, value=True)
+            found |= self._found(uri for uri, _ in wanted if str(uri) not in found)
+        elif len(told) > 1 and not believed and all(_same(told[uri], found[uri]) for uri in told):
+            DOUBTED_LISTINGS.forget(place)
+        return tuple(found.get(str(uri)) or told[str(uri)] for uri, _ in wanted)
+
+    def _found(self, uris: Iterable[ObjectUri]) -> dict[str, StoredShard]:
+        return {shard.uri: shard for shard in self._looks(list(uris))}
+
+    def _looks(self, uris: Sequence[ObjectUri]) -> tuple[StoredShard, ...]:
+        if len(uris) < 2:
+            return tuple(map(self._store.look, uris))
+        with ThreadPoolExecutor(min(LOOKS_AT_ONCE, len(uris)), "object-look") as threads:
+            return tuple(threads.map(self._store.look, uris))
 
     def _named(self, base: ObjectUri, files: Sequence[str]) -> list[ObjectUri]:
         if not files:
@@ -149,6 +226,14 @@ class Prefixes:
                 f"{base}: the list of files names twice: {some_of(twice)}; name each once"
             )
         return uris
+
+
+def _stored(uri: ObjectUri, listed: ListedObject) -> StoredShard:
+    return StoredShard(str(uri), listed.size_bytes, listed.identity, looked_at=False)
+
+
+def _same(listed: StoredShard, found: StoredShard) -> bool:
+    return (listed.size_bytes, listed.identity) == (found.size_bytes, found.identity)
 
 
 class PrefixStorage(ABC):
@@ -171,7 +256,7 @@ class PrefixStorage(ABC):
     ) -> tuple[StoredShard, ...]:
         """The shards under a prefix, in natural order of their names, or `files` in their own.
 
-        Each was looked at with the storage's credentials.
+        At least one was looked at with the storage's credentials; `looked_at` tells which.
 
         Raises:
             BucketNotFound: no such bucket.
@@ -193,3 +278,21 @@ class PrefixStorage(ABC):
             SourceForbidden: the credentials do not allow listing or reading.
         """
         return Prefixes(self).list_all(source, take)
+
+    def look_at(self, uris: Sequence[str]) -> tuple[StoredShard, ...]:
+        """Look at each of these objects with the storage's credentials.
+
+        Raises:
+            SourceNotFound: one of them does not exist.
+            SourceForbidden: the credentials do not allow reading one of them.
+        """
+        return Prefixes(self).look_at(uris)
+
+    def shards_of(self, wanted: Sequence[Wanted]) -> tuple[StoredShard, ...]:
+        """The objects as shards, taken as listed where one of them shows that this is right.
+
+        Raises:
+            SourceNotFound: one that is looked at does not exist.
+            SourceForbidden: the credentials do not allow reading one that is looked at.
+        """
+        return Prefixes(self).shards_of(wanted)

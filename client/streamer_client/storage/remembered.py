@@ -1,7 +1,8 @@
 """A bounded dictionary for what a store's answers teach: redirects, regions, clock skews.
 
-Owns the bound and the lock; leaves the meaning of keys and values to the stores. Thread-safe: the
-threads of a fetch worker, or of a client without a daemon, share one.
+Owns the bound and the lock, and which listings are not to be believed; leaves the meaning of other
+keys and values to the stores. Thread-safe: the threads of a fetch worker, or of a client without a
+daemon, share one.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -42,3 +43,19 @@ class Remembered(Generic[K, V]):
         """Drop a key; returns whether there was one."""
         with self._lock:
             return self._values.pop(key, None) is not None
+
+
+DOUBTED_LISTINGS: Final[Remembered[str, bool]] = Remembered(256)
+"""Places whose listing told something else than an object did, by `place_of`.
+
+Most stores list the ETag and the size that a HEAD would tell, so that no object needs a HEAD of its
+own. Some list others than they serve. Where that was seen, each object is looked at, until a whole
+listing agreed with its objects again. Storages are made anew for each request, so this is kept for
+the process.
+"""
+
+
+def place_of(identity: str, uri: str) -> str:
+    """The endpoint and the bucket of an object: what one listing has in common with the next."""
+    scheme, _, path = uri.partition("://")
+    return f"{identity.partition(' ')[0]} {scheme}://{path.partition('/')[0]}"

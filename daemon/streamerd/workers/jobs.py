@@ -35,6 +35,13 @@ class Resolve(Job, frozen=True):
     environment: dict[str, str]
 
 
+class LookAt(Job, frozen=True):
+    """Look at objects of a store with a client's credentials; answered as `Resolve` is."""
+
+    uris: tuple[str, ...]
+    environment: dict[str, str]
+
+
 class ExamineFile(msgspec.Struct, frozen=True):
     """One file whose descriptors a client passed."""
 
@@ -136,7 +143,19 @@ class Forget(Job, frozen=True):
     """Of the environment, by `digest_of`."""
 
 
-AnyJob = Resolve | Examine | Fetch | Back | Punch | Checksum | Reread | Compare | CloseSlab | Forget
+AnyJob = (
+    Resolve
+    | LookAt
+    | Examine
+    | Fetch
+    | Back
+    | Punch
+    | Checksum
+    | Reread
+    | Compare
+    | CloseSlab
+    | Forget
+)
 
 
 # --- other requests -------------------------------------------------------------------------------
@@ -319,7 +338,7 @@ def lane_of(job: AnyJob) -> WorkerLane:
             return WorkerLane.STORE if job.source is None else WorkerLane.DISK
         case Checksum():
             return WorkerLane.DISK
-        case Resolve() | Examine() | Reread() | Compare():
+        case Resolve() | LookAt() | Examine() | Reread() | Compare():
             return WorkerLane.ASIDE
         case Back() | Punch() | CloseSlab() | Forget():
             return WorkerLane.SLABS
@@ -336,7 +355,7 @@ def handles_of(job: AnyJob) -> tuple[int | None, int | None]:
             return job.slab, None
         case Reread():
             return None, job.source
-        case Resolve() | Examine() | Compare() | CloseSlab() | Forget():
+        case Resolve() | LookAt() | Examine() | Compare() | CloseSlab() | Forget():
             return None, None
         case _:
             assert_never(job)
@@ -349,6 +368,8 @@ def subject_of(job: AnyJob) -> str:
             return f"{job.shard.uri} bytes {job.start} to {job.stop}"
         case Resolve():
             return job.source
+        case LookAt():
+            return job.uris[0] if len(job.uris) == 1 else f"one of {len(job.uris)} objects"
         case Examine():
             return job.files[0].uri if len(job.files) == 1 else f"one of {len(job.files)} files"
         case Compare():

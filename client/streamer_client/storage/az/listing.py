@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from streamer_client.contract.errors import SourceError
+from streamer_client.storage.http.proof import listed_proof
 from streamer_client.storage.object_uri import ObjectUri
-from streamer_client.storage.prefixes import Page
+from streamer_client.storage.prefixes import ListedObject, Page
 from streamer_client.storage.xml import Element, NotXml, parse_xml
+
+KIND: Final = "az"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +23,7 @@ class MarkedPage:
     """Empty after the last page."""
 
 
-def parse_page(uri: ObjectUri, body: bytes) -> MarkedPage:
+def parse_page(uri: ObjectUri, endpoint: str, body: bytes) -> MarkedPage:
     """One page of a listing with metadata.
 
     Raises:
@@ -34,11 +38,19 @@ def parse_page(uri: ObjectUri, body: bytes) -> MarkedPage:
     found = next(root.all("Blobs"), Element("Blobs"))
     return MarkedPage(
         Page(
-            tuple(blob.value("Name") for blob in found.all("Blob") if not _is_directory(blob)),
+            tuple(_object(blob, endpoint) for blob in found.all("Blob") if not _is_directory(blob)),
             tuple(prefix.value("Name") for prefix in found.all("BlobPrefix")),
         ),
         root.value("NextMarker"),
     )
+
+
+def _object(blob: Element, endpoint: str) -> ListedObject:
+    told = next(blob.all("Properties"), Element("Properties"))
+    proof = listed_proof(told.value("Content-Length"), told.value("Etag"))
+    if proof is None:
+        return ListedObject(blob.value("Name"))
+    return ListedObject(blob.value("Name"), proof.size_bytes, proof.identity(KIND, endpoint))
 
 
 def _is_directory(blob: Element) -> bool:

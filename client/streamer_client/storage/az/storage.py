@@ -11,18 +11,17 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from streamer_client.storage.az.dialect import AzDialect
-from streamer_client.storage.az.listing import parse_page
+from streamer_client.storage.az.listing import KIND, parse_page
 from streamer_client.storage.az.settings import az_settings
 from streamer_client.storage.az.uri import az_uri, blob_url, listing_url
 from streamer_client.storage.contract import StoredShard
 from streamer_client.storage.http.dialect import Request
 from streamer_client.storage.http.engine import HttpEngine, Waits
+from streamer_client.storage.http.listed_reader import opened
 from streamer_client.storage.http.pool import pool_for
-from streamer_client.storage.http.reader import ObjectReader, stored_shard, unchanged
+from streamer_client.storage.http.reader import ObjectReader, stored_shard
 from streamer_client.storage.object_uri import ObjectUri
 from streamer_client.storage.prefixes import Page, PrefixStorage
-
-KIND: Final = "az"
 
 PAGE_KEYS: Final = 5000
 
@@ -53,15 +52,14 @@ class AzStorage(PrefixStorage):
         )
 
     def open(self, shard: StoredShard) -> ObjectReader:
-        """Open a blob for reading; one HEAD tells that it is still the same.
+        """Open a blob for reading; a HEAD is sent only where its ETag is not strong.
 
         Raises:
             SourceChanged: it is no longer what `shard.identity` says, or it vanished.
             SourceForbidden: the credentials do not allow reading it.
         """
         request = self._head(az_uri(shard.uri))
-        proof = unchanged(self._engine, request, shard, KIND, self._endpoint)
-        return ObjectReader(self._engine, shard, request, proof)
+        return opened(self._engine, request, shard, KIND, self._endpoint)
 
     def uri(self, text: str) -> ObjectUri:
         """See `ObjectStore`."""
@@ -81,7 +79,8 @@ class AzStorage(PrefixStorage):
             query["delimiter"] = "/"
         while True:
             url = listing_url(self._endpoint, uri, query)
-            found = parse_page(uri, self._engine.ask_listing(Request("GET", url, str(uri))))
+            body = self._engine.ask_listing(Request("GET", url, str(uri)))
+            found = parse_page(uri, self._endpoint, body)
             yield found.page
             if not found.marker:
                 return

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 import msgspec
 
 from streamer_client.contract.errors import SourceError
 from streamer_client.storage.http.dialect import Answer
 from streamer_client.storage.http.faults import ErrorDetail
 
+_NUMBER: Final = re.compile(r"[0-9]{1,19}")
+
 METADATA_FIELDS = "size,generation,contentEncoding"
-LISTING_FIELDS = "items(name),prefixes,nextPageToken"
+LISTING_FIELDS = "items(name,size,generation,contentEncoding),prefixes,nextPageToken"
 
 
 class ObjectMetadata(msgspec.Struct, rename="camel", frozen=True):
@@ -25,10 +30,21 @@ class ObjectMetadata(msgspec.Struct, rename="camel", frozen=True):
         return int(self.size)
 
 
-class Item(msgspec.Struct, frozen=True):
-    """One object of a listing."""
+class Item(msgspec.Struct, rename="camel", frozen=True):
+    """One object of a listing; servers that imitate the API may leave out all but the name."""
 
     name: str
+    size: str = ""
+    generation: str = ""
+    content_encoding: str = ""
+
+    @property
+    def metadata(self) -> ObjectMetadata | None:
+        """What the object's own metadata would be; None where the listing does not tell."""
+        numbers = (self.size, self.generation)
+        if not all(_NUMBER.fullmatch(number) for number in numbers) or int(self.generation) == 0:
+            return None
+        return ObjectMetadata(*numbers, self.content_encoding)
 
 
 class Listing(msgspec.Struct, rename="camel", frozen=True):

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from streamer_client.contract.errors import SourceError, SourceNotFound
+from streamer_client.contract.errors import SourceError
 from streamer_client.storage.contract import StoredShard
 from streamer_client.storage.gs.dialect import GsDialect
 from streamer_client.storage.gs.metadata import (
     LISTING_FIELDS,
     METADATA_FIELDS,
+    Item,
     ObjectMetadata,
     listing,
     object_metadata,
@@ -27,9 +28,9 @@ from streamer_client.storage.http.engine import HttpEngine, Waits
 from streamer_client.storage.http.headers import leaves_bytes_alone
 from streamer_client.storage.http.pool import pool_for
 from streamer_client.storage.http.proof import ObjectProof
-from streamer_client.storage.http.reader import ObjectReader, changed, vanished
+from streamer_client.storage.http.reader import ObjectReader, changed
 from streamer_client.storage.object_uri import ObjectUri
-from streamer_client.storage.prefixes import Page, PrefixStorage
+from streamer_client.storage.prefixes import ListedObject, Page, PrefixStorage
 
 KIND: Final = "gs"
 
@@ -55,31 +56,17 @@ class GsStorage(PrefixStorage):
         )
 
     def open(self, shard: StoredShard) -> ObjectReader:
-        """Open an object for reading; its metadata tells that it is still the same.
+        """Open an object for reading; each read names the generation, so that nothing is asked.
 
         Raises:
-            SourceChanged: it is no longer what `shard.identity` says, or it vanished.
-            SourceForbidden: the credentials do not allow reading it.
+            SourceChanged: `shard.identity` is none of this store's.
             SourceError: it is stored compressed, so that its ranges are not those of the file.
         """
-        uri = gs_uri(shard.uri)
-        try:
-            found = self._metadata(uri)
-        except SourceNotFound as error:
-            raise vanished(shard, error) from error
-        identity = self._identity(found)
-        if identity != shard.identity:
-            raise changed(shard, f"expected {shard.identity}, found {identity}")
-        if not leaves_bytes_alone(found.content_encoding):
-            raise SourceError(
-                f"{shard.uri}: is stored compressed (Content-Encoding {found.content_encoding}), "
-                "so it cannot be read in blocks; upload it uncompressed"
-            )
-        query = {"alt": "media", "ifGenerationMatch": found.generation}
-        request = Request("GET", object_url(self._endpoint, uri, query), shard.uri)
-        return ObjectReader(
-            self._engine, shard, request, ObjectProof(found.size_bytes, version=found.generation)
-        )
+        generation = self._generation(shard)
+        query = {"alt": "media", "ifGenerationMatch": generation}
+        request = Request("GET", object_url(self._endpoint, gs_uri(shard.uri), query), shard.uri)
+        proof = ObjectProof(shard.size_bytes, version=generation)
+        return ObjectReader(self._engine, shard, request, proof)
 
     def uri(self, text: str) -> ObjectUri:
         """See `ObjectStore`."""
@@ -93,8 +80,8 @@ class GsStorage(PrefixStorage):
         while True:
             url = listing_url(self._endpoint, uri, query)
             page = listing(str(uri), self._engine.ask_listing(Request("GET", url, str(uri))))
-            keys = tuple(item.name for item in page.items if not item.name.endswith("/"))
-            yield Page(keys, tuple(page.prefixes))
+            items = (item for item in page.items if not item.name.endswith("/"))
+            yield Page(tuple(map(self._listed, items)), tuple(page.prefixes))
             if not page.next_page_token:
                 return
             query["pageToken"] = page.next_page_token
@@ -108,5 +95,32 @@ class GsStorage(PrefixStorage):
         url = object_url(self._endpoint, uri, {"fields": METADATA_FIELDS})
         return object_metadata(str(uri), self._engine.ask(Request("GET", url, str(uri))).body)
 
+    def _listed(self, item: Item) -> ListedObject:
+        found = item.metadata
+        if found is None:
+            return ListedObject(item.name)
+        return ListedObject(item.name, found.size_bytes, self._identity(found))
+
     def _identity(self, found: ObjectMetadata) -> str:
-        return f"{KIND}:{self._endpoint} {found.size_bytes} {found.generation}"
+        """What stands for a content: its generation, and its encoding where it has one."""
+        plain = leaves_bytes_alone(found.content_encoding)
+        encoding = "" if plain else f" {found.content_encoding}"
+        return f"{KIND}:{self._endpoint} {found.size_bytes} {found.generation}{encoding}"
+
+    def _generation(self, shard: StoredShard) -> str:
+        """The generation that an identity names.
+
+        Raises:
+            SourceChanged: the identity was made for another endpoint or by another program.
+            SourceError: it is stored compressed.
+        """
+        start = f"{KIND}:{self._endpoint} {shard.size_bytes} "
+        generation, _, encoding = shard.identity.removeprefix(start).partition(" ")
+        if encoding:
+            raise SourceError(
+                f"{shard.uri}: is stored compressed (Content-Encoding {encoding}), so it cannot be "
+                "read in blocks; upload it uncompressed"
+            )
+        if shard.identity.startswith(start) and generation.isascii() and generation.isdigit():
+            return generation
+        raise changed(shard, f"expected {shard.identity}, which names no generation of it")

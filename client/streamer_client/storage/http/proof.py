@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -10,6 +11,12 @@ from streamer_client.storage.http.headers import date_of
 
 _VERSION_HEADERS: Final = ("x-amz-version-id", "x-goog-generation", "x-ms-version-id")
 _NO_VERSION: Final = ("", "null")
+_NOT_STRONG: Final = "~"
+"""In an identity, where one with a strong ETag has `-`: a date or a weak ETag follows."""
+_QUOTED: Final = re.compile(r'"[\x21\x23-\x7e\x80-\xff]*"')
+"""An opaque tag as RFC 9110, section 8.8.3, has it."""
+_BARE: Final = re.compile(r"[\x21\x23-\x7e\x80-\xff]+")
+_SIZE: Final = re.compile(r"[0-9]{1,18}")
 
 SETTLED_S: Final = 60.0
 """A date has whole seconds, so two contents that were written in one second have the same date.
@@ -69,9 +76,16 @@ class ObjectProof:
         return ""
 
     def identity(self, kind: str, endpoint: str) -> str:
-        """The text that stands for this content in a `StoredShard`."""
-        told = self.etag if self.strong else f"{self.modified} {self.etag}".rstrip()
-        return f"{kind}:{endpoint} {self.size_bytes} {self.version or '-'} {told}"
+        """The text that stands for this content in a `StoredShard`.
+
+        A strong ETag and the size are all of it, since equal strong ETags of one object mean equal
+        bytes. A version says no more of the bytes, and a listing does not tell it: with it, what a
+        listing tells and what a HEAD tells would be two identities of one content.
+        """
+        if self.strong:
+            return f"{kind}:{endpoint} {self.size_bytes} - {self.etag}"
+        told = f"{self.modified} {self.etag}".rstrip()
+        return f"{kind}:{endpoint} {self.size_bytes} {self.version or _NOT_STRONG} {told}"
 
 
 def proof_of(headers: Mapping[str, str], size_bytes: int) -> ObjectProof:
@@ -90,6 +104,33 @@ def proof_of(headers: Mapping[str, str], size_bytes: int) -> ObjectProof:
         next((version for version in versions if version not in _NO_VERSION), ""),
         settled=_settled(modified, headers.get("date", "")),
     )
+
+
+def proof_in(identity: str, kind: str, endpoint: str) -> ObjectProof | None:
+    """The inverse of `ObjectProof.identity` where that holds a strong ETag in its quotes.
+
+    Such a proof is as good as the one that a HEAD would give: each GET says `If-Match`. None for
+    every other identity, and for one of another kind or endpoint; then a HEAD has to tell.
+    """
+    start = f"{kind}:{endpoint} "
+    size, _, rest = identity.removeprefix(start).partition(" ")
+    version, _, etag = rest.partition(" ")
+    known = identity.startswith(start) and version == "-" and _SIZE.fullmatch(size)
+    return ObjectProof(int(size), etag) if known and _QUOTED.fullmatch(etag) else None
+
+
+def listed_proof(size: str, etag: str) -> ObjectProof | None:
+    """The proof that an entry of a listing gives; None where it tells no size or no strong ETag.
+
+    Args:
+        size: in decimal digits, as the listing has it.
+        etag: as the listing has it; some leave out the quotes that headers have.
+    """
+    size, etag = size.strip(), etag.strip()
+    quoted = f'"{etag}"' if _BARE.fullmatch(etag) and not etag.startswith("W/") else etag
+    if not _SIZE.fullmatch(size) or not _QUOTED.fullmatch(quoted):
+        return None
+    return ObjectProof(int(size), quoted)
 
 
 def _settled(modified: str, now: str) -> bool:

@@ -10,10 +10,13 @@ from urllib.parse import quote, unquote_plus
 from streamer_client.contract.errors import SourceError
 from streamer_client.storage.http.dialect import Request
 from streamer_client.storage.http.engine import HttpEngine
+from streamer_client.storage.http.proof import listed_proof
 from streamer_client.storage.object_uri import ObjectUri
-from streamer_client.storage.prefixes import Page
+from streamer_client.storage.prefixes import ListedObject, Page
 from streamer_client.storage.s3.uri import request_url
 from streamer_client.storage.xml import Element, NotXml, parse_xml
+
+KIND: Final = "s3"
 
 PAGE_KEYS: Final = 1000
 
@@ -23,17 +26,20 @@ class Listed:
     """One page of a listing, and what asks for the next one."""
 
     page: Page
+    keys: tuple[str, ...]
+    """All of them, those of directory markers too."""
     token: str
     """For the next page; empty after the last one, or where the store gives none."""
     truncated: bool
 
 
-def list_keys(engine: HttpEngine, uri: ObjectUri, *, deep: bool) -> Iterator[Page]:
-    """The keys under a prefix, directory markers left out.
+def list_keys(engine: HttpEngine, uri: ObjectUri, endpoint: str, *, deep: bool) -> Iterator[Page]:
+    """The objects under a prefix, directory markers left out.
 
     Args:
         engine: sends the requests.
         uri: a bucket, or a prefix without or with its slash.
+        endpoint: of the store, as identities have it.
         deep: everything, not only what is directly under it.
 
     Raises:
@@ -45,9 +51,9 @@ def list_keys(engine: HttpEngine, uri: ObjectUri, *, deep: bool) -> Iterator[Pag
     while True:
         query = _query(uri.prefix, deep=deep, token=token, after=after)
         request = Request("GET", request_url(uri.named(""), query), str(uri))
-        found = parse_page(uri, engine.ask_listing(request))
+        found = parse_page(uri, endpoint, engine.ask_listing(request))
         yield found.page
-        last = max((*found.page.keys, *found.page.prefixes), default="")
+        last = max((*found.keys, *found.page.prefixes), default="")
         if not found.truncated:
             return
         if not found.token and last <= after:
@@ -58,7 +64,7 @@ def list_keys(engine: HttpEngine, uri: ObjectUri, *, deep: bool) -> Iterator[Pag
         token, after = found.token, last
 
 
-def parse_page(uri: ObjectUri, body: bytes) -> Listed:
+def parse_page(uri: ObjectUri, endpoint: str, body: bytes) -> Listed:
     """One page of a listing, parsed.
 
     Raises:
@@ -72,19 +78,27 @@ def parse_page(uri: ObjectUri, body: bytes) -> Listed:
         raise SourceError(_not_a_listing(uri, f"it is a <{root.name}>"))
     encoded = root.value("EncodingType") == "url"
 
-    def names(elements: Iterator[Element], field: str) -> tuple[str, ...]:
-        texts = (element.value(field) for element in elements)
-        return tuple(unquote_plus(text) if encoded else text for text in texts)
+    def name(element: Element, field: str) -> str:
+        text = element.value(field)
+        return unquote_plus(text) if encoded else text
 
-    keys = names(root.all("Contents"), "Key")
+    found = [(name(entry, "Key"), entry) for entry in root.all("Contents")]
     return Listed(
         Page(
-            tuple(key for key in keys if not key.endswith("/")),
-            names(root.all("CommonPrefixes"), "Prefix"),
+            tuple(_object(key, entry, endpoint) for key, entry in found if not key.endswith("/")),
+            tuple(name(entry, "Prefix") for entry in root.all("CommonPrefixes")),
         ),
+        tuple(key for key, _ in found),
         root.value("NextContinuationToken"),
         root.value("IsTruncated") == "true",
     )
+
+
+def _object(key: str, entry: Element, endpoint: str) -> ListedObject:
+    proof = listed_proof(entry.value("Size"), entry.value("ETag"))
+    if proof is None:
+        return ListedObject(key)
+    return ListedObject(key, proof.size_bytes, proof.identity(KIND, endpoint))
 
 
 def _query(prefix: str, *, deep: bool, token: str, after: str) -> str:

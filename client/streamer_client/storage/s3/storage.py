@@ -8,21 +8,19 @@ the variables of its own process.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final
 
 from streamer_client.storage.contract import StoredShard
 from streamer_client.storage.http.dialect import Request
 from streamer_client.storage.http.engine import HttpEngine, Waits
+from streamer_client.storage.http.listed_reader import opened
 from streamer_client.storage.http.pool import pool_for
-from streamer_client.storage.http.reader import ObjectReader, stored_shard, unchanged
+from streamer_client.storage.http.reader import ObjectReader, stored_shard
 from streamer_client.storage.object_uri import ObjectUri
 from streamer_client.storage.prefixes import Page, PrefixStorage
 from streamer_client.storage.s3.dialect import S3Dialect
-from streamer_client.storage.s3.listing import list_keys
+from streamer_client.storage.s3.listing import KIND, list_keys
 from streamer_client.storage.s3.settings import s3_settings
 from streamer_client.storage.s3.uri import request_url, s3_uri
-
-KIND: Final = "s3"
 
 
 class S3Storage(PrefixStorage):
@@ -42,15 +40,14 @@ class S3Storage(PrefixStorage):
         self._engine = HttpEngine(pool_for(settings.http), self._dialect, settings.policy, waits)
 
     def open(self, shard: StoredShard) -> ObjectReader:
-        """Open an object for reading; one HEAD tells that it is still the same.
+        """Open an object for reading; a HEAD is sent only where its ETag is not strong.
 
         Raises:
             SourceChanged: it is no longer what `shard.identity` says, or it vanished.
             SourceForbidden: the credentials do not allow reading it.
         """
         request = _head(s3_uri(shard.uri))
-        proof = unchanged(self._engine, request, shard, KIND, self._dialect.endpoint)
-        return ObjectReader(self._engine, shard, request, proof)
+        return opened(self._engine, request, shard, KIND, self._dialect.endpoint)
 
     def uri(self, text: str) -> ObjectUri:
         """See `ObjectStore`."""
@@ -58,7 +55,7 @@ class S3Storage(PrefixStorage):
 
     def pages(self, uri: ObjectUri, *, deep: bool) -> Iterator[Page]:
         """See `ObjectStore`."""
-        return list_keys(self._engine, uri, deep=deep)
+        return list_keys(self._engine, uri, self._dialect.endpoint, deep=deep)
 
     def look(self, uri: ObjectUri) -> StoredShard:
         """See `ObjectStore`."""

@@ -21,8 +21,9 @@ from streamer_client.storage.contract import StoredShard
 from streamer_client.storage.environment import http_settings, retry_policy
 from streamer_client.storage.http.dialect import Request
 from streamer_client.storage.http.engine import HttpEngine, Waits
+from streamer_client.storage.http.listed_reader import opened
 from streamer_client.storage.http.pool import pool_for
-from streamer_client.storage.http.reader import Found, ObjectReader, look_at, unchanged
+from streamer_client.storage.http.reader import Found, ObjectReader, look_at
 from streamer_client.storage.http.urls import origin_of, without_secrets
 from streamer_client.storage.names import DEFAULT_PATTERN, natural_key, select, some_of
 from streamer_client.storage.remembered import Remembered
@@ -101,7 +102,7 @@ class WebStorage:
         return tuple(sorted(taken, key=lambda shard: natural_key(shard.uri)))
 
     def open(self, shard: StoredShard) -> ObjectReader:
-        """Open a file for reading; one HEAD tells that it is still the same.
+        """Open a file for reading; a HEAD is sent only where its ETag is not strong.
 
         Raises:
             SourceChanged: it is no longer what `shard.identity` says, or it vanished.
@@ -109,8 +110,7 @@ class WebStorage:
         """
         default = secrets_of("", self._environment)
         request = _request("HEAD", shard.uri, self._secrets.get(shard.uri) or default)
-        proof = unchanged(self._engine, request, shard, KIND, str(origin_of(shard.uri)))
-        return ObjectReader(self._engine, shard, request, proof)
+        return opened(self._engine, request, shard, KIND, str(origin_of(shard.uri)))
 
     def _secrets_in(self, source: str, files: Sequence[str] | None = None) -> UrlSecrets:
         """The secrets that the URLs of one listing hold, else those of the environment."""

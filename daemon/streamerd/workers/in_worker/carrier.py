@@ -26,6 +26,7 @@ import xxhash
 from streamer_client.contract.errors import StreamerError
 from streamer_client.contract.printable import without_secrets
 from streamer_client.storage.contract import Reader
+from streamer_client.storage.prefixes import PrefixStorage
 from streamer_client.storage.registry import storage_for
 from streamerd.log_lines import with_lines
 from streamerd.memory.room import SHM_MOUNT
@@ -48,6 +49,7 @@ from streamerd.workers.jobs import (
     Finished,
     Forget,
     JobFailed,
+    LookAt,
     Punch,
     Reread,
     Resolve,
@@ -195,6 +197,8 @@ class Carrier:
                 return _signed(self._fetch(work, job), began_s)
             case Resolve() as job:
                 return _resolve(job)
+            case LookAt() as job:
+                return _look_at(job)
             case Examine() as job:
                 return examine(job, work.assignment.fds)
             case Compare() as job:
@@ -352,5 +356,12 @@ def _resolve(job: Resolve) -> Resolved:
     return Resolved(job.job, storage.list_shards(job.source, job.pattern, job.files))
 
 
+def _look_at(job: LookAt) -> Resolved:
+    storage = storage_for(job.uris[0], job.environment)
+    if not isinstance(storage, PrefixStorage):
+        raise StreamerError(f"{job.uris[0]}: nothing lists this kind of source")
+    return Resolved(job.job, storage.look_at(job.uris))
+
+
 def _environment(job: AnyJob) -> Mapping[str, str]:
-    return job.environment if isinstance(job, (Resolve, Fetch, Reread)) else {}
+    return job.environment if isinstance(job, (Resolve, LookAt, Fetch, Reread)) else {}

@@ -9,7 +9,8 @@ import pytest
 from streamer_client.contract.errors import ConfigError, SourceForbidden, SourceNotFound
 from streamer_client.storage.contract import StoredShard
 from streamer_client.storage.object_uri import ObjectUri, split_uri
-from streamer_client.storage.prefixes import Page, Prefixes
+from streamer_client.storage.prefixes import ListedObject, Page, Prefixes
+from streamer_client.storage.remembered import DOUBTED_LISTINGS
 
 
 class Names:
@@ -29,7 +30,8 @@ class Names:
         for key in self._keys:
             if key.startswith(uri.prefix):
                 name, found, _ = key[len(uri.prefix) :].partition("/")
-                yield Page((), (uri.prefix + name + "/",)) if found and not deep else Page((key,))
+                below = (uri.prefix + name + "/",) if found and not deep else ()
+                yield Page((), below) if below else Page((ListedObject(key),))
 
     def look(self, uri: ObjectUri) -> StoredShard:
         if self._unreadable:
@@ -37,6 +39,34 @@ class Names:
         if uri.key not in self._keys:
             raise SourceNotFound(f"{uri}: does not exist")
         return StoredShard(str(uri), 1, "i")
+
+
+class Telling(Names):
+    """A store whose listing tells identities; those in `lies` are not what is served."""
+
+    def __init__(self, count: int, name: str) -> None:
+        super().__init__(*(f"m/{number}.safetensors" for number in range(count)))
+        self._endpoint = name
+        self.lies: set[str] = set()
+        self.looks: list[str] = []
+        self.listings = 0
+
+    def pages(self, uri: ObjectUri, *, deep: bool) -> Iterator[Page]:
+        self.listings += 1
+        keys = [key for page in super().pages(uri, deep=deep) for key in page.keys]
+        yield Page(tuple(map(self._listed, keys)))
+
+    def look(self, uri: ObjectUri) -> StoredShard:
+        self.looks.append(uri.key)
+        super().look(uri)
+        return StoredShard(str(uri), len(uri.key), self._identity(uri.key))
+
+    def _listed(self, key: str) -> ListedObject:
+        lie = "-lie" if key in self.lies else ""
+        return ListedObject(key, len(key), self._identity(key) + lie)
+
+    def _identity(self, key: str) -> str:
+        return f"xs:{self._endpoint} {len(key)} - {key}"
 
 
 def uris(shards: tuple[StoredShard, ...]) -> list[str]:
@@ -108,3 +138,53 @@ def test_split_uri(text: str, parts: tuple[str, str]) -> None:
 def test_prefix(key: str, prefix: str) -> None:
     assert ObjectUri("gs", "b", key).prefix == prefix
     assert str(ObjectUri("gs", "b", key).under("a")) == f"gs://b/{prefix}a"
+
+
+# --- what need not be looked at
+
+
+def test_a_listing_that_proves_is_checked_by_the_largest_object() -> None:
+    store = Telling(40, "one")
+    shards = Prefixes(store).list_shards("xs://b/m", None, None)
+    assert len(shards) == 40
+    assert store.looks == ["m/10.safetensors"]
+    assert [shard.uri for shard in shards if shard.looked_at] == ["xs://b/m/10.safetensors"]
+    store.looks.clear()
+    assert len(Prefixes(store).list_all("xs://b/m")) == 40
+    assert len(store.looks) == 1
+
+
+def test_where_the_listing_lies_each_object_is_looked_at_until_it_is_right_again() -> None:
+    store = Telling(40, "two")
+    store.lies = {f"m/{number}.safetensors" for number in range(40)}
+    for _ in range(2):
+        store.looks.clear()
+        shards = Prefixes(store).list_shards("xs://b/m", None, None)
+        assert all(shard.looked_at and "lie" not in shard.identity for shard in shards)
+        assert sorted(store.looks) == sorted(store.lies)
+    assert DOUBTED_LISTINGS.get("xs:two xs://b")
+    store.lies.clear()
+    for looks in (40, 1):
+        store.looks.clear()
+        Prefixes(store).list_shards("xs://b/m", None, None)
+        assert len(store.looks) == looks
+    assert not DOUBTED_LISTINGS.get("xs:two xs://b")
+
+
+def test_many_named_files_are_found_by_a_listing_and_few_are_looked_at() -> None:
+    store = Telling(40, "three")
+    names = [f"{number}.safetensors" for number in range(40)]
+    shards = Prefixes(store).list_shards("xs://b/m", None, names)
+    assert uris(shards) == [f"xs://b/m/{name}" for name in names]
+    assert (store.listings, len(store.looks)) == (1, 1)
+    with pytest.raises(SourceNotFound, match="xs://b/m/gone: does not exist"):
+        Prefixes(store).list_shards("xs://b/m", None, [*names, "gone"])
+    store.listings = 0
+    Prefixes(store).list_shards("xs://b/m", None, names[:16])
+    assert store.listings == 0
+
+
+def test_many_named_files_are_looked_at_where_listing_is_not_allowed() -> None:
+    names = [f"{number}" for number in range(20)]
+    found = Prefixes(Names(*(f"m/{name}" for name in names), unlistable=True))
+    assert len(found.list_shards("xs://b/m", None, names)) == 20

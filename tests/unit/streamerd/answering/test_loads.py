@@ -10,7 +10,7 @@ from tests.support.paper_daemon import file, paper_daemon
 from streamer_client.contract import messages as m
 from streamer_client.contract.layout import BlockRange
 from streamer_client.storage.contract import StoredShard
-from streamerd.answering.openings import LISTING_WAIT_S
+from streamerd.answering.objects import LISTING_WAIT_S
 from streamerd.workers import jobs
 
 

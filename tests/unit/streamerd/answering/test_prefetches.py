@@ -12,7 +12,7 @@ from streamer_client.contract.layout import BlockRange
 from streamer_client.contract.limits import MAX_PREFETCHES_PER_USER
 from streamer_client.storage.contract import StoredShard
 from streamerd.answering.files.local_files import FoundShard
-from streamerd.answering.openings import LISTING_WAIT_S
+from streamerd.answering.objects import LISTING_WAIT_S
 from streamerd.answering.prefetches import first_bytes
 from streamerd.state.events import ShardKey
 from streamerd.workers import jobs

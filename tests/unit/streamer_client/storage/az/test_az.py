@@ -161,20 +161,22 @@ def test_expiry_of(sas: str, expiry: dt.datetime | None) -> None:
 
 def test_a_page_without_what_stands_for_directories() -> None:
     body = """<?xml version="1.0"?><EnumerationResults><Blobs>
-      <Blob><Name>m/a b&amp;.bin</Name><Metadata><who>me</who></Metadata></Blob>
+      <Blob><Name>m/a b&amp;.bin</Name><Metadata><who>me</who></Metadata>
+        <Properties><Content-Length>7</Content-Length><Etag>0x8D</Etag></Properties></Blob>
       <Blob><Name>m/sub</Name><Metadata><Hdi_isfolder>true</Hdi_isfolder></Metadata></Blob>
       <Blob><Name>m/</Name></Blob>
       <BlobPrefix><Name>m/sub/</Name></BlobPrefix>
     </Blobs><NextMarker>2!x</NextMarker></EnumerationResults>"""
-    found = parse_page(az_uri("az://abc/m"), body.encode())
+    found = parse_page(az_uri("az://abc/m"), "https://h", body.encode())
     assert (found.page.keys, found.page.prefixes) == (("m/a b&.bin",), ("m/sub/",))
+    assert [each.identity for each in found.page.objects] == ['az:https://h 7 - "0x8D"']
     assert found.marker == "2!x"
 
 
 @pytest.mark.parametrize("body", [b"<html/>", b"{}", b""])
 def test_another_answer_is_no_listing(body: bytes) -> None:
     with pytest.raises(SourceError, match=r"az://abc/m: .*AZURE_STORAGE_ENDPOINT"):
-        parse_page(az_uri("az://abc/m"), body)
+        parse_page(az_uri("az://abc/m"), "https://h", body)
 
 
 def test_requests_carry_signature_or_token() -> None:

@@ -1,0 +1,88 @@
+"""Opens objects without asking for them first, where their identity says all that a HEAD would.
+
+Owns what happens when the store then serves another content than its listing told: one HEAD tells
+the truth of it. Leaves reading to `reader.py`. Runs in the threads of fetch workers and, without a
+daemon, of the client.
+"""
+
+from __future__ import annotations
+
+from streamer_client.contract.errors import SourceChanged, SourceError
+from streamer_client.storage.contract import StoredShard
+from streamer_client.storage.http.dialect import Request
+from streamer_client.storage.http.engine import HttpEngine
+from streamer_client.storage.http.proof import ObjectProof, proof_in
+from streamer_client.storage.http.reader import ObjectReader, changed, look_at, unchanged
+from streamer_client.storage.remembered import DOUBTED_LISTINGS, place_of
+
+
+def opened(
+    engine: HttpEngine, request: Request, shard: StoredShard, kind: str, endpoint: str
+) -> ObjectReader:
+    """A reader of a shard; a HEAD is sent only where the identity holds no strong ETag.
+
+    With a strong ETag each GET says `If-Match`, so that a change is noticed by the first read.
+
+    Args:
+        engine: sends the requests.
+        request: a HEAD of the object, not yet prepared.
+        shard: what is read.
+        kind: of the store, as the identity begins.
+        endpoint: of the store, as the identity goes on.
+
+    Raises:
+        SourceChanged: the HEAD found another object, or none.
+        SourceError: the HEAD could not be answered.
+    """
+    proof = proof_in(shard.identity, kind, endpoint)
+    if proof is None or proof.size_bytes != shard.size_bytes:
+        proof = unchanged(engine, request, shard, kind, endpoint)
+    elif not shard.looked_at:
+        return ListedReader(engine, shard, request, proof)
+    return ObjectReader(engine, shard, request, proof)
+
+
+class ListedReader(ObjectReader):
+    """Reads an object of which only a listing told.
+
+    Args:
+        engine: sends the requests.
+        shard: what is read.
+        request: a HEAD of the object, not yet prepared, without conditions.
+        proof: what the listing told.
+    """
+
+    def __init__(
+        self, engine: HttpEngine, shard: StoredShard, request: Request, proof: ObjectProof
+    ) -> None:
+        super().__init__(engine, shard, request, proof)
+        self._listed = shard
+        self._head = request
+        self._asks = engine
+
+    def readinto(self, buffer: memoryview, start: int) -> int:
+        """As `ObjectReader.readinto`; where the object seems changed, one HEAD tells how."""
+        try:
+            return super().readinto(buffer, start)
+        except SourceChanged as error:
+            truth = self._truth()
+            if truth is None:
+                raise
+            raise truth from error
+
+    def _truth(self) -> SourceChanged | None:
+        """What a HEAD says against the listing; None where it says nothing against it."""
+        shard = self._listed
+        kind, _, endpoint = shard.identity.partition(" ")[0].partition(":")
+        try:
+            found = look_at(self._asks, self._head).proof.identity(kind, endpoint)
+        except SourceError:
+            return None
+        if found == shard.identity:
+            return None
+        DOUBTED_LISTINGS.learn(place_of(shard.identity, shard.uri), value=True)
+        return changed(
+            shard,
+            f"listed as {shard.identity}, found {found}; should nothing have been written, then "
+            "the store lists other ETags than it serves, and the next open looks at each object",
+        )

@@ -1,0 +1,45 @@
+"""A store that holds requests back until a test lets all go on that wait: one delay of a network.
+
+What is asked for in one round was asked for without knowing an answer of the same round, so the
+number of rounds is the number of delays that one thing waits for.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from tests.support.fault_proxy import Asked, Backend, Reply
+from tests.support.waiting import eventually
+
+
+class Rounds:
+    """A backend before another one. Its requests pass in rounds until `passes` is set."""
+
+    def __init__(self, behind: Backend) -> None:
+        self._behind = behind
+        self._changed = threading.Condition()
+        self._waiting: list[Asked] = []
+        self._round = 0
+        self.passes = False
+
+    def answer(self, asked: Asked) -> Reply:
+        with self._changed:
+            self._waiting.append(asked)
+            mine = self._round
+            self._changed.wait_for(lambda: self.passes or self._round > mine)
+        return self._behind.answer(asked)
+
+    def release(self) -> list[Asked]:
+        """Wait for a request, and let all that have come go on."""
+        eventually(lambda: bool(self._waiting))
+        with self._changed:
+            released, self._waiting = self._waiting, []
+            self._round += 1
+            self._changed.notify_all()
+        return released
+
+    def let_all_pass(self) -> None:
+        """Hold nothing back any more."""
+        with self._changed:
+            self.passes = True
+            self._changed.notify_all()
