@@ -16,12 +16,12 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.object_images import Objects
-from benchmarks.object_server import ObjectServer
+from benchmarks.objects.images import Objects
+from benchmarks.objects.server import ObjectServer
 from benchmarks.one_load import cpu_seconds
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["torch", "xxhash", "benchmarks.object_loaders"])
+context.set_forkserver_preload(["torch", "xxhash", "benchmarks.objects.loaders"])
 
 
 class Spent(msgspec.Struct):
@@ -30,6 +30,7 @@ class Spent(msgspec.Struct):
     stop_s: float
     cpu_s: float
     tensors: int
+    first_tensor_s: float
     hashes: dict[str, int] = {}
 
 
@@ -41,31 +42,44 @@ class Measured(msgspec.Struct):
     server_cpu_s: float
     """Of nginx, which shares the processors."""
     gets: int
-    other_requests: int
+    heads: int
+    listings: int
+    refused: int
     body_bytes: int
+    again_bytes: int
+    """Of what a GET asked for: how much another GET had asked for."""
+    first_get_s: float
+    """From the start until the first GET of an object reached the server."""
+    first_tensor_s: float
 
 
 def work(pipe: Connection, way: str, objects: Objects, verify: bool) -> None:
     """A process's life."""
-    from benchmarks.object_loaders import WAYS, make
+    from benchmarks.objects.loaders import WAYS, make
 
     loader = make(way, objects)
     pipe.send("ready")
     pipe.recv()
-    before = resource.getrusage(resource.RUSAGE_SELF)
+    before_s = _own_cpu_s()
     hashes: dict[str, int] = {}
     kept: list[Any] = []
     count = 0
+    first_s = 0.0
     for name, tensor in loader.tensors():
         count += 1
+        first_s = first_s or time.monotonic()
         if verify:
             hashes[name] = _hash(tensor)
         elif WAYS[way].keep:
             kept.append(tensor)
     stop_s = time.monotonic()
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    pipe.send(Spent(stop_s, cpu_s, count, hashes))
+    pipe.send(Spent(stop_s, _own_cpu_s() - before_s, count, first_s or stop_s, hashes))
+
+
+def _own_cpu_s() -> float:
+    """Of this process, and of those that it started and that have ended."""
+    used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def _hash(tensor: Any) -> int:
@@ -73,7 +87,9 @@ def _hash(tensor: Any) -> int:
     import xxhash
 
     if isinstance(tensor, torch.Tensor):
-        tensor = (ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr())
+        on_host = tensor.cpu()
+        bytes_of = (ctypes.c_char * on_host.nbytes).from_address(on_host.data_ptr())
+        return xxhash.xxh3_64_intdigest(memoryview(bytes_of))
     return xxhash.xxh3_64_intdigest(memoryview(tensor))
 
 
@@ -96,7 +112,7 @@ def run(
         server.requests()
         serving, daemon = _cpu_s(server.pids), _cpu_s(daemon_pids)
         at_start()
-        start_s = time.monotonic()
+        start_s, start_epoch_s = time.monotonic(), time.time()
         ours.send("go")
         spent: Spent = ours.recv()
         requests = server.requests()
@@ -105,8 +121,13 @@ def run(
             cpu_s=spent.cpu_s + _cpu_s(daemon_pids) - daemon,
             server_cpu_s=_cpu_s(server.pids) - serving,
             gets=requests.gets,
-            other_requests=requests.others,
+            heads=requests.heads,
+            listings=requests.listings,
+            refused=requests.refused,
             body_bytes=requests.body_bytes,
+            again_bytes=requests.again_bytes,
+            first_get_s=max(0.0, (requests.first_get_s or start_epoch_s) - start_epoch_s),
+            first_tensor_s=spent.first_tensor_s - start_s,
         )
         return measured, spent
     finally:
