@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import mmap
 import os
 import re
 import tempfile
@@ -27,7 +26,6 @@ from benchmarks.peers import GIB, Daemon, machine, repetitions
 
 REPORT = "object-store.json"
 PREFIX = "model"
-SPARE_BYTES = 256 << 20
 PACKAGES = ("boto3", "botocore", "awscrt", "obstore", "runai-model-streamer-s3")
 TARGETS = {"host": "streamerd", "prefetch": "streamerd prefetch", "gpu": "streamerd gpu"}
 OTHERS = [way for way in WAYS if way not in TARGETS.values()]
@@ -65,7 +63,7 @@ class Bench:
 
     def run(self, checkpoint: Checkpoint, link: str, way: str) -> None:
         """One load of which nothing is cached, and for which as much free memory is at hand."""
-        memory = backed_memory(checkpoint.size_bytes + SPARE_BYTES)
+        memory = load.backed_memory(checkpoint.size_bytes)
         pids = self._daemon.pids if WAYS[way].daemon else []
         measured, _ = load.run(
             way, self.objects(checkpoint, link), self._server, pids, at_start=memory.close
@@ -92,19 +90,6 @@ class Bench:
             self._daemon.evict()
         verified = [way for way in ways if WAYS[way].verified]
         print(f"{checkpoint.name} objects: bytes of {len(verified)} ways verified", flush=True)
-
-
-def backed_memory(size_bytes: int) -> mmap.mmap:
-    """Memory in use, to be given back right before a load.
-
-    Some virtual machines hand free memory back to their host within seconds. To have it backed
-    again costs seconds a GiB, more than any load, and would be measured instead.
-    """
-    memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    for start in range(0, size_bytes, mmap.PAGESIZE):
-        memory[start] = 1
-    return memory
 
 
 def build(root: str, name: str, size_bytes: int) -> Checkpoint:

@@ -98,7 +98,9 @@ class DelayServer:
                 self._permit()
 
     def _receive(self, asking: socket.socket, selector: selectors.BaseSelector) -> None:
-        received = asking.recv(_READ_BYTES)
+        received = b""
+        with contextlib.suppress(ConnectionResetError):
+            received = asking.recv(_READ_BYTES)
         if not received:
             selector.unregister(asking)
             del self._heads[asking]
@@ -111,5 +113,5 @@ class DelayServer:
 
     def _permit(self) -> None:
         for asking in self._line.due(time.monotonic()):
-            with contextlib.suppress(OSError):  # nginx's client is gone, and nginx with it
+            with contextlib.suppress(OSError):  # nginx has closed the connection
                 asking.sendall(_PERMISSION)

@@ -62,9 +62,10 @@ class Streamerd:
 
 
 class StreamerdPrefetch:
-    """The daemon alone: `streamerctl prefetch`, asked more often whether it is done.
+    """The daemon alone, as `streamerctl prefetch` has it work, with connecting and listing.
 
-    The command asks four times a second, which is too coarse for a clock.
+    The command's own clock starts when the objects are listed, and it asks four times a second
+    whether they are there, which is too coarse for small checkpoints.
     """
 
     def __init__(self, objects: Objects) -> None:

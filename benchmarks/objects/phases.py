@@ -46,12 +46,23 @@ class Block(msgspec.Struct, frozen=True):
 
 
 class Told(msgspec.Struct):
-    """By one worker when it ends."""
+    """By one worker: of a block, or of all of them."""
 
     phases: dict[str, Spent] = {}
     blocks: list[Block] = []
     process_cpu_s: float = 0.0
-    """All that the process used in its life, its start included."""
+    """All that the process used in its life until then, its start included."""
+
+
+def of_worker(blocks: Iterable[Told]) -> Told:
+    """All that one worker told, block by block."""
+    whole = Told()
+    for told in blocks:
+        for name, spent in told.phases.items():
+            whole.phases.setdefault(name, Spent()).add(spent)
+        whole.blocks.extend(told.blocks)
+        whole.process_cpu_s = max(whole.process_cpu_s, told.process_cpu_s)
+    return whole
 
 
 def summed(workers: Iterable[Told]) -> Told:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import tempfile
 
@@ -10,6 +9,7 @@ import msgspec
 
 from benchmarks.objects import phases, profiled
 from benchmarks.objects.images import Objects
+from benchmarks.objects.load import backed_memory
 from benchmarks.objects.loaders import make
 from benchmarks.peers import Daemon
 
@@ -23,16 +23,21 @@ def lines(objects: Objects, runtime: str, limit_bytes: int, options: tuple[str, 
         limit_bytes: the daemon's memory.
         options: further ones of the daemon's command line.
     """
-    with tempfile.TemporaryDirectory(dir=runtime) as directory:
-        os.environ[profiled.DIRECTORY] = directory
+    with (
+        tempfile.TemporaryDirectory(dir=runtime) as directory,
+        tempfile.TemporaryDirectory(dir=runtime) as told_by_workers,
+    ):
+        os.environ[profiled.DIRECTORY] = told_by_workers
         daemon = Daemon(directory, limit_bytes, options, profiled.__name__)
         try:
             own = msgspec.structs.replace(objects, socket=daemon.socket)
-            for _ in make("streamerd prefetch", own).tensors():
+            prefetch = make("streamerd prefetch", own)
+            backed_memory(sum(map(os.path.getsize, objects.files))).close()
+            for _ in prefetch.tensors():
                 pass
         finally:
             daemon.stop()
-        told = [_read(path) for path in glob.glob(os.path.join(directory, "*.json"))]
+        told = [_read(one.path) for one in os.scandir(told_by_workers)]
     total = phases.summed(told)
     if not total.blocks:
         return ["  no worker told of a block"]
@@ -41,4 +46,4 @@ def lines(objects: Objects, runtime: str, limit_bytes: int, options: tuple[str, 
 
 def _read(path: str) -> phases.Told:
     with open(path, "rb") as file:
-        return msgspec.json.decode(file.read(), type=phases.Told)
+        return phases.of_worker(msgspec.json.decode(line, type=phases.Told) for line in file)

@@ -29,26 +29,25 @@ from benchmarks.objects.phases import (
 )
 
 DIRECTORY: Final = "BENCH_PHASES_DIRECTORY"
-"""The variable that names where each worker leaves a file."""
+"""The variable that names where each worker writes a file."""
 _SPAWNER: Final = "--spawner"
 
 
 class _Recorder:
-    """Sums up what each thread spends; each thread has sums of its own, so none waits here."""
+    """Writes a line for each block: what its thread spent since the line before.
+
+    A worker is killed when its daemon ends, so nothing is left to be written then. Each thread has
+    sums of its own, and an appended line is written at once, so no thread waits for another here.
+    """
 
     def __init__(self) -> None:
         self._own = threading.local()
-        self._all: list[Told] = []
-
-    def told(self) -> Told:
-        """This thread's own."""
-        if not hasattr(self._own, "told"):
-            self._own.told = Told()
-            self._all.append(self._own.told)
-        told: Told = self._own.told
-        return told
+        self._fd = -1
+        self._opening = threading.Lock()
 
     def timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """`call`, its times summed up under this name."""
+
         @functools.wraps(call)
         def measured(*arguments: Any, **named: Any) -> Any:
             wall_s, cpu_s = time.perf_counter(), time.thread_time()
@@ -56,33 +55,38 @@ class _Recorder:
                 return call(*arguments, **named)
             finally:
                 spent = Spent(1, time.perf_counter() - wall_s, time.thread_time() - cpu_s)
-                self.told().phases.setdefault(name, Spent()).add(spent)
+                self._sums().setdefault(name, Spent()).add(spent)
 
         return measured
 
     def fetched(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """`call` with its block noted."""
+        """`call`, which fetches a block, with a line written when it ends."""
 
         def noted(carrier: Any, work: Any, job: Any) -> Any:
             began_s = time.monotonic()
             answer = call(carrier, work, job)
             block = Block(began_s, time.monotonic(), job.shard.uri, job.start, job.stop)
-            self.told().blocks.append(block)
+            told = Told(self._sums(), [block], time.process_time())
+            os.write(self._file(), msgspec.json.encode(told) + b"\n")
+            self._sums().clear()
             return answer
 
         return noted
 
-    def leave(self) -> None:
-        """Write what all threads spent into this process's file."""
-        whole = Told(process_cpu_s=time.process_time())
-        for told in self._all:
-            whole.blocks.extend(told.blocks)
-            for name, spent in told.phases.items():
-                whole.phases.setdefault(name, Spent()).add(spent)
-        path = os.path.join(os.environ[DIRECTORY], str(os.getpid()))
-        with open(f"{path}.part", "wb") as file:
-            file.write(msgspec.json.encode(whole))
-        os.rename(f"{path}.part", f"{path}.json")
+    def _sums(self) -> dict[str, Spent]:
+        """This thread's own."""
+        if not hasattr(self._own, "sums"):
+            self._own.sums = {}
+        sums: dict[str, Spent] = self._own.sums
+        return sums
+
+    def _file(self) -> int:
+        """This process's own: a worker is a fork of the process where the recorder was made."""
+        with self._opening:
+            if self._fd < 0:
+                path = os.path.join(os.environ[DIRECTORY], str(os.getpid()))
+                self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
+            return self._fd
 
 
 class _Checksums:
@@ -107,27 +111,18 @@ class _Checksums:
 def _wrap_worker() -> None:
     from streamer_client.storage.http.transport.connection import Exchange, HttpConnection
     from streamerd.shm.slab_file import SlabFile
-    from streamerd.workers.in_worker import carrier, process
+    from streamerd.workers.in_worker import carrier
 
     recorder = _Recorder()
-    fetch = recorder.fetched(carrier.Carrier._fetch_object)  # noqa: SLF001
+    fetch = recorder.timed(FETCH, carrier.Carrier._fetch_object)  # noqa: SLF001
     for owner, name, wrapped in (
-        (carrier.Carrier, "_fetch_object", recorder.timed(FETCH, fetch)),
+        (carrier.Carrier, "_fetch_object", recorder.fetched(fetch)),
         (SlabFile, "reserve", recorder.timed(HUGE_PAGES, SlabFile.reserve)),
         (HttpConnection, "exchange", recorder.timed(HEAD, HttpConnection.exchange)),
         (Exchange, "readinto", recorder.timed(RECEIVE, Exchange.readinto)),
         (carrier, "xxhash", _Checksums(recorder)),
     ):
         setattr(owner, name, wrapped)
-    serve = process.Server.serve
-
-    def serve_and_tell(server: process.Server) -> None:
-        try:
-            serve(server)
-        finally:
-            recorder.leave()
-
-    setattr(process.Server, "serve", serve_and_tell)  # noqa: B010  mypy lets no method be assigned
 
 
 def spawner() -> None:
@@ -144,7 +139,7 @@ def main() -> int:
     from streamerd.workers.in_daemon import spawning
 
     command = [sys.executable, "-m", "benchmarks.objects.profiled", _SPAWNER, "--fd"]
-    setattr(spawning, "spawner_command", lambda fd: [*command, str(fd)])  # noqa: B010  as above
+    setattr(spawning, "spawner_command", lambda fd: [*command, str(fd)])  # noqa: B010  mypy lets no function be assigned
     return daemon.main()
 
 

@@ -12,6 +12,7 @@ from benchmarks.objects.phases import (
     ahead,
     in_flight,
     lines,
+    of_worker,
     summed,
 )
 
@@ -29,6 +30,17 @@ def test_workers_are_summed_up_and_the_rest_of_a_block_is_a_phase() -> None:
     assert total.phases[FETCH] == Spent(3, 4.0, 3.0)
     assert total.phases[REST] == Spent(3, 3.0, 2.5)
     assert total.process_cpu_s == 5.0
+
+
+def test_a_worker_tells_block_by_block_and_all_that_its_process_used_until_then() -> None:
+    first = Told({FETCH: Spent(1, 3.0, 2.0)}, [block(0, 0.0, 1.0)], process_cpu_s=4.0)
+    later = Told({FETCH: Spent(1, 1.0, 0.5)}, [block(1, 0.0, 2.0)], process_cpu_s=6.0)
+
+    whole = of_worker([first, later])
+
+    assert whole.phases == {FETCH: Spent(2, 4.0, 2.5)}
+    assert whole.blocks == [*first.blocks, *later.blocks]
+    assert whole.process_cpu_s == 6.0
 
 
 def test_blocks_in_flight_over_the_load() -> None:
