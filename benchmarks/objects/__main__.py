@@ -181,8 +181,6 @@ def run(root: str, runtime: str, options: argparse.Namespace) -> None:
     with ObjectServer(
         root, runtime, options.workers, tls=options.tls, delay_s=options.delay_ms / 1e3
     ) as server:
-        if options.tls:
-            print(f"kernel TLS: {server.kernel_tls}", flush=True)
         daemon = Daemon(runtime, limit_bytes, daemon_options(options))
         try:
             bench = Bench(server, daemon, options.connections, options.bare_processes)
@@ -190,6 +188,8 @@ def run(root: str, runtime: str, options: argparse.Namespace) -> None:
         finally:
             daemon.stop()
         tell(list(bench.rows.values()), options)
+        if options.tls:
+            print(f"kernel TLS: {server.kernel_tls()}", flush=True)
         for checkpoint in checkpoints if options.phases else []:
             profiled = bench.objects(checkpoint)
             lines = profile.lines(profiled, runtime, limit_bytes, daemon_options(options))

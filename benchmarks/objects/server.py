@@ -22,7 +22,12 @@ from xml.sax.saxutils import escape
 from benchmarks.objects.configuration import CONNECTIONS, Nginx, Port
 from benchmarks.objects.delay import DelayServer
 from benchmarks.objects.requests import LISTINGS, Requests, parsed, summed
-from benchmarks.objects.tls import make_certificate, without_kernel_tls
+from benchmarks.objects.tls import (
+    TLS_STATISTICS,
+    kernel_tls_opened,
+    make_certificate,
+    without_kernel_tls,
+)
 
 START_S: Final = 10.0
 SETTLE_S: Final = 0.05
@@ -51,8 +56,8 @@ class ObjectServer:
         self._life = contextlib.ExitStack()
         self._delay_s = delay_s
         self._ports = {"": Port(free_port())}
-        self.kernel_tls = ""
-        """What is to be told of kernel TLS."""
+        self._without_kernel_tls = ""
+        """Why there is none, where there is none."""
         if delay_s:
             self._ports["delay"] = Port(free_port(), delayed=True)
         if tls:
@@ -63,6 +68,14 @@ class ObjectServer:
         """Where objects are: by the link "" (plain), "delay" or "TLS"."""
         port = self._ports[link]
         return f"{'https' if port.bundle else 'http'}://127.0.0.1:{port.port}"
+
+    def kernel_tls(self) -> str:
+        """What is to be told of kernel TLS, and how often it was used so far."""
+        if self._without_kernel_tls:
+            return self._without_kernel_tls
+        with open(TLS_STATISTICS, encoding="ascii") as file:
+            sent, received = kernel_tls_opened(file.read())
+        return f"{sent} connections of this machine sent by it so far, {received} received"
 
     @property
     def links(self) -> list[str]:
@@ -108,14 +121,13 @@ class ObjectServer:
     def _tls_port(self) -> Port:
         certificate = make_certificate(self._directory)
         port = Port(free_port(), bundle=certificate.bundle, key=certificate.key)
-        self.kernel_tls = without_kernel_tls()
-        if self.kernel_tls:
+        self._without_kernel_tls = without_kernel_tls()
+        if self._without_kernel_tls:
             return port
         with_kernel = port._replace(kernel_tls=True)
         if self._refuses(with_kernel):
-            self.kernel_tls = "this nginx's OpenSSL offers none"
+            self._without_kernel_tls = "this nginx's OpenSSL offers none"
             return port
-        self.kernel_tls = "nginx and the bare loops use it where their OpenSSL does"
         return with_kernel
 
     def _refuses(self, port: Port) -> bool:

@@ -17,6 +17,8 @@ _TCP_ULP: Final = 31
 _ENABLE_KTLS: Final = 1 << 3
 """OpenSSL's SSL_OP_ENABLE_KTLS, which Python's ssl module names from 3.12 on."""
 _DAYS: Final = "2"
+TLS_STATISTICS: Final = "/proc/net/tls_stat"
+"""Of this network namespace; it is there where the kernel has TLS."""
 
 
 class Certificate(NamedTuple):
@@ -59,3 +61,17 @@ def client_context(bundle: str) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=bundle)
     context.options |= _ENABLE_KTLS
     return context
+
+
+def kernel_tls_opened(statistics: str) -> tuple[int, int]:
+    """How many connections have sent and received by kernel TLS since the machine started.
+
+    Args:
+        statistics: the text of `TLS_STATISTICS`: a counter's name and value a line.
+    """
+    counters = dict(line.split() for line in statistics.splitlines())
+    sent, received = (
+        sum(int(counters.get(f"Tls{way}{how}", "0")) for how in ("Sw", "Device"))
+        for way in ("Tx", "Rx")
+    )
+    return sent, received
