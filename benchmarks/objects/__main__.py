@@ -26,6 +26,7 @@ from benchmarks.peers import GIB, Daemon, machine, repetitions
 
 REPORT = "object-store.json"
 PREFIX = "model"
+BFLOAT16_BYTES = 2
 PACKAGES = ("boto3", "botocore", "awscrt", "obstore", "runai-model-streamer-s3")
 TARGETS = {"host": "streamerd", "prefetch": "streamerd prefetch", "gpu": "streamerd gpu"}
 OTHERS = [way for way in WAYS if way not in TARGETS.values()]
@@ -98,8 +99,9 @@ def build(root: str, name: str, size_bytes: int) -> Checkpoint:
     if found is None:
         raise SystemExit(f"--objects takes COUNT or COUNTxMIB, not {name!r}")
     count = int(found[1])
-    total_bytes = count * int(found[2]) << 20 if found[2] else size_bytes
-    paths = checkpoint_files.build(f"{root}/objects-{name}/{PREFIX}", total_bytes, count)
+    each_bytes = int(found[2]) << 20 if found[2] else size_bytes // count
+    each_bytes -= each_bytes % BFLOAT16_BYTES
+    paths = checkpoint_files.build(f"{root}/objects-{name}/{PREFIX}", each_bytes * count, count)
     return Checkpoint(name, paths, sum(map(os.path.getsize, paths)))
 
 
