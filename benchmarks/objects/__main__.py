@@ -11,6 +11,8 @@ import argparse
 import json
 import os
 import re
+import signal
+import sys
 import tempfile
 from typing import NamedTuple
 
@@ -200,6 +202,8 @@ def run(root: str, runtime: str, options: argparse.Namespace) -> None:
 
 def main() -> None:
     options = arguments()
+    # Whoever ends this ends nginx and the daemon with it, and gives the memory back.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
     with (
         tempfile.TemporaryDirectory(prefix="streamerd-bench-", dir=SHARED_MEMORY) as root,
         tempfile.TemporaryDirectory(prefix="streamerd-bench-") as runtime,

@@ -18,6 +18,8 @@ PROCESSES: Final = (
     "bare processes, faults",
     "bare processes, huge",
 )
+STREAMING: Final = ("streamerd", "streamerd gpu")
+"""Who hands tensors over while others are on their way; the rest have all of them at once."""
 RUNAI: Final = ("runai", "runai, connections", "runai, kept")
 COMPARED: Final = (
     *(("streamerd prefetch", peer, 0.85) for peer in PROCESSES),
@@ -93,9 +95,10 @@ def delays(rows: list[Row], delay_s: float) -> Iterator[str]:
     for row in delayed:
         beside = plain[row.checkpoint, row.way]
         rate, without = row.rate_after_first_byte(delay_s), beside.rate_after_first_byte(delay_s)
+        first_tensor = f"{row.median('first_tensor_s') / delay_s:.1f}"
         yield (
             f"{row.checkpoint:>8} {row.way:25}{row.first_byte_s(delay_s) / delay_s:11.1f}"
-            f"{row.median('first_tensor_s') / delay_s:13.1f}{rate:11.2f}{without:9.2f}"
+            f"{first_tensor if row.way in STREAMING else '-':>13}{rate:11.2f}{without:9.2f}"
             f"{rate / without:7.2f}"
         )
 

@@ -48,6 +48,12 @@ def test_from_the_first_byte_on_a_delay_costs_nothing_where_the_rate_is_the_same
     assert text[2].split() == ["1", "streamerd", "3.0", "4.0", "2.00", "2.00", "1.00"]
 
 
+def test_who_has_all_tensors_at_once_has_no_first_one() -> None:
+    rows = [row(link, "streamerd prefetch", measured(1.0, 0.1, 1.0)) for link in (PLAIN, DELAY)]
+
+    assert list(delays(rows, 0.05))[2].split()[4] == "-"
+
+
 def test_nothing_is_said_of_delays_where_there_was_none() -> None:
     assert list(delays([row(PLAIN, "streamerd", measured(1.0))], 0.0)) == []
 
