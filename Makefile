@@ -59,7 +59,7 @@ bench: $(PEERS) ## against safetensors and Run:ai Model Streamer, same checkpoin
 	$(BIN)/python -m benchmarks.peers $(ARGS)
 
 bench-s3: $(PEERS) ## object storage: nginx on loopback, against Run:ai, boto3, awscrt and obstore
-	$(BIN)/python -m benchmarks.object_store $(ARGS)
+	$(BIN)/python -m benchmarks.objects $(ARGS)
 
 bench-core: $(READY) ## the daemon's decisions and codec alone, without I/O
 	$(BIN)/python -m benchmarks.core $(ARGS)

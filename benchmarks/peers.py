@@ -91,12 +91,25 @@ def repetitions(count: int) -> Iterator[None]:
 
 
 class Daemon:
-    """A daemon for this benchmark alone."""
+    """A daemon for this benchmark alone.
 
-    def __init__(self, directory: str, memory_limit_bytes: int) -> None:
+    Args:
+        directory: for its socket.
+        memory_limit_bytes: its most.
+        options: further ones of its command line.
+        program: what is run in place of the daemon's own module; takes its command line.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        memory_limit_bytes: int,
+        options: tuple[str, ...] = (),
+        program: str = "streamerd",
+    ) -> None:
         self.socket = os.path.join(directory, "bench.sock")
         reader, writer = os.pipe()
-        command = [sys.executable, "-m", "streamerd", "--socket", self.socket]
+        command = [sys.executable, "-m", program, "--socket", self.socket, *options]
         command += ["--memory-limit", str(memory_limit_bytes), "--log-level", "warning"]
         self._process = subprocess.Popen(
             [*command, "--ready-fd", str(writer)], pass_fds=[writer], stdin=subprocess.DEVNULL
@@ -105,7 +118,11 @@ class Daemon:
         with open(reader, "rb") as ready:
             if not ready.readline():
                 raise RuntimeError("streamerd did not start; its lines above say why")
-        self.pids = [self._process.pid, *_children(self._process.pid)]
+
+    @property
+    def pids(self) -> list[int]:
+        """The daemon, the process that starts workers, and the workers that are there now."""
+        return [self._process.pid, *_descendants(self._process.pid)]
 
     def evict(self) -> None:
         """Forget everything, and wait until the memory is back."""
@@ -136,9 +153,10 @@ class Daemon:
         self._process.wait(20)
 
 
-def _children(pid: int) -> list[int]:
+def _descendants(pid: int) -> list[int]:
     with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
-        return [int(child) for child in file.read().split()]
+        children = [int(child) for child in file.read().split()]
+    return [one for child in children for one in (child, *_descendants(child))]
 
 
 def _used_bytes(status: dict[str, object]) -> int:

@@ -6,14 +6,11 @@ before the clock starts, connections and pages are not.
 
 from __future__ import annotations
 
-import ctypes
-import http.client
 import mmap
 import os
 import tempfile
 import threading
 import urllib.parse
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -40,10 +37,19 @@ class Objects(msgspec.Struct, frozen=True):
     connections: int
     socket: str = ""
     """Of the daemon."""
+    bundle: str = ""
+    """The file of the certificate to trust, where the endpoint speaks TLS."""
+    processes: int = 1
+    """How many run the bare loops that are made of processes."""
 
     @property
     def uris(self) -> list[str]:
         return [f"s3://{self.bucket}/{key}" for key in self.keys]
+
+    @property
+    def source(self) -> str:
+        """The prefix that all of them are under."""
+        return self.uris[0].rpartition("/")[0]
 
     def blocks(self) -> list[tuple[int, int, int]]:
         """Number of the object, start and stop of each block."""
@@ -87,62 +93,6 @@ class Images:
         if not hasattr(self._own, "client"):
             self._own.client = make()
         return self._own.client
-
-
-class Bare(Images):
-    """The yardstick: a ranged GET and `readinto`, nothing else."""
-
-    def block(self, number: int, start: int, stop: int) -> None:
-        host = urllib.parse.urlsplit(self.objects.endpoint).netloc
-        connection = self.own(lambda: http.client.HTTPConnection(host))
-        path = f"/{self.objects.bucket}/{self.objects.keys[number]}"
-        connection.request("GET", path, headers={"Range": f"bytes={start}-{stop - 1}"})
-        answer = connection.getresponse()
-        read_all(answer, self.views[number][start:stop])
-        answer.read()
-
-
-class BareHuge(Bare):
-    """The same into huge pages, made block by block as streamerd makes them."""
-
-    def __init__(self, objects: Objects) -> None:
-        super().__init__(objects)
-        from streamerd.shm.slab_file import SlabFile
-        from streamerd.shm.slabs import create_slab, remove_slab
-
-        self._create, self._remove, self._slab = create_slab, remove_slab, SlabFile
-        self._slabs: list[SlabFile] = []
-
-    def memory(self, size_bytes: int) -> memoryview:
-        name = f"/streamerd-bench.{uuid.uuid4().hex}"
-        descriptor = self._create(name, size_bytes)
-        self._remove(name)
-        self._slabs.append(self._slab(descriptor, mapped=True))
-        view = self._slabs[-1].view(0, size_bytes)
-        assert view is not None
-        return view
-
-    def block(self, number: int, start: int, stop: int) -> None:
-        self._slabs[number].reserve(start, stop)
-        super().block(number, start, stop)
-
-
-class BareExisting(Bare):
-    """The same into memory that was touched before: the yardstick of who fills parameters."""
-
-    def __init__(self, objects: Objects) -> None:
-        super().__init__(objects)
-        self._touched = [self._touch(os.path.getsize(path)) for path in objects.files]
-
-    @staticmethod
-    def _touch(size_bytes: int) -> memoryview:
-        memory = mmap.mmap(-1, size_bytes)
-        ctypes.memset(ctypes.addressof(ctypes.c_char.from_buffer(memory)), 1, size_bytes)
-        return memoryview(memory)
-
-    def memory(self, size_bytes: int) -> memoryview:
-        del size_bytes
-        return self._touched.pop(0)
 
 
 class Boto3(Images):

@@ -6,24 +6,24 @@ before the clock starts.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
 from benchmarks.checkpoint_files import stored_tensors
-from benchmarks.object_images import (
-    ANYTHING,
-    REGION,
-    Bare,
-    BareExisting,
-    BareHuge,
-    Boto3,
-    Crt,
-    Objects,
-    Obstore,
-)
+from benchmarks.objects.bare import Bare, BareExisting, BareHuge
+from benchmarks.objects.images import ANYTHING, REGION, Boto3, Crt, Objects, Obstore
+from benchmarks.objects.processes import BareProcesses
+
+if TYPE_CHECKING:
+    from streamer_client.checkpoint import Checkpoint
+
+PREFETCH_POLL_S = 0.01
 
 
 class Loader(Protocol):
@@ -46,14 +46,61 @@ class Streamerd:
 
         self._connect = streamer_client.connect
         self._objects = objects
-        self._source = objects.uris[0].rpartition("/")[0]
+        self._source = objects.source
 
-    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Checkpoint]:
         with (
             self._connect(self._objects.socket) as client,
             client.open(self._source, concurrency=self._objects.connections) as checkpoint,
         ):
+            yield checkpoint
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        with self._opened() as checkpoint:
             yield from checkpoint.tensors()
+
+
+class StreamerdPrefetch:
+    """The daemon alone, as `streamerctl prefetch` has it work, with connecting and listing.
+
+    The command's own clock starts when the objects are listed, and it asks four times a second
+    whether they are there, which is too coarse for small checkpoints.
+    """
+
+    def __init__(self, objects: Objects) -> None:
+        from streamerd.cli.prefetch import progress_of
+        from streamerd.cli.request import Requester
+        from streamerd.cli.status import asked_status
+
+        self._progress, self._status = progress_of, asked_status
+        self._requester: Callable[[], Requester] = lambda: Requester(objects.socket)
+        self._source = objects.source
+
+    def tensors(self) -> Iterator[tuple[str, Any]]:
+        with self._requester() as requester:
+            prefetching = requester.prefetch(self._source)
+            while True:
+                progress = self._progress(self._status(requester), prefetching)
+                if progress.failures:
+                    raise RuntimeError("; ".join(progress.failures))
+                if progress.finished:
+                    break
+                time.sleep(PREFETCH_POLL_S)
+        yield from ()
+
+
+class StreamerdGpu(Streamerd):
+    """First load onto the GPU: until the last byte is there."""
+
+    def __init__(self, objects: Objects) -> None:
+        super().__init__(objects)
+        torch.ones(1, device="cuda")  # CUDA starts before the clock does
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        with self._opened() as checkpoint:
+            yield from checkpoint.tensors(device="cuda")
+            torch.cuda.synchronize()
 
 
 class StreamerdDirect(Streamerd):
@@ -107,13 +154,26 @@ class Way(NamedTuple):
     make: Callable[[Objects], Loader]
     keep: bool = True
     """Whether all tensors are there in the end, or each is dropped before the next comes."""
+    links: bool = False
+    """Whether it is measured over TLS and with a delay, too."""
+    daemon: bool = False
+    """Whether the daemon fetches: then each block is asked for once."""
+    verified: bool = True
+    """Whether it hands bytes over that can be compared."""
 
 
 WAYS = {
-    "streamerd": Way(Streamerd),
+    "streamerd": Way(Streamerd, links=True, daemon=True),
+    "streamerd prefetch": Way(StreamerdPrefetch, links=True, daemon=True, verified=False),
+    "streamerd gpu": Way(StreamerdGpu, links=True, daemon=True),
     "bare": Way(Bare),
     "bare, huge pages": Way(BareHuge),
-    "streamerd direct": Way(StreamerdDirect),
+    "bare processes, private": Way(
+        partial(BareProcesses, memory="private"), links=True, verified=False
+    ),
+    "bare processes, faults": Way(partial(BareProcesses, memory="faults"), links=True),
+    "bare processes, huge": Way(partial(BareProcesses, memory="huge"), links=True),
+    "streamerd direct": Way(StreamerdDirect, links=True),
     "bare, existing memory": Way(BareExisting),
     "runai": Way(RunAi, keep=False),
     "runai, connections": Way(RunAiConnections, keep=False),
@@ -138,4 +198,6 @@ def make(name: str, objects: Objects) -> Loader:
             "RUNAI_STREAMER_LOG_LEVEL": "ERROR",
         }
     )
+    if objects.bundle:
+        os.environ["AWS_CA_BUNDLE"] = objects.bundle
     return WAYS[name].make(objects)

@@ -1,0 +1,1 @@
+"""`python -m benchmarks.objects`: streamerd and other readers of object stores, side by side."""

@@ -1,0 +1,132 @@
+"""Where the daemon's workers spend their time, from what each of them told. Pure.
+
+`profiled.py` measures inside the workers, `profile.py` has it done and prints these lines.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+FETCH: Final = "block"
+"""A whole block, from the thread's begin to its end."""
+RECEIVE: Final = "receive"
+CHECKSUM: Final = "checksum"
+HUGE_PAGES: Final = "huge pages"
+HEAD: Final = "request and head"
+REST: Final = "everything else"
+MOMENTS: Final = 10
+"""In how many of them, evenly over the load, blocks in flight are counted."""
+
+
+class Spent(msgspec.Struct):
+    """What one phase took, summed up over calls and threads."""
+
+    calls: int = 0
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+    def add(self, other: Spent, sign: int = 1) -> None:
+        self.calls += sign * other.calls
+        self.wall_s += sign * other.wall_s
+        self.cpu_s += sign * other.cpu_s
+
+
+class Block(msgspec.Struct, frozen=True):
+    """One block that was fetched; times of CLOCK_MONOTONIC, which all processes share."""
+
+    began_s: float
+    ended_s: float
+    uri: str
+    start: int
+    stop: int
+
+
+class Told(msgspec.Struct):
+    """By one worker: of a block, or of all of them."""
+
+    phases: dict[str, Spent] = {}
+    blocks: list[Block] = []
+    process_cpu_s: float = 0.0
+    """All that the process used in its life until then, its start included."""
+
+
+def of_worker(blocks: Iterable[Told]) -> Told:
+    """All that one worker told, block by block."""
+    whole = Told()
+    for told in blocks:
+        for name, spent in told.phases.items():
+            whole.phases.setdefault(name, Spent()).add(spent)
+        whole.blocks.extend(told.blocks)
+        whole.process_cpu_s = max(whole.process_cpu_s, told.process_cpu_s)
+    return whole
+
+
+def summed(workers: Iterable[Told]) -> Told:
+    """All workers together; the time of a block that no other phase has is a phase, too."""
+    total = Told()
+    for worker in workers:
+        for name, spent in worker.phases.items():
+            total.phases.setdefault(name, Spent()).add(spent)
+        total.blocks.extend(worker.blocks)
+        total.process_cpu_s += worker.process_cpu_s
+    rest = Spent()
+    for name, spent in total.phases.items():
+        rest.add(spent, 1 if name == FETCH else -1)
+    rest.calls = total.phases.get(FETCH, rest).calls
+    total.phases[REST] = rest
+    total.blocks.sort(key=lambda block: block.began_s)
+    return total
+
+
+def in_flight(blocks: Sequence[Block], moments: int = MOMENTS) -> list[int]:
+    """How many blocks were under way, in the middle of each of so many equal spans."""
+    first = min(block.began_s for block in blocks)
+    span_s = max(block.ended_s for block in blocks) - first
+    middles = [first + span_s * (place + 0.5) / moments for place in range(moments)]
+    return [sum(block.began_s <= at < block.ended_s for block in blocks) for at in middles]
+
+
+def ahead(blocks: Iterable[Block]) -> list[int]:
+    """For each block that arrived, in order of arrival: how many places it was ahead of the first
+    block that was still missing then. A rank reads objects and blocks in order, and waits for it.
+    """
+    arrived = sorted(blocks, key=lambda block: block.ended_s)
+    wanted = sorted(arrived, key=lambda block: (block.uri, block.start))
+    places = {(block.uri, block.start): place for place, block in enumerate(wanted)}
+    missing, found, distances = 0, set(), []
+    for block in arrived:
+        place = places[block.uri, block.start]
+        distances.append(place - missing)
+        found.add(place)
+        while missing in found:
+            missing += 1
+    return distances
+
+
+def lines(total: Told, connections: int) -> Iterator[str]:
+    """What there is to say of one load."""
+    blocks = total.blocks
+    size_gb = sum(block.stop - block.start for block in blocks) / 1e9
+    span_s = max(block.ended_s for block in blocks) - blocks[0].began_s
+    busy_s = sum(block.ended_s - block.began_s for block in blocks)
+    yield (
+        f"  {len(blocks)} blocks in {span_s:.2f} s, {size_gb / span_s:.2f} GB/s; the workers' "
+        f"processor time in all: {total.process_cpu_s / size_gb:.3f} s for each GB"
+    )
+    yield f"  {'phase':18}{'calls':>8}{'CPU s/GB':>10}{'waiting s/GB':>14}"
+    for name in (RECEIVE, CHECKSUM, HUGE_PAGES, HEAD, REST, FETCH):
+        spent = total.phases.get(name, Spent())
+        waiting_s = max(0.0, spent.wall_s - spent.cpu_s)
+        yield f"  {name:18}{spent.calls:8d}{spent.cpu_s / size_gb:10.3f}{waiting_s / size_gb:14.3f}"
+    counts = " ".join(map(str, in_flight(blocks)))
+    yield f"  blocks in flight, of {connections}: {busy_s / span_s:.1f}; over the load: {counts}"
+    distances = sorted(ahead(blocks))
+    late = distances[int(len(distances) * 0.95)]
+    yield (
+        "  places that an arriving block was ahead of the first missing one: "
+        f"median {statistics.median(distances):.0f}, 95 % {late}, most {distances[-1]}"
+    )
