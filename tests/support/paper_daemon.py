@@ -29,7 +29,7 @@ from streamerd.service import slabs as slabs_module
 from streamerd.settings.config import load_settings
 from streamerd.state import invariants
 from streamerd.state.shard import Shard
-from streamerd.workers import jobs
+from streamerd.workers import jobs, lanes
 from streamerd.workers.in_daemon.supervisor import Fleet, OnAnswer
 from tests.support.load_fields import load_fields
 
@@ -109,7 +109,7 @@ class PaperFleet(Fleet):
             return
         files: list[PaperFile] = []
         slabs: list[int] = []
-        handle, source = jobs.handles_of(job)
+        handle, source = lanes.handles_of(job)
         if source is not None:
             files.append(self.opened[self.lending._lent[source].fds[0]])
         if handle is not None:

@@ -8,7 +8,7 @@ daemon, of the client.
 from __future__ import annotations
 
 from streamer_client.contract.errors import SourceChanged, SourceError
-from streamer_client.storage.contract import StoredShard
+from streamer_client.storage.contract import Arrived, StoredShard
 from streamer_client.storage.http.dialect import Request
 from streamer_client.storage.http.engine import HttpEngine
 from streamer_client.storage.http.proof import ObjectProof, proof_in
@@ -60,10 +60,10 @@ class ListedReader(ObjectReader):
         self._head = request
         self._asks = engine
 
-    def readinto(self, buffer: memoryview, start: int) -> int:
+    def readinto(self, buffer: memoryview, start: int, arrived: Arrived | None = None) -> int:
         """As `ObjectReader.readinto`; where the object seems changed, one HEAD tells how."""
         try:
-            return super().readinto(buffer, start)
+            return super().readinto(buffer, start, arrived)
         except SourceChanged as error:
             truth = self._truth()
             if truth is None:

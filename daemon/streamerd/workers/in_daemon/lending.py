@@ -25,8 +25,8 @@ from streamerd.workers.jobs import (
     TakeEnvironment,
     TakeSlab,
     TakeSource,
-    handles_of,
 )
+from streamerd.workers.lanes import handles_of
 
 OPEN_SLABS: Final = 64
 """Number of slabs that a worker borrows at the same time."""

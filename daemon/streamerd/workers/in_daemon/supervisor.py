@@ -15,7 +15,8 @@ from streamer_client.contract.errors import StreamerError
 from streamerd.workers.in_daemon.lending import Lending
 from streamerd.workers.in_daemon.spawning import UNKNOWN_CODE, Spawner
 from streamerd.workers.in_daemon.worker import OnAnswer, Order, Worker
-from streamerd.workers.jobs import Answer, AnyJob, CloseSlab, lane_of
+from streamerd.workers.jobs import Answer, AnyJob, CloseSlab
+from streamerd.workers.lanes import lane_of
 
 __all__ = ["Fleet", "OnAnswer"]
 

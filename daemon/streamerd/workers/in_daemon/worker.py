@@ -27,11 +27,10 @@ from streamerd.workers.jobs import (
     JobFailed,
     StillGoing,
     Stuck,
-    WorkerLane,
     answer_decoder,
     hung,
-    subject_of,
 )
+from streamerd.workers.lanes import WorkerLane, subject_of
 
 logger = logging.getLogger(__name__)
 

@@ -54,9 +54,9 @@ from streamerd.workers.jobs import (
     Reread,
     Resolve,
     Resolved,
-    handles_of,
     is_local,
 )
+from streamerd.workers.lanes import handles_of
 from streamerd.workers.threads import Closer
 
 logger = logging.getLogger(__name__)

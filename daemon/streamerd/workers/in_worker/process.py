@@ -39,12 +39,10 @@ from streamerd.workers.jobs import (
     TakeEnvironment,
     TakeSlab,
     TakeSource,
-    WorkerLane,
     hung,
     job_decoder,
-    lane_of,
-    subject_of,
 )
+from streamerd.workers.lanes import WorkerLane, lane_of, subject_of
 from streamerd.workers.threads import Threads
 
 logger = logging.getLogger(__name__)

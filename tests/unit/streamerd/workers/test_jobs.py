@@ -44,12 +44,10 @@ from streamerd.workers.jobs import (
     TakeSource,
     answer_decoder,
     digest_of,
-    handles_of,
     hung,
     job_decoder,
-    lane_of,
-    subject_of,
 )
+from streamerd.workers.lanes import handles_of, lane_of, subject_of
 
 SHARD = StoredShard("/m/ä.safetensors", 2**40, "file:1:2:3:4")
 JOBS: list[AnyJob] = [

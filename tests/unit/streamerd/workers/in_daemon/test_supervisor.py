@@ -8,7 +8,8 @@ from typing import cast
 
 from streamerd.workers.in_daemon.supervisor import Fleet
 from streamerd.workers.in_daemon.worker import Order, Worker
-from streamerd.workers.jobs import Answer, CloseSlab, Resolve, lane_of
+from streamerd.workers.jobs import Answer, CloseSlab, Resolve
+from streamerd.workers.lanes import lane_of
 
 
 class PaperWorker:

@@ -25,11 +25,9 @@ from streamerd.workers.jobs import (
     StillGoing,
     Stuck,
     TakeSlab,
-    WorkerLane,
     hung,
-    lane_of,
-    subject_of,
 )
+from streamerd.workers.lanes import WorkerLane, lane_of, subject_of
 
 LIMIT_S = 10.0
 
