@@ -82,8 +82,10 @@ class LineFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """Formats an event as one JSON object: `time`, `level`, `logger`, `pid`, and its own keys.
 
-    The keys come from the text of the log call, and their values keep their types. A text that is
-    not `key=value` throughout, as libraries write, becomes `message`.
+    The keys come from the text of the log call, and their values keep their types. `pid` is the
+    process that logs. Most events tell of another process, so an event's own key of one of the four
+    names is told as `event_pid` and so on. A text that is not `key=value` throughout, as libraries
+    write, becomes `message`.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -93,7 +95,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "pid": record.process,
         }
-        told |= _fields(record) or {"message": record.getMessage()[:MAX_LOGGED_CHARACTERS]}
+        own = _fields(record) or {"message": record.getMessage()[:MAX_LOGGED_CHARACTERS]}
+        told |= {f"event_{key}" if key in told else key: value for key, value in own.items()}
         lines = [getattr(record, _LINES, ""), record.stack_info or ""]
         if record.exc_info:
             lines.append(self.formatException(record.exc_info))

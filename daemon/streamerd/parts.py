@@ -173,7 +173,7 @@ class Parts:
     def _make_watch(self) -> None:
         """What looks on, and remembers loads."""
         clock = asyncio.get_running_loop().time
-        self.watch = Watch(self.model, self._holder, self._called, Story(), clock, time.time)
+        self.watch = Watch(self.model, self._holder, self._called, Story(), clock)
         self.turns.watch(self.watch.turned)
         self.read_totals.on_read = self.watch.read
 

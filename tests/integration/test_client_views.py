@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 import torch
 
 from streamer_client.client import Client, daemon_client
+from streamer_client.contract.errors import StreamerError
 from streamer_client.contract.messages import Close, Consumed, Goodbye, ReleaseShards
 from tests.support.checkpoints import random_tensor, write_shard
+from tests.support.daemon import Daemons
 from tests.support.daemon_script import Script
 from tests.support.scripted_daemon import ScriptedDaemon
 from tests.support.waiting import eventually
@@ -155,3 +158,30 @@ def test_forgotten_client_leaves(daemon: ScriptedDaemon) -> None:
     daemon_client(daemon.socket_path)
     gc.collect()
     eventually(lambda: daemon.seen(Goodbye), what="Goodbye")
+
+
+def slab_descriptors() -> int:
+    links = (Path(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd"))
+    return sum(
+        str(link.readlink()).startswith("/dev/shm/streamerd") for link in links if link.is_symlink()
+    )
+
+
+def test_a_closed_checkpoint_has_no_descriptors_of_slabs(
+    daemon_maker: Daemons, two_shards: Path
+) -> None:
+    running = daemon_maker.start(f"--memory-limit={4 * MIB}")
+    with daemon_client(running.socket) as client:
+        checkpoint = client.open(two_shards)
+        tensors = dict(checkpoint.tensors())
+        view = tensors.popitem()[1]
+        tensors.clear()
+        assert slab_descriptors() >= 2
+        checkpoint.close()
+        assert slab_descriptors() == 1, "a mapping has one of its own as long as views refer to it"
+        assert view.shape == (256, 256)
+        del view
+        gc.collect()
+        assert slab_descriptors() == 0
+        with pytest.raises(StreamerError):
+            dict(checkpoint.tensors())

@@ -32,6 +32,7 @@ from streamer_client.contract.messages import (
     Waiting,
     Want,
 )
+from streamer_client.copy.feed import FeedClosed
 from streamer_client.delivery.block_account import BlockAccount
 from streamer_client.delivery.leased_slabs import Lease, LeasedSlabs, compare_page
 from streamer_client.delivery.slab import Slab
@@ -279,11 +280,22 @@ class LeasedLoad:
             return False
 
     def read_into(self, buffers: Sequence[memoryview], shard: int, start: int) -> None:
-        slab = self._slabs[shard]
+        slab = self._slab(shard)
         if slab is not None:
             slab.read_into(buffers, start)
         elif any(len(buffer) for buffer in buffers):
             raise ValueError(f"the slab of shard {shard} was not handed out: nothing can be read")
+
+    def _slab(self, shard: int) -> Slab | None:
+        """A shard's slab; None where it has none.
+
+        Raises:
+            FeedClosed: another thread has closed the load.
+        """
+        slab = self._slabs[shard]
+        if slab is None and self._closed:
+            raise FeedClosed
+        return slab
 
     def image(self, shard: int) -> Slab | None:
         return self._slabs[shard]
@@ -332,7 +344,7 @@ class LeasedLoad:
             SourceChanged: a file has other bytes than its slab.
         """
         for number, file in enumerate(files):
-            slab = self._slabs[number]
+            slab = self._slab(number)
             for start in sample_starts(file.shard.size_bytes):
                 block = start // self.block_bytes
                 if slab is not None and self.account.has(number, block, block + 1):

@@ -101,9 +101,15 @@ class LeasedSlabs:
                 self._lease.attach(shard, mapping)
 
     def close(self) -> None:
-        """Views alone keep the mappings, and with them the leases, from now on."""
+        """Give up the descriptors. Views alone keep the mappings, and so the leases, from now on.
+
+        A thread that reads a slab at this moment keeps that one until it is done.
+        """
+        shards = range(len(self._slabs))
+        self._slabs = [None] * len(shards)
+        self.missing.clear()
         self._mappings.clear()
-        self._lease.close(range(len(self._slabs)))
+        self._lease.close(shards)
 
 
 class Lease:

@@ -65,7 +65,8 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     shards: int
     size_bytes: int
     opened_at_s: float
-    """Unix time."""
+    """Unix time, as of all times in one document by the calendar's clock when it was made. So a
+    clock that was set meanwhile moves all of them together, and none against the others."""
     seconds: float
     """From the open to the last thing that happened in it."""
     resident_bytes: int
@@ -87,6 +88,8 @@ class ReportDocument(msgspec.Struct, frozen=True, kw_only=True):
     made_at_s: float
     loads: tuple[LoadReport, ...]
     """The oldest first."""
+    older_running: int = 0
+    """How many more loads run, opened before those of `loads`, and are not told."""
     reads: tuple[ReadSpan, ...]
     """The latest reads of all workers; the oldest first."""
 

@@ -14,6 +14,9 @@ from streamerd.state.load import Load
 
 MOST_SAMPLES: Final = 96
 """Of one load. When there are as many, every other one goes and the next come half as often."""
+MOST_CHARACTERS: Final = 4096
+"""Of a source's or an error's text as a record keeps it. The key of an object may have 1,024 bytes
+in most stores, and a URL 8 KiB; an error's text may name every shard."""
 BACKLOG_BLOCKS: Final = 4
 """Granted blocks that a client has not consumed: with fewer it may wait for a certain one."""
 FIRST_GAP_S: Final = 0.002
@@ -57,6 +60,11 @@ class Holder:
     label: str
 
 
+def remembered(text: str) -> str:
+    """A text as a record keeps it, cut where it is very long."""
+    return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"
+
+
 def phase_of(load: Load | None) -> Phase:
     """What a load does now."""
     if load is None or not load.admitted:
@@ -90,7 +98,7 @@ def _block_bytes(load: Load) -> int:
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """One load; `opened_at_s` is unix time, other times are of the loop's clock."""
+    """One load; all times are of the loop's clock, which nobody sets."""
 
     number: int
     kind: str
@@ -100,7 +108,6 @@ class Record:
     shards: int
     size_bytes: int
     opened_s: float
-    opened_at_s: float
     outcome: Outcome = Outcome.RUNNING
     error: str = ""
     admitted_bytes: int = 0
@@ -189,8 +196,12 @@ class Record:
         """Of what it was served, what other loads had read meanwhile."""
         return max(0, self.served_bytes - self.read_bytes - self.resident_bytes)
 
-    def report(self) -> LoadReport:
-        """As `streamerctl report` gets it."""
+    def report(self, shift_s: float) -> LoadReport:
+        """As `streamerctl report` gets it.
+
+        Args:
+            shift_s: what to add to the loop's time to get unix time.
+        """
         return LoadReport(
             number=self.number,
             kind=self.kind,
@@ -202,7 +213,7 @@ class Record:
             label=self.holder.label,
             shards=self.shards,
             size_bytes=self.size_bytes,
-            opened_at_s=round(self.opened_at_s, 4),
+            opened_at_s=round(self.opened_s + shift_s, 4),
             seconds=round(self.seconds, 4),
             resident_bytes=self.resident_bytes,
             read_bytes=self.read_bytes,

@@ -1,16 +1,23 @@
-"""The answer to `GetReport`: what is remembered of loads and reads, as the contract's document.
+"""The answer to `GetReport`: what is remembered of loads and reads, as the report's document.
 
-Runs in the daemon's loop, and only reads.
+Owns how long that answer may become. Times are kept by the loop's clock, and become unix time only
+here, all with the same difference. Runs in the daemon's loop, and only reads.
 """
 
 from __future__ import annotations
 
 import os
+from itertools import islice
+from typing import Final
 
 from streamerd import __version__
 from streamerd.observe.document import ReadSpan, ReportDocument
 from streamerd.observe.watch import Watch
 from streamerd.reading.totals import Read
+
+MOST_RUNNING: Final = 192
+"""Loads that run, as one answer tells them. Users may open more, up to `MAX_LOADS` for each client;
+with so many an answer has less than 16 MB whatever they are called, half of `MAX_ANSWER_BYTES`."""
 
 
 def report_document(watch: Watch, now_s: float, unix_time_s: float) -> ReportDocument:
@@ -21,13 +28,15 @@ def report_document(watch: Watch, now_s: float, unix_time_s: float) -> ReportDoc
         now_s: by the clock of the reads.
         unix_time_s: the same moment by the calendar's clock.
     """
-    records = sorted([*watch.ended, *watch.running.values()], key=lambda record: record.number)
+    latest = list(islice(reversed(watch.running.values()), MOST_RUNNING))
+    records = sorted([*watch.ended, *latest], key=lambda record: record.number)
     shift_s = unix_time_s - now_s
     return ReportDocument(
         version=__version__,
         pid=os.getpid(),
         made_at_s=round(unix_time_s, 4),
-        loads=tuple(record.report() for record in records),
+        loads=tuple(record.report(shift_s) for record in records),
+        older_running=len(watch.running) - len(latest),
         reads=tuple(_span(read, number, shift_s) for read, number in watch.reads),
     )
 

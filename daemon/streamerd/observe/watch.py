@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from streamerd.observe.record import Holder, Outcome, Phase, Record
+from streamerd.observe.record import Holder, Outcome, Phase, Record, remembered
 from streamerd.reading.totals import Histogram, Read
 from streamerd.service.views import ModelView
 from streamerd.state import commands, events
@@ -65,7 +65,6 @@ class Watch:
         called: what a shard is called.
         listener: writes the log.
         clock: of the loop.
-        unix_time: the time of day.
     """
 
     def __init__(
@@ -75,14 +74,12 @@ class Watch:
         called: Callable[[ShardKey], tuple[str, str]],
         listener: Listener,
         clock: Callable[[], float],
-        unix_time: Callable[[], float],
     ) -> None:
         self._model = model
         self._about = about
         self._called = called
         self._listener = listener
         self._clock = clock
-        self._unix_time = unix_time
         self._made = 0
         self._loads: dict[LoadKey, Load] = {}
         self.running: dict[LoadKey, Record] = {}
@@ -165,7 +162,7 @@ class Watch:
         for key in keys:
             record = self.running.get(key)
             if record is not None and not record.error:
-                record.error = message
+                record.error = remembered(message)
 
     def _open(self, event: events.LoadOpened, now_s: float) -> None:
         self._made += 1
@@ -173,13 +170,12 @@ class Watch:
         self.running[event.load] = record = Record(
             self._made,
             "prefetch" if event.prefetch else "load",
-            os.path.dirname(uri),
+            remembered(os.path.dirname(uri)),
             store,
             self._about(event.load.owner),
             len(event.shards),
             sum(shard.size_bytes for shard in event.shards),
             now_s,
-            self._unix_time(),
         )
         self._listener.opened(record)
 

@@ -14,12 +14,13 @@ from streamerd.answering.files import handovers
 from streamerd.control import connections
 from streamerd.control import descriptors as packets
 from streamerd.control import socket as control
+from streamerd.observe import record, report
 from streamerd.reading import sources
 
 PAGE: Final = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text(encoding="utf-8")
 MODULES: Final = (
     limits, handover, layout, messages, handovers, cache_requests, sources, packets, connections,
-    control, wire, link, connection, descriptors,
+    control, wire, link, connection, descriptors, record, report,
 )  # fmt: skip
 CONSTANT: Final = re.compile(r"`([A-Z][A-Z_]+[A-Z])`")
 FIGURE: Final = re.compile(r"(2\^63 - 1|[\d,]+)(?: (KiB|MiB|TiB|Ki|Mi))?")

@@ -108,8 +108,8 @@ def test_json_has_the_keys_of_the_call_with_their_types() -> None:
     told = json.loads(line)
     assert told.pop("time").endswith("+00:00")
     assert told == {
-        "level": "info", "logger": "streamerd.x", "pid": 7, "event": "ready",
-        "uri": EVIL, "took_s": 0.25, "label": "rank 0", "how": "plain",
+        "level": "info", "logger": "streamerd.x", "pid": os.getpid(), "event": "ready",
+        "event_pid": 7, "uri": EVIL, "took_s": 0.25, "label": "rank 0", "how": "plain",
     }  # fmt: skip
     assert line.isprintable()
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from streamer_client.contract.errors import SourceNotFound
 from streamer_client.contract.uris import is_remote
 from streamer_client.storage.names import natural_key
+from streamer_client.storage.os_errors import absolute_path
 from streamer_vllm.files.index import INDEX_NAME, Index, read_index
 from streamer_vllm.versions import pinned_revision
 
@@ -44,7 +45,7 @@ def weights_folder(name: str, revision: str | None, load_config: LoadConfig) -> 
     if "://" in name:
         return name
     if os.path.isdir(name):
-        return os.path.abspath(name)
+        return absolute_path(name)
     from vllm.model_executor.model_loader.weight_utils import (  # noqa: PLC0415  heavy
         download_safetensors_index_file_from_hf,
         download_weights_from_hf,

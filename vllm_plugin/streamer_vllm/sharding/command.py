@@ -22,6 +22,7 @@ from streamer_client.contract.errors import ConfigError, SourceError
 from streamer_client.contract.options import MODE_ENV, Mode
 from streamer_client.contract.sizes import parse_size
 from streamer_client.contract.uris import is_remote
+from streamer_client.storage.os_errors import absolute_path
 from streamer_vllm.registration import WRITER_ENV, WRITER_FORMAT
 from streamer_vllm.sharding.made_for import FORMAT, MadeFor, write_note
 from streamer_vllm.sharding.model_files import (
@@ -108,7 +109,7 @@ def _made_for(job: Job, config: VllmConfig, written: Sequence[str]) -> MadeFor:
 @contextmanager
 def _appearing(out: str) -> Iterator[str]:
     """A directory beside `out` that becomes `out` if all goes well, and vanishes if not."""
-    out = os.path.abspath(out)
+    out = absolute_path(out)
     if os.path.lexists(out) and not (os.path.isdir(out) and not os.listdir(out)):
         raise ConfigError(f"{out} is there and not empty; name another directory or remove it")
     parent = os.path.dirname(out)

@@ -30,8 +30,12 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(document.body(), indent=2) + "\n")
     elif not (arguments.html or arguments.trace):
         out = console()
-        out.print(table_of(document.loads) if arguments.load is None
-                  else load_in_full(document.loads[0]))  # fmt: skip
+        if arguments.load is None:
+            out.print(table_of(document.loads))
+            if document.older_running:
+                out.print(f"and {document.older_running} more that run, opened before these")
+        else:
+            out.print(load_in_full(document.loads[0]))
     return DONE
 
 

@@ -1,11 +1,13 @@
 """A report as a trace that ui.perfetto.dev opens: ranks and workers as processes, reads as slices.
 
-The format is that of Chrome's trace events; times are microseconds. Pure.
+The format is that of Chrome's trace events; times are microseconds. Slices of one thread may lie
+within each other there, or apart, and Perfetto drops what overlaps otherwise. Times of a report are
+rounded, so slices are cut where the next one begins. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from streamerd.cli.report.course import bursts, runs, throughput
@@ -42,22 +44,36 @@ def _named(kind: str, pid: int, thread: int, name: str) -> Event:
     return {"ph": "M", "name": kind, "pid": pid, "tid": thread, "args": {"name": name}}
 
 
-def _slice(name: str, pid: int, thread: int, began_s: float, seconds: float, **told: Any) -> Event:
+def _slice(name: str, pid: int, thread: int, began_s: float, ended_s: float, **told: Any) -> Event:
+    began = round(began_s * 1e6)
     return {
         "ph": "X", "name": name, "pid": pid, "tid": thread,
-        "ts": round(began_s * 1e6), "dur": max(1, round(seconds * 1e6)), "args": told,
+        "ts": began, "dur": max(1, round(ended_s * 1e6) - began), "args": told,
     }  # fmt: skip
+
+
+def _apart(slices: Iterable[Event], stop: float = float("inf")) -> Iterator[Event]:
+    """Slices of one thread, each cut where the next one begins, and all of them at `stop`."""
+    ordered = sorted(slices, key=lambda event: event["ts"])
+    ends = [*(event["ts"] for event in ordered[1:]), stop]
+    for event, end in zip(ordered, ends, strict=True):
+        dur = min(event["dur"], min(end, stop) - event["ts"])
+        if dur > 0:
+            yield event | {"dur": dur}
 
 
 def _loads(document: ReportDocument) -> Iterator[Event]:
     for load in document.loads:
-        yield _slice(
-            f"{load.kind} {load.source}", load.pid, load.number, load.opened_at_s, load.seconds,
-            **_figures(load),
+        whole = _slice(
+            f"{load.kind} {load.source}", load.pid, load.number, load.opened_at_s,
+            load.opened_at_s + load.seconds, **_figures(load),
         )  # fmt: skip
-        for run in runs(load):
-            seconds = run.ended_s - run.began_s
-            yield _slice(_NAMES[run.phase], load.pid, load.number, run.began_s, seconds)
+        yield whole
+        within = (
+            _slice(_NAMES[run.phase], load.pid, load.number, run.began_s, run.ended_s)
+            for run in runs(load)
+        )
+        yield from _apart(within, whole["ts"] + whole["dur"])
 
 
 def _figures(load: LoadReport) -> dict[str, Any]:
@@ -66,11 +82,16 @@ def _figures(load: LoadReport) -> dict[str, Any]:
 
 
 def _reads(reads: tuple[ReadSpan, ...]) -> Iterator[Event]:
+    lanes: dict[tuple[int, int], list[Event]] = {}
     for read in reads:
-        yield _slice(
-            "read", read.worker, read.thread, read.began_s, read.ended_s - read.began_s,
-            size_bytes=read.size_bytes, load=read.load,
+        lanes.setdefault((read.worker, read.thread), []).append(
+            _slice(
+                "read", read.worker, read.thread, read.began_s, read.ended_s,
+                size_bytes=read.size_bytes, load=read.load,
+            )
         )  # fmt: skip
+    for lane in lanes.values():
+        yield from _apart(lane)
 
 
 def _rates(document: ReportDocument) -> Iterator[Event]:

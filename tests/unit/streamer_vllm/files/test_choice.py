@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from streamer_client.contract.errors import SourceNotFound
-from streamer_vllm.files.choice import chosen_files
+from streamer_client.contract.errors import ConfigError, SourceNotFound
+from streamer_vllm.files.choice import chosen_files, weights_folder
+
+if TYPE_CHECKING:
+    from vllm.config.load import LoadConfig
 
 
 def make(folder: Path, *names: str, index: dict[str, str] | None = None) -> str:
@@ -55,3 +59,15 @@ def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
     folder = make(tmp_path, "m-1.safetensors", index=index)
     with pytest.raises(SourceNotFound, match=r"are missing: m-2\.safetensors"):
         chosen_files(folder)
+
+
+def test_a_working_directory_that_was_removed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    unused = cast("LoadConfig", None)  # for names that are downloaded
+    with pytest.raises(ConfigError, match="working directory was removed"):
+        weights_folder(".", None, unused)
+    assert weights_folder(str(tmp_path), None, unused) == str(tmp_path)

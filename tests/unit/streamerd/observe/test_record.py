@@ -20,7 +20,7 @@ def _load(**changes: object) -> Load:
 
 
 def _record() -> Record:
-    return Record(1, "load", "/m", "file", Holder(7, 0, "rank 0"), 1, 4 * BLOCK, 10.0, 1e9)
+    return Record(1, "load", "/m", "file", Holder(7, 0, "rank 0"), 1, 4 * BLOCK, 10.0)
 
 
 def test_what_a_load_does_now() -> None:
@@ -79,4 +79,4 @@ def test_a_load_with_an_error_that_its_client_closes_has_failed() -> None:
     record = _record()
     record.error = "it cannot be read"
     record.end(None, 11.0, Outcome.ENDED)
-    assert record.report().outcome == "failed"
+    assert record.report(0.0).outcome == "failed"

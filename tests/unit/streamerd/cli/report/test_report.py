@@ -6,6 +6,7 @@ import io
 import json
 import re
 
+import msgspec
 import pytest
 from rich.console import Console, RenderableType
 
@@ -118,6 +119,28 @@ def test_the_trace_has_a_slice_for_each_run_and_read() -> None:
     ]  # fmt: skip
     named = {event["args"]["name"] for event in made["traceEvents"] if event["ph"] == "M"}
     assert {"streamerd", "fetch worker 70", "rank 1", "load 2: /models/m"} <= named
+
+
+def test_slices_of_a_trace_never_overlap_in_part() -> None:
+    awkward = tuple(
+        Sample(round(at / 3, 4), at, at, at, round(at / 6 + 5e-5, 4), round(at / 6 + 5e-5, 4), 0, 0)
+        for at in range(7)
+    )
+    told = document(load(1, 100.00004, samples=awkward), load(2, 101.3))
+    late = told.reads[0]._replace(began_s=told.reads[0].ended_s - 1e-5)
+    events = trace(msgspec.structs.replace(told, reads=(*told.reads, late)))["traceEvents"]
+    for event in events:
+        assert event["ph"] in "XMC"
+        assert {type(event[key]) for key in ("pid", "tid")} == {int}
+    open_ends: dict[tuple[int, int], list[int]] = {}
+    slices = [event for event in events if event["ph"] == "X"]
+    for event in sorted(slices, key=lambda event: (event["ts"], -event["dur"])):
+        assert event["dur"] > 0
+        ends = open_ends.setdefault((event["pid"], event["tid"]), [])
+        while ends and ends[-1] <= event["ts"]:
+            ends.pop()
+        ends.append(event["ts"] + event["dur"])
+        assert ends == sorted(ends, reverse=True), "Perfetto drops slices that overlap in part"
 
 
 def test_the_page_is_whole_and_no_name_becomes_a_tag() -> None:
