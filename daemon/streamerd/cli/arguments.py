@@ -88,6 +88,9 @@ def _add_status(
         example="streamerctl status --watch",
     )
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")
+    parser.add_argument(
+        "--quiet", action="store_true", help="show nothing: exit code 0 if a daemon answers"
+    )
     parser.add_argument("--watch", action="store_true", help="show it every second, until Ctrl-C")
 
 
