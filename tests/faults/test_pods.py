@@ -13,6 +13,7 @@ import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -70,8 +71,8 @@ class Cluster:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         probes = ("startupProbe", "readinessProbe", "livenessProbe")
-        for words in {tuple(last[probe]["exec"]["command"]) for probe in probes}:
-            eventually(lambda words=words: self._probe(words), STARTS_WITHIN_S, " ".join(words))
+        for asked in {tuple(last[probe]["exec"]["command"]) for probe in probes}:
+            eventually(partial(self._probe, asked), STARTS_WITHIN_S, " ".join(asked))
 
     def _probe(self, words: Sequence[str]) -> bool:
         done = self.node.execute("daemon", words)

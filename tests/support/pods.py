@@ -250,8 +250,8 @@ def _why_not() -> str:
         return "needs root: it starts containers of several users"
     if shutil.which("podman") is None:
         return "needs podman (Debian: apt install podman)"
-    pod = {"volumes": [], "securityContext": {"runAsUser": 1, "runAsGroup": 1}}
-    container = {"securityContext": {}, "volumeMounts": []}
+    pod: Manifest = {"volumes": [], "securityContext": {"runAsUser": 1, "runAsGroup": 1}}
+    container: Manifest = {"securityContext": {}, "volumeMounts": []}
     with node() as made:
         words = [*made.command(pod, container, "tried", {}), "true"]
         tried = subprocess.run(words, capture_output=True, text=True, check=False)
