@@ -11,16 +11,16 @@ import shutil
 import socket
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from streamer_client.connecting.packet_socket import peer_of
 from streamer_client.contract.errors import StreamerError
 from streamer_client.contract.socket import SYSTEM_SOCKET
+from streamerd.cli.doctor.ask_place import SYSTEMD
 from streamerd.cli.doctor.daemon import DaemonFacts, ServiceFacts, SocketFacts
 from streamerd.cli.doctor.memory import MountFacts, Segments
-from streamerd.cli.doctor.place import Place
 from streamerd.cli.request import Requester
 from streamerd.cli.status import asked_status
 from streamerd.control.instance import read_instance
@@ -29,30 +29,13 @@ from streamerd.shm.huge_pages import can_collapse
 from streamerd.shm.slabs import PREFIX, allocated_bytes, mount_bytes
 
 _CONNECT_S: Final = 2.0
-_SYSTEMD: Final = "run/systemd/system"
-"""A folder that is there where systemd runs the machine: see sd_booted(3)."""
-_ENGINES_FILES: Final = ("run/.containerenv", ".dockerenv")
 _SLAB: Final = re.compile(re.escape(PREFIX) + r"(?P<instance>[0-9a-f]+)\.")
 _PROPERTIES: Final = ("LoadState", "ActiveState", "Result", "NRestarts", "ExecMainStatus")
 
 
-def ask_place(environ: Mapping[str, str], root: str = "/") -> Place:
-    """Where this process runs; `root` is the folder that holds `run`.
-
-    Kubernetes tells every container where its API is, engines leave a file, and systemd's
-    convention for whoever starts containers is a variable.
-    """
-    if os.path.isdir(os.path.join(root, _SYSTEMD)):
-        return Place.NODE
-    if "KUBERNETES_SERVICE_HOST" in environ:
-        return Place.POD
-    left = any(os.path.exists(os.path.join(root, name)) for name in _ENGINES_FILES)
-    return Place.CONTAINER if left or environ.get("container") else Place.NODE
-
-
 def ask_service() -> ServiceFacts:
     """What systemd says of the service; empty facts where systemd does not run this machine."""
-    if not os.path.isdir(f"/{_SYSTEMD}") or shutil.which("systemctl") is None:
+    if not os.path.isdir(f"/{SYSTEMD}") or shutil.which("systemctl") is None:
         return ServiceFacts()
     command = ["systemctl", "show", "streamerd.service", f"--property={','.join(_PROPERTIES)}"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=10)

@@ -1,7 +1,7 @@
 """Where the doctor runs, and what can be done there: a node, a container, a pod of Kubernetes.
 
 Owns the remedies that differ: nobody can call systemctl in a container or remount its /dev/shm.
-Pure; which of them it is, `ask_node.py` finds out.
+Pure; which of them it is, `ask_place.py` finds out.
 """
 
 from __future__ import annotations

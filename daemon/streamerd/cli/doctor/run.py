@@ -9,6 +9,7 @@ import sys
 
 from streamerd import __version__
 from streamerd.cli.doctor import ask_environment, ask_node
+from streamerd.cli.doctor.ask_place import ask_place
 from streamerd.cli.doctor.daemon import (
     DaemonFacts,
     SocketFacts,
@@ -52,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def look(socket_path: str) -> list[Finding]:
     """The findings of all checks but that of a source."""
-    remedies = REMEDIES[ask_node.ask_place(os.environ)]
+    remedies = REMEDIES[ask_place(os.environ)]
     socket = ask_node.ask_socket(socket_path)
     reached = socket.connect_error is None
     answer = ask_node.ask_daemon(socket_path, socket.peer_pid) if reached else None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streamerd.cli.doctor.ask_node import ask_place
+from streamerd.cli.doctor.ask_place import ask_place
 from streamerd.cli.doctor.daemon import (
     ServiceFacts,
     SocketFacts,
