@@ -22,6 +22,8 @@ from tests.support.worlds import needs_root
 
 _ADDRESS: Final = "10.99.0.{0}"
 _INTERFACE: Final = "node{0}"
+_ENDS_WITH_US: Final = ("setpriv", "--pdeathsig=KILL")
+"""A test that is killed leaves no namespaces behind."""
 _HOLD: Final = """
 set -e
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
@@ -74,7 +76,7 @@ def _node(held: contextlib.ExitStack, number: int, directory: Path, at: Path) ->
     script = _HOLD.format(own=shlex.quote(str(own)), at=shlex.quote(str(at)))
     holder = held.enter_context(
         subprocess.Popen(
-            ["unshare", "--net", "--mount", "--ipc", "sh", "-c", script],
+            [*_ENDS_WITH_US, "unshare", "--net", "--mount", "--ipc", "sh", "-c", script],
             stdout=subprocess.PIPE, text=True,
         )
     )  # fmt: skip

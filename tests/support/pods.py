@@ -64,7 +64,9 @@ class Node:
         self._root.mkdir()
         self._storage.write_text(_STORAGE.format(self.directory / "engine"))
         self._holder = subprocess.Popen(
-            ["unshare", "--mount", "sh", "-c", _HOLD], stdout=subprocess.PIPE, text=True
+            ["setpriv", "--pdeathsig=KILL", "unshare", "--mount", "sh", "-c", _HOLD],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self._holder.stdout is not None
         assert self._holder.stdout.readline() == "ready\n"
