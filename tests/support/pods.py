@@ -42,11 +42,13 @@ _STORAGE: Final = '[storage]\ndriver = "vfs"\nrunroot = "{0}/run"\ngraphroot = "
 _HOLD: Final = """
 set -e
 mountpoint -q /sys/fs/cgroup/unified && umount /sys/fs/cgroup/unified
+mount -t tmpfs -o mode=755 tmpfs /run
+mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 echo ready
 exec sleep infinity
 """
 """Keeps the node's mount namespace. Without control groups crun refuses a hybrid of both versions:
-it says "cgroups in hybrid mode not supported"."""
+it says "cgroups in hybrid mode not supported". Podman leaves its locks on the node's own mounts."""
 
 
 class Node:
@@ -54,11 +56,9 @@ class Node:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._names = 0
         self._root = directory / "root"
         self._storage = directory / "storage.conf"
         self._holder: subprocess.Popen[str] | None = None
-        self._environ = {**os.environ, "CONTAINERS_STORAGE_CONF": str(self._storage)}
 
     def __enter__(self) -> Self:
         self._root.mkdir()

@@ -89,9 +89,9 @@ def _connected(path: str) -> tuple[int | None, int]:
         probe.settimeout(_CONNECT_S)
         try:
             probe.connect(path)
+            return None, peer_of(probe).pid
         except OSError as error:
             return error.errno or -1, 0
-        return None, peer_of(probe).pid
 
 
 def ask_daemon(path: str, peer_pid: int) -> DaemonFacts | str:
