@@ -15,6 +15,8 @@ import pytest
 import streamer_client
 from streamer_client.client import Client, daemon_client, direct_client
 from streamer_client.connecting.connection import Connection
+from streamer_client.connecting.descriptors import DescriptorLink
+from streamer_client.connecting.wire import GOODBYE_LINGER_MS
 from streamer_client.contract.errors import (
     ConfigError,
     CorruptCheckpoint,
@@ -151,6 +153,23 @@ def test_close_says_goodbye_and_joins(daemon: ScriptedDaemon) -> None:
     client.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("streamer-wire")]
     eventually(lambda: daemon.seen(Goodbye), what="Goodbye")
+
+
+def test_a_client_that_leaves_waits_until_its_last_messages_were_read(
+    daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it asked for last, such as a prefetch, is lost if its token has ended before."""
+    waited = []
+    wait_for_end = DescriptorLink.wait_for_end
+
+    def wait(link: DescriptorLink, timeout_ms: int) -> None:
+        eventually(lambda: daemon.seen(Goodbye), what="Goodbye")
+        waited.append((link.fileno() >= 0, timeout_ms))
+        wait_for_end(link, 60_000)
+
+    monkeypatch.setattr(DescriptorLink, "wait_for_end", wait)
+    daemon_client(daemon.socket_path).close()
+    assert waited == [(True, GOODBYE_LINGER_MS)]
 
 
 def test_heartbeats_keep_a_quiet_connection(socket_path: Path) -> None:

@@ -58,6 +58,20 @@ def test_status_json_is_the_body_exactly(
     assert (hello.pid, hello.label) == (os.getpid(), "streamerctl")
 
 
+def test_a_probe_says_by_its_exit_code_alone_whether_a_daemon_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For the probes of Kubernetes: the greeting is enough, and no status is made."""
+    with AnsweringDaemon(tmp_path, _status) as daemon:
+        path = daemon.socket_path
+        assert main(["status", "--quiet", "--socket", path]) == 0
+        assert not [message for message in daemon.received if isinstance(message, GetStatus)]
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", "")
+    assert main(["status", "--quiet", "--socket", path]) == 69
+    assert "no daemon answers" in capsys.readouterr().err
+
+
 def test_output_into_a_pipe_is_plain_and_wide(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

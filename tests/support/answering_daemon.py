@@ -99,6 +99,7 @@ class AnsweringDaemon:
                 session.drop(transfer)
                 return []
             case Goodbye():
+                session.hang_up()
                 return []
             case _:
                 return self._answer(message)

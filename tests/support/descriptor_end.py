@@ -93,6 +93,11 @@ class Session:
             if pair.direct_fd is not None:
                 os.close(pair.direct_fd)
 
+    def hang_up(self) -> None:
+        """Let the client see the end, as it waits for after `Goodbye`; its own end follows."""
+        with contextlib.suppress(OSError):  # it did not wait
+            self.connection.shutdown(socket.SHUT_WR)
+
     def end(self) -> None:
         self.living = False
         self.connection.close()

@@ -239,6 +239,7 @@ class ScriptedDaemon:
                 session.drop(transfer)
             case Goodbye():
                 self._end_loads(session)
+                session.hang_up()
             case GetStatus(request_id=request_id):
                 self._send(client, Status(request_id, {"pid": os.getpid()}))
             case ReleaseShards() | Renew() | Copied():

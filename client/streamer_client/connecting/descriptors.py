@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import socket
 import time
 import weakref
@@ -171,6 +172,16 @@ class DescriptorLink:
 
     def fileno(self) -> int:
         return self._connection.fileno()
+
+    def wait_for_end(self, timeout_ms: int) -> None:
+        """Wait until the daemon has closed its end, as it does once it has read `Goodbye`.
+
+        Where this end is closed first, the daemon may learn of that before it reads the messages
+        that were sent before on the other socket, and then they are from nobody that it knows.
+        """
+        poller = select.poll()
+        poller.register(self._connection, select.POLLRDHUP)
+        poller.poll(timeout_ms)
 
     def close(self) -> None:
         """End the connection, and with it every lease. Idempotent; safe in finalizers."""

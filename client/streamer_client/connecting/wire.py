@@ -32,7 +32,8 @@ logger = logging.getLogger(__name__)
 
 MISSED_HEARTBEATS: Final = 3
 GOODBYE_LINGER_MS: Final = 500
-"""How long the last messages may take to leave; a dead daemon is not waited for at all."""
+"""How long the last messages may take to leave, and then to be read; a dead daemon is not waited
+for at all."""
 # The wire never reconnects, so each of these events is its end.
 _ENDS: Final = (
     zmq.EVENT_DISCONNECTED
@@ -159,6 +160,8 @@ class Wire:
             failure = DaemonUnavailable(f"the connection to {self._socket_path} broke: {error}")
         finally:
             context.term()
+            if failure is None:
+                self._link.wait_for_end(GOODBYE_LINGER_MS)
             self._ended(failure)
             self._link.lose(failure or self._gone())
             self._alive = False

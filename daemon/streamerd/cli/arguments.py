@@ -88,7 +88,11 @@ def _add_status(
         example="streamerctl status --watch",
     )
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")
-    parser.add_argument("--watch", action="store_true", help="show it every second, until Ctrl-C")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--quiet", action="store_true", help="show nothing: exit code 0 if a daemon answers"
+    )
+    how.add_argument("--watch", action="store_true", help="show it every second, until Ctrl-C")
 
 
 def _add_prefetch(

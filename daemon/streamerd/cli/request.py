@@ -16,6 +16,8 @@ from typing import Final, NamedTuple, Self
 from streamer_client.connecting.connection import Connection
 from streamer_client.connecting.requests import Admin
 from streamer_client.contract.errors import DaemonUnavailable, RequestRefused
+from streamerd.cli.doctor.ask_place import ask_place
+from streamerd.cli.doctor.place import REMEDIES, Place
 
 GREETING_TIMEOUT_S: Final = 5.0
 """How long each greeting is waited for; afterwards heartbeats tell whether the daemon lives."""
@@ -71,10 +73,14 @@ def _connected(socket_path: str, timeout_s: float) -> Connection:
 
 
 def _how_to_join(socket_path: str) -> str:
-    """What makes this user a member of the socket's group."""
+    """What makes this user a member of the socket's group, where this process runs."""
     try:
-        group = grp.getgrgid(os.stat(socket_path).st_gid).gr_name
-        user = pwd.getpwuid(os.getuid()).pw_name
+        gid = os.stat(socket_path).st_gid
+        place = ask_place(os.environ)
+        if place is Place.NODE:
+            group, user = grp.getgrgid(gid).gr_name, pwd.getpwuid(os.getuid()).pw_name
+        else:  # neither of them may have a name there, and none is needed
+            group = user = ""
     except (OSError, KeyError):
         return "run as a user of its group"
-    return f"join its group with `sudo usermod -aG {group} {user}` and log in again"
+    return REMEDIES[place].join.format(group=group, gid=gid, user=user)

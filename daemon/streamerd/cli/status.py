@@ -23,7 +23,13 @@ def asked_status(requester: Requester) -> StatusDocument:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show the status once, or until interrupted."""
+    """Show the status once, or until interrupted; or say by the exit code alone that there is one.
+
+    The greeting is enough for that: the daemon's loop makes it, so a daemon that hangs does not.
+    """
+    if arguments.quiet:
+        Requester(arguments.socket).close()
+        return DONE
     if arguments.watch:
         watch(arguments.socket, console(), as_json=arguments.json)
         return DONE

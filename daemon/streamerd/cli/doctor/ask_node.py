@@ -15,8 +15,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from streamer_client.connecting.packet_socket import peer_of
 from streamer_client.contract.errors import StreamerError
 from streamer_client.contract.socket import SYSTEM_SOCKET
+from streamerd.cli.doctor.ask_place import SYSTEMD
 from streamerd.cli.doctor.daemon import DaemonFacts, ServiceFacts, SocketFacts
 from streamerd.cli.doctor.memory import MountFacts, Segments
 from streamerd.cli.request import Requester
@@ -33,7 +35,7 @@ _PROPERTIES: Final = ("LoadState", "ActiveState", "Result", "NRestarts", "ExecMa
 
 def ask_service() -> ServiceFacts:
     """What systemd says of the service; empty facts where systemd does not run this machine."""
-    if not os.path.isdir("/run/systemd/system") or shutil.which("systemctl") is None:
+    if not os.path.isdir(f"/{SYSTEMD}") or shutil.which("systemctl") is None:
         return ServiceFacts()
     command = ["systemctl", "show", "streamerd.service", f"--property={','.join(_PROPERTIES)}"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=10)
@@ -46,19 +48,32 @@ def ask_service() -> ServiceFacts:
 def ask_socket(path: str) -> SocketFacts:
     """Connect once, and look up the socket's group."""
     user = _user()
-    error = _connect_error(path)
+    error, peer_pid = _connected(path)
     try:
-        entry = grp.getgrgid(os.stat(path).st_gid)
-    except (OSError, KeyError):
-        return SocketFacts(path, user, error)
+        gid = os.stat(path).st_gid
+    except OSError:
+        folder = os.path.isdir(os.path.dirname(path))
+        return SocketFacts(path, user, error, folder=folder)
+    name, members = _group(gid)
     return SocketFacts(
         path,
         user,
         error,
-        entry.gr_name,
-        in_database=user in entry.gr_mem,
-        in_session=entry.gr_gid in (os.getegid(), *os.getgroups()),
+        name,
+        in_database=user in members,
+        in_session=gid in (os.getegid(), *os.getgroups()),
+        gid=gid,
+        peer_pid=peer_pid,
     )
+
+
+def _group(gid: int) -> tuple[str, list[str]]:
+    """A group's name and members; a container may have no entry for a group of the node."""
+    try:
+        entry = grp.getgrgid(gid)
+    except KeyError:
+        return "", []
+    return entry.gr_name, entry.gr_mem
 
 
 def _user() -> str:
@@ -68,18 +83,19 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _connect_error(path: str) -> int | None:
+def _connected(path: str) -> tuple[int | None, int]:
+    """The error of connecting, or None and the pid of who listens."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_CONNECT_S)
         try:
             probe.connect(path)
+            return None, peer_of(probe).pid
         except OSError as error:
-            return error.errno or -1
-    return None
+            return error.errno or -1, 0
 
 
-def ask_daemon(path: str) -> DaemonFacts | str:
-    """What the daemon answers, or the error's text."""
+def ask_daemon(path: str, peer_pid: int) -> DaemonFacts | str:
+    """What the daemon answers, or the error's text; the kernel calls it `peer_pid` here."""
     try:
         with Requester(path) as requester:
             status = asked_status(requester)
@@ -89,6 +105,7 @@ def ask_daemon(path: str) -> DaemonFacts | str:
     return DaemonFacts(
         *(status.version, status.pid, status.uptime_s, status.instance),
         *(memory.limit_bytes, memory.used_bytes),
+        elsewhere=status.pid != peer_pid,
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from streamer_client.contract.sizes import format_size
 from streamerd.cli.doctor.finding import Finding, State
+from streamerd.cli.doctor.place import NODE, Remedies
 from streamerd.cli.terminal import BAD_CONFIG
 
 _START = "systemctl start streamerd"
@@ -41,6 +42,12 @@ class SocketFacts:
     """Whether the group database has the user in `group`."""
     in_session: bool = False
     """Whether this process is in `group`; not so if the user joined it after logging in."""
+    gid: int | None = None
+    """The group's number, which a container may know no name for."""
+    folder: bool = True
+    """Whether the socket's folder is there."""
+    peer_pid: int = 0
+    """Who listens, by the kernel's word; 0 where that is in a pid namespace that is not seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +60,20 @@ class DaemonFacts:
     instance: str
     limit_bytes: int
     used_bytes: int
+    elsewhere: bool = False
+    """Whether it runs in another container than this process: what is seen here is not its own."""
 
 
-def check_service(service: ServiceFacts, *, answers: bool) -> Finding:
+def check_service(service: ServiceFacts, remedies: Remedies = NODE, *, answers: bool) -> Finding:
     """The unit's state."""
+    if not service.load_state:
+        return Finding("service", State.NOTE, remedies.what)
     state, text, remedy = _service(service, answers=answers)
     return Finding("service", state, text, remedy)
 
 
 def _service(service: ServiceFacts, *, answers: bool) -> tuple[State, str, str]:
     active = service.active_state
-    if not service.load_state:
-        return State.NOTE, "systemd does not run this machine", ""
     if service.load_state == "not-found":
         return State.NOTE, "streamerd.service is not installed", ""
     if active == "active":
@@ -84,50 +93,55 @@ def _service(service: ServiceFacts, *, answers: bool) -> tuple[State, str, str]:
     return State.WARNING, f"streamerd.service is {active}", "wait, or see `journalctl -u streamerd`"
 
 
-def check_socket(socket: SocketFacts) -> Finding:
+def check_socket(socket: SocketFacts, remedies: Remedies = NODE) -> Finding:
     """Whether this user can connect."""
-    state, text, remedy = _socket(socket)
+    state, text, remedy = _socket(socket, remedies)
     return Finding("socket", state, f"{socket.path} {text}", remedy)
 
 
-def _socket(socket: SocketFacts) -> tuple[State, str, str]:
+def _socket(socket: SocketFacts, remedies: Remedies) -> tuple[State, str, str]:
     match socket.connect_error:
         case None:
             return State.OK, f"may be used by {socket.user}", ""
         case errno.ENOENT:
             text = "does not exist; vLLM starts a daemon of its own where it may (mode=auto)"
-            return State.WARNING, text, f"`{_START}`, or `streamerd --socket {socket.path}`"
+            start = remedies.start if socket.folder else remedies.share
+            return State.WARNING, text, f"{start}, or `streamerd --socket {socket.path}`"
         case errno.ECONNREFUSED:
-            return State.FAILED, "is left over from a daemon that died", f"`{_START}`"
+            return State.FAILED, "is left over from a daemon that died", remedies.start
         case errno.EACCES | errno.EPERM:
-            return State.FAILED, f"may not be used by {socket.user}", _how_to_join(socket)
+            return State.FAILED, f"may not be used by {socket.user}", _how_to_join(socket, remedies)
         case number:
-            return State.FAILED, f"cannot be reached: {os.strerror(number)}", "see the daemon's log"
+            return State.FAILED, f"cannot be reached: {os.strerror(number)}", remedies.look
 
 
-def _how_to_join(socket: SocketFacts) -> str:
+def _how_to_join(socket: SocketFacts, remedies: Remedies) -> str:
     if socket.in_session:
         return f"the daemon must let its group in: `chmod 0660 {socket.path}`"
     if socket.in_database:
         return f"{socket.user} joined {socket.group} after logging in: log in again"
+    gid = "the number of the socket's group" if socket.gid is None else socket.gid
     group = socket.group or "streamerd"
-    return f"`sudo usermod -aG {group} {socket.user}`, then log in again"
+    return remedies.join.format(group=group, gid=gid, user=socket.user)
 
 
-def check_daemon(answer: DaemonFacts | str | None, version: str) -> Finding:
+def check_daemon(
+    answer: DaemonFacts | str | None, version: str, remedies: Remedies = NODE
+) -> Finding:
     """Whether the daemon answers, and has this version.
 
     Args:
         answer: what it answered, or the error's text, or None where it was not asked.
         version: of this program.
+        remedies: what can be done here.
     """
     if answer is None:
         return Finding("daemon", State.NOTE, "not asked: the socket cannot be used")
     if isinstance(answer, str):
-        return Finding("daemon", State.FAILED, answer, "`systemctl restart streamerd`")
+        return Finding("daemon", State.FAILED, answer, remedies.restart)
     if answer.version != version:
         text = f"the daemon has version {answer.version}, this program {version}"
-        remedy = "install the same version of both, then `systemctl restart streamerd`"
+        remedy = f"install the same version of both, then {remedies.restart}"
         return Finding("daemon", State.WARNING, text, remedy)
     used = f"{format_size(answer.used_bytes)} of {format_size(answer.limit_bytes)} in use"
     text = f"version {answer.version}, pid {answer.pid}, up {answer.uptime_s:.0f} s, {used}"

@@ -12,6 +12,8 @@ from streamer_client.contract.printable import printable
 from streamerd.cli.doctor.finding import Finding, State
 
 OLDEST_VLLM: Final = (0, 21)
+WITH_ALL: Final = (6, 5)
+"""The first Linux with all that `KernelFacts` asks for."""
 PLUGIN: Final = "streamerd"
 """The plugin's name among vLLM's entry points."""
 TORCH_FAMILY: Final = ("torchvision", "torchaudio", "torchcodec")
@@ -121,5 +123,7 @@ def check_kernel(kernel: KernelFacts) -> Finding:
         return Finding("kernel", State.WARNING, f"{text}; lacks {lacks}", remedy)
     if lacks:
         remedy = "nothing needs to be done; with Linux 6.5, which has all of it, loads are faster"
+        if _version(kernel.release) >= WITH_ALL:
+            remedy = "nothing needs to be done; a seccomp filter forbids it here"
         return Finding("kernel", State.NOTE, f"{text}; lacks {lacks}", remedy)
     return Finding("kernel", State.OK, text)

@@ -8,6 +8,7 @@ from typing import Final
 
 from streamer_client.contract.sizes import exact_size, format_size
 from streamerd.cli.doctor.finding import Finding, State
+from streamerd.cli.doctor.place import NODE, Remedies
 from streamerd.memory.room import SHM_MOUNT
 from streamerd.shm.slabs import PREFIX
 
@@ -40,13 +41,19 @@ class Segments:
     allocated_bytes: int
 
 
-def check_room(mount: MountFacts | None, limit_bytes: int | None, used_bytes: int) -> Finding:
+def check_room(
+    mount: MountFacts | None,
+    limit_bytes: int | None,
+    used_bytes: int,
+    remedies: Remedies = NODE,
+) -> Finding:
     """Whether the mount holds what the daemon may still take.
 
     Args:
         mount: the shared-memory mount; None where there is none.
         limit_bytes: the daemon's memory limit; None where no daemon answers.
         used_bytes: what the daemon's slabs take now.
+        remedies: what can be done here.
     """
     if mount is None:
         text = f"{SHM_MOUNT} is not mounted"
@@ -63,15 +70,23 @@ def check_room(mount: MountFacts | None, limit_bytes: int | None, used_bytes: in
             f"{text}, but memory_limit allows slabs of {format_size(wanted)} more; loads will wait "
             "when the mount is full",
             f"remove what others keep there (`ls -l {SHM_MOUNT}`), lower memory_limit, or "
-            f"`mount -o remount,size={size} {SHM_MOUNT}`",
+            f"{remedies.mount.format(size=size)}",
         )
     if mount.total_bytes < SMALL_MOUNT_BYTES:
-        remedy = "in a container: --shm-size, or an emptyDir with `medium: Memory`"
+        # An engine that leaves no sign of itself looks like a node with a small mount.
+        engines = "in a container: --shm-size, or an emptyDir with `medium: Memory`"
+        remedy = engines if remedies is NODE else remedies.mount.format(size="SIZE")
         return Finding("room", State.WARNING, f"{text}, too little for a model", remedy)
     return Finding("room", State.OK, text)
 
 
-def check_huge_pages(mount: MountFacts) -> Finding:
+def not_seen(check: str) -> Finding:
+    """In the place of a check of what only the daemon's own container has."""
+    text = f"not looked at: the daemon runs in another container, with a {SHM_MOUNT} of its own"
+    return Finding(check, State.NOTE, text, "run `streamerctl doctor` there")
+
+
+def check_huge_pages(mount: MountFacts, remedies: Remedies = NODE) -> Finding:
     """Whether slabs get huge pages; without them filling and copying takes three times as long."""
     if mount.collapses:
         return Finding("huge pages", State.OK, "the kernel makes them on demand")
@@ -81,16 +96,19 @@ def check_huge_pages(mount: MountFacts) -> Finding:
         "huge pages",
         State.WARNING,
         f"none: {SHM_MOUNT} is mounted with huge={mount.huge}, and the kernel makes none on demand",
-        f"`mount -o remount,huge=within_size {SHM_MOUNT}`, or Linux 6.1",
+        remedies.huge,
     )
 
 
-def check_cgroup(cgroup_bytes: int | None, limit_bytes: int | None) -> Finding:
+def check_cgroup(
+    cgroup_bytes: int | None, limit_bytes: int | None, remedies: Remedies = NODE
+) -> Finding:
     """Whether the daemon's control group holds its memory limit.
 
     Args:
         cgroup_bytes: the control group's limit; None for none.
         limit_bytes: the daemon's memory limit; None where no daemon answers.
+        remedies: what can be done here.
     """
     if limit_bytes is None:
         return Finding("cgroup", State.NOTE, "not compared: no daemon answers")
@@ -101,7 +119,7 @@ def check_cgroup(cgroup_bytes: int | None, limit_bytes: int | None) -> Finding:
         f"memory_limit is {format_size(limit_bytes)}"
     )
     most = max(0, cgroup_bytes - HEADROOM_BYTES) >> 20
-    remedy = f"set memory_limit = {most}MiB, or raise MemoryMax (`systemctl edit streamerd`)"
+    remedy = f"set memory_limit = {most}MiB, or {remedies.group_limit}"
     if limit_bytes >= cgroup_bytes:
         return Finding("cgroup", State.FAILED, f"{text}: the kernel will kill the daemon", remedy)
     if limit_bytes + HEADROOM_BYTES > cgroup_bytes:
@@ -110,7 +128,7 @@ def check_cgroup(cgroup_bytes: int | None, limit_bytes: int | None) -> Finding:
     return Finding("cgroup", State.OK, text)
 
 
-def check_memlock(limit_bytes: int | None, *, gpu: bool) -> Finding:
+def check_memlock(limit_bytes: int | None, remedies: Remedies = NODE, *, gpu: bool) -> Finding:
     """Whether ranks may pin their buffers; `limit_bytes` is None for no limit."""
     if limit_bytes is None:
         return Finding("memlock", State.OK, "no limit")
@@ -118,9 +136,8 @@ def check_memlock(limit_bytes: int | None, *, gpu: bool) -> Finding:
     if not gpu:
         return Finding("memlock", State.OK, f"{text}; without a GPU nothing is locked")
     if limit_bytes < PINNED_BYTES:
-        remedy = "`ulimit -l unlimited`, LimitMEMLOCK=infinity, or docker's --ulimit memlock=-1"
         text = f"{text}; a driver may refuse to pin a rank's buffers"
-        return Finding("memlock", State.WARNING, text, remedy)
+        return Finding("memlock", State.WARNING, text, remedies.lock)
     return Finding("memlock", State.OK, text)
 
 

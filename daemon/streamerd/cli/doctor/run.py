@@ -9,7 +9,14 @@ import sys
 
 from streamerd import __version__
 from streamerd.cli.doctor import ask_environment, ask_node
-from streamerd.cli.doctor.daemon import DaemonFacts, check_daemon, check_service, check_socket
+from streamerd.cli.doctor.ask_place import ask_place
+from streamerd.cli.doctor.daemon import (
+    DaemonFacts,
+    SocketFacts,
+    check_daemon,
+    check_service,
+    check_socket,
+)
 from streamerd.cli.doctor.environment import (
     check_imports,
     check_kernel,
@@ -23,7 +30,9 @@ from streamerd.cli.doctor.memory import (
     check_memlock,
     check_room,
     check_segments,
+    not_seen,
 )
+from streamerd.cli.doctor.place import REMEDIES, Remedies
 from streamerd.cli.doctor.source import check_source
 from streamerd.cli.doctor.view import as_json, show
 from streamerd.cli.source_name import absolute_source
@@ -44,29 +53,43 @@ def run(arguments: argparse.Namespace) -> int:
 
 def look(socket_path: str) -> list[Finding]:
     """The findings of all checks but that of a source."""
+    remedies = REMEDIES[ask_place(os.environ)]
     socket = ask_node.ask_socket(socket_path)
-    answer = ask_node.ask_daemon(socket_path) if socket.connect_error is None else None
+    reached = socket.connect_error is None
+    answer = ask_node.ask_daemon(socket_path, socket.peer_pid) if reached else None
     daemon = answer if isinstance(answer, DaemonFacts) else None
     return [
-        check_service(ask_node.ask_service(), answers=daemon is not None),
-        check_socket(socket),
-        check_daemon(answer, __version__),
-        *_memory(daemon, socket_path),
+        check_service(ask_node.ask_service(), remedies, answers=daemon is not None),
+        check_socket(socket, remedies),
+        check_daemon(answer, __version__, remedies),
+        *_memory(daemon, socket, remedies),
         *_machine(daemon),
     ]
 
 
-def _memory(daemon: DaemonFacts | None, socket_path: str) -> list[Finding]:
+def _memory(daemon: DaemonFacts | None, socket: SocketFacts, remedies: Remedies) -> list[Finding]:
+    return [
+        *_slabs(daemon, socket.peer_pid, remedies),
+        check_memlock(ask_node.ask_memlock(), remedies, gpu=ask_environment.ask_gpu()),
+        *check_segments(
+            ask_node.ask_segments(), ask_node.ask_living(), ask_node.ask_keeping(socket.path)
+        ),
+    ]
+
+
+def _slabs(daemon: DaemonFacts | None, peer_pid: int, remedies: Remedies) -> list[Finding]:
+    """What concerns the daemon's memory, as far as it can be seen from here."""
+    if daemon is not None and daemon.elsewhere and not peer_pid:
+        return [not_seen("room"), not_seen("cgroup")]
     limit_bytes = daemon.limit_bytes if daemon else None
+    group = check_cgroup(ask_node.ask_cgroup(peer_pid) if daemon else None, limit_bytes, remedies)
+    if daemon is not None and daemon.elsewhere:
+        return [not_seen("room"), group]
     mount = ask_node.ask_mount()
     return [
-        check_room(mount, limit_bytes, daemon.used_bytes if daemon else 0),
-        *([check_huge_pages(mount)] if mount else []),
-        check_cgroup(ask_node.ask_cgroup(daemon.pid) if daemon else None, limit_bytes),
-        check_memlock(ask_node.ask_memlock(), gpu=ask_environment.ask_gpu()),
-        *check_segments(
-            ask_node.ask_segments(), ask_node.ask_living(), ask_node.ask_keeping(socket_path)
-        ),
+        check_room(mount, limit_bytes, daemon.used_bytes if daemon else 0, remedies),
+        *([check_huge_pages(mount, remedies)] if mount else []),
+        group,
     ]
 
 

@@ -1,0 +1,27 @@
+"""Finds out what kind of place a process runs at; what can be done there, `place.py` says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Final
+
+from streamerd.cli.doctor.place import Place
+
+SYSTEMD: Final = "run/systemd/system"
+"""A folder that is there where systemd runs the machine: see sd_booted(3)."""
+_ENGINES_FILES: Final = ("run/.containerenv", ".dockerenv")
+
+
+def ask_place(environ: Mapping[str, str], root: str = "/") -> Place:
+    """Where this process runs; `root` is the folder that holds `run`.
+
+    Kubernetes tells every container where its API is, engines leave a file, and systemd's
+    convention for whoever starts containers is a variable.
+    """
+    if os.path.isdir(os.path.join(root, SYSTEMD)):
+        return Place.NODE
+    if "KUBERNETES_SERVICE_HOST" in environ:
+        return Place.POD
+    left = any(os.path.exists(os.path.join(root, name)) for name in _ENGINES_FILES)
+    return Place.CONTAINER if left or environ.get("container") else Place.NODE

@@ -1,0 +1,260 @@
+"""A node of Kubernetes with podman in the kubelet's place: runs containers as a manifest says.
+
+Owns what the kubelet and a container runtime would make of a manifest: users, groups, capabilities,
+the seccomp filter that engines use by default, a read-only root, and volumes. Containers have no
+image: their root is empty, and the interpreter, its environment and this repository are mounted
+into it. No control groups are made, so limits of memory and processors are not among what is tried.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Self
+
+import pytest
+
+from tests.support.manifests import DEPLOY, Manifest
+from tests.support.visitor import REPOSITORY, Visitor
+
+MEMORY_VOLUME: Final = "64m"
+PROGRAMS: Final = {
+    "streamerd": (sys.executable, "-m", "streamerd"),
+    "streamerctl": (sys.executable, "-m", "streamerd.cli.main"),
+}
+"""What stands for the programs of the image."""
+DAEMON_IMAGE: Final = "streamerd"
+"""As the manifests name it, before kustomize says where it lies."""
+_ENVIRONMENT: Final = {"KUBERNETES_SERVICE_HOST": "192.0.2.1", "PYTHONDONTWRITEBYTECODE": "1"}
+"""Kubernetes sets the first in every container; the address is one of documentation (RFC 5737)."""
+_SMALL_LIMITS: Final = ("--ulimit=nofile=4096:4096", "--ulimit=nproc=4096:4096")
+"""Podman asks for more than root may give away where it lacks CAP_SYS_RESOURCE."""
+_STORAGE: Final = '[storage]\ndriver = "vfs"\nrunroot = "{0}/run"\ngraphroot = "{0}/graph"\n'
+_HOLD: Final = """
+set -e
+mountpoint -q /sys/fs/cgroup/unified && umount /sys/fs/cgroup/unified
+mount -t tmpfs -o mode=755 tmpfs /run
+mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+echo ready
+exec sleep infinity
+"""
+"""Keeps the node's mount namespace. Without control groups crun refuses a hybrid of both versions:
+it says "cgroups in hybrid mode not supported". Podman leaves its locks on the node's own mounts."""
+
+
+class Node:
+    """A folder that is the node's file system, and the containers on it. A context manager."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._root = directory / "root"
+        self._storage = directory / "storage.conf"
+        self._holder: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        self._root.mkdir()
+        self._storage.write_text(_STORAGE.format(self.directory / "engine"))
+        self._holder = subprocess.Popen(
+            ["setpriv", "--pdeathsig=KILL", "unshare", "--mount", "sh", "-c", _HOLD],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._holder.stdout is not None
+        assert self._holder.stdout.readline() == "ready\n"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._podman("rm", "--all", "--force", "--time=0")
+        assert self._holder is not None
+        self._holder.kill()
+        self._holder.wait()
+        assert self._holder.stdout is not None
+        self._holder.stdout.close()
+
+    # --- what is on it --------------------------------------------------------------------------
+
+    def path(self, host_path: str) -> Path:
+        """Where the test finds a folder of the node, which is made as the kubelet makes one."""
+        found = self.directory / "node" / host_path.lstrip("/")
+        found.mkdir(parents=True, exist_ok=True)
+        return found
+
+    def memory(self, name: str) -> Path:
+        """An `emptyDir` of memory, of which a pod that starts again finds what it left."""
+        place = self.directory / "volumes" / name
+        if not place.exists():
+            place.mkdir(parents=True)
+            self._inside(
+                "mount", "-t", "tmpfs", "-o", f"mode=777,size={MEMORY_VOLUME}", name, place
+            )
+        return place
+
+    def _volume(self, pod: str, volume: Manifest, given: Mapping[str, Path]) -> Path:
+        match volume:
+            case {"hostPath": {"path": path}}:
+                return self.path(path)
+            case {"emptyDir": {"medium": "Memory"}}:
+                return self.memory(f"{pod}-{volume['name']}")
+            case {"emptyDir": _}:
+                place = self.directory / "volumes" / f"{pod}-{volume['name']}"
+                place.mkdir(parents=True, exist_ok=True)
+                place.chmod(0o777)
+                return place
+            case _:
+                return given[volume["name"]]
+
+    # --- containers -----------------------------------------------------------------------------
+
+    def command(
+        self, pod: Manifest, container: Manifest, name: str, given: Mapping[str, Path]
+    ) -> list[str]:
+        """Words that start a container of a pod; those of the program follow.
+
+        Args:
+            given: name of a volume to what is in it, where the manifest leaves that to the cluster.
+        """
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        mounts = [
+            _mount(self._volume(name, volumes[mount["name"]], given), mount)
+            for mount in container["volumeMounts"]
+        ]
+        words = [
+            *self._prefix(),
+            "run",
+            "--rm",
+            "--interactive",
+            f"--name={name}",
+            "--cgroups=disabled",
+        ]
+        words += ["--network=none", *_SMALL_LIMITS, *_rights(pod, container), *mounts]
+        words += [f"--volume={path}:{path}:ro" for path in _interpreter()]
+        words += [f"--env={name}={value}" for name, value in _environment(container).items()]
+        return [*words, f"--workdir={REPOSITORY}", "--rootfs", str(self._root)]
+
+    def execute(self, name: str, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """Run a program of the image in a container that runs, as a probe is."""
+        return self._podman("exec", name, *program(words))
+
+    def pid_of(self, name: str) -> int:
+        """Of a container's first process, as the node sees it; 0 while there is none."""
+        told = self._podman("inspect", "--format={{.State.Pid}}", name).stdout
+        return int(told) if told.strip().isdigit() else 0
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Signal a container's first process; when that ends, so do all others."""
+        pid = self.pid_of(name)
+        assert pid, name
+        os.kill(pid, number)
+
+    def _podman(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self._prefix(), *words],
+            capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+
+    def _prefix(self) -> list[str]:
+        assert self._holder is not None
+        variable = f"CONTAINERS_STORAGE_CONF={self._storage}"
+        return [*self._enter(), "env", variable, "podman", "--cgroup-manager=cgroupfs"]
+
+    def _inside(self, *words: str | Path) -> None:
+        subprocess.run([*self._enter(), *words], check=True)
+
+    def _enter(self) -> list[str]:
+        assert self._holder is not None
+        return ["nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "--"]
+
+
+class PodVisitor(Visitor):
+    """A client in a container, whose process is no child of the command that starts it."""
+
+    def __init__(self, node: Node, name: str, before: Sequence[str]) -> None:
+        super().__init__(before)
+        self._node, self._name = node, name
+
+    @property
+    def pid(self) -> int:
+        return self._node.pid_of(self._name)
+
+
+def program(words: Sequence[str]) -> list[str]:
+    """A command of a manifest, with what stands for the image's programs."""
+    first, *others = words
+    return [*PROGRAMS.get(first, (first,)), *others]
+
+
+def _environment(container: Manifest) -> dict[str, str]:
+    """What Kubernetes, this repository's image and the manifest set."""
+    variables = {**_ENVIRONMENT, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    if container.get("image") == DAEMON_IMAGE:
+        text = (DEPLOY / "Containerfile").read_text()
+        variables |= dict(re.findall(r"^ENV (\w+)=(\S+)$", text, re.MULTILINE))
+    return variables | {one["name"]: one["value"] for one in container.get("env", ())}
+
+
+def _rights(pod: Manifest, container: Manifest) -> list[str]:
+    """A pod's security context and its container's, which goes before, in podman's words."""
+    context: dict[str, Any] = {**pod["securityContext"], **container["securityContext"]}
+    words = [f"--user={context['runAsUser']}:{context['runAsGroup']}"]
+    words += [f"--group-add={group}" for group in context.get("supplementalGroups", ())]
+    if context.get("readOnlyRootFilesystem"):
+        words += ["--read-only", "--read-only-tmpfs=false"]
+    if not context.get("allowPrivilegeEscalation", True):
+        words.append("--security-opt=no-new-privileges")
+    capabilities = context.get("capabilities", {})
+    words += [f"--cap-drop={name}" for name in capabilities.get("drop", ())]
+    words += [f"--cap-add={name}" for name in capabilities.get("add", ())]
+    return words
+
+
+def _mount(place: Path, mount: Manifest) -> str:
+    return f"--volume={place}:{mount['mountPath']}{':ro' if mount.get('readOnly') else ''}"
+
+
+@functools.cache
+def _interpreter() -> tuple[Path, ...]:
+    """What a container needs of this machine to run Python programs of this repository."""
+    system = (path for name in ("usr", "lib", "lib64", "bin") if (path := Path("/", name)).exists())
+    ours = {Path(sys.prefix), Path(sys.base_prefix), REPOSITORY}
+    within = {path for path in ours if any(above in ours for above in path.parents)}
+    return (*system, *sorted(ours - within))
+
+
+@contextlib.contextmanager
+def node() -> Iterator[Node]:
+    """A node in a folder of its own, with a path short enough for a socket."""
+    directory = Path(tempfile.mkdtemp(prefix="strd-"))
+    directory.chmod(0o755)
+    try:
+        with Node(directory) as made:
+            yield made
+    finally:
+        shutil.rmtree(directory)
+
+
+def needs_podman() -> pytest.MarkDecorator:
+    """For tests that start containers."""
+    return pytest.mark.skipif(bool(why := _why_not()), reason=why or "can start containers")
+
+
+@functools.cache
+def _why_not() -> str:
+    if os.getuid() != 0:
+        return "needs root: it starts containers of several users"
+    if shutil.which("podman") is None:
+        return "needs podman (Debian: apt install podman)"
+    pod: Manifest = {"volumes": [], "securityContext": {"runAsUser": 1, "runAsGroup": 1}}
+    container: Manifest = {"securityContext": {}, "volumeMounts": []}
+    with node() as made:
+        words = [*made.command(pod, container, "tried", {}), "true"]
+        tried = subprocess.run(words, capture_output=True, text=True, check=False)
+    return f"podman starts no container here: {tried.stderr.strip()}" if tried.returncode else ""

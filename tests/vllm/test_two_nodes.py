@@ -1,0 +1,142 @@
+"""One model over two nodes: each node's rank takes its weights from its node's daemon.
+
+Two network namespaces with a daemon each, and vLLM as its documentation starts it on several nodes
+without Ray: the same words on both, but for the number of the node.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.daemon import Daemons
+from tests.support.networked import NetworkedNode, needs_a_network, two_nodes
+from tests.support.visitor import REPOSITORY
+from tests.vllm.starts import HERE, START_TIMEOUT_S, Start, Starts, clean_environment
+from tests.vllm.test_same_answers import LOADED, Model
+
+pytestmark = [needs_a_network(), pytest.mark.full]
+
+RANKS = 2
+PORT = 29501
+ENDS_WITHIN_S = 30.0
+
+
+def test_each_node_reads_its_ranks_files_once_and_the_answer_is_that_of_one_node(
+    model: Model, default_shards: str, starts: Starts, daemon_maker: Daemons, tmp_path: Path
+) -> None:
+    at = daemon_maker.directory / "run"
+    at.mkdir()
+    with two_nodes(daemon_maker.directory, at) as nodes:
+        daemons = [
+            daemon_maker.make(
+                "--memory-limit=128MiB", socket_path=node.own / "s", before=node.enter()
+            ).start()
+            for node in nodes
+        ]
+        told = _answer(nodes, default_shards, at / "s", tmp_path)
+        reads = [daemon.totals()["source_read_bytes"] for daemon in daemons]
+        held = [set(daemon.shards()) for daemon in daemons]
+        logs = [daemon.log for daemon in daemons]
+        for daemon in daemons:
+            daemon.stop()
+    files = [f"{default_shards}/model-rank-{rank}-part-" for rank in range(RANKS)]
+    for number, prefix in enumerate(files):
+        assert {uri[: len(prefix)] for uri in held[number]} == {prefix}, logs[number]
+        assert reads[number] == sum(os.stat(uri).st_size for uri in held[number])
+    reference = starts(Start(model("llama"), tensor_parallel_size=RANKS))
+    assert told["tokens"] == reference.tokens
+    assert told["prompt_logprobs"] == reference.prompt_logprobs
+
+
+def _answer(
+    nodes: list[NetworkedNode], source: str, socket: Path, directory: Path
+) -> dict[str, Any]:
+    """What the first node answers while the second one helps."""
+    arguments = Start(source, "runai_streamer_sharded", tensor_parallel_size=RANKS).arguments() | {
+        "nnodes": len(nodes),
+        "master_addr": nodes[0].address,
+        "master_port": PORT,
+    }
+    job, answer = directory / "job.json", directory / "answer.json"
+    asked = {"action": "generate", "adapter": "", "reload_paths": ()}
+    job.write_text(json.dumps({**asked, "arguments": {**arguments, "node_rank": 0}}))
+    with _helping(nodes[1], arguments, socket, directory / "second.log") as log:
+        done = subprocess.run(
+            [*nodes[0].enter(), sys.executable, str(HERE / "vllm_job.py"), str(job), str(answer)],
+            env=_environment(nodes[0], socket),
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=START_TIMEOUT_S,
+            check=False,
+        )
+        output = log.read_text()
+    assert done.returncode == 0, f"{done.stdout[-4000:]}\n--- the second node\n{output[-4000:]}"
+    for rank, text in enumerate((done.stdout, output)):
+        ((number, *_, used),) = LOADED.findall(text)
+        assert (int(number), used) == (rank, str(socket))
+    told: dict[str, Any] = json.loads(answer.read_text())
+    return told
+
+
+@contextmanager
+def _helping(
+    node: NetworkedNode, arguments: Mapping[str, Any], socket: Path, log: Path
+) -> Iterator[Path]:
+    """A node that has a rank and answers nobody; its log."""
+    words = [*node.enter(), sys.executable, "-m", "streamer_vllm.demo.vllm_cli", "serve"]
+    words += [arguments["model"], "--headless", "--node-rank", "1"]
+    words += _flags({name: value for name, value in arguments.items() if name != "model"})
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            words,
+            env=_environment(node, socket),
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield log
+    finally:
+        process.terminate()
+        try:
+            process.wait(ENDS_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _flags(arguments: Mapping[str, Any]) -> list[str]:
+    words = []
+    for name, value in arguments.items():
+        flag = f"--{name.replace('_', '-')}"
+        match value:
+            case True:
+                words.append(flag)
+            case {}:
+                words += [flag, json.dumps(value)]
+            case _:
+                words += [flag, str(value)]
+    return words
+
+
+def _environment(node: NetworkedNode, socket: Path) -> dict[str, str]:
+    return clean_environment() | {
+        "STREAMERD_MODE": "required",
+        "STREAMERD_SOCKET": str(socket),
+        "VLLM_HOST_IP": node.address,
+        "GLOO_SOCKET_IFNAME": node.interface,
+    }
