@@ -32,7 +32,10 @@ help: ## show this list
 
 venv: $(READY) ## the environment, in .venv (about 5 minutes, once)
 
+# Compiled first: tests start a thousand processes, and each would compile all that it imports where it may not or does
+# not write bytecode (PYTHONDONTWRITEBYTECODE, other users, isolated workers).
 test: lint $(AZURITE) ## lint, types, then every test that this machine can run; ARGS go to pytest
+	$(BIN)/python -m compileall -q daemon client vllm_plugin tests
 	$(BIN)/python -m pytest $(ARGS)
 
 test-vllm: $(OTHER)/.ready ## tests/vllm with another vLLM: make test-vllm VLLM=0.28.0 [TORCH=2.13.0]
