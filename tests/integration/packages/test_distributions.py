@@ -14,6 +14,7 @@ import sys
 import tarfile
 import zipfile
 from email.parser import HeaderParser
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
 
@@ -53,12 +54,28 @@ def _build(what: str, tree: Path, out: Path, **environ: str) -> Path:
     return path
 
 
+def _tracked() -> list[str]:
+    """What git knows, or everything where the sources are no checkout of their own."""
+    if (REPOSITORY / ".git").exists() and shutil.which("git"):
+        command = ["git", "ls-files", "-z"]
+        done = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
+        return [name for name in done.stdout.split("\0") if (REPOSITORY / name).is_file()]
+    ignored = [line.rstrip("/") for line in (REPOSITORY / ".gitignore").read_text().split()]
+    return sorted(
+        name
+        for name in _files(REPOSITORY)
+        if not any(fnmatch(part, one) for part in name.split("/") for one in ignored)
+    )
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the sources, without what git ignores: building leaves files beside them."""
-    ignored = [line.rstrip("/") for line in (REPOSITORY / ".gitignore").read_text().split()]
-    tree = tmp_path_factory.mktemp("sources") / "checkout"
-    return Path(shutil.copytree(REPOSITORY, tree, ignore=shutil.ignore_patterns(".git", *ignored)))
+    """A copy of the sources: building leaves files beside them."""
+    tree = tmp_path_factory.mktemp("checkout")
+    for name in _tracked():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(REPOSITORY / name, tree / name)
+    return tree
 
 
 @pytest.fixture(scope="module")
