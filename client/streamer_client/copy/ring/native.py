@@ -11,7 +11,6 @@ import array
 import ctypes
 import errno
 import functools
-import importlib.machinery
 import logging
 import os
 import threading
@@ -28,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 LIBRARY_ENV: Final = "STREAMERD_RING_LIBRARY"
 """Environment variable: path of the compiled library, or `off` to do without it."""
+LIBRARY: Final = "_ring.so"
+"""The library's file beside this module: no Python's tag, since one build serves every Python."""
 DRIVER: Final = "libcuda.so.1"
 _ABI: Final = 4
 MOST_DIMENSIONS: Final = 8
@@ -76,12 +77,8 @@ def library_path() -> str | None:
     chosen = os.environ.get(LIBRARY_ENV)
     if chosen:
         return None if chosen == "off" else chosen
-    folder = os.path.dirname(__file__)
-    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        path = os.path.join(folder, "_ring" + suffix)
-        if os.path.exists(path):
-            return path
-    return None
+    path = os.path.join(os.path.dirname(__file__), LIBRARY)
+    return path if os.path.exists(path) else None
 
 
 @functools.cache
