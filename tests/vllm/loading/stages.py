@@ -18,6 +18,7 @@ from vllm.config import VllmConfig
 
 from streamer_vllm.sharding.command import Job as ShardJob
 from streamer_vllm.sharding.command import complete_checkpoint
+from tests.vllm.loading.damage import DAMAGES, damaged_copy
 from tests.vllm.loading.groups import Group
 from tests.vllm.loading.job import Engine, Job
 from tests.vllm.loading.kinds import HUB_ID, KINDS
@@ -67,6 +68,11 @@ def stages_of(job: Job, engine: Engine, name: str, group: Group) -> Found:
         _note_shards(found, load_format, loaded)
         del loaded
         gc.collect()
+    for damage in DAMAGES if name in engine.damaged else ():
+        copied = str(damaged_copy(Path(shards), damage, group.rank))
+        found[f"damaged/{damage}"] = _or_error(
+            lambda copied=copied: load_config(config_of(copied, SHARDED[1])).digests
+        )
     return found
 
 
