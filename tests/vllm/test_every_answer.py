@@ -1,7 +1,7 @@
 """Answers of kinds whose starts are too many for `make test`: tokens, log-probabilities, vectors.
 
-`test_same_answers.py` has the kinds that every run of the tests starts. Here each is started twice,
-with `auto` and with ours, and answers alike bit for bit.
+`test_same_answers.py` and `test_quantised_answers.py` have the kinds that every run of the tests
+starts. Here each is started twice, with `auto` and with ours, and answers alike bit for bit.
 """
 
 from __future__ import annotations
@@ -50,13 +50,6 @@ def both(starts: Starts, daemon: DaemonProcess, environment: Environment = (), *
     return ours, starts(Start(environment=environment, **how))
 
 
-@pytest.mark.parametrize("kind", ["int8"])
-def test_a_quantised_model(kind: str, made: Made, starts: Starts, daemon: DaemonProcess) -> None:
-    ours, stock = both(starts, daemon, model=str(made(kind)), more=arguments(kind))
-    assert_same(ours, stock)
-    assert ours.tokens
-
-
 @pytest.mark.full
 @pytest.mark.parametrize("kind", ["gptq", "awq", "remote-code", "transformers", "multi-modal"])
 def test_one_model(kind: str, made: Made, starts: Starts, daemon: DaemonProcess) -> None:
@@ -81,6 +74,7 @@ def test_with_an_adapter(made: Made, starts: Starts, daemon: DaemonProcess, tmp_
     model, more = str(made("lora")), arguments("lora")
     ours, stock = both(starts, daemon, model=model, more=more, adapter=str(tmp_path))
     assert_same(ours, stock)
+    assert all(ours.logprobs)
     plain = starts(Start(model, more=arguments("dense")))
     assert ours.tokens != plain.tokens
 
