@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,12 @@ def stages_of(job: Job, engine: Engine, name: str, group: Group) -> Found:
         _note_shards(found, load_format, loaded)
         del loaded
         gc.collect()
-    for damage in DAMAGES if name in engine.damaged else ():
-        copied = str(damaged_copy(Path(shards), damage, group.rank))
-        found[f"damaged/{damage}"] = _or_error(
-            lambda copied=copied: load_config(config_of(copied, SHARDED[1])).digests
+    if name in engine.damaged:
+        _note_damaged(
+            found,
+            Path(shards),
+            group.rank,
+            lambda copied: load_config(config_of(copied, SHARDED[1])).digests,
         )
     return found
 
@@ -108,6 +111,13 @@ def _note_shards(found: Found, load_format: str, loaded: Loaded) -> None:
     found[f"{load_format}/loaded"] = loaded.digests
     found[f"{load_format}/ready"] = digests_of(loaded.model)
     found[f"{load_format}/reloaded"] = _or_error(lambda: reload(loaded))
+
+
+def _note_damaged(found: Found, shards: Path, rank: int, load: Callable[[str], Digests]) -> None:
+    """What a load of each damaged copy says; a load that succeeds leaves its digests."""
+    for damage in DAMAGES:
+        copied = str(damaged_copy(shards, damage, rank))
+        found[f"damaged/{damage}"] = _or_error(partial(load, copied))
 
 
 def _weights(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
