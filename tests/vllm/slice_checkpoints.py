@@ -46,6 +46,15 @@ SETTINGS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "neox": ("gpt_neox", {}),
     "bert": ("bert", {}),
     "bloom": ("bloom", {"n_layer": LAYERS, "n_head": HEADS}),
+    "llama4": (
+        "llama4_text",
+        {
+            "num_local_experts": 4,
+            "intermediate_size_mlp": INNER,
+            "head_dim": 64,
+            "interleave_moe_layer_step": 2,
+        },
+    ),
     "falcon": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": HEADS}),
 }
 """Model type, and what its configuration has beside the common values."""

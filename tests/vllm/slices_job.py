@@ -72,7 +72,10 @@ def _case(
 def _loaded(
     job: dict[str, Any], case: dict[str, Any], rank: int, load_format: str, *, first: bool
 ) -> tuple[dict[str, str], dict[str, str] | None]:
-    """Digests of a model's parameters, and of those after its weights were loaded again."""
+    """Digests of a model's parameters, and of those after its weights were loaded again.
+
+    Of an engine with a draft model, that one alone is loaded.
+    """
     from vllm.config import set_current_vllm_config
     from vllm.engine.arg_utils import EngineArgs
     from vllm.model_executor.model_loader import get_model_loader
@@ -95,10 +98,13 @@ def _loaded(
             _join(job, rank)
         loader: Any = get_model_loader(config.load_config)
         _digested.clear()
-        model = loader.load_model(vllm_config=config, model_config=config.model_config)
+        loading = config.model_config
+        if config.speculative_config is not None:
+            loading = config.speculative_config.draft_model_config
+        model = loader.load_model(vllm_config=config, model_config=loading)
         found, reloaded = dict(_digested), None
         if case.get("reload") and load_format != "auto":
-            loader.load_weights(model, config.model_config)
+            loader.load_weights(model, loading)
             reloaded = digests(model)
     del model
     gc.collect()
@@ -154,12 +160,16 @@ def main() -> None:
     with open(job_path, encoding="utf-8") as file:
         job = json.load(file)
     from tests.vllm.slice_checkpoints import make
+    from tests.vllm.slice_drafts import make_draft
 
     plugins: Any = importlib.import_module("vllm.plugins")
     plugins.load_general_plugins()
     _prepare()
     for case in job["cases"]:
         case["path"] = make(case["kind"], job["models"])
+        if case["draft"]:
+            drafted = make_draft(case["draft"], case["path"], job["models"])
+            case["arguments"]["speculative_config"] = drafted
     context = multiprocessing.get_context("fork")
     ranks = [
         context.Process(target=run_rank, args=(job, rank, directory))

@@ -75,7 +75,10 @@ class Answer:
     """Rank to parameter to digest, right after loading."""
     saved: Path
     tokens: list[list[int]] = field(default_factory=list)
+    logprobs: list[list[float]] = field(default_factory=list)
+    """Of the generated tokens."""
     prompt_logprobs: list[list[float]] = field(default_factory=list)
+    """Empty where an adapter answers: see `vllm_job.py`."""
     reloaded: list[list[list[int]]] = field(default_factory=list)
     """Tokens after each of `reload_paths`."""
     embeddings: list[list[float]] = field(default_factory=list)

@@ -7,6 +7,7 @@ and in the form that kernels want: with those of `auto` for the whole checkpoint
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.vllm.loading.runs import Found, Run
 
 ENGINES = (
     Engine("data", ("experts", "dense"), data_parallel=True),
-    Engine("tensor", tuple(KINDS), wrong={"dense": "data"}),
+    Engine("tensor", tuple(KINDS), wrong={"dense": "data"}, damaged=("dense",)),
     Engine(
         "expert",
         ("experts",),
@@ -132,6 +133,28 @@ def test_shards_for_another_engine(
     for found in runs(ranks).of(engine, kind):
         assert found["wrong"].startswith("ConfigError: ")
         assert expected.format(ranks=ranks) in found["wrong"]
+
+
+@RANKS
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (
+            "missing-part",
+            r"SourceNotFound: .* lacks model-rank-{rank}-part-\d+\.safetensors,",
+        ),
+        (
+            "extra-part",
+            r"CorruptCheckpoint: .* holds model-rank-{rank}-part-77\.safetensors,",
+        ),
+        ("missing-tensor", r"SourceError: .*\S+\.weight"),
+        ("another-vllm", r"SourceError: .*\S+\.weight.* \(vLLM 0\.1\.0 wrote these files"),
+    ],
+)
+def test_damaged_shards(runs: Runs, ranks: int, damage: str, expected: str) -> None:
+    for rank, found in enumerate(runs(ranks).of("tensor", "dense")):
+        told = found[f"damaged/{damage}"]
+        assert re.match(expected.format(rank=rank), told), told
 
 
 def assert_same(found: Found, ours: str, stock: str) -> None:

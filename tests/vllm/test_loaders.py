@@ -201,6 +201,8 @@ def test_patterns_mean_what_they_mean_to_the_stock_loader(
     from streamer_vllm.sharding.pattern import Place, file_glob
     from vllm import distributed
 
+    if not hasattr(ShardedStateLoader, "_render_default_pattern"):
+        pytest.skip("this vLLM's own loader has no function that renders a pattern")
     tensor, pipeline = sizes
     place = Place(tensor - 1, tensor, pipeline - 1, pipeline)
     groups = {

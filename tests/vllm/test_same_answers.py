@@ -1,4 +1,4 @@
-"""The same tokens and prompt log-probabilities as with `--load-format auto`, bit for bit."""
+"""The same tokens and log-probabilities as with `--load-format auto`, bit for bit."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def through(daemon: DaemonProcess) -> Environment:
 
 def assert_same(answer: Answer, reference: Answer) -> None:
     assert answer.tokens == reference.tokens
+    assert answer.logprobs == reference.logprobs
     assert answer.prompt_logprobs == reference.prompt_logprobs
     assert answer.digests == reference.digests
 

@@ -87,6 +87,7 @@ def test_a_hugging_face_id_in_the_cache_without_a_daemon(
     )
     assert answer.digests == starts(Start(model("llama"), action="load", save=True)).digests
     assert "via=direct socket=-" in answer.output
+    assert "Loading safetensors using streamerd via=direct: 100% Completed" in answer.output
 
 
 def test_no_shards_for_this_rank(model: Model, starts: Starts, daemon: DaemonProcess) -> None:

@@ -2,9 +2,9 @@
 
 `reload` runs the engine and lets it load weights again, each time with an answer after it.
 `embed` runs a pooling model and answers with the embeddings of the prompts.
-`generate` runs the whole engine and answers with greedy tokens and the log-probabilities of the
-prompts. `load` starts the workers and stops them once the weights are loaded; the probe tells of
-those.
+`generate` runs the whole engine and answers with greedy tokens, and the log-probabilities of those
+and of the prompts. `load` starts the workers and stops them once the weights are loaded; the probe
+tells of those.
 """
 
 from __future__ import annotations
@@ -27,14 +27,22 @@ def generate(arguments: dict[str, Any], adapter: str) -> dict[str, Any]:
     from vllm import LLM, SamplingParams
 
     engine = LLM(**arguments)
+    # With an adapter, vLLM on the CPU fails where it is asked for a prompt's log-probabilities: it
+    # looks the adapter up by sampled token, and a prompt has more tokens than are sampled.
+    of_prompts = None if adapter else 0
     sampling = SamplingParams(
-        temperature=0.0, max_tokens=NEW_TOKENS, ignore_eos=True, prompt_logprobs=0, logprobs=0
+        temperature=0.0,
+        max_tokens=NEW_TOKENS,
+        ignore_eos=True,
+        prompt_logprobs=of_prompts,
+        logprobs=0,
     )
     lora = LoRARequest("adapter", 1, adapter) if adapter else None
     outputs = engine.generate(list(PROMPTS), sampling, use_tqdm=False, lora_request=lora)
     return {
         "tokens": [list(output.outputs[0].token_ids) for output in outputs],
-        "prompt_logprobs": [_prompt_logprobs(output) for output in outputs],
+        "logprobs": [_logprobs(output.outputs[0]) for output in outputs],
+        "prompt_logprobs": [] if adapter else [_prompt_logprobs(output) for output in outputs],
     }
 
 
@@ -57,6 +65,12 @@ def reload(arguments: dict[str, Any], paths: list[str]) -> dict[str, Any]:
         outputs = engine.generate(list(PROMPTS), sampling, use_tqdm=False)
         reloaded.append([list(output.outputs[0].token_ids) for output in outputs])
     return {"reloaded": reloaded}
+
+
+def _logprobs(completion: Any) -> list[float]:
+    """Of each token that was generated."""
+    places = zip(completion.token_ids, completion.logprobs, strict=True)
+    return [place[token].logprob for token, place in places]
 
 
 def _prompt_logprobs(output: Any) -> list[float]:

@@ -29,6 +29,8 @@ class Engine:
     """Whether the ranks are engines of one rank each; else tensor-parallel."""
     wrong: dict[str, str] = field(default_factory=dict)
     """By kind: the engine whose shards are loaded in this one, which has to refuse them."""
+    damaged: tuple[str, ...] = ()
+    """Kinds whose shards are loaded once more with each damage that there is a name for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from vllm.config import VllmConfig
 
 from streamer_vllm.sharding.command import Job as ShardJob
 from streamer_vllm.sharding.command import complete_checkpoint
+from tests.vllm.loading.damage import DAMAGES, damaged_copy
 from tests.vllm.loading.groups import Group
 from tests.vllm.loading.job import Engine, Job
 from tests.vllm.loading.kinds import HUB_ID, KINDS
@@ -67,6 +69,13 @@ def stages_of(job: Job, engine: Engine, name: str, group: Group) -> Found:
         _note_shards(found, load_format, loaded)
         del loaded
         gc.collect()
+    if name in engine.damaged:
+        _note_damaged(
+            found,
+            Path(shards),
+            group.rank,
+            lambda copied: load_config(config_of(copied, SHARDED[1])).digests,
+        )
     return found
 
 
@@ -102,6 +111,13 @@ def _note_shards(found: Found, load_format: str, loaded: Loaded) -> None:
     found[f"{load_format}/loaded"] = loaded.digests
     found[f"{load_format}/ready"] = digests_of(loaded.model)
     found[f"{load_format}/reloaded"] = _or_error(lambda: reload(loaded))
+
+
+def _note_damaged(found: Found, shards: Path, rank: int, load: Callable[[str], Digests]) -> None:
+    """What a load of each damaged copy says; a load that succeeds leaves its digests."""
+    for damage in DAMAGES:
+        copied = str(damaged_copy(shards, damage, rank))
+        found[f"damaged/{damage}"] = _or_error(partial(load, copied))
 
 
 def _weights(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
