@@ -152,9 +152,8 @@ class Parts:
             self.doubts.is_outdated, self.read_totals,
         )  # fmt: skip
         self.runs = Runs(
-            settings.block_bytes, fleet, self.backings,
-            lambda command, backed: self.fetches.begin(command, backed=backed), turns.post,
-        )  # fmt: skip
+            settings.block_bytes, fleet, self.backings, self.fetches.prepared, turns.post
+        )
         self.proofs = Proofs(settings, fleet, self.backings, turns.post)
 
     def _make_service(self) -> None:

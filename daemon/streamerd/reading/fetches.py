@@ -92,20 +92,24 @@ class Fetches:
         """A shard has no slab any more: nothing arrives."""
         self._rates.pop(shard, None)
 
-    def begin(self, command: FetchBlock, *, backed: bool = False) -> None:
-        """Have a worker read a block, remote ones when the cap lets them.
+    def prepared(self, command: FetchBlock) -> Callable[[bool], None]:
+        """A call that has a worker read the block, a remote one when the cap lets it.
 
-        Args:
-            command: the block.
-            backed: whether its memory is there already; else the worker makes it first.
+        The credentials are those of this moment, for the load may have ended when the call is made.
+        The call is told whether the block's memory is there already; else the worker makes it.
         """
+        load = command.credentials_of
+        sent = self._environments.of(load), self._environments.digest(load)
+        return lambda backed: self._begin(command, sent, backed=backed)
+
+    def _begin(
+        self, command: FetchBlock, sent: tuple[dict[str, str], str], *, backed: bool
+    ) -> None:
         backing = self._backings[command.shard]
         if backing.slab_error is not None:
             self._fail(command, FailureKind.ERROR, backing.slab_error)
         elif is_remote(backing.stored.uri):
             start, stop = block_span(command.block, backing.stored.size_bytes, self._block_bytes)
-            load = command.credentials_of
-            sent = self._environments.of(load), self._environments.digest(load)
             self.pace.begin(stop - start, lambda: self._read(command, None, *sent, backed=backed))
         else:
             self._read_local(command, attempt=1, backed=backed)
