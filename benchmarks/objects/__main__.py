@@ -30,7 +30,14 @@ REPORT = "object-store.json"
 PREFIX = "model"
 BFLOAT16_BYTES = 2
 PACKAGES = ("boto3", "botocore", "awscrt", "obstore", "runai-model-streamer-s3")
-TARGETS = {"host": "streamerd", "prefetch": "streamerd prefetch", "gpu": "streamerd gpu"}
+TARGETS = {
+    "host": "streamerd",
+    "prefetch": "streamerd prefetch",
+    "gpu": "streamerd gpu",
+    "gpu-into": "streamerd gpu, into",
+    "gpu-kept": "streamerd gpu, kept",
+}
+ON_GPU = tuple(way for way in WAYS if "gpu" in way)
 OTHERS = [way for way in WAYS if way not in TARGETS.values()]
 
 
@@ -134,11 +141,11 @@ def chosen(options: argparse.Namespace) -> list[str]:
     """The ways to measure, in the table's order."""
     import torch
 
-    targets = [TARGETS[target] for target in options.target]
-    if "gpu" in options.target and not torch.cuda.is_available():
+    asked = {*(TARGETS[target] for target in options.target), *options.ways}
+    if asked.intersection(ON_GPU) and not torch.cuda.is_available():
         print("no loads onto a GPU: torch finds no CUDA here", flush=True)
-        targets.remove(TARGETS["gpu"])
-    return [way for way in WAYS if way in targets or way in options.ways]
+        asked.difference_update(ON_GPU)
+    return [way for way in WAYS if way in asked]
 
 
 def measure(

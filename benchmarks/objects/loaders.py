@@ -103,6 +103,27 @@ class StreamerdGpu(Streamerd):
             torch.cuda.synchronize()
 
 
+class StreamerdGpuInto(Streamerd):
+    """First load into parameters on the GPU, as vLLM has them of a sharded checkpoint."""
+
+    def __init__(self, objects: Objects) -> None:
+        super().__init__(objects)
+        self._targets = {
+            tensor.name: torch.ones(
+                (tensor.stop - tensor.start) // 2, dtype=torch.bfloat16, device="cuda"
+            )
+            for path in objects.files
+            for tensor in stored_tensors(path)
+        }
+        torch.cuda.synchronize()
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        with self._opened() as checkpoint:
+            checkpoint.load_into(self._targets)
+            torch.cuda.synchronize()
+        yield from self._targets.items()
+
+
 class StreamerdDirect(Streamerd):
     """Without a daemon, into parameters that exist, as vLLM has them."""
 
@@ -140,6 +161,19 @@ class RunAi:
             yield from streamer.get_tensors()
 
 
+class RunAiGpu(RunAi):
+    """Each tensor is copied to the GPU, as vLLM does with what this reader gives it."""
+
+    def __init__(self, objects: Objects) -> None:
+        super().__init__(objects)
+        torch.ones(1, device="cuda")  # CUDA starts before the clock does
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in super().tensors():
+            yield name, tensor.to("cuda")
+        torch.cuda.synchronize()
+
+
 class RunAiConnections(RunAi):
     """With as many connections as the others."""
 
@@ -165,7 +199,9 @@ class Way(NamedTuple):
 WAYS = {
     "streamerd": Way(Streamerd, links=True, daemon=True),
     "streamerd prefetch": Way(StreamerdPrefetch, links=True, daemon=True, verified=False),
-    "streamerd gpu": Way(StreamerdGpu, links=True, daemon=True),
+    "streamerd gpu": Way(StreamerdGpu, keep=False, links=True, daemon=True),
+    "streamerd gpu, into": Way(StreamerdGpuInto, links=True, daemon=True),
+    "streamerd gpu, kept": Way(StreamerdGpu, links=True, daemon=True),
     "bare": Way(Bare),
     "bare, huge pages": Way(BareHuge),
     "bare processes, private": Way(
@@ -178,6 +214,7 @@ WAYS = {
     "runai": Way(RunAi, keep=False),
     "runai, connections": Way(RunAiConnections, keep=False),
     "runai, kept": Way(RunAi),
+    "runai, gpu": Way(RunAiGpu, keep=False),
     "boto3": Way(Boto3),
     "awscrt": Way(Crt),
     "obstore": Way(Obstore),

@@ -18,13 +18,14 @@ PROCESSES: Final = (
     "bare processes, faults",
     "bare processes, huge",
 )
-STREAMING: Final = ("streamerd", "streamerd gpu")
+STREAMING: Final = ("streamerd", "streamerd gpu", "streamerd gpu, kept")
 """Who hands tensors over while others are on their way; the rest have all of them at once."""
 RUNAI: Final = ("runai", "runai, connections", "runai, kept")
+GPU: Final = ("streamerd gpu", "streamerd gpu, into", "streamerd gpu, kept")
 COMPARED: Final = (
     *(("streamerd prefetch", peer, 0.85) for peer in PROCESSES),
-    *(("streamerd gpu", peer, 0.75) for peer in PROCESSES),
-    *(("streamerd gpu", peer, 1.8) for peer in RUNAI),
+    *((way, peer, 0.75) for way in GPU for peer in PROCESSES),
+    *((way, peer, 1.8) for way in GPU for peer in (*RUNAI, "runai, gpu")),
     *(("streamerd", peer, 0.9) for peer in BARE),
     ("streamerd direct", "bare, existing memory", 0.9),
     *(("streamerd", peer, 3.0) for peer in RUNAI),

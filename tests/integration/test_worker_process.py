@@ -17,7 +17,8 @@ from streamer_client.storage.local_reader import LocalReader
 from streamerd.workers import frames, jobs
 from streamerd.workers.in_worker import borrowed
 from streamerd.workers.in_worker.assignment import TRY_AGAIN_S
-from streamerd.workers.in_worker.process import Server
+from streamerd.workers.in_worker.process import NICENESS, Server
+from tests.support.daemon import Daemons
 from tests.support.waiting import eventually
 
 SIZE = 8192
@@ -148,3 +149,28 @@ def test_what_may_hang_is_given_up_and_its_lane_goes_on(
 def _beyond_one() -> list[threading.Thread]:
     """Threads of the lane besides the one that is there for the next job."""
     return [thread for thread in threading.enumerate() if thread.name == "disk"][1:]
+
+
+def test_every_thread_of_a_worker_gives_way_to_other_processes(daemon_maker: Daemons) -> None:
+    daemon = daemon_maker.start("--workers=1")
+    (worker,) = eventually(lambda: named(b"streamerd-fetch", daemon.pid), 20)
+    threads = [int(each.name) for each in Path(f"/proc/{worker}/task").iterdir()]
+    assert {os.sched_getscheduler(each) for each in threads} == {os.SCHED_BATCH}
+    assert {os.getpriority(os.PRIO_PROCESS, each) for each in threads} == {NICENESS}
+    assert os.sched_getscheduler(daemon.pid) == os.SCHED_OTHER
+
+
+def named(name: bytes, ancestor: int) -> list[int]:
+    """The processes of this name that descend from another."""
+    return [
+        int(each.parent.name)
+        for each in Path("/proc").glob("[0-9]*/comm")
+        if each.read_bytes().strip() == name and descends(int(each.parent.name), ancestor)
+    ]
+
+
+def descends(pid: int, ancestor: int) -> bool:
+    while pid > 1 and pid != ancestor:
+        status = Path(f"/proc/{pid}/stat").read_text()
+        pid = int(status.rpartition(")")[2].split()[1])
+    return pid == ancestor
