@@ -124,6 +124,8 @@ class Watch:
         closed: dict[LoadKey, Outcome],
     ) -> None:
         match event:
+            case events.BlockFetched():
+                pass  # by far the most frequent; the load's record moves when the block is granted
             case events.BlocksConsumed() | events.CredentialsRenewed() | events.WantsReplaced():
                 touched[event.load] = None
             case events.LoadOpened():
@@ -143,6 +145,8 @@ class Watch:
         closed: dict[LoadKey, Outcome],
     ) -> None:
         match command:
+            case commands.FetchBlock() | commands.ReleaseBlocks():
+                pass  # by far the most frequent, and about no load's progress
             case commands.Announce() | commands.ReportWaiting() | commands.AskCredentials():
                 touched[command.load] = None
             case commands.Admit():
