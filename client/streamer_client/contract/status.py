@@ -42,7 +42,7 @@ class MemoryStatus(msgspec.Struct, frozen=True, kw_only=True):
     committed_bytes: int = 0
     """Promised to loads and pins."""
     lingering_bytes: int = 0
-    """Of slabs that were given up and that old clients still have mapped; beside the limit."""
+    """Bytes of slabs that were given up and that clients still map; beside the limit."""
 
 
 class LeaseStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +60,7 @@ class ShardStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Stands for the shard, which may have several names."""
     uri: str
     names: tuple[str, ...] = ()
-    """What else it was opened as."""
+    """Its other names: one file may be opened by several paths."""
     slab: str | None
     """None where it has no shared memory."""
     size_bytes: int
@@ -92,21 +92,21 @@ class WaitingStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TotalsStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What was counted since the daemon's start."""
+    """Counters since the daemon's start."""
 
     source_read_bytes: int
     source_device_bytes: int = 0
-    """Of `source_read_bytes`, what came from the device or the network."""
+    """The part of `source_read_bytes` that came from a device or over the network."""
     source_proof_bytes: int = 0
     """Read once more to take checksums again; no part of `source_read_bytes`."""
     source_requests: int
     served_bytes: int
     copied_bytes: int = 0
-    """Of tensors, by clients, to devices or into private memory, as they told."""
+    """Bytes of tensors that clients copied to devices or into private memory, as clients told."""
     copied_page_cache_bytes: int = 0
-    """Of these, from the page cache."""
+    """The part of `copied_bytes` that came from the page cache."""
     copied_direct_bytes: int = 0
-    """Of these, read by the clients themselves."""
+    """The part of `copied_bytes` that the clients read themselves."""
     block_hits: int
     block_misses: int
     evicted_bytes: int
@@ -114,7 +114,7 @@ class TotalsStatus(msgspec.Struct, frozen=True, kw_only=True):
     errors: int
     worker_restarts: int
     lost_threads: int = 0
-    """Given up because a file system did not answer."""
+    """Threads of workers that were given up because a file system did not answer them."""
     retired_workers: int = 0
 
 
