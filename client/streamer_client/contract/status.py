@@ -11,11 +11,14 @@ all the same. Pure.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TypeVar
 
 import msgspec
 
 from streamer_client.contract.errors import ProtocolMismatch
 from streamer_client.contract.messages import Json
+
+Document = TypeVar("Document", bound=msgspec.Struct)
 
 
 class ShardState(StrEnum):
@@ -153,12 +156,26 @@ def parse_status(body: Json) -> StatusDocument:
     """Type the body of a `Status` message.
 
     Raises:
+        ProtocolMismatch: as `typed_body` says.
+    """
+    return typed_body(body, StatusDocument, "status")
+
+
+def typed_body(body: Json, document: type[Document], called: str) -> Document:
+    """Type the body of a message that streamerctl shows.
+
+    Args:
+        body: as the daemon sent it.
+        document: the type that this version knows.
+        called: the word for it in an error.
+
+    Raises:
         ProtocolMismatch: a name that this version shows is missing or of another type.
     """
     try:
-        return msgspec.convert(body, StatusDocument)
+        return msgspec.convert(body, document)
     except msgspec.ValidationError as error:
         raise ProtocolMismatch(
-            f"the daemon's status is not what this streamerctl knows ({error}); install the same "
+            f"the daemon's {called} is not what this streamerctl knows ({error}); install the same "
             "version of streamerd on both sides"
         ) from error

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from streamer_client.contract.errors import ProtocolMismatch
 from streamer_client.contract.messages import Json
+from streamer_client.contract.status import typed_body
 
 
 class Sample(NamedTuple):
@@ -103,12 +103,6 @@ def parse_report(body: Json) -> ReportDocument:
     """Type the body of a `Report` message.
 
     Raises:
-        ProtocolMismatch: a name that this version shows is missing or of another type.
+        ProtocolMismatch: as `typed_body` says.
     """
-    try:
-        return msgspec.convert(body, ReportDocument)
-    except msgspec.ValidationError as error:
-        raise ProtocolMismatch(
-            f"the daemon's report is not what this streamerctl knows ({error}); install the same "
-            "version of streamerd on both sides"
-        ) from error
+    return typed_body(body, ReportDocument, "report")
