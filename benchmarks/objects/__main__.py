@@ -72,7 +72,7 @@ class Bench:
         )
 
     def run(self, checkpoint: Checkpoint, link: str, way: str) -> None:
-        """One load of which nothing is cached, and for which as much free memory is at hand."""
+        """Measure one load; none of its bytes is cached, and memory is free for all of them."""
         memory = load.backed_memory(checkpoint.size_bytes)
         pids = self._daemon.pids if WAYS[way].daemon else []
         measured, _ = load.run(

@@ -38,7 +38,7 @@ def get(
 
 
 class Bare(Images):
-    """Into fresh shared memory, by faults of 4 KiB."""
+    """The bare loop into fresh shared memory, whose pages of 4 KiB come by page faults."""
 
     def block(self, number: int, start: int, stop: int) -> None:
         connected = self.own(lambda: connection(self.objects))
@@ -46,7 +46,7 @@ class Bare(Images):
 
 
 class BareHuge(Bare):
-    """Into huge pages, made block by block as streamerd makes them."""
+    """The bare loop into huge pages, which are made block by block as streamerd makes them."""
 
     def __init__(self, objects: Objects) -> None:
         super().__init__(objects)
@@ -67,7 +67,7 @@ class BareHuge(Bare):
 
 
 class BareExisting(Bare):
-    """Into memory that was touched before: the yardstick of who fills parameters."""
+    """The bare loop into memory that has its pages: the yardstick of ways that fill parameters."""
 
     def __init__(self, objects: Objects) -> None:
         super().__init__(objects)

@@ -10,7 +10,8 @@ from typing import Final, NamedTuple
 from benchmarks.objects.requests import LISTINGS, LOG_FORMAT
 
 CONNECTIONS: Final = 4096
-"""Of each of nginx's processes: clients' ones, and where requests are delayed as many again."""
+"""Connections that each process of nginx may have. A delayed request takes two: the client's own,
+and one to the server that keeps it waiting."""
 
 _MAIN: Final = """\
 daemon off;
@@ -66,7 +67,7 @@ _TLS: Final = """ssl_certificate {bundle};
 
 
 class Port(NamedTuple):
-    """One way in."""
+    """One port by which clients reach the objects."""
 
     port: int
     delayed: bool = False
@@ -88,15 +89,15 @@ class Port(NamedTuple):
 
 
 class Nginx(NamedTuple):
-    """All of it."""
+    """What the whole configuration is made of."""
 
     root: str
     directory: str
     workers: int
     user: str
-    """Whom the processes run as; empty: whoever starts them."""
+    """The user that the processes run as; where it is empty, they run as whoever starts them."""
     files: int
-    """How many may be open."""
+    """How many descriptors each process may have open."""
     ports: tuple[Port, ...]
     delay_socket: str = ""
 

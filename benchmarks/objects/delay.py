@@ -30,7 +30,10 @@ _READ_BYTES: Final = 64 << 10
 
 
 class DelayLine(Generic[T]):
-    """What came, in order, each to be let go one delay after it came. Reads no clock."""
+    """The requests that wait, in the order in which they came. Each may go one delay after it came.
+
+    Reads no clock: callers hand the time in.
+    """
 
     def __init__(self, delay_s: float) -> None:
         self._delay_s = delay_s
@@ -40,14 +43,14 @@ class DelayLine(Generic[T]):
         self._waiting.append((now_s + self._delay_s, one))
 
     def due(self, now_s: float) -> list[T]:
-        """Those whose delay is over, which are forgotten here."""
+        """Take out and return the requests whose delay is over."""
         found = []
         while self._waiting and self._waiting[0][0] <= now_s:
             found.append(self._waiting.popleft()[1])
         return found
 
     def wait_s(self, now_s: float) -> float | None:
-        """How long until the next is due; None where nothing waits."""
+        """Seconds until the delay of the next request is over; None where no request waits."""
         return max(0.0, self._waiting[0][0] - now_s) if self._waiting else None
 
 
@@ -63,7 +66,7 @@ class DelayServer:
         self.path = path
         self._line: DelayLine[socket.socket] = DelayLine(delay_s)
         self._heads: dict[socket.socket, bytes] = {}
-        """What was received of the request that each connection is sending."""
+        """The part of a request that each connection has sent so far."""
         self._thread = threading.Thread(target=self._serve, name="delay")
         self._ended, self._end = socket.socketpair()
 

@@ -23,11 +23,11 @@ BLOCK_BYTES = 8 << 20
 SHARED_MEMORY = "/dev/shm"
 REGION = "us-east-1"
 ANYTHING = "bench"
-"""In place of keys: the server looks at no signature."""
+"""The credentials that loaders sign with; the server looks at no signature."""
 
 
 class Objects(msgspec.Struct, frozen=True):
-    """What is read, and how it may be."""
+    """The objects that are read, and the connections and threads that may be used."""
 
     bucket: str
     keys: tuple[str, ...]
@@ -36,7 +36,7 @@ class Objects(msgspec.Struct, frozen=True):
     endpoint: str
     connections: int
     socket: str = ""
-    """Of the daemon."""
+    """The path of the daemon's control socket."""
     bundle: str = ""
     """The file of the certificate to trust, where the endpoint speaks TLS."""
     processes: int = 1

@@ -43,16 +43,16 @@ class Measured(msgspec.Struct):
     seconds: float
     cpu_s: float
     server_cpu_s: float
-    """Of nginx, which shares the processors."""
+    """Processor time of nginx, which has the same processors as the load."""
     gets: int
     heads: int
     listings: int
     refused: int
     body_bytes: int
     again_bytes: int
-    """Of what a GET asked for: how much another GET had asked for."""
+    """The bytes that a GET asked for although another GET had asked for them before."""
     first_get_s: float
-    """From the start until the first GET of an object reached the server."""
+    """Seconds from the start until the first GET of an object reached the server."""
     first_tensor_s: float
 
 
@@ -80,7 +80,7 @@ def work(pipe: Connection, way: str, objects: Objects, verify: bool) -> None:
 
 
 def _own_cpu_s() -> float:
-    """Of this process, and of those that it started and that have ended."""
+    """Processor time of this process, and of the children that it started and that have ended."""
     used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(one.ru_utime + one.ru_stime for one in used)
 
@@ -130,7 +130,7 @@ def run(
 
 
 def _measured(spent: Spent, asked: Requests, start_s: float, start_epoch_s: float) -> Measured:
-    """Without the processor time of other processes."""
+    """The figures of a load without the processor time of other processes."""
     return Measured(
         seconds=spent.stop_s - start_s,
         cpu_s=spent.cpu_s,

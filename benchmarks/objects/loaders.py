@@ -35,7 +35,7 @@ class Loader(Protocol):
 
 
 class Streamerd:
-    """From `open` on: the daemon fetches, this process maps."""
+    """streamerd with its daemon, timed from `open` on: the daemon fetches, this process maps."""
 
     def __init__(self, objects: Objects) -> None:
         import streamer_client
@@ -125,7 +125,7 @@ class StreamerdGpuInto(Streamerd):
 
 
 class StreamerdDirect(Streamerd):
-    """Without a daemon, into parameters that exist, as vLLM has them."""
+    """streamerd without a daemon: it reads into parameters that exist already, as vLLM does."""
 
     def __init__(self, objects: Objects) -> None:
         super().__init__(objects)
@@ -175,7 +175,7 @@ class RunAiGpu(RunAi):
 
 
 class RunAiConnections(RunAi):
-    """With as many connections as the others."""
+    """Run:ai Model Streamer with as many connections as the other ways have."""
 
     def __init__(self, objects: Objects) -> None:
         os.environ["RUNAI_STREAMER_CONCURRENCY"] = str(objects.connections)

@@ -19,7 +19,7 @@ HUGE_PAGES: Final = "huge pages"
 HEAD: Final = "request and head"
 REST: Final = "everything else"
 MOMENTS: Final = 10
-"""In how many of them, evenly over the load, blocks in flight are counted."""
+"""At so many moments, spread evenly over a load, the blocks under way are counted."""
 
 
 class Spent(msgspec.Struct):
@@ -46,7 +46,7 @@ class Block(msgspec.Struct, frozen=True):
 
 
 class Told(msgspec.Struct):
-    """By one worker: of a block, or of all of them."""
+    """What one worker spent on a block, or on all its blocks."""
 
     phases: dict[str, Spent] = {}
     blocks: list[Block] = []
@@ -108,7 +108,7 @@ def ahead(blocks: Iterable[Block]) -> list[int]:
 
 
 def lines(total: Told, connections: int) -> Iterator[str]:
-    """What there is to say of one load."""
+    """The lines that are printed about one load."""
     blocks = total.blocks
     size_gb = sum(block.stop - block.start for block in blocks) / 1e9
     span_s = max(block.ended_s for block in blocks) - blocks[0].began_s

@@ -74,7 +74,7 @@ class _Recorder:
         return noted
 
     def _sums(self) -> dict[str, Spent]:
-        """This thread's own."""
+        """The record of the calling thread, which no other thread writes to."""
         if not hasattr(self._own, "sums"):
             self._own.sums = {}
         sums: dict[str, Spent] = self._own.sums
@@ -90,7 +90,7 @@ class _Recorder:
 
 
 class _Checksums:
-    """In place of the module xxhash in a worker."""
+    """What a worker gets in place of the module xxhash, so that checksums are timed."""
 
     def __init__(self, recorder: _Recorder) -> None:
         import xxhash

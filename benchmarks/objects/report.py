@@ -32,7 +32,7 @@ COMPARED: Final = (
     ("streamerd direct", "runai", 3.0),
     *(("streamerd", peer, 1.0) for peer in ("boto3", "awscrt", "obstore")),
 )
-"""Whose speed, over whose, and how many times that was wanted."""
+"""Ratios that were to be shown: one way, the way it is compared with, and the ratio wanted."""
 
 
 class Row(msgspec.Struct):
@@ -52,7 +52,7 @@ class Row(msgspec.Struct):
         return self.size_bytes / self.median("seconds") / 1e9
 
     def first_byte_s(self, delay_s: float) -> float:
-        """From the start until the server sent the first byte of an object."""
+        """Seconds from the start until the server sent the first byte of an object."""
         return self.median("first_get_s") + (delay_s if self.link == DELAY else 0.0)
 
     def rate_after_first_byte(self, delay_s: float) -> float:
@@ -105,7 +105,7 @@ def delays(rows: list[Row], delay_s: float) -> Iterator[str]:
 
 
 def comparisons(rows: list[Row]) -> Iterator[tuple[str, float]]:
-    """How many times a peer's speed, for what was to be shown."""
+    """How many times as fast as a peer streamerd was, each with the words that say so."""
     seconds = {(row.checkpoint, row.link, row.way): row.median("seconds") for row in rows}
     for checkpoint, link in dict.fromkeys((row.checkpoint, row.link) for row in rows):
         for ours, peer, wanted in COMPARED:

@@ -35,16 +35,16 @@ class Asked(NamedTuple):
 
 
 class Requests(NamedTuple):
-    """What was asked between two looks."""
+    """The requests that came between two looks at the log."""
 
     gets: int
     heads: int
     listings: int
     refused: int
     body_bytes: int
-    """Of objects."""
+    """Bytes of objects that the server sent."""
     again_bytes: int
-    """Of what a GET asked for: how much another GET had asked for."""
+    """The bytes that a GET asked for although another GET had asked for them before."""
     first_get_s: float | None
     """Since the epoch, when the first GET of an object came."""
 
@@ -68,7 +68,7 @@ def parsed(lines: Iterable[str]) -> Iterator[Asked]:
 
 
 def summed(asked: Iterable[Asked]) -> Requests:
-    """All of them together."""
+    """The counts and bytes of some requests, added up by kind."""
     everything = list(asked)
     gets = [one for one in everything if one.kind == "get"]
     count = dict.fromkeys(("get", "head", "listing", "refused"), 0)

@@ -65,12 +65,12 @@ class ObjectServer:
         self.bundle = self._ports["TLS"].bundle if tls else ""
 
     def endpoint(self, link: str) -> str:
-        """Where objects are: by the link "" (plain), "delay" or "TLS"."""
+        """The URL of the objects by the name of the link: "" (plain), "delay" or "TLS"."""
         port = self._ports[link]
         return f"{'https' if port.bundle else 'http'}://127.0.0.1:{port.port}"
 
     def kernel_tls(self) -> str:
-        """What is to be told of kernel TLS, and how often it was used so far."""
+        """The report's line about kernel TLS: how often it was used, or why it is not."""
         if self._without_kernel_tls:
             return self._without_kernel_tls
         with open(TLS_STATISTICS, encoding="ascii") as file:

@@ -165,7 +165,7 @@ class Daemon:
         self._loop.add_signal_handler(signal.SIGHUP, self._reload)
 
     def _interrupted(self) -> None:
-        """Leave nothing: a user who ends it at a terminal would not look for its memory later."""
+        """Stop and leave no slab: a user who presses Ctrl-C would not look for the memory later."""
         self._persists = False
         self._stopping.set()
 

@@ -66,7 +66,7 @@ async def _run(arguments: argparse.Namespace, settings: Settings, origins: dict[
 
 
 def _check(settings: Settings, origins: dict[str, str]) -> None:
-    """Say what a start would run with, having looked at what only a start looks at else.
+    """Print what a start would run with, after the checks that are otherwise made by a start alone.
 
     Raises:
         ConfigError: a start would end with this.

@@ -67,7 +67,7 @@ def descriptor_socket(
 
 
 def rules_of(settings: Settings, slots: int) -> Rules:
-    """What the settings say to the core.
+    """The rules that the core decides by, as the settings say them.
 
     Args:
         settings: of the daemon.
@@ -90,7 +90,7 @@ class Parts:
     Args:
         settings: of the daemon.
         fleet: its workers.
-        instance: what the names of its slabs have in common.
+        instance: the daemon's own part of the names of its slabs.
         config: makes the body of `Config`.
         make_sessions: makes the sessions; called with what to do when one has ended.
         make_control: makes the control socket.
@@ -126,7 +126,7 @@ class Parts:
         self._make_answering(config)
 
     def _make_memory(self) -> None:
-        """What is in memory, and what it was read from."""
+        """Make the parts that own shards and slabs, and the files that shards are read from."""
         settings, turns = self.settings, self.turns
         self.sources = Sources()
         self.editions = Editions()
@@ -136,7 +136,7 @@ class Parts:
         self.slabs = Slabs(settings, self.instance, self.fleet, self.backings, self.model, turns)
 
     def _make_reading(self) -> None:
-        """What reads sources, and compares them with what is in memory."""
+        """Make the parts that read sources, and that compare them with what is in memory."""
         settings, turns, fleet = self.settings, self.turns, self.fleet
         self.read_totals = ReadTotals()
         self.comparisons = Comparisons(
@@ -157,7 +157,7 @@ class Parts:
         self.proofs = Proofs(settings, fleet, self.backings, turns.post)
 
     def _make_service(self) -> None:
-        """What carries the core's commands out."""
+        """Make the part that carries the core's commands out."""
         turns = self.turns
         self.answers = Answers(
             self.model, turns, self.shards, self.slabs, self.sessions, self.control.send,
@@ -170,7 +170,7 @@ class Parts:
         turns.attach(service.carry_out)
 
     def _make_watch(self) -> None:
-        """What looks on, and remembers loads."""
+        """Make the part that looks on and remembers loads."""
         clock = asyncio.get_running_loop().time
         self.watch = Watch(self.model, self._holder, self._called, Story(), clock)
         self.turns.watch(self.watch.turned)
@@ -189,7 +189,7 @@ class Parts:
         return uri, kind_of(uri)
 
     def _make_answering(self, config: Body) -> None:
-        """What handles clients' messages."""
+        """Make the parts that handle clients' messages."""
         model, turns, block_bytes = self.model, self.turns, self.settings.block_bytes
         self.replies = replies = Replies(self.control.send)
         files = LocalFiles(
@@ -233,7 +233,7 @@ class Parts:
         return report_document(self.watch, self.turns.now_s, time.time()).body()
 
     def observed(self) -> Observed:
-        """What metrics are told from."""
+        """The parts that metrics are read from."""
         started_at_s = time.time() - (self.turns.now_s - self.turns.started_s)
         return Observed(self.facts, self.watch, self.replies.refused, started_at_s)
 

@@ -1,4 +1,4 @@
-"""What the configuration's `prefetch` list names, brought in once the daemon serves.
+"""Brings in what the configuration's `prefetch` list names, once the daemon serves.
 
 The daemon opens no path itself: a process of its own asks for each source as any client does, with
 the service's rights and variables, and hands the files over. Owns that process: it is made before
@@ -42,7 +42,7 @@ class StartList:
         self._process: Process | None = None
 
     async def prepare(self) -> None:
-        """Make the process, where there is something to bring in.
+        """Start the process, where there is something to bring in.
 
         Raises:
             StreamerError: it cannot be made.
@@ -58,7 +58,7 @@ class StartList:
             raise StreamerError(f"cannot start what reads the prefetch list: {error}") from error
 
     def begin(self) -> None:
-        """The sockets are open: say what to bring in."""
+        """Tell the process what to bring in; called when the sockets are open."""
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.write(msgspec.json.encode(self._wanted))
             self._process.stdin.close()

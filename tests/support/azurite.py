@@ -37,7 +37,7 @@ class Azurite:
     url: str
     """`http://127.0.0.1:port`, without the account."""
     key: str
-    """Of the account, made for this run."""
+    """The account's key, made for this run."""
 
     def endpoint(self, url: str = "") -> str:
         """The account's blob endpoint, at another server in front of it if one is given."""

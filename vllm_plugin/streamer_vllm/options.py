@@ -51,7 +51,7 @@ class Options:
     memory_limit_bytes: int = -1
     """-1 no limit of the load's own, 0 the smallest window that works, N at most N bytes."""
     pattern: str | None = None
-    """Of shard file names; None is vLLM's default for the parallel sizes."""
+    """The pattern of shards' names; None is vLLM's default for the parallel sizes."""
     distributed: bool = False
     """Accepted for Run:ai's sake: the daemon reads once for all ranks anyway."""
     socket: str | None = None

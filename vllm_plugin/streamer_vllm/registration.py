@@ -75,7 +75,7 @@ def give_pulling(module: ModuleType) -> None:
 def give_iterating(module: ModuleType) -> None:
     """VLLM's own loaders, which `mode` = `off` leaves in place, work without Run:ai's package.
 
-    Where that is installed they keep it: whoever says `off` wants no other.
+    Where Run:ai's package is installed, they use it: whoever says `off` wants no other code.
     """
     current = getattr(module, "SafetensorsStreamer", None)
     if getattr(current, "__module__", "").partition(".")[0] != _RUNAI_PACKAGE:

@@ -1,4 +1,4 @@
-"""Whom this process talks to: judges the folders above a socket, and who listens at it.
+"""Judges whom this process may talk to: the folders above a socket, and who listens at it.
 
 A path is only as good as everybody who may change what stands there, so each folder on the way to
 the socket is looked at, and after connecting the kernel says whose the other end is. Owns these two

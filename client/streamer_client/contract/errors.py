@@ -22,11 +22,18 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from streamer_client.contract.limits import MAX_TEXT_CHARACTERS
+from streamer_client.contract.printable import printable
+
 
 class StreamerError(Exception):
     """Base of all errors; `str()` says what happened, to which object, and what to do."""
 
     code: ClassVar[str] = "internal"
+
+    def __str__(self) -> str:
+        """The text in one line: a store chooses its keys, and could write to a terminal by them."""
+        return printable(super().__str__(), MAX_TEXT_CHARACTERS)
 
 
 class ConfigError(StreamerError, ValueError):

@@ -39,7 +39,7 @@ class Greeting(Packet, frozen=True):
 
     protocol: int
     version: str
-    """Of the daemon, for the text of a mismatch."""
+    """The daemon's version, for the text of an error when the protocols differ."""
     token: bytes
     """The client puts it before each of its ZeroMQ messages: so the daemon knows whose they are."""
     proof: bytes
@@ -76,7 +76,7 @@ class HandedFile(msgspec.Struct, frozen=True, array_like=True):
     """One file of a batch."""
 
     name: str
-    """As its owner calls it, for people; the daemon never opens it."""
+    """The path by which the client knows the file. People read it; the daemon never opens it."""
     direct: bool
     """Whether a second descriptor follows, opened for O_DIRECT alone."""
 

@@ -97,6 +97,10 @@ MAX_LOAD_BLOCKS: Final = 2 << 20
 """Blocks of all files of an open: 16 TiB at 8 MiB. `MAX_SHARDS` files of `MAX_SHARD_BLOCKS` would
 take 230 GB of account."""
 
+MAX_LISTING_PAGES: Final = 2000
+"""Pages of one listing of a store, most of a thousand keys: two million keys take some 600 MB. A
+store whose listing never ends would fill the memory of whoever reads it."""
+
 # --- headers ------------------------------------------------------------------------------------
 
 MAX_HEADER_BYTES: Final = 100_000_000

@@ -38,7 +38,7 @@ class Hello(Message, frozen=True):
     protocol: int
     version: str
     pid: int
-    """As the client sees it; shown where the kernel does not tell the daemon one."""
+    """The pid as the client sees it, shown where the kernel tells the daemon none."""
     label: str
     """What `status` shows for this client, for example `rank 0`."""
     world: int = 0
@@ -96,9 +96,9 @@ class Copied(Message, frozen=True):
 
     copied_bytes: int
     page_cache_bytes: int = 0
-    """Of these, from the page cache."""
+    """The part of `copied_bytes` that came from the page cache."""
     direct_bytes: int = 0
-    """Of these, read by the client itself, without the daemon."""
+    """The part of `copied_bytes` that the client read itself, without the daemon."""
 
 
 class ReleaseShards(Message, frozen=True):
@@ -235,7 +235,7 @@ class Opened(Message, frozen=True):
     shards: tuple[OpenedShard, ...]
     granted: Ranges
     resident_bytes: int
-    """Of all bytes of its shards, those that were in memory when the load was admitted."""
+    """How many bytes of its shards were in memory when the load was admitted."""
     compared: bool = True
     """False where what is in memory is still being compared with the files as they are now: the
     load may copy meanwhile, and counts only with `Compared`."""

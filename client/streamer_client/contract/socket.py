@@ -12,7 +12,7 @@ DESCRIPTOR_SUFFIX: Final = ".fd"
 SUN_PATH_BYTES: Final = 107
 """`sun_path` of unix(7) holds 108 bytes with its terminating null."""
 MAX_SOCKET_PATH_BYTES: Final = SUN_PATH_BYTES - len(DESCRIPTOR_SUFFIX)
-"""Of a control socket, so that its descriptor socket has a path too."""
+"""The longest path of a control socket: that of its descriptor socket must fit as well."""
 
 
 def descriptor_socket(socket_path: str) -> str:

@@ -11,11 +11,14 @@ all the same. Pure.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TypeVar
 
 import msgspec
 
 from streamer_client.contract.errors import ProtocolMismatch
 from streamer_client.contract.messages import Json
+
+Document = TypeVar("Document", bound=msgspec.Struct)
 
 
 class ShardState(StrEnum):
@@ -42,7 +45,7 @@ class MemoryStatus(msgspec.Struct, frozen=True, kw_only=True):
     committed_bytes: int = 0
     """Promised to loads and pins."""
     lingering_bytes: int = 0
-    """Of slabs that were given up and that old clients still have mapped; beside the limit."""
+    """Bytes of slabs that were given up and that clients still map; beside the limit."""
 
 
 class LeaseStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +63,7 @@ class ShardStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Stands for the shard, which may have several names."""
     uri: str
     names: tuple[str, ...] = ()
-    """What else it was opened as."""
+    """Its other names: one file may be opened by several paths."""
     slab: str | None
     """None where it has no shared memory."""
     size_bytes: int
@@ -92,21 +95,21 @@ class WaitingStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TotalsStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What was counted since the daemon's start."""
+    """Counters since the daemon's start."""
 
     source_read_bytes: int
     source_device_bytes: int = 0
-    """Of `source_read_bytes`, what came from the device or the network."""
+    """The part of `source_read_bytes` that came from a device or over the network."""
     source_proof_bytes: int = 0
     """Read once more to take checksums again; no part of `source_read_bytes`."""
     source_requests: int
     served_bytes: int
     copied_bytes: int = 0
-    """Of tensors, by clients, to devices or into private memory, as they told."""
+    """Bytes of tensors that clients copied to devices or into private memory, as clients told."""
     copied_page_cache_bytes: int = 0
-    """Of these, from the page cache."""
+    """The part of `copied_bytes` that came from the page cache."""
     copied_direct_bytes: int = 0
-    """Of these, read by the clients themselves."""
+    """The part of `copied_bytes` that the clients read themselves."""
     block_hits: int
     block_misses: int
     evicted_bytes: int
@@ -114,7 +117,7 @@ class TotalsStatus(msgspec.Struct, frozen=True, kw_only=True):
     errors: int
     worker_restarts: int
     lost_threads: int = 0
-    """Given up because a file system did not answer."""
+    """Threads of workers that were given up because a file system did not answer them."""
     retired_workers: int = 0
 
 
@@ -153,12 +156,26 @@ def parse_status(body: Json) -> StatusDocument:
     """Type the body of a `Status` message.
 
     Raises:
+        ProtocolMismatch: as `typed_body` says.
+    """
+    return typed_body(body, StatusDocument, "status")
+
+
+def typed_body(body: Json, document: type[Document], called: str) -> Document:
+    """Type the body of a message that streamerctl shows.
+
+    Args:
+        body: as the daemon sent it.
+        document: the type that this version knows.
+        called: the word for it in an error.
+
+    Raises:
         ProtocolMismatch: a name that this version shows is missing or of another type.
     """
     try:
-        return msgspec.convert(body, StatusDocument)
+        return msgspec.convert(body, document)
     except msgspec.ValidationError as error:
         raise ProtocolMismatch(
-            f"the daemon's status is not what this streamerctl knows ({error}); install the same "
+            f"the daemon's {called} is not what this streamerctl knows ({error}); install the same "
             "version of streamerd on both sides"
         ) from error

@@ -49,8 +49,8 @@ class Copies(NamedTuple):
 
         Args:
             size_bytes: all of it.
-            route: of the pass, as it was at its end.
-            direct_bytes: what this process read of it itself, where that is a part.
+            route: the route of the pass, as it was at its end.
+            direct_bytes: how many of them this process read itself, where that is a part.
         """
         match route:
             case Route.DAEMON:
@@ -158,7 +158,7 @@ class Feed(Protocol):
         ...
 
     def consumed(self, number: int, shard: int, block: int) -> None:
-        """The pass will not read this block again; what it read of it is right.
+        """Give a block back: the pass will not read it again. What was read of it so far is right.
 
         Raises:
             FeedClosed: the pass was over before, and what was read may be anything.

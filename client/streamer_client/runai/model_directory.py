@@ -21,8 +21,8 @@ from streamer_client.storage.os_errors import source_error, working_directory
 SENTINEL_NAME: Final = ".runai_complete"
 
 _BEGUN: Final = b"begun by streamer_client in directory "
-"""In the lock file, followed by the directory's inode: it was empty or missing when an attempt
-began, and none has completed it since. So all that lies in it came from such attempts."""
+"""The lock file holds this text and the directory's inode once an attempt has begun with an empty
+or missing directory, until one completes it. So all files in it came from such attempts."""
 _MAX_LOCK_BYTES: Final = 256
 
 

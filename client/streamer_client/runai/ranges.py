@@ -25,7 +25,7 @@ class Range(NamedTuple):
     start: int
     stop: int
     dtype: str
-    """As safetensors names it."""
+    """The kind of the elements, as safetensors names it."""
     shape: tuple[int, ...]
 
 

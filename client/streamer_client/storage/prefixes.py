@@ -24,6 +24,7 @@ from streamer_client.contract.errors import (
     SourceForbidden,
     SourceNotFound,
 )
+from streamer_client.contract.limits import MAX_LISTING_PAGES
 from streamer_client.storage.contract import StoredShard
 from streamer_client.storage.names import DEFAULT_PATTERN, natural_key, select, some_of
 from streamer_client.storage.object_uri import ObjectUri
@@ -123,7 +124,7 @@ class Prefixes:
     ) -> tuple[StoredShard, ...]:
         """See `Storage.list_all`."""
         base = self._store.uri(source)
-        pages = self._store.pages(base, deep=True)
+        pages = self._pages(base, deep=True)
         objects = (each for page in pages for each in page.objects)
         listed = sorted(objects, key=lambda each: natural_key(each.key))
         if not listed:
@@ -139,7 +140,7 @@ class Prefixes:
         """Objects directly under a prefix by their names, and names of prefixes under it."""
         skip = len(base.prefix)
         try:
-            pages = list(self._store.pages(base, deep=False))
+            pages = list(self._pages(base, deep=False))
         except SourceForbidden:
             # Credentials may allow reading one object and no listing, so the object is asked for.
             if self._is_object(base):
@@ -148,6 +149,20 @@ class Prefixes:
         listed = {each.key[skip:]: each for page in pages for each in page.objects}
         below = [prefix[skip:] for page in pages for prefix in page.prefixes]
         return listed, below
+
+    def _pages(self, base: ObjectUri, *, deep: bool) -> Iterator[Page]:
+        """The pages of a listing that somebody holds as a whole.
+
+        Raises:
+            SourceError: there are more than `MAX_LISTING_PAGES`.
+        """
+        for number, page in enumerate(self._store.pages(base, deep=deep)):
+            if number == MAX_LISTING_PAGES:
+                raise SourceError(
+                    f"{base}: its listing goes on after {MAX_LISTING_PAGES} pages; name a prefix "
+                    "that holds fewer objects, or the files"
+                )
+            yield page
 
     def _told(self, uris: Sequence[ObjectUri]) -> list[Wanted]:
         """What a listing tells of objects that a caller names, where it saves requests.

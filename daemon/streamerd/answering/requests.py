@@ -1,6 +1,6 @@
-"""From a client's message to whoever handles it: one table, message type to handler.
+"""Finds the handler of a client's message: one table, from types of messages to handlers.
 
-Owns the table, and that a request which fails is answered with `Failed` and changes nothing. What
+Owns the table. Answers a request that fails with `Failed`; such a request changes nothing. What
 each message means is told in the module that registers for it. Runs in the daemon's loop, called by
 the control socket for every message.
 """

@@ -1,4 +1,4 @@
-"""Who has shown that a store lets him read an object of which a listing told.
+"""Knows which loads have shown that a store lets them read an object that was only listed.
 
 A listing needs another right than reading, and objects under one prefix may have different readers.
 So an object that was only listed is given to a load without a request for it in two cases alone:
@@ -28,7 +28,7 @@ class _Opened:
     """A load, as it was when it was opened."""
 
     digest: str
-    """Of its environment then; one that was renewed since vouches for nobody."""
+    """The digest of the environment that it was opened with. A renewed one vouches for nobody."""
     shards: frozenset[ShardKey]
     unshown: set[ShardKey]
     """Those of its shards for which its credentials have shown nothing yet."""
@@ -90,7 +90,7 @@ class Rights:
     def owed(self, environment: Mapping[str, str], shards: Collection[ShardKey]) -> Owed | None:
         """A load with other credentials that must show its right to some of these shards.
 
-        None where there is no more of them.
+        None where no such load is left.
         """
         self._forget_the_ended()
         digest, joined = digest_of(environment), set(shards)
@@ -110,7 +110,7 @@ class Rights:
                 each.unshown -= set(owed.shards)
 
     def _was_read(self, key: ShardKey) -> bool:
-        """Whether bytes are there: until now, only by the credentials of who has not shown more."""
+        """Whether a byte of it is resident: credentials that had shown nothing have read it."""
         shard = self._model.shards.get(key)
         return shard is not None and shard.resident_bytes > 0
 

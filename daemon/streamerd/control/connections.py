@@ -82,7 +82,7 @@ class AcceptedConnections:
         self._highest = descriptor_limit - SPARE_DESCRIPTORS
         self._monitor: zmq.Socket[bytes] = router.context.socket(zmq.PAIR)
         self._accepted: dict[int, AcceptedConnection] = {}
-        """In order of age."""
+        """The connections that libzmq has accepted, the oldest first."""
         self._ended = 0
         """How many of `_accepted` were shut down."""
         self._loop = asyncio.get_running_loop()

@@ -28,7 +28,7 @@ from streamer_client.contract.messages import Copied, Message
 logger = logging.getLogger(__name__)
 
 OPERATORS_LABEL: Final = "streamerctl"
-"""What streamerctl calls itself."""
+"""The label by which streamerctl introduces itself."""
 _SO_PEERPIDFD: Final = 77
 """Of <asm-generic/socket.h>, Linux 6.5; the socket module has no name for it."""
 
@@ -40,7 +40,7 @@ class Session:
     name: str
     """The daemon's own name for it, which no client learns."""
     pid: int
-    """In the daemon's pid namespace, as the kernel tells it; 0 where the process is not in it."""
+    """The pid in the daemon's pid namespace, which the kernel tells; 0 where it has none there."""
     uid: int
     gid: int
     connection: socket.socket

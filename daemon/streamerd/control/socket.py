@@ -104,7 +104,7 @@ class ControlSocket:
         most = min(MAX_CONNECTIONS, soft // 8)
         self._connections = AcceptedConnections(self._socket, path, most, soft)
         self._connection_of: dict[str, AcceptedConnection | None] = {}
-        """By session."""
+        """The ZeroMQ connection of each session, by the session's name."""
         self._untold = 0
         """Messages that made no sense since the log told of one."""
         self._told_s = -GARBAGE_TOLD_S

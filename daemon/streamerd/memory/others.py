@@ -1,4 +1,4 @@
-"""What of the shared-memory mount other daemons have taken already.
+"""Tells how much of the shared-memory mount other daemons have taken already.
 
 Owns how slabs are named, as far as that tells whose they are, and the sum of those that are not
 this daemon's. Asked in the main process, when the default of `memory_limit` is made; only looks.
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final
 
 SLAB_PREFIX: Final = "streamerd."
-"""Of every daemon's slabs; `<instance>.` follows."""
+"""The names of all daemons' slabs begin with this; `<instance>.` follows."""
 INSTANCE_SUFFIX: Final = ".instance"
-"""Of the file beside a daemon's socket in which its instance is noted."""
+"""How the name ends of the file beside a daemon's socket in which its instance is noted."""
 _BLOCK_BYTES: Final = 512
 """The unit of `st_blocks`; see stat(2)."""
 

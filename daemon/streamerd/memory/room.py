@@ -37,7 +37,7 @@ class MemoryRoom(NamedTuple):
     cgroup_used_bytes: int = 0
     """What that control group uses already, page cache and shared memory left out."""
     taken_bytes: int = 0
-    """What other daemons' slabs take of the mount, and so of the machine."""
+    """Bytes that other daemons' slabs take of the mount, and thus of the machine's memory."""
     unified: bool = False
     """Whether the GPU has its memory from the machine's."""
 

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from streamer_client.contract.errors import ProtocolMismatch
 from streamer_client.contract.messages import Json
+from streamer_client.contract.status import typed_body
 
 
 class Sample(NamedTuple):
-    """How far a load was at one time; all but the time only grow."""
+    """How far a load was at one time. Each figure is a sum since the load was opened."""
 
     at_s: float
     read_bytes: int
@@ -68,13 +68,13 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     """Unix time, as of all times in one document by the calendar's clock when it was made. So a
     clock that was set meanwhile moves all of them together, and none against the others."""
     seconds: float
-    """From the open to the last thing that happened in it."""
+    """Seconds from its open to the last thing that happened in it."""
     resident_bytes: int
-    """Of what it was served, in memory when it began."""
+    """The part of `served_bytes` that was in memory when it began."""
     read_bytes: int
     """Read from the source for it."""
     shared_bytes: int
-    """Of what it was served, what other loads had read meanwhile."""
+    """The part of `served_bytes` that other loads had read meanwhile."""
     served_bytes: int
     error: str = ""
     samples: tuple[Sample, ...]
@@ -89,7 +89,7 @@ class ReportDocument(msgspec.Struct, frozen=True, kw_only=True):
     loads: tuple[LoadReport, ...]
     """The oldest first."""
     older_running: int = 0
-    """How many more loads run, opened before those of `loads`, and are not told."""
+    """Number of loads that run and that `loads` lacks, since too many others were opened later."""
     reads: tuple[ReadSpan, ...]
     """The latest reads of all workers; the oldest first."""
 
@@ -103,12 +103,6 @@ def parse_report(body: Json) -> ReportDocument:
     """Type the body of a `Report` message.
 
     Raises:
-        ProtocolMismatch: a name that this version shows is missing or of another type.
+        ProtocolMismatch: as `typed_body` says.
     """
-    try:
-        return msgspec.convert(body, ReportDocument)
-    except msgspec.ValidationError as error:
-        raise ProtocolMismatch(
-            f"the daemon's report is not what this streamerctl knows ({error}); install the same "
-            "version of streamerd on both sides"
-        ) from error
+    return typed_body(body, ReportDocument, "report")

@@ -13,10 +13,11 @@ from streamerd.observe.document import LoadReport, Sample
 from streamerd.state.load import Load
 
 MOST_SAMPLES: Final = 96
-"""Of one load. When there are as many, every other one goes and the next come half as often."""
+"""Samples that are kept of one load. When there are more, every other one is dropped, and from then
+on samples are taken half as often."""
 MOST_CHARACTERS: Final = 4096
-"""Of a source's or an error's text as a record keeps it. The key of an object may have 1,024 bytes
-in most stores, and a URL 8 KiB; an error's text may name every shard."""
+"""Length to which a record cuts the name of a source or the text of an error. The key of an object
+may have 1,024 bytes in most stores, and a URL 8 KiB; an error's text may name every shard."""
 BACKLOG_BLOCKS: Final = 4
 """Granted blocks that a client has not consumed: with fewer it may wait for a certain one."""
 FIRST_GAP_S: Final = 0.002
@@ -127,7 +128,7 @@ class Record:
     gap_s: float = FIRST_GAP_S
     samples: list[Sample] = field(default_factory=list)
     sample_s: float = 0.0
-    """From when on the next sample is due."""
+    """The time from which the next sample is due."""
 
     def __post_init__(self) -> None:
         self.last_s = self.since_s = self.sample_s = self.opened_s
@@ -153,7 +154,7 @@ class Record:
         self.since_s = self.last_s
 
     def end(self, load: Load | None, now_s: float, outcome: Outcome) -> None:
-        """It is over. Time in which its client wanted nothing more does not count."""
+        """Note that the load is over; time in which its client wanted nothing does not count."""
         if self.phase in _NOT_WAITING:
             now_s = self.last_s
         complete = self.complete
@@ -183,17 +184,17 @@ class Record:
 
     @property
     def seconds(self) -> float:
-        """From its open to the last thing that happened in it."""
+        """Seconds from its open to the last thing that happened in it."""
         return self.last_s - self.opened_s
 
     @property
     def resident_bytes(self) -> int:
-        """Of what it was served, what was in memory already."""
+        """The part of `served_bytes` that was in memory when the load was admitted."""
         return max(0, min(self.admitted_bytes, self.served_bytes - self.read_bytes))
 
     @property
     def shared_bytes(self) -> int:
-        """Of what it was served, what other loads had read meanwhile."""
+        """The part of `served_bytes` that other loads had read meanwhile."""
         return max(0, self.served_bytes - self.read_bytes - self.resident_bytes)
 
     def report(self, shift_s: float) -> LoadReport:

@@ -1,6 +1,6 @@
-"""The log's story of each load: a line when it opens, and one when it ends: where its time went.
+"""Tells each load in the log: one line when it opens, and one when it ends with where time went.
 
-Owns these lines alone; that a load waits is told where its client is told (`service/answers.py`).
+Owns these two lines alone. `service/answers.py` logs that a load waits, when it tells the client.
 Runs in the daemon's loop.
 """
 
@@ -17,7 +17,7 @@ class Story:
     """Writes the lines."""
 
     def opened(self, record: Record) -> None:
-        """A load was asked for; of a prefetch the end is told."""
+        """Log that a load was asked for; of a prefetch only the end is logged at INFO."""
         level = logging.DEBUG if record.kind == "prefetch" else logging.INFO
         logger.log(
             level,
@@ -27,7 +27,7 @@ class Story:
         )  # fmt: skip
 
     def ended(self, record: Record, now_s: float) -> None:
-        """A load is over."""
+        """Log that a load is over, and where its time went."""
         seconds, spent = record.seconds, record.spent_s
         rate = record.served_bytes / 1e9 / seconds if seconds else 0.0
         logger.log(

@@ -39,9 +39,9 @@ class LoadTotals:
     """Sums over the loads that ended."""
 
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """By kind and outcome."""
+    """Number of loads by kind and outcome."""
     seconds: dict[str, Histogram] = field(default_factory=dict)
-    """Of loads that ended well, by kind of source."""
+    """How long loads took that ended well, by kind of source."""
     origins: Counter[str] = field(default_factory=Counter)
     """Bytes that loads were served, by where they came from."""
 
@@ -90,7 +90,7 @@ class Watch:
         has ended."""
 
     def turned(self, happened: Sequence[AnyEvent], decided: Sequence[AnyCommand]) -> None:
-        """One turn of the core."""
+        """Bring the records up to date after a turn of the core."""
         now_s = self._clock()
         touched: dict[LoadKey, None] = {}
         closed: dict[LoadKey, Outcome] = {}
@@ -124,6 +124,8 @@ class Watch:
         closed: dict[LoadKey, Outcome],
     ) -> None:
         match event:
+            case events.BlockFetched():
+                pass  # by far the most frequent; the load's record moves when the block is granted
             case events.BlocksConsumed() | events.CredentialsRenewed() | events.WantsReplaced():
                 touched[event.load] = None
             case events.LoadOpened():
@@ -134,7 +136,7 @@ class Watch:
                 for key in [key for key in self.running if key.owner == event.owner]:
                     closed.setdefault(key, Outcome.GONE)
             case _:
-                pass  # nothing that a load is told apart from
+                pass  # no record changes by it
 
     def _decided(
         self,
@@ -143,6 +145,8 @@ class Watch:
         closed: dict[LoadKey, Outcome],
     ) -> None:
         match command:
+            case commands.FetchBlock() | commands.ReleaseBlocks():
+                pass  # by far the most frequent, and about no load's progress
             case commands.Announce() | commands.ReportWaiting() | commands.AskCredentials():
                 touched[command.load] = None
             case commands.Admit():

@@ -48,7 +48,7 @@ class SidecarWriter:
         self._model = model
         self._backings = backings
         self._written: dict[str, _Written] = {}
-        """By slab."""
+        """What the sidecar of each slab says, by the name of the slab."""
         self._failing = False
         """Whether the last one could not be written, which the log tells once."""
 

@@ -193,11 +193,11 @@ class Fetches:
         self, command: FetchBlock, job: jobs.Fetch, answer: jobs.Fetched, asked_s: float
     ) -> None:
         size_bytes, now_s = job.stop - job.start, self._loop.time()
+        device_bytes, began_s = max(0, answer.device_bytes), answer.began_s or asked_s
         self._totals.add(
             Read(
-                command.credentials_of, kind_of(job.shard.uri), size_bytes,
-                max(0, answer.device_bytes), asked_s, answer.began_s or asked_s, now_s,
-                answer.worker, answer.thread,
+                command.credentials_of, kind_of(job.shard.uri), size_bytes, device_bytes,
+                asked_s, began_s, now_s, answer.worker, answer.thread,
             )
         )  # fmt: skip
         self._rates.setdefault(command.shard, Rate()).add(now_s, size_bytes)

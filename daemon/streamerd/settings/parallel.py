@@ -18,7 +18,7 @@ from streamerd.memory.room import MemoryRoom, group_folders
 
 MOST_WORKERS: Final = 32
 FEW_PROCESSORS: Final = 8
-"""With fewer processors than this, half of them have a worker: the rest is for those who copy."""
+"""With fewer processors than this, every other one has a worker: clients copy on the rest."""
 MOST_THREADS: Final = 4
 DISK_READS: Final = 16
 """Reads of files at once, all workers together, that keep a disk or a page cache busy."""
@@ -28,9 +28,9 @@ CONNECTIONS_FOR_EACH: Final = 8
 """Connections for each processor. Sixteen processors have 128, which are 1 GiB of blocks of 8 MiB:
 more than the 0.6 GiB that are on their way at 100 Gbit/s and 50 ms."""
 WORKER_BYTES: Final = 40 << 20
-"""What a worker may need, with a buffer of one block for its one thread."""
+"""Memory that a worker with one thread may need, a buffer of one block for the thread included."""
 SHARE: Final = 16
-"""At most this part of the memory is spent on workers."""
+"""Workers get at most one part in so many of the memory."""
 
 
 def processors(root: str = "/") -> float:

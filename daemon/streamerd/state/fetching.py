@@ -56,7 +56,9 @@ def _may_begin(model: Model, load: Load) -> bool:
     A run never waits for more than a quarter of the slots, so that nearly all are in use.
     """
     slots = model.rules.slots_of(remote=load.remote)
-    free = model.free_slots(remote=load.remote)
+    free = slots - model.busy[load.remote]
+    if free <= 0:
+        return False
     most = load.options.concurrency
     if most is not None:
         slots, free = min(slots, most), min(free, most - load.in_flight)

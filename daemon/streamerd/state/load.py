@@ -108,14 +108,12 @@ class Load:
     released: set[int] = field(default_factory=set)
     last_progress_s: float = 0.0
     credentials: Credentials = field(default_factory=Credentials)
+    remote: bool = field(init=False)
+    """Whether its shards are read over the network; all of them are of one source."""
 
     def __post_init__(self) -> None:
         self.phases = [bytearray(shard.blocks) for shard in self.shards]
-
-    @property
-    def remote(self) -> bool:
-        """Whether its shards are read over the network; all of them are of one source."""
-        return bool(self.shards) and self.shards[0].remote
+        self.remote = bool(self.shards) and self.shards[0].remote
 
     @property
     def commitment_bytes(self) -> int:

@@ -21,7 +21,7 @@ from streamer_client.storage.registry import source_environment, storage_for
 
 INDEX_NAME: Final = "model.safetensors.index.json"
 MOST_BYTES: Final = 256 << 20
-"""Of a file that is read as a whole: room for the names of a million tensors and more."""
+"""The longest index, which is read as a whole: it has room for more than a million names."""
 
 
 @dataclass(frozen=True, slots=True)

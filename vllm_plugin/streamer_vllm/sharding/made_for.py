@@ -42,14 +42,14 @@ class MadeFor(msgspec.Struct, frozen=True, omit_defaults=False):
     vllm: str
     """The version that wrote it."""
     pattern: str | None
-    """Of file names; None is vLLM's default."""
+    """The pattern of the files' names; None is vLLM's default."""
     files: tuple[str, ...]
     """Every weight file, below the folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What this engine is."""
+    """What this engine would note of itself if it wrote the checkpoint."""
 
     place: Place
     expert_parallel: bool
@@ -174,7 +174,7 @@ def _check_files(folder: str, note: MadeFor, wanted: Wanted) -> None:
 
 
 def _files_like(folder: str, glob: str) -> list[str]:
-    """What of a folder fits a glob, whose last part alone may hold wildcards."""
+    """The files of a folder that fit a glob, of which the last part alone may hold wildcards."""
     below, pattern = os.path.split(glob)
     try:
         names = os.listdir(os.path.join(folder, below))

@@ -19,7 +19,7 @@ from streamer_client.contract.limits import MAX_DIMENSIONS, MAX_SOURCE_CHARACTER
 from streamer_client.contract.printable import printable
 
 MAX_COUNT: Final = 2**64 - 1
-"""Of elements, bytes or bits: the format counts in unsigned integers of 64 bits."""
+"""The largest count of elements, bytes or bits: the format has unsigned integers of 64 bits."""
 _SHOWN_CHARACTERS: Final = 120
 
 DTYPE_BITS: Final[Mapping[str, int]] = {

@@ -48,7 +48,7 @@ from streamer_client.contract.safetensors.catalog import (
 LENGTH_BYTES: Final = 8
 
 _DTYPES: Final = {dtype: dtype for dtype in DTYPE_BITS}
-"""One text for each kind, instead of one for each tensor."""
+"""The names of kinds of elements, so that tensors of a kind share one string in memory."""
 
 _METADATA: Final = "__metadata__"
 _LFS_POINTER: Final = b"version "
