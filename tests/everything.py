@@ -5,8 +5,8 @@ runs the tests, each time in a process of its own: `python -m tests.everything [
 which is what `make test` does. Where the arguments name tests, those alone run, by plain pytest.
 
 Tests of one file always run one after the other in one process, so fixtures of a module are made
-once. What fills mounts, kills processes, boots a machine or starts vLLM, or measures what a whole
-machine does, belongs into the second run; a folder is there unless it is listed in `BESIDE_OTHERS`.
+once. What starts daemons, fills mounts, kills processes, boots a machine or starts vLLM belongs
+into the second run; a folder is there unless it is listed in `BESIDE_OTHERS`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Final
 from xml.etree import ElementTree as ET
 
 TESTS: Final = Path(__file__).parent
-BESIDE_OTHERS: Final[tuple[str, ...]] = ("unit", "property", "contract", "integration")
+BESIDE_OTHERS: Final[tuple[str, ...]] = ("unit", "property", "contract")
 MOST_AT_ONCE: Final = 8
 _NONE_CHOSEN: Final = 5
 """pytest's exit status where no test was chosen, for example by `-k`."""
