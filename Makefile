@@ -36,7 +36,7 @@ venv: $(READY) ## the environment, in .venv (about 5 minutes, once)
 # not write bytecode (PYTHONDONTWRITEBYTECODE, other users, isolated workers).
 test: lint $(AZURITE) ## lint, types, then every test that this machine can run; ARGS go to pytest
 	$(BIN)/python -m compileall -q daemon client vllm_plugin tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m tests.everything $(ARGS)
 
 test-vllm: $(OTHER)/.ready ## tests/vllm with another vLLM: make test-vllm VLLM=0.28.0 [TORCH=2.13.0]
 	$(OTHER)/bin/python -m pytest tests/vllm $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +14,9 @@ from tests.support.leaks import leaked, mark_session, snapshot
 from tests.support.loader import LoaderServer, loader_server
 from tests.support.waiting import eventually
 
-SETTLE_S = 5.0
+SETTLE_S = 60.0 if "PYTEST_XDIST_WORKER" in os.environ else 5.0
+"""Beside other processes that run tests, the slabs of a daemon that one of these has killed and
+does not serve again yet belong to nobody for a while."""
 
 
 def pytest_configure() -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.checkpoints import write_model
 from tests.support.daemon import BLOCK, DaemonProcess, Daemons
+from tests.support.unprivileged import open_to_others
 from tests.support.visitor import PROGRAM, REPOSITORY, Visitor, digests_of, kill_and_wait
 from tests.support.waiting import eventually
 from tests.support.worlds import (
@@ -45,8 +46,7 @@ def models(tmp_path: Path) -> Path:
     files = write_model(folder / "llama", shards=2, blocks=2)
     give([folder, folder / "llama"], MEMBER, 0o700)
     give(files, MEMBER, 0o600)
-    for above in (tmp_path, *tmp_path.parents[:2]):
-        above.chmod(0o755)
+    open_to_others(tmp_path)
     return folder
 
 

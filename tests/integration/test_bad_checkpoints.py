@@ -23,7 +23,7 @@ from tests.support.checkpoints import one_of_each, random_tensor, write_model, w
 from tests.support.daemon import BLOCK, OBEYS_FILE_MODES, DaemonProcess, daemons
 from tests.support.raw_client import RawClient
 from tests.support.safetensors_files import built, field, with_length
-from tests.support.unprivileged import as_nobody
+from tests.support.unprivileged import as_nobody, open_to_others
 from tests.support.waiting import eventually
 
 
@@ -262,8 +262,7 @@ def test_others_go_on_while_one_shard_fails(served: DaemonProcess, tmp_path: Pat
 
 def test_no_permission(tmp_path: Path) -> None:
     (file,) = write_model(tmp_path / "m", shards=1, blocks=2)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    open_to_others(tmp_path)
     file.chmod(0)
     told = as_nobody(lambda: open_local(str(tmp_path / "m"), None, None))
     assert told.startswith(f"SourceForbidden: {file}: no permission for user id ")

@@ -32,6 +32,11 @@ _KEPT_THREADS: Final = ("TMonitor", "InductorSubproc")  # tqdm's clock, torch's 
 _KEPT_PROCESSES: Final = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
 
+_strangers: frozenset[tuple[int, int]] = frozenset()
+"""Processes that ran before this test session, as id and inode under /proc: none of them is its
+own, and to look at each of them before and after each test would take longer than most tests."""
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """What this process and its descendants have at one moment."""
@@ -44,6 +49,8 @@ class Snapshot:
 
 def mark_session() -> None:
     """Name this test session in the environment that every child inherits."""
+    global _strangers  # noqa: PLW0603 - a process is in one session, from its first test on
+    _strangers = frozenset(_processes())
     os.environ[SESSION_ENV] = f"{os.getpid()}-{uuid.uuid4().hex}"
 
 
@@ -99,11 +106,13 @@ def _descendants() -> frozenset[int]:
     """Children of this process, dead ones that nobody waited for too, and marked processes."""
     marker = f"{SESSION_ENV}={os.environ.get(SESSION_ENV, '')}".encode()
     found = set()
-    for pid in _pids():
+    for pid, inode in _processes():
         with contextlib.suppress(OSError):
             if (
-                _parent(pid) == os.getpid() or marker in _read(pid, "environ").split(b"\0")
-            ) and not any(kept in _command(pid) for kept in _KEPT_PROCESSES):
+                (pid, inode) not in _strangers
+                and (_parent(pid) == os.getpid() or marker in _read(pid, "environ").split(b"\0"))
+                and not any(kept in _command(pid) for kept in _KEPT_PROCESSES)
+            ):
                 found.add(pid)
     return frozenset(found - {os.getpid()})
 
@@ -145,7 +154,12 @@ def _opened_segments(pid: int) -> Iterator[str]:
 
 
 def _pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [pid for pid, _ in _processes()]
+
+
+def _processes() -> list[tuple[int, int]]:
+    with os.scandir("/proc") as entries:
+        return [(int(entry.name), entry.inode()) for entry in entries if entry.name.isdigit()]
 
 
 def _read(pid: int, name: str) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 NOBODY: Final = 65534
@@ -32,6 +33,13 @@ def as_user(uid: int, call: Callable[[], object]) -> str:
         text = answer.read().decode()
     os.waitpid(child, 0)
     return text
+
+
+def open_to_others(folder: Path) -> None:
+    """Let other users reach a test's folder, which pytest makes for its own user alone."""
+    for each in (folder, *folder.parents):
+        if each == folder or each.name.startswith(("pytest-", "popen-")):
+            each.chmod(0o755)
 
 
 def _told(uid: int, call: Callable[[], object]) -> str:

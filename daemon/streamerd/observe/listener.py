@@ -3,7 +3,8 @@
 Owns the listening socket and the few connections on it. Whoever is slow, says nonsense or asks too
 often harms only who else scrapes: a few connections at once, each for a few seconds, and a few a
 second, so that the loop, which serves loads, spends next to nothing here. The text of each of the
-two forms is made at most once in `FRESH_S`. Runs in the daemon's loop.
+two forms is made at most once in `FRESH_S`, and of a family only if its values changed
+(`exposition.py`). Runs in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
-from prometheus_client import exposition
-from prometheus_client.openmetrics import exposition as openmetrics
-from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.registry import CollectorRegistry
 
 from streamer_client.contract.errors import ConfigError
 from streamerd.control.listening import Listening, listen
+from streamerd.observe.exposition import Form, Texts, form_for
 
 logger = logging.getLogger(__name__)
 
@@ -34,32 +34,6 @@ ANSWERED_S: Final = 5.0
 MOST_HEAD_BYTES: Final = 8 << 10
 FRESH_S: Final = 0.25
 _BACKLOG: Final = 16
-_OPENMETRICS: Final = "application/openmetrics-text"
-
-
-class Form(NamedTuple):
-    """A form in which metrics are told."""
-
-    kind: str
-    """Its media type."""
-    encode: Callable[[Collector], bytes]
-
-
-PLAIN: Final = Form(exposition.CONTENT_TYPE_PLAIN_0_0_4, exposition.generate_latest)
-OPEN: Final = Form(openmetrics.CONTENT_TYPE_LATEST, openmetrics.generate_latest)
-
-
-def form_for(accept: str) -> Form:
-    """The form to answer in.
-
-    The library's own choice raises for a version that is no number, and repeats what it was asked
-    for. All names here are plain, so no escaping has to be agreed on.
-
-    Args:
-        accept: the field of the request.
-    """
-    asked = (each.partition(";")[0].strip().lower() for each in accept.split(","))
-    return OPEN if _OPENMETRICS in asked else PLAIN
 
 
 class MetricsListener:
@@ -71,7 +45,7 @@ class MetricsListener:
     """
 
     def __init__(self, registry: CollectorRegistry, clock: Callable[[], float]) -> None:
-        self._registry = registry
+        self._texts = Texts(registry)
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
@@ -188,7 +162,7 @@ class MetricsListener:
     def _text(self, form: Form) -> bytes:
         made_s, body = self._made.get(form.kind, (float("-inf"), b""))
         if self._clock() - made_s >= FRESH_S:
-            body = form.encode(self._registry)
+            body = self._texts.of(form)
             self._made[form.kind] = (self._clock(), body)
         return body
 

@@ -3,12 +3,13 @@
 Owns names, help texts and labels of the metrics; a registry of its own, so that nothing of the
 process beside them is told. Labels are of a few values each (kinds of source, codes of errors,
 reasons), never a path, a user or a process. Names are a promise: `docs/operations.md` lists them,
-and `deploy/grafana/` asks for them. Runs in the daemon's loop, and only reads.
+and `deploy/grafana/` asks for them. A family whose values stayed is the same object as before, so
+that its text need not be made anew (`exposition.py`). Runs in the daemon's loop, and only reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,25 +51,32 @@ class Observed:
 
 
 class DaemonCollector(Collector):
-    """Gives the families anew at each scrape."""
+    """Gives the families as they are at each scrape."""
 
     def __init__(self, observed: Observed) -> None:
         self._observed = observed
+        self._families = _Families()
 
     def collect(self) -> Iterable[Metric]:
         """All families."""
-        facts, watch = self._observed.facts, self._observed.watch
-        yield _labelled(GaugeMetricFamily, "build_info", "1, with the daemon's version",
-                        "version", {__version__: 1})  # fmt: skip
-        yield _gauge("start_time_seconds", "Unix time of its start", self._observed.started_at_s)
-        yield from _memory(status_memory(facts))
-        yield from _reading(facts)
-        yield from _cache(status_totals(facts))
-        yield from _troubles(facts, status_totals(facts))
-        yield _labelled(CounterMetricFamily, "requests_refused", "Requests of clients that were "
-                        "refused, by the error's code", "code", self._observed.refused)  # fmt: skip
-        yield from _loads(facts, watch)
-        yield from _processes(facts, status_totals(facts))
+        facts, watch, made = self._observed.facts, self._observed.watch, self._families
+        totals = status_totals(facts)
+        yield made.gauges("build_info", "1, with the daemon's version", "version", {__version__: 1})
+        yield made.gauge(
+            "start_time_seconds", "Unix time of its start", self._observed.started_at_s
+        )
+        yield from _memory(made, status_memory(facts))
+        yield from _reading(made, facts)
+        yield from _cache(made, totals)
+        yield from _troubles(made, facts, totals)
+        yield made.counters(
+            "requests_refused",
+            "Requests of clients that were refused, by the error's code",
+            "code",
+            self._observed.refused,
+        )
+        yield from _loads(made, facts, watch, totals)
+        yield from _processes(made, facts, totals)
 
 
 def registry(observed: Observed) -> CollectorRegistry:
@@ -78,114 +86,173 @@ def registry(observed: Observed) -> CollectorRegistry:
     return made
 
 
-def _memory(memory: MemoryStatus) -> Iterator[Metric]:
-    yield _gauge("memory_limit_bytes", "The memory limit", memory.limit_bytes)
-    yield _gauge("memory_used_bytes", "Reserved, resident, or on its way back", memory.used_bytes)
-    yield _gauge("memory_leased_bytes", "Resident and leased by a load", memory.leased_bytes)
-    yield _gauge("memory_pinned_bytes", "Resident and pinned", memory.pinned_bytes)
-    yield _gauge("memory_committed_bytes", "Promised to loads and pins", memory.committed_bytes)
-    yield _gauge("memory_lingering_bytes", "Given up, and still mapped by clients of an earlier "
-                 "daemon; beside the limit", memory.lingering_bytes)  # fmt: skip
+def _memory(made: _Families, memory: MemoryStatus) -> Iterator[Metric]:
+    yield made.gauge("memory_limit_bytes", "The memory limit", memory.limit_bytes)
+    yield made.gauge(
+        "memory_used_bytes", "Reserved, resident, or on its way back", memory.used_bytes
+    )
+    yield made.gauge("memory_leased_bytes", "Resident and leased by a load", memory.leased_bytes)
+    yield made.gauge("memory_pinned_bytes", "Resident and pinned", memory.pinned_bytes)
+    yield made.gauge("memory_committed_bytes", "Promised to loads and pins", memory.committed_bytes)
+    yield made.gauge(
+        "memory_lingering_bytes",
+        "Given up, and still mapped by clients of an earlier daemon; beside the limit",
+        memory.lingering_bytes,
+    )
 
 
-def _reading(facts: Facts) -> Iterator[Metric]:
+def _reading(made: _Families, facts: Facts) -> Iterator[Metric]:
     kinds = facts.totals.kinds
     read = {kind: totals.source_bytes for kind, totals in kinds.items()} or {FILE_KIND: 0}
     device = {kind: totals.device_bytes for kind, totals in kinds.items()} or {FILE_KIND: 0}
     requests = {kind: totals.requests for kind, totals in kinds.items()} or {FILE_KIND: 0}
-    counter = CounterMetricFamily
-    yield _labelled(counter, "source_read_bytes", "Read from sources", "kind", read)
-    yield _labelled(counter, "source_device_bytes", "Of these, from the device or the network",
-                    "kind", device)  # fmt: skip
-    yield _labelled(counter, "source_requests", "Reads, one a block", "kind", requests)
-    yield _counter("source_proof_bytes", "Read once more to take checksums again",
-                   facts.totals.proof_bytes)  # fmt: skip
+    yield made.counters("source_read_bytes", "Read from sources", "kind", read)
+    yield made.counters(
+        "source_device_bytes", "Of these, from the device or the network", "kind", device
+    )
+    yield made.counters("source_requests", "Reads, one a block", "kind", requests)
+    yield made.counter(
+        "source_proof_bytes", "Read once more to take checksums again", facts.totals.proof_bytes
+    )
     latencies = {kind: totals.latency for kind, totals in kinds.items()}
-    yield _histogram("block_read_seconds", "From the request for a block until it is in memory",
-                     latencies)  # fmt: skip
+    yield made.histograms(
+        "block_read_seconds", "From the request for a block until it is in memory", latencies
+    )
 
 
-def _cache(totals: TotalsStatus) -> Iterator[Metric]:
-    yield _counter("served_bytes", "Granted to loads", totals.served_bytes)
-    yield _counter("block_hits", "Wanted blocks in memory or on their way", totals.block_hits)
-    yield _counter("block_misses", "Wanted blocks that had to be read", totals.block_misses)
-    yield _counter("evicted_bytes", "Given up for other blocks, or by evict", totals.evicted_bytes)
+def _cache(made: _Families, totals: TotalsStatus) -> Iterator[Metric]:
+    yield made.counter("served_bytes", "Granted to loads", totals.served_bytes)
+    yield made.counter("block_hits", "Wanted blocks in memory or on their way", totals.block_hits)
+    yield made.counter("block_misses", "Wanted blocks that had to be read", totals.block_misses)
+    yield made.counter(
+        "evicted_bytes", "Given up for other blocks, or by evict", totals.evicted_bytes
+    )
 
 
-def _troubles(facts: Facts, totals: TotalsStatus) -> Iterator[Metric]:
+def _troubles(made: _Families, facts: Facts, totals: TotalsStatus) -> Iterator[Metric]:
     counted = facts.model.totals
     retries = {name: counted.retries_by_reason[kind] for kind, name in _RETRIES.items()}
     retries[REQUEST] = totals.retries - sum(retries.values())
-    counter = CounterMetricFamily
-    yield _labelled(counter, "retries", "Reads that were tried again", "reason", retries)
-    yield _labelled(counter, "errors", "Shards that failed, by the error's code", "code",
-                    dict(counted.errors_by_code))  # fmt: skip
-
-
-def _loads(facts: Facts, watch: Watch) -> Iterator[Metric]:
-    running = len(facts.model.loads) - len(facts.model.waiting)
-    yield _gauge("loads_running", "Loads and prefetches that are open and admitted", running)
-    yield _labelled(GaugeMetricFamily, "loads_waiting", "Loads that wait for this", "reason",
-                    watch.waiting())  # fmt: skip
-    outcomes = CounterMetricFamily(
-        PREFIX + "loads", "Loads that are over", labels=("kind", "outcome")
+    yield made.counters("retries", "Reads that were tried again", "reason", retries)
+    yield made.counters(
+        "errors", "Shards that failed, by the error's code", "code", dict(counted.errors_by_code)
     )
-    for labels, count in sorted(watch.totals.outcomes.items()):
-        outcomes.add_metric(labels, count)
-    yield outcomes
+
+
+def _loads(made: _Families, facts: Facts, watch: Watch, totals: TotalsStatus) -> Iterator[Metric]:
+    running = len(facts.model.loads) - len(facts.model.waiting)
+    yield made.gauge("loads_running", "Loads and prefetches that are open and admitted", running)
+    yield made.gauges("loads_waiting", "Loads that wait for this", "reason", watch.waiting())
+    yield made.counters_of_two(
+        "loads", "Loads that are over", ("kind", "outcome"), watch.totals.outcomes
+    )
     origins = {name: watch.totals.origins[name] for name in ("memory", "source", "other_load")}
-    yield _labelled(CounterMetricFamily, "load_bytes", "Served to loads that are over, by where "
-                    "it came from", "origin", origins)  # fmt: skip
-    yield _copied(status_totals(facts))
-    yield _histogram("load_seconds", "Of loads that ended well", watch.totals.seconds)
+    yield made.counters(
+        "load_bytes", "Served to loads that are over, by where it came from", "origin", origins
+    )
+    yield _copied(made, totals)
+    yield made.histograms("load_seconds", "Of loads that ended well", watch.totals.seconds)
 
 
-def _copied(totals: TotalsStatus) -> Metric:
+def _copied(made: _Families, totals: TotalsStatus) -> Metric:
     page_cache, direct = totals.copied_page_cache_bytes, totals.copied_direct_bytes
     origins = {
         "daemon": max(0, totals.copied_bytes - page_cache - direct),
         "page_cache": page_cache,
         "direct": direct,
     }
-    return _labelled(CounterMetricFamily, "copied_bytes", "Of tensors, by clients, as they told, "
-                     "by where they had it from", "origin", origins)  # fmt: skip
+    return made.counters(
+        "copied_bytes",
+        "Of tensors, by clients, as they told, by where they had it from",
+        "origin",
+        origins,
+    )
 
 
-def _processes(facts: Facts, totals: TotalsStatus) -> Iterator[Metric]:
-    yield _gauge("clients", "Connected clients", len(facts.sessions))
-    yield _gauge("workers", "Fetch processes that run", len(facts.fleet.pids))
-    yield _counter("worker_restarts", "Fetch processes started again", totals.worker_restarts)
-    yield _counter("lost_threads", "Threads given up with a file system that hangs",
-                   totals.lost_threads)  # fmt: skip
-    yield _counter("retired_workers", "Fetch processes replaced for lost threads",
-                   totals.retired_workers)  # fmt: skip
+def _processes(made: _Families, facts: Facts, totals: TotalsStatus) -> Iterator[Metric]:
+    yield made.gauge("clients", "Connected clients", len(facts.sessions))
+    yield made.gauge("workers", "Fetch processes that run", len(facts.fleet.pids))
+    yield made.counter("worker_restarts", "Fetch processes started again", totals.worker_restarts)
+    yield made.counter(
+        "lost_threads", "Threads given up with a file system that hangs", totals.lost_threads
+    )
+    yield made.counter(
+        "retired_workers", "Fetch processes replaced for lost threads", totals.retired_workers
+    )
 
 
 # --- families -------------------------------------------------------------------------------------
 
 
-def _gauge(name: str, told: str, value: float) -> Metric:
-    return GaugeMetricFamily(PREFIX + name, told, value=value)
+class _Families:
+    """Makes families, and gives the same object again for as long as the values stay."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[object, Metric]] = {}
+        """The latest of each name, with its values."""
+
+    def gauge(self, name: str, told: str, value: float) -> Metric:
+        """A gauge without labels."""
+        return self._kept(name, value, lambda: GaugeMetricFamily(PREFIX + name, told, value=value))
+
+    def counter(self, name: str, told: str, value: float) -> Metric:
+        """A counter without labels."""
+        return self._kept(
+            name, value, lambda: CounterMetricFamily(PREFIX + name, told, value=value)
+        )
+
+    def gauges(self, name: str, told: str, label: str, values: Mapping[str, float]) -> Metric:
+        """A gauge for each value of a label."""
+        return self._labelled(GaugeMetricFamily, name, told, (label,), _rows(values))
+
+    def counters(self, name: str, told: str, label: str, values: Mapping[str, float]) -> Metric:
+        """A counter for each value of a label."""
+        return self._labelled(CounterMetricFamily, name, told, (label,), _rows(values))
+
+    def counters_of_two(
+        self,
+        name: str,
+        told: str,
+        labels: tuple[str, str],
+        values: Mapping[tuple[str, str], float],
+    ) -> Metric:
+        """A counter for each pair of values of two labels."""
+        return self._labelled(CounterMetricFamily, name, told, labels, sorted(values.items()))
+
+    def histograms(self, name: str, told: str, by_kind: Mapping[str, Histogram]) -> Metric:
+        """A histogram for each kind of source."""
+        values = {kind: (each.sum, *each.counts) for kind, each in by_kind.items()}
+        return self._kept(name, values, lambda: _histograms(name, told, by_kind))
+
+    def _kept(self, name: str, values: object, make: Callable[[], Metric]) -> Metric:
+        told, metric = self._made.get(name, (None, None))
+        if metric is None or told != values:
+            metric = make()
+            self._made[name] = values, metric
+        return metric
+
+    def _labelled(
+        self,
+        family: type[GaugeMetricFamily | CounterMetricFamily],
+        name: str,
+        told: str,
+        labels: tuple[str, ...],
+        rows: Sequence[tuple[tuple[str, ...], float]],
+    ) -> Metric:
+        def make() -> Metric:
+            made = family(PREFIX + name, told, labels=labels)
+            for values, number in rows:
+                made.add_metric(values, number)
+            return made
+
+        return self._kept(name, rows, make)
 
 
-def _counter(name: str, told: str, value: float) -> Metric:
-    return CounterMetricFamily(PREFIX + name, told, value=value)
+def _rows(values: Mapping[str, float]) -> list[tuple[tuple[str], float]]:
+    return [((value,), number) for value, number in sorted(values.items())]
 
 
-def _labelled(
-    family: type[GaugeMetricFamily | CounterMetricFamily],
-    name: str,
-    told: str,
-    label: str,
-    values: Mapping[str, float],
-) -> Metric:
-    made = family(PREFIX + name, told, labels=(label,))
-    for value, number in sorted(values.items()):
-        made.add_metric((value,), number)
-    return made
-
-
-def _histogram(name: str, told: str, by_kind: Mapping[str, Histogram]) -> Metric:
+def _histograms(name: str, told: str, by_kind: Mapping[str, Histogram]) -> Metric:
     made = HistogramMetricFamily(PREFIX + name, told, labels=("kind",))
     for kind, histogram in sorted(by_kind.items()):
         buckets, below = [], 0

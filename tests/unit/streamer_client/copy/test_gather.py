@@ -102,7 +102,7 @@ def test_an_error_of_the_source_is_raised_where_it_is_waited_for(stored: OpenFil
 @pytest.mark.usefixtures("small_parts")
 def test_an_error_is_raised_when_nothing_is_on_its_way_any_more(stored: OpenFile) -> None:
     """What arrived later would arrive in memory that is somebody else's by then."""
-    failed, settled = threading.Event(), []
+    failed, settled, parts = threading.Event(), [], len(range(0, CUT.size_bytes, 64))
 
     class Noting(HostGather):
         def settle(self, ticket: int) -> None:
@@ -115,12 +115,13 @@ def test_an_error_is_raised_when_nothing_is_on_its_way_any_more(stored: OpenFile
         failed.wait(10)
         return stored
 
-    with Gatherer(Noting(4), CPU) as gatherer:
+    # A thread for each part: all others are on their way when the last one fails.
+    with Gatherer(Noting(parts), CPU) as gatherer:
         broken = gatherer.begin(source, CUT, "w")
         with pytest.raises(SourceNotFound, match="gone"):
             gatherer.wait(broken)
         assert broken.left_parts == 0
-        assert len(settled) == len(range(0, CUT.size_bytes, 64)) - 1
+        assert len(settled) == parts - 1
 
 
 def test_a_closed_gatherer_says_so(stored: OpenFile) -> None:
