@@ -148,6 +148,7 @@ def test_its_metadata_tells_version_and_licence(installed: Path) -> None:
     said = HeaderParser().parsestr((installed / f"{NAME}.dist-info" / "METADATA").read_text())
     assert said["Version"] == streamerd.__version__
     assert said["License-Expression"] == "Apache-2.0"
+    assert said["Description-Content-Type"] == "text/markdown"
     assert (installed / f"{NAME}.dist-info" / "licenses" / "LICENSE").is_file()
 
 

@@ -19,15 +19,20 @@ from streamerd.cli import main as streamerctl
 ROOT: Final = Path(__file__).parents[3]
 
 
-def _check(root: Path, tag: str) -> subprocess.CompletedProcess[str]:
-    command = [str(root / "release" / "check"), tag]
-    return subprocess.run(command, check=False, capture_output=True, text=True)
+IMAGES: Final = tuple(f"deploy/kubernetes/{folder}kustomization.yaml" for folder in ("", "vllm/"))
+HOME: Final = "https://git.example/streamerd"
+
+
+def _check(root: Path, *tag: str, home: str = HOME) -> subprocess.CompletedProcess[str]:
+    command = [str(root / "release" / "check"), *tag]
+    environ = os.environ | {"STREAMERD_REPOSITORY_URL": home}
+    return subprocess.run(command, env=environ, check=False, capture_output=True, text=True)
 
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
     """What `release/check` looks at, to be changed."""
-    for name in ("release/check", "CHANGELOG.md", "daemon/streamerd/__init__.py"):
+    for name in ("release/check", "CHANGELOG.md", "daemon/streamerd/__init__.py", *IMAGES):
         os.makedirs((tmp_path / name).parent, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
@@ -36,7 +41,7 @@ def copied(tmp_path: Path) -> Path:
 def test_the_distribution_takes_it_from_the_daemon() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "version" not in project["project"]
-    assert project["project"]["dynamic"] == ["version"]
+    assert "version" in project["project"]["dynamic"]
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "streamerd.__version__"}
 
 
@@ -67,3 +72,19 @@ def test_a_version_that_the_changelog_lacks_is_refused(copied: Path) -> None:
     done = _check(copied, "v9.9.9")
     assert done.returncode == 1
     assert "write a line '## [9.9.9] - " in done.stderr
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_images_of_another_version_are_refused(copied: Path, name: str) -> None:
+    file = copied / name
+    file.write_text(file.read_text().replace(streamerd.__version__, "9.9.9"))
+    done = _check(copied)
+    assert done.returncode == 1
+    assert f"newTag in {name} is '9.9.9'" in done.stderr
+
+
+def test_a_release_says_where_its_sources_are(copied: Path) -> None:
+    assert _check(copied, home="").returncode == 0
+    done = _check(copied, f"v{streamerd.__version__}", home="")
+    assert done.returncode == 1
+    assert "STREAMERD_REPOSITORY_URL" in done.stderr
