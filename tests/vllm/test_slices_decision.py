@@ -99,7 +99,7 @@ def test_a_stage_of_one_rank_takes_what_it_asks_for_whole(
 
 @pytest.mark.parametrize("how", [{"device": "cpu"}, {"slices": "off"}])
 def test_whole_tensors_where_slices_gain_nothing_or_are_not_wanted(
-    plugin: Any, monkeypatch: pytest.MonkeyPatch, how: dict[str, str]
+    plugin: Any, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]
 ) -> None:
     """On the CPU tensors are views of the slabs."""
     assert decided(plugin, monkeypatch, tensor=2, **how) == (TENSORS,)
