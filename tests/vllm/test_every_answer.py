@@ -7,11 +7,13 @@ starts. Here each is started twice, with `auto` and with ours, and answers alike
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
+import torch
 
 from tests.support.daemon import DaemonProcess
 from tests.vllm.loading.adapter import write_adapter
@@ -20,6 +22,11 @@ from tests.vllm.starts import Start, Starts
 from tests.vllm.test_same_answers import Environment, assert_same, through
 
 SEED, TARGET_SEED = 0, 9
+
+OPERATOR_4_BIT: Final = "cpu_gemm_wna16"
+TEXT_ALONE: Final = {"limit_mm_per_prompt": {"image": 0}}
+"""An engine that takes images asks transformers for them, and that asks for torchvision, which has
+no build for this torch. `test_every_kind.py` loads the parts for images too."""
 
 Made = Callable[[str], Path]
 
@@ -50,12 +57,40 @@ def both(starts: Starts, daemon: DaemonProcess, environment: Environment = (), *
     return ours, starts(Start(environment=environment, **how))
 
 
+@pytest.fixture(scope="module")
+def multiplies_4_bit() -> bool:
+    """Whether vLLM's build for this processor has the operator that runs GPTQ and AWQ."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is vLLM's own
+        from vllm.platforms import current_platform
+
+        current_platform.import_kernels()
+    return hasattr(torch.ops._C, OPERATOR_4_BIT)
+
+
 @pytest.mark.full
-@pytest.mark.parametrize("kind", ["gptq", "awq", "remote-code", "transformers", "multi-modal"])
-def test_one_model(kind: str, made: Made, starts: Starts, daemon: DaemonProcess) -> None:
+@pytest.mark.parametrize("kind", ["gptq", "awq"])
+def test_weights_of_four_bits(
+    kind: str, made: Made, starts: Starts, daemon: DaemonProcess, multiplies_4_bit: bool
+) -> None:
+    if not multiplies_4_bit:
+        pytest.skip(f"vLLM has no {OPERATOR_4_BIT} for a processor without AVX-512: none answers")
     ours, stock = both(starts, daemon, model=str(made(kind)), more=arguments(kind))
     assert_same(ours, stock)
     assert ours.tokens
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("kind", "more"), [("remote-code", {}), ("transformers", {}), ("multi-modal", TEXT_ALONE)]
+)
+def test_one_model(
+    kind: str, more: dict[str, Any], made: Made, starts: Starts, daemon: DaemonProcess
+) -> None:
+    ours, stock = both(starts, daemon, model=str(made(kind)), more=arguments(kind, **more))
+    assert_same(ours, stock)
+    assert ours.tokens
+    assert "event=missing_weights" not in ours.output
 
 
 @pytest.mark.full

@@ -1,4 +1,7 @@
-"""Loading again in one process: `reload_weights`, also with a path, and twice."""
+"""Loading again in one process: `reload_weights`, also with a path, and twice.
+
+Of shards vLLM refuses it, which `test_every_kind.py` compares with its own loader's refusal.
+"""
 
 from __future__ import annotations
 
@@ -39,20 +42,3 @@ def test_a_model_reloads_itself_and_another_path(
     itself, another, back, twice = answers[0]
     assert itself == back == twice == starts(Start(model("llama"))).tokens
     assert another != itself
-
-
-def test_sharded_offers_what_stock_offers(
-    default_shards: str, starts: Starts, daemon: DaemonProcess
-) -> None:
-    answer = starts.attempt(
-        Start(
-            default_shards,
-            "runai_streamer_sharded",
-            action="reload",
-            tensor_parallel_size=2,
-            environment=through(daemon),
-            reload_paths=("",),
-        )
-    )
-    assert answer.returncode != 0
-    assert "Model reloading with `runai_streamer_sharded` format" in answer.output

@@ -26,6 +26,9 @@ LOADED = re.compile(
     r"seconds=[\d.]+ gb_per_s=[\d.]+ "
     r"from_memory=(\d+)% via=(\S+) socket=(\S+)"
 )
+STARTED = re.compile(
+    r"INFO .*streamerd: rank=\d+ event=daemon_started pid=\d+ socket=(\S+) log=(\S+)"
+)
 
 Model = Callable[[str], str]
 Environment = tuple[tuple[str, str], ...]
@@ -131,6 +134,13 @@ def test_a_limit_of_an_eighth_of_the_checkpoint(
     assert small_daemon.allocated_bytes() <= checkpoint_bytes(model("llama")) // 8
 
 
+def assert_announced_once(socket: str, answer: Answer) -> None:
+    """The one rank that started the daemon said so, among vLLM's lines, and where its log is."""
+    ((used, log),) = STARTED.findall(answer.output)
+    assert used == socket
+    assert "event=ready" in Path(log).read_text()
+
+
 @pytest.fixture
 def runtime_directory() -> Iterator[Path]:
     """Where this user's own daemon lives; the daemon that was started there is ended."""
@@ -166,6 +176,7 @@ def test_a_daemon_that_auto_starts_serves_both_ranks(
     assert_same(answer, starts(Start(model("llama"), tensor_parallel_size=2)))
     socket = f"{runtime_directory}/streamerd/control.sock"
     assert_loaded_through(socket, answer, ranks=2, cached=True)
+    assert_announced_once(socket, answer)
 
     def read_bytes() -> int:
         totals = json.loads(json.dumps(_own_daemon(str(runtime_directory))["totals"]))

@@ -57,8 +57,9 @@ RARE: Final = (
     "llama, transformers",
     "llama, overridden",
 )
-"""In `make test-vllm-full` alone. vLLM quantises to fp8 while it loads only where its build has the
-operator for it, which that for the CPU lacks."""
+"""In `make test-vllm-full` alone. None quantises while it loads, to fp8 or experts to int8: of the
+build for the CPU, the libraries `_C_AVX2` and `_C_AVX512` lack the operators, and `_C`, which has
+them, is for newer processors than this was written on."""
 MORE: Final[dict[str, dict[str, Any]]] = {
     "expert parallel": {"enable_expert_parallel": True},
     "transformers": {"model_impl": "transformers"},

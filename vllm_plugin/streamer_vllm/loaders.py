@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -34,6 +34,7 @@ from streamer_vllm.files.choice import chosen_files, weights_folder
 from streamer_vllm.missing_weights import check_weights
 from streamer_vllm.options import Options, parse_options
 from streamer_vllm.ranks import current_place, expert_parallel
+from streamer_vllm.secondary_weights import secondary_weights
 from streamer_vllm.session import opened
 from streamer_vllm.sharding.made_for import Wanted, check_made_for, is_sharded, naming_writer
 from streamer_vllm.sharding.pattern import file_glob
@@ -102,7 +103,7 @@ class UnshardedLoader(StreamerLoader, RunaiModelStreamerLoader):
         with self._opened(folder) as checkpoint:
             names = _names(checkpoint, model, model_config)
             with weights_of(checkpoint, model, names, self.options) as weights:
-                loaded = cast("Any", model).load_weights(weights)
+                loaded = cast("Any", model).load_weights(self._with_secondary(weights, model))
             check_weights(
                 model,
                 loaded,
@@ -116,7 +117,14 @@ class UnshardedLoader(StreamerLoader, RunaiModelStreamerLoader):
         """All tensors of the checkpoint, by name: what vLLM reloads a model from."""
         with self._opened(self.folder(model_config)) as checkpoint:
             names = _names(checkpoint, model, model_config)
-            yield from checkpoint.tensors(device_of(model), names)
+            yield from self._with_secondary(checkpoint.tensors(device_of(model), names), model)
+
+    def _with_secondary(
+        self, weights: Iterator[tuple[str, torch.Tensor]], model: nn.Module
+    ) -> Weights:
+        """These, and then what the model takes from elsewhere."""
+        yield from weights
+        yield from secondary_weights(model, self.load_config, strict=self.options.strict)
 
     def _opened(self, folder: str) -> Any:
         chosen = chosen_files(folder)

@@ -8,11 +8,12 @@ process.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Final
@@ -76,6 +77,11 @@ SYMBOLS: Final = (
         f"{_LOADER}.default_loader",
         "DefaultModelLoader.local_expert_ids",
         "experts of other ranks are read too",
+    ),
+    Symbol(
+        f"{_LOADER}.default_loader",
+        "DefaultModelLoader._get_weights_iterator",
+        "weights that a model takes from elsewhere than its own folder are left out",
     ),
     Symbol(
         f"{_LOADER}.ep_weight_filter", "should_skip_weight", "experts of other ranks are read too"
@@ -259,6 +265,22 @@ def foreign_experts(model_config: Any) -> Callable[[str], bool] | None:
         return None
     filters = importlib.import_module("vllm.model_executor.model_loader.ep_weight_filter")
     return lambda name: bool(filters.should_skip_weight(name, local))
+
+
+def stock_weights(load_config: Any, source: Any) -> Iterator[tuple[str, Any]]:
+    """What vLLM's own loader reads of a source that a model names (`DefaultModelLoader.Source`).
+
+    Raises:
+        RuntimeError: at once or on the first step; the source has no files of the kind.
+    """
+    from vllm.model_executor.model_loader.default_loader import (  # noqa: PLC0415  heavy
+        DefaultModelLoader,
+    )
+
+    plain = copy.copy(load_config)
+    plain.load_format, plain.model_loader_extra_config = "auto", {}
+    read = getattr(DefaultModelLoader(plain), "_get_weights_iterator", None)
+    return iter(()) if read is None else iter(read(source))
 
 
 def check_all_loaded(model: Any, loaded: set[str]) -> None:
