@@ -67,6 +67,8 @@ class Ask:
     """Ask this peer for the block."""
 
     peer: str
+    patient: bool
+    """Whether the peer may hold its answer back for a while until it has the block."""
 
 
 @dataclass(frozen=True, slots=True)

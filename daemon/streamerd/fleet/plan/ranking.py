@@ -28,7 +28,7 @@ class BlockName(NamedTuple):
     """Offset after the last byte."""
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=512)
 def rank(nodes: tuple[str, ...], block: BlockName) -> tuple[str, ...]:
     """The nodes in their order for a block; the first is its owner, who reads it from the store.
 

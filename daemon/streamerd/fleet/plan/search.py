@@ -107,6 +107,10 @@ class Search:
                 return self._choose(view, at_s)
             case _ if peer is None:
                 raise ValueError(f"{type(event).__name__}, but no peer was asked for {self._block}")
+            case Silent():
+                return self._silent(peer, view, at_s)
+        self._standing.answered(peer)
+        match event:
             case Arrived():
                 self._standing.helped(peer, self._block.shard, at_s)
                 return Done()
@@ -117,12 +121,6 @@ class Search:
             case NotThere():
                 if not event.loads_shard:
                     self._standing.elsewhere(peer, self._block.shard, at_s)
-                return self._without(peer, view, at_s)
-            case Silent():
-                self._standing.silent(peer, at_s)
-                self._silences += 1
-                if self._silences >= self._rules.silences:
-                    return ReadStore(SILENT)
                 return self._without(peer, view, at_s)
             case Corrupt():
                 self._standing.lied(peer)
@@ -137,21 +135,30 @@ class Search:
         self._redirects = 0
         before = [peer for peer in order[:mine] if self._may_ask(peer, at_s)]
         if before:
-            return self._ask(before[(len(before) - 1) // self._rules.branches])
+            above = before[(len(before) - 1) // self._rules.branches]
+            return self._ask(above, patient=True, at_s=at_s)
         # A node that came late owns blocks that those below it may have already. So each of them is
         # asked, but not waited for: it may be waiting for this node.
         below = order[mine + 1 : mine + 1 + self._rules.branches]
         for peer in below:
             if self._may_ask(peer, at_s):
-                return self._ask(peer)
+                return self._ask(peer, patient=False, at_s=at_s)
         return ReadStore(OWNER if len(order) > 1 else ALONE)
 
     def _may_ask(self, peer: str, at_s: float) -> bool:
         return peer not in self._out and self._standing.usable(peer, self._block.shard, at_s)
 
-    def _ask(self, peer: str) -> Ask:
+    def _ask(self, peer: str, *, patient: bool, at_s: float) -> Ask:
+        self._standing.tried(peer, at_s)
         self._asked = peer
-        return Ask(peer)
+        return Ask(peer, patient)
+
+    def _silent(self, peer: str, view: View, at_s: float) -> Command:
+        self._standing.silent(peer, at_s)
+        self._silences += 1
+        if self._silences >= self._rules.silences:
+            return ReadStore(SILENT)
+        return self._without(peer, view, at_s)
 
     def _without(self, peer: str, view: View, at_s: float) -> Command:
         """Go on as if the peer did not exist, for this block."""
@@ -163,7 +170,7 @@ class Search:
         self._redirects += 1
         known = holder in view.nodes and holder != view.me
         if known and self._redirects <= self._rules.redirects and self._may_ask(holder, at_s):
-            return self._ask(holder)
+            return self._ask(holder, patient=True, at_s=at_s)
         return self._pause(at_s)
 
     def _not_yet(self, peer: str, view: View, at_s: float, *, holds: bool) -> Command:
