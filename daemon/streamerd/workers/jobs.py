@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 from hashlib import blake2b
-from typing import assert_never
+from typing import Final, assert_never
 
 import msgspec
 
 from streamer_client.contract.printable import Redacted
 from streamer_client.contract.uris import is_remote
 from streamer_client.storage.contract import StoredShard
+from streamerd.settings.fleet import Terms
 
 
 class Job(Redacted, frozen=True, tag=True):
@@ -65,6 +66,9 @@ class Fetch(Job, frozen=True):
     environment: dict[str, str]
     start: int
     stop: int
+    peers: bool = False
+    """Read an object's bytes from other nodes; where the plan says to read the store instead, the
+    answer is `JobFailed` with `FROM_STORE`."""
 
 
 class Punch(Job, frozen=True):
@@ -142,6 +146,14 @@ class TakeSource(msgspec.Struct, frozen=True, tag=True):
     stored: StoredShard
 
 
+class TellFleet(msgspec.Struct, frozen=True, tag=True):
+    """Who is in the fleet now. Before the first of these, no job reads from peers."""
+
+    terms: Terms
+    me: str
+    members: frozenset[str]
+
+
 class Drop(msgspec.Struct, frozen=True, tag=True):
     """Close what is held under a handle as soon as no job that was received before uses it."""
 
@@ -159,7 +171,7 @@ class GiveUp(msgspec.Struct, frozen=True, tag=True):
     limit_s: float
 
 
-Request = AnyJob | TakeSlab | TakeSource | Drop | GiveUp
+Request = AnyJob | TellFleet | TakeSlab | TakeSource | Drop | GiveUp
 
 
 # --- answers --------------------------------------------------------------------------------------
@@ -246,6 +258,9 @@ class JobFailed(Job, frozen=True):
     """The job did not end within its time limit, and its thread or worker was given up."""
 
 
+FROM_STORE: Final = "from-store"
+"""The code of a `JobFailed` whose message is why a block is to be read from the store."""
+
 Answer = Resolved | Examined | Fetched | Checksummed | Compared | Finished | JobFailed
 
 
@@ -280,6 +295,8 @@ class WorkerLane(Enum):
     DISK = "disk"
     STORE = "store"
     """Reads over the network. There are many threads, since each mostly waits."""
+    PEERS = "peers"
+    """Reads from other nodes, which may wait until those have the bytes themselves."""
     ASIDE = "aside"
     """Work whose result does not go into slabs: listing, examining, reading again."""
     SLABS = "slabs"
@@ -290,6 +307,8 @@ def lane_of(job: AnyJob) -> WorkerLane:
     """The lane whose threads carry the job out."""
     match job:
         case Fetch():
+            if job.peers:
+                return WorkerLane.PEERS
             return WorkerLane.STORE if job.source is None else WorkerLane.DISK
         case Checksum():
             return WorkerLane.DISK

@@ -38,6 +38,7 @@ from streamerd.workers.jobs import (
     Stuck,
     TakeSlab,
     TakeSource,
+    TellFleet,
     WorkerLane,
     hung,
     job_decoder,
@@ -50,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 ASIDE_THREADS: Final = 4
 """Number of jobs of listing, examining or reading again that run at the same time."""
+PEER_THREADS: Final = 64
+"""Number of reads from other nodes at the same time; the daemon asks for as many in all."""
 SLAB_THREADS: Final = 2
 """Releasing a large range takes long, so that a second thread serves the jobs behind it."""
 
@@ -72,6 +75,7 @@ class Server:
         counts = {
             WorkerLane.DISK: threads,
             WorkerLane.STORE: connections,
+            WorkerLane.PEERS: PEER_THREADS,
             WorkerLane.ASIDE: ASIDE_THREADS,
             WorkerLane.SLABS: SLAB_THREADS,
         }
@@ -99,6 +103,8 @@ class Server:
                 self._carrier.slabs.take(handle, BorrowedSlab(fd))
             case TakeSource(handle, stored):
                 self._carrier.sources.take(handle, BorrowedSource(stored, fds))
+            case TellFleet(terms, me, members):
+                self._carrier.know_fleet(terms, me, members)
             case Drop(handle):
                 self._carrier.drop(handle)
             case GiveUp() as request:

@@ -55,7 +55,7 @@ class WorkerStarter:
                         child.kill()
 
     def _spawn(self, request: Spawn, theirs: socket.socket) -> None:
-        command = [sys.executable, *ISOLATED, "-m", "streamerd.workers.in_worker.process"]
+        command = [sys.executable, *ISOLATED, "-m", request.module]
         command += ["--fd", str(theirs.fileno()), *request.options]
         try:
             child = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
