@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,14 +13,18 @@ from tests.support.raw_client import RawClient
 from tests.support.waiting import eventually
 
 FLEET: Final = "test"
+SOURCE: Final = "s3://models/llama"
 JOIN_S: Final = 20.0
 
 
 class Nodes:
     """Starts daemons that find each other."""
 
-    def __init__(self, maker: Daemons, members: str, *flags: str) -> None:
+    def __init__(
+        self, maker: Daemons, members: str, *flags: str, before: Sequence[str] = ()
+    ) -> None:
         self._maker = maker
+        self._before = before
         self._flags = (
             f"--fleet={FLEET}",
             f"--fleet-members={members}",
@@ -33,7 +37,7 @@ class Nodes:
     def start(self, *flags: str) -> DaemonProcess:
         """One more node; does not wait until the others know it."""
         listen = f"--fleet-listen=127.0.0.1:{free_port()}"
-        daemon = self._maker.start(*self._flags, listen, *flags)
+        daemon = self._maker.start(*self._flags, listen, *flags, before=self._before)
         self.daemons.append(daemon)
         return daemon
 
@@ -73,3 +77,23 @@ def certificate_flags(authority: Authority, directory: Path, name: str) -> tuple
         f"--fleet-tls-key={key}",
         f"--fleet-tls-ca={authority.bundle}",
     )
+
+
+def fleet_process(daemon: DaemonProcess) -> int:
+    """The pid of the process of a daemon that serves other nodes."""
+    (found,) = (
+        pid for pid in descendants(daemon.pid) if b"streamerd.peering.process" in command_of(pid)
+    )
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes that a process started, and those that these started."""
+    children: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        children += map(int, (task / "children").read_text().split())
+    return children + [each for child in children for each in descendants(child)]
+
+
+def command_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()

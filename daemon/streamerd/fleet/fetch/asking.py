@@ -79,7 +79,7 @@ class Asking:
 
     def ask(self, command: Ask, me: str, block: BlockName, target: memoryview) -> AnyEvent:
         """Ask a peer for a block, and receive it into `target`, which has its length."""
-        request = self._request("GET", command.peer, me, block, patient=True)
+        request = self._request("GET", command.peer, me, block, patient=command.patient)
         try:
             with self._pool.send(request, len(target)) as sent:
                 event = self._received(sent.exchange, block, target)
