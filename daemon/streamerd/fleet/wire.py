@@ -20,7 +20,8 @@ NODE: Final = "x-fleet-node"
 WAIT: Final = "x-fleet-wait"
 """Seconds for which the answer may be held back until the block is there."""
 HOLDS: Final = "x-fleet-holds"
-"""In a 503: 1 where the node has the block and is busy, 0 where it waits for the block itself."""
+"""In a 503: 1 where the node has the block and is busy, or reads it from the store just now, so
+that it is worth waiting for; 0 where it may be waiting for another node itself."""
 LOADS: Final = "x-fleet-loads"
 """In a 404: 1 where the node has the shard open, so that other blocks may be asked of it."""
 LONGEST_WAIT_S: Final = 5.0

@@ -16,7 +16,15 @@ from typing import Final, assert_never
 
 from streamer_client.contract.errors import StreamerError
 from streamerd.peering.lookups import Lookups, Reply
-from streamerd.peering.messages import Begin, Fellows, Got, Look, Tally, from_process
+from streamerd.peering.messages import (
+    Begin,
+    Fellows,
+    Got,
+    Look,
+    NotHeld,
+    Tally,
+    from_process,
+)
 from streamerd.reading.peer_reads import PeerReads
 from streamerd.service.shards import Shards
 from streamerd.service.slabs import Slabs
@@ -36,6 +44,9 @@ MODULE: Final = "streamerd.peering.process"
 JOIN_S: Final = 5.0
 """For how long reads wait for the first list of members. A fleet whose nodes start at once would
 read the store on each of them until it knows itself."""
+MOST_ON_THEIR_WAY: Final = 64
+"""Descriptors that were sent and not received yet. While there are so many, peers are told to come
+again, since the daemon's open files belong to its clients."""
 BACKOFF_S: Final = (0.5, 2.0, 10.0, 30.0)
 """Pauses before the process is started again; it goes back to the first once it knows members."""
 
@@ -67,7 +78,9 @@ class Beside:
         self._workers = workers
         self._reads = reads
         self._totals = reads.totals
-        self._lookups = Lookups(model, shards, slabs, settings.block_bytes, self._send)
+        self._lookups = Lookups(
+            model, shards, slabs, reads.from_store, settings.block_bytes, self._send
+        )
         self._loop = asyncio.get_running_loop()
         self._channel: Channel | None = None
         self._process: Process | None = None
@@ -125,6 +138,8 @@ class Beside:
 
     def _received(self, body: bytes) -> None:
         match from_process.decode(body):
+            case Look() as look if len(self._fds) >= MOST_ON_THEIR_WAY:
+                self._send(Reply(NotHeld(look.number, awaited=True, known=True, coming=True)))
             case Look() as look:
                 self._lookups.look(look)
             case Got(number):

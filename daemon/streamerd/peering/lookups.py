@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -52,16 +52,24 @@ class Lookups:
         model: which blocks are resident or awaited.
         shards: what stands behind shards.
         slabs: opens them for reading.
+        from_store: the blocks that are being read from the store.
         block_bytes: size of a block.
         send: sends answers.
     """
 
     def __init__(
-        self, model: ModelView, shards: Shards, slabs: Slabs, block_bytes: int, send: Send
+        self,
+        model: ModelView,
+        shards: Shards,
+        slabs: Slabs,
+        from_store: Container[tuple[ShardKey, int]],
+        block_bytes: int,
+        send: Send,
     ) -> None:
         self._model = model
         self._shards = shards
         self._slabs = slabs
+        self._from_store = from_store
         self._block_bytes = block_bytes
         self._send = send
         self._loop = asyncio.get_running_loop()
@@ -134,7 +142,8 @@ class Lookups:
                 return Reply(Holding(look.number, backing.checksums[block]), fd)
         fetching = shard.states[block] == BlockState.FETCHING
         awaited = fetching or (bool(shard.loads) and shard.claims[block] > 0)
-        return Reply(NotHeld(look.number, awaited, known=True))
+        coming = awaited and (key, block) in self._from_store
+        return Reply(NotHeld(look.number, awaited, known=True, coming=coming))
 
     def _opened(self, backing: Backing) -> int:
         """A descriptor of a slab that the caller closes; -1 where none can be had now."""

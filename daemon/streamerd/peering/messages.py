@@ -30,6 +30,7 @@ class NotHeld(msgspec.Struct, frozen=True, tag=True):
     number: int
     awaited: bool
     known: bool
+    coming: bool = False
 
 
 # --- process to daemon ----------------------------------------------------------------------------

@@ -114,8 +114,8 @@ class FleetProcess:
                 case Holding(number, checksum):
                     self._daemon.tell(Got(number))
                     self._daemon.answered(number, Held(fds[0], checksum))
-                case NotHeld(number, awaited, known):
-                    self._daemon.answered(number, Missing(awaited, known))
+                case NotHeld(number, awaited, known, coming):
+                    self._daemon.answered(number, Missing(awaited, known, coming))
                 case unknown:
                     assert_never(unknown)
         if self._server is not None:

@@ -127,6 +127,7 @@ class Fetches:
                 self._read_remote(reads, command, size_bytes)
                 return
             reads.totals.store_reads[ALONE] += 1
+            reads.from_store.add((command.shard, command.block))
             self.pace.begin(size_bytes, lambda: self._read_store(command))
 
         reads.store.begin(alone)
@@ -139,6 +140,7 @@ class Fetches:
     ) -> None:
         """Read a block from the store that no peer hands over."""
         peer_reads.totals.store_reads[reason] += 1
+        peer_reads.from_store.add((command.shard, command.block))
         peer_reads.store.begin(
             lambda: self.pace.begin(size_bytes, lambda: self._read_store(command))
         )
@@ -154,6 +156,7 @@ class Fetches:
         size_bytes = job.stop - job.start
         if not job.peers:
             peer_reads.store.end()
+            peer_reads.from_store.discard((command.shard, command.block))
             if isinstance(answer, jobs.Fetched):
                 peer_reads.totals.store_bytes += size_bytes
             return False

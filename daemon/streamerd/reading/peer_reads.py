@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from streamerd.state.events import ShardKey
+
 PEER_READS: Final = 64
 """Reads from other nodes at once."""
 
@@ -74,6 +76,8 @@ class PeerReads:
         self.totals = FleetTotals()
         self.peers = Lane(PEER_READS)
         self.store = Lane(connections)
+        self.from_store: set[tuple[ShardKey, int]] = set()
+        """Blocks that are read from the store, or will be: this node waits for nobody's."""
         self._early: list[Callable[[], None]] | None = []
         """Reads that came before the members were known; None once they are."""
 

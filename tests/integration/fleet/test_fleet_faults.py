@@ -77,8 +77,8 @@ def test_a_node_of_another_authority_is_refused_and_reads_the_store(
     tmp_path: Path,
 ) -> None:
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
-    for each in (ours, theirs):
-        each.mkdir()
+    for folder in (ours, theirs):
+        folder.mkdir()
     nodes = Nodes(daemon_maker, etcd.members_uri)
     first = nodes.start(*certificate_flags(Authority(ours), ours, "first"))
     stranger = nodes.start(*certificate_flags(Authority(theirs), theirs, "stranger"))

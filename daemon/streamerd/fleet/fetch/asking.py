@@ -54,6 +54,8 @@ PATIENT_S: Final = 2.0
 SILENCE_S: Final = 4.0
 """For how long a peer may send no byte, beyond the time for which it may hold its answer back."""
 FLOOR_BYTES_S: Final = 256 << 10
+_FAILURES: Final = (OSError, http.client.HTTPException, StreamerError, ValueError)
+"""How a question fails: the connection, or an answer that cannot be parsed."""
 assert PATIENT_S <= LONGEST_WAIT_S
 
 
@@ -83,7 +85,7 @@ class Asking:
         try:
             with self._pool.send(request, len(target)) as sent:
                 event = self._received(sent.exchange, block, target)
-        except (OSError, http.client.HTTPException, StreamerError) as error:
+        except _FAILURES as error:
             why = printable(f"{type(error).__name__}: {error}")
             logger.info("event=fleet_peer_silent peer=%s error=%s", command.peer, why)
             return Silent(time.monotonic())
@@ -144,7 +146,7 @@ class Asking:
         try:
             with self._pool.send(self._request("HEAD", peer, me, block, patient=False)) as sent:
                 claims = sent.exchange.status == 200
-        except (OSError, http.client.HTTPException, StreamerError):
+        except _FAILURES:
             claims = True
         if not claims:
             return NotThere(time.monotonic(), loads_shard=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Final, Protocol
 
 from streamerd.settings.fleet import split_address
@@ -46,6 +47,7 @@ def is_address(text: str) -> bool:
         return False
     try:
         host, port = split_address(text)
+        ipaddress.ip_address(host)
     except ValueError:
         return False
-    return bool(port) and bool(host) and text.isprintable() and "/" not in text
+    return bool(port) and "%" not in host  # an address with a zone means something on one node only

@@ -10,7 +10,7 @@ import ipaddress
 import socket
 import threading
 
-from streamerd.fleet.members.contract import MembersFailed
+from streamerd.fleet.members.contract import MOST_MEMBERS, MembersFailed, is_address
 from streamerd.fleet.members.own_address import is_own
 from streamerd.settings.fleet import DnsMembers, join_address, split_address
 
@@ -45,7 +45,8 @@ class DnsSource:
         if not self._me:
             own = next((host for host in hosts if is_own(host)), None)
             self._me = join_address(own, where.port) if own else ""
-        return frozenset(join_address(host, where.port) for host in hosts)
+        listed = (join_address(host, where.port) for host in hosts[:MOST_MEMBERS])
+        return frozenset(filter(is_address, listed))
 
     def wait(self, wait_s: float) -> None:
         """See `contract.Members`; DNS tells nothing by itself."""

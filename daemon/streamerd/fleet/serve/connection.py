@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, assert_never
@@ -84,17 +85,33 @@ class Desk:
         self.served = Served()
         self._members = members
         self._uploads = Uploads(uploads)
-        self._lock = threading.Lock()
+        self._slot_free = threading.Condition()
 
-    def asked(self, node: str, block: BlockName, *, held: bool, awaited: bool) -> Reply:
-        """What a peer is answered; after a `Give`, `ended` must be called."""
-        with self._lock:
-            return self._uploads.asked(node, block, held=held, awaited=awaited)
+    def asked(
+        self, node: str, block: BlockName, wait_s: float, *, held: bool, awaited: bool
+    ) -> Reply:
+        """What a peer is answered; after a `Give`, `ended` must be called.
+
+        While all uploads are busy and nobody else has the block, a patient peer waits here, and
+        not by asking again and again.
+        """
+        until_s = time.monotonic() + wait_s
+        with self._slot_free:
+            while True:
+                reply = self._uploads.asked(node, block, held=held, awaited=awaited)
+                left_s = until_s - time.monotonic()
+                if not (isinstance(reply, Later) and reply.holds) or left_s <= 0.0:
+                    break
+                self._slot_free.wait(left_s)
+            if not isinstance(reply, Give):
+                self._slot_free.notify()  # the free place that woke this thread is for another
+            return reply
 
     def ended(self, node: str, block: BlockName, *, whole: bool) -> None:
         """A block was sent, or not to its end. Only members are named to others as holders."""
-        with self._lock:
+        with self._slot_free:
             self._uploads.ended(node, block, whole=whole and node in self._members())
+            self._slot_free.notify()
 
 
 class Connection:
@@ -136,23 +153,34 @@ class Connection:
         wait_s = parse_wait_s(head.fields.get(WAIT, ""))
         found = self._desk.holdings.look(asked, wait_s)
         if not isinstance(found, Held):
-            self._reply(head, asked, None, awaited=found.awaited, known=found.known)
+            if found.coming:
+                self._desk.served.count("waiting")
+                self._say(503, {HOLDS: "1"})
+                return
+            self._reply(head, asked, None, 0.0, awaited=found.awaited, known=found.known)
             return
         try:
             if head.method == "HEAD":
                 self._say(200, {CHECKSUM: checksum_text(found.checksum)})
             else:
-                self._reply(head, asked, found, awaited=False, known=True)
+                self._reply(head, asked, found, wait_s, awaited=False, known=True)
         finally:
             found.close()
 
     def _reply(
-        self, head: Head, asked: Asked, held: Held | None, *, awaited: bool, known: bool
+        self,
+        head: Head,
+        asked: Asked,
+        held: Held | None,
+        wait_s: float,
+        *,
+        awaited: bool,
+        known: bool,
     ) -> None:
         node = head.fields.get(NODE, "")
         block = BlockName(asked.shard, asked.start, asked.stop)
         served = self._desk.served
-        reply = self._desk.asked(node, block, held=held is not None, awaited=awaited)
+        reply = self._desk.asked(node, block, wait_s, held=held is not None, awaited=awaited)
         match reply:
             case Give():
                 assert held is not None

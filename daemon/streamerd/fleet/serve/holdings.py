@@ -29,6 +29,8 @@ class Missing:
     """Whether it is on its way, or wanted by a load."""
     known: bool
     """Whether the daemon has the shard open at all."""
+    coming: bool = False
+    """Whether this node reads it from the store now, so that it waits for no other node."""
 
 
 class Holdings(Protocol):

@@ -65,6 +65,8 @@ logger = logging.getLogger(__name__)
 
 NOT_TOLD: Final = "not_told"
 """Why a block is read from the store by a worker that was not told of the fleet yet."""
+DEFECT: Final = "defect"
+"""Why a block is read from the store after an error that the code for peers did not foresee."""
 OPEN_READERS: Final = 64
 """Number of objects that a worker has open at the same time."""
 CHECKSUM_PIECE_BYTES: Final = 256 << 10
@@ -247,6 +249,10 @@ class Carrier:
             checksum, device_bytes = self._fill(work, reader, slab, job)
         except StreamerError as error:
             return JobFailed(job.job, FROM_STORE, getattr(error, "reason", error.code))
+        except Exception:  # noqa: BLE001  whatever a peer caused, the store has the bytes as well
+            told = with_lines(traceback.format_exc())
+            logger.error("event=peer_read_failed job=%d", job.job, extra=told)
+            return JobFailed(job.job, FROM_STORE, DEFECT)
         return Fetched(job.job, checksum, device_bytes)
 
     def _fetch_object(self, work: Work, job: Fetch) -> Fetched | JobFailed:
