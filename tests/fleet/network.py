@@ -80,6 +80,7 @@ class Network:
     """The bridge and its hosts."""
 
     def __init__(self) -> None:
+        self.hub_address = HUB_ADDRESS
         self.prefix = f"strd{os.getpid()}"
         self.hub = f"{self.prefix}-hub"
         self.store = Host(self, "store", 250)

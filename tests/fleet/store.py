@@ -1,4 +1,4 @@
-"""An object store that counts the bytes it sends: `CountingStore` in the test, a program in its host.
+"""An object store that counts the bytes it sends: a handle for the test, a program in its host.
 
 The program serves the files of a folder in the way of S3: HEAD, ranged GET and `If-Match`, with the
 time of a file's last change as its ETag. It does not list, and does not look at signatures; one
@@ -23,6 +23,9 @@ from tests.support.waiting import eventually
 PORT: Final = 9000
 DENIED: Final = "AKIADENIED"
 """The access key that may read nothing."""
+_NOTHING_LISTED: Final = b"<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>"
+"""An object's URI is no prefix: under it there is nothing."""
+_PIECE_BYTES: Final = 256 << 10
 _RANGE: Final = re.compile(r"bytes=(\d+)-(\d+)")
 
 
@@ -96,13 +99,18 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     folder: Path
     notes: int
+    _etag = '"none"'
 
-    def do_HEAD(self) -> None:  # noqa: N802  its name
+    def do_HEAD(self) -> None:
         with self._opened() as fd:
             if fd >= 0:
                 self._answer(200, os.fstat(fd).st_size)
 
-    def do_GET(self) -> None:  # noqa: N802  its name
+    def do_GET(self) -> None:
+        if "list-type=2" in self.path:
+            self._answer(200, len(_NOTHING_LISTED))
+            self.connection.sendall(_NOTHING_LISTED)
+            return
         with self._opened() as fd:
             if fd < 0:
                 return
@@ -119,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
                 os.write(self.notes, f"{self.path} {sent - start}\n".encode())
 
     def _send(self, fd: int, start: int, size: int) -> int:
-        return os.sendfile(self.connection.fileno(), fd, start, size)
+        return self.connection.send(os.pread(fd, min(size, _PIECE_BYTES), start))
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -26,9 +27,24 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 class EtcdServer:
-    """One etcd with a data directory, which may be stopped and started again."""
+    """One etcd with a data directory, which may be stopped and started again.
 
-    def __init__(self, program: str, directory: Path) -> None:
+    Args:
+        program: what to run.
+        directory: for its data.
+        address: where it listens.
+        before: a command that goes on where that address is.
+    """
+
+    def __init__(
+        self,
+        program: str,
+        directory: Path,
+        address: str = "127.0.0.1",
+        before: Sequence[str] = (),
+    ) -> None:
+        self._address = address
+        self._before = tuple(before)
         self._program = program
         self._directory = directory
         self.port = free_port()
@@ -37,13 +53,15 @@ class EtcdServer:
 
     @property
     def members_uri(self) -> str:
-        return f"etcd://127.0.0.1:{self.port}"
+        return f"etcd://{self._address}:{self.port}"
 
     def start(self, *flags: str) -> None:
         """Start it, and return once it listens."""
-        client, peer = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{self._peer_port}"
+        client = f"http://{self._address}:{self.port}"
+        peer = f"http://127.0.0.1:{self._peer_port}"
         command: Sequence[str] = (
-            self._program, "--name=one", f"--data-dir={self._directory}", "--log-level=error",
+            *self._before, self._program, "--name=one", f"--data-dir={self._directory}",
+            "--log-level=error",
             f"--listen-client-urls={client}", f"--advertise-client-urls={client}",
             f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=one={peer}", *flags,
@@ -52,9 +70,9 @@ class EtcdServer:
         eventually(self._answers, READY_S)
 
     def _answers(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
-            return True
-        return False
+        ask = f"import socket; socket.create_connection(({self._address!r}, {self.port}), 1)"
+        command = [*self._before, sys.executable, "-c", ask]
+        return subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
 
     def stop(self) -> None:
         if self._process is not None:
