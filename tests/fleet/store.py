@@ -127,7 +127,8 @@ class _Handler(BaseHTTPRequestHandler):
                 os.write(self.notes, f"{self.path} {sent - start}\n".encode())
 
     def _send(self, fd: int, start: int, size: int) -> int:
-        return self.connection.send(os.pread(fd, min(size, _PIECE_BYTES), start))
+        sent: int = self.connection.send(os.pread(fd, min(size, _PIECE_BYTES), start))
+        return sent
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
