@@ -20,9 +20,9 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from streamer_client.contract.status import MemoryStatus, TotalsStatus
+from streamer_client.contract.status import FleetStatus, MemoryStatus, TotalsStatus
 from streamerd import __version__
-from streamerd.answering.status import Facts, status_memory, status_totals
+from streamerd.answering.status import Facts, status_fleet, status_memory, status_totals
 from streamerd.observe.watch import Watch
 from streamerd.reading.totals import FILE_KIND, Histogram
 from streamerd.state.events import FailureKind
@@ -69,6 +69,9 @@ class DaemonCollector(Collector):
                         "refused, by the error's code", "code", self._observed.refused)  # fmt: skip
         yield from _loads(facts, watch)
         yield from _processes(facts, status_totals(facts))
+        fleet = status_fleet(facts)
+        if fleet is not None:
+            yield from _fleet(fleet)
 
 
 def registry(observed: Observed) -> CollectorRegistry:
@@ -159,6 +162,22 @@ def _processes(facts: Facts, totals: TotalsStatus) -> Iterator[Metric]:
                    totals.lost_threads)  # fmt: skip
     yield _counter("retired_workers", "Fetch processes replaced for lost threads",
                    totals.retired_workers)  # fmt: skip
+
+
+def _fleet(fleet: FleetStatus) -> Iterator[Metric]:
+    yield _gauge("fleet_members", "Nodes of the fleet that are known, this one among them",
+                 len(fleet.members))  # fmt: skip
+    yield _gauge("fleet_serving", "1 while other nodes can ask this one", int(fleet.serving))
+    yield _gauge("fleet_connections", "Connections of other nodes", fleet.connections)
+    yield _counter("fleet_received_bytes", "Of blocks that other nodes sent", fleet.peer_bytes)
+    yield _counter("fleet_sent_bytes", "Of blocks, to other nodes", fleet.sent_bytes)
+    yield _counter("fleet_store_bytes", "Of blocks of remote objects that the store sent",
+                   fleet.store_bytes)  # fmt: skip
+    yield _labelled(CounterMetricFamily, "fleet_store_reads", "Blocks read from the store, by why "
+                    "no other node sent them", "reason", fleet.store_reads)  # fmt: skip
+    yield _labelled(CounterMetricFamily, "fleet_answers", "To other nodes' questions", "answer",
+                    fleet.answers)  # fmt: skip
+    yield _counter("fleet_restarts", "Of the process that serves other nodes", fleet.restarts)
 
 
 # --- families -------------------------------------------------------------------------------------

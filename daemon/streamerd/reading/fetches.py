@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from streamer_client.contract.errors import (
     CredentialsExpired,
@@ -20,8 +21,9 @@ from streamer_client.contract.layout import block_span
 from streamer_client.contract.uris import is_remote
 from streamerd.reading.backing import Backing
 from streamerd.reading.bandwidth import Pace, Rate, TokenBucket
+from streamerd.reading.peer_reads import PeerReads
 from streamerd.reading.sources import Pair, Sources
-from streamerd.reading.totals import Read, ReadTotals, kind_of
+from streamerd.reading.totals import PEER_KIND, Read, ReadTotals, kind_of
 from streamerd.settings.config import Settings
 from streamerd.state.commands import FetchBlock
 from streamerd.state.events import (
@@ -36,6 +38,8 @@ from streamerd.workers import jobs
 from streamerd.workers.in_daemon.environments import Environments
 from streamerd.workers.in_daemon.supervisor import Fleet
 
+ALONE: Final = "alone"
+"""Why a block is read from the store where no other node is known, or none could prove it."""
 _REFUSALS = {
     CredentialsExpired.code: FailureKind.EXPIRED,
     SourceForbidden.code: FailureKind.DENIED,
@@ -56,6 +60,7 @@ class Fetches:
         is_outdated: says of a block that was just read (shard, ctime of its file, attempt) whether
             to read it again.
         totals: where reads are counted.
+        peer_reads: what is tried at other nodes; None where there is no fleet.
     """
 
     def __init__(
@@ -68,7 +73,9 @@ class Fetches:
         post: Callable[[AnyEvent], None],
         is_outdated: Callable[[ShardKey, int, int], bool],
         totals: ReadTotals,
+        peer_reads: PeerReads | None = None,
     ) -> None:
+        self._peer_reads = peer_reads
         self._loop = asyncio.get_running_loop()
         self._block_bytes = settings.block_bytes
         self._wait_s = settings.source_wait_s
@@ -104,11 +111,76 @@ class Fetches:
             self._fail(command, FailureKind.ERROR, backing.slab_error)
         elif is_remote(backing.stored.uri):
             start, stop = block_span(command.block, backing.stored.size_bytes, self._block_bytes)
-            load = command.credentials_of
-            sent = self._environments.of(load), self._environments.digest(load)
-            self.pace.begin(stop - start, lambda: self._read(command, None, *sent, backed=backed))
+            reads = self._peer_reads
+            if reads is None:
+                self.pace.begin(stop - start, self._from_store(command, backed=backed))
+            else:
+                reads.when_open(
+                    lambda: self._read_remote(reads, command, stop - start, backed=backed)
+                )
         else:
             self._read_local(command, attempt=1, backed=backed)
+
+    def _read_remote(
+        self, reads: PeerReads, command: FetchBlock, size_bytes: int, *, backed: bool
+    ) -> None:
+        """Ask peers where there are any; those that came until the store has room count too."""
+        shared = self._backings[command.shard].stored.validated
+        if shared and reads.useful:
+            reads.peers.begin(lambda: self._read(command, None, {}, "", backed=backed, peers=True))
+            return
+
+        def alone() -> None:
+            if shared and reads.useful:
+                reads.store.end()
+                self._read_remote(reads, command, size_bytes, backed=backed)
+                return
+            reads.totals.store_reads[ALONE] += 1
+            reads.from_store.add((command.shard, command.block))
+            self.pace.begin(size_bytes, self._from_store(command, backed=backed))
+
+        reads.store.begin(alone)
+
+    def _from_store(self, command: FetchBlock, *, backed: bool) -> Callable[[], None]:
+        """A read with the credentials that the load has now."""
+        load = command.credentials_of
+        sent = self._environments.of(load), self._environments.digest(load)
+        return lambda: self._read(command, None, *sent, backed=backed)
+
+    def _to_store(
+        self, peer_reads: PeerReads, command: FetchBlock, size_bytes: int, reason: str
+    ) -> None:
+        """Read a block from the store that no peer hands over."""
+        peer_reads.totals.store_reads[reason] += 1
+        peer_reads.from_store.add((command.shard, command.block))
+        peer_reads.store.begin(
+            # Its memory was made for the reading from peers.
+            lambda: self.pace.begin(size_bytes, self._from_store(command, backed=True))
+        )
+
+    def _left_peers(
+        self,
+        peer_reads: PeerReads,
+        command: FetchBlock,
+        job: jobs.Fetch,
+        answer: jobs.Answer | None,
+    ) -> bool:
+        """One stage of a read has ended; returns whether the block is read from the store now."""
+        size_bytes = job.stop - job.start
+        if not job.peers:
+            peer_reads.store.end()
+            peer_reads.from_store.discard((command.shard, command.block))
+            if isinstance(answer, jobs.Fetched):
+                peer_reads.totals.store_bytes += size_bytes
+            return False
+        peer_reads.peers.end()
+        if isinstance(answer, jobs.JobFailed) and answer.code == jobs.FROM_STORE:
+            self._to_store(peer_reads, command, size_bytes, answer.message)
+            return True
+        if isinstance(answer, jobs.Fetched):
+            peer_reads.totals.peer_blocks += 1
+            peer_reads.totals.peer_bytes += size_bytes
+        return False
 
     def _read_local(self, command: FetchBlock, *, attempt: int, backed: bool) -> None:
         pair = self._sources.reading(command.shard)
@@ -128,6 +200,7 @@ class Fetches:
         *,
         attempt: int = 1,
         backed: bool,
+        peers: bool = False,
     ) -> None:
         backing = self._backings[command.shard]
         stored = backing.stored if pair is None else pair.stored
@@ -135,9 +208,9 @@ class Fetches:
         handle = None if pair is None else pair.handle
         number = self._fleet.next_job()
         job = jobs.Fetch(
-            number, backing.slab, stored, handle, environment, start, stop, digest, backed
+            number, backing.slab, stored, handle, environment, start, stop, digest, backed, peers
         )
-        self._totals.of(kind_of(stored.uri)).requests += 1
+        self._totals.of(_kind(job)).requests += 1
         limit_s = None if pair is None else self._wait_s
         asked_s = self._loop.time()
         self._fleet.submit(
@@ -159,6 +232,13 @@ class Fetches:
         at_s, shard, block = self._loop.time(), command.shard, command.block
         if job.digest and command.credentials_of not in self._environments:
             self._environments.left(job.digest)
+        reads = self._peer_reads
+        if (
+            reads is not None
+            and job.source is None
+            and self._left_peers(reads, command, job, answer)
+        ):
+            return
         match answer:
             case jobs.Fetched():
                 self._note(command, job, answer, asked_s)
@@ -191,7 +271,7 @@ class Fetches:
         size_bytes, now_s = job.stop - job.start, self._loop.time()
         self._totals.add(
             Read(
-                command.credentials_of, kind_of(job.shard.uri), size_bytes,
+                command.credentials_of, _kind(job), size_bytes,
                 max(0, answer.device_bytes), asked_s, answer.began_s or asked_s, now_s,
                 answer.worker, answer.thread,
             )
@@ -219,3 +299,8 @@ class Fetches:
         if kind is None:
             return FailureKind.ERROR, ()
         return kind, self._environments.loads_with(job.environment)
+
+
+def _kind(job: jobs.Fetch) -> str:
+    """Under which kind of source a read is counted."""
+    return PEER_KIND if job.peers else kind_of(job.shard.uri)
