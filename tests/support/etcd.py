@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import shutil
 import socket
 import subprocess
@@ -40,7 +41,7 @@ class EtcdServer:
         return f"etcd://127.0.0.1:{self.port}"
 
     def start(self, *flags: str) -> None:
-        """Start it, and return once it listens."""
+        """Start it, and return once it is healthy."""
         client, peer = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{self._peer_port}"
         command: Sequence[str] = (
             self._program, "--name=one", f"--data-dir={self._directory}", "--log-level=error",
@@ -52,9 +53,15 @@ class EtcdServer:
         eventually(self._answers, READY_S)
 
     def _answers(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
-            return True
-        return False
+        """Whether it is healthy; one that is killed before may leave files it cannot start with."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
 
     def stop(self) -> None:
         if self._process is not None:
