@@ -56,7 +56,7 @@ class EtcdServer:
         return f"etcd://{self._address}:{self.port}"
 
     def start(self, *flags: str) -> None:
-        """Start it, and return once it listens."""
+        """Start it, and return once it is healthy."""
         client = f"http://{self._address}:{self.port}"
         peer = f"http://127.0.0.1:{self._peer_port}"
         command: Sequence[str] = (
@@ -70,7 +70,9 @@ class EtcdServer:
         eventually(self._answers, READY_S)
 
     def _answers(self) -> bool:
-        ask = f"import socket; socket.create_connection(({self._address!r}, {self.port}), 1)"
+        """Whether it is healthy; one that is killed before may leave files it cannot start with."""
+        url = f"http://{self._address}:{self.port}/health"
+        ask = f"import urllib.request; urllib.request.urlopen({url!r}, timeout=5)"
         command = [*self._before, sys.executable, "-c", ask]
         return subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
 

@@ -71,7 +71,7 @@ class DaemonCollector(Collector):
         yield from _processes(facts, status_totals(facts))
         fleet = status_fleet(facts)
         if fleet is not None:
-            yield from _fleet(fleet)
+            yield from fleet_families(fleet)
 
 
 def registry(observed: Observed) -> CollectorRegistry:
@@ -164,7 +164,8 @@ def _processes(facts: Facts, totals: TotalsStatus) -> Iterator[Metric]:
                    totals.retired_workers)  # fmt: skip
 
 
-def _fleet(fleet: FleetStatus) -> Iterator[Metric]:
+def fleet_families(fleet: FleetStatus) -> Iterator[Metric]:
+    """What is told where a fleet is configured."""
     yield _gauge("fleet_members", "Nodes of the fleet that are known, this one among them",
                  len(fleet.members))  # fmt: skip
     yield _gauge("fleet_serving", "1 while other nodes can ask this one", int(fleet.serving))
