@@ -11,7 +11,7 @@ import time
 from typing import Final, assert_never
 
 from streamer_client.contract.errors import StreamerError
-from streamer_client.storage.contract import StoredShard
+from streamer_client.storage.contract import Arrived, StoredShard
 from streamerd.fleet.fetch.asking import Asking, context_for
 from streamerd.fleet.plan.events import AnyEvent, Ask, Command, Done, Pause, PauseOver, ReadStore
 from streamerd.fleet.plan.ranking import BlockName
@@ -111,8 +111,13 @@ class PeerReader:
         self._peers = peers
         self._name = shard_name(shard)
 
-    def readinto(self, buffer: memoryview, start: int) -> int:
+    def readinto(self, buffer: memoryview, start: int, arrived: Arrived | None = None) -> int:
         """Fill the whole of `buffer`, which is one block, from byte `start` on.
+
+        Args:
+            buffer: may be written more than once, by one peer after the other.
+            start: place of its first byte in the object.
+            arrived: called once, with the whole block, when it has been proven.
 
         Returns:
             The buffer's length: all of it came over the network.
@@ -122,6 +127,8 @@ class PeerReader:
         """
         target = buffer.cast("B")
         self._peers.fetch(BlockName(self._name, start, start + len(target)), target)
+        if arrived:
+            arrived(target)
         return len(target)
 
     def close(self) -> None:

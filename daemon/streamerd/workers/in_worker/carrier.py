@@ -268,7 +268,8 @@ class Carrier:
             return JobFailed(job.job, FROM_STORE, NOT_TOLD)
         work.assignment.hold_on()
         slab = work.slab.file(mapped=True)
-        slab.reserve(job.start, job.stop)
+        if not job.backed:
+            slab.reserve(job.start, job.stop)
         try:
             reader = self._peers.reader(job.shard)
             checksum, device_bytes = self._fill(work, reader, slab, job)
