@@ -160,9 +160,8 @@ class Parts:
             self.doubts.is_outdated, self.read_totals, self.peer_reads,
         )  # fmt: skip
         self.runs = Runs(
-            settings.block_bytes, fleet, self.backings,
-            lambda command, backed: self.fetches.begin(command, backed=backed), turns.post,
-        )  # fmt: skip
+            settings.block_bytes, fleet, self.backings, self.fetches.prepared, turns.post
+        )
         self.proofs = Proofs(settings, fleet, self.backings, turns.post)
 
     def _make_service(self) -> None:
@@ -223,7 +222,7 @@ class Parts:
             model, self.shards, self.editions, self.doubts, self.comparisons, block_bytes
         )
         cache = Cache(model, turns, self.shards, self.sessions, files)
-        rights = Rights(model, self.environments)
+        rights = Rights(model, self.environments, other_nodes=bool(self.settings.fleet))
         objects = Objects(self.shards, self.environments, rights, self.fleet, block_bytes)
         openings = Openings(turns, objects, files, self.handovers, self.answers, self.environments)
         self._loads = Loads(

@@ -188,9 +188,14 @@ class DaemonProcess:
         return totals
 
     def reads_under_way(self) -> int:
-        """Whole blocks that workers were asked for and have not answered."""
-        totals = self.totals()
-        return totals["source_requests"] - totals["source_read_bytes"] // BLOCK
+        """Whole blocks that workers are to bring, or to make room for, and that are not there yet.
+
+        Where nothing is being evicted, whatever is used and not resident is on its way.
+        """
+        status = self.status()
+        shards = [shard for source in status["sources"] for shard in source["shards"]]
+        resident_bytes = sum(shard["resident_bytes"] for shard in shards)
+        return int(status["memory"]["used_bytes"] - resident_bytes) // BLOCK
 
     def shards(self) -> dict[str, dict[str, Any]]:
         """The status of each shard of all sources, by its URI."""

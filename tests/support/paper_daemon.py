@@ -107,8 +107,7 @@ class PaperFleet(Fleet):
         if isinstance(job, jobs.Back):  # no test is about memory that is made
             asyncio.get_running_loop().call_soon(on_answer, jobs.Finished(job.job))
             return
-        files: list[PaperFile] = []
-        slabs: list[int] = []
+        files, slabs = list[PaperFile](), list[int]()
         handle, source = lanes.handles_of(job)
         if source is not None:
             files.append(self.opened[self.lending._lent[source].fds[0]])

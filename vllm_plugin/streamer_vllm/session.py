@@ -23,6 +23,12 @@ from streamer_vllm.versions import bar_format, bar_wanted
 
 logger = logging.getLogger(__name__)
 
+LOADED_LINE: Final = (
+    "event=loaded dp_rank=%d source=%s bytes=%d copied=%d seconds=%.3f gb_per_s=%.2f "
+    "from_memory=%.0f%% via=%s socket=%s"
+)
+"""What each rank logs of a load that went well."""
+
 BAR: Final = "Loading safetensors using streamerd"
 DIRECT: Final = "direct"
 
@@ -63,8 +69,7 @@ def opened(
 
 def _report(stats: LoadStats, seconds: float, socket: str | None) -> None:
     logger.info(
-        "event=loaded dp_rank=%d source=%s bytes=%d copied=%d seconds=%.3f gb_per_s=%.2f "
-        "from_memory=%.0f%% via=%s socket=%s",
+        LOADED_LINE,
         data_parallel_rank(),
         stats.source,
         stats.loaded_bytes,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from streamer_client.contract.errors import (
@@ -45,6 +46,17 @@ _REFUSALS = {
     SourceForbidden.code: FailureKind.DENIED,
 }
 """Codes of errors by which a store refuses credentials, whatever the object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """What a load lends a read: its client's environment, and the digest that names it."""
+
+    environment: dict[str, str]
+    digest: str
+
+
+NOTHING: Final = Lent({}, "")
 
 
 class Fetches:
@@ -99,69 +111,73 @@ class Fetches:
         """A shard has no slab any more: nothing arrives."""
         self._rates.pop(shard, None)
 
-    def begin(self, command: FetchBlock, *, backed: bool = False) -> None:
-        """Have a worker read a block, remote ones when the cap lets them.
+    def prepared(self, command: FetchBlock) -> Callable[[bool], None]:
+        """A call that has a worker read the block, a remote one when the cap lets it.
 
-        Args:
-            command: the block.
-            backed: whether its memory is there already; else the worker makes it first.
+        The credentials are those of this moment, for the load may have ended when the call is made.
+        The call is told whether the block's memory is there already; else the worker makes it.
         """
+        lent = self._lent(command)
+        return lambda backed: self._begin(command, lent, backed=backed)
+
+    def _lent(self, command: FetchBlock) -> Lent:
+        load = command.credentials_of
+        return Lent(self._environments.of(load), self._environments.digest(load))
+
+    def _begin(self, command: FetchBlock, lent: Lent, *, backed: bool) -> None:
         backing = self._backings[command.shard]
         if backing.slab_error is not None:
             self._fail(command, FailureKind.ERROR, backing.slab_error)
-        elif is_remote(backing.stored.uri):
-            start, stop = block_span(command.block, backing.stored.size_bytes, self._block_bytes)
-            reads = self._peer_reads
-            if reads is None:
-                self.pace.begin(stop - start, self._from_store(command, backed=backed))
-            else:
-                reads.when_open(
-                    lambda: self._read_remote(reads, command, stop - start, backed=backed)
-                )
-        else:
+        elif not is_remote(backing.stored.uri):
             self._read_local(command, attempt=1, backed=backed)
+        elif (reads := self._peer_reads) is None:
+            self._read_store(command, lent, backed=backed)
+        else:
+            reads.when_open(lambda: self._read_remote(reads, command, lent, backed=backed))
+
+    def _read_store(self, command: FetchBlock, lent: Lent, *, backed: bool) -> None:
+        size_bytes = self._backings[command.shard].stored.size_bytes
+        start, stop = block_span(command.block, size_bytes, self._block_bytes)
+        self.pace.begin(stop - start, lambda: self._read(command, None, lent, backed=backed))
 
     def _read_remote(
-        self, reads: PeerReads, command: FetchBlock, size_bytes: int, *, backed: bool
+        self, reads: PeerReads, command: FetchBlock, lent: Lent, *, backed: bool
     ) -> None:
         """Ask peers where there are any; those that came until the store has room count too."""
         shared = self._backings[command.shard].stored.validated
         if shared and reads.useful:
-            reads.peers.begin(lambda: self._read(command, None, {}, "", backed=backed, peers=True))
+            reads.peers.begin(lambda: self._read(command, None, lent, backed=backed, peers=True))
             return
 
         def alone() -> None:
             if shared and reads.useful:
                 reads.store.end()
-                self._read_remote(reads, command, size_bytes, backed=backed)
+                self._read_remote(reads, command, lent, backed=backed)
                 return
             reads.totals.store_reads[ALONE] += 1
             reads.from_store.add((command.shard, command.block))
-            self.pace.begin(size_bytes, self._from_store(command, backed=backed))
+            self._read_store(command, lent, backed=backed)
 
         reads.store.begin(alone)
 
-    def _from_store(self, command: FetchBlock, *, backed: bool) -> Callable[[], None]:
-        """A read with the credentials that the load has now."""
-        load = command.credentials_of
-        sent = self._environments.of(load), self._environments.digest(load)
-        return lambda: self._read(command, None, *sent, backed=backed)
-
     def _to_store(
-        self, peer_reads: PeerReads, command: FetchBlock, size_bytes: int, reason: str
+        self, peer_reads: PeerReads, command: FetchBlock, lent: Lent, reason: str
     ) -> None:
-        """Read a block from the store that no peer hands over."""
+        """Read a block from the store that no peer hands over.
+
+        The search may have been long, so a load that still lives lends what it has now.
+        """
         peer_reads.totals.store_reads[reason] += 1
         peer_reads.from_store.add((command.shard, command.block))
-        peer_reads.store.begin(
-            # Its memory was made for the reading from peers.
-            lambda: self.pace.begin(size_bytes, self._from_store(command, backed=True))
-        )
+        now = self._lent(command) if command.credentials_of in self._environments else lent
+        # Its memory was made for the reading from peers.
+        peer_reads.store.begin(lambda: self._read_store(command, now, backed=True))
 
     def _left_peers(
         self,
         peer_reads: PeerReads,
         command: FetchBlock,
+        lent: Lent,
         job: jobs.Fetch,
         answer: jobs.Answer | None,
     ) -> bool:
@@ -175,7 +191,7 @@ class Fetches:
             return False
         peer_reads.peers.end()
         if isinstance(answer, jobs.JobFailed) and answer.code == jobs.FROM_STORE:
-            self._to_store(peer_reads, command, size_bytes, answer.message)
+            self._to_store(peer_reads, command, lent, answer.message)
             return True
         if isinstance(answer, jobs.Fetched):
             peer_reads.totals.peer_blocks += 1
@@ -189,14 +205,13 @@ class Fetches:
             text = f"{uri}: nobody who may read it is left; load it again"
             self._fail(command, FailureKind.ERROR, SourceError(text))
         else:
-            self._read(command, pair, {}, "", attempt=attempt, backed=backed)
+            self._read(command, pair, NOTHING, attempt=attempt, backed=backed)
 
     def _read(
         self,
         command: FetchBlock,
         pair: Pair | None,
-        environment: dict[str, str],
-        digest: str,
+        lent: Lent,
         *,
         attempt: int = 1,
         backed: bool,
@@ -207,14 +222,19 @@ class Fetches:
         start, stop = block_span(command.block, stored.size_bytes, self._block_bytes)
         handle = None if pair is None else pair.handle
         number = self._fleet.next_job()
+        # Another node is asked without credentials of any store.
+        used = NOTHING if peers else lent
         job = jobs.Fetch(
-            number, backing.slab, stored, handle, environment, start, stop, digest, backed, peers
-        )
+            number, backing.slab, stored, handle, used.environment, start, stop, used.digest,
+            backed, peers,
+        )  # fmt: skip
         self._totals.of(_kind(job)).requests += 1
         limit_s = None if pair is None else self._wait_s
         asked_s = self._loop.time()
         self._fleet.submit(
-            job, lambda answer: self._ended(command, job, answer, attempt, asked_s), limit_s=limit_s
+            job,
+            lambda answer: self._ended(command, lent, job, answer, attempt, asked_s),
+            limit_s=limit_s,
         )
 
     def _fail(self, command: FetchBlock, kind: FailureKind, error: StreamerError) -> None:
@@ -224,6 +244,7 @@ class Fetches:
     def _ended(
         self,
         command: FetchBlock,
+        lent: Lent,
         job: jobs.Fetch,
         answer: jobs.Answer | None,
         attempt: int,
@@ -236,7 +257,7 @@ class Fetches:
         if (
             reads is not None
             and job.source is None
-            and self._left_peers(reads, command, job, answer)
+            and self._left_peers(reads, command, lent, job, answer)
         ):
             return
         match answer:

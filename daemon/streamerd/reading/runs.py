@@ -21,6 +21,8 @@ from streamerd.state.events import AnyEvent, FailureKind, FetchFailed, ShardKey
 from streamerd.workers import jobs
 from streamerd.workers.in_daemon.supervisor import Fleet
 
+Read = Callable[[bool], None]
+
 
 class Runs:
     """Takes the blocks of a turn that are to be read, and hands them on when they are backed.
@@ -29,7 +31,8 @@ class Runs:
         block_bytes: of a block.
         fleet: the workers that back memory.
         backings: what stands behind the core's shards.
-        read: called for each block; the flag says whether its memory is there already.
+        prepared: called for each block in the turn that decided on it; returns the call that
+            reads it, whose flag says whether the block's memory is there already.
         post: gives an event to the core.
     """
 
@@ -38,28 +41,30 @@ class Runs:
         block_bytes: int,
         fleet: Fleet,
         backings: Mapping[ShardKey, Backing],
-        read: Callable[[FetchBlock, bool], None],
+        prepared: Callable[[FetchBlock], Read],
         post: Callable[[AnyEvent], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._block_bytes = block_bytes
         self._fleet = fleet
         self._backings = backings
-        self._read = read
+        self._prepared = prepared
         self._post = post
         self._due: list[FetchBlock] = []
+        self._reads: dict[FetchBlock, Read] = {}
+        """The reads that were not begun yet."""
 
     def add(self, command: FetchBlock) -> None:
         """Have a block read; `after_turn` begins it."""
         self._due.append(command)
+        self._reads[command] = self._prepared(command)
 
     def after_turn(self) -> None:
         """Begin what this turn decided."""
         due, self._due = self._due, []
         for run in runs_of(due):
             if len(run) == 1 or self._backings[run[0].shard].slab_error is not None:
-                for command in run:
-                    self._read(command, False)
+                self._begin(run, backed=False)
             else:
                 self._back(run)
 
@@ -74,8 +79,7 @@ class Runs:
     def _backed(self, run: Sequence[FetchBlock], answer: jobs.Answer | None) -> None:
         match answer:
             case jobs.Finished():
-                for command in run:
-                    self._read(command, True)
+                self._begin(run, backed=True)
             case jobs.JobFailed():
                 kind = FailureKind.NO_SPACE if answer.no_space else FailureKind.ERROR
                 self._fail(run, kind, answer.code, answer.message)
@@ -83,9 +87,14 @@ class Runs:
                 text = f"backing {run[0].shard.uri} with memory ended a fetch worker"
                 self._fail(run, FailureKind.WORKER_LOST, StreamerError.code, text)
 
+    def _begin(self, run: Sequence[FetchBlock], *, backed: bool) -> None:
+        for command in run:
+            self._reads.pop(command)(backed)
+
     def _fail(self, run: Sequence[FetchBlock], kind: FailureKind, code: str, text: str) -> None:
         at_s = self._loop.time()
         for command in run:
+            del self._reads[command]
             self._post(FetchFailed(at_s, command.shard, command.block, kind, code, text))
 
 

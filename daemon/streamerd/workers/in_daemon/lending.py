@@ -1,9 +1,8 @@
 """Descriptors of slabs and of files to read, as the daemon lends them to its workers.
 
 Owns the handles by which jobs name them, and knows which worker has borrowed which, and which
-environments it was sent. Runs in the
-daemon's loop. It only passes descriptors on. It never examines, reads or closes one, since even
-closing a file whose server is dead may never return.
+environments it was sent. Runs in the daemon's loop. It only passes descriptors on. It never
+examines, reads or closes one, since even closing a file whose server is dead may never return.
 """
 
 from __future__ import annotations

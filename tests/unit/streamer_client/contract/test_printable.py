@@ -63,13 +63,15 @@ CARRIERS = [
     m.Renew(1, ENVIRONMENT),
     m.Verify(1, "s3://b", 0, True, ENVIRONMENT),
     jobs.Resolve(1, "s3://b", None, None, ENVIRONMENT),
+    jobs.LookAt(1, ("s3://b/k",), ENVIRONMENT),
+    jobs.TakeEnvironment("digest", ENVIRONMENT),
     jobs.Fetch(1, 2, StoredShard("s3://b/k", 1, "e"), None, ENVIRONMENT, 0, 1),
     jobs.Reread(1, StoredShard("s3://b/k", 1, "e"), None, ENVIRONMENT, 0, 1),
 ]
 
 
 @pytest.mark.parametrize("carrier", CARRIERS, ids=lambda carrier: type(carrier).__name__)
-def test_values_are_hidden_wherever_it_is_shown(carrier: m.Message | jobs.Job) -> None:
+def test_values_are_hidden_wherever_it_is_shown(carrier: m.Message | jobs.Request) -> None:
     out = io.StringIO()
     pprint(carrier, console=Console(file=out))
     for shown in (repr(carrier), str(carrier), f"{carrier}", out.getvalue()):
@@ -79,7 +81,7 @@ def test_values_are_hidden_wherever_it_is_shown(carrier: m.Message | jobs.Job) -
 
 
 def test_no_message_with_an_environment_is_missing_here() -> None:
-    every = (*get_args(m.ClientMessage), *get_args(m.DaemonMessage), *get_args(jobs.AnyJob))
+    every = (*get_args(m.ClientMessage), *get_args(m.DaemonMessage), *get_args(jobs.Request))
     carrying = {
         each
         for each in every

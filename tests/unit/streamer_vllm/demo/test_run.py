@@ -2,16 +2,19 @@
 
 from streamer_vllm.demo.run import Start, comparison
 from streamer_vllm.demo.server import RankLoad, rank_loads
+from streamer_vllm.session import LOADED_LINE
 
-LINE = (
-    "(Worker pid=7) INFO 11-22 23:10:01 [session.py:59] streamerd: rank={rank} event=loaded "
-    "dp_rank=0 source=/models/llama bytes=79600000 seconds={seconds} "
-    "gb_per_s=0.32 from_memory=0% via=daemon socket=/s\n"
-)
+
+def line(rank: int, seconds: float) -> str:
+    """What a rank logs, in the plugin's own words."""
+    told = LOADED_LINE % (
+        *(0, "/models/a bytes=1 b", 79_600_000, 79_500_000, seconds, 0.32, 0, "daemon", "/s"),
+    )
+    return f"(Worker pid=7) INFO 11-22 23:10:01 [session.py:59] streamerd: rank={rank} {told}\n"
 
 
 def test_each_ranks_load_is_found_once_and_in_order() -> None:
-    log = "noise\n" + LINE.format(rank=1, seconds="0.643") + LINE.format(rank=0, seconds="0.245")
+    log = "noise\n" + line(1, 0.643) + line(0, 0.245)
     assert rank_loads(log) == [RankLoad(0, 79_600_000, 0.245), RankLoad(1, 79_600_000, 0.643)]
 
 

@@ -53,7 +53,7 @@ class Turn:
             BLOCK,
             self.fleet,  # type: ignore[arg-type]
             self.backings,
-            lambda command, backed: self.read.append((command, backed)),
+            lambda command: lambda backed: self.read.append((command, backed)),
             self.posted.append,
         )
 
