@@ -15,6 +15,8 @@ from tests.support.waiting import eventually
 FLEET: Final = "test"
 SOURCE: Final = "s3://models/llama"
 JOIN_S: Final = 20.0
+FLEET_PROCESS: Final = "streamerd-fleet"
+"""What the process that serves other nodes is called."""
 
 
 class Nodes:
@@ -81,9 +83,7 @@ def certificate_flags(authority: Authority, directory: Path, name: str) -> tuple
 
 def fleet_process(daemon: DaemonProcess) -> int:
     """The pid of the process of a daemon that serves other nodes."""
-    (found,) = (
-        pid for pid in descendants(daemon.pid) if b"streamerd.peering.process" in command_of(pid)
-    )
+    (found,) = (pid for pid in descendants(daemon.pid) if name_of(pid) == FLEET_PROCESS)
     return found
 
 
@@ -95,5 +95,6 @@ def descendants(pid: int) -> list[int]:
     return children + [each for child in children for each in descendants(child)]
 
 
-def command_of(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+def name_of(pid: int) -> str:
+    """The name that a process gave itself: workers are forks, so their command lines are alike."""
+    return Path(f"/proc/{pid}/comm").read_text().strip()

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from tests.support.daemon import DaemonProcess
-from tests.support.fleet_nodes import command_of, descendants
+from tests.support.fleet_nodes import FLEET_PROCESS, descendants, name_of
 
 LOADED = """
 import streamerd.daemon, streamerd.workers.in_worker.process, sys
@@ -23,6 +23,6 @@ def test_nothing_of_a_fleet_is_imported() -> None:
 
 def test_a_daemon_without_a_fleet_has_no_process_for_it(streamerd: DaemonProcess) -> None:
     assert streamerd.status()["fleet"] is None
-    commands = [command_of(pid) for pid in descendants(streamerd.pid)]
-    assert commands
-    assert not any(b"peering" in command for command in commands)
+    names = {name_of(pid) for pid in descendants(streamerd.pid)}
+    assert "streamerd-fetch" in names
+    assert FLEET_PROCESS not in names
