@@ -64,10 +64,17 @@ class Authority:
         context.load_cert_chain(path)
         return context
 
-    def node_files(self, directory: Path, name: str) -> tuple[Path, Path]:
-        """A certificate and its key in files, for either side of a connection."""
+    def node_files(self, directory: Path, name: str, *, named: bool = True) -> tuple[Path, Path]:
+        """A certificate and its key in files, for either side of a connection.
+
+        Args:
+            directory: for the files.
+            name: of the files, and of who holds the certificate.
+            named: whether the certificate says the name.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _builder(_name(name), self._name, key.public_key()).sign(
+        subject = _name(name) if named else x509.Name([])
+        certificate = _builder(subject, self._name, key.public_key()).sign(
             self._key, hashes.SHA256()
         )
         cert_path, key_path = directory / f"{name}.crt", directory / f"{name}.key"

@@ -15,8 +15,22 @@ from tests.support.guarded_store import GuardedStore, guarded_store
 BLOCKS = 12
 
 
+@pytest.fixture(scope="package")
+def shared_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    with etcd_server(tmp_path_factory.mktemp("etcd")) as running:
+        yield running
+
+
 @pytest.fixture
-def etcd(tmp_path: Path) -> Iterator[EtcdServer]:
+def etcd(shared_etcd: EtcdServer, tmp_path: Path) -> EtcdServer:
+    """One etcd for all tests; each has a prefix of its own in it."""
+    shared_etcd.prefix = f"/{tmp_path.name}"
+    return shared_etcd
+
+
+@pytest.fixture
+def own_etcd(tmp_path: Path) -> Iterator[EtcdServer]:
+    """For a test that stops it."""
     with etcd_server(tmp_path / "etcd") as running:
         yield running
 

@@ -6,19 +6,16 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
-from streamer_client.contract.errors import SourceForbidden
-from streamer_client.contract.messages import Open
-from tests.support.certificates import Authority
+from streamer_client.contract.errors import SourceChanged
+from streamer_client.contract.messages import ShardFailed
 from tests.support.daemon import BLOCK, DaemonProcess, Daemons
 from tests.support.etcd import EtcdServer
 from tests.support.fleet_nodes import (
     SOURCE,
     Nodes,
-    certificate_flags,
     fleet_of,
     fleet_process,
     read,
@@ -46,18 +43,6 @@ def test_a_corrupt_block_at_a_peer_is_read_from_the_store(
     assert fleet_of(second)["store_reads"]["corrupt"] >= 1
 
 
-def test_a_caller_without_rights_gets_nothing_from_peers(
-    daemon_maker: Daemons, etcd: EtcdServer, store: GuardedStore, files: list[bytes]
-) -> None:
-    first, second = Nodes(daemon_maker, etcd.members_uri).together(2)
-    assert read(first, SOURCE, store.environ()) == files
-    store.denied.add("AKIABAD")
-    with RawClient(second.socket) as client:
-        message = Open(client.next_id(), 1, SOURCE, environment=store.environ("AKIABAD"))
-        assert client.refused(message).code == SourceForbidden.code
-    assert fleet_of(second)["peer_bytes"] == 0
-
-
 def test_another_content_of_the_object_is_never_mixed(
     daemon_maker: Daemons, etcd: EtcdServer, store: GuardedStore, files: list[bytes]
 ) -> None:
@@ -69,40 +54,22 @@ def test_another_content_of_the_object_is_never_mixed(
     assert fleet_of(second)["peer_bytes"] == len(files[1])
 
 
-def test_a_node_of_another_authority_is_refused_and_reads_the_store(
-    daemon_maker: Daemons,
-    etcd: EtcdServer,
-    store: GuardedStore,
-    files: list[bytes],
-    tmp_path: Path,
-) -> None:
-    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
-    for folder in (ours, theirs):
-        folder.mkdir()
-    nodes = Nodes(daemon_maker, etcd.members_uri)
-    first = nodes.start(*certificate_flags(Authority(ours), ours, "first"))
-    stranger = nodes.start(*certificate_flags(Authority(theirs), theirs, "stranger"))
-    plain = nodes.start()
-    nodes.know_each_other()
-    assert read(first, SOURCE, store.environ()) == files
-    for each in (stranger, plain):
-        assert read(each, SOURCE, store.environ()) == files
-        assert fleet_of(each)["peer_bytes"] == 0
-    assert fleet_of(first)["answers"].get("sent", 0) == 0
-
-
-def test_etcd_goes_and_comes_back(
+def test_an_object_that_changes_between_two_opens_is_never_mixed(
     daemon_maker: Daemons, etcd: EtcdServer, store: GuardedStore, files: list[bytes]
 ) -> None:
-    etcd.stop()
-    nodes = Nodes(daemon_maker, etcd.members_uri)
-    first, second = nodes.start(), nodes.start()
-    assert read(first, SOURCE, store.environ()) == files
-    etcd.start()
-    nodes.know_each_other()
-    store.seen.clear()
-    assert read(second, SOURCE, store.environ()) == files
-    assert not store.reads()
+    first, second = Nodes(daemon_maker, etcd.members_uri).together(2)
+    changed = bytes(reversed(files[0]))
+    store.holds = lambda seen: not seen.range.startswith("bytes=0-")
+    store.open.clear()
+    with RawClient(first.socket) as client, ThreadPoolExecutor(1) as pool:
+        load = client.open(SOURCE, hold=True, environment=store.environ())
+        load.await_grants(1)
+        store.put("models", "llama/llama-0.safetensors", changed)
+        other = pool.submit(read, second, SOURCE, store.environ())
+        eventually(second.shards, 20, "the second node has opened it")
+        store.open.set()
+        assert client.expect(ShardFailed).code == SourceChanged.code
+        assert other.result(60) == [changed, files[1]]
 
 
 def test_the_process_that_serves_is_started_again(

@@ -12,6 +12,7 @@ import pytest
 import xxhash
 
 from streamer_client.storage.registry import storage_for
+from streamerd.fleet.serve.server import MOST_OF_ONE
 from streamerd.fleet.wire import CHECKSUM, HOLDS, LOADS, NODE, WAIT, block_range, shard_name
 from tests.support.certificates import Authority
 from tests.support.daemon import BLOCK, DaemonProcess, Daemons
@@ -108,22 +109,72 @@ def test_what_is_no_question_ends_the_connection(node: DaemonProcess, data: byte
     assert fleet_of(node)["serving"]
 
 
-def test_without_a_certificate_nothing_is_answered(
-    daemon_maker: Daemons, etcd: EtcdServer, tmp_path: Path
-) -> None:
+@pytest.fixture
+def guarded(daemon_maker: Daemons, etcd: EtcdServer, tmp_path: Path) -> DaemonProcess:
+    """A node that speaks TLS."""
     flags = certificate_flags(Authority(tmp_path), tmp_path, "node")
-    (node,) = Nodes(daemon_maker, etcd.members_uri, *flags).together(1)
-    context = ssl.create_default_context(cafile=str(tmp_path / "authority.pem"))
+    return Nodes(daemon_maker, etcd.members_uri, *flags).together(1)[0]
+
+
+def test_strangers_at_the_port_of_certificates(guarded: DaemonProcess, tmp_path: Path) -> None:
+    """Without a certificate, or with one of another authority, nothing is answered.
+
+    Nor is plain HTTP; and a crowd that never ends its handshakes does not keep a member out.
+    """
+    bundle = str(tmp_path / "authority.pem")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    theirs = Authority(elsewhere).node_files(elsewhere, "stranger")
+    assert not _answered(guarded, _context(bundle))
+    assert not _answered(guarded, _context(bundle, theirs))
+    with _connected(guarded) as peer:
+        peer.sendall(QUESTION)
+        assert not _rest(peer).startswith(b"HTTP")
+    ours = _context(bundle, (tmp_path / "node.crt", tmp_path / "node.key"))
+    with contextlib.ExitStack() as crowd:
+        slow = [crowd.enter_context(_connected(guarded, "127.0.0.9")) for _ in range(MOST_OF_ONE)]
+        late = crowd.enter_context(_connected(guarded, "127.0.0.9"))
+        assert not _rest(late)
+        assert _answered(guarded, ours)
+        slow[0].sendall(b"\x16")
+        assert not _rest(slow[0])
+
+
+def test_a_head_that_never_ends_ends_the_connection(node: DaemonProcess) -> None:
+    with _connected(node) as peer:
+        peer.sendall(QUESTION[:-2])
+        assert not _rest(peer)
+
+
+QUESTION = b"GET /v1/x/" + b"0" * 40 + b" HTTP/1.1\r\nRange: bytes=0-1\r\n\r\n"
+
+
+def _connected(node: DaemonProcess, source: str = "127.0.0.1") -> socket.socket:
+    return socket.create_connection(_address(node), timeout=60, source_address=(source, 0))
+
+
+def _rest(peer: socket.socket) -> bytes:
+    """What comes until the node ends the connection."""
+    got = b""
+    with contextlib.suppress(ConnectionResetError):
+        while more := peer.recv(4096):
+            got += more
+    return got
+
+
+def _context(bundle: str, files: tuple[Path, Path] | None = None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=bundle)
     context.check_hostname = False
-    with socket.create_connection(_address(node), timeout=10) as peer:
-        assert not _answered(context, peer)
+    if files is not None:
+        context.load_cert_chain(*files)
+    return context
 
 
-def _answered(context: ssl.SSLContext, peer: socket.socket) -> bytes:
+def _answered(node: DaemonProcess, context: ssl.SSLContext) -> bytes:
     """What comes before the connection ends; TLS 1.3 tells a refusal at the first read."""
     try:
-        with context.wrap_socket(peer) as spoken:
-            spoken.sendall(b"GET /v1/x/" + b"0" * 40 + b" HTTP/1.1\r\nRange: bytes=0-1\r\n\r\n")
+        with context.wrap_socket(_connected(node)) as spoken:
+            spoken.sendall(QUESTION)
             return spoken.recv(1)
     except OSError:
         return b""

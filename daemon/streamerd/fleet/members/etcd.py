@@ -19,6 +19,8 @@ from etcd3gw.lease import Lease
 from etcd3gw.watch import Watcher
 
 from streamer_client.contract.errors import ConfigError
+from streamer_client.contract.printable import printable
+from streamerd.fleet.members.bounded import BoundedSession
 from streamerd.fleet.members.contract import MOST_MEMBERS, MembersFailed, is_address
 from streamerd.fleet.members.own_address import reached_from
 from streamerd.settings.fleet import EtcdMembers
@@ -28,8 +30,9 @@ LEASE_S: Final = 10
 ANSWER_S: Final = 3.0
 SETTLE_S: Final = 0.5
 """Pause after a change: a hundred nodes that start at once are listed a few times."""
-WATCH_S: Final = 60.0
-"""A watch is made anew after this time: its library does not tell when it ended."""
+WATCH_S: Final = 15.0
+"""A watch is made anew after this time: its library does not tell when it ended. The library also
+waits without a limit for the head of the watch's answer, so the session sets this one."""
 _FAILURES: Final = (
     Etcd3Exception, requests.RequestException, OSError, ValueError, KeyError, TypeError,
 )  # fmt: skip
@@ -77,9 +80,7 @@ class EtcdSource:
             self._drop()
             host, port = self._where.endpoints[self._endpoint]
             self._endpoint = (self._endpoint + 1) % len(self._where.endpoints)
-            raise MembersFailed(
-                f"etcd at {host}:{port}: {type(error).__name__}: {error}"
-            ) from error
+            raise MembersFailed(f"etcd at {host}:{port}: {_said(error)}") from error
         return frozenset(key for key in keys[:MOST_MEMBERS] if is_address(key))
 
     def wait(self, wait_s: float) -> None:
@@ -110,13 +111,9 @@ class EtcdSource:
             host,
             port,
             "https" if where.ca or where.cert else "http",
-            ca_cert=where.ca or None,
-            cert_cert=where.cert or None,
-            cert_key=where.key or None,
             timeout=ANSWER_S,
+            session=_session(where),
         )
-        # The environment's proxies and .netrc are for other hosts than etcd.
-        client.session.trust_env = False
         if where.user:
             asked = {"name": where.user, "password": _password(where.password_file)}
             token = client.post(client.get_url("/auth/authenticate"), json=asked)["token"]
@@ -164,6 +161,23 @@ class EtcdSource:
         self._stop_watching()
         self._client = None
         self._lease = None
+
+
+def _session(where: EtcdMembers) -> BoundedSession:
+    session = BoundedSession(ANSWER_S, WATCH_S)
+    # The environment's proxies and .netrc are for other hosts than etcd.
+    session.trust_env = False
+    if where.ca:
+        session.verify = where.ca
+    if where.cert:
+        session.cert = where.cert, where.key
+    return session
+
+
+def _said(error: Exception) -> str:
+    """What went wrong; etcd's own words stand in another place than the error's text."""
+    words = error.detail_text if isinstance(error, Etcd3Exception) else None
+    return printable(f"{type(error).__name__}: {words or error}".strip())
 
 
 def _password(path: str) -> str:
