@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -51,6 +52,17 @@ class Node:
     def members(self) -> set[str]:
         """Whom this node knows."""
         return set(fleet_of(self.daemon)["members"])
+
+    def kill(self) -> None:
+        """Kill the daemon and all that it started, as a machine that loses its power."""
+        for pid in processes_of(self.daemon.pid):
+            # The kernel ends those that the daemon started together with it.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.daemon.wait()
+
+    def start_again(self) -> None:
+        self.daemon.start()
 
     def stop(self) -> None:
         """Stop the daemon and all that it started, as a hung machine would."""
