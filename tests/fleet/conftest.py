@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.fleet.network import Network, network
-from tests.fleet.nodes import MODEL_BYTES, Node, know_each_other
+from tests.fleet.nodes import MODEL_BYTES, PORT, Node, know_each_other
 from tests.fleet.store import CountingStore, counting_store
 from tests.support.certificates import Authority
+from tests.support.dnsmasq import dns_server
 from tests.support.etcd import EtcdServer
 from tests.support.fleet_nodes import FLEET, certificate_flags
 
@@ -82,6 +83,19 @@ def make_nodes(hosts: Network, tmp_path_factory: pytest.TempPathFactory) -> Make
 @pytest.fixture(scope="module")
 def nodes(make_nodes: MakeNodes, etcd: EtcdServer) -> Iterator[list[Node]]:
     with make_nodes(etcd.members_uri) as made:
+        yield made
+
+
+@pytest.fixture
+def nodes_by_dns(make_nodes: MakeNodes, hosts: Network, tmp_path: Path) -> Iterator[list[Node]]:
+    """Nodes whose members are the addresses behind one name, without any etcd."""
+    addresses = [host.address for host in hosts.nodes]
+    with (
+        dns_server(
+            tmp_path, hosts.hub_address, "nodes.example", addresses, hosts.enter_hub()
+        ) as resolver,
+        make_nodes(f"dns://nodes.example:{PORT}", [(resolver, Path("/etc/resolv.conf"))]) as made,
+    ):
         yield made
 
 

@@ -25,6 +25,12 @@ HUB_ADDRESS: Final = "10.77.0.254"
 _SHAPE: Final = ("root", "tbf", "rate", RATE, "burst", "256k", "latency", "400ms")
 
 
+_TOOLS: Final = (
+    ("ip", "iproute2"), ("tc", "iproute2"), ("etcd", "etcd-server"), ("dnsmasq", "dnsmasq-base"),
+)  # fmt: skip
+"""Programs, each with Debian's package."""
+
+
 def needs_network() -> pytest.MarkDecorator:
     """For tests that make hosts, and a members' engine."""
     return pytest.mark.skipif(bool(why := _why_not()), reason=why or "can make hosts")
@@ -34,7 +40,7 @@ def needs_network() -> pytest.MarkDecorator:
 def _why_not() -> str:
     if os.getuid() != 0:
         return "needs root: it makes network namespaces"
-    for tool, package in (("ip", "iproute2"), ("tc", "iproute2"), ("etcd", "etcd-server")):
+    for tool, package in _TOOLS:
         if shutil.which(tool) is None:
             return f"needs `{tool}` (Debian's {package})"
     tried = subprocess.run(["unshare", "-mn", "true"], capture_output=True, check=False)

@@ -61,9 +61,6 @@ class Node:
                 os.kill(pid, signal.SIGKILL)
         self.daemon.wait()
 
-    def start_again(self) -> None:
-        self.daemon.start()
-
     def stop(self) -> None:
         """Stop the daemon and all that it started, as a hung machine would."""
         for pid in processes_of(self.daemon.pid):
