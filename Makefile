@@ -15,14 +15,14 @@ PEERS  := $(VENV)/.peers
 PIPTOOL := build/pip
 RELEASE := build/release
 AZURITE := .stores/node_modules/azurite/package.json
-SYSTEM_PACKAGES := bubblewrap chromium debhelper dpkg-dev iproute2 lintian man-db podman prometheus python3-venv systemd-container
+SYSTEM_PACKAGES := bubblewrap chromium debhelper dnsmasq-base dpkg-dev etcd-server iproute2 lintian man-db podman prometheus python3-venv systemd-container
 CODE   := daemon client vllm_plugin tests benchmarks docs setup.py
 ARGS   ?=
 VLLM   ?= 0.32.0
 TORCH  ?= 2.13.0
 OTHER   = $(VENV)-vllm-$(VLLM)
 
-.PHONY: help venv test test-vllm test-vllm-full lint soak format demo bench bench-s3 bench-core bench-gpu diagrams example-config \
+.PHONY: help venv test test-vllm test-vllm-full lint soak format demo bench bench-s3 bench-fleet bench-core bench-gpu diagrams example-config \
     vllm-symbols clean \
     system-packages install-systemd uninstall-systemd wheel deb release-check
 
@@ -65,6 +65,9 @@ bench: $(PEERS) ## against safetensors and Run:ai Model Streamer, same checkpoin
 
 bench-s3: $(PEERS) ## object storage: nginx on loopback, against Run:ai, boto3, awscrt and obstore
 	$(BIN)/python -m benchmarks.objects $(ARGS)
+
+bench-fleet: $(READY) ## nodes of a fleet: bytes from the store, a peer's speed (root, etcd-server)
+	$(BIN)/python -m benchmarks.fleet $(ARGS)
 
 bench-core: $(READY) ## the daemon's decisions and codec alone, without I/O
 	$(BIN)/python -m benchmarks.core $(ARGS)

@@ -115,6 +115,8 @@ class Daemon:
             parts.descriptors.open(files.socket)
             if self._settings.metrics_listen:
                 self._metrics.open(self._settings.metrics_listen, self._settings.socket_mode_bits)
+            if parts.beside is not None:
+                parts.beside.start()
             self._announce_ready()
             self._start_list.begin()
             self._idle_since_s = self._loop.time()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from streamerd.answering.cache import Cache
 from streamerd.answering.cache_requests import CacheRequests
@@ -36,6 +37,7 @@ from streamerd.observe.story import Story
 from streamerd.observe.watch import Watch
 from streamerd.reading.editions import Editions
 from streamerd.reading.fetches import Fetches
+from streamerd.reading.peer_reads import PEER_READS, PeerReads
 from streamerd.reading.proofs import Proofs
 from streamerd.reading.runs import Runs
 from streamerd.reading.sources import Sources
@@ -47,11 +49,15 @@ from streamerd.service.shards import Shards
 from streamerd.service.slabs import Slabs
 from streamerd.service.turns import Turns
 from streamerd.settings.config import Settings
+from streamerd.state.commands import AnyCommand
 from streamerd.state.core import Core
-from streamerd.state.events import ShardKey
+from streamerd.state.events import AnyEvent, ShardKey
 from streamerd.state.model import Rules
 from streamerd.workers.in_daemon.environments import Environments
 from streamerd.workers.in_daemon.supervisor import Fleet
+
+if TYPE_CHECKING:
+    from streamerd.peering.beside import Beside
 
 MakeControl = Callable[[str, Sessions], ControlSocket]
 """Makes the control socket at a path."""
@@ -77,7 +83,7 @@ def rules_of(settings: Settings, slots: int) -> Rules:
         block_bytes=settings.block_bytes,
         # Each thread finds its next block waiting: one being read, one in the channel.
         slots=2 * slots,
-        remote_slots=settings.connections,
+        remote_slots=settings.connections + (PEER_READS if settings.fleet else 0),
         credentials_wait_s=settings.credentials_wait_s,
         lag_s=settings.lag_s,
         space_wait_s=settings.space_wait_s,
@@ -123,6 +129,7 @@ class Parts:
         self._make_reading()
         self._make_service()
         self._make_watch()
+        self._make_peering()
         self._make_answering(config)
 
     def _make_memory(self) -> None:
@@ -147,9 +154,10 @@ class Parts:
             self.model, self.backings, self.sources, fleet, self.read_totals, settings,
             self.comparisons,
         )  # fmt: skip
+        self.peer_reads = PeerReads(settings.connections) if settings.fleet else None
         self.fetches = Fetches(
             settings, fleet, self.backings, self.environments, self.sources, turns.post,
-            self.doubts.is_outdated, self.read_totals,
+            self.doubts.is_outdated, self.read_totals, self.peer_reads,
         )  # fmt: skip
         self.runs = Runs(
             settings.block_bytes, fleet, self.backings, self.fetches.prepared, turns.post
@@ -176,6 +184,24 @@ class Parts:
         self.turns.watch(self.watch.turned)
         self.read_totals.on_read = self.watch.read
 
+    def _make_peering(self) -> None:
+        """What serves other nodes, where there is a fleet."""
+        self.beside: Beside | None = None
+        if self.peer_reads is None:
+            return
+        from streamerd.peering.beside import Beside  # noqa: PLC0415  nothing of it without a fleet
+
+        self.beside = beside = Beside(
+            self.settings, self.fleet, self.peer_reads, self.model, self.shards, self.slabs
+        )
+        watch = self.watch.turned
+
+        def turned(happened: Sequence[AnyEvent], decided: Sequence[AnyCommand]) -> None:
+            watch(happened, decided)
+            beside.turned(happened)
+
+        self.turns.watch(turned)
+
     def _holder(self, owner: str) -> Holder:
         """Who owns a load: a client, or this daemon for a prefetch."""
         session = self.sessions.get(owner)
@@ -196,7 +222,7 @@ class Parts:
             model, self.shards, self.editions, self.doubts, self.comparisons, block_bytes
         )
         cache = Cache(model, turns, self.shards, self.sessions, files)
-        rights = Rights(model, self.environments)
+        rights = Rights(model, self.environments, other_nodes=bool(self.settings.fleet))
         objects = Objects(self.shards, self.environments, rights, self.fleet, block_bytes)
         openings = Openings(turns, objects, files, self.handovers, self.answers, self.environments)
         self._loads = Loads(
@@ -213,6 +239,7 @@ class Parts:
         self.facts = Facts(
             self.settings.socket, self.instance, turns, model, self.shards, self.slabs,
             self.fetches, self.read_totals, self.fleet, self.sessions,
+            self.peer_reads.totals if self.peer_reads else None, self.settings.fleet,
         )  # fmt: skip
         conversation = Conversation(
             replies,
@@ -247,6 +274,8 @@ class Parts:
 
     async def stop(self, grace_s: float) -> None:
         """End the workers, after which nothing happens in any slab, and close what is open."""
+        if self.beside is not None:
+            await self.beside.stop()
         await self.fleet.stop(grace_s)
         self.sources.close_all()
         await self.closing.end()

@@ -17,6 +17,8 @@ from streamer_client.client import daemon_client
 from streamer_client.contract.errors import SourceNotFound
 from streamer_client.contract.limits import MAX_NUMBER
 from streamer_client.contract.messages import Copied
+from streamer_client.contract.status import FleetStatus
+from streamerd.observe.metrics import Families, fleet_families
 from tests.support.checkpoints import write_model
 from tests.support.daemon import BLOCK, DaemonProcess, Daemons
 from tests.support.raw_client import RawClient
@@ -112,13 +114,22 @@ def test_the_dashboard_asks_only_for_metrics_that_exist(text: str) -> None:
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
 
 
+NO_FLEET = FleetStatus(
+    name="", me="", members=(), serving=False, restarts=0, peer_bytes=0, store_bytes=0,
+    store_reads={}, sent_bytes=0, answers={}, connections=0,
+)  # fmt: skip
+
+
 def test_the_page_names_each_of_them_and_no_others(text: str) -> None:
     page = OPERATIONS.read_text()
     _, _, section = page.partition("\n## Metrics\n")
     told = set(NAME.findall(section.partition("\n## ")[0]))
     families = _families(text)
     parts = {name for name in families if name.endswith(("_bucket", "_sum", "_count"))}
-    assert told == families - parts
+    fleet = {metric.name for metric in fleet_families(Families(), NO_FLEET)}
+    counted = {name for name in told if name.removesuffix("_total") in fleet}
+    assert {name.removesuffix("_total") for name in counted} == fleet
+    assert told - counted == families - parts
 
 
 def test_no_label_tells_of_files_or_clients(text: str) -> None:

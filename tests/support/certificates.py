@@ -64,6 +64,30 @@ class Authority:
         context.load_cert_chain(path)
         return context
 
+    def node_files(self, directory: Path, name: str, *, named: bool = True) -> tuple[Path, Path]:
+        """A certificate and its key in files, for either side of a connection.
+
+        Args:
+            directory: for the files.
+            name: of the files, and of who holds the certificate.
+            named: whether the certificate says the name.
+        """
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = _name(name) if named else x509.Name([])
+        certificate = _builder(subject, self._name, key.public_key()).sign(
+            self._key, hashes.SHA256()
+        )
+        cert_path, key_path = directory / f"{name}.crt", directory / f"{name}.key"
+        cert_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        key_path.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        return cert_path, key_path
+
 
 def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])

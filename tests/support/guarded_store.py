@@ -54,6 +54,8 @@ class GuardedStore:
         self.seen: list[Seen] = []
         self.denied: set[str] = set()
         """Access keys that may not read."""
+        self.list_only: set[str] = set()
+        """Access keys that may list, and read nothing."""
         self.expired: set[str] = set()
         """Session tokens that have expired."""
         self.slow_downs = 0
@@ -132,7 +134,8 @@ class GuardedStore:
             self.seen.append(seen)
         if seen.token in self.expired:
             return _refusal(start, seen, "400 Bad Request", "ExpiredToken", "The token has expired")
-        if seen.key in self.denied:
+        lists = "list-type" in environ["QUERY_STRING"]
+        if seen.key in self.denied or (seen.key in self.list_only and not lists):
             return _refusal(start, seen, "403 Forbidden", "AccessDenied", "Access Denied")
         if seen.range and self._slows_down():
             return _refusal(start, seen, "503 Slow Down", "SlowDown", "Reduce your request rate")

@@ -66,6 +66,7 @@ def empty_body() -> dict[str, Any]:
         },
         "bandwidth_limit_bytes_per_s": 0,
         "workers": [4243],
+        "fleet": None,
     }
 
 

@@ -121,6 +121,31 @@ class TotalsStatus(msgspec.Struct, frozen=True, kw_only=True):
     retired_workers: int = 0
 
 
+class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What other nodes gave and got since the daemon's start; None where there is no fleet."""
+
+    name: str
+    me: str
+    """This node's address in the fleet; empty until it is known."""
+    members: tuple[str, ...]
+    serving: bool
+    """Whether other nodes can ask this one."""
+    restarts: int
+    """How often the process that serves them was started again."""
+    peer_bytes: int
+    """Of blocks that other nodes sent."""
+    store_bytes: int
+    """Of blocks of shared objects that were read from the store."""
+    store_reads: dict[str, int]
+    """Those blocks, by why: `owner`, `alone`, `silent`, `corrupt`, `waited`, `not_told`."""
+    sent_bytes: int
+    """To other nodes."""
+    answers: dict[str, int]
+    """To their questions: `sent`, `elsewhere`, `busy`, `waiting`, `missing`, `broken`, `bad`."""
+    connections: int
+    """Of other nodes, open now."""
+
+
 class StatusDocument(msgspec.Struct, frozen=True, kw_only=True):
     """The whole document."""
 
@@ -136,6 +161,7 @@ class StatusDocument(msgspec.Struct, frozen=True, kw_only=True):
     totals: TotalsStatus
     workers: tuple[int, ...] = ()
     """Pids of the fetch processes."""
+    fleet: FleetStatus | None = None
 
     def shards(self) -> dict[str, ShardStatus]:
         """Every shard that has an id, by it."""

@@ -6,6 +6,9 @@ So an object that was only listed is given to a load without a request for it in
 - nobody has it or reads it, so that all its bytes come by this load's own credentials; or
 - the same credentials have opened it before, in a load that still lives.
 
+Where there is a fleet, other nodes send bytes too, which shows nothing about this load's
+credentials: then only the second case is left.
+
 In every other case the object is looked at with the load's credentials first. When a load with
 other credentials joins, the former ones must have shown their right as well, since from then on
 each gets what the other's credentials read. `Rights` owns who has shown what; the looking is done
@@ -48,9 +51,13 @@ class Rights:
     Args:
         model: the shards that the core has, and what of them is resident.
         environments: which loads live, and with which credentials.
+        other_nodes: whether bytes may come from other nodes.
     """
 
-    def __init__(self, model: ModelView, environments: Environments) -> None:
+    def __init__(
+        self, model: ModelView, environments: Environments, *, other_nodes: bool = False
+    ) -> None:
+        self._other_nodes = other_nodes
         self._model = model
         self._environments = environments
         self._loads: dict[LoadKey, _Opened] = {}
@@ -84,7 +91,8 @@ class Rights:
         return [
             key
             for key in only_listed
-            if key not in vouched and (key in known or key in self._model.shards)
+            if key not in vouched
+            and (self._other_nodes or key in known or key in self._model.shards)
         ]
 
     def owed(self, environment: Mapping[str, str], shards: Collection[ShardKey]) -> Owed | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from streamer_client.contract.sizes import format_size
 from streamer_client.contract.status import (
+    FleetStatus,
     LeaseStatus,
     MemoryStatus,
     ShardState,
@@ -25,6 +26,7 @@ from streamerd import __version__
 from streamerd.control.sessions import Sessions
 from streamerd.reading.backing import shard_id
 from streamerd.reading.fetches import Fetches
+from streamerd.reading.peer_reads import FleetTotals
 from streamerd.reading.totals import ReadTotals
 from streamerd.service.shards import Failure, Shards
 from streamerd.service.slabs import Slabs
@@ -48,6 +50,8 @@ class Facts:
     totals: ReadTotals
     fleet: Fleet
     sessions: Sessions
+    fleet_totals: FleetTotals | None = None
+    fleet_name: str = ""
 
 
 def status_document(facts: Facts) -> StatusDocument:
@@ -64,6 +68,7 @@ def status_document(facts: Facts) -> StatusDocument:
         bandwidth_limit_bytes_per_s=facts.fetches.pace.bytes_per_s,
         totals=status_totals(facts),
         workers=tuple(facts.fleet.pids),
+        fleet=status_fleet(facts),
     )
 
 
@@ -182,6 +187,26 @@ def _holder(facts: Facts, owner: str) -> tuple[int, str]:
     """Pid and label of a load's owner: a client, or this daemon for a prefetch."""
     peer = facts.sessions.get(owner)
     return (peer.pid, peer.label) if peer else (os.getpid(), "prefetch")
+
+
+def status_fleet(facts: Facts) -> FleetStatus | None:
+    """What other nodes gave and got; None where there is no fleet."""
+    totals = facts.fleet_totals
+    if totals is None:
+        return None
+    return FleetStatus(
+        name=facts.fleet_name,
+        me=totals.me,
+        members=tuple(sorted(totals.members)),
+        serving=totals.serving,
+        restarts=totals.restarts,
+        peer_bytes=totals.peer_bytes,
+        store_bytes=totals.store_bytes,
+        store_reads=dict(totals.store_reads),
+        sent_bytes=totals.sent_bytes,
+        answers=dict(totals.answers),
+        connections=totals.connections,
+    )
 
 
 def status_totals(facts: Facts) -> TotalsStatus:

@@ -15,15 +15,14 @@ from streamer_client.contract.sizes import parse_size
 from streamerd import __version__
 from streamerd.cli import cache, config, prefetch, shard, status, verify
 from streamerd.cli.doctor import run as doctor
+from streamerd.cli.fleet.run import run as run_fleet
 from streamerd.cli.report import run as report
 
 Command = Callable[[argparse.Namespace], int]
 
 _SOURCE_HELP: Final = "directory, file or URI"
 
-_EPILOG: Final = """\
-Socket: --socket, $STREAMERD_SOCKET, /run/streamerd/control.sock, or your own.
-Exit: 0 done, 1 failed, 2 usage, 69 no daemon, 78 bad configuration."""
+_EPILOG: Final = "Exit: 0 done, 1 failed, 2 usage, 69 no daemon, 78 bad configuration."
 
 
 def control_parser() -> argparse.ArgumentParser:
@@ -38,7 +37,11 @@ def control_parser() -> argparse.ArgumentParser:
     socket = argparse.ArgumentParser(add_help=False)  # the flag may stand after the command, too
     for accepts, default in ((parser, _default_socket()), (socket, argparse.SUPPRESS)):
         accepts.add_argument(
-            "--socket", metavar="PATH", type=_given, default=default, help="control socket"
+            "--socket",
+            metavar="PATH",
+            type=_given,
+            default=default,
+            help="control socket",
         )
     commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
     _add_status(commands, socket)
@@ -46,6 +49,7 @@ def control_parser() -> argparse.ArgumentParser:
     _add_cache(commands, socket)
     _add_verify(commands, socket)
     _add_report(commands, socket)
+    _add_fleet(commands, socket)
     _add_shard(commands)
     _add_config(commands, socket)
     _add_doctor(commands, socket)
@@ -176,6 +180,20 @@ def _add_verify(
         action="store_true",
         help="read the source again and compare with that too, with this shell's credentials",
     )
+
+
+def _add_fleet(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], socket: argparse.ArgumentParser
+) -> None:
+    parser = _subcommand(
+        commands,
+        "fleet",
+        run_fleet,
+        socket,
+        help_text="show who is in this node's fleet, and what came from whom",
+        example="streamerctl fleet",
+    )
+    parser.add_argument("--json", action="store_true", help="as JSON, for programs")
 
 
 def _add_report(

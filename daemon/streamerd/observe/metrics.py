@@ -21,9 +21,9 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from streamer_client.contract.status import MemoryStatus, TotalsStatus
+from streamer_client.contract.status import FleetStatus, MemoryStatus, TotalsStatus
 from streamerd import __version__
-from streamerd.answering.status import Facts, status_memory, status_totals
+from streamerd.answering.status import Facts, status_fleet, status_memory, status_totals
 from streamerd.observe.watch import Watch
 from streamerd.reading.totals import FILE_KIND, Histogram
 from streamerd.state.events import FailureKind
@@ -55,7 +55,7 @@ class DaemonCollector(Collector):
 
     def __init__(self, observed: Observed) -> None:
         self._observed = observed
-        self._families = _Families()
+        self._families = Families()
 
     def collect(self) -> Iterable[Metric]:
         """All families."""
@@ -77,6 +77,9 @@ class DaemonCollector(Collector):
         )
         yield from _loads(made, facts, watch, totals)
         yield from _processes(made, facts, totals)
+        fleet = status_fleet(facts)
+        if fleet is not None:
+            yield from fleet_families(made, fleet)
 
 
 def registry(observed: Observed) -> CollectorRegistry:
@@ -86,7 +89,7 @@ def registry(observed: Observed) -> CollectorRegistry:
     return made
 
 
-def _memory(made: _Families, memory: MemoryStatus) -> Iterator[Metric]:
+def _memory(made: Families, memory: MemoryStatus) -> Iterator[Metric]:
     yield made.gauge("memory_limit_bytes", "The memory limit", memory.limit_bytes)
     yield made.gauge(
         "memory_used_bytes", "Reserved, resident, or on its way back", memory.used_bytes
@@ -101,7 +104,7 @@ def _memory(made: _Families, memory: MemoryStatus) -> Iterator[Metric]:
     )
 
 
-def _reading(made: _Families, facts: Facts) -> Iterator[Metric]:
+def _reading(made: Families, facts: Facts) -> Iterator[Metric]:
     kinds = facts.totals.kinds
     read = {kind: totals.source_bytes for kind, totals in kinds.items()} or {FILE_KIND: 0}
     device = {kind: totals.device_bytes for kind, totals in kinds.items()} or {FILE_KIND: 0}
@@ -120,7 +123,7 @@ def _reading(made: _Families, facts: Facts) -> Iterator[Metric]:
     )
 
 
-def _cache(made: _Families, totals: TotalsStatus) -> Iterator[Metric]:
+def _cache(made: Families, totals: TotalsStatus) -> Iterator[Metric]:
     yield made.counter("served_bytes", "Granted to loads", totals.served_bytes)
     yield made.counter("block_hits", "Wanted blocks in memory or on their way", totals.block_hits)
     yield made.counter("block_misses", "Wanted blocks that had to be read", totals.block_misses)
@@ -129,7 +132,7 @@ def _cache(made: _Families, totals: TotalsStatus) -> Iterator[Metric]:
     )
 
 
-def _troubles(made: _Families, facts: Facts, totals: TotalsStatus) -> Iterator[Metric]:
+def _troubles(made: Families, facts: Facts, totals: TotalsStatus) -> Iterator[Metric]:
     counted = facts.model.totals
     retries = {name: counted.retries_by_reason[kind] for kind, name in _RETRIES.items()}
     retries[REQUEST] = totals.retries - sum(retries.values())
@@ -139,7 +142,7 @@ def _troubles(made: _Families, facts: Facts, totals: TotalsStatus) -> Iterator[M
     )
 
 
-def _loads(made: _Families, facts: Facts, watch: Watch, totals: TotalsStatus) -> Iterator[Metric]:
+def _loads(made: Families, facts: Facts, watch: Watch, totals: TotalsStatus) -> Iterator[Metric]:
     running = len(facts.model.loads) - len(facts.model.waiting)
     yield made.gauge("loads_running", "Loads and prefetches that are open and admitted", running)
     yield made.gauges("loads_waiting", "Loads that wait for this", "reason", watch.waiting())
@@ -154,7 +157,7 @@ def _loads(made: _Families, facts: Facts, watch: Watch, totals: TotalsStatus) ->
     yield made.histograms("load_seconds", "Of loads that ended well", watch.totals.seconds)
 
 
-def _copied(made: _Families, totals: TotalsStatus) -> Metric:
+def _copied(made: Families, totals: TotalsStatus) -> Metric:
     page_cache, direct = totals.copied_page_cache_bytes, totals.copied_direct_bytes
     origins = {
         "daemon": max(0, totals.copied_bytes - page_cache - direct),
@@ -169,7 +172,7 @@ def _copied(made: _Families, totals: TotalsStatus) -> Metric:
     )
 
 
-def _processes(made: _Families, facts: Facts, totals: TotalsStatus) -> Iterator[Metric]:
+def _processes(made: Families, facts: Facts, totals: TotalsStatus) -> Iterator[Metric]:
     yield made.gauge("clients", "Connected clients", len(facts.sessions))
     yield made.gauge("workers", "Fetch processes that run", len(facts.fleet.pids))
     yield made.counter("worker_restarts", "Fetch processes started again", totals.worker_restarts)
@@ -181,10 +184,34 @@ def _processes(made: _Families, facts: Facts, totals: TotalsStatus) -> Iterator[
     )
 
 
+def fleet_families(made: Families, fleet: FleetStatus) -> Iterator[Metric]:
+    """What is told where a fleet is configured."""
+    yield made.gauge(
+        "fleet_members",
+        "Nodes of the fleet that are known, this one among them",
+        len(fleet.members),
+    )
+    yield made.gauge("fleet_serving", "1 while other nodes can ask this one", int(fleet.serving))
+    yield made.gauge("fleet_connections", "Connections of other nodes", fleet.connections)
+    yield made.counter("fleet_received_bytes", "Of blocks that other nodes sent", fleet.peer_bytes)
+    yield made.counter("fleet_sent_bytes", "Of blocks, to other nodes", fleet.sent_bytes)
+    yield made.counter(
+        "fleet_store_bytes", "Of blocks of remote objects that the store sent", fleet.store_bytes
+    )
+    yield made.counters(
+        "fleet_store_reads",
+        "Blocks read from the store, by why no other node sent them",
+        "reason",
+        fleet.store_reads,
+    )
+    yield made.counters("fleet_answers", "To other nodes' questions", "answer", fleet.answers)
+    yield made.counter("fleet_restarts", "Of the process that serves other nodes", fleet.restarts)
+
+
 # --- families -------------------------------------------------------------------------------------
 
 
-class _Families:
+class Families:
     """Makes families, and gives the same object again for as long as the values stay."""
 
     def __init__(self) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
 
 from streamer_client.contract.errors import (
     CredentialsExpired,
@@ -20,8 +22,9 @@ from streamer_client.contract.layout import block_span
 from streamer_client.contract.uris import is_remote
 from streamerd.reading.backing import Backing
 from streamerd.reading.bandwidth import Pace, Rate, TokenBucket
+from streamerd.reading.peer_reads import PeerReads
 from streamerd.reading.sources import Pair, Sources
-from streamerd.reading.totals import Read, ReadTotals, kind_of
+from streamerd.reading.totals import PEER_KIND, Read, ReadTotals, kind_of
 from streamerd.settings.config import Settings
 from streamerd.state.commands import FetchBlock
 from streamerd.state.events import (
@@ -36,11 +39,24 @@ from streamerd.workers import jobs
 from streamerd.workers.in_daemon.environments import Environments
 from streamerd.workers.in_daemon.supervisor import Fleet
 
+ALONE: Final = "alone"
+"""Why a block is read from the store where no other node is known, or none could prove it."""
 _REFUSALS = {
     CredentialsExpired.code: FailureKind.EXPIRED,
     SourceForbidden.code: FailureKind.DENIED,
 }
 """Codes of errors by which a store refuses credentials, whatever the object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """What a load lends a read: its client's environment, and the digest that names it."""
+
+    environment: dict[str, str]
+    digest: str
+
+
+NOTHING: Final = Lent({}, "")
 
 
 class Fetches:
@@ -56,6 +72,7 @@ class Fetches:
         is_outdated: says of a block that was just read (shard, ctime of its file, attempt) whether
             to read it again.
         totals: where reads are counted.
+        peer_reads: what is tried at other nodes; None where there is no fleet.
     """
 
     def __init__(
@@ -68,7 +85,9 @@ class Fetches:
         post: Callable[[AnyEvent], None],
         is_outdated: Callable[[ShardKey, int, int], bool],
         totals: ReadTotals,
+        peer_reads: PeerReads | None = None,
     ) -> None:
+        self._peer_reads = peer_reads
         self._loop = asyncio.get_running_loop()
         self._block_bytes = settings.block_bytes
         self._wait_s = settings.source_wait_s
@@ -98,21 +117,86 @@ class Fetches:
         The credentials are those of this moment, for the load may have ended when the call is made.
         The call is told whether the block's memory is there already; else the worker makes it.
         """
-        load = command.credentials_of
-        sent = self._environments.of(load), self._environments.digest(load)
-        return lambda backed: self._begin(command, sent, backed=backed)
+        lent = self._lent(command)
+        return lambda backed: self._begin(command, lent, backed=backed)
 
-    def _begin(
-        self, command: FetchBlock, sent: tuple[dict[str, str], str], *, backed: bool
-    ) -> None:
+    def _lent(self, command: FetchBlock) -> Lent:
+        load = command.credentials_of
+        return Lent(self._environments.of(load), self._environments.digest(load))
+
+    def _begin(self, command: FetchBlock, lent: Lent, *, backed: bool) -> None:
         backing = self._backings[command.shard]
         if backing.slab_error is not None:
             self._fail(command, FailureKind.ERROR, backing.slab_error)
-        elif is_remote(backing.stored.uri):
-            start, stop = block_span(command.block, backing.stored.size_bytes, self._block_bytes)
-            self.pace.begin(stop - start, lambda: self._read(command, None, *sent, backed=backed))
-        else:
+        elif not is_remote(backing.stored.uri):
             self._read_local(command, attempt=1, backed=backed)
+        elif (reads := self._peer_reads) is None:
+            self._read_store(command, lent, backed=backed)
+        else:
+            reads.when_open(lambda: self._read_remote(reads, command, lent, backed=backed))
+
+    def _read_store(self, command: FetchBlock, lent: Lent, *, backed: bool) -> None:
+        size_bytes = self._backings[command.shard].stored.size_bytes
+        start, stop = block_span(command.block, size_bytes, self._block_bytes)
+        self.pace.begin(stop - start, lambda: self._read(command, None, lent, backed=backed))
+
+    def _read_remote(
+        self, reads: PeerReads, command: FetchBlock, lent: Lent, *, backed: bool
+    ) -> None:
+        """Ask peers where there are any; those that came until the store has room count too."""
+        shared = self._backings[command.shard].stored.validated
+        if shared and reads.useful:
+            reads.peers.begin(lambda: self._read(command, None, lent, backed=backed, peers=True))
+            return
+
+        def alone() -> None:
+            if shared and reads.useful:
+                reads.store.end()
+                self._read_remote(reads, command, lent, backed=backed)
+                return
+            reads.totals.store_reads[ALONE] += 1
+            reads.from_store.add((command.shard, command.block))
+            self._read_store(command, lent, backed=backed)
+
+        reads.store.begin(alone)
+
+    def _to_store(
+        self, peer_reads: PeerReads, command: FetchBlock, lent: Lent, reason: str
+    ) -> None:
+        """Read a block from the store that no peer hands over.
+
+        The search may have been long, so a load that still lives lends what it has now.
+        """
+        peer_reads.totals.store_reads[reason] += 1
+        peer_reads.from_store.add((command.shard, command.block))
+        now = self._lent(command) if command.credentials_of in self._environments else lent
+        # Its memory was made for the reading from peers.
+        peer_reads.store.begin(lambda: self._read_store(command, now, backed=True))
+
+    def _left_peers(
+        self,
+        peer_reads: PeerReads,
+        command: FetchBlock,
+        lent: Lent,
+        job: jobs.Fetch,
+        answer: jobs.Answer | None,
+    ) -> bool:
+        """One stage of a read has ended; returns whether the block is read from the store now."""
+        size_bytes = job.stop - job.start
+        if not job.peers:
+            peer_reads.store.end()
+            peer_reads.from_store.discard((command.shard, command.block))
+            if isinstance(answer, jobs.Fetched):
+                peer_reads.totals.store_bytes += size_bytes
+            return False
+        peer_reads.peers.end()
+        if isinstance(answer, jobs.JobFailed) and answer.code == jobs.FROM_STORE:
+            self._to_store(peer_reads, command, lent, answer.message)
+            return True
+        if isinstance(answer, jobs.Fetched):
+            peer_reads.totals.peer_blocks += 1
+            peer_reads.totals.peer_bytes += size_bytes
+        return False
 
     def _read_local(self, command: FetchBlock, *, attempt: int, backed: bool) -> None:
         pair = self._sources.reading(command.shard)
@@ -121,31 +205,36 @@ class Fetches:
             text = f"{uri}: nobody who may read it is left; load it again"
             self._fail(command, FailureKind.ERROR, SourceError(text))
         else:
-            self._read(command, pair, {}, "", attempt=attempt, backed=backed)
+            self._read(command, pair, NOTHING, attempt=attempt, backed=backed)
 
     def _read(
         self,
         command: FetchBlock,
         pair: Pair | None,
-        environment: dict[str, str],
-        digest: str,
+        lent: Lent,
         *,
         attempt: int = 1,
         backed: bool,
+        peers: bool = False,
     ) -> None:
         backing = self._backings[command.shard]
         stored = backing.stored if pair is None else pair.stored
         start, stop = block_span(command.block, stored.size_bytes, self._block_bytes)
         handle = None if pair is None else pair.handle
         number = self._fleet.next_job()
+        # Another node is asked without credentials of any store.
+        used = NOTHING if peers else lent
         job = jobs.Fetch(
-            number, backing.slab, stored, handle, environment, start, stop, digest, backed
-        )
-        self._totals.of(kind_of(stored.uri)).requests += 1
+            number, backing.slab, stored, handle, used.environment, start, stop, used.digest,
+            backed, peers,
+        )  # fmt: skip
+        self._totals.of(_kind(job)).requests += 1
         limit_s = None if pair is None else self._wait_s
         asked_s = self._loop.time()
         self._fleet.submit(
-            job, lambda answer: self._ended(command, job, answer, attempt, asked_s), limit_s=limit_s
+            job,
+            lambda answer: self._ended(command, lent, job, answer, attempt, asked_s),
+            limit_s=limit_s,
         )
 
     def _fail(self, command: FetchBlock, kind: FailureKind, error: StreamerError) -> None:
@@ -155,6 +244,7 @@ class Fetches:
     def _ended(
         self,
         command: FetchBlock,
+        lent: Lent,
         job: jobs.Fetch,
         answer: jobs.Answer | None,
         attempt: int,
@@ -163,6 +253,13 @@ class Fetches:
         at_s, shard, block = self._loop.time(), command.shard, command.block
         if job.digest and command.credentials_of not in self._environments:
             self._environments.left(job.digest)
+        reads = self._peer_reads
+        if (
+            reads is not None
+            and job.source is None
+            and self._left_peers(reads, command, lent, job, answer)
+        ):
+            return
         match answer:
             case jobs.Fetched():
                 self._note(command, job, answer, asked_s)
@@ -196,7 +293,7 @@ class Fetches:
         device_bytes, began_s = max(0, answer.device_bytes), answer.began_s or asked_s
         self._totals.add(
             Read(
-                command.credentials_of, kind_of(job.shard.uri), size_bytes, device_bytes,
+                command.credentials_of, _kind(job), size_bytes, device_bytes,
                 asked_s, began_s, now_s, answer.worker, answer.thread,
             )
         )  # fmt: skip
@@ -223,3 +320,8 @@ class Fetches:
         if kind is None:
             return FailureKind.ERROR, ()
         return kind, self._environments.loads_with(job.environment)
+
+
+def _kind(job: jobs.Fetch) -> str:
+    """Under which kind of source a read is counted."""
+    return PEER_KIND if job.peers else kind_of(job.shard.uri)

@@ -17,6 +17,8 @@ from streamer_client.contract.uris import scheme_of
 from streamerd.state.events import LoadKey
 
 FILE_KIND: Final = "file"
+PEER_KIND: Final = "peer"
+"""The kind under which bytes from other nodes are counted."""
 LATENCY_BOUNDS_S: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0,
 )  # fmt: skip
@@ -102,19 +104,23 @@ class ReadTotals:
 
     @property
     def source_bytes(self) -> int:
-        return sum(totals.source_bytes for totals in self.kinds.values())
+        return sum(totals.source_bytes for totals in self._sources())
 
     @property
     def device_bytes(self) -> int:
-        return sum(totals.device_bytes for totals in self.kinds.values())
+        return sum(totals.device_bytes for totals in self._sources())
 
     @property
     def requests(self) -> int:
-        return sum(totals.requests for totals in self.kinds.values())
+        return sum(totals.requests for totals in self._sources())
 
     @property
     def retries(self) -> int:
-        return sum(totals.retries for totals in self.kinds.values())
+        return sum(totals.retries for totals in self._sources())
+
+    def _sources(self) -> list[KindTotals]:
+        """Of sources alone: what other nodes sent is no read of a source."""
+        return [totals for kind, totals in self.kinds.items() if kind != PEER_KIND]
 
 
 @lru_cache(maxsize=1 << 12)

@@ -28,6 +28,7 @@ from streamer_client.storage.os_errors import absolute_path
 from streamer_client.storage.registry import public_uri
 from streamerd.memory.check import contradiction, default_limit, own_bytes
 from streamerd.memory.room import MemoryRoom, memory_room
+from streamerd.settings.fleet import check_fleet
 from streamerd.settings.parallel import processors
 from streamerd.settings.table import ENV_PREFIX, KEYS, Context, Key, Settings
 from streamerd.settings.values import Prefetched
@@ -95,6 +96,7 @@ def load_settings(
         origins["memory_limit"] = f"{DEFAULT} ({default.origin})"
     settings = msgspec.convert(fields, Settings)
     _check(settings, context.room, origins)
+    check_fleet(settings)
     return settings, origins
 
 

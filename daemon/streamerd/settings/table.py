@@ -20,6 +20,7 @@ from streamer_client.contract.socket import SYSTEM_SOCKET
 from streamerd.memory.check import default_limit
 from streamerd.memory.room import SHM_MOUNT, MemoryRoom
 from streamerd.settings import parallel
+from streamerd.settings.fleet import MEMBERS_FORMS, fleet_address, members_uri
 from streamerd.settings.values import Prefetched, listen_address, prefetch_list
 
 ENV_PREFIX: Final = "STREAMERD_"
@@ -31,6 +32,7 @@ Connections = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 BlockBytes = Annotated[int, msgspec.Meta(ge=MIN_BLOCK_BYTES, multiple_of=PAGE_BYTES)]
 Bytes = Annotated[int, msgspec.Meta(ge=0)]
+FleetName = Annotated[str, msgspec.Meta(pattern="^([A-Za-z0-9][A-Za-z0-9-]{0,62})?$")]
 FileMode = Annotated[str, msgspec.Meta(pattern="^0?[67][0-7][0-7]$")]
 
 
@@ -60,6 +62,17 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metrics_listen: str
     """`HOST:PORT`, or the path of a Unix socket; empty: nobody is told metrics."""
     prefetch: tuple[Prefetched, ...]
+    fleet: str
+    """Name of the group of nodes that pass blocks on to each other; empty: there is none."""
+    fleet_members: str
+    fleet_listen: str
+    fleet_tls_cert: str
+    fleet_tls_key: str
+    fleet_tls_ca: str
+    fleet_insecure: bool
+    fleet_uploads: Count
+    fleet_bandwidth_limit_bytes: Bytes
+    fleet_wait_s: Seconds
 
     @property
     def socket_mode_bits(self) -> int:
@@ -210,5 +223,30 @@ KEYS: Final = (
         accepts='a list of absolute paths and URIs, or of tables such as {source = "/models/m", '
         'pattern = "*.safetensors", pin = true}; as a flag or variable one source, or that list '
         "as JSON", reads=prefetch_list),
+    Key("fleet", "fleet", FleetName, "NAME", "share blocks with the nodes of this fleet; off by "
+        "default", _fixed(""), in_help=False,
+        accepts="letters, digits and hyphens, 63 at most"),
+    Key("fleet_members", "fleet_members", str, "URI", "where the fleet's nodes are found",
+        _fixed(""), in_help=False, accepts=MEMBERS_FORMS, reads=members_uri),
+    Key("fleet_listen", "fleet_listen", str, "ADDRESS", "where other nodes ask this one for blocks",
+        _fixed(""), in_help=False, accepts="HOST:PORT or [IPV6]:PORT, by an IP address",
+        reads=fleet_address),
+    Key("fleet_tls_cert", "fleet_tls_cert", str, "PATH", "this node's certificate, in PEM",
+        _fixed(""), in_help=False),
+    Key("fleet_tls_key", "fleet_tls_key", str, "PATH", "the key of that certificate",
+        _fixed(""), in_help=False),
+    Key("fleet_tls_ca", "fleet_tls_ca", str, "PATH",
+        "the authority that signs certificates of this fleet's nodes, and no others",
+        _fixed(""), in_help=False),
+    Key("fleet_insecure", "fleet_insecure", bool, "",
+        "share blocks beyond this machine without certificates", _fixed(False), in_help=False),
+    Key("fleet_uploads", "fleet_uploads", Count, "N", "blocks sent to other nodes at once",
+        _fixed(4), in_help=False),
+    Key("fleet_bandwidth_limit", "fleet_bandwidth_limit_bytes", Bytes, "SIZE",
+        "most bytes a second to other nodes; 0 for no cap", _fixed(0), is_size=True,
+        in_help=False),
+    Key("fleet_wait_s", "fleet_wait_s", Seconds, "S",
+        "read the store when the fleet has brought nothing for this long", _fixed(20.0),
+        in_help=False),
 )  # fmt: skip
 """The single source of keys, flags, variables, defaults and help; one row for each key."""

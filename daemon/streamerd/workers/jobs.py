@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from hashlib import blake2b
+from typing import Final
 
 import msgspec
 
 from streamer_client.contract.printable import Redacted
 from streamer_client.contract.uris import is_remote
 from streamer_client.storage.contract import StoredShard
+from streamerd.settings.fleet import Terms
 
 
 class Job(Redacted, frozen=True, tag=True):
@@ -75,6 +77,9 @@ class Fetch(Job, frozen=True):
     once (`TakeEnvironment`) and each job without it: certificates make it 200 KB long."""
     backed: bool = False
     """Whether the range has memory already."""
+    peers: bool = False
+    """Read an object's bytes from other nodes; where the plan says to read the store instead, the
+    answer is `JobFailed` with `FROM_STORE`."""
 
 
 class Back(Job, frozen=True):
@@ -185,6 +190,14 @@ class DropEnvironment(msgspec.Struct, frozen=True, tag=True):
     digest: str
 
 
+class TellFleet(msgspec.Struct, frozen=True, tag=True):
+    """Who is in the fleet now. Before the first of these, no job reads from peers."""
+
+    terms: Terms
+    me: str
+    members: frozenset[str]
+
+
 class Drop(msgspec.Struct, frozen=True, tag=True):
     """Close what is held under a handle as soon as no job that was received before uses it."""
 
@@ -202,7 +215,9 @@ class GiveUp(msgspec.Struct, frozen=True, tag=True):
     limit_s: float
 
 
-Request = AnyJob | TakeSlab | TakeSource | TakeEnvironment | DropEnvironment | Drop | GiveUp
+Request = (
+    AnyJob | TellFleet | TakeSlab | TakeSource | TakeEnvironment | DropEnvironment | Drop | GiveUp
+)
 
 
 # --- answers --------------------------------------------------------------------------------------
@@ -288,6 +303,9 @@ class JobFailed(Job, frozen=True):
     hung: bool = False
     """The job did not end within its time limit, and its thread or worker was given up."""
 
+
+FROM_STORE: Final = "from-store"
+"""The code of a `JobFailed` whose message is why a block is to be read from the store."""
 
 Answer = Resolved | Examined | Fetched | Checksummed | Compared | Finished | JobFailed
 

@@ -27,6 +27,8 @@ class WorkerLane(Enum):
     DISK = "disk"
     STORE = "store"
     """Reads over the network. There are many threads, since each mostly waits."""
+    PEERS = "peers"
+    """Reads from other nodes, which may wait until those have the bytes themselves."""
     ASIDE = "aside"
     """Work whose result does not go into slabs: listing, examining, reading again."""
     SLABS = "slabs"
@@ -37,6 +39,8 @@ def lane_of(job: AnyJob) -> WorkerLane:
     """The lane whose threads carry the job out."""
     match job:
         case Fetch():
+            if job.peers:
+                return WorkerLane.PEERS
             return WorkerLane.STORE if job.source is None else WorkerLane.DISK
         case Checksum():
             return WorkerLane.DISK

@@ -1,4 +1,4 @@
-"""Messages between the daemon and the process that starts fetch workers, and how that is started.
+"""Messages between the daemon and the process that starts its others, and how that is started.
 
 Pure. `in_daemon/spawning.py` sends requests and receives reports, `in_worker/spawner.py` serves.
 """
@@ -14,12 +14,17 @@ ISOLATED: Final = ("-I",) if sys.flags.isolated else ()
 """A daemon that ignores its environment's Python settings starts processes that do the same."""
 
 
+WORKER: Final = "streamerd.workers.in_worker.process"
+"""The module of a fetch worker."""
+
+
 class Spawn(msgspec.Struct, frozen=True, tag=True):
-    """Start a worker; its end of the socket pair comes along."""
+    """Start a worker, or another process; its end of the socket pair comes along."""
 
     number: int
     """Number of this start, which the reports repeat; never used again."""
     options: tuple[str, ...]
+    module: str = WORKER
 
 
 class Kill(msgspec.Struct, frozen=True, tag=True):

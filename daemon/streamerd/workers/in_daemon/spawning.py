@@ -16,6 +16,7 @@ from streamer_client.contract.errors import StreamerError
 from streamerd.workers.frames import frame
 from streamerd.workers.in_daemon.channel import Channel
 from streamerd.workers.start_messages import (
+    WORKER,
     Ended,
     Kill,
     NotSpawned,
@@ -94,8 +95,15 @@ class Spawner:
                 raise
         self._channel = Channel(ours, self._received, self._lost)
 
-    async def spawn(self, theirs: socket.socket, options: tuple[str, ...]) -> Process:
+    async def spawn(
+        self, theirs: socket.socket, options: tuple[str, ...], module: str = WORKER
+    ) -> Process:
         """A new worker, whose end of its socket pair is `theirs`, which stays the caller's.
+
+        Args:
+            theirs: its end.
+            options: its command line.
+            module: what runs in it, where that is no worker.
 
         Raises:
             OSError: it could not be started.
@@ -106,7 +114,7 @@ class Spawner:
         self._numbers += 1
         number = self._numbers
         self._asked[number] = asyncio.get_running_loop().create_future()
-        self._channel.send(frame(Spawn(number, options), 1), (theirs.fileno(),), number)
+        self._channel.send(frame(Spawn(number, options, module), 1), (theirs.fileno(),), number)
         try:
             return await self._asked[number]
         finally:

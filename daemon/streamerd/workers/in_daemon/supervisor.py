@@ -11,6 +11,8 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Final
 
+import msgspec
+
 from streamer_client.contract.errors import StreamerError
 from streamerd.workers.in_daemon.lending import Lending
 from streamerd.workers.in_daemon.spawning import UNKNOWN_CODE, Spawner
@@ -90,6 +92,8 @@ class Fleet:
         self._looking: asyncio.TimerHandle | None = None
         self._waiting: list[Order] = []
         self._jobs = 0
+        self._told: msgspec.Struct | None = None
+        """What each worker is told when it starts."""
         self.stopping = False
         self.restarts = 0
         self.lost_threads = 0
@@ -189,6 +193,13 @@ class Fleet:
         if any(looks):
             self._look_again()
 
+    def tell(self, message: msgspec.Struct) -> None:
+        """Send a message to all workers, and to each that starts later; replaces the last such."""
+        self._told = message
+        for worker in self._workers:
+            if worker.alive:
+                worker.send(message)
+
     # --- ends -------------------------------------------------------------------------------------
 
     def thread_lost(self, worker: Worker, limit_s: float) -> None:
@@ -247,6 +258,8 @@ class Fleet:
     async def _start_again(self, worker: Worker) -> None:
         try:
             await worker.start(self._options)
+            if self._told is not None:
+                worker.send(self._told)
         except (OSError, StreamerError) as error:
             logger.error("event=worker_not_started number=%d error=%s", worker.number, error)
             self._start_later(worker, 0, UNKNOWN_CODE)

@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Final, assert_never
+from typing import TYPE_CHECKING, Final, assert_never
 
 import msgspec
 import xxhash
@@ -30,12 +30,14 @@ from streamer_client.storage.prefixes import PrefixStorage
 from streamer_client.storage.registry import storage_for
 from streamerd.log_lines import with_lines
 from streamerd.memory.room import SHM_MOUNT
+from streamerd.settings.fleet import Terms
 from streamerd.shm.slab_file import NoSpace, SlabFile
 from streamerd.workers.in_worker.assignment import Assignment, GivenUp
 from streamerd.workers.in_worker.borrowed import BorrowedSlab, BorrowedSource, Borrowings, Use
 from streamerd.workers.in_worker.examining import compare, examine
 from streamerd.workers.in_worker.readers import Readers
 from streamerd.workers.jobs import (
+    FROM_STORE,
     Answer,
     AnyJob,
     Back,
@@ -59,8 +61,15 @@ from streamerd.workers.jobs import (
 from streamerd.workers.lanes import handles_of
 from streamerd.workers.threads import Closer
 
+if TYPE_CHECKING:
+    from streamerd.fleet.fetch.peers import Peers
+
 logger = logging.getLogger(__name__)
 
+NOT_TOLD: Final = "not_told"
+"""Why a block is read from the store by a worker that was not told of the fleet yet."""
+DEFECT: Final = "defect"
+"""Why a block is read from the store after an error that the code for peers did not foresee."""
 OPEN_READERS: Final = 64
 """Number of objects that a worker has open at the same time."""
 CHECKSUM_PIECE_BYTES: Final = 256 << 10
@@ -120,6 +129,7 @@ class Carrier:
         """By digest; the receiving thread alone uses it."""
         self._readers = Readers(OPEN_READERS)
         self._own = threading.local()
+        self._peers: Peers | None = None
 
     # --- in the receiving thread ------------------------------------------------------------------
 
@@ -155,6 +165,19 @@ class Carrier:
         """Close what was borrowed under this handle, as soon as no job uses it."""
         self.sources.drop(handle)
         self.slabs.drop(handle)
+
+    def know_fleet(self, terms: Terms, me: str, members: frozenset[str]) -> None:
+        """The fleet has these members now."""
+        if self._peers is None:
+            # Nothing of a fleet is loaded where there is none.
+            from streamerd.fleet.fetch.peers import Peers  # noqa: PLC0415
+
+            try:
+                self._peers = Peers(terms)
+            except StreamerError as error:
+                logger.error("event=fleet_unusable error=%s effect=%r", error, "reads the store")
+                return
+        self._peers.know(me, members)
 
     # --- in a lane's thread -----------------------------------------------------------------------
 
@@ -228,7 +251,7 @@ class Carrier:
     def _fetch(self, work: Work, job: Fetch) -> Fetched | JobFailed:
         source = work.source
         if source is None:
-            return self._fetch_object(work, job)
+            return (self._fetch_from_peers if job.peers else self._fetch_object)(work, job)
         reader, steady = source.reader(), source.steady()
         if steady:
             work.assignment.hold_on()
@@ -239,6 +262,24 @@ class Carrier:
         fill = partial(self._fill if steady else self._fill_aside, work, reader, slab, job)
         (checksum, device_bytes), ctime_ns = reader.settled(fill)
         return Fetched(job.job, checksum, device_bytes, ctime_ns=ctime_ns)
+
+    def _fetch_from_peers(self, work: Work, job: Fetch) -> Fetched | JobFailed:
+        if self._peers is None:
+            return JobFailed(job.job, FROM_STORE, NOT_TOLD)
+        work.assignment.hold_on()
+        slab = work.slab.file(mapped=True)
+        if not job.backed:
+            slab.reserve(job.start, job.stop)
+        try:
+            reader = self._peers.reader(job.shard)
+            checksum, device_bytes = self._fill(work, reader, slab, job)
+        except StreamerError as error:
+            return JobFailed(job.job, FROM_STORE, getattr(error, "reason", error.code))
+        except Exception:  # noqa: BLE001  whatever a peer caused, the store has the bytes as well
+            told = with_lines(traceback.format_exc())
+            logger.error("event=peer_read_failed job=%d", job.job, extra=told)
+            return JobFailed(job.job, FROM_STORE, DEFECT)
+        return Fetched(job.job, checksum, device_bytes)
 
     def _fetch_object(self, work: Work, job: Fetch) -> Fetched | JobFailed:
         # The body of an object goes straight into the mapping. A block is one request, and is too

@@ -41,6 +41,7 @@ from streamerd.workers.jobs import (
     TakeEnvironment,
     TakeSlab,
     TakeSource,
+    TellFleet,
     hung,
     job_decoder,
 )
@@ -52,6 +53,8 @@ logger = logging.getLogger(__name__)
 NICENESS: Final = 10
 ASIDE_THREADS: Final = 4
 """Number of jobs of listing, examining or reading again that run at the same time."""
+PEER_THREADS: Final = 64
+"""Number of reads from other nodes at the same time; the daemon asks for as many in all."""
 SLAB_THREADS: Final = 2
 """Releasing a large range takes long, so that a second thread serves the jobs behind it."""
 
@@ -74,6 +77,7 @@ class Server:
         counts = {
             WorkerLane.DISK: threads,
             WorkerLane.STORE: connections,
+            WorkerLane.PEERS: PEER_THREADS,
             WorkerLane.ASIDE: ASIDE_THREADS,
             WorkerLane.SLABS: SLAB_THREADS,
         }
@@ -105,6 +109,8 @@ class Server:
                 self._carrier.environments[taken.digest] = taken.environment
             case DropEnvironment(digest):
                 self._carrier.environments.pop(digest, None)
+            case TellFleet(terms, me, members):
+                self._carrier.know_fleet(terms, me, members)
             case Drop(handle):
                 self._carrier.drop(handle)
             case GiveUp() as request:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import importlib
 import os
 import select
 import signal
@@ -27,7 +28,6 @@ from typing import Final, NoReturn
 
 from streamer_client.storage.registry import import_all
 from streamerd.workers.frames import frame
-from streamerd.workers.in_worker import process
 from streamerd.workers.in_worker.parent import die_with_the_parent
 from streamerd.workers.in_worker.receiver import Receiver
 from streamerd.workers.start_messages import (
@@ -104,7 +104,7 @@ class WorkerStarter:
         code = FAILED
         try:
             _close_all_but(theirs.fileno())
-            code = process.run(theirs, request.options)
+            code = importlib.import_module(request.module).run(theirs, request.options)
         except BaseException:  # noqa: BLE001  nothing of this process may run on in its child
             traceback.print_exc()
         finally:

@@ -16,7 +16,7 @@ from streamer_client.contract.status import ShardState, StatusDocument, parse_st
 
 ORDER = (
     "version pid uptime_s socket instance memory sources waiting bandwidth_limit_bytes_per_s "
-    "totals workers"
+    "totals workers fleet"
 )
 SHARD_ORDER = (
     "id uri names slab size_bytes resident_bytes state pinned leases retries "

@@ -18,6 +18,7 @@ COMMANDS = (
     "unpin",
     "verify",
     "report",
+    "fleet",
     "shard",
     "config",
     "doctor",

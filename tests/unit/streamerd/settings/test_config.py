@@ -97,18 +97,25 @@ def test_flag_wins_over_variable_over_file_over_default(tmp_path: Path) -> None:
     }
 
 
+FLAGS = {
+    "--socket": "/s", "--memory-limit": "1GiB", "--workers": "2", "--threads": "3",
+    "--block-size": "64KiB", "--idle-exit-s": "1", "--heartbeat-s": "2", "--lag-s": "3",
+    "--space-wait-s": "4", "--source-wait-s": "4.5", "--credentials-wait-s": "5",
+    "--log-level": "debug", "--log-format": "json", "--metrics-listen": "9464",
+    "--prefetch": "/models/m",
+    "--connections": "1000", "--bandwidth-limit": "1GB", "--socket-mode": "0660",
+    "--readonly-shm": "/r", "--fleet": "gpus", "--fleet-members": "dns://nodes:7270",
+    "--fleet-listen": "10.0.0.4:7270", "--fleet-tls-cert": "/c", "--fleet-tls-key": "/k",
+    "--fleet-tls-ca": "/a", "--fleet-uploads": "5", "--fleet-bandwidth-limit": "1MB",
+    "--fleet-wait-s": "6",
+}  # fmt: skip
+
+
 def test_every_key_has_its_flag() -> None:
-    given = {
-        "--socket": "/s", "--memory-limit": "1GiB", "--workers": "2", "--threads": "3",
-        "--block-size": "64KiB", "--idle-exit-s": "1", "--heartbeat-s": "2", "--lag-s": "3",
-        "--space-wait-s": "4", "--source-wait-s": "4.5", "--credentials-wait-s": "5",
-        "--log-level": "debug", "--log-format": "json", "--metrics-listen": "9464",
-        "--prefetch": "/models/m",
-        "--connections": "1000", "--bandwidth-limit": "1GB", "--socket-mode": "0660",
-        "--readonly-shm": "/r",
-    }  # fmt: skip
-    argv = [word for pair in given.items() for word in pair]
-    arguments = daemon_parser().parse_args([*argv, "--ephemeral", "--allow-root", "--ready-fd=7"])
+    argv = [word for pair in FLAGS.items() for word in pair]
+    arguments = daemon_parser().parse_args(
+        [*argv, "--ephemeral", "--allow-root", "--fleet-insecure", "--ready-fd=7"]
+    )
     settings, origins = _load(overrides_of(arguments))
     assert settings == Settings(
         "/s",
@@ -132,6 +139,7 @@ def test_every_key_has_its_flag() -> None:
         "/r",
         "127.0.0.1:9464",
         (Prefetched("/models/m"),),
+        *("gpus", "dns://nodes:7270", "10.0.0.4:7270", "/c", "/k", "/a", True, 5, 10**6, 6.0),
     )
     assert "default" not in origins.values()
     assert (arguments.ready_fd, arguments.config) == (7, None)

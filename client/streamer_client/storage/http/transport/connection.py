@@ -16,6 +16,7 @@ import http.client
 import ipaddress
 import select
 import socket
+import ssl
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Final, Self, cast
@@ -98,9 +99,18 @@ class CutOff(http.client.HTTPException):
 
 
 class HttpConnection:
-    """A connection that is made when it is first used, and stays open for the next exchange."""
+    """A connection that is made when it is first used, and stays open for the next exchange.
 
-    def __init__(self, origin: Origin, settings: HttpSettings) -> None:
+    Args:
+        origin: where to.
+        settings: how.
+        context: for TLS, in place of the one that the settings ask for; whoever is asked may want
+            to see a certificate.
+    """
+
+    def __init__(
+        self, origin: Origin, settings: HttpSettings, context: ssl.SSLContext | None = None
+    ) -> None:
         self.origin = origin
         self.proxy = settings.proxies.of(origin)
         self.used = False
@@ -110,7 +120,7 @@ class HttpConnection:
         self._settings = settings
         self._deadline: Deadline | None = None
         self._last: http.client.HTTPResponse | None = None
-        self._http = _connection(origin, settings, self.proxy)
+        self._http = _connection(origin, settings, self.proxy, context)
         # http.client makes a proxy's answer to CONNECT with this class, too.
         self._http.response_class = cast("type[http.client.HTTPResponse]", self._response)
 
@@ -291,12 +301,13 @@ class Sent:
 
 
 def _connection(
-    origin: Origin, settings: HttpSettings, proxy: Proxy | None
+    origin: Origin, settings: HttpSettings, proxy: Proxy | None, context: ssl.SSLContext | None
 ) -> http.client.HTTPConnection:
     host, port = (proxy.host, proxy.port) if proxy else (origin.host, origin.port)
     if origin.scheme == "http":
         return http.client.HTTPConnection(host, port, timeout=settings.connect_timeout_s)
-    context = tls_context(settings.authorities, settings.verify, settings.names.authorities)
+    if context is None:
+        context = tls_context(settings.authorities, settings.verify, settings.names.authorities)
     connection = http.client.HTTPSConnection(
         host, port, timeout=settings.connect_timeout_s, context=context
     )

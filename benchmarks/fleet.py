@@ -1,0 +1,264 @@
+"""Many nodes on one machine: what a fleet reads from the store, and how fast a peer's bytes come.
+
+`python -m benchmarks.fleet` makes two tables, each with real daemons and a real etcd:
+
+- `network`: four nodes in network namespaces, each with a cable of 200 Mbit/s, as the store has.
+  Bytes from the store over the file's, and the last node's time over the least in which all could
+  get everything from the store. Needs root.
+- `loopback`: a second node loads what a first one has in memory, without any cap, plain and with
+  TLS, beside sendfile to recv_into on four connections in the same run. The processor time is
+  that of all processes of the node that receives, and of the one that sends.
+
+The network, the store and the daemons are those of the tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tests.fleet.network import RATE_BYTES, network
+from tests.fleet.nodes import MODEL_BYTES, Node, know_each_other, load_at_once
+from tests.fleet.store import CountingStore, counting_store
+from tests.support.certificates import Authority
+from tests.support.daemon import DaemonProcess
+from tests.support.etcd import EtcdServer, etcd_server, free_port
+from tests.support.fleet_nodes import FLEET, certificate_flags, fleet_of
+from tests.support.raw_client import RawClient
+from tests.support.waiting import eventually
+from tests.support.worlds import processes_of
+
+LOOPBACK_BYTES: Final = 512 << 20
+CONNECTIONS: Final = 4
+JOIN_S: Final = 30.0
+_TICKS_S: Final = os.sysconf("SC_CLK_TCK")
+
+
+# --- four nodes over capped cables ----------------------------------------------------------------
+
+
+def network_table() -> None:
+    """Print the table of starts in namespaces."""
+    print("| case | from the store / file | last node / all from the store |\n|---|---|---|")
+    with ExitStack() as stack:
+        hosts = stack.enter_context(network())
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="strd-")))
+        places = [folder / name for name in ("store", "etcd", "keys")]
+        for place in places:
+            place.mkdir()
+        store = stack.enter_context(
+            counting_store(places[0], hosts.store.enter(), hosts.store.address)
+        )
+        etcd = EtcdServer("etcd", places[1], hosts.hub_address, hosts.enter_hub())
+        stack.callback(etcd.stop)
+        etcd.start()
+        authority, model = Authority(places[2]), os.urandom(MODEL_BYTES)
+        fleet = (f"--fleet={FLEET}", f"--fleet-members={etcd.members_uri}")
+        nodes = []
+        for host in hosts.nodes:
+            own = certificate_flags(authority, places[2], host.address)
+            nodes.append(Node(host, folder, (*fleet, *own), ()))
+            stack.callback(nodes[-1].daemon.end)
+            nodes[-1].daemon.start()
+        know_each_other(nodes)
+        _at_once(nodes, store, model)
+        _late(nodes, store, model)
+        _one_killed(nodes, store, model)
+
+
+def _row(case: str, store_ratio: float, time_s: float, nodes: int) -> None:
+    least_s = nodes * MODEL_BYTES / RATE_BYTES
+    print(f"| {case} | {store_ratio:.2f} | {time_s / least_s:.2f} |", flush=True)
+
+
+def _at_once(nodes: Sequence[Node], store: CountingStore, model: bytes) -> None:
+    with ThreadPoolExecutor(len(nodes)) as pool:
+        uri = store.put("at-once.safetensors", model)
+        took_s = load_at_once(pool, nodes, uri, store.environ()).longest_s(nodes)
+    _row("four at once", store.sent_bytes(uri) / len(model), took_s, len(nodes))
+
+
+def _late(nodes: Sequence[Node], store: CountingStore, model: bytes) -> None:
+    *early, late = nodes
+    uri = store.put("late.safetensors", model)
+    with ThreadPoolExecutor(len(nodes)) as pool:
+        load_at_once(pool, early, uri, store.environ()).of(early)
+        before_bytes = store.sent_bytes(uri)
+        took_s = load_at_once(pool, [late], uri, store.environ()).longest_s([late])
+    _row("a late node", (store.sent_bytes(uri) - before_bytes) / len(model), took_s, 1)
+
+
+def _one_killed(nodes: Sequence[Node], store: CountingStore, model: bytes) -> None:
+    *others, victim = nodes
+    uri = store.put("killed.safetensors", model)
+    with ThreadPoolExecutor(len(nodes)) as pool:
+        loads = load_at_once(pool, nodes, uri, store.environ())
+        eventually(lambda: victim.resident_bytes(uri) > len(model) // 3, 60)
+        victim.kill()
+        took_s = loads.longest_s(others)
+    _row("one killed in the middle", store.sent_bytes(uri) / len(model), took_s, len(nodes))
+
+
+# --- one peer, no cap -----------------------------------------------------------------------------
+
+
+class Moved(NamedTuple):
+    """How a transfer went."""
+
+    bytes_per_s: float
+    receiver_s_per_gib: float
+    sender_s_per_gib: float
+
+
+def loopback_table(tries: int) -> None:
+    """Print the table of a peer's bytes against plain TCP; the best of so many transfers each."""
+    print("| way | GB/s | over sendfile | CPU s a GiB, receiver | sender |\n|---|---|---|---|---|")
+    reference = max(plain_tcp(LOOPBACK_BYTES) for _ in range(tries))
+    print(f"| sendfile to recv_into, 4 connections | {reference / 1e9:.2f} | 1 | | |", flush=True)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="strd-")))
+        for name in ("store", "etcd"):
+            (folder / name).mkdir()
+        store = stack.enter_context(counting_store(folder / "store", (), "127.0.0.1"))
+        etcd = stack.enter_context(etcd_server(folder / "etcd"))
+        authority = Authority(folder)
+        for way, own in (("plain", ()), ("TLS", certificate_flags(authority, folder, "node"))):
+            moved = _peer_to_slab(folder, store, etcd, (way, *own), tries)
+            print(
+                f"| peer to slab, {way} | {moved.bytes_per_s / 1e9:.2f} | "
+                f"{moved.bytes_per_s / reference:.2f} | {moved.receiver_s_per_gib:.2f} | "
+                f"{moved.sender_s_per_gib:.2f} |",
+                flush=True,
+            )
+
+
+def _peer_to_slab(
+    folder: Path, store: CountingStore, etcd: EtcdServer, way: Sequence[str], tries: int
+) -> Moved:
+    name, *own = way
+    etcd.prefix = f"/{name}"
+    daemons = []
+    try:
+        for number in range(2):
+            daemons.append(
+                DaemonProcess(
+                    folder / f"{name}{number}.sock", f"--fleet={FLEET}", *own,
+                    f"--fleet-members={etcd.members_uri}", "--block-size=8MiB",
+                    f"--fleet-listen=127.0.0.1:{free_port()}",
+                    f"--memory-limit={LOOPBACK_BYTES + (64 << 20)}",
+                )
+            )  # fmt: skip
+            daemons[-1].start()
+        sender, receiver = daemons
+        eventually(lambda: all(len(fleet_of(each)["members"]) == 2 for each in daemons), JOIN_S)
+        model = os.urandom(LOOPBACK_BYTES)
+        uris = [store.put(f"{name}-{number}.safetensors", model) for number in range(tries)]
+        return max(_one_transfer(sender, receiver, uri, store) for uri in uris)
+    finally:
+        for each in daemons:
+            each.end()
+
+
+def _one_transfer(
+    sender: DaemonProcess, receiver: DaemonProcess, uri: str, store: CountingStore
+) -> Moved:
+    _bring_in(sender, uri, store)
+    before_s = [_processor_s(each) for each in (receiver, sender)]
+    began_s = time.monotonic()
+    _bring_in(receiver, uri, store)
+    took_s = time.monotonic() - began_s
+    after_s = [_processor_s(each) for each in (receiver, sender)]
+    gib = LOOPBACK_BYTES / (1 << 30)
+    used = [(after - before) / gib for before, after in zip(before_s, after_s, strict=True)]
+    return Moved(LOOPBACK_BYTES / took_s, *used)
+
+
+def _bring_in(daemon: DaemonProcess, uri: str, store: CountingStore) -> None:
+    """Have an object in a daemon's memory, whose bytes no client reads."""
+    with RawClient(daemon.socket) as client:
+        load = client.open(uri, hold=True, environment=store.environ())
+        load.await_grants(len(load.blocks))
+
+
+def _processor_s(daemon: DaemonProcess) -> float:
+    """Processor time that a daemon and all that it started have used."""
+    ticks = 0
+    for pid in processes_of(daemon.pid):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / _TICKS_S
+
+
+def plain_tcp(size_bytes: int) -> float:
+    """Bytes a second of sendfile to recv_into, from shared memory to shared memory."""
+    part = size_bytes // CONNECTIONS
+    source, target = (os.memfd_create(name) for name in ("source", "target"))
+    for fd in (source, target):
+        os.posix_fallocate(fd, 0, size_bytes)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        child = os.fork()
+        if child == 0:
+            _send_parts(listening, source, part)
+        with mmap.mmap(target, size_bytes) as mapping, memoryview(mapping) as view:
+            began_s = time.monotonic()
+            parts = [view[index * part : (index + 1) * part] for index in range(CONNECTIONS)]
+            with ThreadPoolExecutor(CONNECTIONS) as pool:
+                list(pool.map(lambda each: _receive(listening.getsockname(), each), parts))
+            took_s = time.monotonic() - began_s
+            for each in parts:
+                each.release()
+    os.waitpid(child, 0)
+    for fd in (source, target):
+        os.close(fd)
+    return size_bytes / took_s
+
+
+def _send_parts(listening: socket.socket, source: int, part: int) -> None:
+    """What the child of `plain_tcp` does: each connection gets the part that is its turn."""
+
+    def send(connected: socket.socket, start: int) -> None:
+        with connected:
+            sent = 0
+            while sent < part:
+                sent += os.sendfile(connected.fileno(), source, start + sent, part - sent)
+
+    threads = []
+    for index in range(CONNECTIONS):
+        connected, _ = listening.accept()
+        threads.append(threading.Thread(target=send, args=(connected, index * part)))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()
+    os._exit(0)
+
+
+def _receive(address: tuple[str, int], target: memoryview) -> None:
+    with socket.create_connection(address) as connected:
+        got = 0
+        while got < len(target):
+            got += connected.recv_into(target[got:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="what a fleet reads, and how fast peers send")
+    parser.add_argument("--only", choices=("network", "loopback"), help="one of the two tables")
+    parser.add_argument("--tries", type=int, default=3, help="transfers over loopback (default 3)")
+    arguments = parser.parse_args()
+    if arguments.only != "loopback":
+        network_table()
+    if arguments.only != "network":
+        loopback_table(arguments.tries)
+
+
+if __name__ == "__main__":
+    main()

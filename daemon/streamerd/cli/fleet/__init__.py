@@ -1,0 +1,1 @@
+"""`streamerctl fleet`: who is in the fleet, and what came from whom."""

@@ -1,0 +1,55 @@
+"""`streamerctl fleet`: who is in this node's fleet, and what came from whom."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+
+from streamer_client.contract.printable import printable
+from streamer_client.contract.sizes import format_size
+from streamer_client.contract.status import FleetStatus
+from streamerd.cli.request import Requester
+from streamerd.cli.status import asked_status
+from streamerd.cli.terminal import DONE
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show the fleet, as text or as JSON (`null` where there is none)."""
+    with Requester(arguments.socket) as requester:
+        if arguments.json:
+            text = json.dumps(requester.status().get("fleet"), indent=2)
+        else:
+            text = fleet_view(asked_status(requester).fleet)
+    sys.stdout.write(text + "\n")
+    return DONE
+
+
+def fleet_view(fleet: FleetStatus | None) -> str:
+    """The lines that are shown."""
+    if fleet is None:
+        return "This daemon is in no fleet; docs/fleet.md says how to set one up."
+    serving = "serving" if fleet.serving else "not serving"
+    known = f"{len(fleet.members)} members known" if fleet.members else "no members known"
+    lines = [
+        f"fleet {fleet.name}: {known}, {serving} {fleet.connections} connections",
+        *(f"  {printable(name)}{own(name, fleet)}" for name in fleet.members),
+        f"from other nodes  {format_size(fleet.peer_bytes)}",
+        f"from the store    {format_size(fleet.store_bytes)}{counts(fleet.store_reads)}",
+        f"to other nodes    {format_size(fleet.sent_bytes)}{counts(fleet.answers)}",
+    ]
+    if fleet.restarts:
+        lines.append(f"the process that serves was started again {fleet.restarts} times")
+    return "\n".join(lines)
+
+
+def own(name: str, fleet: FleetStatus) -> str:
+    """What marks this node among the members."""
+    return "  (this node)" if name == fleet.me else ""
+
+
+def counts(of: Mapping[str, int]) -> str:
+    """Counts by name, the largest first; empty where there are none."""
+    ordered = sorted(of.items(), key=lambda item: (-item[1], item[0]))
+    return f"  ({', '.join(f'{name} {count}' for name, count in ordered)})" if ordered else ""

@@ -1,0 +1,106 @@
+"""What a search is told, and what it says.
+
+Each event is a past fact about the last command of the search, with its time in `at_s`; each
+command is carried out by whoever owns the sockets, who then tells how it ended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events; `at_s` is seconds of a clock that only goes forward."""
+
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived(Event):
+    """The peer sent the block, and its bytes have their checksum (200 or 206)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentElsewhere(Event):
+    """The peer is busy and named another that has the block (307)."""
+
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotYet(Event):
+    """The peer does not hand the block over now (503)."""
+
+    holds: bool
+    """Whether it has the block and is busy; otherwise it waits for the block itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotThere(Event):
+    """The peer does not have the block and will not get it (404)."""
+
+    loads_shard: bool
+    """Whether it loads the shard at all, so that other blocks may be asked of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Silent(Event):
+    """The peer could not be reached, broke off, answered nothing in time, or refused this node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Corrupt(Event):
+    """What the peer sent does not have its checksum, or is no answer to what it was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class PauseOver(Event):
+    """The time of a `Pause` is over."""
+
+
+AnyEvent = Arrived | SentElsewhere | NotYet | NotThere | Silent | Corrupt | PauseOver
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask this peer for the block."""
+
+    peer: str
+    patient: bool
+    """Whether the peer may hold its answer back for a while until it has the block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Do nothing for so long, with no connection held; then tell `PauseOver`."""
+
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReadStore:
+    """Read the block from the store. The search is over."""
+
+    reason: str
+    """Why, in snake case, for counters and log lines: one of `READ_STORE_REASONS`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The block is here. The search is over."""
+
+
+Command = Ask | Pause | ReadStore | Done
+
+OWNER = "owner"
+"""This node is the first that can read the block: it reads it for the fleet."""
+ALONE = "alone"
+"""There is no peer to ask."""
+CORRUPT = "corrupt"
+"""A peer sent wrong bytes."""
+SILENT = "silent"
+"""Several peers, one after the other, did not answer."""
+WAITED = "waited"
+"""No peer got the block within the time that a node waits for the fleet."""
+READ_STORE_REASONS = (OWNER, ALONE, CORRUPT, SILENT, WAITED)
