@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks.fleet_simulation import Node, Simulation
+from pathlib import Path
+
+import pytest
+from benchmarks.fleet_simulation.__main__ import HEAD, main
+from benchmarks.fleet_simulation.network import Node, Simulation, Ways
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +19,7 @@ from streamerd.fleet.plan.uploads import Give, Later, Nothing, SendTo, Uploads
 NAMES = tuple(f"node-{number}" for number in range(12))
 RULES = Rules(wait_s=2.0, longest_wait_s=5.0)
 TICK_S = 0.01
+ROOT = Path(__file__).parents[2]
 
 some_nodes = st.frozensets(st.sampled_from(NAMES), min_size=1)
 blocks = st.builds(BlockName, st.sampled_from("ab"), st.integers(0, 99), st.integers(100, 199))
@@ -127,7 +132,7 @@ def test_every_node_that_lives_gets_all_blocks(
     ]
     for node, death in zip(nodes[1:], deaths, strict=False):
         node.dies_s = death * TICK_S
-    outcome = Simulation(nodes, 20, TICK_S, RULES).run()
+    outcome = Simulation(nodes, 20, Ways(TICK_S, RULES)).run()
     assert all(len(node.blocks) == 20 for node in outcome.nodes if not node.dead)
 
 
@@ -136,7 +141,7 @@ def test_every_node_that_lives_gets_all_blocks(
 def test_a_fleet_that_agrees_reads_each_block_once(count: int) -> None:
     everyone = frozenset(NAMES[:count])
     nodes = [Node(name, View.of(name, everyone)) for name in sorted(everyone)]
-    assert Simulation(nodes, 60, TICK_S, Rules()).run().from_store(nodes) == 1
+    assert Simulation(nodes, 60, Ways(TICK_S)).run().from_store(nodes) == 1
 
 
 @given(st.integers(2, 12))
@@ -145,8 +150,50 @@ def test_a_late_node_reads_nothing_from_the_store(count: int) -> None:
     everyone = frozenset(NAMES[:count])
     nodes = [Node(name, View.of(name, everyone)) for name in sorted(everyone)]
     nodes[0].starts_s = 200 * TICK_S
-    Simulation(nodes, 60, TICK_S, Rules()).run()
+    Simulation(nodes, 60, Ways(TICK_S)).run()
     assert nodes[0].store_blocks == 0
+
+
+def test_the_table_of_the_docs_is_what_the_command_prints(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(["--nodes", "4", "--blocks", "10", "--cases", "well", "late"])
+    head, line, *rows = capsys.readouterr().out.splitlines()
+    assert f"{head}\n{line}" == HEAD
+    assert HEAD in (ROOT / "docs" / "fleet.md").read_text(encoding="utf-8")
+    assert [row.count("|") for row in rows] == [head.count("|")] * 2
+
+
+# --- standing -------------------------------------------------------------------------------------
+
+told = st.tuples(
+    st.sampled_from(["silent", "slow", "elsewhere", "lied", "answered", "helped"]),
+    st.sampled_from(NAMES[:4]),
+    st.sampled_from("ab"),
+)
+
+
+@given(st.lists(told))
+def test_who_is_left_out_is_who_is_not_usable(history: list[tuple[str, str, str]]) -> None:
+    standing, at_s = Standing(), 0.0
+    for what, peer, shard in history:
+        at_s += 1.5
+        match what:
+            case "silent":
+                standing.silent(peer, at_s)
+            case "slow":
+                standing.slow(peer, at_s)
+            case "elsewhere":
+                standing.elsewhere(peer, shard, at_s)
+            case "lied":
+                standing.lied(peer)
+            case "answered":
+                standing.answered(peer)
+            case _:
+                standing.helped(peer, shard, at_s)
+        for of in "ab":
+            usable = {name for name in NAMES if standing.usable(name, of, at_s)}
+            assert standing.out(of, at_s) == set(NAMES) - usable
 
 
 # --- uploads --------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from streamer_client.contract.sizes import format_size, shards_word
 from streamer_client.contract.status import (
+    FleetStatus,
     MemoryStatus,
     ShardState,
     ShardStatus,
@@ -44,6 +45,8 @@ def status_view(status: StatusDocument) -> RenderableType:
     if status.waiting:
         parts += [Text(), *waiting_part(status.waiting, status.memory)]
     parts += [Text(), totals_part(status.totals)]
+    if status.fleet is not None:
+        parts.append(fleet_part(status.fleet))
     return Group(*parts)
 
 
@@ -238,6 +241,15 @@ def totals_part(totals: TotalsStatus) -> RenderableType:
         f"{totals.retired_workers:,} workers replaced for that"
     )
     return Group(carried, _beneath(counted), _beneath(hung))
+
+
+def fleet_part(fleet: FleetStatus) -> RenderableType:
+    """What came from other nodes and went to them; `streamerctl fleet` tells more."""
+    return Text.assemble(
+        ("fleet", "bold"),
+        f"   {len(fleet.members)} members; {format_size(fleet.peer_bytes)} from other nodes, "
+        f"{format_size(fleet.sent_bytes)} to them",
+    )
 
 
 _SHADES = ("█", "▓", "░")

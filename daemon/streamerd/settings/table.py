@@ -241,7 +241,7 @@ KEYS: Final = (
     Key("fleet_insecure", "fleet_insecure", bool, "",
         "share blocks beyond this machine without certificates", _fixed(False), in_help=False),
     Key("fleet_uploads", "fleet_uploads", Count, "N", "blocks sent to other nodes at once",
-        _fixed(4), in_help=False),
+        _fixed(16), in_help=False),
     Key("fleet_bandwidth_limit", "fleet_bandwidth_limit_bytes", Bytes, "SIZE",
         "most bytes a second to other nodes; 0 for no cap", _fixed(0), is_size=True,
         in_help=False),

@@ -106,6 +106,7 @@ def ask_daemon(path: str, peer_pid: int) -> DaemonFacts | str:
         *(status.version, status.pid, status.uptime_s, status.instance),
         *(memory.limit_bytes, memory.used_bytes),
         elsewhere=status.pid != peer_pid,
+        fleet=status.fleet,
     )
 
 

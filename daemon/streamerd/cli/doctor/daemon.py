@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 
 from streamer_client.contract.sizes import format_size
+from streamer_client.contract.status import FleetStatus
 from streamerd.cli.doctor.finding import Finding, State
 from streamerd.cli.doctor.place import NODE, Remedies
 from streamerd.cli.terminal import BAD_CONFIG
@@ -62,6 +63,7 @@ class DaemonFacts:
     used_bytes: int
     elsewhere: bool = False
     """Whether it runs in another container than this process: what is seen here is not its own."""
+    fleet: FleetStatus | None = None
 
 
 def check_service(service: ServiceFacts, remedies: Remedies = NODE, *, answers: bool) -> Finding:

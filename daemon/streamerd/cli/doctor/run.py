@@ -24,6 +24,7 @@ from streamerd.cli.doctor.environment import (
     check_vllm,
 )
 from streamerd.cli.doctor.finding import Finding, any_failed
+from streamerd.cli.doctor.fleet import check_fleet
 from streamerd.cli.doctor.memory import (
     check_cgroup,
     check_huge_pages,
@@ -62,6 +63,7 @@ def look(socket_path: str) -> list[Finding]:
         check_service(ask_node.ask_service(), remedies, answers=daemon is not None),
         check_socket(socket, remedies),
         check_daemon(answer, __version__, remedies),
+        *check_fleet(daemon.fleet if daemon else None),
         *_memory(daemon, socket, remedies),
         *_machine(daemon),
     ]

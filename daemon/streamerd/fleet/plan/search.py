@@ -133,7 +133,10 @@ class Search:
         order = rank(view.nodes, self._block)
         mine = order.index(view.me)
         self._redirects = 0
-        before = [peer for peer in order[:mine] if self._may_ask(peer, at_s)]
+        out = self._out | self._standing.out(self._block.shard, at_s)
+        before = order[:mine]
+        if out:
+            before = tuple(peer for peer in before if peer not in out)
         if before:
             above = before[(len(before) - 1) // self._rules.branches]
             return self._ask(above, patient=True, at_s=at_s)
@@ -141,7 +144,7 @@ class Search:
         # asked, but not waited for: it may be waiting for this node.
         below = order[mine + 1 : mine + 1 + self._rules.branches]
         for peer in below:
-            if self._may_ask(peer, at_s):
+            if peer not in out:
                 return self._ask(peer, patient=False, at_s=at_s)
         return ReadStore(OWNER if len(order) > 1 else ALONE)
 

@@ -8,6 +8,7 @@ a lock around each call of a `Search` that uses it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -36,6 +37,10 @@ class _Pauses:
     def over(self, thing: tuple[str, ...], at_s: float) -> bool:
         pause = self._pauses.get(thing)
         return pause is None or pause.until_s <= at_s
+
+    def under_way(self, at_s: float) -> Iterator[tuple[str, ...]]:
+        """What is left out now."""
+        return (thing for thing, pause in self._pauses.items() if pause.until_s > at_s)
 
     def begin(self, thing: tuple[str, ...], at_s: float) -> None:
         """Leave it out; what is told while it is left out already is the same disappointment."""
@@ -72,6 +77,13 @@ class Standing:
             and self._slow.over((peer,), at_s)
             and self._elsewhere.over((peer, shard), at_s)
         )
+
+    def out(self, shard: str, at_s: float) -> set[str]:
+        """The peers that are not `usable`: few as a rule, while members may be thousands."""
+        out = {peer for (peer,) in self._silent.under_way(at_s)}
+        out.update(peer for (peer,) in self._slow.under_way(at_s))
+        out.update(peer for peer, of in self._elsewhere.under_way(at_s) if of == shard)
+        return out | self._liars
 
     def tried(self, peer: str, at_s: float) -> None:
         """A search asks the peer. If it was silent, the others do not until it has answered."""

@@ -103,6 +103,16 @@ totals  read 0 B in 0 requests, served 0 B, evicted 0 B
     )
 
 
+def test_a_fleet_is_told_beneath_the_totals() -> None:
+    fleet = {
+        "name": "gpus", "me": "10.0.0.4:7270", "members": ["10.0.0.4:7270", "10.0.0.5:7270"],
+        "serving": True, "restarts": 0, "peer_bytes": GIB, "store_bytes": 0, "store_reads": {},
+        "sent_bytes": 2 * GIB, "answers": {}, "connections": 0,
+    }  # fmt: skip
+    *_, last = _text(empty_body() | {"fleet": fleet}, 80).splitlines()
+    assert last == "fleet   2 members; 1.00 GiB from other nodes, 2.00 GiB to them"
+
+
 def test_a_terminal_without_unicode_gets_ascii() -> None:
     text = _text(empty_body() | {"memory": busy_body()["memory"]}, 80, encoding="ascii")
     assert "memory  ###########=================................  40.0 GiB" in text
