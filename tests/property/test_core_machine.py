@@ -222,7 +222,15 @@ class CoreMachine(WatchedCore):
             self.mapped |= blocks if in_use else set()
             adopted.append(
                 events.ShardAdopted(
-                    self.now_s, key, shard.size_bytes, runs, proven, in_use, shard.pinned, 0.0
+                    self.now_s,
+                    key,
+                    shard.size_bytes,
+                    runs,
+                    proven,
+                    in_use,
+                    shard.pinned,
+                    0.0,
+                    remote=shard.remote,
                 )
             )
         self.turn(*adopted)

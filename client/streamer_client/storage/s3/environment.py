@@ -16,6 +16,7 @@ from streamer_client.storage.environment import authorities_of, flag
 from streamer_client.storage.s3.settings import (
     ENDPOINTS,
     EXPLICIT,
+    PROFILES,
     SECRETS,
     SENT_ENDPOINT,
     UNSIGNED,
@@ -27,7 +28,6 @@ from streamer_client.storage.s3.uri import s3_uri
 if TYPE_CHECKING:
     from streamer_client.storage.s3.profiles import Profiles
 
-PROFILES: Final = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
 _FILES: Final = (
     ("AWS_CONFIG_FILE", "~/.aws/config"),
     ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),

@@ -15,8 +15,7 @@ from botocore.session import Session
 
 from streamer_client.contract.errors import ConfigError, SourceForbidden, StreamerError
 from streamer_client.storage.environment import authorities_of, flag
-from streamer_client.storage.s3.environment import PROFILES
-from streamer_client.storage.s3.settings import SECRETS, SENT_ENDPOINT, UNSIGNED, VIRTUAL
+from streamer_client.storage.s3.settings import PROFILES, SECRETS, SENT_ENDPOINT, UNSIGNED, VIRTUAL
 
 _NO_PROFILE: Final[dict[str, Any]] = {"profile": (None, None, None, None)}
 """For a session that looks for no profile in variables: else botocore looks for one named ""."""

@@ -36,6 +36,7 @@ SENT_ENDPOINT: Final = "AWS_ENDPOINT_URL_S3"
 EXPLICIT: Final = "STREAMER_S3_EXPLICIT_KEYS"
 """Set by a program's own call that gave access key and secret. It says that no profile, file or
 service is asked for anything. It never leaves the process."""
+PROFILES: Final = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
 SECRETS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 VARIABLES: Final = (

@@ -26,7 +26,6 @@ import xxhash
 from streamer_client.contract.errors import StreamerError
 from streamer_client.contract.printable import without_secrets
 from streamer_client.storage.contract import Reader
-from streamer_client.storage.prefixes import PrefixStorage
 from streamer_client.storage.registry import storage_for
 from streamerd.log_lines import with_lines
 from streamerd.memory.room import SHM_MOUNT
@@ -35,6 +34,7 @@ from streamerd.shm.slab_file import NoSpace, SlabFile
 from streamerd.workers.in_worker.assignment import Assignment, GivenUp
 from streamerd.workers.in_worker.borrowed import BorrowedSlab, BorrowedSource, Borrowings, Use
 from streamerd.workers.in_worker.examining import compare, examine
+from streamerd.workers.in_worker.listing import look_at, resolve
 from streamerd.workers.in_worker.readers import Readers
 from streamerd.workers.jobs import (
     FROM_STORE,
@@ -55,8 +55,6 @@ from streamerd.workers.jobs import (
     Punch,
     Reread,
     Resolve,
-    Resolved,
-    is_local,
 )
 from streamerd.workers.lanes import handles_of
 from streamerd.workers.threads import Closer
@@ -219,9 +217,9 @@ class Carrier:
                 began_s = time.monotonic()
                 return _signed(self._fetch(work, job), began_s)
             case Resolve() as job:
-                return _resolve(job)
+                return resolve(job)
             case LookAt() as job:
-                return _look_at(job)
+                return look_at(job)
             case Examine() as job:
                 return examine(job, work.assignment.fds)
             case Compare() as job:
@@ -385,23 +383,6 @@ def _pieces(reader: Reader, start: int, stop: int) -> Iterator[tuple[int, int]]:
     piece_bytes = reader.piece_bytes or stop - start
     for left in range(start, stop, piece_bytes):
         yield left, min(left + piece_bytes, stop)
-
-
-def _resolve(job: Resolve) -> Resolved:
-    if is_local(job):
-        raise StreamerError(
-            f"{job.source}: is a path, which only the client that names it may open; it passes "
-            "descriptors"
-        )
-    storage = storage_for(job.source, job.environment)
-    return Resolved(job.job, storage.list_shards(job.source, job.pattern, job.files))
-
-
-def _look_at(job: LookAt) -> Resolved:
-    storage = storage_for(job.uris[0], job.environment)
-    if not isinstance(storage, PrefixStorage):
-        raise StreamerError(f"{job.uris[0]}: nothing lists this kind of source")
-    return Resolved(job.job, storage.look_at(job.uris))
 
 
 def _environment(job: AnyJob) -> Mapping[str, str]:
