@@ -18,6 +18,7 @@ from streamer_client.storage.local_reader import LocalReader
 from streamerd.log_lines import LineFormatter
 from streamerd.workers import jobs
 from streamerd.workers.in_worker import carrier as carrier_module
+from streamerd.workers.in_worker import listing as listing_module
 from streamerd.workers.in_worker import readers as readers_module
 from streamerd.workers.in_worker.assignment import Assignment, GivenUp, Unyielding
 from streamerd.workers.in_worker.borrowed import BorrowedSlab, BorrowedSource
@@ -58,7 +59,8 @@ def test_no_secret_leaves_a_failing_job(
     code: str,
 ) -> None:
     monkeypatch.setattr(Failing, "error", error)
-    monkeypatch.setattr(carrier_module, "storage_for", lambda _uri, env: Failing(env))
+    for module in (carrier_module, listing_module):
+        monkeypatch.setattr(module, "storage_for", lambda _uri, env: Failing(env))
     made = Carrier()
     shard = StoredShard("s3://b/k", 10, "etag")
     for job in (
