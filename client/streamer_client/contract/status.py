@@ -144,6 +144,8 @@ class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
     """To their questions: `sent`, `elsewhere`, `busy`, `waiting`, `missing`, `broken`, `bad`."""
     connections: int
     """Of other nodes, open now."""
+    members_error: str = ""
+    """Why what `fleet_members` names does not answer; empty while it does."""
 
 
 class StatusDocument(msgspec.Struct, frozen=True, kw_only=True):

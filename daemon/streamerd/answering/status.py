@@ -198,6 +198,7 @@ def status_fleet(facts: Facts) -> FleetStatus | None:
         name=facts.fleet_name,
         me=totals.me,
         members=tuple(sorted(totals.members)),
+        members_error=totals.members_error,
         serving=totals.serving,
         restarts=totals.restarts,
         peer_bytes=totals.peer_bytes,

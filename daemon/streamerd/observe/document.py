@@ -21,6 +21,7 @@ class Sample(NamedTuple):
 
     at_s: float
     read_bytes: int
+    """From the source, or from other nodes."""
     served_bytes: int
     consumed_bytes: int
     blocks_s: float
@@ -45,6 +46,8 @@ class ReadSpan(NamedTuple):
     size_bytes: int
     load: int
     """The load's number in the report; 0 where that is not remembered any more."""
+    from_node: bool = False
+    """Whether another node of the fleet sent it."""
 
 
 class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +79,8 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     shared_bytes: int
     """The part of `served_bytes` that other loads had read meanwhile."""
     served_bytes: int
+    peer_bytes: int = 0
+    """Sent for it by other nodes of the fleet; no part of `read_bytes`."""
     error: str = ""
     samples: tuple[Sample, ...]
 

@@ -149,7 +149,8 @@ def _loads(made: Families, facts: Facts, watch: Watch, totals: TotalsStatus) -> 
     yield made.counters_of_two(
         "loads", "Loads that are over", ("kind", "outcome"), watch.totals.outcomes
     )
-    origins = {name: watch.totals.origins[name] for name in ("memory", "source", "other_load")}
+    names = ("memory", "source", "other_load", "other_node")
+    origins = {name: watch.totals.origins[name] for name in names}
     yield made.counters(
         "load_bytes", "Served to loads that are over, by where it came from", "origin", origins
     )

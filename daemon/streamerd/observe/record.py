@@ -114,6 +114,9 @@ class Record:
     admitted_bytes: int = 0
     """Resident when it was admitted."""
     read_bytes: int = 0
+    """Read from the source for it."""
+    peer_bytes: int = 0
+    """Sent for it by other nodes of the fleet."""
     served_bytes: int = 0
     consumed_bytes: int = 0
     spent_s: dict[Phase, float] = field(default_factory=lambda: dict.fromkeys(Phase, 0.0))
@@ -172,7 +175,7 @@ class Record:
         self.samples.append(
             Sample(
                 round(self.last_s - self.opened_s, 4),
-                self.read_bytes, self.served_bytes, self.consumed_bytes,
+                self.brought_bytes, self.served_bytes, self.consumed_bytes,
                 round(spent[Phase.BLOCKS], 4), round(spent[Phase.COPYING], 4),
                 round(spent[Phase.MEMORY], 4), round(spent[Phase.CREDENTIALS], 4),
             )
@@ -188,14 +191,19 @@ class Record:
         return self.last_s - self.opened_s
 
     @property
+    def brought_bytes(self) -> int:
+        """What was brought into memory for it, from the source or from other nodes."""
+        return self.read_bytes + self.peer_bytes
+
+    @property
     def resident_bytes(self) -> int:
         """The part of `served_bytes` that was in memory when the load was admitted."""
-        return max(0, min(self.admitted_bytes, self.served_bytes - self.read_bytes))
+        return max(0, min(self.admitted_bytes, self.served_bytes - self.brought_bytes))
 
     @property
     def shared_bytes(self) -> int:
         """The part of `served_bytes` that other loads had read meanwhile."""
-        return max(0, self.served_bytes - self.read_bytes - self.resident_bytes)
+        return max(0, self.served_bytes - self.brought_bytes - self.resident_bytes)
 
     def report(self, shift_s: float) -> LoadReport:
         """As `streamerctl report` gets it.
@@ -218,6 +226,7 @@ class Record:
             seconds=round(self.seconds, 4),
             resident_bytes=self.resident_bytes,
             read_bytes=self.read_bytes,
+            peer_bytes=self.peer_bytes,
             shared_bytes=self.shared_bytes,
             served_bytes=self.served_bytes,
             error=self.error,

@@ -13,7 +13,7 @@ from typing import Final
 from streamerd import __version__
 from streamerd.observe.document import ReadSpan, ReportDocument
 from streamerd.observe.watch import Watch
-from streamerd.reading.totals import Read
+from streamerd.reading.totals import PEER_KIND, Read
 
 MOST_RUNNING: Final = 192
 """Loads that run, as one answer tells them. Users may open more, up to `MAX_LOADS` for each client;
@@ -44,5 +44,5 @@ def report_document(watch: Watch, now_s: float, unix_time_s: float) -> ReportDoc
 def _span(read: Read, number: int, shift_s: float) -> ReadSpan:
     return ReadSpan(
         round(read.began_s + shift_s, 5), round(read.ended_s + shift_s, 5),
-        read.worker, read.thread, read.size_bytes, number,
+        read.worker, read.thread, read.size_bytes, number, read.kind == PEER_KIND,
     )  # fmt: skip

@@ -33,11 +33,12 @@ class Story:
         logger.log(
             _level(record.outcome),
             "event=%s source=%s load=%d pid=%d label=%r seconds=%.3f gb_per_s=%.2f served_bytes=%d "
-            "read_bytes=%d from_memory_bytes=%d from_other_loads_bytes=%d waited_blocks_s=%.3f "
-            "waited_memory_s=%.3f waited_credentials_s=%.3f open_s=%.3f error=%r",
+            "read_bytes=%d from_memory_bytes=%d from_other_loads_bytes=%d "
+            "from_other_nodes_bytes=%d waited_blocks_s=%.3f waited_memory_s=%.3f "
+            "waited_credentials_s=%.3f open_s=%.3f error=%r",
             _event(record), record.source, record.number, record.holder.pid, record.holder.label,
             seconds, rate, record.served_bytes, record.read_bytes, record.resident_bytes,
-            record.shared_bytes, spent[Phase.BLOCKS], spent[Phase.MEMORY],
+            record.shared_bytes, record.peer_bytes, spent[Phase.BLOCKS], spent[Phase.MEMORY],
             spent[Phase.CREDENTIALS], now_s - record.opened_s, record.error,
         )  # fmt: skip
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from streamerd.observe.record import Holder, Outcome, Phase, Record, remembered
-from streamerd.reading.totals import Histogram, Read
+from streamerd.reading.totals import PEER_KIND, Histogram, Read
 from streamerd.service.views import ModelView
 from streamerd.state import commands, events
 from streamerd.state.commands import AnyCommand
@@ -49,7 +49,10 @@ class LoadTotals:
         """Count a load that ended."""
         self.outcomes[record.kind, record.outcome.value] += 1
         self.origins["memory"] += record.resident_bytes
-        self.origins["source"] += record.served_bytes - record.resident_bytes - record.shared_bytes
+        brought_bytes = record.served_bytes - record.resident_bytes - record.shared_bytes
+        from_nodes_bytes = min(record.peer_bytes, brought_bytes)
+        self.origins["source"] += brought_bytes - from_nodes_bytes
+        self.origins["other_node"] += from_nodes_bytes
         self.origins["other_load"] += record.shared_bytes
         if record.outcome is Outcome.ENDED:
             histogram = self.seconds.setdefault(record.store, Histogram(LOAD_BOUNDS_S))
@@ -107,7 +110,9 @@ class Watch:
     def read(self, read: Read) -> None:
         """A block was read for a load."""
         record = self.running.get(read.load)
-        if record is not None:
+        if record is not None and read.kind == PEER_KIND:
+            record.peer_bytes += read.size_bytes
+        elif record is not None:
             record.read_bytes += read.size_bytes
         self.reads.append((read, record.number if record else 0))
 

@@ -146,9 +146,11 @@ class Beside:
                 fd = self._fds.pop(number, -1)
                 if fd >= 0:
                     os.close(fd)
-            case Fellows(me, members):
+            case Fellows(me, members, error):
                 self._failures = 0
-                self._know(me, members)
+                self._totals.members_error = error
+                if (me, members) != (self._totals.me, self._totals.members):
+                    self._know(me, members)
             case Tally() as tally:
                 self._now = tally
                 self._count()
@@ -205,6 +207,7 @@ class Beside:
             self._process.kill()
             self._process = None
         self._know("", frozenset())
+        self._totals.members_error = ""
         pause_s = BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
         self._failures += 1
         self._totals.restarts += 1

@@ -59,6 +59,8 @@ class Fellows(msgspec.Struct, frozen=True, tag=True):
 
     me: str
     members: frozenset[str]
+    error: str = ""
+    """Why the engine of membership does not answer; empty while it does."""
 
 
 class Tally(msgspec.Struct, frozen=True, tag=True):

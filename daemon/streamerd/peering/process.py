@@ -140,8 +140,8 @@ class FleetProcess:
         logger.info("event=fleet_served fleet=%s listen=%s", terms.name, terms.listen)
         threading.Thread(target=self._tally, args=(desk, server), daemon=True).start()
 
-    def _members_changed(self, me: str, members: frozenset[str]) -> None:
-        self._daemon.tell(Fellows(me, members))
+    def _members_changed(self, me: str, members: frozenset[str], error: str) -> None:
+        self._daemon.tell(Fellows(me, members, error))
 
     def _tally(self, desk: Desk, server: Server) -> None:
         """Tell the daemon what was served, each time that it changed."""

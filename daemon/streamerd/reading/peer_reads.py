@@ -24,6 +24,8 @@ class FleetTotals:
 
     me: str = ""
     members: frozenset[str] = frozenset()
+    members_error: str = ""
+    """Why what tells the members does not answer; empty while it does."""
     serving: bool = False
     """Whether the process that serves other nodes runs."""
     restarts: int = 0

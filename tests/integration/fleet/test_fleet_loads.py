@@ -34,6 +34,7 @@ def test_a_late_node_reads_nothing_from_the_store(
     size_bytes = sum(map(len, files))
     assert fleet_of(second)["peer_bytes"] == size_bytes
     assert second.totals()["source_read_bytes"] == 0
+    assert f"from_other_loads_bytes=0 from_other_nodes_bytes={size_bytes} " in second.log
     eventually(lambda: fleet_of(first)["sent_bytes"] == size_bytes, 10)
 
 

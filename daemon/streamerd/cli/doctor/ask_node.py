@@ -20,11 +20,13 @@ from streamer_client.contract.errors import StreamerError
 from streamer_client.contract.socket import SYSTEM_SOCKET
 from streamerd.cli.doctor.ask_place import SYSTEMD
 from streamerd.cli.doctor.daemon import DaemonFacts, ServiceFacts, SocketFacts
+from streamerd.cli.doctor.fleet import PeerFacts
 from streamerd.cli.doctor.memory import MountFacts, Segments
 from streamerd.cli.request import Requester
 from streamerd.cli.status import asked_status
 from streamerd.control.instance import read_instance
 from streamerd.memory.room import SHM_MOUNT, cgroup_limit
+from streamerd.settings.fleet import split_address
 from streamerd.shm.huge_pages import can_collapse
 from streamerd.shm.slabs import PREFIX, allocated_bytes, mount_bytes
 
@@ -108,6 +110,17 @@ def ask_daemon(path: str, peer_pid: int) -> DaemonFacts | str:
         elsewhere=status.pid != peer_pid,
         fleet=status.fleet,
     )
+
+
+def ask_peer(address: str) -> PeerFacts | None:
+    """Connect once to another member of the fleet; None where there is none to be asked."""
+    if not address:
+        return None
+    try:
+        with socket.create_connection(split_address(address), timeout=_CONNECT_S):
+            return PeerFacts(address, "")
+    except OSError as error:
+        return PeerFacts(address, os.strerror(error.errno) if error.errno else str(error))
 
 
 def ask_mount() -> MountFacts | None:

@@ -1,10 +1,13 @@
-"""Does this node find others, and can they ask it?
+"""Does this node find others, can they ask it, and is one of them reached from here?
 
-Pure: what the daemon's status says goes in, a verdict comes out. Asks no other node itself, since
-whoever runs the doctor need not have the right to the node's key.
+Pure: what the daemon's status says and what a connection to one other node gave go in, verdicts
+come out. No question is put to that node, since whoever runs the doctor need not have the right to
+the key that it is asked with.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from streamer_client.contract.sizes import format_size
 from streamer_client.contract.status import FleetStatus
@@ -13,18 +16,50 @@ from streamerd.cli.doctor.finding import Finding, State
 _LOG = "see the daemon's log, `journalctl -u streamerd`, for"
 
 
-def check_fleet(fleet: FleetStatus | None) -> list[Finding]:
-    """The finding about the fleet; none where the daemon is in no fleet."""
+@dataclass(frozen=True, slots=True)
+class PeerFacts:
+    """One other member, as it is reached from here."""
+
+    address: str
+    error: str
+    """Empty where a connection was made."""
+
+
+def other_member(fleet: FleetStatus | None) -> str:
+    """The member after this node, so that all nodes' doctors try all; empty where there is none."""
+    if fleet is None:
+        return ""
+    others = sorted(set(fleet.members) - {fleet.me})
+    after = [name for name in others if name > fleet.me]
+    return next(iter(after or others), "")
+
+
+def check_fleet(fleet: FleetStatus | None, peer: PeerFacts | None = None) -> list[Finding]:
+    """The findings about the fleet; none where the daemon is in no fleet."""
     if fleet is None:
         return []
     state, text, remedy = _fleet(fleet)
-    return [Finding("fleet", state, f"{fleet.name}: {text}", remedy)]
+    return [Finding("fleet", state, f"{fleet.name}: {text}", remedy), *_peer(peer)]
+
+
+def _peer(peer: PeerFacts | None) -> list[Finding]:
+    if peer is None:
+        return []
+    if not peer.error:
+        return [Finding("fleet peer", State.OK, f"{peer.address} takes connections")]
+    text = f"{peer.address} is not reached from here: {peer.error}"
+    remedy = "open the port of its fleet_listen to this node, and see `streamerctl doctor` there"
+    return [Finding("fleet peer", State.WARNING, text, remedy)]
 
 
 def _fleet(fleet: FleetStatus) -> tuple[State, str, str]:
     if not fleet.serving:
         text = f"other nodes cannot ask this one; its process was started {fleet.restarts} times"
         return State.FAILED, text, f"{_LOG} event=fleet_not_served, which says why"
+    if fleet.members_error:
+        text = f"who is in it is not told: {fleet.members_error}"
+        remedy = "mend what fleet_members names; the last list is used for a minute, then the store"
+        return State.WARNING, text, remedy
     if not fleet.members:
         text = "no member is known, so all is read from the store"
         remedy = f"{_LOG} event=fleet_members_unknown; is what fleet_members names reachable?"

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 
+from streamer_client.contract.status import FleetStatus
 from streamerd import __version__
 from streamerd.cli.doctor import ask_environment, ask_node
 from streamerd.cli.doctor.ask_place import ask_place
@@ -24,7 +25,7 @@ from streamerd.cli.doctor.environment import (
     check_vllm,
 )
 from streamerd.cli.doctor.finding import Finding, any_failed
-from streamerd.cli.doctor.fleet import check_fleet
+from streamerd.cli.doctor.fleet import check_fleet, other_member
 from streamerd.cli.doctor.memory import (
     check_cgroup,
     check_huge_pages,
@@ -63,10 +64,14 @@ def look(socket_path: str) -> list[Finding]:
         check_service(ask_node.ask_service(), remedies, answers=daemon is not None),
         check_socket(socket, remedies),
         check_daemon(answer, __version__, remedies),
-        *check_fleet(daemon.fleet if daemon else None),
+        *_fleet(daemon.fleet if daemon else None),
         *_memory(daemon, socket, remedies),
         *_machine(daemon),
     ]
+
+
+def _fleet(fleet: FleetStatus | None) -> list[Finding]:
+    return check_fleet(fleet, ask_node.ask_peer(other_member(fleet)))
 
 
 def _memory(daemon: DaemonFacts | None, socket: SocketFacts, remedies: Remedies) -> list[Finding]:

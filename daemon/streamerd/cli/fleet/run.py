@@ -39,6 +39,8 @@ def fleet_view(fleet: FleetStatus | None) -> str:
         f"from the store    {format_size(fleet.store_bytes)}{counts(fleet.store_reads)}",
         f"to other nodes    {format_size(fleet.sent_bytes)}{counts(fleet.answers)}",
     ]
+    if fleet.members_error:
+        lines.append(f"who is in it is not told: {printable(fleet.members_error)}")
     if fleet.restarts:
         lines.append(f"the process that serves was started again {fleet.restarts} times")
     return "\n".join(lines)

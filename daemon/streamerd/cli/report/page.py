@@ -16,7 +16,8 @@ from streamerd.observe.document import LoadReport, ReadSpan, ReportDocument
 _PLACE: Final = "__REPORT__"
 _FIGURES: Final = (
     "number", "kind", "outcome", "source", "label", "pid", "uid", "shards", "size_bytes",
-    "seconds", "resident_bytes", "read_bytes", "shared_bytes", "served_bytes", "error",
+    "seconds", "resident_bytes", "read_bytes", "peer_bytes", "shared_bytes", "served_bytes",
+    "error",
 )  # fmt: skip
 
 

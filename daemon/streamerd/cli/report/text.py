@@ -45,6 +45,11 @@ def table_of(loads: Sequence[LoadReport]) -> RenderableType:
     return table
 
 
+def _from_nodes(load: LoadReport) -> str:
+    """What other nodes of a fleet sent; nothing is said where there is no fleet."""
+    return f"{format_size(load.peer_bytes)} sent by other nodes, " if load.peer_bytes else ""
+
+
 def load_in_full(load: LoadReport) -> RenderableType:
     """One load: where its bytes came from, and where its time went."""
     size, shards = format_size(load.size_bytes), shards_word(load.shards)
@@ -57,7 +62,8 @@ def load_in_full(load: LoadReport) -> RenderableType:
         Text(
             f"  bytes    {format_size(load.served_bytes)} served: "
             f"{format_size(load.resident_bytes)} from memory, {format_size(load.read_bytes)} read "
-            f"for it, {format_size(load.shared_bytes)} read for other loads meanwhile"
+            f"for it, {_from_nodes(load)}{format_size(load.shared_bytes)} read for other loads "
+            "meanwhile"
         ),
     ]
     names = {"blocks": "waiting for blocks", "copying": "copying",

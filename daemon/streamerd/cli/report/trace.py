@@ -77,7 +77,8 @@ def _loads(document: ReportDocument) -> Iterator[Event]:
 
 
 def _figures(load: LoadReport) -> dict[str, Any]:
-    names = ("outcome", "served_bytes", "read_bytes", "resident_bytes", "shared_bytes", "error")
+    names = ("outcome", "served_bytes", "read_bytes", "peer_bytes", "resident_bytes",
+             "shared_bytes", "error")  # fmt: skip
     return {name: getattr(load, name) for name in names}
 
 
@@ -86,7 +87,8 @@ def _reads(reads: tuple[ReadSpan, ...]) -> Iterator[Event]:
     for read in reads:
         lanes.setdefault((read.worker, read.thread), []).append(
             _slice(
-                "read", read.worker, read.thread, read.began_s, read.ended_s,
+                "from a node" if read.from_node else "read",
+                read.worker, read.thread, read.began_s, read.ended_s,
                 size_bytes=read.size_bytes, load=read.load,
             )
         )  # fmt: skip

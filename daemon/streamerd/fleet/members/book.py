@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final, assert_never
 
 from streamer_client.contract.errors import ConfigError, StreamerError
+from streamer_client.contract.printable import printable
 from streamerd.fleet.members.contract import Members, MembersFailed
 from streamerd.settings.fleet import DnsMembers, EtcdMembers, Terms
 
@@ -22,8 +23,9 @@ LOOK_S: Final = 3.0
 FORGOTTEN_S: Final = 60.0
 """After this time without an answer of the engine the list is empty: all is read from the store."""
 
-Changed = Callable[[str, frozenset[str]], None]
-"""Told this node's address and those of all members."""
+Changed = Callable[[str, frozenset[str], str], None]
+"""Told this node's address, those of all members, and why the engine does not answer, if so."""
+MOST_ERROR_CHARACTERS: Final = 400
 
 
 def source_of(terms: Terms) -> Members:
@@ -65,7 +67,7 @@ class Book:
         self._source = source
         self._changed = changed
         self._clock = clock
-        self._told: tuple[str, frozenset[str]] = ("", frozenset())
+        self._told: tuple[str, frozenset[str], str] = ("", frozenset(), "")
         self._answered_s = clock()
         self._failing = False
         self._closed = False
@@ -98,17 +100,24 @@ class Book:
             if not self._failing:
                 logger.warning("event=fleet_members_unknown error=%s", error)
             self._failing = True
-            if self._clock() - self._answered_s >= FORGOTTEN_S:
-                self._tell(frozenset())
+            forgotten = self._clock() - self._answered_s >= FORGOTTEN_S
+            self._tell(frozenset() if forgotten else self.members, _short(error))
             return
         if self._failing:
             logger.info("event=fleet_members_known_again members=%d", len(found))
         self._failing, self._answered_s = False, self._clock()
         self._tell(found)
 
-    def _tell(self, members: frozenset[str]) -> None:
-        told = self._source.me, members
-        if told != self._told:
-            self._told = told
-            logger.info("event=fleet_members me=%s members=%d", *told[:1], len(members))
-            self._changed(*told)
+    def _tell(self, members: frozenset[str], error: str = "") -> None:
+        told, before = (self._source.me, members, error), self._told
+        if told == before:
+            return
+        self._told = told
+        if told[:2] != before[:2]:
+            logger.info("event=fleet_members me=%s members=%d", told[0], len(members))
+        self._changed(*told)
+
+
+def _short(error: Exception) -> str:
+    text = printable(str(error))
+    return text if len(text) <= MOST_ERROR_CHARACTERS else text[:MOST_ERROR_CHARACTERS] + "…"

@@ -15,6 +15,7 @@ from streamerd.answering.status import status_document
 from streamerd.observe.document import LoadReport, parse_report
 from streamerd.observe.metrics import registry
 from streamerd.observe.watch import MOST_ENDED, MOST_READS
+from streamerd.reading.totals import PEER_KIND
 from streamerd.workers import jobs
 
 
@@ -80,7 +81,7 @@ async def test_what_others_read_is_told_apart() -> None:
         assert sum(load.shared_bytes for load in loads[:2]) == 3 * BLOCK
         assert loads[2].resident_bytes == 3 * BLOCK
         assert metrics(daemon)["streamerd_load_bytes_total"] == {
-            "memory": 3 * BLOCK, "source": 3 * BLOCK, "other_load": 3 * BLOCK,
+            "memory": 3 * BLOCK, "source": 3 * BLOCK, "other_load": 3 * BLOCK, "other_node": 0,
         }  # fmt: skip
 
 
@@ -184,3 +185,27 @@ async def test_what_is_remembered_is_bounded() -> None:
         assert len(watch.ended) == MOST_ENDED
         assert (len(watch.running), len(watch._loads)) == (0, 0)
         assert watch.reads.maxlen == MOST_READS
+
+
+@in_loop
+async def test_what_other_nodes_sent_is_no_read_of_the_source() -> None:
+    async with paper_daemon() as daemon:
+        client = daemon.connect(1)
+        client.open(file(1))
+        await daemon.work()
+        totals = daemon.parts.read_totals
+        read, _number = daemon.parts.watch.reads[0]
+        (running,) = daemon.parts.watch.running.values()
+        running.read_bytes -= 2 * BLOCK  # as if two of its blocks had come from a node
+        for _block in range(2):
+            totals.add(read._replace(kind=PEER_KIND, size_bytes=BLOCK))
+        client.say(m.Close(1))
+        await daemon.work()
+        (ended,) = await report(daemon)
+        assert (ended.read_bytes, ended.peer_bytes, ended.shared_bytes) == (BLOCK, 2 * BLOCK, 0)
+        assert metrics(daemon)["streamerd_load_bytes_total"] == {
+            "memory": 0, "source": BLOCK, "other_load": 0, "other_node": 2 * BLOCK,
+        }  # fmt: skip
+        assert ended.served_bytes == 3 * BLOCK
+        kinds = [read.kind for read, _number in daemon.parts.watch.reads]
+        assert kinds == ["file"] * 3 + [PEER_KIND] * 2

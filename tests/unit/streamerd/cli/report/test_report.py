@@ -108,6 +108,15 @@ def test_one_load_in_full() -> None:
     assert "\x1b" not in shown
 
 
+def test_what_other_nodes_sent_is_told_where_there_is_a_fleet() -> None:
+    shown = " ".join(_text(load_in_full(load(1, 100.0, read_bytes=0, peer_bytes=GIB))).split())
+    assert "0 B read for it, 1.00 GiB sent by other nodes, 0 B read for other loads" in shown
+    assert "other nodes" not in _text(load_in_full(load(1, 100.0)))
+    span = ReadSpan(100.5, 101.0, 70, 71, GIB, 1, from_node=True)
+    made = trace(ReportDocument(version="1", pid=7, made_at_s=1e9, loads=(), reads=(span,)))
+    assert [event["name"] for event in made["traceEvents"] if event["ph"] == "X"] == ["from a node"]
+
+
 def test_the_trace_has_a_slice_for_each_run_and_read() -> None:
     made = trace(document(load(1, 100.0), load(2, 101.0)))
     assert json.loads(json.dumps(made)) == made
