@@ -30,6 +30,7 @@ _DEPENDS: Final = {
     "memory_limit": ("64GiB", "half of what the service may use, of control group and /dev/shm"),
     "workers": (1, "one for each processor, 32 at most; half as many below 8 processors"),
     "threads": (4, "16 for all workers together, 4 at most for each"),
+    "block_size": ("8MiB", "16MiB from 8 processors on, else 8MiB"),
     "connections": (32, "8 for each processor, at least 32 and at most 256"),
     "socket_mode": ("0660", "0660 for the service at its place, else 0600"),
     "readonly_shm": ("", "/run/streamerd-shm where it is one"),

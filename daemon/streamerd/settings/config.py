@@ -18,7 +18,6 @@ import msgspec
 
 from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.layout import (
-    DEFAULT_BLOCK_BYTES,
     WINDOW_BLOCKS,
 )
 from streamer_client.contract.options import MODE_ENV
@@ -139,7 +138,8 @@ def _fill_defaults(
     fields: dict[str, Any], environ: Mapping[str, str], room: MemoryRoom | None
 ) -> Context:
     context = Context(environ, room or memory_room(), processors=processors())
-    fields.setdefault("block_bytes", DEFAULT_BLOCK_BYTES)
+    if "block_bytes" not in fields:
+        fields["block_bytes"] = _BY_NAME["block_size"].default(context)
     if "socket" not in fields:
         fields["socket"] = _BY_NAME["socket"].default(context)
     fields["socket"] = absolute_path(fields["socket"])

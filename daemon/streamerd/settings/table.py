@@ -154,6 +154,10 @@ def _threads_default(context: Context) -> int:
     return parallel.threads_for(context.workers)
 
 
+def _block_bytes_default(context: Context) -> int:
+    return parallel.block_bytes_for(context.processors)
+
+
 def _connections_default(context: Context) -> int:
     return parallel.connections_for(context.processors)
 
@@ -185,7 +189,7 @@ KEYS: Final = (
     Key("bandwidth_limit", "bandwidth_limit_bytes", Bytes, "SIZE",
         "most bytes a second from object stores; 0 for no cap", _fixed(0), is_size=True),
     Key("block_size", "block_bytes", BlockBytes, "SIZE", "unit of reading and releasing",
-        _fixed(DEFAULT_BLOCK_BYTES), is_size=True,
+        _block_bytes_default, is_size=True,
         accepts="a multiple of 4096 bytes, 64KiB or more"),
     Key("idle_exit_s", "idle_exit_s", Seconds, "S", "with --ephemeral: exit when idle this long",
         _fixed(600.0)),

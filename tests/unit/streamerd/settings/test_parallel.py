@@ -9,32 +9,39 @@ import pytest
 
 from streamerd.memory.check import own_bytes
 from streamerd.memory.room import MemoryRoom
-from streamerd.settings.parallel import connections_for, processors, threads_for, workers_for
+from streamerd.settings.parallel import (
+    block_bytes_for,
+    connections_for,
+    processors,
+    threads_for,
+    workers_for,
+)
 
 ANY = MemoryRoom(None, None, None)
 GIB = 1 << 30
 
 
 @pytest.mark.parametrize(
-    ("cores", "workers", "threads", "connections"),
+    ("cores", "workers", "threads", "connections", "block_mib"),
     [
-        (0.5, 1, 4, 32),
-        (1, 1, 4, 32),
-        (2, 1, 4, 32),
-        (4, 2, 4, 32),
-        (7.5, 3, 4, 56),
-        (8, 8, 2, 64),
-        (16, 16, 1, 128),
-        (32, 32, 1, 256),
-        (224, 32, 1, 256),
+        (0.5, 1, 4, 32, 8),
+        (1, 1, 4, 32, 8),
+        (2, 1, 4, 32, 8),
+        (4, 2, 4, 32, 8),
+        (7.5, 3, 4, 56, 8),
+        (8, 8, 2, 64, 16),
+        (16, 16, 1, 128, 16),
+        (32, 32, 1, 256, 16),
+        (224, 32, 1, 256, 16),
     ],
 )
 def test_what_fits_so_many_processors(
-    cores: float, workers: int, threads: int, connections: int
+    cores: float, workers: int, threads: int, connections: int, block_mib: int
 ) -> None:
     assert workers_for(cores, ANY) == workers
     assert threads_for(workers) == threads
     assert connections_for(cores) == connections
+    assert block_bytes_for(cores) == block_mib << 20
 
 
 @pytest.mark.parametrize("memory_gib", [1, 2, 4, 8, 64, 2048])
@@ -42,7 +49,7 @@ def test_workers_leave_most_of_the_memory_to_slabs(memory_gib: int) -> None:
     room = MemoryRoom(None, memory_gib * GIB, None)
     workers = workers_for(128, room)
     assert 1 <= workers <= 32
-    spent = own_bytes(workers, threads_for(workers), 8 << 20) - own_bytes(0, 0, 0)
+    spent = own_bytes(workers, threads_for(workers), block_bytes_for(128)) - own_bytes(0, 0, 0)
     assert spent <= memory_gib * GIB / 8
 
 
