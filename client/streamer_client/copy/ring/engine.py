@@ -17,6 +17,7 @@ from typing import Any, Final
 import torch
 
 from streamer_client.contract.errors import DaemonUnavailable
+from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES
 from streamer_client.copy.cut import Part
 from streamer_client.copy.destination import Target
 from streamer_client.copy.feed import Feed, Image, Route
@@ -232,8 +233,10 @@ def _shape(feed: Feed, cores: int) -> RingShape:
     chosen = os.environ.get(SHAPE_ENV)
     if chosen:
         return parse_shape(chosen)
-    if feed.route in (Route.DIRECT, Route.PAGE_CACHE):
+    if feed.route is Route.DIRECT:
         return storage_shape(feed.threads, feed.block_bytes)
+    if feed.route is Route.PAGE_CACHE:  # where no request is saved by a slot of a whole block
+        return storage_shape(feed.threads, min(feed.block_bytes, DEFAULT_BLOCK_BYTES))
     return ring_shape(cores, ranks_here())
 
 
