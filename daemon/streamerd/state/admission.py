@@ -1,4 +1,4 @@
-"""Which loads run now, which wait, and how a load begins and ends; and how slabs are adopted.
+"""Decides which loads run and which wait, how a load begins and ends, and how slabs are adopted.
 
 A load is admitted when its promise fits the ledger: all its shards when it asks to hold them, else
 its smallest window. Loads that do not fit wait in line, and while one waits, no window grows.
@@ -204,9 +204,9 @@ def unpin(model: Model, shard: Shard) -> None:
 
 
 def evict(model: Model, shard: Shard) -> None:
-    """Release what no load needs.
+    """Release the blocks of a shard that no load needs.
 
-    Of a shard that no load leases, blocks that are still being fetched go when they arrive.
+    If no load leases the shard, blocks that are still being fetched are released when they arrive.
     """
     if not shard.loads and not shard.pinned:
         shard.stale = True
@@ -215,7 +215,7 @@ def evict(model: Model, shard: Shard) -> None:
 
 
 def settle(model: Model, shard: Shard) -> None:
-    """After a change: release a shard that no load may use again, and remove an empty slab."""
+    """Release a shard that no load may use again, and remove an empty slab."""
     if shard.loads:
         return
     model.eviction.forget(shard)

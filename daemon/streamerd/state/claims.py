@@ -118,7 +118,7 @@ def _claim(model: Model, load: Load, index: int, start: int, stop: int) -> None:
         return
     phases[start:stop] = bytes([Phase.CLAIMED]) * (stop - start)
     load.pending_blocks += stop - start
-    # A block that another load already waits for is not a read of its own.
+    # A block that another load already waits for causes no further read.
     misses = sum(
         state == BlockState.ABSENT and claims == 1
         for state, claims in zip(shard.states[start:stop], shard.claims[start:stop], strict=True)
