@@ -154,7 +154,7 @@ class Objects:
         self._submit(keys, asked.environment, answered)
 
     def _ask_for(self, asked: _Asked, stored: tuple[StoredShard, ...], owed: Owed) -> None:
-        """Look at objects with the credentials of another load that this request would share with.
+        """Look at objects with the credentials of another load, which would share them.
 
         An object that those credentials may not read is not shared with that load.
         """

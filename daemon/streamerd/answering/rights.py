@@ -113,7 +113,7 @@ class Rights:
         return None
 
     def shown(self, owed: Owed) -> None:
-        """Note that the store let the load's credentials read what the load owed.
+        """Note that the store let the load's credentials read the shards that the load owed.
 
         This counts for all loads that have the same credentials.
         """

@@ -1,6 +1,6 @@
 """The command line of streamerctl: subcommands, their flags, and their help with an example each.
 
-This module decides what is a usage error. What a subcommand does is in the module of its name.
+This module finds usage errors. The module of a subcommand's name carries the subcommand out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How streamerctl answers its user: rich consoles for stdout and stderr, and exit codes.
+"""Prints streamerctl's answers: rich consoles for stdout and stderr, and exit codes.
 
 Scripts rely on the exit codes; two of them are those of sysexits.h.
 

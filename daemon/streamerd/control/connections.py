@@ -1,12 +1,11 @@
 """Watches the connections that libzmq has accepted, and ends those that are too many.
 
-libzmq accepts whoever connects, leaves silent connections open, and ends the whole process where
-accept(2) finds no descriptor left. It cannot be told to stop accepting for a while: if it stopped
-listening, all accepted connections would end. So this module listens to the socket's monitor, which
-reports each connection; libzmq's thread waits where this loop has too many reports still to read. A
-connection that presents no token in time is shut down. The time is shorter where there are many
-connections, and where there are too many, the oldest is shut down at once. Runs in the daemon's
-loop.
+libzmq accepts every connection, leaves silent ones open, and ends the whole process if accept(2)
+finds no descriptor left. It cannot be told to stop accepting for a while: if it stopped listening,
+all accepted connections would end. So this module reads the reports of the socket's monitor about
+each connection; libzmq's thread waits if this loop has too many reports still to read. A connection
+that presents no token in time is shut down. The time is shorter if there are many connections, and
+if there are too many, the oldest is shut down at once. Runs in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ CLAIM_S: Final = 5.0
 """A connection that presents no token within this time is shut down. A client has its token before
 it connects, presents it at once, and waits no longer than this for the answer itself."""
 CROWDED_CLAIM_S: Final = 0.25
-"""The same time where there are many connections."""
+"""The same time limit if there are many connections."""
 SWEEP_S: Final = 0.1
 TELL_S: Final = 60.0
 """Seconds between two log lines that say that there are too many connections."""
@@ -136,7 +135,7 @@ class AcceptedConnections:
     # --- what libzmq tells ----------------------------------------------------------------------
 
     def look(self) -> None:
-        """Read the monitor's reports, and shut down connections where there are too many."""
+        """Read the monitor's reports, and shut down connections if there are too many."""
         if self._again is not None:
             self._again.cancel()
             self._again = None

@@ -35,7 +35,7 @@ class Listening:
         return self.socket.fileno()
 
     def duplicate(self) -> int:
-        """A second descriptor of the socket, for libzmq, which closes what it is given."""
+        """A second descriptor of the socket, for libzmq, which closes the one that it gets."""
         return os.dup(self.socket.fileno())
 
     def close(self) -> None:

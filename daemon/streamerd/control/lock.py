@@ -40,7 +40,7 @@ class SocketLock:
         self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        """Take the lock, making the socket's directory where it is missing.
+        """Take the lock; make the socket's directory if it is missing.
 
         Raises:
             ConfigError: another daemon has it, or the directory or the file cannot be used.

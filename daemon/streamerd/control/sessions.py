@@ -1,8 +1,8 @@
 """The connected clients: one session for each connection of the descriptor socket.
 
-A session begins with a connection of the descriptor socket. It ends with the connection, or with
-the process that made it, whichever ends first: a forked child that still has the connection open
-does not prolong the session, and silence, however long, does not end it. The ZeroMQ peer that
+A session begins with a connection of the descriptor socket. It ends with the connection or with the
+process that made the connection, whichever ends first. A forked child that still has the connection
+open does not prolong the session, and no silence, however long, ends it. The ZeroMQ peer that
 presents the session's token is this client, and no other peer is. Runs in the daemon's loop.
 """
 
@@ -158,7 +158,7 @@ class Sessions:
             session.pidfd = -1
 
     def close(self) -> None:
-        """Close all connections as the daemon stops, without releasing what the clients lease."""
+        """Close all connections as the daemon stops, without ending the clients' leases."""
         for session in self:
             self._forget(session)
             session.connection.close()

@@ -20,10 +20,10 @@ NODE: Final = "x-fleet-node"
 WAIT: Final = "x-fleet-wait"
 """Seconds for which the answer may be delayed until the block is in memory."""
 HOLDS: Final = "x-fleet-holds"
-"""In a 503, 1 or 0. 1 says that the node has the block and is busy, or reads it from the store just
+"""Header of a 503. 1 says that the node has the block and is busy, or reads it from the store just
 now, so that waiting for it is worthwhile. 0 says that it may be waiting for another node itself."""
 LOADS: Final = "x-fleet-loads"
-"""In a 404, 1 if the node has the shard open, so that it may be asked for other blocks."""
+"""Header of a 404: 1 if the node has the shard open, so that it may be asked for other blocks."""
 LONGEST_WAIT_S: Final = 5.0
 
 _PATH: Final = re.compile(r"/v1/([A-Za-z0-9-]{1,63})/([0-9a-f]{40})")

@@ -67,7 +67,7 @@ class MetricsListener:
             mode: permissions of the socket file, if the address is a path.
 
         Raises:
-            ConfigError: nobody can listen there.
+            ConfigError: the address cannot be listened on.
         """
         if os.path.isabs(address):
             self._file = _unix_socket(address, mode)

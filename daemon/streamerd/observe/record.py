@@ -55,7 +55,7 @@ _NOT_WAITING: Final = (Phase.IDLE, Phase.COPYING)
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who opened a load."""
+    """The client or daemon that opened a load."""
 
     pid: int
     uid: int

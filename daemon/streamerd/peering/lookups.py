@@ -180,7 +180,7 @@ def _name(key: ShardKey, backing: Backing | None) -> str:
     """The name by which peers ask for a shard.
 
     A file of this node, or an object without a validator, is not shared with other nodes. Such a
-    shard gets a name that nobody asks for.
+    shard gets a name that no peer asks for.
     """
     if backing is None or not is_remote(key.uri) or not backing.stored.validated:
         return f"{key.uri}\0{key.identity}"

@@ -40,8 +40,8 @@ from streamerd.workers.in_daemon.environments import Environments
 from streamerd.workers.in_daemon.supervisor import Fleet
 
 ALONE: Final = "alone"
-"""The reason for reading a block from the store if no other node is known, or if the object has no
-validator, so that other nodes cannot be known to have the same content."""
+"""The reason for reading a block from the store if no other node is known. It also stands for an
+object without a validator, of which other nodes may have another content."""
 _REFUSALS = {
     CredentialsExpired.code: FailureKind.EXPIRED,
     SourceForbidden.code: FailureKind.DENIED,

@@ -25,7 +25,7 @@ LATENCY_BOUNDS_S: Final = (
 
 
 class Histogram:
-    """How many values lie below each of some bounds, and their sum.
+    """Counts values between bounds, and sums them, for a histogram of Prometheus.
 
     Args:
         bounds: ascending bounds; a value counts for the first bound that it does not exceed.

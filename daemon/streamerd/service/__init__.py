@@ -1,4 +1,4 @@
-"""Carries out what the core decides, and owns what belongs to its shards and loads outside it.
+"""Carries out the core's decisions, and owns the parts of shards and loads outside the core.
 
 | module | owns |
 |---|---|

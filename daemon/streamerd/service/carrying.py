@@ -24,7 +24,7 @@ from streamerd.workers.in_daemon.supervisor import Fleet
 
 
 class Service:
-    """Carries out what each turn decided, then lets go of what the core has forgotten.
+    """Carries out the commands of each turn, then drops whatever the core has forgotten.
 
     Args:
         model: the loads that the core knows.

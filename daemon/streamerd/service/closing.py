@@ -46,7 +46,7 @@ class Closing:
             closer.close(descriptors)
 
     async def end(self) -> None:
-        """Close what is left, and end the threads that can be ended."""
+        """Close the remaining descriptors, and end the threads that can be ended."""
         self._close_discarded()
         for closer in self._closers.values():
             await self._loop.run_in_executor(None, closer.end, CLOSING_S)

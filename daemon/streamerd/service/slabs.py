@@ -102,7 +102,7 @@ class Slabs:
         os.close(descriptor)
 
     def create(self, shard: ShardKey, size_bytes: int) -> None:
-        """Make a slab for a shard. Where that fails, its first fetch and its loads fail with it."""
+        """Make a slab for a shard; if that fails, the shard's first fetch and its loads fail."""
         backing = self._backings[shard]
         name = self.new_name(shard.uri, shard.identity)
         try:

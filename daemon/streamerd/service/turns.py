@@ -34,7 +34,7 @@ class Turns:
     """Gives events to the core; implements `views.Decisions`.
 
     Args:
-        core: decides; nobody else calls it.
+        core: decides; only this object calls it.
     """
 
     def __init__(self, core: Core) -> None:

@@ -1,4 +1,4 @@
-"""What rooms outside the core see of it: its model for reading, and one way to give events in.
+"""The view of the core for other rooms: its model for reading, and one way to give events in.
 
 This module has only protocols. Code that takes a `ModelView` cannot change the model without a type
 error, and code that takes `Events` can only report what happened. `turns.py` implements both.

@@ -80,7 +80,7 @@ def load_settings(
     Args:
         overrides: key name to raw value, from flags.
         environ: the process environment.
-        toml_path: the file to read; None reads `SYSTEM_CONFIG` where it exists.
+        toml_path: the file to read; None reads `SYSTEM_CONFIG` if it exists.
         room: memory ceilings; None asks the machine.
 
     Returns:

@@ -165,7 +165,7 @@ class Certificates(msgspec.Struct, frozen=True):
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """How this node takes part in its fleet."""
+    """The terms on which this node takes part in its fleet."""
 
     name: str
     members: AnyMembers

@@ -26,7 +26,7 @@ from streamerd.memory.room import SHM_MOUNT
 logger = logging.getLogger(__name__)
 
 READONLY_MOUNT: Final = "/run/streamerd-shm"
-"""Where the systemd unit mounts shared memory a second time, read-only."""
+"""The path at which the systemd unit mounts shared memory a second time, read-only."""
 PREFIX: Final = SLAB_PREFIX
 MODE: Final = 0o600
 

@@ -4,9 +4,10 @@ A load is admitted when its promise fits the ledger: all its shards when it asks
 its smallest window. Loads that do not fit wait in line, and while one waits, no window grows.
 
 Adoption: the slabs that an earlier daemon left in shared memory become shards of this one. An
-adopted block is *unproven* until its bytes are known to be those that were read: its memory is
-reserved, and loads that claim it wait. Clients of the earlier daemon may have the slab mapped, and
-have no lease with this daemon. Such a slab is `whole_only`: no single block of it is released.
+adopted block is *unproven* until its bytes are known to be those that were read. Until then its
+memory is reserved, and loads that claim it wait. Clients of the earlier daemon may have the slab
+mapped, and have no lease with this daemon. Such a slab is `whole_only`: no single block of it is
+released.
 """
 
 from __future__ import annotations
@@ -251,7 +252,7 @@ def adopt(model: Model, event: ShardAdopted) -> None:
 
 
 def proven(model: Model, key: ShardKey, block: int) -> None:
-    """A block has the bytes that were read: grant it to the loads that claim it."""
+    """Grant a block that was proven to have the bytes that were read to the loads that claim it."""
     shard = model.shards[key]
     shard.move(block, Trigger.PROVEN)
     model.touched[key] = None
@@ -262,7 +263,7 @@ def proven(model: Model, key: ShardKey, block: int) -> None:
 
 
 def refuted(model: Model, key: ShardKey, block: int) -> None:
-    """A block has other bytes than were read: release it; loads that claim it have it read again.
+    """Release a block with other bytes than were read; loads that claim it have it read again.
 
     Even a block of a `whole_only` slab is released. Either the earlier daemon died while it filled
     the block, so that no client was ever granted it, or its memory is damaged for every client.

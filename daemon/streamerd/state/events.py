@@ -15,8 +15,7 @@ class ShardKey(NamedTuple):
     """A shard: the name of a file or object, and its identity. Changed content is another shard."""
 
     uri: str
-    """For a file its device and inode, so that all its paths name one shard; for an object its
-    URI."""
+    """Device and inode of a file, so that all its paths name one shard; the URI of an object."""
     identity: str
 
 
@@ -39,7 +38,7 @@ class ShardSpec(msgspec.Struct, frozen=True):
 
 
 class FailureKind(Enum):
-    """What a failed fetch means for its block."""
+    """The consequences of a failed fetch for its block."""
 
     ERROR = "error"
     """The source cannot be read: the shard fails for every load of it."""

@@ -113,12 +113,12 @@ class Eviction:
         return now_s - load.last_progress_s > self.lag_s
 
     def note_unclaimed(self, shard: Shard, block: int) -> None:
-        """A block lost its last claim: put it last among the spent blocks."""
+        """Put a block that lost its last claim last among the spent blocks."""
         if shard.states[block] == BlockState.RESIDENT:
             self.spent.pop((shard, block), None)
             self.spent[shard, block] = None
 
     def forget(self, shard: Shard) -> None:
-        """The last lease on a shard ended: from now on it is evicted as an unleased shard."""
+        """Treat a shard whose last lease ended as an unleased one from now on."""
         for victim in [victim for victim in self.spent if victim[0] is shard]:
             del self.spent[victim]

@@ -78,7 +78,7 @@ class Load:
     window_bytes: int = 0
     """Size of the load's smallest window: room that is set aside from its admission to its end."""
     cap_bytes: int | None = None
-    """The load's own `memory_limit`, at least its smallest window; None where it has no limit."""
+    """The load's own `memory_limit`, at least its smallest window; None if it has no limit."""
     admitted: bool = False
     held: bool = False
     """Whether the load's shards are held whole, which it asked for and the ledger has room for."""

@@ -143,7 +143,7 @@ class Forget(Job, frozen=True):
     """Forget an environment that no load has any more, and close the readers opened with it."""
 
     digest: str
-    """Of the environment, by `digest_of`."""
+    """Digest of the environment, by `digest_of`."""
 
 
 AnyJob = (
@@ -275,7 +275,7 @@ class Checksummed(Job, frozen=True):
 
 
 class CompareFailure(msgspec.Struct, frozen=True):
-    """Why a file could not be compared."""
+    """The reason why a file could not be compared."""
 
     file: int
     """Index of the file in the job."""

@@ -38,7 +38,7 @@ print(json.dumps(failed))
 
 
 def ask_python(environ: Mapping[str, str]) -> PythonFacts:
-    """Find out what the activated Python environment holds, or this program's own if none is."""
+    """Find what is installed in the activated Python environment, or else in this program's own."""
     prefix = environ.get("VIRTUAL_ENV") or environ.get("CONDA_PREFIX") or sys.prefix
     paths = glob.glob(f"{glob.escape(prefix)}/lib/python3*/site-packages") + [
         # Editable installs are found by this process's own path only.

@@ -17,7 +17,7 @@ _ENGINES_FILES: Final = ("run/.containerenv", ".dockerenv")
 
 
 def ask_place(environ: Mapping[str, str], root: str = "/") -> Place:
-    """Where this process runs; `root` is the folder that holds `run`.
+    """Find the place where this process runs; `root` is the folder that holds `run`.
 
     Kubernetes tells every container where its API is. Container engines leave a file, or set the
     variable that systemd's convention asks of them.

@@ -20,7 +20,7 @@ _START = "systemctl start streamerd"
 
 @dataclass(frozen=True, slots=True)
 class ServiceFacts:
-    """What systemd says of streamerd.service; all empty where there is no systemd."""
+    """The state of streamerd.service, as systemd tells it; all fields are empty without systemd."""
 
     load_state: str = ""
     active_state: str = ""

@@ -26,7 +26,7 @@ torch."""
 
 @dataclass(frozen=True, slots=True)
 class PythonFacts:
-    """What is installed in one Python environment; a version is empty where there is none."""
+    """The installed packages of one Python environment; the version of a missing one is empty."""
 
     prefix: str
     vllm: str = ""
@@ -44,7 +44,7 @@ class PythonFacts:
 
 @dataclass(frozen=True, slots=True)
 class KernelFacts:
-    """What the running kernel can do."""
+    """The running kernel's release and features."""
 
     release: str
     collapse: bool

@@ -50,12 +50,12 @@ def check_room(
     used_bytes: int,
     remedies: Remedies = NODE,
 ) -> Finding:
-    """Whether the mount holds what the daemon may still take.
+    """Whether the mount has room for the bytes that the daemon may still take.
 
     Args:
-        mount: the shared-memory mount; None where there is none.
-        limit_bytes: the daemon's memory limit; None where no daemon answers.
-        used_bytes: what the daemon's slabs take now.
+        mount: the shared-memory mount; None if there is none.
+        limit_bytes: the daemon's memory limit; None if no daemon answers.
+        used_bytes: the bytes that the daemon's slabs take now.
         remedies: what can be done here.
     """
     if mount is None:

@@ -19,7 +19,7 @@ FOLDER: Final = SYSTEM_SOCKET.rpartition("/")[0]
 
 
 class Place(StrEnum):
-    """What kind of machine a process sees around it."""
+    """The kind of machine that a process runs on, as it appears from inside."""
 
     NODE = "node"
     """A machine, or a container that systemd runs like one."""
@@ -28,7 +28,7 @@ class Place(StrEnum):
 
 
 class Remedies(NamedTuple):
-    """What to do at one kind of place. The checks fill in the words in braces."""
+    """The remedies at one kind of place. The checks fill in the words in braces."""
 
     what: str
     """The name of the place itself."""

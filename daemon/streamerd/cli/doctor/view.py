@@ -1,4 +1,4 @@
-"""How findings look: an aligned, coloured table on a terminal, a plain line for each in a pipe."""
+"""Prints findings: as an aligned, coloured table on a terminal, as plain lines into a pipe."""
 
 from __future__ import annotations
 

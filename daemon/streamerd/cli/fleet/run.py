@@ -1,4 +1,4 @@
-"""`streamerctl fleet`: asks the daemon for its status, and shows what it says of the fleet."""
+"""`streamerctl fleet`: asks the daemon for its status, and shows the part about the fleet."""
 
 from __future__ import annotations
 

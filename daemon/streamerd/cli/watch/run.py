@@ -1,7 +1,7 @@
 """Runs a watch: asks each second, over a new connection when the daemon was started again.
 
-This module also decides what is shown while no daemon answers, and tells a daemon that stopped from
-one that died. Its calls block until the user interrupts them.
+This module also decides what the page shows while no daemon answers, and distinguishes a daemon
+that stopped from one that died. Its calls block until the user interrupts them.
 """
 
 from __future__ import annotations

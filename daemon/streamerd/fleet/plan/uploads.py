@@ -61,7 +61,7 @@ class Uploads:
 
     @property
     def under_way(self) -> int:
-        """How many blocks are being handed over."""
+        """Number of blocks that are being handed over."""
         return self._under_way
 
     def asked(self, peer: str, block: BlockName, *, held: bool, awaited: bool) -> Reply:

@@ -24,7 +24,7 @@ FLOOR_BYTES_S: Final = 256 << 10
 
 
 class Gate:
-    """The cap on what is sent to all peers together. Thread-safe."""
+    """The cap on the bytes that are sent to all peers together. Thread-safe."""
 
     def __init__(self, bytes_per_s: int) -> None:
         self._bytes_per_s = bytes_per_s

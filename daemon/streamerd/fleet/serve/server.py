@@ -38,7 +38,7 @@ class Server:
         desk: the parts that all connections share.
 
     Raises:
-        ConfigError: nobody can listen there.
+        ConfigError: the address cannot be listened on.
     """
 
     def __init__(self, listen: str, context: ssl.SSLContext | None, desk: Desk) -> None:
@@ -99,7 +99,7 @@ class Server:
             return
         try:
             threading.Thread(target=self._serve, args=(connected, host), daemon=True).start()
-        except RuntimeError as error:  # no thread can be started
+        except RuntimeError as error:  # no further thread can be started
             logger.warning("event=fleet_not_accepted error=%s", error)
             connected.close()
             self._ended(host)

@@ -234,7 +234,7 @@ def disk_of(device: int) -> str:
         device: the device number, as in `st_dev`.
     """
     place = f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"
-    for name in ("diskseq", "../diskseq"):  # a partition has that of its disk
+    for name in ("diskseq", "../diskseq"):  # a partition has the number of its disk
         with contextlib.suppress(OSError), open(f"{place}/{name}", encoding="ascii") as file:
             return file.read().strip()
     return ""

@@ -190,7 +190,7 @@ def _let_ranks_go_first() -> None:
     The few threads of a rank wait for each other, so one that waits for a processor holds up all. A
     worker's hundred threads lose nothing by waiting.
     """
-    with contextlib.suppress(OSError):  # a service may not, but has a control group of its own
+    with contextlib.suppress(OSError):  # a service may not do so, and need not in its group
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         os.nice(NICENESS)
 
