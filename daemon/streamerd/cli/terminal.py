@@ -5,8 +5,7 @@ Scripts rely on the exit codes; two of them are those of sysexits.h.
 There is colour only on a terminal, and never with NO_COLOR; both are rich's own rules. Output into
 a pipe is as wide as COLUMNS says, else 120 characters, since a pipe has no screen to fit, and names
 should not be cut. Other people chose the names, labels and errors that are shown, so these go
-through
-`one_line`, and rich never takes them for markup.
+through `one_line`, and rich never takes them for markup.
 """
 
 from __future__ import annotations

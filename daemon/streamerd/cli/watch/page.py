@@ -1,6 +1,6 @@
 """Makes the page of a watch, which always fits the screen and always has memory and totals on it.
 
-This module is pure: it turns the typed document and the size of the screen into what rich
+This module is pure: it turns the typed document and the size of the screen into what rich renders.
 Sources are shown shard by shard if all shards fit. Otherwise the sources with the most shards are
 folded into one row each, and rows that still do not fit are only counted. `cli/status_view.py`
 shows a status at its full length.
