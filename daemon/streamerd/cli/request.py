@@ -36,8 +36,8 @@ class Requester(Admin):
     """A connection for a few requests; a context manager.
 
     Raises:
-        DaemonUnavailable: no process listens or answers in time, the listener is not to be
-            trusted, or this user may not open the socket.
+        DaemonUnavailable: no process listens or answers in time, the listener is not to be trusted,
+            or this user may not open the socket.
         RequestRefused: the daemon takes no further client.
         ProtocolMismatch: the daemon speaks another version.
     """

@@ -71,8 +71,8 @@ class Fetches:
         environments: the environments that loads' clients sent.
         sources: the descriptors that local shards are read through.
         post: gives an event to the core.
-        is_outdated: called for each block that was read, with the shard, the ctime of its file
-            and the number of the attempt; returns whether to read the block again.
+        is_outdated: called for each block that was read, with the shard, the ctime of its file and
+            the number of the attempt; returns whether to read the block again.
         totals: where reads are counted.
         peer_reads: the reads from other nodes; None if there is no fleet.
     """

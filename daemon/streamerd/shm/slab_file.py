@@ -37,9 +37,9 @@ class SlabFile:
 
     Args:
         fd: the slab, open for reading and writing. `close` closes it. If the constructor raises,
-        the caller still owns it.
+            the caller still owns it.
         mapped: whether to fill the slab through a mapping (`view`) instead of by system calls
-        (`write`).
+            (`write`).
     """
 
     def __init__(self, fd: int, *, mapped: bool) -> None:

@@ -187,7 +187,7 @@ def remove_slab(name: str, inode: int | None = None) -> bool:
     Args:
         name: the object's name.
         inode: the object's inode, so that another object of that name is not removed; None for any
-        object.
+            object.
     """
     try:
         found = os.stat(SHM_MOUNT + name, follow_symlinks=False)

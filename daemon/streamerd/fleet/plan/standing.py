@@ -86,7 +86,7 @@ class Standing:
         return out | self._liars
 
     def tried(self, peer: str, at_s: float) -> None:
-        """Note that a search asks a peer; if the peer was silent, others wait for its answer."""
+        """Note that a search asks a peer; the others leave a silent one out until it answers."""
         if (peer,) in self._silent:
             self._silent.begin((peer,), at_s)
 

@@ -149,12 +149,10 @@ class Fleet:
             job: what to do.
             on_answer: called once with the answer, but never within this call and not after `stop`.
             fds: descriptors for this job alone (`Examine`, `Compare`). The caller keeps them open
-            until
-                the answer; the worker closes its copies.
+                until the answer; the worker closes its copies.
             limit_s: seconds that a thread may work on the job before it is answered as `JobFailed`
                 with `hung`; None for no limit. If the job's bytes go straight into a slab, its
-                whole
-                worker is then killed, and the worker's other jobs are answered with None.
+                whole worker is then killed, and the worker's other jobs are answered with None.
         """
         if not self.stopping:
             self._give(Order(job, on_answer, lane_of(job), fds, limit_s))
@@ -198,7 +196,7 @@ class Fleet:
             self._look_again()
 
     def tell(self, message: msgspec.Struct) -> None:
-        """Send a message to all workers, and to each that starts later instead of the last one."""
+        """Send a message to all workers and to each that starts later; it replaces the last."""
         self._told = message
         for worker in self._workers:
             if worker.alive:

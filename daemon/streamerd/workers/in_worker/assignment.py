@@ -99,8 +99,7 @@ class Assignment:
 
         Returns:
             0 if the job was given up, None if it was answered. If it is too early, the seconds
-            after
-            which to ask again.
+            after which to ask again.
 
         Raises:
             Unyielding: the time is over, but the job cannot be given up.

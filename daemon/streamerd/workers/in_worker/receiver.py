@@ -37,8 +37,7 @@ class Receiver:
 
         Raises:
             DescriptorsLost: the kernel dropped some descriptors (too many open files here), or
-            their
-                number is not what the frames say.
+                their number is not what the frames say.
         """
         try:
             while (received := self.receive()) is not None:
