@@ -1,6 +1,6 @@
 """Carries the core's commands out: passes each to the part of the daemon that can do it.
 
-Decides nothing and holds no state of its own. Runs in the daemon's loop.
+This module decides nothing and holds no state of its own. Runs in the daemon's loop.
 """
 
 from __future__ import annotations

@@ -234,7 +234,7 @@ def settle(model: Model, shard: Shard) -> None:
 
 
 def adopt(model: Model, event: ShardAdopted) -> None:
-    """Enter an adopted shard; it is pinned again where the ledger has room for the promise."""
+    """Enter an adopted shard; pin it again if the ledger has room for the promise."""
     assert event.shard not in model.shards, "adoption comes before the first load"
     shard = Shard(event.shard, event.size_bytes, model.rules.block_bytes, event.remote)
     shard.whole_only = event.in_use

@@ -51,7 +51,7 @@ class FetchBlock(Command, frozen=True):
     shard: ShardKey
     block: int
     credentials_of: LoadKey
-    """The load whose credentials are used, where the source needs any."""
+    """The load whose credentials are used, if the source needs any."""
 
 
 class ReleaseBlocks(Command, frozen=True):

@@ -112,7 +112,7 @@ def _release(model: Model, shard: Shard, block: int) -> None:
 
 
 def discard(model: Model, shard: Shard) -> None:
-    """Give up a `whole_only` slab where that is possible; the shard gets an empty slab instead."""
+    """Replace a `whole_only` slab by an empty one, if the slab can be given up now."""
     if not shard.discardable:
         return
     ranges = shard.resident_runs()

@@ -36,8 +36,8 @@ SLABS_AT_ONCE: Final = 4
 """Number of shards that a held load fetches from in turn.
 
 The kernel lets only one thread at a time back a slab with memory, so several slabs are filled side
-by side. Measured from page cache to slabs, 16 threads on 16 processors: 4 GB/s into one slab and
-14 GB/s into four; on 2 processors four slabs are half as fast again as one.
+by side. From page cache to slabs, 16 threads on 16 processors reached 4 GB/s into one slab and 14
+GB/s into four. On 2 processors four slabs are half as fast again as one.
 """
 
 

@@ -93,7 +93,7 @@ class Ledger:
 
     @property
     def growth_bytes(self) -> int:
-        """Bytes by which windows may still grow; negative where they have grown too far already."""
+        """Bytes by which windows may still grow; negative if they have grown too far already."""
         return self.limit_bytes * GROWTH_QUARTERS // 4 - self.committed_bytes
 
 

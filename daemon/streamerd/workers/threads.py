@@ -25,8 +25,8 @@ CLOSING_THREADS: Final = 8
 class Threads:
     """Up to `count` threads at once, each started when there is work for it.
 
-    A call that was lost (`lose`) no longer counts as a running thread: another one takes its place
-    at once, and the lost thread ends when its call returns, if it ever does.
+    A thread whose call was lost (`lose`) no longer counts: another thread takes its place at once,
+    and the lost thread ends when its call returns, if it ever does.
     """
 
     def __init__(self, name: str, count: int) -> None:
