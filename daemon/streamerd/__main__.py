@@ -1,4 +1,4 @@
-"""`python -m streamerd`."""
+"""Runs the daemon for `python -m streamerd`."""
 
 import sys
 

@@ -1,6 +1,6 @@
 """One life of the daemon: start, serving, the idle clock, a reload, and the end, in this order.
 
-Leaves what it consists of to `parts.py`, and the process around it (command line, log, lock) to
+This module leaves the daemon's parts to `parts.py`, and the process (command line, log, lock) to
 `main.py`. Runs in the main process's loop.
 """
 
@@ -47,7 +47,7 @@ _RELOADED: Final = {
     "bandwidth_limit": "bandwidth_limit_bytes",
     "log_level": "log_level",
 }
-"""Settings that SIGHUP applies: key to field. All others need a restart."""
+"""Settings that a reload (SIGHUP) applies, by key. All others need a restart."""
 
 
 class Daemon:
@@ -70,7 +70,7 @@ class Daemon:
         self._idle_since_s = 0.0
         self._signs = SignsOfLife(watchdog_s(os.environ, os.getpid()), TICK_S)
         self._persists = not settings.ephemeral
-        """Whether the next daemon shall find what is in memory."""
+        """Whether the slabs stay in memory at the end, for the next daemon to adopt."""
         fleet = Fleet(
             settings.workers,
             settings.threads,
@@ -140,7 +140,7 @@ class Daemon:
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[tuple[Listening, Listening]]:
-        """The daemon's two sockets; clients look for that of descriptors, so it comes last."""
+        """Make the two sockets; clients look for the descriptor socket, so it comes last."""
         path, mode = self._settings.socket, self._settings.socket_mode_bits
         with (
             contextlib.closing(listen(path, mode, socket.SOCK_STREAM)) as messages,
@@ -151,9 +151,9 @@ class Daemon:
             yield messages, files
 
     def _give_up(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Stop on an error that nobody handled: a turn that broke off leaves the account untrue.
+        """Stop on an unhandled error: a turn that broke off leaves the ledger wrong.
 
-        Clients read on by themselves, and whoever supervises this process starts it anew.
+        Clients then read by themselves, and systemd or the user starts the daemon again.
         """
         self._defect = context.get("exception") or RuntimeError(context["message"])
         logger.critical("event=defect error=%s", context["message"], exc_info=self._defect)
@@ -194,7 +194,7 @@ class Daemon:
         logger.info("event=configuration_reloaded memory_limit_bytes=%d", limit_bytes)
 
     def _note_applied(self, settings: Settings, origins: dict[str, str]) -> None:
-        """Note what is in effect now, which is what `config` shows."""
+        """Note the settings that are in effect now, for `streamerctl config`."""
         applied = {key: getattr(settings, key) for key in _RELOADED.values()}
         self._origins |= {name: origins[name] for name in _RELOADED}
         self._settings = msgspec.structs.replace(self._settings, **applied)
@@ -226,7 +226,7 @@ class Daemon:
         settings = self._settings
         limit_bytes = settings.memory_limit_bytes
         total_bytes, free_bytes = mount_bytes()
-        adopted_bytes = self.parts.model.ledger.used_bytes  # within the limit already
+        adopted_bytes = self.parts.model.ledger.used_bytes  # adoption kept within the limit
         if free_bytes + adopted_bytes < limit_bytes:
             logger.warning(
                 "event=shared_memory_mount_too_small free_bytes=%d total_bytes=%d "
@@ -239,7 +239,7 @@ class Daemon:
             logger.warning("event=memory_tight reason=%r", doubt)
 
     def _tick(self) -> None:
-        """Let time pass for the core, and look whether anybody is still there."""
+        """Let time pass for the core and other parts, and stop if the daemon was idle too long."""
         parts, now_s = self.parts, self._loop.time()
         parts.turns.post(events.Tick(parts.turns.now_s))
         parts.slabs.look_at_lingering()

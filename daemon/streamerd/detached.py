@@ -1,10 +1,10 @@
 """`python -P -m streamerd.detached`: the daemon that a client starts for its user.
 
-Resets what the process inherited from the client that happened to start it: processors, niceness,
-limits and signals, which should not differ for the other clients that the daemon serves. Runs in
-the daemon's own process before anything else does: while there is one thread, since affinity and
-priority belong to threads, and before any library is loaded that sizes itself by them. Working
-folder, module path, umask and streams are set by the client that starts it
+This program resets the processors, niceness, limits and signals that the process inherited from the
+client that started it, since the daemon also serves other clients. It runs in the daemon's own
+process before all else. At that time there is one thread, which matters since affinity and priority
+belong to threads. Libraries that size themselves by these are not loaded yet. The client that
+starts the daemon sets working folder, module path, umask and streams
 (`streamer_client.connecting.own_daemon`).
 """
 
@@ -18,7 +18,8 @@ import sys
 from typing import Final
 
 MOST_PROCESSORS: Final = 8192
-"""More than any kernel is built for; it ignores those that do not exist or are forbidden."""
+"""More processors than any kernel supports. The kernel ignores those that do not exist or are
+forbidden."""
 RAISED_LIMITS: Final = (
     resource.RLIMIT_FSIZE,
     resource.RLIMIT_NOFILE,
@@ -32,7 +33,7 @@ _STAY_IGNORED: Final = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
 
 
 def reset_inherited() -> list[str]:
-    """Give this process what its user may have. Returns what could not be reset, one text each."""
+    """Undo what was inherited, as far as the user may; returns a text for each failure."""
     stays: list[str] = []
     _reset_signals()
     for change, name in (
@@ -70,13 +71,13 @@ def _be_scheduled_plainly() -> None:
 
 
 def _be_as_nice_as_others() -> None:
-    """Niceness 0; taking it back needs a right that users often lack (RLIMIT_NICE)."""
+    """Set niceness 0. Lowering the niceness needs a right that users often lack (RLIMIT_NICE)."""
     if os.getpriority(os.PRIO_PROCESS, 0) != 0:
         os.setpriority(os.PRIO_PROCESS, 0, 0)
 
 
 def main() -> int:
-    """Reset what was inherited, then be the daemon."""
+    """Reset what was inherited, then run the daemon; returns the exit code."""
     stays = reset_inherited()
     from streamerd.main import main as daemon  # noqa: PLC0415  after the reset, see above
 

@@ -1,11 +1,11 @@
-"""How the daemon and its workers log: one event a line, whatever a client's text in it contains.
+"""Formats the log of the daemon and its workers: one event a line, whatever texts it contains.
 
-Owns the form of a line on stderr: plain text, or with `log_format = "json"` one JSON object. A name
-or an error's text with a line end in it must not look like another line, nor may an escape sequence
-reach the terminal that shows the log. The further lines of an event, such as a traceback, are
-indented; its first line never is. Where stderr is systemd's journal, each line begins with its
-priority (sd-daemon(3)), so that `journalctl -p warning` finds what it should. Used in the main
-process and in the workers.
+This module owns the form of a line on stderr: plain text, or with `log_format = "json"` one JSON
+object. Names and error texts come from others: a line end in them must not begin a new line, and an
+escape sequence must not reach a terminal. The first line of an event is never indented; further
+lines, such as a traceback, always are. If stderr is systemd's journal, each line begins with its
+priority (sd-daemon(3)), so that `journalctl -p warning` works. Used in the main process and in the
+workers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from streamer_client.contract.printable import printable
 _INDENT: Final = "    "
 _LINES: Final = "further_lines"
 _PLACE: Final = re.compile(r"(\w+)=(%(?:\.\d+)?[diorsfgx]|[^\s%]+)")
-"""One `key=value` of a log call's text, with a place for an argument or a fixed value."""
+"""Matches one `key=value` in the text of a log call, where the value is a placeholder or fixed."""
 _PRIORITIES: Final = (
     (logging.CRITICAL, 2),
     (logging.ERROR, 3),
@@ -34,14 +34,14 @@ _PRIORITIES: Final = (
     (logging.INFO, 6),
     (logging.DEBUG, 7),
 )
-"""Levels of `logging` and what syslog(3) calls them."""
+"""The priority of syslog(3) for each level of `logging`."""
 
 
 def stderr_handler(form: str, log_format: str = "text") -> logging.Handler:
-    """Logs to stderr, safely.
+    """Make the handler that logs to stderr, in safe lines.
 
     Args:
-        form: the style of a plain line.
+        form: the format string of a plain line.
         log_format: `text` or `json`.
     """
     handler = logging.StreamHandler()
@@ -51,7 +51,7 @@ def stderr_handler(form: str, log_format: str = "text") -> logging.Handler:
 
 
 def last_words(text: str) -> str:
-    """The line in which a program says why it ends, as it goes to stderr."""
+    """Format the last line on stderr, in which a program says why it ends."""
     line = printable(text, MAX_LOGGED_CHARACTERS)
     return f"<{_priority(logging.ERROR)}>{line}\n" if _is_journal(os.environ) else f"{line}\n"
 
@@ -83,9 +83,9 @@ class JsonFormatter(logging.Formatter):
     """Formats an event as one JSON object: `time`, `level`, `logger`, `pid`, and its own keys.
 
     The keys come from the text of the log call, and their values keep their types. `pid` is the
-    process that logs. Most events tell of another process, so an event's own key of one of the four
-    names is told as `event_pid` and so on. A text that is not `key=value` throughout, as libraries
-    write, becomes `message`.
+    process that logs. Many events are about another process, so an event's own key with one of
+    these four names is renamed to `event_pid` and so on. A text that does not only consist of
+    `key=value`, such as one of a library, becomes `message`.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -106,7 +106,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class PriorityFormatter(logging.Formatter):
-    """Begins each line of another formatter's with the priority that the journal takes off."""
+    """Puts the priority before each line of another formatter; the journal removes it again."""
 
     def __init__(self, inner: logging.Formatter) -> None:
         super().__init__()
@@ -122,19 +122,19 @@ def _priority(level: int) -> int:
 
 
 def _is_journal(environ: Mapping[str, str]) -> bool:
-    """Whether stderr is the journal's socket; see systemd.exec(5), `$JOURNAL_STREAM`."""
+    """Whether stderr is the journal's socket; see `$JOURNAL_STREAM` in systemd.exec(5)."""
     told = environ.get("JOURNAL_STREAM", "")
     if not told:
         return False
     try:
         found = os.fstat(sys.stderr.fileno())
-    except (OSError, ValueError):  # closed, or no file at all
+    except (OSError, ValueError):  # stderr is closed, or is no file at all
         return False
     return told == f"{found.st_dev}:{found.st_ino}"
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
-    """The keys and values of a log call; empty where its text has another form."""
+    """The keys and values of a log call; empty if its text has another form."""
     places = [_PLACE.fullmatch(word) for word in str(record.msg).split()]
     arguments = list(record.args) if isinstance(record.args, tuple) else []
     fields: dict[str, object] = {}
@@ -152,7 +152,7 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
 
 def _plain(value: object) -> object:
     if value is None or (isinstance(value, int | float) and math.isfinite(value)):
-        return value  # JSON has no word for infinity, and none for what is no number
+        return value  # JSON cannot express infinity or NaN
     return str(value)[:MAX_LOGGED_CHARACTERS]
 
 

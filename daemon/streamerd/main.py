@@ -1,6 +1,6 @@
-"""The `streamerd` program: command line, log, the socket's lock; then one life of the daemon.
+"""The `streamerd` program: sets up command line, log and the socket's lock, then runs the daemon.
 
-Runs in the main process, in the foreground; `daemon.py` owns what happens in its loop.
+It runs in the main process, in the foreground. `daemon.py` owns all that happens in the loop.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from streamerd.shm.slabs import readonly_mount
 
 EXIT_FAILED: Final = 1
 EXIT_CONFIG: Final = 78
-"""EX_CONFIG of sysexits.h; the unit does not restart after it."""
+"""EX_CONFIG of sysexits.h. The systemd unit does not restart the daemon after this exit code."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,10 +66,10 @@ async def _run(arguments: argparse.Namespace, settings: Settings, origins: dict[
 
 
 def _check(settings: Settings, origins: dict[str, str]) -> None:
-    """Print what a start would run with, after the checks that are otherwise made by a start alone.
+    """Make the checks that a start makes, and print the settings that it would run with.
 
     Raises:
-        ConfigError: a start would end with this.
+        ConfigError: a start would fail with this error.
     """
     readonly_mount(settings.readonly_shm)
     limit = format_size(settings.memory_limit_bytes)
@@ -91,7 +91,7 @@ def _lock(settings: Settings) -> SocketLock:
 
 
 def _raise_descriptor_limit() -> None:
-    """Raise the soft limit of open files to the hard one: it is low only for users of select(2)."""
+    """Raise the soft limit of open files to the hard one: only select(2) needs a low one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

@@ -1,8 +1,8 @@
-"""Tells systemd how the daemon is: sd_notify(3) over the datagram socket in $NOTIFY_SOCKET.
+"""Tells systemd the daemon's state: sd_notify(3) over the datagram socket in $NOTIFY_SOCKET.
 
-Owns this protocol, and what systemd hears while the daemon runs: a status line, and a sign of life
-for its watchdog (sd_watchdog_enabled(3)). Without $NOTIFY_SOCKET nothing is sent. Runs in the
-daemon's loop, so that a loop that hangs gives no sign of life.
+This module owns that protocol, and the messages while the daemon runs: a status line, and a sign of
+life for systemd's watchdog (sd_watchdog_enabled(3)). Without $NOTIFY_SOCKET nothing is sent. Runs
+in the daemon's loop, so that a loop that hangs gives no sign of life.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping
 logger = logging.getLogger(__name__)
 
 Send = Callable[..., None]
-"""Like `notify`."""
+"""A function that sends assignments, as `notify` does."""
 
 
 def notify(*assignments: str) -> None:
-    """Send assignments such as `READY=1`; that systemd does not listen is no error."""
+    """Send assignments such as `READY=1`; no effect and no error if systemd does not listen."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -41,7 +41,7 @@ def reloading() -> None:
 
 
 def watchdog_s(environ: Mapping[str, str], pid: int) -> float | None:
-    """Seconds after which systemd takes this process for hung; None when it does not watch it."""
+    """Seconds of silence after which systemd ends this process; None if it does not watch it."""
     microseconds = environ.get("WATCHDOG_USEC", "")
     watched = environ.get("WATCHDOG_PID") or str(pid)
     if not microseconds.isdigit() or int(microseconds) == 0 or watched != str(pid):
@@ -50,18 +50,18 @@ def watchdog_s(environ: Mapping[str, str], pid: int) -> float | None:
 
 
 class SignsOfLife:
-    """What systemd hears at each tick.
+    """Sends systemd signs of life and the status.
 
     Args:
-        watchdog_s: how long it waits for a sign of life; None where it does not watch.
-        tick_s: how often `tick` is called where it does not watch.
+        watchdog_s: seconds that systemd waits for a sign of life; None without a watchdog.
+        tick_s: seconds between two calls of `tick` without a watchdog.
         send: sends assignments.
     """
 
     def __init__(self, watchdog_s: float | None, tick_s: float, send: Send = notify) -> None:
         self._send = send
         self._watched = watchdog_s is not None
-        # Twice in the time allowed, so that one late tick is forgiven (sd_watchdog_enabled(3)).
+        # Two ticks fall into the time allowed, so that one may be late (sd_watchdog_enabled(3)).
         self._every_s = tick_s if watchdog_s is None else watchdog_s / 2
         self.tick_s = min(tick_s, self._every_s)
         self._said_s = float("-inf")

@@ -1,7 +1,7 @@
-"""The parts of a daemon, and which of them knows which others.
+"""Makes the parts of a daemon, and gives each the other parts that it needs.
 
-Makes every part once and gives it what it needs; holds no state of its own. `daemon.py` starts,
-stops and ticks them. Runs in the daemon's loop.
+This module holds no state of its own. `daemon.py` starts, stops and ticks the parts. Runs in the
+daemon's loop.
 """
 
 from __future__ import annotations
@@ -73,15 +73,16 @@ def descriptor_socket(
 
 
 def rules_of(settings: Settings, slots: int) -> Rules:
-    """The rules that the core decides by, as the settings say them.
+    """Make the core's rules from the settings.
 
     Args:
-        settings: of the daemon.
-        slots: threads that read files.
+        settings: the daemon's settings.
+        slots: how many threads read files, in all workers together.
     """
     return Rules(
         block_bytes=settings.block_bytes,
-        # Each thread finds its next block waiting: one being read, one in the channel.
+        # Each thread has two blocks: one that it reads, and the next one, which waits in the
+        # channel.
         slots=2 * slots,
         remote_slots=settings.connections + (PEER_READS if settings.fleet else 0),
         credentials_wait_s=settings.credentials_wait_s,
@@ -94,11 +95,11 @@ class Parts:
     """All parts of one daemon.
 
     Args:
-        settings: of the daemon.
-        fleet: its workers.
-        instance: the daemon's own part of the names of its slabs.
+        settings: the daemon's settings.
+        fleet: the daemon's workers.
+        instance: the instance, which is a part of the names of this daemon's slabs.
         config: makes the body of `Config`.
-        make_sessions: makes the sessions; called with what to do when one has ended.
+        make_sessions: makes the sessions; called with the function to call when a session ends.
         make_control: makes the control socket.
         make_descriptors: makes the descriptor socket.
     """
@@ -133,7 +134,7 @@ class Parts:
         self._make_answering(config)
 
     def _make_memory(self) -> None:
-        """Make the parts that own shards and slabs, and the files that shards are read from."""
+        """Make the parts that own shards, slabs, and the descriptors to read shards through."""
         settings, turns = self.settings, self.turns
         self.sources = Sources()
         self.editions = Editions()
@@ -143,7 +144,7 @@ class Parts:
         self.slabs = Slabs(settings, self.instance, self.fleet, self.backings, self.model, turns)
 
     def _make_reading(self) -> None:
-        """Make the parts that read sources, and that compare them with what is in memory."""
+        """Make the parts that have sources read, and that compare sources with blocks in memory."""
         settings, turns, fleet = self.settings, self.turns, self.fleet
         self.read_totals = ReadTotals()
         self.comparisons = Comparisons(
@@ -178,18 +179,18 @@ class Parts:
         turns.attach(service.carry_out)
 
     def _make_watch(self) -> None:
-        """Make the part that looks on and remembers loads."""
+        """Make the part that keeps the records of loads."""
         clock = asyncio.get_running_loop().time
         self.watch = Watch(self.model, self._holder, self._called, Story(), clock)
         self.turns.watch(self.watch.turned)
         self.read_totals.on_read = self.watch.read
 
     def _make_peering(self) -> None:
-        """What serves other nodes, where there is a fleet."""
+        """Make the part that serves other nodes, if there is a fleet."""
         self.beside: Beside | None = None
         if self.peer_reads is None:
             return
-        from streamerd.peering.beside import Beside  # noqa: PLC0415  nothing of it without a fleet
+        from streamerd.peering.beside import Beside  # noqa: PLC0415  only a fleet imports it
 
         self.beside = beside = Beside(
             self.settings, self.fleet, self.peer_reads, self.model, self.shards, self.slabs
@@ -203,7 +204,7 @@ class Parts:
         self.turns.watch(turned)
 
     def _holder(self, owner: str) -> Holder:
-        """Who owns a load: a client, or this daemon for a prefetch."""
+        """The owner of a load: a client, or this daemon for a prefetch."""
         session = self.sessions.get(owner)
         if session is None:
             return Holder(os.getpid(), os.geteuid(), "prefetch")
@@ -260,12 +261,12 @@ class Parts:
         return report_document(self.watch, self.turns.now_s, time.time()).body()
 
     def observed(self) -> Observed:
-        """The parts that metrics are read from."""
+        """Collect the parts that metrics are read from."""
         started_at_s = time.time() - (self.turns.now_s - self.turns.started_s)
         return Observed(self.facts, self.watch, self.replies.refused, started_at_s)
 
     def _gone(self, session: Session) -> None:
-        """A client left or died."""
+        """Tell all parts that a client left or died."""
         self.control.forget(session)
         self.descriptors.forget(session)
         self._cache_requests.gone(session)
@@ -273,7 +274,7 @@ class Parts:
         self._loads.gone(session)
 
     async def stop(self, grace_s: float) -> None:
-        """End the workers, after which nothing happens in any slab, and close what is open."""
+        """End the workers, so that no slab changes any more, and close files and sockets."""
         if self.beside is not None:
             await self.beside.stop()
         await self.fleet.stop(grace_s)

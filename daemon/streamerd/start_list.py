@@ -1,10 +1,11 @@
-"""Brings in what the configuration's `prefetch` list names, once the daemon serves.
+"""Brings in the sources of the setting `prefetch`, once the daemon serves.
 
-The daemon opens no path itself: a process of its own asks for each source as any client does, with
-the service's rights and variables, and hands the files over. Owns that process: it is made before
-any client can connect, since a process that has clients' files open must not start another (see
-`workers/in_worker/spawner.py`), and it waits for the list until the sockets are open. Runs in the
-daemon's loop; what the process does is in `cli/start_list.py`.
+The daemon opens no path itself. A separate process asks for each source as any client does, with
+the service's rights and variables, and hands the files over. This module owns that process;
+`cli/start_list.py` is its program. The process is started before any client can connect, since a
+daemon that has clients' files open must not start another process (see
+`workers/in_worker/spawner.py`). It waits for the list until the sockets are open. Runs in the
+daemon's loop.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from streamerd.settings.values import Prefetched
 from streamerd.workers.start_messages import ISOLATED
 
 STOP_GRACE_S: Final = 2.0
-"""For how long the process may take to end after it was killed."""
+"""Seconds that the process may take to end after it was killed."""
 
 
 class StartList:
     """The sources to bring in at start.
 
     Args:
-        socket_path: the daemon's.
-        wanted: the sources.
-        log_format: of the process.
+        socket_path: the daemon's socket.
+        wanted: the sources to bring in.
+        log_format: the log format of the process.
     """
 
     def __init__(self, socket_path: str, wanted: Sequence[Prefetched], log_format: str) -> None:
@@ -42,10 +43,10 @@ class StartList:
         self._process: Process | None = None
 
     async def prepare(self) -> None:
-        """Start the process, where there is something to bring in.
+        """Start the process, if there is a source to bring in.
 
         Raises:
-            StreamerError: it cannot be made.
+            StreamerError: the process cannot be started.
         """
         if not self._wanted:
             return
@@ -58,7 +59,7 @@ class StartList:
             raise StreamerError(f"cannot start what reads the prefetch list: {error}") from error
 
     def begin(self) -> None:
-        """Tell the process what to bring in; called when the sockets are open."""
+        """Send the process the list; called when the sockets are open."""
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.write(msgspec.json.encode(self._wanted))
             self._process.stdin.close()
@@ -69,7 +70,8 @@ class StartList:
             return
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
-        # A process that a file system holds (state D) does not end. What is in memory would not be
-        # written down for the next daemon if this one waited for it until systemd kills it.
+        # A process that waits for a file system in the kernel (state D) does not end. If the daemon
+        # waited for it until systemd kills the daemon, no sidecars would be written for the next
+        # one.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._process.wait(), STOP_GRACE_S)

@@ -1,1 +1,1 @@
-"""What the daemon does with each request of a client."""
+"""Handles the requests of clients."""

@@ -1,7 +1,7 @@
-"""What operators do with what is in memory: evict, pin, unpin.
+"""Evicts, pins and unpins shards in memory for operators.
 
-Each method answers with what was done, in words. A local source means the shards that its files
-are, as far as the client can open them; files that it cannot open any more are found by the names
+Each method returns what was done, in words. A local source means the shards of its files, as far as
+the client can open these files. Files that the client cannot open any more are found by the names
 that the same user gave them. Runs in the daemon's loop.
 """
 
@@ -26,7 +26,7 @@ from streamerd.state.events import LoadKey, ShardKey
 
 ROOT_UID = 0
 MOST_HOLDERS: Final = 8
-"""Holders of leases that an answer names; it counts the others."""
+"""Number of lease holders that an answer names. It only counts the others."""
 
 
 class Cache:
@@ -35,8 +35,8 @@ class Cache:
     Args:
         model: the shards that the core knows.
         decisions: lets the core decide on a request at once.
-        shards: what stands behind the shards.
-        sessions: who is connected, to name the holders of leases.
+        shards: the backings of the shards.
+        sessions: the connected clients, to name the holders of leases.
         files: knows which shard a file is.
     """
 
@@ -55,10 +55,10 @@ class Cache:
         self._files = files
 
     def shards_of(self, session: Session, source: str, files: Sequence[Handed]) -> list[ShardView]:
-        """The shards that these files are, and those directly under a directory or prefix.
+        """The shards of these files, and those directly under a directory or prefix.
 
         Raises:
-            SourceNotFound: nothing of it is in memory.
+            SourceNotFound: no shard of the source is in memory.
         """
         found = self._found(session, (source,), files)
         if not found:
@@ -92,11 +92,11 @@ class Cache:
             session: the client that asks.
             sources: directories, prefixes or files.
             files: the local files of `sources` that the client could open.
-            done: called with what was released, once its memory is free.
+            done: called with a text that says what was released, once its memory is free.
 
         Raises:
-            SourceNotFound: nothing of it is in memory.
-            RequestRefused: somebody leases it, or it is pinned; the text says who.
+            SourceNotFound: no shard of a source is in memory.
+            RequestRefused: a shard is leased or pinned; the text says by whom.
         """
         if sources:
             shards = self._found(session, sources, files)
@@ -121,7 +121,7 @@ class Cache:
         self._shards.when_gone(keys, lambda: done(told))
 
     def _left(self) -> str:
-        """What is in memory and was not to be evicted, and why."""
+        """A text that says which shards stay in memory, and why."""
         leased = [shard for shard in self._model.shards.values() if shard.loads]
         pinned = [one for one in self._model.shards.values() if one.pinned and not one.loads]
         parts = []
@@ -155,11 +155,11 @@ class Cache:
                 backing.pinned_by.add(session.uid)
 
     def pin(self, session: Session, source: str, files: Sequence[Handed]) -> str:
-        """Have a source stay in memory until it is unpinned.
+        """Keep a source in memory until it is unpinned.
 
         Raises:
-            SourceNotFound: nothing of it is in memory.
-            MemoryLimitError: its room cannot be set aside.
+            SourceNotFound: no shard of the source is in memory.
+            MemoryLimitError: there is no room to set aside for the source.
         """
         shards = self.shards_of(session, source, files)
         keys = tuple(shard.key for shard in shards)
@@ -177,11 +177,11 @@ class Cache:
         return f"{shards_word(len(shards))} pinned"
 
     def unpin(self, session: Session, source: str, files: Sequence[Handed]) -> str:
-        """Let a source be evicted again: what this user pinned, or for root what anybody did.
+        """Let a source be evicted again. Root may unpin all shards, others those that they pinned.
 
         Raises:
-            SourceNotFound: nothing of it is in memory.
-            RequestRefused: it is not pinned, or not by this user.
+            SourceNotFound: no shard of the source is in memory.
+            RequestRefused: the source is not pinned, or not by this user.
         """
         pinned = [shard for shard in self.shards_of(session, source, files) if shard.pinned]
         if not pinned:
@@ -220,7 +220,7 @@ def _first(names: Sequence[str]) -> str:
 
 
 def _is_called(backing: Backing, session: Session, uris: set[str]) -> bool:
-    """Whether this user calls a shard so; the names of objects are everybody's."""
+    """Whether this user has one of these names for a shard; all users share objects' names."""
     for name in backing.names:
         if name.text in uris or os.path.dirname(name.text) in uris:
             own = session.uid in (name.uid, ROOT_UID)
@@ -230,7 +230,7 @@ def _is_called(backing: Backing, session: Session, uris: set[str]) -> bool:
 
 
 def _as_listed(source: str) -> str:
-    """The source as the URIs of its shards begin."""
+    """The source as the prefix with which the URIs of its shards begin."""
     if not is_remote(source):
         return source.rstrip("/") or "/"
     scheme, _, path = source.partition("://")

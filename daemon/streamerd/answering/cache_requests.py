@@ -1,7 +1,7 @@
-"""The messages that act on what is in memory: `Evict`, `Pin`, `Unpin`, `Verify`, and `Drop`.
+"""Handles the messages about shards in memory: `Evict`, `Pin`, `Unpin`, `Verify`, and `Drop`.
 
-Each waits until the files that it names were examined, and is then carried out by `cache.py` or
-`verification.py`. Owns the verifications under way, by client. Runs in the daemon's loop.
+Each message waits until the files that it names were examined. `cache.py` or `verification.py` then
+carries it out. This module owns the verifications under way, by client. Runs in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from streamerd.control.sessions import Session
 logger = logging.getLogger(__name__)
 
 MAX_VERIFICATIONS: Final = 8
-"""Of one client at once; each keeps a few reads of each worker busy."""
+"""The most verifications of one client at once. Each keeps a few reads of the workers busy."""
 
 Files = tuple[Handed, ...]
 _NamesFiles = messages.Evict | messages.Pin | messages.Unpin | messages.Verify
 
 
 class CacheRequests:
-    """Handles the messages that act on what is in memory.
+    """Handles the messages about shards in memory.
 
     Args:
-        replies: answers.
+        replies: sends answers.
         cache: evicts, pins and unpins.
         files: knows which shard a file is.
-        handovers: what clients handed over.
-        means: what verifications work with.
+        handovers: the files that clients handed over.
+        means: the parts of the daemon that verifications use.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class CacheRequests:
         self._verifications: dict[str, list[Verification]] = {}
 
     def register(self, requests: Requests) -> None:
-        """Handle these messages from now on."""
+        """Register the handlers of these messages in the table."""
         requests.on(messages.Evict, self._evict, by_state=True)
         requests.on(messages.Pin, self._pin, by_state=True)
         requests.on(messages.Unpin, self._unpin, by_state=True)
@@ -64,7 +64,7 @@ class CacheRequests:
         requests.on(messages.Drop, self._drop)
 
     def gone(self, session: Session) -> None:
-        """A client left or died: nobody wants to know what its verifications find."""
+        """Stop the verifications of a client that left or died."""
         for verification in self._verifications.pop(session.name, ()):
             verification.stop()
 
@@ -152,7 +152,7 @@ class CacheRequests:
 
 
 def _log(event: str, session: Session, sources: Sequence[str], done: str) -> None:
-    """One line for what an operator did."""
+    """Log one line about an operator's request and what was done."""
     logger.info(
         "event=%s source=%s pid=%d uid=%d label=%r done=%r",
         event, ",".join(sources), session.pid, session.uid, session.label, done,

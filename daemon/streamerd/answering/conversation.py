@@ -1,6 +1,6 @@
-"""Messages about the connection and the daemon itself: greeting, signs of life, status, settings.
+"""Handles messages about the connection and the daemon: greeting, heartbeats, status, settings.
 
-Owns no state. Runs in the daemon's loop.
+This module owns no state. Runs in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ Body = Callable[[], dict[str, object]]
 
 
 class Conversation:
-    """Handles what is said about the connection.
+    """Handles messages about the connection and the daemon.
 
     Args:
-        replies: answers.
-        sessions: who is connected.
-        heartbeat_s: how often clients say that they live.
-        status: what `Status` tells.
-        config: what `Config` tells.
-        report: what `Report` tells.
+        replies: sends answers.
+        sessions: the connected clients.
+        heartbeat_s: how often clients send a heartbeat.
+        status: makes the body of `Status`.
+        config: makes the body of `Config`.
+        report: makes the body of `Report`.
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class Conversation:
         self._report = report
 
     def register(self, requests: Requests) -> None:
-        """Handle these messages from now on."""
+        """Register the handlers of these messages in the table."""
         requests.on(messages.Hello, self._hello)
-        requests.on(messages.Heartbeat, self._replies.send)  # echoed
+        requests.on(messages.Heartbeat, self._replies.send)  # a heartbeat is sent back as it is
         requests.on(messages.Goodbye, self._goodbye)
         requests.on(messages.Copied, self._copied)
         requests.on(messages.GetStatus, self._tell_status, by_state=True)

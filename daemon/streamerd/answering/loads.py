@@ -1,7 +1,7 @@
-"""What a client says of its loads: opening, what it wants and has consumed, releasing, closing.
+"""Handles clients' messages about their loads: open, want, consumed, release, close.
 
-Owns the opens whose shards are still being found, and the bounds on one client's loads. Checks each
-message; what it means is decided by the core. Runs in the daemon's loop.
+This module owns the opens whose shards are still being found, and the bounds on one client's loads.
+It checks each message; the core decides what follows from the message. Runs in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from streamerd.workers.in_daemon.environments import Environments
 
 
 class Loads:
-    """Handles what clients say of their loads.
+    """Handles clients' messages about their loads.
 
     Args:
         replies: answers opens that fail.
         model: the loads that the core knows.
-        posted: hears of everything that is said.
+        posted: takes the events that messages become.
         openings: finds shards.
         answers: the opens that await the core's decision.
-        environments: what each load's client sent along for reading.
+        environments: the environments that loads' clients sent.
         block_bytes: size of a block.
     """
 
@@ -52,10 +52,10 @@ class Loads:
         self._environments = environments
         self._block_bytes = block_bytes
         self._finding: dict[LoadKey, int] = {}
-        """Opens whose shards are being found, by the numbers of their requests."""
+        """The loads whose shards are being found, each with the number of its request."""
 
     def register(self, requests: Requests) -> None:
-        """Handle these messages from now on."""
+        """Register the handlers of these messages in the table."""
         requests.on(messages.Open, self._open)
         requests.on(messages.Want, self._want)
         requests.on(messages.Consumed, self._consumed)
@@ -64,7 +64,7 @@ class Loads:
         requests.on(messages.Renew, self._renew)
 
     def gone(self, session: Session) -> None:
-        """A client left or died: nobody waits for its opens, and its loads end."""
+        """Drop the opens and end the loads of a client that left or died."""
         for key in [key for key in self._finding if key.owner == session.name]:
             del self._finding[key]
         for key in self._answers.awaited:
@@ -80,23 +80,23 @@ class Loads:
         self._finding[key] = message.request_id
 
         def found(shards: tuple[FoundShard, ...]) -> None:
-            if self._finding.get(key) == message.request_id:
+            if self._finding.get(key) == message.request_id:  # the load was not closed meanwhile
                 del self._finding[key]
                 self._begin(session, key, message, shards)
 
         def failed(error: StreamerError) -> None:
-            if self._finding.get(key) == message.request_id:  # else it was closed, perhaps reused
+            if self._finding.get(key) == message.request_id:  # else its number may be reused
                 del self._finding[key]
             self._replies.refuse(session, message, error)
 
         self._openings.find(session, key, message, found, failed)
 
     def _refuse_too_many(self, key: LoadKey) -> None:
-        """Hold one client's loads against their bounds.
+        """Refuse an open that would exceed the bounds on one client's loads.
 
         Raises:
             ProtocolMismatch: this load is open already.
-            RequestRefused: the client has enough.
+            RequestRefused: the client has too many loads.
         """
         opening, known = self._finding.keys() | self._answers.awaited, self._model.loads
         if key in opening or key in known:
@@ -151,7 +151,7 @@ class Loads:
     ) -> None:
         load = self._model.loads.get(LoadKey(session.name, message.load))
         if load is None:
-            return  # it was closed, or it failed, while this was on its way
+            return  # the load was closed or failed while this message was on its way
         for index, start, stop in message.ranges:
             blocks = load.shards[index].blocks if 0 <= index < len(load.shards) else -1
             if not 0 <= start <= stop <= blocks:

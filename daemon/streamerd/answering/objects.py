@@ -1,7 +1,8 @@
-"""Finds the objects that a request means, and has the store say whose credentials may read them.
+"""Finds the objects that a request means, and asks the store whose credentials may read them.
 
-Workers ask the store, since the loop must not wait for it. `rights.py` says who has to show what
-before bytes are shared. Owns the requests under way, and a count. Runs in the daemon's loop.
+Workers ask the store, since the loop must not wait for it. `rights.py` says which loads must show
+their right to which objects before bytes are shared. This module owns the requests under way. Runs
+in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ from streamerd.workers.in_daemon.environments import Environments
 from streamerd.workers.in_daemon.supervisor import Fleet
 
 LISTING_WAIT_S: Final = 600.0
-"""For how long a worker may list a store. Far beyond what the storage code's own limits and
-attempts take: a thread that has not answered by then never does, and its request would count
-against its client's bounds, or its user's, for ever."""
+"""Seconds for which a worker may list a store. The storage code's own time limits and attempts end
+much earlier, so a thread that has not answered by then never does. Without this limit its request
+would count against its client's or its user's bounds for ever."""
 
 MOST_ROUNDS: Final = 8
-"""How often shards are looked at for one request, as other loads open and objects change."""
+"""How often one request may look at its shards, since other loads open and objects change."""
 
 Found = Callable[[tuple[FoundShard, ...]], None]
 NotFound = Callable[[StreamerError], None]
@@ -47,14 +48,15 @@ NotFound = Callable[[StreamerError], None]
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A request whose objects were listed."""
+    """A request whose objects are being found."""
 
     session: Session
     environment: dict[str, str]
     then: Found
     failed: NotFound
     apart: frozenset[ShardKey] = frozenset()
-    """Shards that a load has open whose credentials may not read them."""
+    """Shards that this request does not share, since another load that has them open may not read
+    them."""
     rounds: int = 0
 
 
@@ -64,7 +66,7 @@ class Objects:
     Args:
         shards: where objects are entered.
         environments: the credentials of loads.
-        rights: who has shown what.
+        rights: tells which loads have shown their right to which objects.
         fleet: the workers that ask stores.
         block_bytes: size of a block.
     """
@@ -83,7 +85,7 @@ class Objects:
         self._fleet = fleet
         self._block_bytes = block_bytes
         self._own = 0
-        """How many objects without a validator were opened: each is a shard of its own."""
+        """How many objects without a validator were opened. Each becomes a shard of its own."""
 
     def find(
         self, session: Session, message: Open | Prefetch, then: Found, failed: NotFound
@@ -109,7 +111,7 @@ class Objects:
     def opened(
         self, load: LoadKey, environment: Mapping[str, str], found: Sequence[FoundShard]
     ) -> None:
-        """Note what a load is given to the core with."""
+        """Note a load's environment and objects when the load is given to the core."""
         objects = [each for each in found if is_remote(each.stored.uri)]
         if objects:
             listed = (each.key for each in objects if not each.stored.looked_at)
@@ -118,7 +120,7 @@ class Objects:
     # --- rights ---------------------------------------------------------------------------------
 
     def _settle(self, asked: _Asked, stored: tuple[StoredShard, ...]) -> None:
-        """Enter the objects once everybody who shares one of them has shown his right to it."""
+        """Enter the objects once each load that shares one has shown its right to it."""
         keys = {_key(shard): shard for shard in stored}
         listed = [key for key, shard in keys.items() if not shard.looked_at]
         unsure = self._rights.to_look_at(asked.environment, listed)
@@ -138,7 +140,7 @@ class Objects:
     def _look_at(
         self, asked: _Asked, stored: tuple[StoredShard, ...], keys: Sequence[ShardKey]
     ) -> None:
-        """Look at some of the objects with the request's own credentials."""
+        """Have a worker look at some of the objects with the request's own credentials."""
 
         def answered(answer: jobs.Answer | None) -> None:
             try:
@@ -152,9 +154,9 @@ class Objects:
         self._submit(keys, asked.environment, answered)
 
     def _ask_for(self, asked: _Asked, stored: tuple[StoredShard, ...], owed: Owed) -> None:
-        """Look at objects with the credentials of another load, which this request would join.
+        """Look at objects with the credentials of another load, which would share them.
 
-        What these may not read is not shared with that load.
+        An object that those credentials may not read is not shared with that load.
         """
 
         def answered(answer: jobs.Answer | None) -> None:
@@ -187,8 +189,8 @@ class Objects:
 
     def _entered(self, asked: _Asked, key: ShardKey, stored: StoredShard) -> FoundShard:
         if key in asked.apart:
-            # One more copy, and not one for each load: a load that may not read what it has open
-            # could otherwise make all others read alone.
+            # All further loads share one more copy. If each got a copy of its own, a load that
+            # opened what it may not read could make all others read alone.
             stored = msgspec.structs.replace(stored, validated=False)
             key = ShardKey(stored.uri, f"{stored.identity} apart")
         elif not stored.validated:
@@ -203,7 +205,7 @@ def _key(stored: StoredShard) -> ShardKey:
 
 
 def _path_error(message: Open | Prefetch) -> ProtocolMismatch | None:
-    """Why a request that handed no files over names something else than objects."""
+    """The error of a request without files that names a path; None if it names objects."""
     named = message.files if message.files is not None else (message.source,)
     for name in (message.source, *named):
         if not is_remote(name):
@@ -218,7 +220,7 @@ def listed_shards(source: str, answer: jobs.Answer | None) -> tuple[StoredShard,
     """The shards of a source, as a worker found them.
 
     Raises:
-        StreamerError: what the worker met, as the class it was there.
+        StreamerError: the worker's error, of the class that it had there.
     """
     match answer:
         case jobs.Resolved(_, shards):

@@ -1,7 +1,7 @@
-"""What `Open` and `Prefetch` have in common: finding their shards, and giving them to the core.
+"""Does what `Open` and `Prefetch` have in common: finds shards, and gives loads to the core.
 
-The shards are among the files that a client handed over, or are found at an object store, which
-`objects.py` does. Owns no state. Runs in the daemon's loop.
+The shards are files that a client handed over, or objects that `objects.py` finds. This module owns
+no state. Runs in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class Openings:
     """Finds shards and gives loads to the core.
 
     Args:
-        events: hears of loads.
+        events: takes the event that a load was opened.
         objects: finds objects of stores.
         files: enters local files.
-        handovers: what clients handed over.
+        handovers: the files that clients handed over.
         answers: answers once the core has decided.
-        environments: what a load's client sent along for reading.
+        environments: the environments that loads' clients sent.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Openings:
 
 
 def specs_of(shards: Sequence[FoundShard]) -> tuple[ShardSpec, ...]:
-    """The shards as the core hears of them."""
+    """The shards in the form that the event for the core has."""
     return tuple(
         ShardSpec(
             shard.key,

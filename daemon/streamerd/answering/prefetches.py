@@ -1,7 +1,7 @@
-"""Prefetches: bringing a source in on the daemon's own account.
+"""Handles prefetches: loads that the daemon itself owns.
 
-A prefetch goes on when the client that asked has left, so it is counted against its user. Owns
-these counts. Runs in the daemon's loop.
+A prefetch goes on when the client that asked has left, so it is counted against its user. This
+module owns these counts. Runs in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from streamerd.service.views import Events, ModelView
 from streamerd.state.events import LoadKey, LoadOpened
 
 PREFETCH_OWNER: Final = ""
-"""The owner of prefetches, the daemon itself: a name that no session has."""
+"""The owner of prefetches, which is the daemon itself. No session has this name."""
 
 
 class Prefetches:
@@ -34,10 +34,10 @@ class Prefetches:
     Args:
         replies: answers prefetches that fail.
         model: the prefetches that the core knows.
-        events: hears of prefetches.
+        events: takes the event that a prefetch was opened.
         openings: finds shards.
         answers: the prefetches that await the core's decision.
-        cache: notes who pinned what.
+        cache: remembers which user pinned which shards.
         block_bytes: size of a block.
     """
 
@@ -60,12 +60,12 @@ class Prefetches:
         self._block_bytes = block_bytes
         self._made = 0
         self._users: dict[LoadKey, int] = {}
-        """Prefetches under way, and perhaps some that have ended, by the users who asked."""
+        """The user of each prefetch that is under way, and of some that have ended."""
         self._finding: set[LoadKey] = set()
         """The prefetches whose shards are being found."""
 
     def register(self, requests: Requests) -> None:
-        """Handle these messages from now on."""
+        """Register the handler of `Prefetch` in the table."""
         requests.on(Prefetch, self._prefetch)
 
     def under_way(self, uid: int) -> int:
@@ -122,7 +122,7 @@ class Prefetches:
 def first_bytes(
     shards: Sequence[FoundShard], limit_bytes: int, block_bytes: int
 ) -> tuple[tuple[FoundShard, ...], tuple[BlockRange, ...]]:
-    """The shards, and of each the blocks, that the first `limit_bytes` (-1: all) reach into.
+    """The shards, and of each the whole blocks, within the first `limit_bytes` (-1: all of them).
 
     Raises:
         ConfigError: not even one block fits.

@@ -1,8 +1,8 @@
 """Finds the handler of a client's message: one table, from types of messages to handlers.
 
-Owns the table. Answers a request that fails with `Failed`; such a request changes nothing. What
-each message means is told in the module that registers for it. Runs in the daemon's loop, called by
-the control socket for every message.
+This module owns the table, and answers a request that fails with `Failed`; such a request changes
+nothing. The module that registers a handler says what its message means. Runs in the daemon's loop,
+where the control socket calls it for every message.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from streamerd.service.answers import Send
 logger = logging.getLogger(__name__)
 
 NO_REQUEST: Final = -1
-"""In place of a request's number, where the message that failed has none."""
+"""Stands for the request's number if the message that failed has none."""
 
 M = TypeVar("M", bound=Message)
 
 
 class Replies:
-    """How handlers answer, at once or later.
+    """Sends the answers of handlers, at once or later.
 
     Args:
         send: sends a message to a session, by its name.
@@ -35,14 +35,14 @@ class Replies:
     def __init__(self, send: Send) -> None:
         self._send = send
         self.refused: Counter[str] = Counter()
-        """Requests that were refused, by the error's code."""
+        """Number of refused requests, by the error's code."""
 
     def send(self, session: Session, message: Message) -> None:
         """Send a message to a client."""
         self._send(session.name, message)
 
     def refuse(self, session: Session, request: Message, error: StreamerError) -> None:
-        """Answer a request with why it failed."""
+        """Answer a request with the error that it failed with, and count the error."""
         logger.warning(
             "event=request_refused request=%s pid=%d uid=%d label=%r code=%s error=%s",
             type(request).__name__, session.pid, session.uid, session.label, error.code, error,
@@ -52,7 +52,7 @@ class Replies:
         self.send(session, Failed(request_id, error.code, str(error)))
 
     def attempt(self, session: Session, request: Message, act: Callable[[], None]) -> None:
-        """Act on a request; where that raises a `StreamerError`, answer with it."""
+        """Call `act` for a request; if it raises a `StreamerError`, answer with that."""
         try:
             act()
         except StreamerError as error:
@@ -63,14 +63,14 @@ class Requests:
     """The table of handlers.
 
     Args:
-        replies: answers what fails.
-        decide: lets the core decide on what was said before.
+        replies: answers requests that fail.
+        decide: lets the core decide on the events that wait.
     """
 
     def __init__(self, replies: Replies, decide: Callable[[], None]) -> None:
         self._replies = replies
         self._decide = decide
-        # `on` has seen that each handler takes the type that it is found by.
+        # `Any` is safe: the types of `on` ensure that a handler takes the type it is found by.
         self._handlers: dict[type[Message], Callable[[Session, Any], None]] = {}
         self._by_state: set[type[Message]] = set()
 
@@ -88,8 +88,8 @@ class Requests:
             kind: the type.
             handler: called with the session and the message; a `StreamerError` that it raises is
                 the answer.
-            by_state: what it does depends on the core's state, so events before it are decided
-                first.
+            by_state: whether the handler depends on the core's state, so that the core must decide
+                on earlier events first.
         """
         assert kind not in self._handlers, f"{kind.__name__} has two handlers"
         self._handlers[kind] = handler
@@ -97,7 +97,7 @@ class Requests:
             self._by_state.add(kind)
 
     def receive(self, session: Session, message: ClientMessage) -> None:
-        """Have one message handled."""
+        """Call the handler of one message."""
         kind = type(message)
         try:
             if kind in self._by_state:

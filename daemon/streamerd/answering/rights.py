@@ -1,18 +1,19 @@
 """Knows which loads have shown that a store lets them read an object that was only listed.
 
-A listing needs another right than reading, and objects under one prefix may have different readers.
-So an object that was only listed is given to a load without a request for it in two cases alone:
+Listing needs another right than reading, and objects under one prefix may have different readers.
+So a load gets an object that was only listed without a further request to the store in two cases
+alone:
 
-- nobody has it or reads it, so that all its bytes come by this load's own credentials; or
-- the same credentials have opened it before, in a load that still lives.
+- no other load has or reads the object, so that this load's own credentials read all its bytes; or
+- the same credentials have opened the object before, in a load that still lives.
 
-Where there is a fleet, other nodes send bytes too, which shows nothing about this load's
-credentials: then only the second case is left.
+In a fleet, other nodes send bytes too, which shows nothing about this load's credentials. Then only
+the second case is left.
 
-In every other case the object is looked at with the load's credentials first. When a load with
-other credentials joins, the former ones must have shown their right as well, since from then on
-each gets what the other's credentials read. `Rights` owns who has shown what; the looking is done
-by `objects.py`. Runs in the daemon's loop.
+In every other case the store is asked about the object with the load's credentials first. If a load
+with other credentials has the object already, that load must have shown its right as well, since
+from then on each load gets bytes that the other's credentials read. `Rights` remembers which load
+has shown which right; `objects.py` asks the store. Runs in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -28,29 +29,30 @@ from streamerd.workers.jobs import digest_of
 
 @dataclass(slots=True)
 class _Opened:
-    """A load, as it was when it was opened."""
+    """The state of a load when it was opened, and the shards that it has not shown a right to."""
 
     digest: str
-    """The digest of the environment that it was opened with. A renewed one vouches for nobody."""
+    """Digest of the environment that the load was opened with. A renewed environment does not show
+    a right for other loads."""
     shards: frozenset[ShardKey]
     unshown: set[ShardKey]
-    """Those of its shards for which its credentials have shown nothing yet."""
+    """Shards of the load to which its credentials have not shown a right yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Owed:
-    """A load that has to show its right to some shards before another may join it."""
+    """A load that must show its right to some shards before another load may share them."""
 
     load: LoadKey
     shards: tuple[ShardKey, ...]
 
 
 class Rights:
-    """The loads of objects, and what their credentials have shown.
+    """The loads of objects, and the rights that their credentials have shown.
 
     Args:
-        model: the shards that the core has, and what of them is resident.
-        environments: which loads live, and with which credentials.
+        model: the shards that the core has, and which of their blocks are resident.
+        environments: tells which loads live, and their credentials.
         other_nodes: whether bytes may come from other nodes.
     """
 
@@ -69,7 +71,7 @@ class Rights:
         shards: Iterable[ShardKey],
         only_listed: Iterable[ShardKey],
     ) -> None:
-        """Note a load that is being given to the core, after its environment was put."""
+        """Note a load that is being given to the core; call this after `Environments.put`."""
         self._forget_the_ended()
         digest = digest_of(environment)
         same = [each for each in self._loads.values() if each.digest == digest]
@@ -79,7 +81,7 @@ class Rights:
     def to_look_at(
         self, environment: Mapping[str, str], only_listed: Collection[ShardKey]
     ) -> list[ShardKey]:
-        """The shards, of those that were only listed, which a new load must look at."""
+        """The shards that were only listed, and that a new load must look at."""
         self._forget_the_ended()
         digest = digest_of(environment)
         vouched = self._keys(
@@ -111,14 +113,21 @@ class Rights:
         return None
 
     def shown(self, owed: Owed) -> None:
-        """The store let the load's credentials read what it owed, and thus all that have them."""
+        """Note that the store let the load's credentials read the shards that the load owed.
+
+        This counts for all loads that have the same credentials.
+        """
         digest = self._loads[owed.load].digest if owed.load in self._loads else None
         for each in self._loads.values():
             if each.digest == digest:
                 each.unshown -= set(owed.shards)
 
     def _was_read(self, key: ShardKey) -> bool:
-        """Whether a byte of it is resident: credentials that had shown nothing have read it."""
+        """Whether a block of the shard is resident.
+
+        A load whose right was not shown had the shard alone, so its own credentials read that
+        block.
+        """
         shard = self._model.shards.get(key)
         return shard is not None and shard.resident_bytes > 0
 

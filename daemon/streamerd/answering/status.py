@@ -1,7 +1,7 @@
-"""What `streamerctl status` tells: the daemon's state as the contract's `StatusDocument`.
+"""Makes the document for `streamerctl status`: the daemon's state as a `StatusDocument`.
 
-Owns how the document is filled; its names and types are the contract's (`contract/status.py`). Runs
-in the main process's loop, and only reads.
+This module fills the document in. The contract owns its names and types (`contract/status.py`).
+Runs in the main process's loop, and only reads.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from streamerd.workers.in_daemon.supervisor import Fleet
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the status is told from; only read."""
+    """The parts of the daemon that the status is read from."""
 
     socket: str
     instance: str
@@ -55,7 +55,7 @@ class Facts:
 
 
 def status_document(facts: Facts) -> StatusDocument:
-    """Everything that `status` tells."""
+    """The whole status."""
     return StatusDocument(
         version=__version__,
         pid=os.getpid(),
@@ -84,7 +84,7 @@ def status_line(facts: Facts) -> str:
 
 
 def status_memory(facts: Facts) -> MemoryStatus:
-    """The account of memory."""
+    """The part of the status about memory."""
     ledger, shards = facts.model.ledger, facts.model.shards.values()
     return MemoryStatus(
         limit_bytes=ledger.limit_bytes,
@@ -136,7 +136,7 @@ def _shard(facts: Facts, shard: ShardView) -> ShardStatus:
 
 
 def _failed(uri: str, failure: Failure) -> ShardStatus:
-    """A shard that the model has forgotten, and whose failure is still told."""
+    """A failed shard that the core has forgotten, and that the status still shows."""
     return ShardStatus(
         id=failure.id,
         uri=uri,
@@ -190,7 +190,7 @@ def _holder(facts: Facts, owner: str) -> tuple[int, str]:
 
 
 def status_fleet(facts: Facts) -> FleetStatus | None:
-    """What other nodes gave and got; None where there is no fleet."""
+    """The part of the status about the fleet; None if there is no fleet."""
     totals = facts.fleet_totals
     if totals is None:
         return None
@@ -211,7 +211,7 @@ def status_fleet(facts: Facts) -> FleetStatus | None:
 
 
 def status_totals(facts: Facts) -> TotalsStatus:
-    """The counters."""
+    """The part of the status with the counters."""
     totals, reading = facts.model.totals, facts.totals
     return TotalsStatus(
         source_read_bytes=reading.source_bytes,

@@ -1,8 +1,9 @@
-"""`streamerctl verify`: what is in memory against its checksums, and against its source.
+"""Compares blocks in memory with their checksums and their source, for `streamerctl verify`.
 
-Decides what is looked at next and what a difference means; workers do the reading, a few blocks at
-once, so that loads hardly notice. Runs in the daemon's loop. Nothing is leased: a block that is
-given up before its turn is skipped, and one given up while it is looked at is looked at again.
+This module decides which block is next and what a difference means. Workers read a few blocks at
+once, so that loads are hardly slowed. A verification leases nothing: a block that is released
+before its turn is skipped, and one that is released while it is compared is compared again. Runs in
+the daemon's loop.
 """
 
 from __future__ import annotations
@@ -25,28 +26,28 @@ from streamerd.workers import jobs
 from streamerd.workers.in_daemon.supervisor import Fleet
 
 AT_ONCE: Final = 2
-"""Blocks that are looked at at the same time."""
+"""How many blocks of one verification are compared at the same time."""
 TELL_EACH_S: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What every verification works with."""
+    """The parts of the daemon that every verification uses."""
 
     model: ModelView
     events: Events
-    """For their clock alone."""
+    """Used for their clock alone."""
     backings: Mapping[ShardKey, Backing]
     fleet: Fleet
     pace: Pace
-    """Of reads from stores."""
+    """The pace of reads from stores."""
     block_bytes: int
     wait_s: float
-    """How long a file system may take to answer."""
+    """Seconds that a file system may take to answer."""
 
 
 class _Look(NamedTuple):
-    """One look at one block: which block, and the state of its slab when the look began."""
+    """One comparison: the block, and the state of its slab when the comparison began."""
 
     shard: ShardKey
     block: int
@@ -61,10 +62,10 @@ class Verification:
     """One verification under way.
 
     Args:
-        means: what it works with.
-        request: what was asked.
+        means: the parts of the daemon that it uses.
+        request: the client's message.
         shards: the shards to verify.
-        pairs: what those shards that are local files can be read through.
+        pairs: the descriptors to read through, for shards that are local files.
         tell: sends a message to the client that asked.
     """
 
@@ -87,21 +88,21 @@ class Verification:
         self._checked_bytes = self._skipped_bytes = self._under_way = 0
         self._findings: list[Finding] = []
         self._unreadable: set[ShardKey] = set()
-        """Shards whose source could not be read: told once."""
+        """Shards whose source could not be read, which the client is told once for each."""
         self._told_s = 0.0
         self._stopped = False
 
     def start(self) -> None:
-        """Look at the first blocks; the rest follows by itself."""
+        """Begin with the first blocks; each block that is done starts the next."""
         self._go_on()
 
     @property
     def ended(self) -> bool:
-        """Whether its outcome was told, or its client does not want to know any more."""
+        """Whether the client was told the outcome, or has left."""
         return self._stopped
 
     def stop(self) -> None:
-        """Look at nothing more: the outcome was told, or the client has left."""
+        """Compare no further block, since the outcome was told or the client has left."""
         self._stopped = True
         self._release()
 
@@ -146,7 +147,7 @@ class Verification:
         return shard is not None and shard.states[block] == BlockState.RESIDENT
 
     def _undisturbed(self, look: _Look) -> bool:
-        """Whether the block stayed where it was while it was looked at."""
+        """Whether the block was not released while it was compared."""
         now = look.backing.slab, look.backing.releases
         return now == (look.slab, look.releases) and self._is_resident(look.shard, look.block)
 

@@ -1,6 +1,6 @@
 """The command line of streamerctl: subcommands, their flags, and their help with an example each.
 
-Owns what is a usage error; leaves what a subcommand does to the module that is named for it.
+This module finds usage errors. The module of a subcommand's name carries the subcommand out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _EPILOG: Final = "Exit: 0 done, 1 failed, 2 usage, 69 no daemon, 78 bad configur
 
 
 def control_parser() -> argparse.ArgumentParser:
-    """The parser of `streamerctl`; each subcommand sets `run`."""
+    """The parser of `streamerctl`; each subcommand sets `run`, the function that serves it."""
     parser = argparse.ArgumentParser(
         prog="streamerctl",
         description="Show and control this node's streamerd; `streamerctl COMMAND -h` tells more.",
@@ -34,7 +34,7 @@ def control_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"streamerctl {__version__}")
-    socket = argparse.ArgumentParser(add_help=False)  # the flag may stand after the command, too
+    socket = argparse.ArgumentParser(add_help=False)  # so --socket may follow the command, too
     for accepts, default in ((parser, _default_socket()), (socket, argparse.SUPPRESS)):
         accepts.add_argument(
             "--socket",
@@ -296,7 +296,7 @@ def _add_doctor(
 def _given(text: str) -> str:
     """Refuse an empty text, which an unset variable of the shell leaves.
 
-    As a path it would mean the working directory.
+    An empty path would mean the working directory.
     """
     if not text:
         raise argparse.ArgumentTypeError("is empty; is a variable of the shell unset?")

@@ -10,7 +10,7 @@ from streamerd.cli.terminal import DONE, console, one_line
 
 
 def evict(arguments: argparse.Namespace) -> int:
-    """Drop sources from memory; a leased shard is an error that names who leases it."""
+    """Drop sources from memory. The daemon refuses a leased shard, and names who leases it."""
     with Requester(arguments.socket) as requester:
         _tell(requester.evict(*map(absolute_source, arguments.sources)) or "evicted")
     return DONE

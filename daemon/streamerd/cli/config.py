@@ -25,7 +25,7 @@ class _Setting(msgspec.Struct, frozen=True):
 
 
 def config_view(body: Json) -> Table:
-    """A table of the body of a `Config` answer. Pure.
+    """The body of a `Config` answer as a table. Pure.
 
     Raises:
         ProtocolMismatch: the body does not map each name to a value and its origin.

@@ -1,6 +1,6 @@
 """streamerctl: parses the command line, runs one subcommand, and gives its outcome an exit code.
 
-An error is one line on stderr.
+An error is shown as one line on stderr.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         console(sys.stderr).print(one_line(f"streamerctl: {error}"), style="red", soft_wrap=True)
         return exit_code_of(error)
     except BrokenPipeError:
-        # Whoever read our output wants no more of it; the interpreter's last flush must not fail.
+        # The process that read our output wants no more of it. The interpreter flushes stdout once
+        # more at its end, and that must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except KeyboardInterrupt:

@@ -29,7 +29,7 @@ POLL_S: Final = 0.25
 
 
 class PrefetchProgress(NamedTuple):
-    """How far a prefetch is."""
+    """How far a prefetch has come."""
 
     resident_bytes: int
     failures: tuple[str, ...]
@@ -40,7 +40,7 @@ def progress_of(status: StatusDocument, prefetching: Prefetching) -> PrefetchPro
     """Read a prefetch's progress out of a status.
 
     A shard that is not listed any more was evicted after it came in, or never had a resident block;
-    either way it is not waited for.
+    in both cases the command does not wait for it.
     """
     listed = status.shards()
     shards = [listed[one] for one in prefetching.ids if one in listed]

@@ -1,8 +1,9 @@
 """The requests of one streamerctl command, over one connection to the daemon.
 
-streamerctl is a client like any other: `streamer_client.connecting.requests` has the requests, and
-hands over the files that belong to them. This module owns the connection, and the error text for a
-user who may not open the socket. Its calls block; the connection's own thread sends heartbeats.
+streamerctl is a client like any other: `streamer_client.connecting.requests` makes the requests,
+and hands over the files that belong to them. This module owns the connection, and the error text
+for a user who may not open the socket. Its calls block; the connection's own thread sends
+heartbeats.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from streamerd.cli.doctor.ask_place import ask_place
 from streamerd.cli.doctor.place import REMEDIES, Place
 
 GREETING_TIMEOUT_S: Final = 5.0
-"""How long each greeting is waited for; afterwards heartbeats tell whether the daemon lives."""
+"""How long the command waits for each answer of the greeting. Afterwards heartbeats tell whether
+the daemon lives."""
 
 
 class _OneConnection(NamedTuple):
@@ -34,7 +36,7 @@ class Requester(Admin):
     """A connection for a few requests; a context manager.
 
     Raises:
-        DaemonUnavailable: nobody listens or answers in time, whoever listens is not to be trusted,
+        DaemonUnavailable: no process listens or answers in time, the listener is not to be trusted,
             or this user may not open the socket.
         RequestRefused: the daemon takes no further client.
         ProtocolMismatch: the daemon speaks another version.
@@ -73,13 +75,13 @@ def _connected(socket_path: str, timeout_s: float) -> Connection:
 
 
 def _how_to_join(socket_path: str) -> str:
-    """What makes this user a member of the socket's group, where this process runs."""
+    """How this user becomes a member of the socket's group, at the place of this process."""
     try:
         gid = os.stat(socket_path).st_gid
         place = ask_place(os.environ)
         if place is Place.NODE:
             group, user = grp.getgrgid(gid).gr_name, pwd.getpwuid(os.getuid()).pw_name
-        else:  # neither of them may have a name there, and none is needed
+        else:  # the user or the group may have no name here, and needs none
             group = user = ""
     except (OSError, KeyError):
         return "run as a user of its group"

@@ -38,7 +38,7 @@ def writer_command(arguments: argparse.Namespace) -> list[str]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the writer with this terminal; an exit code that streamerctl does not have means failed.
+    """Run the writer on this terminal; exit codes that streamerctl does not know become "failed".
 
     Raises:
         ConfigError: vLLM cannot be imported.

@@ -1,4 +1,4 @@
-"""Sources as the daemon must get them: its working directory is not the user's."""
+"""Makes the names of sources absolute, since the daemon's working directory is not the user's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from streamer_client.storage.registry import public_uri
 
 
 def absolute_source(source: str) -> str:
-    """A URI as it stands; a path made absolute against the caller's working directory."""
+    """The source's URI as it is, or its path made absolute against this working directory."""
     return source if has_scheme(source) else absolute_path(os.path.expanduser(source))
 
 

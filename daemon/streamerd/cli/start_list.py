@@ -1,8 +1,9 @@
-"""`python -m streamerd.cli.start_list SOCKET FORMAT`: asks a daemon for what its `prefetch` names.
+"""`python -m streamerd.cli.start_list SOCKET FORMAT`: asks a daemon to bring in a list of sources.
 
-Started by the daemon itself (`streamerd/start_list.py`), not by people. Reads the list from stdin
-to its end, which comes when the daemon's sockets are open; asks for one source after the other, and
-logs each that cannot be had. Does not wait until the bytes are there: the daemon goes on by itself.
+The daemon itself starts this program (`streamerd/start_list.py`), with the sources of its setting
+`prefetch`. The program reads the list from stdin to its end, which comes when the daemon's sockets
+are open. It asks for one source after the other, and logs each that is refused. It does not wait
+until the bytes are there: the daemon goes on by itself.
 """
 
 from __future__ import annotations

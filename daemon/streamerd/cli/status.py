@@ -23,9 +23,10 @@ def asked_status(requester: Requester) -> StatusDocument:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show the status once, or until interrupted; or say by the exit code alone that there is one.
+    """Show the status, once or until interrupted, or only tell by the exit code if a daemon lives.
 
-    The greeting is enough for that: the daemon's loop makes it, so a daemon that hangs does not.
+    A greeting tells that a daemon lives: its loop answers greetings, so a daemon that hangs does
+    not.
     """
     if arguments.quiet:
         Requester(arguments.socket).close()

@@ -1,4 +1,4 @@
-"""What `streamerctl status` shows. Pure: the typed document in, what rich renders out."""
+"""Turns the typed document of the status into what rich renders for `streamerctl status`. Pure."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def status_view(status: StatusDocument) -> RenderableType:
 
 
 def in_lines(status: StatusDocument) -> StatusDocument:
-    """The same status, its texts made printable: clients chose the names and labels in it."""
+    """The same status with printable texts, since clients chose the names and labels in it."""
     return msgspec.convert(_each_in_a_line(status.body()), StatusDocument)
 
 
@@ -68,7 +68,7 @@ def _each_in_a_line(value: Any) -> Any:
 
 
 def duration(seconds: float) -> str:
-    """`42s`, `3m 05s`, `2h 10m`, `4d 03h`."""
+    """A duration as text: `42s`, `3m 05s`, `2h 10m`, `4d 03h`."""
     whole = int(seconds)
     for unit_s, unit, smaller_s, smaller in (
         (86400, "d", 3600, "h"),
@@ -81,7 +81,7 @@ def duration(seconds: float) -> str:
 
 
 def rate_text(bytes_per_s: float) -> str:
-    """`1.25 GB/s`, `12.3 MB/s`, `850 KB/s`: three digits, in the unit that has some."""
+    """A rate as text of three digits in the fitting unit: `1.25 GB/s`, `12.3 MB/s`, `850 KB/s`."""
     value, unit = bytes_per_s, "B/s"
     for larger in ("KB/s", "MB/s", "GB/s"):
         if value < 999.5:
@@ -94,23 +94,23 @@ def rate_text(bytes_per_s: float) -> str:
 
 
 def source_lines(source: SourceStatus) -> int:
-    """Lines that `source_part` takes where none is wrapped."""
+    """The number of lines of `source_part` if no line is wrapped."""
     holders = {(lease.pid, lease.label) for shard in source.shards for lease in shard.leases}
     return 2 + len(source.shards) + len(holders) + sum(bool(one.error) for one in source.shards)
 
 
 def totals_lines(totals: TotalsStatus) -> int:
-    """Lines that `totals_part` takes where none is wrapped."""
+    """The number of lines of `totals_part` if no line is wrapped."""
     return 3 if totals.lost_threads else 2
 
 
 def percent(part: int, whole: int) -> str:
-    """Rounded down, so that 100% means all of it; an empty whole is complete."""
+    """A share as text, rounded down so that 100% means all; a share of an empty whole is 100%."""
     return f"{100 * part // whole}%" if whole else "100%"
 
 
 def headline(status: StatusDocument) -> Text:
-    """The daemon and its socket, in a line."""
+    """One line about the daemon and its socket."""
     return Text.assemble(
         (f"streamerd {status.version}", "bold"),
         f"  pid {status.pid}  up {duration(status.uptime_s)}  {status.socket}",
@@ -118,7 +118,7 @@ def headline(status: StatusDocument) -> Text:
 
 
 def memory_part(memory: MemoryStatus) -> RenderableType:
-    """The bar of the memory limit, and what its shades mean."""
+    """The bar of the memory limit, with a legend of its shades."""
     used, limit = format_size(memory.used_bytes), format_size(memory.limit_bytes)
     bar = Table.grid(padding=(0, 2, 0, 0), expand=True)
     bar.add_column(no_wrap=True)
@@ -133,7 +133,7 @@ def memory_part(memory: MemoryStatus) -> RenderableType:
 
 
 def _beneath(text: str) -> RenderableType:
-    """A line below another one, indented as far as the text after that one's first word."""
+    """A line below another line, indented to where the second word of that line begins."""
     return Padding(Text(text), (0, 0, 0, 8))
 
 
@@ -156,7 +156,7 @@ def source_part(source: SourceStatus) -> list[RenderableType]:
 
 def _shards(source: SourceStatus) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bright_black")
-    table.add_column("shard", overflow="ellipsis")  # the one column that a narrow screen cuts
+    table.add_column("shard", overflow="ellipsis")  # a narrow screen cuts this column alone
     table.add_column("state", no_wrap=True)
     for title in ("size", "loaded", "rate", "ETA", "leases"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -176,7 +176,7 @@ def _shards(source: SourceStatus) -> RenderableType:
 
 
 def _holders(source: SourceStatus) -> list[RenderableType]:
-    """One line for each process that holds leases here, over all its shards."""
+    """One line for each process that leases shards of this source, with sums over its shards."""
     held: dict[tuple[int, str], list[tuple[int, int]]] = {}
     for shard in source.shards:
         for lease in shard.leases:
@@ -223,7 +223,7 @@ def waiting_part(waiting: tuple[WaitingStatus, ...], memory: MemoryStatus) -> li
 
 
 def totals_part(totals: TotalsStatus) -> RenderableType:
-    """What was counted since the daemon's start."""
+    """The counters since the daemon's start."""
     carried = Text.assemble(
         ("totals", "bold"),
         f"  read {format_size(totals.source_read_bytes)} in {totals.source_requests:,} requests, "
@@ -244,7 +244,7 @@ def totals_part(totals: TotalsStatus) -> RenderableType:
 
 
 def fleet_part(fleet: FleetStatus) -> RenderableType:
-    """What came from other nodes and went to them; `streamerctl fleet` tells more."""
+    """The bytes that came from other nodes and went to them; `streamerctl fleet` tells more."""
     return Text.assemble(
         ("fleet", "bold"),
         f"   {len(fleet.members)} members; {format_size(fleet.peer_bytes)} from other nodes, "
@@ -254,7 +254,7 @@ def fleet_part(fleet: FleetStatus) -> RenderableType:
 
 _SHADES = ("█", "▓", "░")
 _PLAIN_SHADES = ("#", "=", ".")
-"""Of memory that is leased, that nobody leases, and that is free."""
+"""The characters for memory that is leased, that nobody leases, and that is free."""
 
 
 def _shades(options: ConsoleOptions) -> tuple[str, str, str]:
@@ -262,7 +262,7 @@ def _shades(options: ConsoleOptions) -> tuple[str, str, str]:
 
 
 class MemoryLegend:
-    """What the shades of the bar mean, with figures."""
+    """The meaning of the bar's shades, with figures."""
 
     def __init__(self, memory: MemoryStatus) -> None:
         self._memory = memory
@@ -307,6 +307,6 @@ class MemoryBar:
         return Measurement(4, options.max_width)
 
     def _cells(self, size_bytes: int, width: int) -> int:
-        """Cells of a stretch; anything at all is at least one."""
+        """How many cells a part of the bar gets; a part that is not empty gets at least one."""
         cells = round(width * min(size_bytes, self._limit_bytes) / self._limit_bytes)
         return max(cells, 1) if size_bytes else 0

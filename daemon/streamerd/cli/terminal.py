@@ -1,11 +1,11 @@
-"""How streamerctl answers its user: rich consoles for stdout and stderr, and exit codes.
+"""Prints streamerctl's answers: rich consoles for stdout and stderr, and exit codes.
 
 Scripts rely on the exit codes; two of them are those of sysexits.h.
 
 There is colour only on a terminal, and never with NO_COLOR; both are rich's own rules. Output into
-a pipe is as wide as COLUMNS says, else 120 characters: there is no screen to fit, and names should
-not be cut. Other people chose the names, labels and errors that are shown, so these go through
-`one_line`, and rich never takes them for markup.
+a pipe is as wide as COLUMNS says, else 120 characters, since a pipe has no screen to fit, and names
+should not be cut. Other people chose the names, labels and errors that are shown, so these go
+through `one_line`, and rich never takes them for markup.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def console(stream: TextIO | None = None) -> Console:
 
 
 def exit_code_of(error: StreamerError) -> int:
-    """The exit code that an error ends with."""
+    """The exit code with which the program ends after an error."""
     match error:
         case DaemonUnavailable():
             return NO_DAEMON

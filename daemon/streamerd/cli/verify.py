@@ -1,4 +1,4 @@
-"""`streamerctl verify`: has the daemon compare what is in memory, and prints what is wrong."""
+"""`streamerctl verify`: has the daemon check the blocks in memory, and prints wrong ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streamerd.cli.terminal import DONE, FAILED, console, one_line
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Verify one source, or each that has a resident block; returns 1 where anything is wrong."""
+    """Verify one source, or each that has a resident block; returns 1 if any block is wrong."""
     with Requester(arguments.socket) as requester:
         if arguments.source is not None:
             sources = [absolute_source(arguments.source)]
@@ -65,7 +65,7 @@ def _verified(requester: Requester, source: str, *, against_source: bool) -> Ver
 
 
 def summary(source: str, answer: Verified, *, against_source: bool) -> str:
-    """One line: what was compared with what, and whether it was right."""
+    """One line that says which blocks were compared, with what, and whether they were right."""
     what = "checksums and source" if against_source else "checksums"
     verdict = f"{len(answer.findings)} WRONG" if answer.findings else "right"
     line = f"{one_line(source)}: {format_size(answer.checked_bytes)} against {what}: {verdict}"
@@ -75,6 +75,6 @@ def summary(source: str, answer: Verified, *, against_source: bool) -> str:
 
 
 def told_finding(finding: Finding) -> str:
-    """One line: which bytes are wrong, and how."""
+    """One line that says which bytes are wrong, and how."""
     where = f"block {finding.block}, bytes {finding.start}-{finding.stop}"
     return f"  {one_line(finding.uri)}: {where}: {one_line(finding.message)}"

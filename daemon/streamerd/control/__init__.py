@@ -1,1 +1,1 @@
-"""The daemon's sockets: who is connected, and their messages. Decides nothing about memory."""
+"""The daemon's sockets: clients' sessions and their messages. Decides nothing about memory."""

@@ -1,12 +1,11 @@
-"""The connections that libzmq has accepted: how many, whose, and which are too many.
+"""Watches the connections that libzmq has accepted, and ends those that are too many.
 
-libzmq accepts whoever connects, leaves silent connections open, and ends the whole process where
-accept(2) finds no descriptor left. It cannot be told to stop accepting for a while: if it stopped
-listening, all accepted connections would end. So this module listens to the socket's monitor, which
-reports each connection; libzmq's thread waits where this loop has too many reports still to read. A
-connection that presents no token in time is shut down. The time is shorter where there are many
-connections, and where there are too many, the oldest is shut down at once. Runs in the daemon's
-loop.
+libzmq accepts every connection, leaves silent ones open, and ends the whole process if accept(2)
+finds no descriptor left. It cannot be told to stop accepting for a while: if it stopped listening,
+all accepted connections would end. So this module reads the reports of the socket's monitor about
+each connection; libzmq's thread waits if this loop has too many reports still to read. A connection
+that presents no token in time is shut down. The time is shorter if there are many connections, and
+if there are too many, the oldest is shut down at once. Runs in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ CLAIM_S: Final = 5.0
 """A connection that presents no token within this time is shut down. A client has its token before
 it connects, presents it at once, and waits no longer than this for the answer itself."""
 CROWDED_CLAIM_S: Final = 0.25
-"""The same time where there are many connections."""
+"""The same time limit if there are many connections."""
 SWEEP_S: Final = 0.1
 TELL_S: Final = 60.0
-"""How often the log says at most that there are too many connections."""
+"""Seconds between two log lines that say that there are too many connections."""
 SPARE_DESCRIPTORS: Final = 128
-"""Descriptors that connections never take, so that slabs and workers find some."""
+"""Descriptors that are kept free of connections, for slabs and workers."""
 NOTES_A_TURN: Final = 128
 """After this many of the monitor's reports the loop does other work first."""
 UNHEARD: Final = 503
@@ -51,16 +50,17 @@ _EVENTS: Final = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_MONITOR
 
 @dataclass(slots=True, eq=False)
 class AcceptedConnection:
-    """One connection."""
+    """One connection that libzmq has accepted."""
 
     descriptor: int
     """libzmq's own descriptor of the connection."""
     socket: str
-    """The kernel's name of its socket, since the descriptor's number may later be another's."""
+    """The kernel's name of the socket, since another file may later get the descriptor's number."""
     since_s: float
     claimed: bool = False
     ended: bool = False
-    """Whether it was shut down here; libzmq reports later that it has closed its descriptor."""
+    """Whether this module has shut it down. libzmq reports later that it has closed its
+    descriptor."""
 
 
 class AcceptedConnections:
@@ -135,7 +135,7 @@ class AcceptedConnections:
     # --- what libzmq tells ----------------------------------------------------------------------
 
     def look(self) -> None:
-        """Read the monitor's reports, and shut down connections where there are too many."""
+        """Read the monitor's reports, and shut down connections if there are too many."""
         if self._again is not None:
             self._again.cancel()
             self._again = None
@@ -158,13 +158,13 @@ class AcceptedConnections:
         known = self._accepted.pop(descriptor, None)
         self._ended -= known is not None and known.ended
         if event == zmq.EVENT_ACCEPTED:
-            with contextlib.suppress(OSError):  # it has ended since, as the next report says
+            with contextlib.suppress(OSError):  # the connection has ended, as the next report says
                 self._accepted[descriptor] = AcceptedConnection(
                     descriptor, _named(descriptor), self._loop.time()
                 )
 
     def claim(self, descriptor: int) -> AcceptedConnection | None:
-        """Note that a valid token came over a connection; None where it has ended already."""
+        """Note that a valid token came over a connection; None if it has ended already."""
         while descriptor not in self._accepted:
             before = len(self._accepted)
             self.look()
@@ -208,7 +208,7 @@ class AcceptedConnections:
     def end(self, accepted: AcceptedConnection) -> None:
         """Shut a connection down; libzmq then drops the messages that it still has for it.
 
-        No effect where it has ended before: another connection may have its descriptor by now.
+        No effect if the connection has ended before, since another one may have its descriptor.
         """
         if self._accepted.get(accepted.descriptor) is accepted and not accepted.ended:
             self._shut_down(accepted)
@@ -216,16 +216,16 @@ class AcceptedConnections:
     def _shut_down(self, accepted: AcceptedConnection) -> None:
         """Shut the socket down, unless libzmq has closed its descriptor.
 
-        The descriptor's number may then be that of a client's file, and to close a copy of such a
-        file could hang. So the socket's name is compared before the descriptor is copied. No file
-        can come in between, because only this thread receives clients' files.
+        If libzmq has closed it, a client's file may have the descriptor's number now, and closing a
+        copy of such a file could hang. So the socket's name is compared before the descriptor is
+        copied. No file can come in between, because only this thread receives clients' files.
         """
         try:
             if _named(accepted.descriptor) != accepted.socket:
                 return
             copy = os.dup(accepted.descriptor)
         except OSError:
-            return  # libzmq closed it, and reports that next; or no descriptor is left just now
+            return  # libzmq closed it and reports that next, or no descriptor is left just now
         accepted.ended = True
         self._ended += 1
         with socket.socket(fileno=copy) as connection, contextlib.suppress(OSError):
@@ -233,5 +233,5 @@ class AcceptedConnections:
 
 
 def _named(descriptor: int) -> str:
-    """The kernel's name of an open file, which is read without asking the file's file system."""
+    """The kernel's name of an open file. Reading the name does not involve the file system."""
     return os.readlink(f"/proc/self/fd/{descriptor}")

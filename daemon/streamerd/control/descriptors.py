@@ -1,8 +1,9 @@
 """The descriptor socket in the daemon's asyncio loop: greetings, files in, slabs out.
 
-Owns framing, the descriptors of a packet until `Receiver` takes them, and the order of what is sent
-to each client: one batch of slabs at a time, the next when the client has said `Got`. Looks at no
-file, because even `fstat` could block where the file's server does not answer.
+This module owns framing, the descriptors of a packet until `Receiver` takes them, and the order in
+which packets go to each client. One batch of slabs is sent at a time, and the next when the client
+has answered `Got`. The module looks at no file, because even `fstat` could block if the file's
+server does not answer.
 """
 
 from __future__ import annotations
@@ -45,29 +46,30 @@ MAX_CLIENTS: Final = 2048
 """libzmq serves its clients from one thread, and aborts when it has no descriptor left for one."""
 ACCEPTED_A_TURN: Final = 32
 ROOM_WAIT_S: Final = 10.0
-"""How long a client waits while others' files are examined, before its own are refused."""
+"""Seconds for which a client waits while others' files are examined, before its own are refused."""
 ROOM_AGAIN_S: Final = 0.01
 PAUSE_S: Final = 0.5
-"""How long no connection is accepted where no descriptor is left."""
+"""Seconds for which no connection is accepted after descriptors have run out."""
 MAX_UNREAD_PACKETS: Final = 64
 """A client that leaves more answers than this unread is disconnected."""
 
 
 Receiver = Callable[[Session, Files, list[int]], int]
-"""Receives a batch with its descriptors, and returns how many files the transfer has now. It raises
-a StreamerError to refuse the transfer; the descriptors are its own also then."""
+"""Receives a batch and owns its descriptors from then on; returns how many files the transfer has
+now. To refuse the transfer it raises a StreamerError, and owns the descriptors even so."""
 
 
 class OpenedSlab(NamedTuple):
-    """A descriptor to hand out."""
+    """A descriptor of a slab, to be sent to a client."""
 
     descriptor: int
     close: bool
-    """Whether it was opened for this client alone, so that it must be closed once it was sent."""
+    """Whether the descriptor was opened for this client alone, and must be closed after it was
+    sent."""
 
 
 SlabOpener = Callable[[int, int], OpenedSlab | None]
-"""Opens a slab for a client, by the load's number and the shard's; None when it is gone."""
+"""Opens a slab for a client, by the numbers of the load and the shard; None if the load is gone."""
 
 
 @dataclass(slots=True, eq=False)
@@ -81,7 +83,7 @@ class _Outgoing:
     """Whether a batch was sent and not acknowledged yet."""
     writing: bool = False
     full_since_s: float = 0.0
-    """Since when there is no room for the files that the client hands over; 0 while there is."""
+    """Since when there is no room for the client's files, in the loop's time; 0 while there is."""
     timer: asyncio.TimerHandle | None = None
 
 
@@ -89,10 +91,10 @@ class DescriptorSocket:
     """Serves one listening socket.
 
     Args:
-        sessions: where each connection begins a session.
+        sessions: the sessions; each connection begins one.
         receiver: receives the files that clients hand over.
-        discard: closes a user's descriptors that nobody needs, in another thread than the loop's.
-        has_room: whether a client may hand over more files now; if not, it is made to wait.
+        discard: has a user's descriptors closed, in another thread than the loop's.
+        has_room: returns whether a client may hand over more files now; if not, it must wait.
     """
 
     def __init__(
@@ -175,7 +177,7 @@ class DescriptorSocket:
             )
 
     def _refuse(self, session: Session, error: StreamerError) -> None:
-        """Tell a client why, and end its session, since what it sends next would make no sense."""
+        """Tell a client the error, and end its session, whose next packets make no sense."""
         logger.warning(
             "event=client_refused pid=%d uid=%d reason=%s", session.pid, session.uid, error
         )
@@ -183,7 +185,7 @@ class DescriptorSocket:
         self._sessions.end(session, "refused")
 
     def forget(self, session: Session) -> None:
-        """A session ended."""
+        """Drop all that waits to be sent to a session that ended."""
         outgoing = self._outgoing.pop(session.name, None)
         if outgoing is None:
             return
@@ -198,7 +200,7 @@ class DescriptorSocket:
     def _receive(self, session: Session) -> None:
         for _ in range(MAX_PACKETS_A_TURN):
             if session.name not in self._outgoing:
-                return  # its last packet ended the session
+                return  # the client's last packet ended the session
             if not self._has_room(session) and self._put_off(session):
                 return
             try:
@@ -218,7 +220,7 @@ class DescriptorSocket:
                 return
 
     def _put_off(self, session: Session) -> bool:
-        """Leave a client's packets in the kernel for a moment; False once it has waited enough."""
+        """Leave a client's packets in the kernel for a moment; False if it waited too long."""
         outgoing, now_s = self._outgoing[session.name], self._loop.time()
         outgoing.full_since_s = outgoing.full_since_s or now_s
         if now_s - outgoing.full_since_s > ROOM_WAIT_S:
@@ -341,7 +343,7 @@ class DescriptorSocket:
         finally:
             for one in opened.values():
                 if one.close:
-                    os.close(one.descriptor)  # of our own memory: never blocks
+                    os.close(one.descriptor)  # a file in shared memory, whose close never blocks
         outgoing.slabs.popleft()
 
     def _await_room(self, session: Session, outgoing: _Outgoing) -> None:

@@ -1,8 +1,9 @@
 """The instance: random digits in the names of one daemon's slabs, the same over its restarts.
 
-They are noted beside the socket, in `<socket>.instance`. Digits made from the socket's path would
-be the same for two daemons that use one path in two mount namespaces and share /dev/shm, and each
-would adopt or remove the other's slabs. Runs in the daemon's main process, under the socket's lock.
+The digits are noted beside the socket, in `<socket>.instance`. If they were made from the socket's
+path, two daemons that use one path in two mount namespaces and share /dev/shm would have the same
+digits. Each would then adopt or remove the other's slabs. Runs in the daemon's main process, under
+the socket's lock.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ _OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 class Instance:
     """The instance of the daemon that holds a socket's lock. Made by `Instance.of`.
 
-    Its file stays open, so that a later file of that name cannot be mistaken for it.
+    The file stays open, so that its inode is not given to a later file, which could be mistaken for
+    it.
     """
 
     def __init__(self, name: str, path: str, fd: int) -> None:
@@ -38,7 +40,7 @@ class Instance:
 
     @classmethod
     def of(cls, socket_path: str) -> Self:
-        """The instance that an earlier daemon at this socket noted, else a new one.
+        """The instance that an earlier daemon at this socket noted, or else a new one.
 
         Raises:
             ConfigError: the file cannot be made, or is not this user's.
@@ -59,7 +61,7 @@ class Instance:
         return cls(found, path, fd)
 
     def remove(self) -> None:
-        """Remove its file, for a daemon that left no slabs; another daemon's file stays."""
+        """Remove the file, if the daemon left no slabs; another daemon's file stays."""
         try:
             folder = os.open(os.path.dirname(self._path), _OPEN_FOLDER)
         except FileNotFoundError:
@@ -83,7 +85,7 @@ class Instance:
 
 
 def read_instance(socket_path: str) -> str | None:
-    """The instance of the daemon at a socket; None where none is noted, or it may not be read."""
+    """The instance of the daemon at a socket; None if none is noted or the file is not readable."""
     path = socket_path + SUFFIX
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -1,8 +1,9 @@
 """The daemon's listening Unix sockets as files: made and removed without touching another daemon's.
 
-Owns what lies at a socket's path. libzmq gets a descriptor that listens already (`USE_FD`): a path
-that libzmq binds itself it also unlinks at the end, whatever is there by then. Runs in the daemon's
-main process, under the socket's lock, so no other daemon has the path.
+This module owns the file at a socket's path. libzmq gets a descriptor that listens already
+(`USE_FD`). If libzmq bound the path itself, it would also unlink the path at the end, whatever file
+is there by then. Runs in the daemon's main process, under the socket's lock, so no other daemon
+uses the path.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.socket import SUN_PATH_BYTES
 
 BACKLOG: Final = 4096
-"""How many connections may wait to be accepted; a client that finds no room is refused at once. The
-kernel caps it at somaxconn, whose default is the same."""
+"""How many connections may wait to be accepted. A client that finds no room is refused at once. The
+kernel caps this at somaxconn, whose default is the same."""
 
 
 class Listening:
@@ -34,14 +35,14 @@ class Listening:
         return self.socket.fileno()
 
     def duplicate(self) -> int:
-        """A descriptor of the same socket, for libzmq, which closes the one that it is given."""
+        """A second descriptor of the socket, for libzmq, which closes the one that it gets."""
         return os.dup(self.socket.fileno())
 
     def close(self) -> None:
         """Unlink the path if it still is this socket's, then close the socket. Idempotent."""
         if self.socket.fileno() < 0:
             return
-        # In this order: while the socket is open, no other file can have its inode number.
+        # The path is unlinked first: while the socket is open, no other file has its inode number.
         with contextlib.suppress(OSError):
             if id_of(os.lstat(self.path)) == self._id:
                 os.unlink(self.path)
@@ -49,15 +50,15 @@ class Listening:
 
 
 def listen(path: str, mode: int, kind: socket.SocketKind) -> Listening:
-    """Make a listening socket; the socket that a killed daemon left at its path is replaced.
+    """Make a listening socket; replace a socket that a killed daemon left at the path.
 
     Args:
-        path: where it listens.
+        path: the path of the socket.
         mode: permissions of its file, from the moment when the file appears.
         kind: `SOCK_STREAM` for ZeroMQ, `SOCK_SEQPACKET` for descriptors.
 
     Raises:
-        ConfigError: something else is there, or no socket can be made there.
+        ConfigError: another kind of file is at the path, or no socket can be made there.
     """
     if len(os.fsencode(path)) > SUN_PATH_BYTES:
         raise ConfigError(
@@ -97,8 +98,8 @@ def _remove_stale(path: str) -> None:
 
 
 def _bind(made: socket.socket, path: str, mode: int) -> None:
-    # By umask, not by chmod afterwards: until then strangers could connect, or a client that looks
-    # for its new daemon would be refused.
+    # The umask sets the mode. Before a chmod afterwards, strangers could connect, or a client that
+    # looks for its new daemon would be refused.
     umask = os.umask(0o777 & ~mode)
     try:
         made.bind(path)

@@ -31,7 +31,7 @@ class SocketLock:
 
     Args:
         socket_path: the socket.
-        private: whether a folder that has to be made is for this user alone.
+        private: whether the folder, if it must be made, is for this user alone.
     """
 
     def __init__(self, socket_path: str, *, private: bool = True) -> None:
@@ -40,7 +40,7 @@ class SocketLock:
         self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        """Take the lock, making the socket's directory where it is missing.
+        """Take the lock; make the socket's directory if it is missing.
 
         Raises:
             ConfigError: another daemon has it, or the directory or the file cannot be used.
@@ -81,7 +81,7 @@ class SocketLock:
             if is_still(fd, name, folder=folder):
                 self._held.callback(os.close, fd)
                 return fd
-            os.close(fd)  # the file was removed since it was opened; others would lock another one
+            os.close(fd)  # the file was removed meanwhile, so others would lock another file
 
     def __exit__(self, *_exc: object) -> None:
         # The file stays: unlinking it would let two daemons lock two files of one name.

@@ -1,8 +1,8 @@
-"""Who is connected: one session for each connection of the descriptor socket.
+"""The connected clients: one session for each connection of the descriptor socket.
 
-A session begins with a connection of the descriptor socket. It ends with the connection, or with
-the process that made it, whichever ends first: a forked child that still has the connection open
-does not prolong the session, and silence, however long, does not end it. The ZeroMQ peer that
+A session begins with a connection of the descriptor socket. It ends with the connection or with the
+process that made the connection, whichever ends first. A forked child that still has the connection
+open does not prolong the session, and no silence, however long, ends it. The ZeroMQ peer that
 presents the session's token is this client, and no other peer is. Runs in the daemon's loop.
 """
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 OPERATORS_LABEL: Final = "streamerctl"
 """The label by which streamerctl introduces itself."""
 _SO_PEERPIDFD: Final = 77
-"""Of <asm-generic/socket.h>, Linux 6.5; the socket module has no name for it."""
+"""SO_PEERPIDFD of <asm-generic/socket.h> (Linux 6.5); the socket module has no name for it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,9 +38,9 @@ class Session:
     """One connected client process."""
 
     name: str
-    """The daemon's own name for it, which no client learns."""
+    """The daemon's own name for the session, which no client learns."""
     pid: int
-    """The pid in the daemon's pid namespace, which the kernel tells; 0 where it has none there."""
+    """The client's pid in the daemon's pid namespace, from the kernel; 0 if it has none there."""
     uid: int
     gid: int
     connection: socket.socket
@@ -50,21 +50,21 @@ class Session:
     peer: bytes = b""
     """Routing id of the ZeroMQ peer that presented the token; empty before `Hello`."""
     greeted: bool = False
-    """Whether its `Hello` was understood."""
+    """Whether the client's `Hello` was understood."""
     label: str = ""
     world: int = 0
     backlog: deque[Message] = field(default_factory=deque)
-    """Messages that libzmq has no room for, because the client does not read."""
+    """Messages to the client for which libzmq has no room, because the client does not read."""
     unread: deque[tuple[int, MessageTracker]] = field(default_factory=deque)
     """Sizes of long answers, each with a tracker that tells when it has left this process."""
 
 
 @dataclass(slots=True)
 class CopiedTotals:
-    """What clients told that they copied.
+    """Sums of the bytes that clients say they copied.
 
-    None of it goes beyond the largest number of a message: otherwise a client that lies would make
-    a status that cannot be sent.
+    No sum exceeds the largest number that a message can hold. Otherwise a client that lies could
+    make a status that cannot be sent.
     """
 
     copied_bytes: int = 0
@@ -72,7 +72,7 @@ class CopiedTotals:
     direct_bytes: int = 0
 
     def add(self, told: Copied) -> None:
-        """Count what a client told; its parts are no more than the whole."""
+        """Count one client's figures; its parts are cut to be no more than its whole."""
         page_cache_bytes = min(told.page_cache_bytes, told.copied_bytes)
         direct_bytes = min(told.direct_bytes, told.copied_bytes - page_cache_bytes)
         self.copied_bytes = min(self.copied_bytes + told.copied_bytes, MAX_NUMBER)
@@ -93,7 +93,7 @@ class Sessions:
         self._by_token: dict[bytes, Session] = {}
         self._count = 0
         self.copied = CopiedTotals()
-        """What clients told that they copied of tensors; those that left are counted too."""
+        """Sums of the bytes of tensors that clients copied, including clients that left."""
         self._loop = asyncio.get_running_loop()
 
     def __len__(self) -> int:
@@ -130,14 +130,14 @@ class Sessions:
         return session
 
     def greet(self, session: Session, told_pid: int, label: str, world: int) -> None:
-        """Note what a client says of itself; its pid counts only where the kernel tells none."""
+        """Note what a client says of itself; its pid counts only if the kernel tells none."""
         session.greeted = True
         session.pid = session.pid or told_pid
         session.label = label
         session.world = world
 
     def end(self, session: Session, reason: str) -> None:
-        """End a session. Nothing happens when it has ended already."""
+        """End a session. No effect if it has ended already."""
         if self._by_name.get(session.name) is not session:
             return
         self._forget(session)
@@ -158,25 +158,25 @@ class Sessions:
             session.pidfd = -1
 
     def close(self) -> None:
-        """Close all connections as the daemon stops, without releasing what the clients lease."""
+        """Close all connections as the daemon stops, without ending the clients' leases."""
         for session in self:
             self._forget(session)
             session.connection.close()
 
 
 def connection_level(label: str) -> int:
-    """The level of the lines about a connection: a streamerctl that only looks is no story.
+    """The log level of lines about a connection, which is lower for streamerctl.
 
-    What it does is logged where it is done.
+    A request of streamerctl that changes something is logged by the module that handles it.
     """
     return logging.DEBUG if label == OPERATORS_LABEL else logging.INFO
 
 
 def _pidfd(connection: socket.socket, pid: int) -> int:
-    """A descriptor of the process that connected; -1 where the kernel has none to give.
+    """A descriptor of the process that connected; -1 if the kernel gives none.
 
-    It is taken from the connection, which cannot mean a later process of the same number, and which
-    works across pid namespaces. Kernels before 6.5 give it by number only.
+    The descriptor is taken from the connection. So it cannot mean a later process with the same
+    pid, and it works across pid namespaces. Kernels before 6.5 give a descriptor by pid only.
     """
     try:
         return connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
@@ -185,6 +185,6 @@ def _pidfd(connection: socket.socket, pid: int) -> int:
     try:
         return os.pidfd_open(pid) if pid else -1
     except OSError as error:
-        # The connection still tells when it ends; only a forked child could keep it.
+        # The end of the connection still ends the session. Only a forked child could delay that.
         logger.debug("event=process_not_watched pid=%d error=%r", pid, error.strerror)
         return -1

@@ -1,8 +1,8 @@
 """The ROUTER socket in the daemon's asyncio loop.
 
-Owns framing and delivery: which session a message belongs to, by the token before it, and what it
-says. Runs in the main loop without a thread or a task. libzmq's descriptor wakes it, and it reads
-until nothing is left, because that descriptor signals only that something new has come.
+This module owns framing and delivery. It decodes each message, and finds its session by the token
+before it. Runs in the main loop without a thread or a task. libzmq's descriptor wakes this module,
+which then reads until no message is left, because the descriptor only signals new messages.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ MAX_BYTES_A_TURN: Final = 1 << 20
 """The same for long messages: decoding a megabyte may take a tenth of a second."""
 CONNECTION_REQUEST: Final = -1
 MAX_QUEUED_MESSAGES: Final = 1000
-"""Messages of one peer that libzmq holds, each way: half a second of grants at 30 GB/s, in turns of
-2 ms."""
+"""Messages of one peer that libzmq queues in each direction. This is half a second of grants at 30
+GB/s, in turns of 2 ms."""
 MAX_BACKLOG: Final = 4096
-"""Messages that wait for one peer at most; its loads cannot need more, since grants are merged."""
+"""The most messages that wait for one peer. Its loads cannot need more, since grants are merged."""
 LONG_BYTES: Final = 4096
-"""A message of this length is counted until it has left this process; shorter ones are few bytes
-even when there are `MAX_QUEUED_MESSAGES` of them."""
+"""A message of at least this length is counted until it has left this process. Shorter ones take
+little memory even if `MAX_QUEUED_MESSAGES` of them wait."""
 RETRY_S: Final = 0.05
 GARBAGE_TOLD_S: Final = 1.0
 HANDSHAKE_MS: Final = 2000
@@ -74,9 +74,9 @@ _OF_LOADS: Final = (
     CredentialsWanted,
     Waiting,
 )
-"""Messages that a client must get sooner or later; its loads bound how many there are."""
+"""Messages that a client must get sooner or later. The bound on its loads bounds their number."""
 _PASSING: Final = (Heartbeat, Verifying)
-"""Messages that may be dropped where a client does not read."""
+"""Messages that may be dropped if a client does not read."""
 
 Receiver = Callable[[Session, ClientMessage], None]
 """Called with a message and the session that it belongs to; `Hello` comes before all others."""
@@ -87,7 +87,7 @@ class ControlSocket:
 
     Args:
         path: where the socket listens.
-        sessions: who is connected.
+        sessions: the connected clients.
     """
 
     def __init__(self, path: str, sessions: Sessions) -> None:
@@ -106,7 +106,7 @@ class ControlSocket:
         self._connection_of: dict[str, AcceptedConnection | None] = {}
         """The ZeroMQ connection of each session, by the session's name."""
         self._untold = 0
-        """Messages that made no sense since the log told of one."""
+        """Number of senseless messages since the last log line about one."""
         self._told_s = -GARBAGE_TOLD_S
 
     def open(self, listening: int, receive: Receiver) -> None:
@@ -152,12 +152,12 @@ class ControlSocket:
             self._connections.end(connection)
 
     def send(self, name: str, message: Message) -> bool:
-        """Queue a message to a session; False where it is not connected, or this socket is closed.
+        """Queue a message to a session; False if it is not connected, or this socket is closed.
 
         A client that does not read is sent no more than its queue takes. Messages about its loads
-        then wait here, with the grants of one load merged into one message, since the process may
-        only be stopped for a while. The session of a client that goes on asking and never reads an
-        answer ends.
+        then wait here, since the process may only be stopped for a while; the grants of one load
+        are merged into one message. If a client keeps sending requests and never reads an answer,
+        its session ends.
         """
         session = self._sessions.get(name)
         if session is None or not session.peer:
@@ -200,7 +200,7 @@ class ControlSocket:
             self._retry = self._loop.call_later(RETRY_S, self._send_backlogs)
 
     def _sent(self, session: Session, message: Message) -> bool:
-        """Send one message; False where there is no room for it."""
+        """Send one message; False if there is no room for it."""
         data = encode(message)
         if len(data) < LONG_BYTES:
             return self._send(session.peer, data) is not None
@@ -235,7 +235,7 @@ class ControlSocket:
             logger.debug("event=message_not_sent peer=%s error=%s", peer.hex(), error)
             return False
         finally:
-            # Sending may consume the signal that a message has come, so look for one.
+            # Sending may consume the signal that a message has come, so this looks for one.
             self._schedule()
         return tracker or True
 
@@ -265,7 +265,7 @@ class ControlSocket:
             return
         try:
             session, message = self._understood(frames)
-            # A refusal that named no request would mean the whole connection.
+            # A refusal without a request's number would mean the whole connection.
             request_id = max(CONNECTION_REQUEST, getattr(message, "request_id", CONNECTION_REQUEST))
             self._admit(session, peer, message)
             if session.name not in self._connection_of:
@@ -279,7 +279,7 @@ class ControlSocket:
         self._receive(session, message)
 
     def _is_late_goodbye(self, frames: list[zmq.Frame]) -> bool:
-        """Whether it is the `Goodbye` of a client whose session has ended with its connection."""
+        """Whether this is the `Goodbye` of a client whose session ended with its connection."""
         said = frames[-1].buffer
         return (
             len(frames) == 2
@@ -288,7 +288,7 @@ class ControlSocket:
         )
 
     def _tell_garbage(self, peer: bytes, error: StreamerError) -> None:
-        """Log one line a second, so that a peer cannot fill the log's disk with garbage."""
+        """Log at most one line a second, so that a peer cannot fill the log's disk."""
         self._untold += 1
         now_s = self._loop.time()
         if now_s >= self._told_s + GARBAGE_TOLD_S:
@@ -313,7 +313,7 @@ class ControlSocket:
         return session, decode_client(body[TOKEN_BYTES:])
 
     def _admit(self, session: Session, peer: bytes, message: ClientMessage) -> None:
-        """Accept a message as its session's, or refuse it."""
+        """Pass a session's message to the receiver, or refuse it."""
         if session.peer not in (b"", peer):
             raise ProtocolMismatch("this token belongs to another connection, not to the message's")
         if isinstance(message, Hello):

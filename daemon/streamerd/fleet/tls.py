@@ -1,8 +1,8 @@
-"""TLS between nodes: each shows a certificate of the fleet's own authority, and asks for one.
+"""TLS between nodes: each node shows a certificate of the fleet's own authority and asks for one.
 
-Names in certificates are not compared: a member is whoever the authority signed, at whatever
-address it runs today. So the authority must sign nodes of this fleet and nothing else. Used by the
-fleet's process and by fetch workers.
+Names in certificates are not compared: every node with a certificate that the authority signed is a
+member, at whatever address. So the authority must sign nodes of this fleet and nothing else. Used
+by the fleet's process and by fetch workers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ALPN: Final = ["http/1.1"]
 
 
 def server_context(files: Certificates) -> ssl.SSLContext:
-    """For connections of others to this node.
+    """The context for connections that other nodes make to this node.
 
     Raises:
         ConfigError: a file cannot be used.
@@ -26,7 +26,7 @@ def server_context(files: Certificates) -> ssl.SSLContext:
 
 
 def client_context(files: Certificates) -> ssl.SSLContext:
-    """For connections of this node to others.
+    """The context for connections that this node makes to other nodes.
 
     Raises:
         ConfigError: a file cannot be used.

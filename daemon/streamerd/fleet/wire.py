@@ -1,8 +1,8 @@
-"""What nodes say to each other: paths, headers and their bounds. Pure.
+"""The protocol between nodes: paths, headers and their bounds. Pure.
 
-One request is a GET (or HEAD) of `/v1/FLEET/SHARD` with a range that is exactly one block. SHARD is
-a digest of URI, endpoint and validator, so a node that has another content of the object, or does
-not know it, has no such path. `serve/` answers, `fetch/` asks.
+A request is a GET (or HEAD) of `/v1/FLEET/SHARD` with a range that is exactly one block. SHARD is a
+digest of URI, endpoint and validator. So a node has no such path if it has another content of the
+object or does not know the object. `fetch/` asks, `serve/` answers.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Final, NamedTuple
 from streamer_client.storage.contract import StoredShard
 
 CHECKSUM: Final = "x-fleet-checksum"
-"""XXH3-64 of the block, 16 hexadecimal digits; in answers that bring or describe a block."""
+"""The block's XXH3-64 in 16 hexadecimal digits, in answers that bring or describe a block."""
 NODE: Final = "x-fleet-node"
-"""The address at which who asks is asked in turn."""
+"""The address at which the asking node itself serves blocks: its name in the fleet."""
 WAIT: Final = "x-fleet-wait"
-"""Seconds for which the answer may be held back until the block is there."""
+"""Seconds for which the answer may be delayed until the block is in memory."""
 HOLDS: Final = "x-fleet-holds"
-"""In a 503: 1 where the node has the block and is busy, or reads it from the store just now, so
-that it is worth waiting for; 0 where it may be waiting for another node itself."""
+"""Header of a 503. 1 says that the node has the block and is busy, or reads it from the store just
+now, so that waiting for it is worthwhile. 0 says that it may be waiting for another node itself."""
 LOADS: Final = "x-fleet-loads"
-"""In a 404: 1 where the node has the shard open, so that other blocks may be asked of it."""
+"""Header of a 404: 1 if the node has the shard open, so that it may be asked for other blocks."""
 LONGEST_WAIT_S: Final = 5.0
 
 _PATH: Final = re.compile(r"/v1/([A-Za-z0-9-]{1,63})/([0-9a-f]{40})")
@@ -32,7 +32,7 @@ _CHECKSUM: Final = re.compile(r"[0-9a-f]{16}")
 
 
 class Asked(NamedTuple):
-    """What a request is about."""
+    """The block that a request asks for."""
 
     fleet: str
     shard: str
@@ -41,7 +41,7 @@ class Asked(NamedTuple):
 
 
 def shard_name(shard: StoredShard) -> str:
-    """The digest that stands for one content of one object; its identity has the endpoint."""
+    """The digest that names one content of one object. The shard's identity has the endpoint."""
     told = f"{shard.uri}\0{shard.identity}\0{shard.size_bytes}"
     return blake2b(told.encode(), digest_size=20).hexdigest()
 
@@ -57,7 +57,7 @@ def block_range(start: int, stop: int) -> str:
 
 
 def parse_asked(path: str, wanted: str) -> Asked | None:
-    """What a request's path and range say; None where they are no question for a block."""
+    """The block that a request's path and range name; None if they do not name one."""
     named, ranged = _PATH.fullmatch(path), _RANGE.fullmatch(wanted)
     if named is None or ranged is None:
         return None
@@ -66,7 +66,7 @@ def parse_asked(path: str, wanted: str) -> Asked | None:
 
 
 def parse_wait_s(value: str) -> float:
-    """How long an answer may be held back, within the bound; 0.0 where that is no number."""
+    """Seconds for which an answer may be delayed, within the bound; 0.0 if `value` is no number."""
     try:
         wait_s = float(value)
     except ValueError:
@@ -75,10 +75,10 @@ def parse_wait_s(value: str) -> float:
 
 
 def checksum_text(checksum: int) -> str:
-    """A checksum as a header has it."""
+    """A checksum as the text of a header."""
     return f"{checksum:016x}"
 
 
 def parse_checksum(value: str) -> int | None:
-    """The checksum in a header; None where it is none."""
+    """The checksum in the text of a header; None if the text is malformed."""
     return int(value, 16) if _CHECKSUM.fullmatch(value) else None

@@ -1,1 +1,1 @@
-"""How much memory there is for slabs, and whether a memory limit fits it."""
+"""Finds out how much memory there is for slabs, and checks a memory limit against it."""

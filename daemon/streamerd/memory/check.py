@@ -1,9 +1,9 @@
-"""Whether a memory limit is possible on this machine, and whether it leaves room for others. Pure.
+"""Checks whether this machine allows a memory limit, and whether it leaves room for others. Pure.
 
 The kernel charges slabs to the control group of the process that touches them first. That is the
-daemon's group, which also needs memory for its own processes. A limit that does not fit the group
-makes the kernel's OOM killer end a process, hours later and far from the cause. So the limit is
-compared with what there is when the daemon starts.
+daemon's group, which also needs memory for its own processes. If a limit does not fit the group,
+the kernel's OOM killer ends a process, hours later and far from the cause. So the limit is compared
+with the memory that exists when the daemon starts.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from streamerd.memory.room import SHM_MOUNT, MemoryRoom
 
 _MAIN_BYTES: Final = 64 << 20
 _WORKER_BYTES: Final = 32 << 20
-"""What the main process and each worker were seen to use for themselves, rounded up."""
+"""Memory that the main process and each worker used in measurements, rounded up."""
 _TIGHT: Final = 0.9
 """The share of a ceiling above which slabs and daemon leave too little to other processes."""
 
 
 class DefaultLimit(NamedTuple):
-    """The memory limit where nobody gave one."""
+    """The memory limit that is used if no limit was given."""
 
     limit_bytes: int
     origin: str
-    """What it is a part of, in words."""
+    """The memory that the limit is a part of, in words."""
 
 
 def default_limit(room: MemoryRoom, block_bytes: int) -> DefaultLimit | None:
-    """Half of the lowest ceiling, in whole blocks; a quarter where the GPU shares the memory.
+    """Half of the lowest ceiling, in whole blocks; a quarter if the GPU shares the memory.
 
-    There a checkpoint is in memory twice, in slabs and as parameters, and what vLLM keeps beside
-    the parameters comes from the same memory. None where no ceiling can be told.
+    If the GPU shares it, a checkpoint is in memory twice, in slabs and as parameters, and vLLM's
+    other GPU memory comes from the same memory. Returns None if no ceiling is known.
     """
     lowest = room.lowest
     if lowest is None:
@@ -46,7 +46,7 @@ def default_limit(room: MemoryRoom, block_bytes: int) -> DefaultLimit | None:
 
 
 def own_bytes(workers: int, threads: int, block_bytes: int) -> int:
-    """What the daemon's processes need beside slabs; each thread may have one block in a buffer."""
+    """Bytes that the daemon's processes need beside slabs, with a block's buffer a thread."""
     return _MAIN_BYTES + workers * (_WORKER_BYTES + threads * block_bytes)
 
 
@@ -76,7 +76,7 @@ def contradiction(limit_bytes: int, own: int, room: MemoryRoom) -> str | None:
 
 
 def doubts(limit_bytes: int, own: int, room: MemoryRoom) -> Iterator[str]:
-    """Why a limit that is possible may still be too high; one sentence for each reason."""
+    """The reasons why a possible limit may still be too high, each as one sentence."""
     needed = limit_bytes + own
     if room.cgroup_bytes is not None and needed + room.cgroup_used_bytes > room.cgroup_bytes:
         yield (

@@ -1,9 +1,9 @@
-"""How much memory this process may use for slabs.
+"""Finds out how much memory this process may use for slabs.
 
-Owns the three ceilings: the machine's memory, the control group's limit and the size of the
-shared-memory mount; and what else takes from them: other daemons' slabs, and a GPU that has no
-memory of its own. The daemon's main process reads them at start; `check.py` says what they mean for
-`memory_limit`.
+This module owns the three ceilings: the machine's memory, the control group's limit and the size of
+the shared-memory mount. It also finds what else takes from that memory: other daemons' slabs, and a
+GPU that has no memory of its own. The daemon's main process reads these at start; `check.py` says
+what they mean for `memory_limit`.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Final, NamedTuple
 from streamerd.memory.others import others_bytes
 
 SHM_MOUNT: Final = "/dev/shm"
-"""Where Linux has POSIX shared-memory objects; see shm_overview(7)."""
+"""The mount on which Linux has POSIX shared-memory objects; see shm_overview(7)."""
 _UNLIMITED_V1_BYTES: Final = 1 << 60
 """cgroup v1 says "no limit" with a number near 2**63 rather than with a word."""
 _NVIDIA: Final = 0x10DE
 _UNIFIED_GPUS: Final = range(0x2E00, 0x2E40)
-"""PCI devices that are GPUs of GB10, which share the machine's memory: the range that NVIDIA's own
-kernels take for them."""
+"""PCI device ids of the GPUs of GB10, which share the machine's memory. NVIDIA's own kernels use
+the same range."""
 _RECLAIMED: Final = ("inactive_file", "active_file")
 """Fields of memory.stat that count page cache, which the kernel frees where memory is short."""
 
 
 class MemoryRoom(NamedTuple):
-    """Ceilings in bytes; None where there is no ceiling, or it cannot be found out."""
+    """Ceilings in bytes; None for a ceiling that does not exist or cannot be found out."""
 
     machine_bytes: int | None
     cgroup_bytes: int | None
@@ -35,17 +35,18 @@ class MemoryRoom(NamedTuple):
     cgroup_file: str = ""
     """The file that holds the control group's limit."""
     cgroup_used_bytes: int = 0
-    """What that control group uses already, page cache and shared memory left out."""
+    """Bytes that this control group uses already, without page cache and shared memory."""
     taken_bytes: int = 0
-    """Bytes that other daemons' slabs take of the mount, and thus of the machine's memory."""
+    """Bytes of the mount, and thus of the machine's memory, that other daemons' slabs take."""
     unified: bool = False
-    """Whether the GPU has its memory from the machine's."""
+    """Whether the GPU uses the machine's memory as its own."""
 
     @property
     def lowest(self) -> tuple[int, str] | None:
         """The lowest ceiling, and a name for it; None where no ceiling is known.
 
-        Other daemons' slabs are charged to their own control groups, and lower the other two.
+        Other daemons' slabs are charged to their own control groups. So they lower the ceilings of
+        the machine and the mount, but not that of the control group.
         """
         taken = self.taken_bytes
         left = "what other daemons leave of " if taken else ""
@@ -58,7 +59,7 @@ class MemoryRoom(NamedTuple):
         return min(known, key=lambda ceiling: ceiling[0], default=None)
 
     def beside(self, socket_path: str) -> MemoryRoom:
-        """The same with what daemons at other sockets have taken."""
+        """A copy in which `taken_bytes` counts the slabs of daemons at other sockets."""
         return self._replace(taken_bytes=others_bytes(SHM_MOUNT, socket_path))
 
 
@@ -81,7 +82,7 @@ def group_folders(root: str, controller: str) -> list[Path]:
 
     Args:
         root: the folder that holds `proc` and `sys`.
-        controller: whose groups are meant in cgroup v1; v2 has one tree for all.
+        controller: the controller whose groups are wanted in cgroup v1; v2 has one tree for all.
     """
     folders = []
     for line in _read(root, "proc/self/cgroup").splitlines():

@@ -1,8 +1,8 @@
-"""The text that a scrape is answered with, in either form of the official client library.
+"""Makes the text that answers a scrape, in either form of the official client library.
 
-Owns the choice of the form, and keeps the text of each family for as long as its values stay: the
-library's encoders take 10 microseconds a line, and between two scrapes few families change. What a
-family is made of is `metrics.py`'s. Runs in the daemon's loop.
+This module chooses the form, and keeps the text of each family of metrics until its values change.
+The library's encoders take 10 microseconds a line, and few families change between two scrapes.
+`metrics.py` makes the families. Runs in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _OPENMETRICS: Final = "application/openmetrics-text"
 
 
 class Form(NamedTuple):
-    """A form in which metrics are told."""
+    """A text format of metrics."""
 
     kind: str
-    """Its media type."""
+    """The form's media type."""
     encode: Callable[[Collector], bytes]
     end: bytes
-    """What it has after the last family, and nowhere else."""
+    """The bytes that follow the last family."""
 
 
 PLAIN: Final = Form(exposition.CONTENT_TYPE_PLAIN_0_0_4, exposition.generate_latest, b"")
@@ -35,11 +35,12 @@ OPEN: Final = Form(openmetrics.CONTENT_TYPE_LATEST, openmetrics.generate_latest,
 def form_for(accept: str) -> Form:
     """The form to answer in.
 
-    The library's own choice raises for a version that is no number, and repeats what it was asked
-    for. All names here are plain, so no escaping has to be agreed on.
+    The library's own function for this raises an error if the request's version is no number, and
+    copies parts of the request into its answer. All names of our metrics are plain, so no escaping
+    has to be negotiated.
 
     Args:
-        accept: the field of the request.
+        accept: the request's header field `Accept`.
     """
     asked = (each.partition(";")[0].strip().lower() for each in accept.split(","))
     return OPEN if _OPENMETRICS in asked else PLAIN
@@ -49,8 +50,8 @@ class Texts:
     """Makes the text of a registry.
 
     Args:
-        registry: what is told. Where it gives the same object for a family again, the family is
-            told as it was told before.
+        registry: gives the families. If it gives the same object for a family as before, the
+            family's text is used again.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -59,7 +60,7 @@ class Texts:
         """The latest text of each family, by media type and name."""
 
     def of(self, form: Form) -> bytes:
-        """All families, in one form."""
+        """The text of all families, in one form."""
         families = [self._family(form, metric) for metric in self._registry.collect()]
         return b"".join((*families, form.end))
 

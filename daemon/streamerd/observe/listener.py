@@ -1,10 +1,10 @@
 """The socket that Prometheus asks: HTTP/1.1 on a TCP address or a Unix socket, one answer each.
 
-Owns the listening socket and the few connections on it. Whoever is slow, says nonsense or asks too
-often harms only who else scrapes: a few connections at once, each for a few seconds, and a few a
-second, so that the loop, which serves loads, spends next to nothing here. The text of each of the
-two forms is made at most once in `FRESH_S`, and of a family only if its values changed
-(`exposition.py`). Runs in the daemon's loop.
+This module owns the listening socket and the few connections on it. A client that is slow, sends
+nonsense or asks too often harms only other clients of this socket. Connections are few at once and
+few a second, and each lasts a few seconds, so that the loop, which serves loads, spends next to
+nothing here. The text of each of the two forms is made at most once in `FRESH_S`, and that of a
+family only if its values changed (`exposition.py`). Runs in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ logger = logging.getLogger(__name__)
 
 MOST_CONNECTIONS: Final = 8
 MOST_ACCEPTED: Final = 20
-"""Connections that are accepted in `COUNTED_S`; what comes beyond waits in the kernel's queue."""
+"""Connections that are accepted in `COUNTED_S`. Further ones wait in the kernel's queue."""
 COUNTED_S: Final = 1.0
 ANSWERED_S: Final = 5.0
-"""For how long a connection may take from its first byte until it has taken the answer."""
+"""Seconds that a connection may take from its first byte until it has received the answer."""
 MOST_HEAD_BYTES: Final = 8 << 10
 FRESH_S: Final = 0.25
 _BACKLOG: Final = 16
@@ -40,8 +40,8 @@ class MetricsListener:
     """Serves a registry at one address.
 
     Args:
-        registry: what is told.
-        clock: of the loop.
+        registry: gives the families of metrics.
+        clock: the loop's clock.
     """
 
     def __init__(self, registry: CollectorRegistry, clock: Callable[[], float]) -> None:
@@ -51,11 +51,11 @@ class MetricsListener:
         self._socket: socket.socket | None = None
         self._file: Listening | None = None
         self._serving: set[asyncio.Task[None]] = set()
-        """The only strong references that these tasks have."""
+        """The tasks that serve connections. These are their only strong references."""
         self._accepted = 0
-        """Connections of the present `COUNTED_S`."""
+        """Number of connections that were accepted in the present interval of `COUNTED_S`."""
         self._turn: asyncio.TimerHandle | None = None
-        """Ends that time."""
+        """The timer that ends the present interval."""
         self._made: dict[str, tuple[float, bytes]] = {}
         """The text of each form, by its media type, and when it was made."""
 
@@ -64,10 +64,10 @@ class MetricsListener:
 
         Args:
             address: `HOST:PORT`, or an absolute path.
-            mode: permissions of the path.
+            mode: permissions of the socket file, if the address is a path.
 
         Raises:
-            ConfigError: nobody can listen there.
+            ConfigError: the address cannot be listened on.
         """
         if os.path.isabs(address):
             self._file = _unix_socket(address, mode)
@@ -79,12 +79,12 @@ class MetricsListener:
 
     @property
     def address(self) -> object:
-        """Where it listens, as the kernel says it."""
+        """The address of the listening socket, as the kernel tells it."""
         assert self._socket is not None
         return self._socket.getsockname()
 
     def close(self) -> None:
-        """Listen no more, and end what is under way. Idempotent."""
+        """Stop listening, and end the connections. Idempotent."""
         if self._turn is not None:
             self._turn.cancel()
         if self._socket is not None:
@@ -110,7 +110,7 @@ class MetricsListener:
             self._loop.remove_reader(self._socket)
         try:
             connection, _ = self._socket.accept()
-        except OSError:  # it has left already, or too many files are open
+        except OSError:  # the client has left already, or too many files are open
             return
         if len(self._serving) >= MOST_CONNECTIONS:
             connection.close()
@@ -119,7 +119,8 @@ class MetricsListener:
         task = self._loop.create_task(self._serve(connection))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
-        # Not in the task: one that is cancelled before its first step never gets there.
+        # The task cannot close the connection itself: if it is cancelled before its first step,
+        # none of its code runs.
         task.add_done_callback(lambda _task: connection.close())
 
     async def _serve(self, connection: socket.socket) -> None:
@@ -129,9 +130,9 @@ class MetricsListener:
                 await self._loop.sock_sendall(connection, self._answer(head))
                 connection.shutdown(socket.SHUT_WR)
         except (OSError, TimeoutError):
-            return  # it has left, or is slow
+            return  # the client has left, or is too slow
         except Exception:
-            # An error that nobody handles ends the daemon. Loads must not end with a scrape.
+            # An error that nobody handles ends the daemon, and a scrape must not end loads.
             logger.exception("event=metrics_failed")
 
     async def _head(self, connection: socket.socket) -> bytes:
@@ -207,9 +208,9 @@ def _is_served(path: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             failed = probe.connect_ex(path)
-        except OSError:  # longer than such a path may be
+        except OSError:  # the path is longer than a socket's path may be
             return False
-    # A full queue of connections, or a socket of another type, is somebody's too.
+    # A full queue of connections, or a socket of another type, also belongs to a program.
     return failed in (0, errno.EAGAIN, errno.EPROTOTYPE)
 
 

@@ -1,10 +1,11 @@
-"""What Prometheus is told: the daemon's counters as families of the official client library.
+"""Makes the metrics for Prometheus: the daemon's counters as families of the official library.
 
-Owns names, help texts and labels of the metrics; a registry of its own, so that nothing of the
-process beside them is told. Labels are of a few values each (kinds of source, codes of errors,
-reasons), never a path, a user or a process. Names are a promise: `docs/operations.md` lists them,
-and `deploy/grafana/` asks for them. A family whose values stayed is the same object as before, so
-that its text need not be made anew (`exposition.py`). Runs in the daemon's loop, and only reads.
+This module owns the names, help texts and labels of the metrics. It uses a registry of its own,
+since the library's default one would add metrics of the process. Each label has a few values (kinds
+of source, codes of errors, reasons), and never names a path, a user or a process. The names must
+stay: `docs/operations.md` lists them, and `deploy/grafana/` uses them. A family whose values have
+not changed is the same object as before, so that its text need not be made anew (`exposition.py`).
+Runs in the daemon's loop, and only reads.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from streamerd.state.events import FailureKind
 
 PREFIX: Final = "streamerd_"
 REQUEST: Final = "request"
-"""The reason of a retry that the storage code made by itself: a request that failed."""
+"""The reason of a retry that the storage code made by itself, after a request failed."""
 _RETRIES: Final = {
     FailureKind.NO_SPACE.value: "no_room_in_shared_memory",
     FailureKind.WORKER_LOST.value: "worker_died",
@@ -40,14 +41,14 @@ _RETRIES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What metrics are told from."""
+    """The parts of the daemon that metrics are read from."""
 
     facts: Facts
     watch: Watch
     refused: Mapping[str, int]
-    """Requests that were refused, by the error's code."""
+    """Number of refused requests, by the error's code."""
     started_at_s: float
-    """Unix time of the daemon's start."""
+    """The unix time of the daemon's start."""
 
 
 class DaemonCollector(Collector):
@@ -58,7 +59,7 @@ class DaemonCollector(Collector):
         self._families = Families()
 
     def collect(self) -> Iterable[Metric]:
-        """All families."""
+        """All families, with their present values."""
         facts, watch, made = self._observed.facts, self._observed.watch, self._families
         totals = status_totals(facts)
         yield made.gauges("build_info", "1, with the daemon's version", "version", {__version__: 1})
@@ -186,7 +187,7 @@ def _processes(made: Families, facts: Facts, totals: TotalsStatus) -> Iterator[M
 
 
 def fleet_families(made: Families, fleet: FleetStatus) -> Iterator[Metric]:
-    """What is told where a fleet is configured."""
+    """The families that are told if a fleet is configured."""
     yield made.gauge(
         "fleet_members",
         "Nodes of the fleet that are known, this one among them",
@@ -213,11 +214,11 @@ def fleet_families(made: Families, fleet: FleetStatus) -> Iterator[Metric]:
 
 
 class Families:
-    """Makes families, and gives the same object again for as long as the values stay."""
+    """Makes families, and gives the same object again until a family's values change."""
 
     def __init__(self) -> None:
         self._made: dict[str, tuple[object, Metric]] = {}
-        """The latest of each name, with its values."""
+        """The values that each family was last made of, and the family, by its name."""
 
     def gauge(self, name: str, told: str, value: float) -> Metric:
         """A gauge without labels."""

@@ -1,6 +1,6 @@
-"""One load as it is remembered: its figures, and how its time went, in a bounded number of samples.
+"""The record of one load: its figures, and how its time went, in a bounded number of samples.
 
-Pure: time is handed in. `watch.py` keeps records up to date.
+This module is pure: its callers pass the time. `watch.py` keeps records up to date.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from streamerd.observe.document import LoadReport, Sample
 from streamerd.state.load import Load
 
 MOST_SAMPLES: Final = 96
-"""Samples that are kept of one load. When there are more, every other one is dropped, and from then
-on samples are taken half as often."""
+"""The most samples of one load. Beyond it every other sample is dropped, and from then on samples
+are taken half as often."""
 MOST_CHARACTERS: Final = 4096
 """Length to which a record cuts the name of a source or the text of an error. The key of an object
 may have 1,024 bytes in most stores, and a URL 8 KiB; an error's text may name every shard."""
 BACKLOG_BLOCKS: Final = 4
-"""Granted blocks that a client has not consumed: with fewer it may wait for a certain one."""
+"""With at least this many granted blocks that it has not consumed, a client is taken to be copying.
+With fewer it may wait for a certain block."""
 FIRST_GAP_S: Final = 0.002
 
 
@@ -34,27 +35,27 @@ class Outcome(StrEnum):
 
 
 class Phase(StrEnum):
-    """What a load's time goes into."""
+    """The things that a load spends time on."""
 
     MEMORY = "memory"
-    """It waits for memory."""
+    """The load waits for memory."""
     CREDENTIALS = "credentials"
-    """It waits for renewed credentials."""
+    """The load waits for renewed credentials."""
     BLOCKS = "blocks"
-    """It waits for blocks, and has few or none left to copy."""
+    """The load waits for blocks, and has few or none left to copy."""
     COPYING = "copying"
-    """It has granted blocks that its client has not consumed."""
+    """The load has granted blocks that its client has not consumed."""
     IDLE = "idle"
-    """It wants nothing."""
+    """The load wants no block."""
 
 
 _NOT_WAITING: Final = (Phase.IDLE, Phase.COPYING)
-"""Phases in which a load waits for nothing of the daemon."""
+"""Phases in which a load does not wait for the daemon."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who opened a load."""
+    """The client or daemon that opened a load."""
 
     pid: int
     uid: int
@@ -62,12 +63,12 @@ class Holder:
 
 
 def remembered(text: str) -> str:
-    """A text as a record keeps it, cut where it is very long."""
+    """A text as a record keeps it: cut if it is very long."""
     return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"
 
 
 def phase_of(load: Load | None) -> Phase:
-    """What a load does now."""
+    """The phase that a load is in now."""
     if load is None or not load.admitted:
         return Phase.MEMORY
     if load.credentials.expired:
@@ -82,10 +83,10 @@ def _wants_more(load: Load | None) -> bool:
 
 
 def _is_behind(load: Load) -> bool:
-    """Whether its client has blocks to copy, and so does not wait for those that are on their way.
+    """Whether the load's client has blocks to copy, and so does not wait for those to come.
 
-    A client that reads views says what it consumed at the end alone: while its blocks arrive, it is
-    taken for one that waits.
+    A client that reads views tells what it consumed only at the end. While its blocks arrive, it is
+    taken for a client that waits.
     """
     backlog_bytes = load.served_bytes - load.all_consumed_bytes
     if not load.pending_blocks:
@@ -99,7 +100,7 @@ def _block_bytes(load: Load) -> int:
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """One load; all times are of the loop's clock, which nobody sets."""
+    """One load. All times are of the loop's clock, which is monotonic."""
 
     number: int
     kind: str
@@ -112,22 +113,22 @@ class Record:
     outcome: Outcome = Outcome.RUNNING
     error: str = ""
     admitted_bytes: int = 0
-    """Resident when it was admitted."""
+    """Bytes wanted by the load that were resident when it was admitted."""
     read_bytes: int = 0
-    """Read from the source for it."""
+    """Bytes that were read from the source for the load."""
     peer_bytes: int = 0
-    """Sent for it by other nodes of the fleet."""
+    """Bytes that other nodes of the fleet sent for the load."""
     served_bytes: int = 0
     consumed_bytes: int = 0
     spent_s: dict[Phase, float] = field(default_factory=lambda: dict.fromkeys(Phase, 0.0))
-    """Up to `since_s`."""
+    """Seconds that the load spent in each phase, up to `since_s`."""
     phase: Phase = Phase.MEMORY
     since_s: float = 0.0
-    """Since when it is in this phase, as far as `spent_s` has not counted that."""
+    """The time up to which `spent_s` counts. The load was in `phase` ever since."""
     complete: bool = False
-    """Whether it had been granted all that it wanted."""
+    """Whether the load had been granted all blocks that it wanted."""
     last_s: float = 0.0
-    """When something last happened in it."""
+    """When something last happened in the load."""
     gap_s: float = FIRST_GAP_S
     samples: list[Sample] = field(default_factory=list)
     sample_s: float = 0.0
@@ -137,9 +138,9 @@ class Record:
         self.last_s = self.since_s = self.sample_s = self.opened_s
 
     def advance(self, load: Load | None, now_s: float) -> None:
-        """Something happened: note how far it is, and what the time since went into.
+        """Note how far the load has come, and in which phase it spent the time since the last call.
 
-        This runs in each turn of the loop for each load that the turn is about.
+        Each turn of the core calls this for each load that the turn concerns.
         """
         self.last_s = now_s
         if load is not None:
@@ -166,7 +167,7 @@ class Record:
         if self.error and outcome is not Outcome.REFUSED:
             outcome = Outcome.FAILED
         elif complete and outcome is Outcome.GONE:
-            outcome = Outcome.ENDED  # a process that ends with views of what it loaded
+            outcome = Outcome.ENDED  # the process used views of its load until it ended
         self.outcome = outcome
 
     def _sample(self) -> None:
@@ -187,29 +188,29 @@ class Record:
 
     @property
     def seconds(self) -> float:
-        """Seconds from its open to the last thing that happened in it."""
+        """Seconds from the load's open to the last thing that happened in it."""
         return self.last_s - self.opened_s
 
     @property
     def brought_bytes(self) -> int:
-        """What was brought into memory for it, from the source or from other nodes."""
+        """Bytes that were brought into memory for the load, from the source or other nodes."""
         return self.read_bytes + self.peer_bytes
 
     @property
     def resident_bytes(self) -> int:
-        """The part of `served_bytes` that was in memory when the load was admitted."""
+        """The part of `served_bytes` that was resident when the load was admitted."""
         return max(0, min(self.admitted_bytes, self.served_bytes - self.brought_bytes))
 
     @property
     def shared_bytes(self) -> int:
-        """The part of `served_bytes` that other loads had read meanwhile."""
+        """The part of `served_bytes` that was read for other loads meanwhile."""
         return max(0, self.served_bytes - self.brought_bytes - self.resident_bytes)
 
     def report(self, shift_s: float) -> LoadReport:
-        """As `streamerctl report` gets it.
+        """This record in the form of the report's document.
 
         Args:
-            shift_s: what to add to the loop's time to get unix time.
+            shift_s: the seconds to add to the loop's time to get unix time.
         """
         return LoadReport(
             number=self.number,

@@ -1,7 +1,8 @@
-"""The answer to `GetReport`: what is remembered of loads and reads, as the report's document.
+"""Makes the answer to `GetReport`: the records of loads and the last reads, as a document.
 
-Owns how long that answer may become. Times are kept by the loop's clock, and become unix time only
-here, all with the same difference. Runs in the daemon's loop, and only reads.
+This module bounds the length of that answer. Records have times of the loop's clock. They become
+unix times only here, and the same difference is added to all of them. Runs in the daemon's loop,
+and only reads.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ from streamerd.observe.watch import Watch
 from streamerd.reading.totals import PEER_KIND, Read
 
 MOST_RUNNING: Final = 192
-"""Loads that run, as one answer tells them. Users may open more, up to `MAX_LOADS` for each client;
-with so many an answer has less than 16 MB whatever they are called, half of `MAX_ANSWER_BYTES`."""
+"""The most running loads that one answer tells. Users may open more, up to `MAX_LOADS` for each
+client. With this many, an answer has less than 16 MB, half of `MAX_ANSWER_BYTES`, however long
+their names are."""
 
 
 def report_document(watch: Watch, now_s: float, unix_time_s: float) -> ReportDocument:
     """Everything that `report` tells.
 
     Args:
-        watch: the loads and reads.
-        now_s: by the clock of the reads.
+        watch: the records of loads, and the reads.
+        now_s: the present time by the loop's clock, which the records use.
         unix_time_s: the same moment by the calendar's clock.
     """
     latest = list(islice(reversed(watch.running.values()), MOST_RUNNING))

@@ -1,7 +1,7 @@
 """Tells each load in the log: one line when it opens, and one when it ends with where time went.
 
-Owns these two lines alone. `service/answers.py` logs that a load waits, when it tells the client.
-Runs in the daemon's loop.
+This module writes these two lines alone. `service/answers.py` logs that a load waits, when it tells
+the client so. Runs in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Story:
     """Writes the lines."""
 
     def opened(self, record: Record) -> None:
-        """Log that a load was asked for; of a prefetch only the end is logged at INFO."""
+        """Log that a load was opened; for a prefetch at DEBUG, since its end tells enough."""
         level = logging.DEBUG if record.kind == "prefetch" else logging.INFO
         logger.log(
             level,

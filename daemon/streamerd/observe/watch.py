@@ -1,7 +1,8 @@
-"""The records of running and ended loads, kept up from what each turn of the core says.
+"""Keeps the records of running and ended loads up to date from the events of each turn of the core.
 
-Looks on and decides nothing. A turn costs as much as the loads that it is about, whatever number is
-open. Pure but for the log lines that its listener writes; runs in the daemon's loop.
+This module only looks on and decides nothing. The cost of a turn depends on the loads that the turn
+concerns, and not on the number of open loads. Pure, except for the log lines that its listener
+writes. Runs in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from streamerd.state.load import Load
 MOST_ENDED: Final = 64
 """Loads that are remembered after their end."""
 MOST_READS: Final = 2048
-"""Reads that are remembered one by one: 16 GiB of blocks of 8 MiB."""
+"""Number of single reads that are remembered: 16 GiB in blocks of 8 MiB."""
 LOAD_BOUNDS_S: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0)
 
 
 class Listener(Protocol):
-    """Hears of loads as they open and end."""
+    """Is told of each load when it opens and when it ends."""
 
     def opened(self, record: Record) -> None: ...
     def ended(self, record: Record, now_s: float) -> None: ...
@@ -41,9 +42,9 @@ class LoadTotals:
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Number of loads by kind and outcome."""
     seconds: dict[str, Histogram] = field(default_factory=dict)
-    """How long loads took that ended well, by kind of source."""
+    """Durations in seconds of loads that ended well, by kind of source."""
     origins: Counter[str] = field(default_factory=Counter)
-    """Bytes that loads were served, by where they came from."""
+    """Bytes that loads were served, by their origin."""
 
     def add(self, record: Record) -> None:
         """Count a load that ended."""
@@ -64,10 +65,10 @@ class Watch:
 
     Args:
         model: the loads and shards.
-        about: who owns a load.
-        called: what a shard is called.
+        about: returns the owner of a load.
+        called: returns a shard's URI and the kind of its source.
         listener: writes the log.
-        clock: of the loop.
+        clock: the loop's clock.
     """
 
     def __init__(
@@ -89,8 +90,8 @@ class Watch:
         self.ended: deque[Record] = deque(maxlen=MOST_ENDED)
         self.totals = LoadTotals()
         self.reads: deque[tuple[Read, int]] = deque(maxlen=MOST_READS)
-        """The latest reads, each with the number of the load for which it was made; 0 where that
-        has ended."""
+        """The latest reads, each with the number of the load for which it was made; 0 if that load
+        had ended."""
 
     def turned(self, happened: Sequence[AnyEvent], decided: Sequence[AnyCommand]) -> None:
         """Bring the records up to date after a turn of the core."""
@@ -108,7 +109,7 @@ class Watch:
             self._end(key, now_s, outcome)
 
     def read(self, read: Read) -> None:
-        """A block was read for a load."""
+        """Note that a block was read for a load."""
         record = self.running.get(read.load)
         if record is not None and read.kind == PEER_KIND:
             record.peer_bytes += read.size_bytes
@@ -117,7 +118,7 @@ class Watch:
         self.reads.append((read, record.number if record else 0))
 
     def waiting(self) -> Mapping[str, int]:
-        """Loads that wait for something else than blocks, by what they wait for."""
+        """Number of loads that wait for something else than blocks, by what they wait for."""
         counted = Counter(record.phase.value for record in self.running.values())
         return {phase.value: counted[phase.value] for phase in (Phase.MEMORY, Phase.CREDENTIALS)}
 
@@ -130,7 +131,7 @@ class Watch:
     ) -> None:
         match event:
             case events.BlockFetched():
-                pass  # by far the most frequent; the load's record moves when the block is granted
+                pass  # the most frequent event: the record moves when the block is granted
             case events.BlocksConsumed() | events.CredentialsRenewed() | events.WantsReplaced():
                 touched[event.load] = None
             case events.LoadOpened():
@@ -141,7 +142,7 @@ class Watch:
                 for key in [key for key in self.running if key.owner == event.owner]:
                     closed.setdefault(key, Outcome.GONE)
             case _:
-                pass  # no record changes by it
+                pass  # these events change no record
 
     def _decided(
         self,
@@ -151,7 +152,7 @@ class Watch:
     ) -> None:
         match command:
             case commands.FetchBlock() | commands.ReleaseBlocks():
-                pass  # by far the most frequent, and about no load's progress
+                pass  # the most frequent command, which concerns no load's progress
             case commands.Announce() | commands.ReportWaiting() | commands.AskCredentials():
                 touched[command.load] = None
             case commands.Admit():
@@ -189,7 +190,7 @@ class Watch:
         self._listener.opened(record)
 
     def _load(self, key: LoadKey) -> Load | None:
-        """The core's load, which is looked at once more after the core has forgotten it."""
+        """The core's load, or its last state if the core has already forgotten the load."""
         load = self._model.loads.get(key)
         if load is not None:
             self._loads[key] = load

@@ -1,7 +1,8 @@
 """Starts the fleet's process beside the daemon, and starts it again when it ends.
 
-Passes its questions to `lookups.py` and its news of members to the fetch workers. Without it
-everything is read from the store, so no load ever waits for it. Runs in the daemon's loop.
+This module passes the process's questions to `lookups.py` and its news of members to the fetch
+workers. While the process does not run, everything is read from the store, so no load ever waits
+for it. Runs in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -42,25 +43,26 @@ logger = logging.getLogger(__name__)
 
 MODULE: Final = "streamerd.peering.process"
 JOIN_S: Final = 5.0
-"""For how long reads wait for the first list of members. A fleet whose nodes start at once would
-read the store on each of them until it knows itself."""
+"""Seconds for which reads wait for the first list of members. Otherwise nodes that start together
+would all read from the store until they know each other."""
 MOST_ON_THEIR_WAY: Final = 64
-"""Descriptors that were sent and not received yet. While there are so many, peers are told to come
-again, since the daemon's open files belong to its clients."""
+"""The most descriptors that are sent to the process and not yet received. Beyond it peers are told
+to ask again, since the daemon needs its limited open files for clients."""
 BACKOFF_S: Final = (0.5, 2.0, 10.0, 30.0)
-"""Pauses before the process is started again; it goes back to the first once it knows members."""
+"""Pauses in seconds before the process is started again, one for each failure in a row. Once the
+process knows members, the next pause is the first one again."""
 
 
 class Beside:
-    """The fleet's process.
+    """The fleet's process, as the daemon sees it.
 
     Args:
-        settings: of the daemon.
-        workers: who read from peers, and whose spawner starts the process.
-        reads: where members and figures are noted.
-        model: what is resident.
-        shards: what stands behind it.
-        slabs: opens it.
+        settings: the daemon's settings.
+        workers: the workers, which read from peers, and whose spawner starts the process.
+        reads: the reads from peers, where members and figures are noted.
+        model: tells which blocks are resident.
+        shards: the backings of the shards.
+        slabs: opens slabs for reading.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class Beside:
         self._fds: dict[int, int] = {}
         """Descriptors on their way to the process, by the number of their answer."""
         self._before = Tally(0, {}, 0)
-        """What processes that ended have told in all."""
+        """Sums of the figures of all processes that have ended."""
         self._now = Tally(0, {}, 0)
         self._stopping = False
 
@@ -131,7 +133,7 @@ class Beside:
         self._let_go()
 
     def turned(self, happened: Sequence[AnyEvent]) -> None:
-        """What happened in a turn of the core."""
+        """Pass the events of a turn of the core to the questions that wait for blocks."""
         self._lookups.turned(happened)
 
     # --- messages -------------------------------------------------------------------------------
@@ -187,7 +189,7 @@ class Beside:
         self._again("ended")
 
     def _let_go(self) -> None:
-        """The process is gone or has to go, and with it what was on its way there."""
+        """Close everything that belongs to the process, which has ended or must end."""
         channel, self._channel = self._channel, None
         if channel is not None:
             channel.close()

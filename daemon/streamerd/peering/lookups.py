@@ -1,8 +1,8 @@
-"""Answers what peers ask for, from what the daemon holds complete and proven.
+"""Answers the questions of peers from the blocks that are resident and proven.
 
-Serving holds nothing: no lease, no claim, no use that eviction would see. A descriptor is sent, and
-what it shows later may be gone; the receiver's checksum tells. Runs in the daemon's loop, and only
-reads.
+Serving a block makes no lease and no claim, and does not count as a use for eviction. The fleet's
+process gets a descriptor of the slab, and the block may be released while it is sent. The receiver
+then finds that by the checksum. Runs in the daemon's loop, and only reads.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from streamerd.state.events import AnyEvent, BlockFetched, ShardKey
 from streamerd.state.lifecycle import BlockState
 
 MOST_WAITING: Final = 1024
-"""Questions whose answer is held back; more are answered at once."""
+"""The most questions whose answer waits for a block. Further questions are answered at once."""
 
 
 class Reply(NamedTuple):
-    """An answer, and the descriptor that goes with it; -1 for none."""
+    """An answer, and the descriptor that is sent with it; -1 for none."""
 
     message: Holding | NotHeld
     fd: int = -1
 
 
 Send = Callable[[Reply], None]
-"""Sends an answer, and closes its descriptor in time."""
+"""Sends an answer; closes its descriptor after the process has received it."""
 
 
 @dataclass(slots=True)
@@ -49,9 +49,9 @@ class Lookups:
     """The questions of the fleet's process.
 
     Args:
-        model: which blocks are resident or awaited.
-        shards: what stands behind shards.
-        slabs: opens them for reading.
+        model: tells which blocks are resident or awaited.
+        shards: the backings of the shards.
+        slabs: opens slabs for reading.
         from_store: the blocks that are being read from the store.
         block_bytes: size of a block.
         send: sends answers.
@@ -79,7 +79,7 @@ class Lookups:
         self._count = 0
 
     def look(self, look: Look) -> None:
-        """Answer a question, now or when its block is there or its time is over."""
+        """Answer a question: now, when its block is resident, or when its waiting time is over."""
         key = self._key(look.shard)
         block = -1 if key is None else self._block(key, look)
         if key is None or block < 0:
@@ -93,7 +93,7 @@ class Lookups:
             self._send(reply)
 
     def turned(self, happened: Iterable[AnyEvent]) -> None:
-        """What happened in a turn: blocks that came may have been waited for."""
+        """Answer the questions that waited for blocks which arrived in this turn of the core."""
         if not self._waiting:
             return
         for event in happened:
@@ -104,7 +104,7 @@ class Lookups:
                     self._send(self._reply(event.shard, event.block, each.look))
 
     def forget(self) -> None:
-        """Who asked is gone."""
+        """Drop all questions, since the process that asked them is gone."""
         waiting, self._waiting = self._waiting, {}
         for each in waiting.values():
             for one in each.values():
@@ -113,7 +113,7 @@ class Lookups:
     # --- steps ----------------------------------------------------------------------------------
 
     def _key(self, name: str) -> ShardKey | None:
-        """The shard of a name. The names are made anew only where the shards are others."""
+        """The shard of this name. The table of names is made anew only if the shards changed."""
         key = self._names.get(name)
         if key is not None and key in self._model.shards:
             return key
@@ -124,7 +124,7 @@ class Lookups:
         return self._names.get(name)
 
     def _block(self, key: ShardKey, look: Look) -> int:
-        """The block that is asked for; -1 where the range is no block of the shard."""
+        """The number of the block that is asked for; -1 if the range is no block of the shard."""
         size_bytes = self._shards.backings[key].stored.size_bytes
         block = look.start // self._block_bytes
         if look.start >= size_bytes:
@@ -146,7 +146,7 @@ class Lookups:
         return Reply(NotHeld(look.number, awaited, known=True, coming=coming))
 
     def _opened(self, backing: Backing) -> int:
-        """A descriptor of a slab that the caller closes; -1 where none can be had now."""
+        """A descriptor of a slab, which the caller closes; -1 if none can be opened now."""
         if not backing.slab_name:
             return -1
         try:
@@ -177,9 +177,10 @@ class Lookups:
 
 
 def _name(key: ShardKey, backing: Backing | None) -> str:
-    """The name by which peers ask for a shard; one that nobody asks for where it is not shared.
+    """The name by which peers ask for a shard.
 
-    A file of this node, or an object without a validator, is no other node's business.
+    A file of this node, or an object without a validator, is not shared with other nodes. Such a
+    shard gets a name that no peer asks for.
     """
     if backing is None or not is_remote(key.uri) or not backing.stored.validated:
         return f"{key.uri}\0{key.identity}"

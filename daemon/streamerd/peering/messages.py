@@ -25,7 +25,7 @@ class Holding(msgspec.Struct, frozen=True, tag=True):
 
 
 class NotHeld(msgspec.Struct, frozen=True, tag=True):
-    """The block is not in memory; the fields are as in `holdings.Missing`."""
+    """The block is not in memory; the fields mean what they do in `holdings.Missing`."""
 
     number: int
     awaited: bool
@@ -37,15 +37,15 @@ class NotHeld(msgspec.Struct, frozen=True, tag=True):
 
 
 class Look(msgspec.Struct, frozen=True, tag=True):
-    """A peer asks for a block. Answered by `Holding` or `NotHeld`."""
+    """A peer asks for a block. The daemon answers with `Holding` or `NotHeld`."""
 
     number: int
     shard: str
-    """As `wire.shard_name` makes it."""
+    """The shard's name, as `wire.shard_name` makes it."""
     start: int
     stop: int
     wait_s: float
-    """How long to hold the answer back where the block is awaited."""
+    """Seconds for which the answer may wait for the block if it is awaited."""
 
 
 class Got(msgspec.Struct, frozen=True, tag=True):
@@ -55,7 +55,7 @@ class Got(msgspec.Struct, frozen=True, tag=True):
 
 
 class Fellows(msgspec.Struct, frozen=True, tag=True):
-    """Who is in the fleet now."""
+    """The members of the fleet have changed."""
 
     me: str
     members: frozenset[str]
@@ -64,7 +64,7 @@ class Fellows(msgspec.Struct, frozen=True, tag=True):
 
 
 class Tally(msgspec.Struct, frozen=True, tag=True):
-    """What was served since the process started."""
+    """Figures of what this process has served since it started."""
 
     sent_bytes: int
     answers: dict[str, int]

@@ -1,9 +1,9 @@
 """The fleet's process, which `in_worker/spawner.py` forks.
 
-Serves other nodes and keeps this node's place in the list of members, so that neither the network
-nor an engine of membership can hold the daemon up. It is a member exactly while it serves. The main
-thread receives from the daemon; the end of file there, which the daemon's death causes too, ends
-the process.
+The process serves other nodes and keeps this node's place in the list of members, so that neither
+the network nor an engine of membership can hold the daemon up. The node is a member exactly while
+this process serves. The main thread receives from the daemon. The end of file on that socket, which
+the daemon's death causes too, ends the process.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ logger = logging.getLogger(__name__)
 
 TALLY_S: Final = 1.0
 ANSWER_S: Final = 5.0
-"""How long the daemon may take for an answer, beyond the time for which it may hold it back."""
+"""Seconds that the daemon may take for an answer, in addition to the time for which the answer may
+wait for its block."""
 
 
 class Daemon:
@@ -61,7 +62,7 @@ class Daemon:
         self._asked: dict[int, queue.SimpleQueue[Held | Missing]] = {}
 
     def look(self, asked: Asked, wait_s: float) -> Held | Missing:
-        """See `Holdings`. Where the daemon does not answer in time, nothing is held."""
+        """See `Holdings`. If the daemon does not answer in time, the block counts as missing."""
         number = next(self._numbers)
         answer: queue.SimpleQueue[Held | Missing] = queue.SimpleQueue()
         self._asked[number] = answer
@@ -70,11 +71,11 @@ class Daemon:
             return answer.get(timeout=min(wait_s, LONGEST_WAIT_S) + ANSWER_S)
         except queue.Empty:
             if self._asked.pop(number, None) is None:
-                return answer.get()  # it was on its way
+                return answer.get()  # the answer came just after the time was over
             return Missing(awaited=False, known=True)
 
     def answered(self, number: int, found: Held | Missing) -> None:
-        """An answer arrived, for a thread that may have stopped waiting."""
+        """Hand an answer to the thread that asked, which may have stopped waiting."""
         answer = self._asked.pop(number, None)
         if answer is not None:
             answer.put(found)
@@ -82,7 +83,7 @@ class Daemon:
             found.close()
 
     def tell(self, message: msgspec.Struct) -> None:
-        """Send the daemon a message; without effect where it is gone."""
+        """Send the daemon a message; no effect if the daemon is gone."""
         with self._sending:
             try:
                 self._channel.sendall(frame(message))
@@ -91,7 +92,7 @@ class Daemon:
 
 
 class FleetProcess:
-    """What runs in this process, by the daemon's messages."""
+    """Runs the server and the list of members, as the daemon's messages say."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
@@ -100,7 +101,7 @@ class FleetProcess:
         self._server: Server | None = None
 
     def serve(self) -> None:
-        """Do as told until the daemon closes its end.
+        """Obey the daemon's messages until it closes its end of the socket.
 
         Raises:
             StreamerError: this node cannot take part.
@@ -144,7 +145,7 @@ class FleetProcess:
         self._daemon.tell(Fellows(me, members, error))
 
     def _tally(self, desk: Desk, server: Server) -> None:
-        """Tell the daemon what was served, each time that it changed."""
+        """Tell the daemon the figures of what was served, each time that they have changed."""
         told, pause = Tally(0, {}, 0), threading.Event()
         while not pause.wait(TALLY_S):
             served = desk.served
@@ -157,7 +158,10 @@ class FleetProcess:
 
 
 def run(channel: socket.socket, options: Sequence[str]) -> int:
-    """Serve one daemon until it closes its end; the exit code. See `in_worker/process.py`."""
+    """Serve one daemon until it closes its end; returns the exit code.
+
+    The arguments are those of `run` in `in_worker/process.py`.
+    """
     parser = argparse.ArgumentParser(prog="streamerd-fleet")
     parser.add_argument("--log-level", default="INFO")
     parser.add_argument("--log-format", default="text")

@@ -1,1 +1,1 @@
-"""What outlives a daemon: writing sidecars, and adopting the slabs that they describe."""
+"""Lets the cache outlive a daemon: writes sidecars, and adopts the slabs that they describe."""

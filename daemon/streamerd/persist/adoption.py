@@ -1,9 +1,9 @@
 """Adopts the slabs that an earlier daemon of this instance left.
 
-Owns which slabs are adopted, what must be true of an object before it is believed to be the slab
-that its sidecar describes, and the removal of all other slabs. Looks only at slabs and sidecars,
-never at a source, because only a client may open a path that a client named. Runs once, in a
-thread, before the daemon serves.
+This module decides which slabs are adopted, checks that an object is the slab that its sidecar
+describes, and removes all other slabs. It looks only at slabs and sidecars, never at a source,
+because only a client may open a path that a client named. It runs once, in a thread, before the
+daemon serves.
 
 A slab is renamed first; only then is the kernel asked whether another process has it open. The
 answer includes every process that opened it under the old name, and no process can find the new
@@ -34,7 +34,7 @@ from streamerd.shm.slabs import (
 logger = logging.getLogger(__name__)
 
 BlockRun = tuple[int, int]
-"""Blocks as a half-open range."""
+"""Numbers of neighbouring blocks as a half-open range."""
 
 
 class AdoptedSlab(NamedTuple):
@@ -42,13 +42,13 @@ class AdoptedSlab(NamedTuple):
 
     sidecar: Sidecar
     resident: tuple[BlockRun, ...]
-    """The blocks that its sidecar claims."""
+    """The blocks that are resident according to the sidecar."""
     proven: bool
     """Whether these blocks are known to hold what was read; else their checksums are compared."""
     in_use: bool
     """Whether another process has the slab open, or may have."""
     fd: int
-    """Descriptor of it, open for reading and writing; the receiver closes it."""
+    """Descriptor of the slab, open for reading and writing; the receiver closes it."""
 
 
 def adopt_slabs(
@@ -62,10 +62,10 @@ def adopt_slabs(
 
     Args:
         folder: where the sidecars are.
-        instance: whose slabs are meant; those of other instances are not touched.
+        instance: the instance to adopt slabs of; slabs of other instances are not touched.
         limit_bytes: how much shared memory may be adopted.
         block_bytes: size of a block; slabs with blocks of another size are removed.
-        new_name: makes a name that was never used.
+        new_name: makes a name that no slab has had.
     """
     ended_well = folder.take_mark()
     for name, inode in folder.take_outdated():

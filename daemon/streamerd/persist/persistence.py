@@ -1,8 +1,8 @@
 """Keeps the cache over restarts: adopts slabs at start, writes sidecars while the daemon runs.
 
-Owns the order of these steps, and what is left behind at the end. `adoption.py` owns which slabs
-are adopted, `sidecar_writer.py` what is written down. Runs in the daemon's loop, except `adopt`,
-which runs in a thread before the daemon serves.
+This module owns the order of these steps, and decides what stays in shared memory at the end.
+`adoption.py` decides which slabs are adopted, `sidecar_writer.py` what is written down. Runs in the
+daemon's loop, except `adopt`, which runs in a thread before the daemon serves.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from streamerd.state.lifecycle import BlockState
 logger = logging.getLogger(__name__)
 
 FLUSH_S: Final = 0.5
-"""How often changed sidecars are written."""
+"""Seconds between two writings of changed sidecars."""
 
 
 class Persistence:
-    """Adopts and leaves the slabs of one instance.
+    """Adopts the slabs of one instance at start, and leaves them to the next daemon at the end.
 
     Args:
         settings: socket, block size and memory limit.
-        instance: the part that the names of this daemon's slabs have in common.
+        instance: the instance, which is a part of the names of this daemon's slabs.
         model: the shards as the core has them.
         decisions: is told of adopted shards.
         shards: gets the adopted shards.
@@ -88,7 +88,7 @@ class Persistence:
         )
 
     def enter_adopted(self) -> None:
-        """Make the adopted slabs part of the cache. Workers must run; nobody is served yet."""
+        """Make the adopted slabs part of the cache, once workers run and before any client."""
         self._decisions.decide(*(self._enter(adopted) for adopted in self._adopted))
         for adopted in self._adopted:
             self._warn_if_unpinned(adopted.sidecar)

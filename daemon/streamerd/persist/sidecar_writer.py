@@ -1,7 +1,7 @@
 """Writes the sidecars, so that the next daemon can adopt the slabs.
 
-Owns when a shard's sidecar is written and what it says; leaves the form of sidecars, and why a kill
-at any moment is safe, to `shm/sidecars.py`. Runs in the daemon's loop.
+This module decides when a shard's sidecar is written and what it says. `shm/sidecars.py` owns the
+form of sidecars, and explains why a kill at any moment is safe. Runs in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from streamerd.state.events import ShardKey
 logger = logging.getLogger(__name__)
 
 LAST_USE_S: Final = 60.0
-"""By how much a sidecar's time of last use may be out of date. To write hundreds of sidecars at
-each open would hold up the loop."""
+"""Seconds by which a sidecar's time of last use may be out of date, since writing hundreds of
+sidecars at each open would hold up the loop."""
 _FLAGS: Final = bytes(int(state in IN_SLAB) for state in range(256))
 """For each state of a block, the byte that a sidecar has for a block in that state."""
 
@@ -48,9 +48,10 @@ class SidecarWriter:
         self._model = model
         self._backings = backings
         self._written: dict[str, _Written] = {}
-        """What the sidecar of each slab says, by the name of the slab."""
+        """The contents of the sidecar of each slab, by the name of the slab."""
         self._failing = False
-        """Whether the last one could not be written, which the log tells once."""
+        """Whether the last sidecar could not be written. The log tells only the first such
+        failure."""
 
     def has(self, slab: str) -> bool:
         """Whether a slab has a sidecar."""
@@ -60,10 +61,10 @@ class SidecarWriter:
         return len(self._written)
 
     def flush(self, leased_s: float, *, exact: bool = False) -> bool:
-        """Write what has changed. Returns whether all of it could be written.
+        """Write the sidecars that have changed. Returns whether all of them could be written.
 
         Args:
-            leased_s: the time of last use of shards that are leased now, unless theirs is later.
+            leased_s: the time of last use to write for leased shards, unless their own is later.
             exact: write also where only the time of last use has changed a little.
         """
         current: dict[str, _Written] = {}

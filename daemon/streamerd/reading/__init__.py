@@ -1,1 +1,1 @@
-"""Reading sources into slabs: fetches in flight, bandwidth, progress, credentials."""
+"""Has sources read into slabs: fetches in flight, bandwidth, progress and proofs."""

@@ -1,6 +1,7 @@
-"""What stands behind a shard of the core: its slab, its checksums, and its users' names for it.
+"""The backing of a shard: its slab, its checksums, and its users' names for it.
 
-Owns the record; `service/shards.py` owns which shards have one. Used in the daemon's loop.
+The core knows a shard only by its key. The backing is what stands behind that key outside the core.
+`service/shards.py` owns which shards have a backing. Used in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from streamerd.reading.checksums import Checksums
 from streamerd.state.events import ShardKey
 
 MOST_NAMES: Final = 16
-"""Names that are remembered of one shard; the oldest is forgotten for the next."""
+"""Number of names that are remembered for one shard. A further name replaces the oldest."""
 
 
 class Name(NamedTuple):
-    """What one user calls a shard: a path where the user runs, or an object's URI."""
+    """One user's name for a shard: a path where the user's process runs, or an object's URI."""
 
     uid: int
     world: int
@@ -29,30 +30,32 @@ class Name(NamedTuple):
 
 @dataclass(slots=True)
 class Backing:
-    """One shard outside the core; lives as long as the shard does."""
+    """The backing of one shard. It lives as long as the core knows the shard."""
 
     stored: StoredShard
-    """Its `uri` is the name that the daemon shows: the first that it was opened by."""
+    """Identity and size of the shard. The `uri` is the first name by which the shard was opened,
+    and the name that the daemon shows."""
     checksums: Checksums
     slab_name: str = ""
     slab: int = -1
     """Handle by which workers know the slab."""
     slab_fd: int = -1
-    """The slab, open for reading and writing."""
+    """Descriptor of the slab, open for reading and writing."""
     readonly_fd: int = -1
-    """The slab, open for reading alone: a copy of this goes to clients. -1 where there is none."""
+    """Descriptor of the slab, open for reading alone, of which clients get copies; -1 for none."""
     slab_error: StreamerError | None = None
     """Why the slab could not be made."""
     ctime_ns: int = 0
     """The file's ctime when the blocks in memory were last known to be its bytes."""
     names: dict[Name, None] = field(default_factory=dict)
-    """All names by which it was opened, the one used last at the end."""
+    """All names by which the shard was opened, the one used last at the end."""
     pinned_by: set[int] = field(default_factory=set)
-    """Users who pinned it."""
+    """Ids of the users who pinned the shard."""
     retries: int = 0
-    """Requests to its source that were made again."""
+    """Number of requests to the shard's source that were repeated."""
     releases: int = 0
-    """How often blocks were given back; a reader of blocks compares it before and after."""
+    """Number of times that blocks were released. Code that looks at blocks compares this number
+    before and after, to see that none was released meanwhile."""
 
     def note_name(self, name: Name) -> None:
         """Remember a name."""

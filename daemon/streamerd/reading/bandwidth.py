@@ -1,7 +1,8 @@
-"""Bytes a second: how many may come from remote sources, and how fast a shard arrives.
+"""Limits the bytes a second from remote sources, and measures how fast a shard arrives.
 
-Owns the cap (a token bucket, and the reads that wait for it) and the rate that `status` shows. The
-bucket and the rate are pure: their time is handed in. The pace runs in the daemon's loop.
+This module owns the cap (a token bucket, and the reads that wait for it) and the rate that `status`
+shows. The bucket and the rate are pure: their callers pass the time. `Pace` runs in the daemon's
+loop.
 """
 
 from __future__ import annotations
@@ -11,25 +12,25 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 BURST_S: Final = 0.1
-"""After a pause, the bytes of this many seconds may come at once."""
+"""After a pause, the bytes that the cap allows in this many seconds may come at once."""
 
 LEAST_WAIT_S: Final = 0.001
-"""Least time to wait: a shorter one might be less than the clock can tell, and be waited for again
-and again. Whoever waits longer than needed loses nothing, as the bucket fills meanwhile."""
+"""The shortest wait in seconds. A shorter one might be less than the clock's resolution, and be
+repeated again and again. A wait that is too long loses nothing, as the bucket fills meanwhile."""
 WINDOW_S: Final = 5.0
-"""A shard's rate is measured over the last so many seconds."""
+"""A shard's rate is measured over this many of the last seconds."""
 
 
 class TokenBucket:
     """Says when the next read may begin so that, over time, no more than the rate is read.
 
-    A read is taken as a whole when it begins, and what it takes beyond what is there is paid for by
-    those that come after. So in any stretch of `t` seconds no more begins than `rate * (t + burst)`
-    and one read.
+    A read takes all its bytes from the bucket when it begins. If the bucket has fewer, the bucket
+    goes into debt, and later reads wait until the debt is paid. So the reads that begin within any
+    `t` seconds have at most `rate * (t + burst)` bytes and those of one more read.
 
     Args:
         bytes_per_s: the rate; 0 for no cap.
-        clock: seconds that only go forward.
+        clock: returns seconds that only go forward.
     """
 
     def __init__(self, bytes_per_s: int, clock: Callable[[], float]) -> None:
@@ -39,13 +40,13 @@ class TokenBucket:
         self._seen_s = clock()
 
     def set_rate(self, bytes_per_s: int) -> None:
-        """Take another rate from now on; a debt is forgiven, as it counted the old one."""
+        """Use another rate from now on. A debt is dropped, since it was counted at the old rate."""
         self.bytes_per_s = bytes_per_s
         self._level_bytes = 0.0
         self._seen_s = self._clock()
 
     def wait_s(self) -> float:
-        """Seconds until the next read may begin; 0.0 for now."""
+        """Seconds until the next read may begin; 0.0 if it may begin now."""
         if not self.bytes_per_s:
             return 0.0
         now_s = self._clock()
@@ -57,13 +58,13 @@ class TokenBucket:
         return max(LEAST_WAIT_S, -self._level_bytes / self.bytes_per_s)
 
     def take(self, size_bytes: int) -> None:
-        """Note that a read of so many bytes begins."""
+        """Note that a read of `size_bytes` begins."""
         if self.bytes_per_s:
             self._level_bytes -= size_bytes
 
 
 class CallLater(Protocol):
-    """`loop.call_later`, as far as it is used here."""
+    """The part of `loop.call_later` that is used here."""
 
     def __call__(self, delay: float, callback: Callable[[], None], /) -> object: ...
 
@@ -79,17 +80,17 @@ class Pace:
 
     @property
     def bytes_per_s(self) -> int:
-        """The cap; 0 for none."""
+        """The cap in bytes a second; 0 for none."""
         return self._bucket.bytes_per_s
 
     def begin(self, size_bytes: int, read: Callable[[], None]) -> None:
-        """Call `read` as soon as its bytes may come."""
+        """Call `read` as soon as the bucket allows its bytes."""
         self._waiting.append((size_bytes, read))
         if not self._due:
             self._go_on()
 
     def set_rate(self, bytes_per_s: int) -> None:
-        """Take another cap, also for what waits."""
+        """Use another cap, also for the reads that wait already."""
         if bytes_per_s != self._bucket.bytes_per_s:
             self._bucket.set_rate(bytes_per_s)
             self._go_on()
@@ -108,7 +109,7 @@ class Pace:
 
 
 class Rate:
-    """Bytes a second over a sliding window; the caller brings the time."""
+    """Bytes a second over a sliding window. The caller passes the time."""
 
     def __init__(self) -> None:
         self._arrivals: deque[tuple[float, int]] = deque()
@@ -124,12 +125,12 @@ class Rate:
         self._expire(at_s)
 
     def bytes_per_s(self, now_s: float) -> float:
-        """The rate now; 0 when nothing came within the window."""
+        """The present rate; 0 if no bytes arrived within the window."""
         self._expire(now_s)
         if not self._arrivals or self._since_s is None:
             self._since_s = None
             return 0.0
-        # A load younger than the window is measured over its own age.
+        # The rate of a shard that began to arrive within the window is measured over that time.
         return self._sum_bytes / min(WINDOW_S, max(now_s - self._since_s, 0.1))
 
     def _expire(self, now_s: float) -> None:

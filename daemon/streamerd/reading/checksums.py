@@ -1,7 +1,8 @@
-"""The checksum of each block of one shard: XXH3-64, taken by the worker that read it.
+"""The XXH3-64 checksum of each block of one shard, which the worker took that read the block.
 
-One array a shard, so that a thousand blocks cost 8 KB and can be written down as they lie. Used in
-the daemon's loop: by `streamerctl verify`, and by adoption after a daemon that was killed.
+Each shard has one array, so that the checksums of a thousand blocks take 8 KB and can be written to
+a file without conversion. Used in the daemon's loop: by `streamerctl verify`, and by adoption after
+a daemon was killed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Self
 
 
 class Checksums:
-    """Checksums by block number; 0 until a block was read."""
+    """Checksums by block number. A block that was not read yet has 0."""
 
     def __init__(self, blocks: int) -> None:
         self._values = array("Q", bytes(8 * blocks))
@@ -29,7 +30,7 @@ class Checksums:
         return checksums
 
     def packed(self) -> bytes:
-        """All of them, eight bytes each, the lowest byte first."""
+        """All checksums as bytes: eight for each, little-endian."""
         return _little(self._values[:]).tobytes()
 
     def __len__(self) -> int:
@@ -43,7 +44,7 @@ class Checksums:
 
 
 def _little(values: array[int]) -> array[int]:
-    """The same array, turned from this machine's byte order to little-endian or back."""
+    """The array converted from this machine's byte order to little-endian, or back."""
     if sys.byteorder != "little":
         values.byteswap()
     return values

@@ -1,9 +1,9 @@
-"""Which shard a local file is: decided by the kernel's identity of the file, never by a name. Pure.
+"""Decides which shard a local file is, by the kernel's identity of the file, never by a name. Pure.
 
 Two names of one file are one shard. A file that was rewritten in place is another shard under the
-same `uri`, so that the core lets the older content go. Where a rewritten file looks the same to
-`fstat` (size and time of last change were kept), and only its bytes tell, the next *edition* of the
-same content begins.
+same `uri`, so that the core drops the older content. A rewritten file may look the same to `fstat`,
+if its size and time of last change were kept, and differ in its bytes alone. Then the next
+*edition* of that identity begins.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Final
 from streamerd.state.events import ShardKey
 
 KNOWN: Final = 16_384
-"""Identities that are remembered in parts: each is asked for several times at every open."""
+"""Number of identities whose split is cached, since each open asks for each several times."""
 _OWNER: Final = "uid"
 _EDITION: Final = "#"
 _TWIN: Final = "="
 
 
 class Editions:
-    """The newest edition of each content; `note` adds those that were adopted."""
+    """The newest edition of each identity. `note` adds the editions of adopted shards."""
 
     def __init__(self) -> None:
         self._newest: dict[tuple[str, str], int] = {}
@@ -32,12 +32,12 @@ class Editions:
         return edition_key(identity, self._newest.get(_split(identity), 0))
 
     def supersede(self, key: ShardKey) -> None:
-        """The file has other bytes now: loads that are opened from now on get the next edition."""
+        """Begin the next edition of a file that has other bytes now; loads opened later get it."""
         content, edition = edition_of(key)
         self._begin(key.uri, content, edition + 1)
 
     def note(self, keys: Iterable[ShardKey]) -> None:
-        """Go on from the editions that were adopted."""
+        """Remember the editions of adopted shards, so that later editions follow them."""
         for key in keys:
             content, edition = edition_of(key)
             if edition:
@@ -56,7 +56,7 @@ def edition_key(identity: str, edition: int) -> ShardKey:
 
 
 def edition_of(key: ShardKey) -> tuple[str, int]:
-    """Content and edition of a shard; 0 for an object, which needs no editions."""
+    """Identity and edition of a shard. An object needs no editions, and always has 0."""
     content, mark, edition = key.identity.rpartition(_EDITION)
     return (content, int(edition)) if mark and edition.isdecimal() else (key.identity, 0)
 
@@ -71,7 +71,10 @@ def twin(key: ShardKey, number: int) -> ShardKey:
 
 @functools.lru_cache(maxsize=KNOWN)
 def _split(identity: str) -> tuple[str, str]:
-    """Two parts: device and inode (for FUSE also the user), and what tells contents apart."""
+    """Split an identity into the part for the file and the part for its content.
+
+    The first part is device and inode, for FUSE also the user; the second tells contents apart.
+    """
     kind, device, inode, *rest = identity.split(":")
     owner = [part for part in rest if part.startswith(_OWNER)]
     content = [part for part in rest if not part.startswith(_OWNER)]

@@ -1,7 +1,7 @@
-"""Reads that the core asked for: handed to workers, their ends turned into events.
+"""Hands the fetches that the core asked for to workers, and turns their ends into events.
 
-Owns what a fetch reads with and the pace of remote ones; counts what was read in `totals.py`. Runs
-in the daemon's loop.
+This module chooses the credentials or descriptors of each fetch, and owns the pace of remote ones.
+It counts what was read in `totals.py`. Runs in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -40,17 +40,19 @@ from streamerd.workers.in_daemon.environments import Environments
 from streamerd.workers.in_daemon.supervisor import Fleet
 
 ALONE: Final = "alone"
-"""Why a block is read from the store where no other node is known, or none could prove it."""
+"""The reason for reading a block from the store if no other node is known. It also stands for an
+object without a validator, of which other nodes may have another content."""
 _REFUSALS = {
     CredentialsExpired.code: FailureKind.EXPIRED,
     SourceForbidden.code: FailureKind.DENIED,
 }
-"""Codes of errors by which a store refuses credentials, whatever the object."""
+"""Codes of errors with which a store refuses credentials. The failure of a read with such a code
+concerns the credentials, and not the object."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lent:
-    """What a load lends a read: its client's environment, and the digest that names it."""
+    """The environment of a load's client, with its digest, as a read uses it."""
 
     environment: dict[str, str]
     digest: str
@@ -63,16 +65,16 @@ class Fetches:
     """Carries `FetchBlock` out.
 
     Args:
-        settings: block size, the cap on remote reads, and how long a file system may take.
+        settings: block size, the cap on remote reads, and the time limit for file systems.
         fleet: the workers that read.
-        backings: what stands behind the core's shards.
-        environments: what each load's client sent along.
-        sources: what local shards are read through.
+        backings: the backings of the core's shards.
+        environments: the environments that loads' clients sent.
+        sources: the descriptors that local shards are read through.
         post: gives an event to the core.
-        is_outdated: says of a block that was just read (shard, ctime of its file, attempt) whether
-            to read it again.
+        is_outdated: called for each block that was read, with the shard, the ctime of its file and
+            the number of the attempt; returns whether to read the block again.
         totals: where reads are counted.
-        peer_reads: what is tried at other nodes; None where there is no fleet.
+        peer_reads: the reads from other nodes; None if there is no fleet.
     """
 
     def __init__(
@@ -103,19 +105,20 @@ class Fetches:
         self._rates: dict[ShardKey, Rate] = {}
 
     def bytes_per_s(self, shard: ShardKey) -> float:
-        """How fast a shard arrives now; 0.0 where nothing does."""
+        """Bytes a second that arrive of a shard now."""
         rate = self._rates.get(shard)
         return rate.bytes_per_s(self._loop.time()) if rate is not None else 0.0
 
     def forget_rate(self, shard: ShardKey) -> None:
-        """A shard has no slab any more: nothing arrives."""
+        """Forget the rate of a shard that has no slab any more."""
         self._rates.pop(shard, None)
 
     def prepared(self, command: FetchBlock) -> Callable[[bool], None]:
-        """A call that has a worker read the block, a remote one when the cap lets it.
+        """A function that has a worker read the block, and makes a remote read wait for the cap.
 
-        The credentials are those of this moment, for the load may have ended when the call is made.
-        The call is told whether the block's memory is there already; else the worker makes it.
+        The credentials are looked up now, since the load may have ended when the function is
+        called. Its argument says whether the block has been backed already; otherwise the worker
+        backs it.
         """
         lent = self._lent(command)
         return lambda backed: self._begin(command, lent, backed=backed)
@@ -143,7 +146,10 @@ class Fetches:
     def _read_remote(
         self, reads: PeerReads, command: FetchBlock, lent: Lent, *, backed: bool
     ) -> None:
-        """Ask peers where there are any; those that came until the store has room count too."""
+        """Read a block from peers if there are any, else from the store.
+
+        A read that waits for the store still goes to peers that become known meanwhile.
+        """
         shared = self._backings[command.shard].stored.validated
         if shared and reads.useful:
             reads.peers.begin(lambda: self._read(command, None, lent, backed=backed, peers=True))
@@ -165,12 +171,13 @@ class Fetches:
     ) -> None:
         """Read a block from the store that no peer hands over.
 
-        The search may have been long, so a load that still lives lends what it has now.
+        The search may have taken long, so the newest credentials of a load that still lives are
+        used.
         """
         peer_reads.totals.store_reads[reason] += 1
         peer_reads.from_store.add((command.shard, command.block))
         now = self._lent(command) if command.credentials_of in self._environments else lent
-        # Its memory was made for the reading from peers.
+        # The block was backed for the attempt to read it from peers.
         peer_reads.store.begin(lambda: self._read_store(command, now, backed=True))
 
     def _left_peers(
@@ -181,7 +188,7 @@ class Fetches:
         job: jobs.Fetch,
         answer: jobs.Answer | None,
     ) -> bool:
-        """One stage of a read has ended; returns whether the block is read from the store now."""
+        """Note that one stage of a read ended; returns whether the store is read next."""
         size_bytes = job.stop - job.start
         if not job.peers:
             peer_reads.store.end()
@@ -222,7 +229,7 @@ class Fetches:
         start, stop = block_span(command.block, stored.size_bytes, self._block_bytes)
         handle = None if pair is None else pair.handle
         number = self._fleet.next_job()
-        # Another node is asked without credentials of any store.
+        # No credentials of a store are sent to another node.
         used = NOTHING if peers else lent
         job = jobs.Fetch(
             number, backing.slab, stored, handle, used.environment, start, stop, used.digest,
@@ -309,7 +316,7 @@ class Fetches:
     def _judge(
         self, job: jobs.Fetch, answer: jobs.JobFailed
     ) -> tuple[FailureKind, tuple[LoadKey, ...]]:
-        """What kind of failure this is, and the loads whose credentials are to blame for it.
+        """The kind of a failure, and the loads whose credentials caused it.
 
         A load that renewed its credentials while the read was under way is not blamed: the read
         was made with older ones.
@@ -323,5 +330,5 @@ class Fetches:
 
 
 def _kind(job: jobs.Fetch) -> str:
-    """Under which kind of source a read is counted."""
+    """The kind of source under which a read is counted."""
     return PEER_KIND if job.peers else kind_of(job.shard.uri)

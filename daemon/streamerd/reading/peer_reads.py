@@ -1,8 +1,8 @@
-"""Reads that are tried at other nodes before the store, and what came of them.
+"""Reads that are tried at other nodes before the store, and their counters.
 
-Owns how many of each are under way at once: waits for peers take none of the store's connections,
-and what the plan sends to the store waits for one of those. Runs in the daemon's loop; used only
-where a fleet is configured.
+This module bounds how many reads of each stage are under way at once. Reads from peers use none of
+the store's connections; a read that the plan sends to the store then waits for one of them. Runs in
+the daemon's loop; used only if a fleet is configured.
 """
 
 from __future__ import annotations
@@ -15,44 +15,44 @@ from typing import Final
 from streamerd.state.events import ShardKey
 
 PEER_READS: Final = 64
-"""Reads from other nodes at once."""
+"""How many reads from other nodes are under way at once."""
 
 
 @dataclass(slots=True)
 class FleetTotals:
-    """What the fleet did since the daemon's start, and who is in it."""
+    """Counters of the fleet since the daemon's start, and its members."""
 
     me: str = ""
     members: frozenset[str] = frozenset()
     members_error: str = ""
-    """Why what tells the members does not answer; empty while it does."""
+    """Why the engine that tells the members does not answer; empty while it does."""
     serving: bool = False
     """Whether the process that serves other nodes runs."""
     restarts: int = 0
-    """How often that process was started again."""
+    """How often the process that serves other nodes was started again."""
     peer_bytes: int = 0
-    """Of blocks that other nodes sent."""
+    """Bytes of blocks that other nodes sent."""
     peer_blocks: int = 0
     store_reads: Counter[str] = field(default_factory=Counter)
-    """Blocks that were read from the store, by the reason."""
+    """Number of blocks that were read from the store, by the reason."""
     store_bytes: int = 0
     sent_bytes: int = 0
-    """Sent to other nodes."""
+    """Bytes that were sent to other nodes."""
     answers: Counter[str] = field(default_factory=Counter)
-    """To other nodes' questions, by what was answered."""
+    """Number of answers to other nodes' questions, by kind of answer."""
     connections: int = 0
-    """Of other nodes, open now."""
+    """Number of connections of other nodes that are open now."""
 
 
 class Lane:
-    """At most so many calls at once; others wait for their turn."""
+    """Lets a bounded number of calls be under way at once; others wait for their turn."""
 
     def __init__(self, count: int) -> None:
         self._free = count
         self._waiting: deque[Callable[[], None]] = deque()
 
     def begin(self, call: Callable[[], None]) -> None:
-        """Make the call now or later; `end` follows once for each."""
+        """Make the call now or later. `end` must be called once when its work is over."""
         if self._free > 0:
             self._free -= 1
             call()
@@ -60,7 +60,7 @@ class Lane:
             self._waiting.append(call)
 
     def end(self) -> None:
-        """A call's work is over."""
+        """Note that the work of one call is over, and make the next call that waits."""
         if self._waiting:
             self._waiting.popleft()()
         else:
@@ -68,10 +68,10 @@ class Lane:
 
 
 class PeerReads:
-    """The two stages of a read: peers, then the store.
+    """The two stages of a read: first peers, then the store.
 
     Args:
-        connections: reads from stores at once.
+        connections: how many reads from stores may be under way at once.
     """
 
     def __init__(self, connections: int) -> None:
@@ -79,24 +79,24 @@ class PeerReads:
         self.peers = Lane(PEER_READS)
         self.store = Lane(connections)
         self.from_store: set[tuple[ShardKey, int]] = set()
-        """Blocks that are read from the store, or will be: this node waits for nobody's."""
+        """Blocks that are read from the store now or next, so that no other node is waited for."""
         self._early: list[Callable[[], None]] | None = []
-        """Reads that came before the members were known; None once they are."""
+        """Reads that came before the members were known; None once the members are known."""
 
     def when_open(self, read: Callable[[], None]) -> None:
-        """Make a read as soon as the members are known, or are not waited for any longer."""
+        """Make a read once the members are known, or once the time to wait for them is over."""
         if self._early is None:
             read()
         else:
             self._early.append(read)
 
     def open(self) -> None:
-        """Make the reads that waited; later ones wait no more. Idempotent."""
+        """Make the reads that waited, and let later reads begin at once. Idempotent."""
         early, self._early = self._early, None
         for read in early or ():
             read()
 
     @property
     def useful(self) -> bool:
-        """Whether there is another node to ask."""
+        """Whether the fleet has another member to ask."""
         return len(self.totals.members - {self.totals.me}) > 0

@@ -1,7 +1,8 @@
-"""Proving adopted blocks: their checksums are taken again, a few at a time.
+"""Proves adopted blocks: has workers take their checksums again, a few at a time.
 
-Owns the queue of blocks to prove. Runs in the daemon's loop; workers do the reading. Only a part
-of their threads is used at once, so that loads of other shards are read meanwhile.
+This module owns the queue of blocks to prove. It runs in the daemon's loop; workers read the
+blocks. It uses only a part of the workers' threads at once, so that other shards can be read
+meanwhile.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Proofs:
     Args:
         settings: block size.
         fleet: the workers that read.
-        backings: what stands behind the core's shards.
+        backings: the backings of the core's shards.
         post: gives an event to the core.
     """
 
@@ -63,7 +64,7 @@ class Proofs:
 
         def answered(answer: jobs.Answer | None) -> None:
             self._under_way -= 1
-            if answer is None:  # the worker died: again
+            if answer is None:  # the worker died, so the block is tried again
                 self._queue.appendleft((shard, block))
             else:
                 self._judge(shard, block, answer)

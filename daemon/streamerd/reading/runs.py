@@ -1,10 +1,10 @@
-"""Backs blocks that lie side by side with memory, several in one call, before they are read.
+"""Backs neighbouring blocks with memory, several in one call, before they are read.
 
-To make huge pages of shared memory the kernel first drains the page lists of every processor, one
-caller after the other: 0.6 ms each on sixteen busy processors, whatever the size of the range. A
-call for each block held all workers together to 13 GB/s there. The core begins blocks of a shard in
-runs (`state/load.py`); those that it begins in one turn are backed by one job here, and then read
-by as many workers as there are blocks. Runs in the daemon's loop.
+To make huge pages of shared memory, the kernel first drains the page lists of every processor, for
+one caller at a time. That takes 0.6 ms on sixteen busy processors, whatever the size of the range.
+One call for each block limited all workers together to 13 GB/s there. The core starts fetches of a
+shard's blocks in runs (`state/load.py`). The blocks of a run that start in one turn are backed by
+one job here, and then read by as many workers as there are blocks. Runs in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Read = Callable[[bool], None]
 
 
 class Runs:
-    """Takes the blocks of a turn that are to be read, and hands them on when they are backed.
+    """Takes the blocks to read of one turn, and has them read once they are backed.
 
     Args:
-        block_bytes: of a block.
+        block_bytes: size of a block.
         fleet: the workers that back memory.
-        backings: what stands behind the core's shards.
-        prepared: called for each block in the turn that decided on it; returns the call that
-            reads it, whose flag says whether the block's memory is there already.
+        backings: the backings of the core's shards.
+        prepared: called for each block in the turn that decided on it; returns the function that
+            reads the block, whose flag says whether the block has been backed already.
         post: gives an event to the core.
     """
 
@@ -52,7 +52,7 @@ class Runs:
         self._post = post
         self._due: list[FetchBlock] = []
         self._reads: dict[FetchBlock, Read] = {}
-        """The reads that were not begun yet."""
+        """The reads that have not begun yet, by the command that asks for them."""
 
     def add(self, command: FetchBlock) -> None:
         """Have a block read; `after_turn` begins it."""
@@ -60,7 +60,7 @@ class Runs:
         self._reads[command] = self._prepared(command)
 
     def after_turn(self) -> None:
-        """Begin what this turn decided."""
+        """Begin the reads that this turn decided on."""
         due, self._due = self._due, []
         for run in runs_of(due):
             if len(run) == 1 or self._backings[run[0].shard].slab_error is not None:
@@ -99,7 +99,7 @@ class Runs:
 
 
 def runs_of(commands: Sequence[FetchBlock]) -> Iterator[list[FetchBlock]]:
-    """The commands by runs of blocks side by side, in the order in which the runs begin."""
+    """Group the commands into runs of neighbouring blocks, in the order of each run's first."""
     runs: list[list[FetchBlock]] = []
     last: dict[ShardKey, list[FetchBlock]] = {}
     for command in commands:

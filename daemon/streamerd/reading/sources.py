@@ -1,9 +1,10 @@
-"""What local shards are read through: descriptors that clients opened with their own rights.
+"""Owns the descriptors of local shards, which clients opened with their own rights.
 
-Owns each received pair (one descriptor that reads the page cache, one for O_DIRECT where the file
-system takes it) until nobody needs it, and which pair a shard is read through now. A shard has
-one pair of each user who brought one, a few at most; a pair that failed is passed over while
-another is left. Runs in the daemon's loop, which never asks a descriptor anything, nor closes one.
+A pair is one descriptor that reads the page cache, and one for O_DIRECT where the file system
+allows that. This module owns each received pair until it is not needed any more, and chooses the
+pair to read a shard through. A shard has one pair for each user who brought one, a few at most. A
+pair that failed is passed over while another is left. Runs in the daemon's loop, which neither
+examines nor closes a descriptor.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from streamerd.state.events import ShardKey
 from streamerd.workers.in_daemon.lending import Lending
 
 MOST_PAIRS: Final = 4
-"""Pairs of one shard: what a fifth user brings would be read through only if four others failed."""
+"""The most pairs of one shard. A fifth user's pair would be used only if four others failed."""
 
 
 class Pair:
-    """One file as one client opened it; given up when the last of its users has released it.
+    """One file as one client opened it. Its descriptors are closed after its last `release`.
 
     Args:
         lending: lends the descriptors to workers.
         discard: closes descriptors, elsewhere than in the loop.
-        stored: size and identity as a worker found them; its `uri` is what the client calls it.
+        stored: size and identity as a worker found them, with the client's name as `uri`.
         ctime_ns: time of the last change of the file's inode, when it was examined.
         uid: the client's user.
         descriptors: one or two; this object closes them.
@@ -42,7 +43,7 @@ class Pair:
     ) -> None:
         self.stored = stored
         self.ctime_ns = ctime_ns
-        """When the file was last changed, as far as it was looked at through this."""
+        """The file's ctime when a worker last looked at the file through this pair."""
         self.uid = uid
         self.failed = False
         self._descriptors = descriptors
@@ -58,21 +59,21 @@ class Pair:
 
     @property
     def handle(self) -> int:
-        """The number by which workers know it, made when it is first asked for.
+        """The handle by which workers know this pair, made when it is first asked for.
 
-        Most pairs, those of resident shards, never need one.
+        Most pairs belong to resident shards and never need a handle.
         """
         if not self._handle:
             self._handle = self._lending.put_source(self.stored, self._descriptors)
         return self._handle
 
     def retain(self) -> Pair:
-        """Note one more user."""
+        """Note one more part of the daemon that uses the pair."""
         self._users += 1
         return self
 
     def release(self) -> None:
-        """Note that a user is done; the last one gives the descriptors up."""
+        """Note that one use has ended; the last one has the descriptors closed."""
         self._users -= 1
         if self._users:
             return
@@ -88,10 +89,10 @@ class Sources:
         self._of: dict[ShardKey, list[Pair]] = {}
 
     def offer(self, shard: ShardKey, pair: Pair) -> Pair:
-        """Have a pair for a shard, unless its user brought one before or there are enough.
+        """Add a pair to a shard, unless its user brought one before or the shard has enough.
 
         Returns:
-            The user's pair that the shard has, or `pair` itself where enough others are.
+            The pair of this user that the shard has; `pair` itself if the shard has enough others.
         """
         pairs = self._of.setdefault(shard, [])
         for known in list(pairs):
@@ -105,7 +106,7 @@ class Sources:
         return pair
 
     def reading(self, shard: ShardKey) -> Pair | None:
-        """The pair to read a shard through; None where none is left."""
+        """The pair to read a shard through; None if no pair is left."""
         for pair in self._of.get(shard, ()):
             if not pair.failed:
                 return pair
@@ -119,11 +120,11 @@ class Sources:
         return self.reading(shard) is not None
 
     def close(self, shard: ShardKey) -> None:
-        """Nothing is left to read from this shard's source."""
+        """Release a shard's pairs, since nothing of it has to be read any more."""
         for pair in self._of.pop(shard, ()):
             pair.release()
 
     def close_all(self) -> None:
-        """Nothing is read any more."""
+        """Release the pairs of all shards, at the daemon's end."""
         for shard in list(self._of):
             self.close(shard)

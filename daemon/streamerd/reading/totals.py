@@ -1,8 +1,8 @@
-"""What was read from sources: sums by kind of source.
+"""Counts what was read from sources, by kind of source.
 
-Owns these counters; who reads adds to them, and `status`, metrics and the record of loads look.
-Kinds are few (`file` and the schemes of stores), so that nothing here grows with what is read.
-Pure; used in the daemon's loop.
+Modules that read add to these counters; `status`, the metrics and the records of loads look at
+them. There are few kinds (`file` and the schemes of stores), so the counters do not grow with the
+number of reads. Pure; used in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ LATENCY_BOUNDS_S: Final = (
 
 
 class Histogram:
-    """How many values lie below each of some bounds, and their sum.
+    """Counts values between bounds, and sums them, for a histogram of Prometheus.
 
     Args:
-        bounds: ascending; a value counts below the first bound that it does not exceed.
+        bounds: ascending bounds; a value counts for the first bound that it does not exceed.
     """
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = tuple(bounds)
         self.counts = [0] * (len(self.bounds) + 1)
-        """Of each bound, and of what exceeds the last."""
+        """Number of values for each bound, and at the end of those that exceed the last bound."""
         self.sum = 0.0
 
     def add(self, value: float) -> None:
@@ -47,13 +47,13 @@ class Read(NamedTuple):
     """One block that a worker read, in seconds of the loop's clock."""
 
     load: LoadKey
-    """For which it was read."""
+    """The load for which the block was read."""
     kind: str
     size_bytes: int
     device_bytes: int
     asked_s: float
     began_s: float
-    """When a worker's thread began with it."""
+    """When a worker's thread began the read."""
     ended_s: float
     worker: int
     """The worker's pid."""
@@ -70,20 +70,20 @@ class KindTotals:
     requests: int = 0
     retries: int = 0
     latency: Histogram = field(default_factory=lambda: Histogram(LATENCY_BOUNDS_S))
-    """From the request to a worker until its answer, in seconds a block."""
+    """Seconds for each block from the request to a worker until its answer."""
 
 
 def _nobody(_read: Read) -> None:
-    """Nobody wants to know of each read."""
+    """The initial `on_read`, which ignores the read."""
 
 
 @dataclass(slots=True)
 class ReadTotals:
-    """What was read from sources since the start."""
+    """Counters of all reads since the daemon's start."""
 
     kinds: dict[str, KindTotals] = field(default_factory=dict)
     proof_bytes: int = 0
-    """Read once more to compare with what is in memory, because a file was touched."""
+    """Bytes that were read again to compare them with memory, because their file was touched."""
     on_read: Callable[[Read], None] = _nobody
     """Called with each read that brought a block."""
 
@@ -119,7 +119,7 @@ class ReadTotals:
         return sum(totals.retries for totals in self._sources())
 
     def _sources(self) -> list[KindTotals]:
-        """Of sources alone: what other nodes sent is no read of a source."""
+        """The counters of all kinds of sources; other nodes are no source."""
         return [totals for kind, totals in self.kinds.items() if kind != PEER_KIND]
 
 

@@ -1,7 +1,8 @@
-"""What clients are told of the core's decisions about their loads.
+"""Tells clients what the core decided about their loads.
 
-Owns the tickets: opens and prefetches whose answer is due once the core has decided. Sends messages
-on the control socket and has slabs handed out on the descriptor socket. Runs in the daemon's loop.
+This module owns the tickets: opens and prefetches that are answered once the core has decided. It
+sends messages on the control socket and has slabs handed out on the descriptor socket. Runs in the
+daemon's loop.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ from streamerd.state.events import LoadKey
 logger = logging.getLogger(__name__)
 
 DESCRIPTORS_WAIT_S: Final = 1.0
-"""For how long a slab is tried again that cannot be handed out because too many files are open.
-Descriptors of sources are closed as soon as the sources are read; those of slabs are not."""
+"""Seconds for which handing out a slab is retried if too many files are open. Waiting may help,
+since descriptors of sources are closed as soon as the sources are read."""
 
 Send = Callable[[str, messages.Message], object]
 """Sends a message to the session of this name."""
 
 
 class HandOut(Protocol):
-    """`DescriptorSocket.hand_out`."""
+    """The call by which slabs are sent to a client; `DescriptorSocket.hand_out` is one."""
 
     def __call__(
         self, session: Session, load: int, shards: Sequence[int], opener: SlabOpener
@@ -51,7 +52,7 @@ class Ticket:
     request_id: int
     total_bytes: int
     names: tuple[str, ...]
-    """What the client calls the shards, in its order."""
+    """The client's names for the shards, in the client's order."""
 
 
 class Answers:
@@ -59,13 +60,13 @@ class Answers:
 
     Args:
         model: the loads.
-        events: the time.
-        shards: what stands behind the shards; notes those that fail.
+        events: tells the time.
+        shards: the backings of the shards; remembers those that fail.
         slabs: opens slabs for clients.
-        sessions: who is connected.
+        sessions: the connected clients.
         send: sends messages.
         hand_out: sends slabs.
-        is_comparing: whether a load's resident bytes are still compared with its files.
+        is_comparing: returns whether a load's resident bytes are still compared with its files.
         block_bytes: size of a block.
     """
 
@@ -95,22 +96,22 @@ class Answers:
     # --- tickets --------------------------------------------------------------------------------
 
     def expect(self, load: LoadKey, ticket: Ticket) -> None:
-        """A request awaits what the core decides on this load."""
+        """Note that a request waits for the core's decision on this load."""
         self._tickets[load] = ticket
 
     def forget(self, load: LoadKey) -> None:
-        """Nobody waits for this load's answer any more."""
+        """Drop a load's ticket, since no request waits for its answer any more."""
         self._tickets.pop(load, None)
 
     @property
     def awaited(self) -> frozenset[LoadKey]:
-        """The loads whose requests await their answer."""
+        """The loads whose requests wait for their answer."""
         return frozenset(self._tickets)
 
     # --- decisions ------------------------------------------------------------------------------
 
     def admit(self, command: commands.Admit) -> None:
-        """A load or prefetch has begun."""
+        """Answer the request of a load or prefetch that the core admitted."""
         load = self._model.loads[command.load]
         ticket = self._tickets.pop(command.load)
         if load.prefetch:
@@ -139,13 +140,13 @@ class Answers:
         self._hand_out_slabs(command.load, shards)
 
     def announce(self, load: LoadKey, ranges: Sequence[BlockRange]) -> None:
-        """Blocks may be read."""
+        """Tell a client that its load may read these blocks."""
         for first in range(0, len(ranges), MAX_RANGES):
             told = tuple(ranges[first : first + MAX_RANGES])
             self._send(load.owner, messages.Granted(load.number, told))
 
     def report_waiting(self, command: commands.ReportWaiting) -> None:
-        """A load waits for memory."""
+        """Tell a client that its load waits for memory, and log that."""
         load = command.load
         figures = command.needs_bytes, command.available_bytes, command.limit_bytes
         logger.info(
@@ -155,18 +156,18 @@ class Answers:
         self._send(load.owner, messages.Waiting(load.number, *figures))
 
     def ask_credentials(self, load: LoadKey) -> None:
-        """A store says that a load's credentials have expired."""
+        """Ask a client for new credentials, since a store says that its load's have expired."""
         logger.info("event=credentials_expired owner=%s load=%d", load.owner, load.number)
         self._send(load.owner, messages.CredentialsWanted(load.number))
 
     def reject(self, command: commands.Reject) -> None:
-        """A load or prefetch cannot be admitted."""
+        """Answer the request of a load or prefetch that the core refused."""
         ticket = self._tickets.pop(command.load)
         failed = messages.Failed(ticket.request_id, command.code, command.message)
         self._send(ticket.session, failed)
 
     def fail(self, command: commands.FailShard) -> None:
-        """A shard of a load cannot be brought in."""
+        """Tell a client that a shard of its load cannot be brought in."""
         load = self._model.loads.get(command.load)
         if load is None:
             return
@@ -196,7 +197,7 @@ class Answers:
         """Open one slab for a client when its turn to be sent has come."""
         load = self._model.loads.get(key)
         if load is None:
-            return None  # closed before its turn came
+            return None  # the load was closed before its turn came
         backing = self._shards.backings[load.shards[index].key]
         if not backing.slab_name:
             self._tell_unhanded(key, index, backing.slab_error)
@@ -210,7 +211,7 @@ class Answers:
             return None
 
     def _tell_unhanded(self, key: LoadKey, index: int, error: StreamerError | None) -> None:
-        """A slab cannot be had: the client waits for it, whether it wants a block or not."""
+        """Tell a client that a slab cannot be opened; it waits for each slab of its load."""
         if error is not None:
             self._tell_failed(key, index, error.code, str(error))
 

@@ -1,6 +1,6 @@
-"""Carries the core's commands out: says which part of the daemon does what each command asks.
+"""Carries the core's commands out: passes each to the part of the daemon that can do it.
 
-Decides nothing and holds no state of its own. Runs in the daemon's loop.
+This module decides nothing and holds no state of its own. Runs in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from streamerd.workers.in_daemon.supervisor import Fleet
 
 
 class Service:
-    """Carries out what each turn decided, then lets go of what the core has forgotten.
+    """Carries out the commands of each turn, then drops whatever the core has forgotten.
 
     Args:
-        model: which loads there are.
-        posted: hears that a prefetch is done.
-        shards: what stands behind the shards.
+        model: the loads that the core knows.
+        posted: takes the event that a prefetch is done.
+        shards: the backings of the shards.
         slabs: makes and removes slabs.
-        answers: tells clients.
-        sources: what local shards are read through.
-        fetches: knows how fast shards arrive.
+        answers: tells clients what was decided.
+        sources: the descriptors that local shards are read through.
+        fetches: makes the reads, and knows how fast shards arrive.
         runs: has blocks backed and read.
         proofs: has adopted blocks proven.
-        environments: what loads' clients sent along for reading.
-        fleet: the workers that know environments.
+        environments: the environments that loads' clients sent.
+        fleet: the workers, which keep environments.
     """
 
     def __init__(
@@ -116,5 +116,5 @@ class Service:
         self._fetches.forget_rate(shard)
 
     def _forget(self, digest: str) -> None:
-        """Have workers close what they opened with an environment that no load has any more."""
+        """Have workers close the readers of an environment that no load has any more."""
         self._fleet.broadcast(lambda job: jobs.Forget(job, digest), lambda: None)

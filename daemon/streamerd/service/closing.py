@@ -1,8 +1,8 @@
-"""Clients' descriptors that nobody needs any more, until a thread has closed them.
+"""Closes clients' descriptors that are not needed any more, in threads.
 
-Closing a file whose server is dead may never return, so the loop closes none of them. Owns one
-closing thread for each user: a user whose files hang while they are closed holds up no other
-user's. Called in the daemon's loop.
+Closing a file whose server is dead may never return, so the loop itself closes none of them. Each
+user has closing threads of his own, so that files that hang delay only the files of the same user.
+Called in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 from streamerd.workers.threads import Closer
 
 CLOSING_S: Final = 1.0
-"""For how long the daemon's end waits until one user's files are closed."""
+"""Seconds for which the daemon waits at its end until one user's files are closed."""
 
 
 class Closing:
@@ -24,7 +24,7 @@ class Closing:
         self._loop = asyncio.get_running_loop()
         self._closers: dict[int, Closer] = {}
         self._discarded: dict[int, list[int]] = {}
-        """Descriptors that this round of the loop has discarded: they are closed together."""
+        """Descriptors that were discarded in this round of the loop. They are closed together."""
 
     def discard(self, uid: int, descriptors: Sequence[int]) -> None:
         """Have descriptors of a user's files closed, elsewhere than in the loop."""
@@ -33,7 +33,7 @@ class Closing:
         self._discarded.setdefault(uid, []).extend(descriptors)
 
     def unclosed(self, uid: int) -> int:
-        """How many descriptors of a user's files are discarded and not closed yet."""
+        """How many descriptors of a user's files were discarded and are not closed yet."""
         closer = self._closers.get(uid)
         return closer.unclosed if closer is not None else 0
 
@@ -46,7 +46,7 @@ class Closing:
             closer.close(descriptors)
 
     async def end(self) -> None:
-        """Close what is left, and end the threads that can be ended."""
+        """Close the remaining descriptors, and end the threads that can be ended."""
         self._close_discarded()
         for closer in self._closers.values():
             await self._loop.run_in_executor(None, closer.end, CLOSING_S)

@@ -1,8 +1,9 @@
-"""What stands behind each shard of the core, and the shards that failed lately.
+"""The backings of the core's shards, and the shards that failed lately.
 
-Owns the backings: one is entered before the event that opens its shard, and goes when the core has
-forgotten the shard. So an entry whose load the core refused goes after that same turn. Runs in the
-daemon's loop; leaves slabs to `slabs.py`.
+This module owns the backings. A backing is entered before the event that opens its shard, and is
+removed after the core has forgotten the shard. If the core refuses the load, it never knows the
+shard, so the backing is removed after that turn. Runs in the daemon's loop; leaves slabs to
+`slabs.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from streamerd.service.views import ModelView
 from streamerd.state.events import ShardKey
 
 RECENT_FAILURES: Final = 100
-"""Failed shards that `status` remembers after their last lease ended."""
+"""Number of failed shards that `status` shows after their last lease ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Shards:
 
     Args:
         model: which shards the core knows.
-        sources: what local shards are read through.
+        sources: the descriptors that local shards are read through.
         block_bytes: size of a block.
     """
 
@@ -49,13 +50,13 @@ class Shards:
         self._backings: dict[ShardKey, Backing] = {}
         self._failures: dict[str, Failure] = {}
         self._touched: list[ShardKey] = []
-        """Shards that were entered, offered a source or removed since the last turn."""
+        """Shards that were entered, got a source or lost their slab since the last turn."""
         self._departures: list[tuple[tuple[ShardKey, ...], Callable[[], None]]] = []
-        """Evicted shards, and what to call when their memory is free."""
+        """Evicted shards, and the function to call when their memory is free."""
 
     @property
     def backings(self) -> Mapping[ShardKey, Backing]:
-        """The backings, for reading and for what they let others note."""
+        """The backings by shard. Other rooms may note figures in a backing, but not add one."""
         return self._backings
 
     @property
@@ -66,7 +67,7 @@ class Shards:
     # --- entries --------------------------------------------------------------------------------
 
     def enter(self, key: ShardKey, stored: StoredShard, name: Name) -> Backing:
-        """Have something stand behind a shard that a client is about to open."""
+        """Make the backing of a shard that a client is about to open, unless it exists."""
         backing = self._backings.get(key)
         if backing is None:
             blocks = block_count(stored.size_bytes, self._block_bytes)
@@ -82,18 +83,19 @@ class Shards:
         return backing
 
     def offer_source(self, key: ShardKey, pair: Pair) -> None:
-        """Have what a shard can be read through; given up if the core reads nothing of it."""
+        """Add a pair of descriptors to read a shard through; released if it is not needed."""
         self._sources.offer(key, pair)
         self._touched.append(key)
 
     def slab_removed(self, key: ShardKey) -> None:
-        """A shard has no slab any more; after this turn it may have nothing at all."""
+        """Note that a shard has no slab any more; after this turn its backing may go, too."""
         self._touched.append(key)
 
     def after_turn(self) -> None:
-        """Forget what the core has forgotten.
+        """Remove the backings of shards that the core has forgotten.
 
-        Not while commands are carried out: a shard may be opened again in the turn that removes it.
+        This must not happen while commands are carried out, since a shard may be opened again in
+        the turn that removes it.
         """
         touched, self._touched = self._touched, []
         for key in touched:
@@ -107,7 +109,7 @@ class Shards:
     # --- failures -------------------------------------------------------------------------------
 
     def note_failure(self, shard: ShardKey, size_bytes: int, code: str, message: str) -> str:
-        """Remember that a shard could not be brought in; the name that `status` shows for it."""
+        """Remember that a shard failed; returns the name that `status` shows for the shard."""
         uri = self._backings[shard].stored.uri
         self._failures[uri] = Failure(shard_id(shard), size_bytes, code, message)
         while len(self._failures) > RECENT_FAILURES:
@@ -115,13 +117,13 @@ class Shards:
         return uri
 
     def forget_failures(self) -> None:
-        """Show none of them any more."""
+        """Forget all failures, so that `status` shows none of them any more."""
         self._failures.clear()
 
     # --- evictions ------------------------------------------------------------------------------
 
     def when_gone(self, shards: tuple[ShardKey, ...], then: Callable[[], None]) -> None:
-        """Call `then` once the memory of evicted shards is free, or somebody uses them again."""
+        """Call `then` once the memory of evicted shards is free, or loads use them again."""
         self._departures.append((shards, then))
         self._tell_departures()
 

@@ -1,9 +1,9 @@
-"""The slabs of this daemon's shards: making, attaching, punching and removing them.
+"""Makes, attaches, punches and removes the slabs of this daemon's shards.
 
-Owns their names, the descriptors that clients get of them, and the memory that lingers because an
-earlier daemon's clients still have it open. Never touches a slab's pages: workers back, fill and
-punch blocks. Runs in the daemon's loop, but for the freeing of a whole slab, which may take a while
-and runs in a thread.
+This module owns the slabs' names, the descriptors of slabs that clients get, and the lingering
+slabs, which are unlinked but still open in clients of an earlier daemon. It never touches a slab's
+pages: workers back, fill and punch blocks. Runs in the daemon's loop, except the freeing of a whole
+slab, which may take long and runs in a thread.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ from streamerd.workers.in_daemon.supervisor import Fleet
 logger = logging.getLogger(__name__)
 
 RETAINS_READONLY_FROM: Final = 8192
-"""Where the daemon may have so many descriptors, a read-only one of each slab is retained for
-clients: opening it anew for each client costs the loop more than all else that an open of a
-resident shard does."""
+"""If the daemon may have at least this many descriptors, it retains a read-only one of each slab
+for clients. Opening one anew for each client costs the loop more than all other work of opening a
+resident shard."""
 
 
 class Slabs:
-    """Makes slabs stand behind shards.
+    """Makes and removes the slabs of shards.
 
     Args:
         settings: the instance's mounts and block size.
-        instance: what all names of this daemon's slabs have in common.
-        fleet: workers, and what is lent to them.
-        backings: what stands behind the core's shards.
-        model: how large the ranges of blocks are.
-        events: hears of blocks that were released.
+        instance: the instance, which is a part of all names of this daemon's slabs.
+        fleet: the workers, and the slabs that are lent to them.
+        backings: the backings of the core's shards.
+        model: tells the sizes of ranges of blocks.
+        events: takes the event that blocks were released.
     """
 
     def __init__(
@@ -80,18 +80,18 @@ class Slabs:
 
     @property
     def lingering_bytes(self) -> int:
-        """Memory of slabs that were given up while others have them open."""
+        """Bytes of slabs that were unlinked while other processes have them open."""
         return self._lingering.size_bytes
 
     # --- making ---------------------------------------------------------------------------------
 
     def new_name(self, uri: str, identity: str) -> str:
-        """A name that no slab has had, of this daemon or of those before it."""
+        """A name that no slab of this daemon or of earlier daemons of its instance has had."""
         self._made += 1
         return slab_name(self._instance, uri, identity, self._made)
 
     def try_one(self) -> None:
-        """See that slabs can be made.
+        """Make and remove an empty slab, to see that slabs can be made.
 
         Raises:
             StreamerError: no shared memory can be had here.
@@ -102,7 +102,7 @@ class Slabs:
         os.close(descriptor)
 
     def create(self, shard: ShardKey, size_bytes: int) -> None:
-        """Make a slab for a shard. Where that fails, its first fetch and its loads fail with it."""
+        """Make a slab for a shard; if that fails, the shard's first fetch and its loads fail."""
         backing = self._backings[shard]
         name = self.new_name(shard.uri, shard.identity)
         try:
@@ -112,17 +112,17 @@ class Slabs:
             backing.slab_error = error
 
     def attach(self, backing: Backing, name: str, descriptor: int) -> None:
-        """Have a slab stand behind a shard; a client's descriptor is opened while its name is new.
+        """Give a shard its slab; the descriptor for clients is opened while the slab has its name.
 
         Args:
-            backing: of the shard.
-            name: the slab's.
-            descriptor: of the slab, open for writing; this object closes it.
+            backing: the backing of the shard.
+            name: the name of the slab.
+            descriptor: the slab, open for reading and writing; this object closes it.
         """
         backing.slab_name, backing.slab_fd, backing.slab_error = name, descriptor, None
         backing.slab = self._fleet.lending.put_slab(descriptor)
         if self._retains_readonly:
-            with contextlib.suppress(OSError):  # where there is none, each client's is opened anew
+            with contextlib.suppress(OSError):  # without it, one is opened for each client
                 backing.readonly_fd = open_readonly(descriptor, name, self._readonly_mount)
 
     def opened_for_client(self, backing: Backing) -> OpenedSlab:
@@ -148,7 +148,7 @@ class Slabs:
         self._fleet.submit(job, lambda answer: self._released(command, answer))
 
     def _released(self, command: ReleaseBlocks, answer: jobs.Answer | None) -> None:
-        if answer is None:  # the worker died before it answered
+        if answer is None:  # the worker died before it answered, so another one is asked
             self.release(command)
             return
         if isinstance(answer, jobs.JobFailed):
@@ -160,7 +160,7 @@ class Slabs:
         self._events.post(BlocksReleased(self._events.now_s, shard, start, stop))
 
     def remove(self, shard: ShardKey) -> None:
-        """Unlink the slab of a shard, with nothing in it any more."""
+        """Unlink the slab of a shard, which has no block in it any more."""
         name, handle = _detach(self._backings[shard])
         if handle >= 0:
             for descriptor in self._fleet.lending.take_back(handle):
@@ -185,26 +185,26 @@ class Slabs:
         self._fleet.broadcast(lambda job: jobs.CloseSlab(job, handle), closed)
 
     def _free(self, name: str, descriptors: tuple[int, ...]) -> None:
-        """Unlink a slab with all that is in it. Runs in a thread."""
+        """Unlink a slab and close its descriptors, which frees its memory. Runs in a thread."""
         for descriptor in descriptors:
             _unlink(name, descriptor)
             if not self._lingering.keep(descriptor):
                 os.close(descriptor)
 
     def look_at_lingering(self) -> None:
-        """Let go of lingering slabs that nobody else has open any more; to be called now and then.
+        """Close lingering slabs that no other process has open any more.
 
-        Nobody tells the daemon when an earlier daemon's client closes a slab.
+        Each tick calls this, since no event tells when a client of an earlier daemon closes a slab.
         """
         self._lingering.look()
 
     def close(self) -> None:
-        """Forget the lingering slabs; whoever has them open keeps them."""
+        """Close the lingering slabs; other processes that have them open can still read them."""
         self._lingering.close()
 
 
 def _detach(backing: Backing) -> tuple[str, int]:
-    """Let a shard have no slab; gives the name and the handle of the slab that it had."""
+    """Take a shard's slab from it; returns the slab's name and its handle."""
     if backing.readonly_fd >= 0:
         os.close(backing.readonly_fd)
         backing.readonly_fd = -1
@@ -214,5 +214,5 @@ def _detach(backing: Backing) -> tuple[str, int]:
 
 
 def _unlink(name: str, descriptor: int) -> None:
-    """Unlink a slab, if the name still is this object's: others may have put one there."""
+    """Unlink a slab if its name still means this object, and not one that others put there."""
     remove_slab(name, os.fstat(descriptor).st_ino)

@@ -1,8 +1,8 @@
-"""The core's turns: events that happened are collected, decided on together, and carried out.
+"""The core's turns: collects events, lets the core decide on them, has its commands carried out.
 
-Owns the core, the events that wait for its next turn, and when that turn is. What one round of the
-loop learns is given to the core at once, so that clients hear of it in one message. Runs in the
-daemon's loop; leaves the carrying out to whoever attached itself.
+This module owns the core, the events that wait for its next turn, and the time of that turn. The
+events of one round of the loop go to the core together, so that each client gets one message about
+them. Runs in the daemon's loop; the function that was given to `attach` carries the commands out.
 """
 
 from __future__ import annotations
@@ -17,22 +17,24 @@ from streamerd.state.events import AnyEvent
 from streamerd.state.model import Model
 
 TURN_GAP_S: Final = 0.002
-"""Turns begin at least so far apart: what happens between them is decided, and announced, at once.
+"""The least time in seconds between the beginnings of two turns. Events that happen in between are
+decided on and announced together.
 
-At 30 GB/s and eight ranks each block alone would be 17 messages; fetch workers have their next
-block waiting meanwhile."""
+At 30 GB/s and eight ranks, single turns would cost 17 messages for each block. Fetch workers lose
+nothing by the wait, since each has its next block waiting."""
 
 Carrier = Callable[[Sequence[AnyCommand]], None]
 """Carries out the commands of one turn."""
 Watcher = Callable[[Sequence[AnyEvent], Sequence[AnyCommand]], None]
-"""Hears of what happened in a turn and what was decided, before that is carried out."""
+"""Called with the events of a turn and the commands that were decided, before these are carried
+out."""
 
 
 class Turns:
     """Gives events to the core; implements `views.Decisions`.
 
     Args:
-        core: decides; nobody else calls it.
+        core: decides; only this object calls it.
     """
 
     def __init__(self, core: Core) -> None:
@@ -46,16 +48,16 @@ class Turns:
         self.started_s = self.now_s
 
     def attach(self, carry_out: Carrier) -> None:
-        """Say who carries commands out; before the first event."""
+        """Set the function that carries commands out. Call this before the first event."""
         self._carry_out = carry_out
 
     def watch(self, watch: Watcher) -> None:
-        """Say who only looks on: at most one, who changes nothing."""
+        """Set the one function that looks on at turns; it must change nothing."""
         self._watch = watch
 
     @property
     def model(self) -> Model:
-        """What the core knows. Others get it as a `ModelView`."""
+        """The state of the core. Other rooms get it as a `ModelView`."""
         return self._core.model
 
     @property
@@ -63,20 +65,20 @@ class Turns:
         return self._loop.time()
 
     def post(self, event: AnyEvent) -> None:
-        """Give an event to the core in the next turn, with all that happens until then."""
+        """Give an event to the core in the next turn, with all events until then."""
         self._events.append(event)
         if not self._turn_due:
             self._turn_due = True
-            # At once after a pause: opening what is resident waits for nothing.
+            # After a pause the turn comes at once, so that opening a resident shard does not wait.
             self._loop.call_at(self._turned_s + TURN_GAP_S, self.turn)
 
     def decide(self, *events: AnyEvent) -> None:
-        """Let the core decide at once on these events and all that wait."""
+        """Let the core decide at once on the events that wait and on these."""
         self._events += events
         self.turn()
 
     def turn(self) -> None:
-        """Let the core decide on what has happened, and have its commands carried out."""
+        """Let the core decide on the events that wait, and have its commands carried out."""
         self._turn_due = False
         self._turned_s = self.now_s
         happened, self._events = self._events, []
@@ -90,4 +92,4 @@ def _nobody(_commands: Sequence[AnyCommand]) -> None:
 
 
 def _unwatched(_events: Sequence[AnyEvent], _commands: Sequence[AnyCommand]) -> None:
-    """Nobody looks on."""
+    """The initial watcher, which ignores the turn."""

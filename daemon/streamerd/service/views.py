@@ -1,7 +1,7 @@
-"""What rooms outside the core see of it: its model for reading, and one way to give events in.
+"""The view of the core for other rooms: its model for reading, and one way to give events in.
 
-Only protocols: whoever takes a `ModelView` cannot change the model without a type error, and
-whoever takes `Events` can say what happened and nothing else. `turns.py` implements both.
+This module has only protocols. Code that takes a `ModelView` cannot change the model without a type
+error, and code that takes `Events` can only report what happened. `turns.py` implements both.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from streamerd.state.load import Load
 from streamerd.state.model import Ledger, Totals
 
 IN_SLAB: Final = (BlockState.RESIDENT, BlockState.UNPROVEN)
-"""States of a block whose bytes lie in the slab, whether they are proven or not."""
+"""The states of a block whose bytes are in the slab, proven or not."""
 
 
 class ShardView(Protocol):
@@ -54,7 +54,7 @@ class ShardView(Protocol):
 
 
 class ModelView(Protocol):
-    """What the core knows, for reading between two turns."""
+    """The state of the core, for reading between two turns."""
 
     @property
     def shards(self) -> Mapping[ShardKey, ShardView]: ...
@@ -69,7 +69,7 @@ class ModelView(Protocol):
 
 
 class Events(Protocol):
-    """How the core hears of what happened."""
+    """The way in which other rooms tell the core what happened."""
 
     @property
     def now_s(self) -> float:
@@ -82,8 +82,8 @@ class Events(Protocol):
 
 
 class Decisions(Events, Protocol):
-    """For requests whose answer depends on what the core decides."""
+    """Lets a request that depends on the core's decision have it at once."""
 
     def decide(self, *events: AnyEvent) -> None:
-        """Let the core decide at once on these events and all that wait."""
+        """Let the core decide at once on the events that wait and on these."""
         ...

@@ -1,1 +1,1 @@
-"""The daemon's settings: their table, and how flags, variables and the file give their values."""
+"""The daemon's settings: their table, and their values from flags, variables and the file."""

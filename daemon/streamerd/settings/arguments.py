@@ -1,7 +1,7 @@
 """The command line of the `streamerd` program.
 
-Owns flags and help text, made from the table in `table.py`; leaves the values to `config.py`. Runs
-in the main process, at start and at each reload.
+This module owns flags and help text, which it makes from the table in `table.py`; `config.py`
+decides the values. Runs in the main process, at start and at each reload.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def daemon_parser(*, full: bool = False) -> argparse.ArgumentParser:
     """The parser of `streamerd`: one flag for each setting, and some of its own.
 
     Args:
-        full: whether the help has every flag, as the man page needs; else it fits a screen.
+        full: whether the help shows every flag, as the man page needs; otherwise it fits a screen.
     """
     parser = argparse.ArgumentParser(
         prog="streamerd",
@@ -41,7 +41,7 @@ def daemon_parser(*, full: bool = False) -> argparse.ArgumentParser:
     parser.add_argument(
         "--check", action="store_true", help="read the configuration, say what is wrong, and exit"
     )
-    # For programs that start a daemon: it writes READY to this descriptor once it serves.
+    # A program that starts a daemon passes this; the daemon writes READY to it once it serves.
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"streamerd {__version__}")
     return parser
@@ -54,5 +54,5 @@ def overrides_of(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def settings_of(arguments: argparse.Namespace) -> tuple[Settings, dict[str, str]]:
-    """The settings of a process that was started with these arguments; see `load_settings`."""
+    """The settings of a daemon that was started with these arguments; see `load_settings`."""
     return load_settings(overrides_of(arguments), os.environ, arguments.config)

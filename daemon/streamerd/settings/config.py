@@ -1,8 +1,9 @@
 """Decides the value of each of the daemon's settings, which may come from four places.
 
-Owns the order of precedence (command-line flag, then `STREAMERD_*` variable, then TOML file, then
-default) and the checks that need more than one value; leaves the keys to `table.py`, the flags
-to `arguments.py`. Runs in the daemon's main process: before anything else, and at each reload.
+This module owns the order of precedence (command-line flag, then `STREAMERD_*` variable, then TOML
+file, then default) and the checks that need more than one value. It leaves the keys to `table.py`,
+and the flags to `arguments.py`. Runs in the daemon's main process: before anything else, and at
+each reload.
 """
 
 from __future__ import annotations
@@ -42,21 +43,22 @@ __all__ = [
 ]
 
 DEFAULT: Final = "default"
-"""The origin of a value that nobody gave."""
+"""The origin of a value that was given nowhere."""
 SYSTEM_CONFIG: Final = "/etc/streamerd/streamerd.toml"
 CLIENT_ENV: Final = frozenset(
     {MODE_ENV, "STREAMERD_RING", "STREAMERD_RING_LIBRARY", "STREAMERD_SHARD_WRITER"}
 )
-"""Variables with this prefix that only clients read. A daemon that a client starts inherits them,
-so they are no unknown settings."""
+"""Variables with the prefix `STREAMERD_` that only clients read. A daemon that a client starts
+inherits them, so they must not be refused as unknown settings."""
 _SERVICE_LINK: Final = re.compile(
     r"STREAMERD_(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_(TCP|UDP|SCTP)(_.*)?)?)"
 )
-"""Kubernetes sets these in every pod next to a Service whose name begins with `streamerd`."""
+"""Variables that Kubernetes sets in every pod beside a Service whose name begins with `streamerd`.
+They are no settings."""
 
 
 class Given(NamedTuple):
-    """A value as it was given: a string from a flag or a variable, of any type from TOML."""
+    """A value as it was given: a string from a flag or variable, or of any type from TOML."""
 
     raw: object
     origin: str
@@ -77,7 +79,7 @@ def load_settings(
     Args:
         overrides: key name to raw value, from flags.
         environ: the process environment.
-        toml_path: the file to read; None reads `SYSTEM_CONFIG` where it exists.
+        toml_path: the file to read; None reads `SYSTEM_CONFIG` if it exists.
         room: memory ceilings; None asks the machine.
 
     Returns:
@@ -100,7 +102,7 @@ def load_settings(
 
 
 def check_user(settings: Settings, uid: int) -> None:
-    """Refuse to lend root's rights to other users. To be called before anything is made.
+    """Refuse to lend root's rights to other users. The caller does this before it makes any file.
 
     Raises:
         ConfigError: the daemon would run as root, other users could use it, and `allow_root` does
@@ -118,7 +120,7 @@ def check_user(settings: Settings, uid: int) -> None:
 def config_body(settings: Settings, origins: Mapping[str, str]) -> dict[str, object]:
     """The body of the `Config` message: key to `{"value", "origin"}`; sizes in bytes.
 
-    Whoever may use the daemon sees it, so sources are in it without the secrets of their URLs.
+    Every user of the daemon may see it, so it has sources without the secrets in their URLs.
     """
     public = msgspec.structs.replace(settings, prefetch=tuple(map(_public, settings.prefetch)))
     return {
@@ -143,7 +145,7 @@ def _fill_defaults(
     if "socket" not in fields:
         fields["socket"] = _BY_NAME["socket"].default(context)
     fields["socket"] = absolute_path(fields["socket"])
-    if room is None:  # the machine's, where other daemons may live
+    if room is None:  # this is the real machine, where other daemons may run
         context = context._replace(room=context.room.beside(fields["socket"]))
     context = context._replace(block_bytes=fields["block_bytes"], socket=fields["socket"])
     if "workers" not in fields:
@@ -208,7 +210,7 @@ def _typed(key: Key, given: Given) -> object:
             value = key.reads(value)
         return msgspec.convert(value, key.type, strict=not given.is_text)
     except ValueError as error:
-        # msgspec's own words are about types of Python.
+        # The texts of msgspec's errors name Python's types, which users do not know.
         wrong = isinstance(error, msgspec.ValidationError)
         what = f"{given.raw!r} is not possible" if wrong else str(error)
         raise ConfigError(f"{key.name} ({given.origin}): {what}; set it to {key.wants}") from error
@@ -233,7 +235,7 @@ def _check(settings: Settings, room: MemoryRoom, origins: Mapping[str, str]) -> 
             "lower block_size"
         )
     if origins["memory_limit"].startswith(DEFAULT):
-        return  # half of the lowest ceiling contradicts none
+        return  # the default is half of the lowest ceiling and never contradicts one
     own = own_bytes(settings.workers, settings.threads, settings.block_bytes)
     if against := contradiction(limit_bytes, own, room):
         raise ConfigError(f"{where}, {against}")

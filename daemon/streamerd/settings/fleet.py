@@ -1,9 +1,9 @@
-"""Settings of the fleet: where its members are found, what must be set together, and the terms.
+"""Settings of the fleet: how its members are found, what must be set together, and the terms.
 
-Owns the forms of `fleet_members` and `fleet_listen`, and what of it all a node's processes are told
-(`Terms`), who never read the configuration themselves; leaves the keys to `table.py`, and their use
-to `streamerd/fleet/`, which is imported only where a fleet is configured. Pure, but for
-the password of etcd's user, which is read from its file by whoever connects.
+This module owns the forms of `fleet_members` and `fleet_listen`. It also owns `Terms`, the settings
+that are passed to a node's other processes, which do not read the configuration themselves. The
+keys are in `table.py`. `streamerd/fleet/` uses the settings, and is imported only if a fleet is
+configured. Pure: the code that connects to etcd reads the password from its file.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ class EtcdMembers(msgspec.Struct, frozen=True, kw_only=True, tag="etcd"):
     """Members announce themselves in etcd, each by a key with a lease."""
 
     endpoints: tuple[tuple[str, int], ...]
-    """Host and port of etcd's own members."""
+    """Host and port of each etcd server."""
     prefix: str = "/streamerd"
     ca: str = ""
-    """PEM file of the authority that signs etcd's certificates; with it, HTTPS is spoken."""
+    """PEM file of the authority that signs etcd's certificates. If it is set, etcd is asked by
+    HTTPS."""
     cert: str = ""
     key: str = ""
     user: str = ""
@@ -49,10 +50,10 @@ AnyMembers = EtcdMembers | DnsMembers
 
 
 def parse_members(uri: str) -> AnyMembers:
-    """What `fleet_members` says.
+    """Parse the value of `fleet_members`.
 
     Raises:
-        ValueError: it has neither form.
+        ValueError: the value has neither form.
     """
     parts = urlsplit(uri)
     if parts.username is not None or "@" in parts.netloc:
@@ -76,7 +77,7 @@ def parse_members(uri: str) -> AnyMembers:
 
 
 def members_uri(given: object) -> str:
-    """What was given for `fleet_members`, if it has one of its forms or is empty.
+    """The value for `fleet_members`, if it has one of the two forms or is empty.
 
     Raises:
         ValueError: it is something else.
@@ -88,7 +89,7 @@ def members_uri(given: object) -> str:
 
 
 def fleet_address(given: object) -> str:
-    """What was given for `fleet_listen`, if it is an IP address with a port or empty.
+    """The value for `fleet_listen`, if it is an IP address with a port or empty.
 
     Raises:
         ValueError: it is something else.
@@ -118,7 +119,7 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def join_address(host: str, port: int) -> str:
-    """Host and port as one text, as `split_address` takes it."""
+    """Host and port as one text, in the form that `split_address` parses."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -131,7 +132,7 @@ def _host_port(text: str, port: int) -> tuple[str, int]:
 
 
 class FleetKeys(Protocol):
-    """The settings of a fleet, as `table.py` has them."""
+    """The settings of a fleet among all settings in `table.py`."""
 
     @property
     def fleet(self) -> str: ...
@@ -164,13 +165,13 @@ class Certificates(msgspec.Struct, frozen=True):
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """How this node takes part in its fleet."""
+    """The terms on which this node takes part in its fleet."""
 
     name: str
     members: AnyMembers
     listen: str
     certificates: Certificates | None
-    """None: plain HTTP, on loopback or in a network that the settings call trusted."""
+    """The node's certificates; None for plain HTTP, on loopback or in a trusted network."""
     uploads: int
     bandwidth_limit_bytes: int
     wait_s: float
@@ -181,7 +182,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def terms_of(settings: FleetKeys) -> Terms:
-    """The terms that the settings say; `fleet` is not empty."""
+    """Make the terms from the settings; the setting `fleet` must not be empty."""
     files = (settings.fleet_tls_cert, settings.fleet_tls_key, settings.fleet_tls_ca)
     return Terms(
         name=settings.fleet,
@@ -195,7 +196,7 @@ def terms_of(settings: FleetKeys) -> Terms:
 
 
 def check_fleet(settings: FleetKeys) -> None:
-    """Refuse a fleet that lacks a setting, or would be open to whoever reaches its port.
+    """Refuse a fleet that lacks a setting, or would serve everybody who reaches its port.
 
     Raises:
         ConfigError: the text names the setting.

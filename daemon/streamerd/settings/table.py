@@ -1,8 +1,8 @@
 """The settings of the daemon: one table of keys.
 
-Owns each key's name, type, default and help; flags, variables, the TOML file and the output of
-`streamerctl config` are all made from it. `config.py` decides which of several given values counts.
-Read in the main process.
+This module owns each key's name, type, default and help. Flags, variables, the TOML file and the
+output of `streamerctl config` are all made from the table. `config.py` decides which of several
+given values counts. Used in the main process.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FileMode = Annotated[str, msgspec.Meta(pattern="^0?[67][0-7][0-7]$")]
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the daemon runs with; every value is checked."""
+    """The settings that the daemon runs with; every value has been checked."""
 
     socket: str
     memory_limit_bytes: Bytes
@@ -58,12 +58,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     socket_mode: FileMode
     allow_root: bool
     readonly_shm: str
-    """Empty: `slabs.READONLY_MOUNT`, where that is a read-only mount of shared memory."""
+    """Path of a read-only mount of shared memory. If it is empty, `slabs.READONLY_MOUNT` is used,
+    if that is such a mount."""
     metrics_listen: str
-    """`HOST:PORT`, or the path of a Unix socket; empty: nobody is told metrics."""
+    """`HOST:PORT` or the path of a Unix socket, where metrics are served; if empty, none are."""
     prefetch: tuple[Prefetched, ...]
     fleet: str
-    """Name of the group of nodes that pass blocks on to each other; empty: there is none."""
+    """Name of the fleet, the nodes that pass blocks on to each other; if empty, there is no
+    fleet."""
     fleet_members: str
     fleet_listen: str
     fleet_tls_cert: str
@@ -80,7 +82,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Context(NamedTuple):
-    """What defaults are computed from."""
+    """The facts that defaults are computed from."""
 
     environ: Mapping[str, str]
     room: MemoryRoom
@@ -88,7 +90,7 @@ class Context(NamedTuple):
     socket: str = ""
     uid: int = os.geteuid()
     processors: float = 2.0
-    """That the daemon may use: see `parallel.processors`."""
+    """The number of processors that the daemon may use; see `parallel.processors`."""
     workers: int = 1
 
 
@@ -104,13 +106,13 @@ class Key(NamedTuple):
     is_size: bool = False
     accepts: str = ""
     reads: Callable[[object], object] | None = None
-    """Makes a value of what was given; None: it is taken as it is, or as a size."""
+    """Parses a given value; None if the value is used as it is, or as a size."""
     in_help: bool = True
-    """Whether `-h` shows it, which fits a screen; the man page shows all."""
+    """Whether `-h` shows the setting. That help fits a screen; the man page has all settings."""
 
     @property
     def wants(self) -> str:
-        """What a valid value looks like."""
+        """A description of valid values, for error texts."""
         return self.accepts or _WANTS[self.metavar]
 
     @property
@@ -134,7 +136,7 @@ _WANTS: Final = {
 
 
 def _socket_default(context: Context) -> str:
-    # systemd made this directory for the process. So this process is the system's daemon, though
+    # systemd made this directory for the process. So this process is the system's daemon, even if
     # its socket does not exist yet.
     if os.path.dirname(SYSTEM_SOCKET) in context.environ.get("RUNTIME_DIRECTORY", "").split(":"):
         return SYSTEM_SOCKET
@@ -142,7 +144,7 @@ def _socket_default(context: Context) -> str:
 
 
 def _socket_mode_default(context: Context) -> str:
-    """Open to the group where this is the system's service and does not run as root."""
+    """The socket is open to its group if this is the system's service and does not run as root."""
     return "0660" if context.socket == SYSTEM_SOCKET and context.uid != 0 else "0600"
 
 

@@ -1,7 +1,8 @@
-"""Values of settings that are more than a word: where metrics are served, what is brought in.
+"""Parses the settings with structured values: the metrics' address and the list of prefetches.
 
-Owns what a user may write for them and what that becomes; leaves the keys to `table.py`. A
-`ValueError` says what is wrong with a value; `config.py` names key and origin beside it. Pure.
+This module owns what a user may write for these settings and the values that follow; the keys are
+in `table.py`. A `ValueError` says what is wrong with a value, and `config.py` adds the key and the
+origin. Pure.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ class Prefetched(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     source: str
     pattern: str | None = None
-    """A glob on file names; None for all."""
+    """A glob on file names; None for all files."""
     pin: bool = False
 
 
 def listen_address(given: object) -> str:
-    """`HOST:PORT` or an absolute path, of what was given; a port alone is one of this machine's.
+    """Parse an address: `HOST:PORT`, an absolute path, or a port, which means one on loopback.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the value is none of these.
     """
     text = str(given).removeprefix("unix:")
     if not text or os.path.isabs(text):
@@ -46,7 +47,7 @@ def listen_address(given: object) -> str:
 
 
 def prefetch_list(given: object) -> tuple[Prefetched, ...]:
-    """The sources of a list, or of one text.
+    """Parse the sources to bring in, given as a list or as one text.
 
     Raises:
         ValueError: an entry is no source, or a path that is not absolute.

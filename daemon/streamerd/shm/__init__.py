@@ -1,1 +1,1 @@
-"""Slabs and sidecars as files: made, backed, punched, removed. Knows no limits and no clients."""
+"""Makes, backs, punches and removes slabs and sidecars as files. Knows no limits or clients."""

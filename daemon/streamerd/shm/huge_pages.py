@@ -1,11 +1,11 @@
 """Huge pages for slabs, however the mount is set: MADV_COLLAPSE of madvise(2), Linux 6.1.
 
-An extent of 2 MiB that has one small page is collapsed into a huge page. That zeroes the rest in
-one go, where faults or fallocate(2) would make 512 pages one by one. On two processors, with memory
-that had been used before, backing a GiB took 0.1 s instead of 0.3, and filling it then 0.11 s
-instead of 0.19. Collapsing needs a mapping whose address is a multiple of an extent, which mmap(2)
-by itself does not promise for shared memory. Runs in fetch workers; `can_collapse` also in the
-doctor.
+An extent of 2 MiB that has one small page is collapsed into a huge page. The kernel then zeroes the
+rest in one go, while faults or fallocate(2) would make 512 pages one by one. On two processors,
+with memory that had been used before, backing a GiB took 0.1 s instead of 0.3 s, and filling it
+then took 0.11 s instead of 0.19 s. Collapsing needs a mapping whose address is a multiple of an
+extent, which mmap(2) alone does not promise for shared memory. Runs in fetch workers;
+`can_collapse` also runs in the doctor.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class AlignedMapping:
         self.bytes = memoryview(array).cast("B")
 
     def collapse(self, start: int, stop: int) -> bool:
-        """Make whole extents huge pages; each must have a page. Returns whether it worked."""
+        """Make huge pages of whole extents that have a page each. Returns whether it worked."""
         return int(_libc.madvise(self._start + start, stop - start, _MADV_COLLAPSE)) == 0
 
     def close(self) -> None:

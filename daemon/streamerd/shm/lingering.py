@@ -1,8 +1,8 @@
 """Unlinked slabs that clients still have open: memory that the ledger does not count.
 
-A slab lingers where clients of an earlier daemon have mapped it, so that no block of it can be
-released. It is unlinked as a whole, and the kernel frees it when the last client unmaps it. Until
-then this module has a descriptor of it, so that `status` can tell its size. Called from the
+If clients of an earlier daemon have a slab mapped, no single block of it can be released. Such a
+slab is unlinked as a whole, and the kernel frees it when the last client unmaps it. Until then it
+lingers, and this module has a descriptor of it, so that `status` can tell its size. Called from the
 daemon's loop and its executor.
 """
 
@@ -14,11 +14,11 @@ import threading
 from streamerd.shm.slabs import is_open_elsewhere
 
 _BLOCK_BYTES = 512
-"""Unit of `st_blocks`, whatever the file system; see stat(2)."""
+"""The unit of `st_blocks` on every file system; see stat(2)."""
 
 
 class Lingering:
-    """The slabs that are unlinked and still used."""
+    """The slabs that are unlinked and still open in other processes."""
 
     def __init__(self) -> None:
         self._descriptors: list[int] = []
@@ -46,12 +46,12 @@ class Lingering:
 
     @property
     def size_bytes(self) -> int:
-        """Memory behind these slabs."""
+        """Bytes of memory that these slabs take."""
         with self._lock:
             return sum(os.fstat(one).st_blocks * _BLOCK_BYTES for one in self._descriptors)
 
     def close(self) -> None:
-        """Close all; clients that have them open still read them."""
+        """Close all these slabs; clients that have them open can still read them."""
         with self._lock:
             descriptors, self._descriptors = self._descriptors, []
         for descriptor in descriptors:

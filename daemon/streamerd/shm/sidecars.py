@@ -1,15 +1,15 @@
 """Sidecars: files that describe the slabs, so that the cache outlives its daemon.
 
-Owns the folder `<socket>.slabs`: one small file for each slab, and a mark that the last daemon
-ended in good order. Folder and files count only if they are this user's own; links are not
-followed. Runs in the daemon's loop, and at start in one thread. The socket's lock ensures that only
-one daemon at a time uses the folder. No environment and no credentials of any client are ever
+This module owns the folder `<socket>.slabs`, with one small file for each slab, and a mark that the
+last daemon ended in good order. Folder and files count only if they belong to this user, and links
+are not followed. Runs in the daemon's loop, and at start in one thread. The socket's lock ensures
+that only one daemon at a time uses the folder. No client's environment or credentials are ever
 written here.
 
 Why a kill at any moment does no harm:
 
-- A file is written under another name and then renamed, so that it is either the old or the new
-  one, and always complete.
+- A file is written under another name and then renamed. So it is always complete: either the old
+one or the new one.
 - Files are written twice a second, not with every block. Without the mark they may be out of date:
   a file may still claim a block that was released since, or released and half filled again. So a
   claimed block counts only once its bytes have the checksum that was taken when it was read.
@@ -53,12 +53,12 @@ class Label(msgspec.Struct, frozen=True):
     uid: int
     """The client's user, as the kernel told it."""
     world: int
-    """The mount namespace in which the name means something; 0 where it is the same in all."""
+    """The mount namespace in which the name means something; 0 if it means the same in all."""
     text: str
 
 
 class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a sidecar says of its slab."""
+    """The contents of a sidecar: its description of its slab."""
 
     version: int
     uri: str
@@ -72,18 +72,18 @@ class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     resident: bytes
     """One byte for each block; 1 where the block is resident."""
     checksums: bytes
-    """As `Checksums.packed`."""
+    """The blocks' checksums in the form that `Checksums.packed` makes."""
     pinned: bool
     last_used_s: float
-    """On the system's monotonic clock, which goes on while no daemon runs."""
+    """The time of last use on the system's monotonic clock, which goes on while no daemon runs."""
     edition: int = 0
-    """Number of the content among those that had this identity: 0 for the first, one more each time
-    that bytes were found to differ."""
+    """The edition of the content. The first content of this identity has 0, and each time that
+    other bytes were found the number grows by one."""
     ctime_ns: int = 0
-    """The file's ctime when its bytes were last known to be these; 0 for objects."""
+    """The file's ctime when its bytes were last known to be those in the slab; 0 for objects."""
     labels: tuple[Label, ...] = ()
     pinned_by: tuple[int, ...] = ()
-    """Users who pinned the shard."""
+    """Ids of the users who pinned the shard."""
     remote: bool = False
     """Whether the shard is an object of a store rather than a file."""
 
@@ -134,7 +134,7 @@ class SidecarFolder:
             try:
                 os.close(open_own(_MARK, os.O_RDONLY, folder=folder))
                 ended_well = True
-            except OSError:  # there is no mark, or it is another user's
+            except OSError:  # there is no mark, or it belongs to another user
                 ended_well = False
             self._remove(_MARK, folder)
             return ended_well
@@ -163,7 +163,7 @@ class SidecarFolder:
         return found
 
     def take_outdated(self) -> list[tuple[str, int]]:
-        """Names and inodes of slabs that another version left; removes their sidecars."""
+        """Remove the sidecars of another version; returns their slabs' names and inodes."""
         found = []
         for name, folder in self._each():
             try:
@@ -176,7 +176,7 @@ class SidecarFolder:
         return found
 
     def write(self, sidecar: Sidecar) -> None:
-        """Write a slab's sidecar in place of the one before.
+        """Write a slab's sidecar, which replaces the sidecar before it.
 
         Raises:
             OSError: it cannot be written.
@@ -184,7 +184,7 @@ class SidecarFolder:
         self._put(_name(sidecar.slab), _encoder.encode(sidecar))
 
     def remove(self, slab: str) -> None:
-        """Remove a slab's sidecar. No effect where there is none."""
+        """Remove a slab's sidecar; no effect if there is none."""
         with self._opened() as folder:
             self._remove(_name(slab), folder)
 
@@ -193,12 +193,12 @@ class SidecarFolder:
         self.take_mark()
         for name, folder in self._each():
             self._remove(name, folder)
-        with contextlib.suppress(OSError):  # it does not exist, or somebody put other files in it
+        with contextlib.suppress(OSError):  # it does not exist, or has files of somebody else
             os.rmdir(self.path)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int | None]:
-        """The folder's descriptor; None where this user has no such folder."""
+        """The folder's descriptor; None if this user has no such folder."""
         try:
             folder = open_own_folder(self.path)
         except FileNotFoundError:

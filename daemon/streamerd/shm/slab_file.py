@@ -1,11 +1,11 @@
 """A slab as a fetch worker writes it: back, fill and punch ranges of it.
 
-There are two ways to fill a slab, and neither is best everywhere. One is system calls, from a small
-buffer that stays in the processor's cache. They cause no page faults and so move half as much again
-in a second of processor time, but the kernel lets only one thread at a time write a file. The other
-is a mapping: every 4 KiB cost a fault and a zeroed page, but all threads write at the same time.
-Where the kernel makes huge pages on demand (`huge_pages.py`), the mapping is better for any number
-of threads. docs/performance.md has the measurements.
+There are two ways to fill a slab, and neither is best everywhere. One way is system calls, from a
+small buffer that stays in the processor's cache. They cause no page faults, and so move 1.5 times
+as many bytes in a second of processor time. But the kernel lets only one thread at a time write to
+a file. The other way is a mapping: every 4 KiB cost a fault and a zeroed page, but all threads
+write at the same time. Where the kernel makes huge pages on demand (`huge_pages.py`), the mapping
+is better for any number of threads. docs/performance.md has the measurements.
 """
 
 from __future__ import annotations
@@ -36,12 +36,10 @@ class SlabFile:
     """An existing slab, opened for writing. Thread-safe for ranges that do not overlap.
 
     Args:
-        fd: the slab, open for reading and writing. `close` closes it; where the constructor raises,
-            it stays the caller's.
-        mapped: fill it through a mapping (`view`) instead of by system calls (`write`).
-
-    Raises:
-        OSError: it cannot be mapped.
+        fd: the slab, open for reading and writing. `close` closes it. If the constructor raises,
+            the caller still owns it.
+        mapped: whether to fill the slab through a mapping (`view`) instead of by system calls
+            (`write`).
     """
 
     def __init__(self, fd: int, *, mapped: bool) -> None:
@@ -62,7 +60,7 @@ class SlabFile:
             self._back(start, stop)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.ENOMEM):
-                self.punch(start, stop)  # what was backed before the mount was full
+                self.punch(start, stop)  # a part was backed before the mount was full
                 raise NoSpace(error.strerror) from error
             raise
 
@@ -86,9 +84,9 @@ class SlabFile:
                 os.posix_fallocate(self._fd, start, stop - start)
 
     def view(self, start: int, stop: int) -> memoryview | None:
-        """Bytes `start` to `stop` to be filled in place; None for a slab that is not mapped.
+        """A view of bytes `start` to `stop`, to fill them in place; None if the slab is not mapped.
 
-        To be released before the slab is closed.
+        The caller must release the view before the slab is closed.
         """
         return None if self._map is None else self._map.bytes[start:stop]
 

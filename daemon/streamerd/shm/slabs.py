@@ -1,8 +1,8 @@
-"""Names and lives of slabs: POSIX shared-memory objects, one for each shard.
+"""Creates, opens, identifies and removes slabs: POSIX shared-memory objects, one for each shard.
 
-Creates, opens, identifies and removes them. A slab belongs to the daemon's user alone. A client
-that may read it gets a descriptor, and never needs its name. The daemon also has a descriptor of
-each slab, so that it does no harm if another program unlinks the name. Runs in the daemon's main
+A slab belongs to the daemon's user alone. A client that may read a slab gets a descriptor, and
+never needs the name. The daemon also has a descriptor of each slab, so that it does no harm if
+another program unlinks the name. This module owns the names of slabs. It runs in the daemon's main
 process, and never touches a slab's pages.
 """
 
@@ -26,20 +26,20 @@ from streamerd.memory.room import SHM_MOUNT
 logger = logging.getLogger(__name__)
 
 READONLY_MOUNT: Final = "/run/streamerd-shm"
-"""Where the systemd unit mounts shared memory a second time, read-only."""
+"""The path at which the systemd unit mounts shared memory a second time, read-only."""
 PREFIX: Final = SLAB_PREFIX
 MODE: Final = 0o600
 
 _F_SETSIG: Final = 10
-"""Of fcntl(2) on Linux; the fcntl module has no name for it."""
+"""F_SETSIG of fcntl(2) on Linux; Python's fcntl module has no name for it."""
 _OPEN: Final = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def slab_name(instance: str, uri: str, identity: str, generation: int) -> str:
     """The object's name for shm_open(3): one content of one shard of one daemon.
 
-    `generation` never repeats, not even in a later daemon of this instance: a name that was removed
-    must not return while somebody may still have the old object mapped.
+    `generation` never repeats, not even in a later daemon of this instance. A removed name must not
+    be used again while another process may still have the old object mapped.
     """
     text = f"{uri}\0{identity}\0{generation}"
     digest = hashlib.blake2s(text.encode(), digest_size=12).hexdigest()
@@ -93,7 +93,7 @@ def _creation_error(name: str, size_bytes: int, error: OSError) -> StreamerError
 
 
 def open_slab(name: str, inode: int) -> int:
-    """A descriptor that reads and writes an object of this user; the caller closes it.
+    """Open an object of this user for reading and writing; the caller closes the descriptor.
 
     Raises:
         OSError: there is no such object, or another one has its name (ESTALE).
@@ -107,10 +107,10 @@ def open_slab(name: str, inode: int) -> int:
 
 
 def readonly_mount(configured: str = "") -> str | None:
-    """A mount of shared memory that cannot be written to; None where there is none.
+    """A read-only mount of shared memory; None if there is none.
 
     Args:
-        configured: the setting `readonly_shm`; empty to look where the systemd unit mounts it.
+        configured: the setting `readonly_shm`; if it is empty, the systemd unit's mount is tried.
 
     Raises:
         ConfigError: the configured path is not such a mount.
@@ -144,17 +144,17 @@ def _no_readonly_mount(path: str) -> str:
 def open_readonly(fd: int, name: str, mount: str | None = None) -> int:
     """A descriptor for a client that only reads a slab; the caller closes it.
 
-    Where it was opened through a read-only mount, nobody can open it again for writing, not even
-    root. Without such a mount, or where the slab has no name any more, root and this user can, by
-    /proc/self/fd.
+    If the descriptor was opened through a read-only mount, not even root can open it again for
+    writing. Without such a mount, or if the slab has no name any more, root and this user can do so
+    through /proc/self/fd.
 
     Args:
-        fd: the slab, as `create_slab` gave it.
+        fd: the slab's descriptor, as `create_slab` returned it.
         name: the slab's name.
-        mount: as `readonly_mount` gave it.
+        mount: the mount, as `readonly_mount` returned it.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: the slab cannot be opened.
     """
     if mount is not None:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -182,11 +182,12 @@ def is_open_elsewhere(fd: int) -> bool:
 
 
 def remove_slab(name: str, inode: int | None = None) -> bool:
-    """Unlink an object of this user; returns whether it was there. Mappings of it stay valid.
+    """Unlink an object of this user; returns whether it existed. Mappings of it stay valid.
 
     Args:
         name: the object's name.
-        inode: the object's inode, so that another object of that name stays; None for any.
+        inode: the object's inode, so that another object of that name is not removed; None for any
+            object.
     """
     try:
         found = os.stat(SHM_MOUNT + name, follow_symlinks=False)
@@ -214,7 +215,7 @@ def instance_slabs(instance: str) -> list[str]:
 
 
 def inode_of(name: str) -> int:
-    """The inode of an object, by which it is told from a later one of its name.
+    """The inode of an object, which differs from that of a later object with the same name.
 
     Raises:
         OSError: there is no such object.
@@ -223,12 +224,12 @@ def inode_of(name: str) -> int:
 
 
 def allocated_bytes(name: str) -> int:
-    """Memory behind an object, as the kernel counts it."""
+    """Bytes of memory that an object takes, as the kernel counts them."""
     return os.stat(SHM_MOUNT + name, follow_symlinks=False).st_blocks * 512
 
 
 def mount_bytes() -> tuple[int, int]:
-    """Size of the shared-memory mount and what is free of it, in bytes.
+    """The size of the shared-memory mount and its free space, both in bytes.
 
     Raises:
         ConfigError: there is no such mount.

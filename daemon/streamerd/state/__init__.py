@@ -1,4 +1,4 @@
 """All decisions of the daemon, and nothing else: events in, commands out.
 
-Does no I/O, reads no clock, logs nothing. `service/` carries the commands out.
+The core does no I/O, reads no clock and logs nothing. `service/` carries the commands out.
 """

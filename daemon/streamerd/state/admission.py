@@ -1,12 +1,13 @@
-"""Which loads run now, which wait, and how a load begins and ends; and how slabs are adopted.
+"""Decides which loads run and which wait, how a load begins and ends, and how slabs are adopted.
 
 A load is admitted when its promise fits the ledger: all its shards when it asks to hold them, else
 its smallest window. Loads that do not fit wait in line, and while one waits, no window grows.
 
 Adoption: the slabs that an earlier daemon left in shared memory become shards of this one. An
-adopted block is *unproven* until its bytes are known to be those that were read: its memory is
-reserved, and loads that claim it wait. Clients of the earlier daemon may have the slab mapped, and
-have no lease with this daemon. Such a slab is `whole_only`: no single block of it is released.
+adopted block is *unproven* until its bytes are known to be those that were read. Until then its
+memory is reserved, and loads that claim it wait. Clients of the earlier daemon may have the slab
+mapped, and have no lease with this daemon. Such a slab is `whole_only`: no single block of it is
+released.
 """
 
 from __future__ import annotations
@@ -204,9 +205,9 @@ def unpin(model: Model, shard: Shard) -> None:
 
 
 def evict(model: Model, shard: Shard) -> None:
-    """Release what no load needs.
+    """Release the blocks of a shard that no load needs.
 
-    Of a shard that no load leases, blocks that are still being fetched go when they arrive.
+    If no load leases the shard, blocks that are still being fetched are released when they arrive.
     """
     if not shard.loads and not shard.pinned:
         shard.stale = True
@@ -215,7 +216,7 @@ def evict(model: Model, shard: Shard) -> None:
 
 
 def settle(model: Model, shard: Shard) -> None:
-    """After a change: release a shard that no load may use again, and remove an empty slab."""
+    """Release a shard that no load may use again, and remove an empty slab."""
     if shard.loads:
         return
     model.eviction.forget(shard)
@@ -233,7 +234,7 @@ def settle(model: Model, shard: Shard) -> None:
 
 
 def adopt(model: Model, event: ShardAdopted) -> None:
-    """Enter an adopted shard; it is pinned again where the ledger has room for the promise."""
+    """Enter an adopted shard; pin it again if the ledger has room for the promise."""
     assert event.shard not in model.shards, "adoption comes before the first load"
     shard = Shard(event.shard, event.size_bytes, model.rules.block_bytes, event.remote)
     shard.whole_only = event.in_use
@@ -251,7 +252,7 @@ def adopt(model: Model, event: ShardAdopted) -> None:
 
 
 def proven(model: Model, key: ShardKey, block: int) -> None:
-    """A block has the bytes that were read: grant it to the loads that claim it."""
+    """Grant a block that was proven to have the bytes that were read to the loads that claim it."""
     shard = model.shards[key]
     shard.move(block, Trigger.PROVEN)
     model.touched[key] = None
@@ -262,7 +263,7 @@ def proven(model: Model, key: ShardKey, block: int) -> None:
 
 
 def refuted(model: Model, key: ShardKey, block: int) -> None:
-    """A block has other bytes than were read: release it; loads that claim it have it read again.
+    """Release a block with other bytes than were read; loads that claim it have it read again.
 
     Even a block of a `whole_only` slab is released. Either the earlier daemon died while it filled
     the block, so that no client was ever granted it, or its memory is damaged for every client.

@@ -1,9 +1,8 @@
 """Claiming, granting and consuming: how blocks pass through a load.
 
 A load claims wanted blocks in order of use, as many as its window allows. A claimed block is
-granted at once where it is resident, else when it has been fetched. Ranges whose blocks are all in
-the same phase are changed in one step, so that opening a resident checkpoint costs a few passes in
-C.
+granted at once if it is resident, else when it has been fetched. Ranges whose blocks are all in the
+same phase are changed in one step, so that opening a resident checkpoint costs a few passes in C.
 """
 
 from __future__ import annotations
@@ -99,7 +98,7 @@ def _run_stop(phases: bytearray, first: int, stop: int) -> int:
 
 
 def _affordable_stop(shard: Shard, first: int, past: int, allowance: int) -> int:
-    """How far a run can be claimed with `allowance` bytes."""
+    """The end of the part of a run that can be claimed with `allowance` bytes."""
     if shard.bytes_of(first, past) <= allowance:
         return past
     stop = min(past, first + allowance // shard.block_bytes)
@@ -118,7 +117,7 @@ def _claim(model: Model, load: Load, index: int, start: int, stop: int) -> None:
         return
     phases[start:stop] = bytes([Phase.CLAIMED]) * (stop - start)
     load.pending_blocks += stop - start
-    # A block that another load already waits for is not a read of its own.
+    # A block that another load already waits for causes no further read.
     misses = sum(
         state == BlockState.ABSENT and claims == 1
         for state, claims in zip(shard.states[start:stop], shard.claims[start:stop], strict=True)
@@ -232,7 +231,7 @@ def _unclaim_granted(model: Model, load: Load, index: int, start: int, stop: int
 
 
 def replace_wants(model: Model, load: Load, ranges: tuple[BlockRange, ...]) -> None:
-    """The load wants `ranges` instead of what it waits for; blocks it was granted stay granted."""
+    """Replace the blocks that a load waits for by `ranges`; granted blocks stay granted."""
     for index, phases in enumerate(load.phases):
         if Phase.CLAIMED in phases:
             _unclaim_pending(model, load, index)

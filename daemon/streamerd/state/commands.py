@@ -51,7 +51,7 @@ class FetchBlock(Command, frozen=True):
     shard: ShardKey
     block: int
     credentials_of: LoadKey
-    """The load whose credentials are used, where the source needs any."""
+    """The load whose credentials are used, if the source needs any."""
 
 
 class ReleaseBlocks(Command, frozen=True):
@@ -109,7 +109,7 @@ class AskCredentials(Command, frozen=True):
 
 
 class Reject(Command, frozen=True):
-    """Refuse an open; nothing of it remains."""
+    """Refuse an open; the core has already forgotten the load."""
 
     load: LoadKey
     code: str
@@ -117,7 +117,7 @@ class Reject(Command, frozen=True):
 
 
 class Finish(Command, frozen=True):
-    """Every wanted block of a held load is resident (a prefetch is done)."""
+    """Report that a prefetch is done: every block that it wanted is resident."""
 
     load: LoadKey
 

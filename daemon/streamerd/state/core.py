@@ -1,7 +1,7 @@
 """The core: one turn takes events in and gives commands out.
 
-Runs in the daemon's loop, is called by `service/turns.py` alone, and touches nothing outside
-itself.
+The core runs in the daemon's loop, is called by `service/turns.py` alone, and touches nothing
+outside itself.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Core:
     def __init__(self, limit_bytes: int, rules: Rules) -> None:
         self.model = Model(rules, Ledger(limit_bytes))
         self._now_s = 0.0
-        """The latest time of any event: what the clock says in a turn that has no event."""
+        """The latest time of any event. A turn without events takes this as the present time."""
 
     def handle(self, events: Iterable[AnyEvent]) -> list[AnyCommand]:
         """Apply events in their order, then decide once for all of them.

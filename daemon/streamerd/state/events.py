@@ -15,7 +15,7 @@ class ShardKey(NamedTuple):
     """A shard: the name of a file or object, and its identity. Changed content is another shard."""
 
     uri: str
-    """Device and inode of a file, whatever its paths are; the URI of an object."""
+    """Device and inode of a file, so that all its paths name one shard; the URI of an object."""
     identity: str
 
 
@@ -30,18 +30,20 @@ class ShardSpec(msgspec.Struct, frozen=True):
     key: ShardKey
     size_bytes: int
     remote: bool = False
-    """Read over the network: with connections instead of disk threads, and with credentials."""
+    """Whether the shard is read over the network, by connections and with credentials, and not by
+    disk threads."""
     transient: bool = False
-    """No identity proves that its content stays the same: it is dropped with its last lease."""
+    """Whether no identity proves that the content stays the same. Such a shard is dropped with its
+    last lease."""
 
 
 class FailureKind(Enum):
-    """What a failed fetch means for its block."""
+    """The consequences of a failed fetch for its block."""
 
     ERROR = "error"
     """The source cannot be read: the shard fails for every load of it."""
     NO_SPACE = "no-space"
-    """The shared-memory mount is full, though not the limit: wait or evict, then try again."""
+    """The shared-memory mount is full below the memory limit: wait or evict, then try again."""
     WORKER_LOST = "worker-lost"
     """The worker died: try again, a few times."""
     DENIED = "denied"
@@ -64,8 +66,8 @@ class LoadOpened(Event, frozen=True):
     wants: tuple[BlockRange, ...]
     options: LoadOptions = LoadOptions()
     prefetch: bool = False
-    """No client reads it: it is rejected where its shards cannot be held whole, and finishes when
-    they are resident."""
+    """Whether no client reads the load's blocks. A prefetch is rejected if its shards cannot be
+    held whole, and finishes when they are resident."""
     pin: bool = False
 
 
@@ -89,7 +91,7 @@ class LoadClosed(Event, frozen=True):
 
 
 class CredentialsRenewed(Event, frozen=True):
-    """A client was asked for credentials; `newer` is false where it only has those that expired."""
+    """A client was asked for credentials; `newer` is false if it has only those that expired."""
 
     load: LoadKey
     newer: bool = True
@@ -113,7 +115,7 @@ class FetchFailed(Event, frozen=True):
     code: str
     message: str
     blamed: tuple[LoadKey, ...] = ()
-    """Loads whose credentials are now those that were `DENIED` or `EXPIRED`."""
+    """The loads that now have the credentials that the store refused (`DENIED` or `EXPIRED`)."""
 
 
 class ShardAdopted(Event, frozen=True):
@@ -127,9 +129,9 @@ class ShardAdopted(Event, frozen=True):
     resident: tuple[tuple[int, int], ...]
     """Blocks that are in the slab, as half-open ranges."""
     proven: bool
-    """Whether they may be granted as they are; else each awaits `BlockProven`."""
+    """Whether the resident blocks may be granted at once; else each waits for `BlockProven`."""
     in_use: bool
-    """Clients of the earlier daemon may have the slab mapped."""
+    """Whether clients of the earlier daemon may have the slab mapped."""
     pinned: bool
     last_used_s: float
     remote: bool = False
@@ -143,7 +145,7 @@ class BlockProven(Event, frozen=True):
 
 
 class BlockRefuted(Event, frozen=True):
-    """An adopted block is not what was read."""
+    """An adopted block does not have the checksum that was taken when it was read."""
 
     shard: ShardKey
     block: int
@@ -158,7 +160,7 @@ class BlocksReleased(Event, frozen=True):
 
 
 class ShardSuperseded(Event, frozen=True):
-    """The source has other bytes now than the shard: no load may read on."""
+    """The bytes of the source now differ from the shard's: no load may read on."""
 
     shard: ShardKey
     message: str

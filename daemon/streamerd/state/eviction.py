@@ -1,4 +1,4 @@
-"""Which resident blocks are released when room is needed: the order of eviction.
+"""Chooses the resident blocks that are released when room is needed: the order of eviction.
 
 First, shards that no load leases, least recently used first. Then blocks of leased shards that
 every load has consumed, oldest first. Last, blocks that only stuck loads still want. Claimed
@@ -29,7 +29,7 @@ class Eviction:
     """Blocks of leased shards that lost their last claim, oldest first. A load may have claimed one
     again, so each is checked before it is released."""
     rescan: bool = False
-    """A load ended or wants other blocks: some blocks may be spent and not in `spent` yet."""
+    """Whether a load has ended or wants other blocks, so that `spent` may lack spent blocks."""
 
     def unwanted(self) -> Iterator[Victim]:
         """Blocks that no admitted load wants, the best victim first."""
@@ -47,7 +47,7 @@ class Eviction:
                 if shard.discardable and shard.resident_bytes:
                     yield shard, 0
                 continue
-            # From the end: the blocks that remain are those that the next load reads first.
+            # Blocks are taken from the end, so that those which the next load reads first remain.
             for block in range(shard.blocks - 1, -1, -1):
                 if shard.releasable(block):
                     yield shard, block
@@ -113,12 +113,12 @@ class Eviction:
         return now_s - load.last_progress_s > self.lag_s
 
     def note_unclaimed(self, shard: Shard, block: int) -> None:
-        """A block lost its last claim: put it last among the spent blocks."""
+        """Put a block that lost its last claim last among the spent blocks."""
         if shard.states[block] == BlockState.RESIDENT:
             self.spent.pop((shard, block), None)
             self.spent[shard, block] = None
 
     def forget(self, shard: Shard) -> None:
-        """The last lease on a shard ended: from now on it is evicted as an unleased shard."""
+        """Treat a shard whose last lease ended as an unleased one from now on."""
         for victim in [victim for victim in self.spent if victim[0] is shard]:
             del self.spent[victim]

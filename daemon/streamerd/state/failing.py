@@ -1,10 +1,11 @@
-"""What follows when a shard cannot be read: which loads fail, and which wait for credentials.
+"""Decides what follows when a shard cannot be read: which loads fail or wait for credentials.
 
 A source that cannot be read fails its shard for every load. Refused credentials are different. Each
 load that leases a shard has shown that it may read it, so a fetch may use the credentials of any of
-them. Bad credentials therefore fail at most the load that brought them; other loads read on, and
-even that load receives the blocks that theirs bring in. A load that has no credentials left which
-pass waits until its client has renewed them, and fails if that takes too long.
+them. Bad credentials therefore fail at most the load that brought them. Other loads read on, and
+even that load receives the blocks that the other loads' credentials bring in. A load whose shard no
+credentials can read any more waits until its client has renewed its own, and fails if that takes
+too long.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ def fail_loads(
 
 
 def supersede(model: Model, shard: Shard, message: str) -> None:
-    """The source has other bytes now: fail the shard for its loads, and never grant it again."""
+    """Fail the shard for its loads, and never grant it again: its source has other bytes now."""
     shard.stale = True
     fail_shard(model, shard, SourceChanged.code, message)
 
 
 def _tell(model: Model, shard: Shard, keys: Iterable[LoadKey], code: str, message: str) -> bool:
-    """Fail the shard for these loads; returns whether it was new to any of them."""
+    """Fail the shard for these loads; returns whether any of them had not failed it before."""
     told = False
     for key in keys:
         index = shard.loads.get(key)
@@ -74,10 +75,10 @@ def _drop_pending(model: Model, load: Load, index: int) -> None:
 
 
 def load_with_credentials(model: Model, load: Load, index: int) -> LoadKey | None:
-    """The load whose credentials a fetch for `load` from its shard `index` uses.
+    """The load whose credentials are used to fetch a block of shard `index` for `load`.
 
-    Its own, unless they have expired; then those of another load of the same shard. None where all
-    of them have expired.
+    This is `load` itself, unless its credentials have expired. Then it is another load of the same
+    shard. None if the credentials of all of them have expired.
     """
     if not load.credentials.expired:
         return load.key
@@ -89,7 +90,7 @@ def load_with_credentials(model: Model, load: Load, index: int) -> LoadKey | Non
 
 
 def credentials_refused(model: Model, shard: Shard, event: FetchFailed) -> None:
-    """A store refused the blamed loads' credentials; others are tried for the block."""
+    """Note that a store refused the blamed loads' credentials; other loads' are tried next."""
     if event.kind is FailureKind.DENIED:
         fail_loads(model, shard, event.blamed, event.code, event.message)
         return
@@ -105,7 +106,7 @@ def _expire(model: Model, load: Load, event: FetchFailed) -> None:
     if credentials.expired:
         return
     credentials.expired = True
-    if event.at_s - credentials.renewed_s > wait_s:  # those of the last renewal were good for long
+    if event.at_s - credentials.renewed_s > wait_s:  # the last renewal was good for long
         credentials.since_s = event.at_s
     if load.prefetch or event.at_s - credentials.since_s >= wait_s:
         # The client of a prefetch may have left, so there is nobody to ask.
@@ -115,7 +116,7 @@ def _expire(model: Model, load: Load, event: FetchFailed) -> None:
 
 
 def credentials_renewed(model: Model, load: Load, event: CredentialsRenewed) -> None:
-    """A load's client answered `AskCredentials` with the credentials that it has."""
+    """Note that a load's client answered `AskCredentials` with the credentials that it has."""
     if not load.credentials.expired:
         return
     if event.newer:
@@ -134,7 +135,7 @@ def give_up_on_credentials(model: Model, at_s: float) -> None:
 
 
 def _fail_waiting_shards(model: Model, load: Load) -> None:
-    """Fail those of its shards of which it awaits blocks that no credentials can read."""
+    """Fail each shard of the load with a block that it waits for and no credentials can read."""
     for index, shard in enumerate(load.shards):
         waits = load.usable(index) and Phase.CLAIMED in load.phases[index]
         if waits and load_with_credentials(model, load, index) is None:

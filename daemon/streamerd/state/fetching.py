@@ -1,4 +1,4 @@
-"""Which blocks are fetched next, how room is made for them, and what follows when a fetch ends.
+"""Decides which blocks are fetched next, how room is made for them, and what a fetch's end means.
 
 Loads take turns, one block each, so that a small model does not wait for a large one.
 """
@@ -51,7 +51,7 @@ def _next_fetch(model: Model) -> tuple[Load, int, int, LoadKey] | None:
 
 
 def _may_begin(model: Model, load: Load) -> bool:
-    """Whether a slot is free for this load, or, where a run of blocks is to begin, a few of them.
+    """Whether this load may start a fetch: one slot must be free, or a few if it begins a run.
 
     A run never waits for more than a quarter of the slots, so that nearly all are in use.
     """
@@ -101,7 +101,7 @@ def _release_victims(model: Model, victims: Iterable[Victim], demand_bytes: int)
 def shrink(model: Model) -> None:
     """Release unwanted blocks until the used memory is within a limit that was lowered.
 
-    Done in each turn, since blocks in use at that time can only be released later.
+    Every turn calls this, since blocks that are in use now can only be released later.
     """
     _release_victims(model, model.eviction.unwanted(), 0)
 
@@ -112,7 +112,7 @@ def _release(model: Model, shard: Shard, block: int) -> None:
 
 
 def discard(model: Model, shard: Shard) -> None:
-    """Give up a `whole_only` slab where that is possible; the shard gets an empty slab instead."""
+    """Replace a `whole_only` slab by an empty one, if the slab can be given up now."""
     if not shard.discardable:
         return
     ranges = shard.resident_runs()
@@ -149,7 +149,7 @@ def release_range(model: Model, shard: Shard, start: int, stop: int) -> None:
 
 
 def fetched(model: Model, event: BlockFetched) -> None:
-    """A block was read; after the turn's events it is granted to the loads that claim it."""
+    """Note that a block was read; the end of the turn grants it to the loads that claim it."""
     shard = model.shards[event.shard]
     _end_fetch(model, shard, event.block)
     shard.move(event.block, Trigger.FETCHED)
@@ -163,7 +163,7 @@ def fetched(model: Model, event: BlockFetched) -> None:
 
 
 def failed(model: Model, event: FetchFailed) -> None:
-    """A fetch failed: see `FailureKind` for what follows."""
+    """Note that a fetch failed; `FailureKind` says what follows."""
     shard = model.shards[event.shard]
     _end_fetch(model, shard, event.block)
     if event.kind is FailureKind.NO_SPACE:
@@ -192,7 +192,7 @@ def _end_fetch(model: Model, shard: Shard, block: int) -> None:
 
 
 def _no_space(model: Model, shard: Shard, event: FetchFailed) -> None:
-    """The shared-memory mount is full below the memory limit: use less until the next tick."""
+    """Use less memory until the next tick: the shared-memory mount is full below the limit."""
     ledger = model.ledger
     shard.move(event.block, Trigger.NOT_BACKED)
     ledger.used_bytes -= shard.bytes_of(event.block, event.block + 1)
@@ -207,7 +207,7 @@ def _no_space(model: Model, shard: Shard, event: FetchFailed) -> None:
 
 
 def released(model: Model, event: BlocksReleased) -> Shard:
-    """Blocks' memory was released; blocks that loads have claimed since are fetched again."""
+    """Note that blocks' memory was released; blocks that loads have claimed since are fetched."""
     shard = model.shards[event.shard]
     size_bytes = shard.bytes_of(event.start, event.stop)
     model.ledger.used_bytes -= size_bytes

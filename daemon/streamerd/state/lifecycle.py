@@ -14,19 +14,20 @@ class BlockState(IntEnum):
     """States of a block; small integers, since a shard stores one byte for each block."""
 
     ABSENT = 0
-    """No memory behind it."""
+    """The block has no memory."""
     FETCHING = 1
-    """Reserved in the ledger; a worker backs and reads it."""
+    """The block is reserved in the ledger; a worker backs and reads it."""
     RESIDENT = 2
-    """Its bytes are in the slab."""
+    """The block's bytes are in the slab."""
     RELEASING = 3
-    """A worker gives its memory back; reserved until that is done."""
+    """A worker gives the block's memory back. The block stays reserved until that is done."""
     UNPROVEN = 4
-    """Left by a daemon that was killed; a worker compares it with its checksum before it counts."""
+    """A daemon that was killed left the block. It may be granted once its checksum was found
+    right."""
 
 
 class Trigger(IntEnum):
-    """What moves a block."""
+    """The causes that move a block from one state to the next."""
 
     RESERVE = 0
     FETCHED = 1
@@ -44,7 +45,7 @@ TRANSITIONS: Final[dict[tuple[int, int], BlockState]] = {
     (BlockState.FETCHING, Trigger.FETCHED): BlockState.RESIDENT,
     # ENOSPC: the worker reserved nothing, so there is nothing to give back.
     (BlockState.FETCHING, Trigger.NOT_BACKED): BlockState.ABSENT,
-    # An error or a dead worker: pages may lie behind the block, whatever their content.
+    # After an error or the death of a worker the block may have memory, whatever its content.
     (BlockState.FETCHING, Trigger.BROKEN): BlockState.RELEASING,
     (BlockState.RESIDENT, Trigger.RELEASE): BlockState.RELEASING,
     (BlockState.RELEASING, Trigger.RELEASED): BlockState.ABSENT,

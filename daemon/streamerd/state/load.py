@@ -18,26 +18,26 @@ from streamerd.state.shard import Shard
 
 
 class Phase(IntEnum):
-    """What a block is to one load; a load stores one byte for each block."""
+    """How far a block has come for one load; a load stores one byte for each block."""
 
     NONE = 0
     WANTED = 1
     CLAIMED = 2
-    """Charged to the load: it is being fetched, or will be, and then granted."""
+    """The block is charged to the load. It is being fetched or will be, and is granted then."""
     GRANTED = 3
     """The client may read it and has not consumed it."""
 
 
 RUN_BLOCKS: Final = 4
-"""Number of blocks side by side that are begun together where slots allow it: see
+"""Number of neighbouring blocks whose fetches are started together where slots allow it. See
 `reading/runs.py`, which backs them with memory in one call."""
 
 SLABS_AT_ONCE: Final = 4
 """Number of shards that a held load fetches from in turn.
 
 The kernel lets only one thread at a time back a slab with memory, so several slabs are filled side
-by side. Measured from page cache to slabs, 16 threads on 16 processors: 4 GB/s into one slab and
-14 GB/s into four; on 2 processors four slabs are half as fast again as one.
+by side. From page cache to slabs, 16 threads on 16 processors reached 4 GB/s into one slab and 14
+GB/s into four. On 2 processors four slabs are half as fast again as one.
 """
 
 
@@ -46,12 +46,13 @@ class Credentials:
     """Whether a store still takes the credentials that came with a load; `failing.py` decides."""
 
     expired: bool = False
-    """The store refused them; they are not used until the client has renewed them."""
+    """Whether the store refused the credentials. If so, they are not used until they are
+    renewed."""
     since_s: float = 0.0
-    """When they expired. Credentials that expire again soon after their renewal count as expired
+    """When the credentials expired. Credentials that expire again soon after their renewal count as
     since the first time, so that useless renewals do not make a load wait for ever."""
     renewed_s: float = -inf
-    """When the client renewed them last."""
+    """When the client last renewed the credentials."""
     error: tuple[str, str] = ("", "")
     """Code and text of the store's last refusal."""
 
@@ -63,27 +64,27 @@ _FORGET_WANTED = bytes.maketrans(bytes([Phase.WANTED]), bytes([Phase.NONE]))
 class Load:
     """State of one load.
 
-    `charge_bytes` is the size of the blocks that it has claimed and not consumed; 0 for a load that
-    holds its shards whole.
+    `charge_bytes` is the size of the blocks that the load has claimed and not consumed. It is 0 for
+    a load that holds its shards whole.
     """
 
     key: LoadKey
     shards: list[Shard]
     options: LoadOptions
-    """What its client asked for."""
+    """The options that the client opened the load with."""
     prefetch: bool = False
-    """See `LoadOpened`."""
+    """Whether the load is a prefetch, which no client reads; see `LoadOpened`."""
     pin: bool = False
     window_bytes: int = 0
-    """Its smallest window: room that is set aside from admission to close."""
+    """Size of the load's smallest window: room that is set aside from its admission to its end."""
     cap_bytes: int | None = None
-    """The load's own `memory_limit`, at least its smallest window; None where it has no limit."""
+    """The load's own `memory_limit`, at least its smallest window; None if it has no limit."""
     admitted: bool = False
     held: bool = False
-    """Whether its shards are held whole, since the ledger has room for that."""
+    """Whether the load's shards are held whole, which it asked for and the ledger has room for."""
     whole: set[int] = field(default_factory=set)
-    """Shards that stay whole while it runs although it reads through a window: those whose
-    `Shard.whole_only` was true when it was admitted."""
+    """Shards that stay whole while the load runs, although it reads through a window.
+    `Shard.whole_only` was true for them when the load was admitted."""
     finished: bool = False
     phases: list[bytearray] = field(default_factory=list)
     wants: deque[BlockRange] = field(default_factory=deque)
@@ -97,10 +98,10 @@ class Load:
     """Blocks of the run under way that may still be begun."""
     in_flight: int = 0
     pending_blocks: int = 0
-    """Claimed and not yet granted."""
+    """Number of blocks that are claimed and not yet granted."""
     granted_bytes: int = 0
     served_bytes: int = 0
-    """Bytes that it was granted so far, some of them perhaps more than once."""
+    """Bytes that the load was granted so far. Bytes that were granted twice count twice."""
     consumed_bytes: dict[int, int] = field(default_factory=dict)
     all_consumed_bytes: int = 0
     """The sum of `consumed_bytes`."""
@@ -109,7 +110,7 @@ class Load:
     last_progress_s: float = 0.0
     credentials: Credentials = field(default_factory=Credentials)
     remote: bool = field(init=False)
-    """Whether its shards are read over the network; all of them are of one source."""
+    """Whether the load's shards are read over the network; all of them are of one source."""
 
     def __post_init__(self) -> None:
         self.phases = [bytearray(shard.blocks) for shard in self.shards]
@@ -117,7 +118,7 @@ class Load:
 
     @property
     def commitment_bytes(self) -> int:
-        """The ledger's promise to this load, apart from shards that are held whole."""
+        """Bytes that the ledger promises to this load, beside shards that are held whole."""
         return 0 if self.held else max(self.window_bytes, self.charge_bytes)
 
     def usable(self, index: int) -> bool:
@@ -125,7 +126,7 @@ class Load:
         return index not in self.failed and index not in self.released
 
     def want(self, ranges: Iterable[BlockRange]) -> None:
-        """Replace what is wanted and not yet claimed."""
+        """Replace the ranges that are wanted and not yet claimed."""
         for index, phases in enumerate(self.phases):
             self.phases[index] = phases.translate(_FORGET_WANTED)
         self.wants.clear()
@@ -183,7 +184,8 @@ class Load:
                     self.to_fetch[place] = BlockRange(index, block, stop)
                 return index, block
             if index == self.last_fetched:
-                # Its run is over; the turn of the one behind it follows on the one before it.
+                # The run of this entry is over. With the shard of the entry before it as the last
+                # one, the turn of the entry behind it comes next.
                 self.last_fetched = self.to_fetch[place - 1].shard if place else -1
                 self.run_left = 0
             del self.to_fetch[place]
@@ -210,7 +212,7 @@ class Load:
         return places[shards[(last + 1) % len(shards)]]
 
     def note_fetch(self, index: int) -> None:
-        """A block of shard `index` is fetched: the next of its run, or the first of another one."""
+        """Note that a fetch was started: for the next block of a run, or the first of a new one."""
         if index != self.last_fetched or not self.run_left:
             self.run_left = RUN_BLOCKS
         self.last_fetched = index

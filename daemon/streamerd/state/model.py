@@ -1,6 +1,7 @@
 """Everything the core knows: shards, loads, the ledger, and the commands of the current turn.
 
-Holds state and the few operations that keep its sums true; the decisions are in the other modules.
+This module holds the state and the few operations that keep its sums true. The decisions are in the
+other modules.
 
 The ledger accounts for the memory limit in two columns. *Used* is memory: bytes that are reserved
 for a fetch, are resident, or are on their way back to the system. *Committed* is promises: the
@@ -33,7 +34,7 @@ class Rules(msgspec.Struct, frozen=True):
     slots: int
     """Fetches from this machine's files that may be under way at once."""
     remote_slots: int = 32
-    """Fetches over the network that may be under way at once, beside those."""
+    """Fetches over the network that may be under way at once, in addition to `slots`."""
     lag_s: float = 30.0
     """A load that consumes nothing for this long no longer holds other loads up."""
     space_wait_s: float = 30.0
@@ -49,7 +50,7 @@ class Rules(msgspec.Struct, frozen=True):
         return WINDOW_BLOCKS * self.block_bytes
 
     def slots_of(self, *, remote: bool) -> int:
-        """Fetches of one kind at once; disks and stores take no slots from each other."""
+        """How many fetches of one kind may run at once; disks and stores have their own slots."""
         return self.remote_slots if remote else self.slots
 
 
@@ -68,7 +69,8 @@ class Ledger:
     """The part of `used_bytes` that is on its way back to the system."""
     committed_bytes: int = 0
     squeezed_to_bytes: int | None = None
-    """After ENOSPC: what the mount turned out to have room for, until the next tick."""
+    """The bytes that the mount had room for when it last answered ENOSPC; None after the next
+    tick."""
 
     @property
     def usable_bytes(self) -> int:
@@ -82,7 +84,7 @@ class Ledger:
         return self.used_bytes + size_bytes <= self.usable_bytes
 
     def shortage(self, size_bytes: int) -> int:
-        """Bytes that must still be released, beside those on their way, to reserve `size_bytes`."""
+        """Bytes to release, beside those on their way, before `size_bytes` can be reserved."""
         return self.used_bytes - self.releasing_bytes + size_bytes - self.usable_bytes
 
     def can_commit(self, size_bytes: int) -> bool:
@@ -91,22 +93,22 @@ class Ledger:
 
     @property
     def growth_bytes(self) -> int:
-        """Bytes by which windows may still grow; negative where they have grown too far already."""
+        """Bytes by which windows may still grow; negative if they have grown too far already."""
         return self.limit_bytes * GROWTH_QUARTERS // 4 - self.committed_bytes
 
 
 @dataclass(slots=True)
 class Totals:
-    """Counters since the start, for `status`."""
+    """Counters since the daemon's start, which `status` and the metrics show."""
 
     served_bytes: int = 0
     block_hits: int = 0
     block_misses: int = 0
     evicted_bytes: int = 0
     retries_by_reason: Counter[str] = field(default_factory=Counter)
-    """Blocks that were tried again, by a `FailureKind`'s value."""
+    """Number of fetches that were tried again, by the value of the `FailureKind`."""
     errors_by_code: Counter[str] = field(default_factory=Counter)
-    """Failures of shards, by an error's code."""
+    """Number of failures of shards, by the code of the error."""
 
     @property
     def retries(self) -> int:
@@ -125,7 +127,7 @@ class Model:
     ledger: Ledger
     shards: dict[ShardKey, Shard] = field(default_factory=dict)
     contents: dict[str, list[Shard]] = field(default_factory=dict)
-    """The shards by their URI: all contents of one source that are in memory."""
+    """The shards by URI. One URI has several where different contents of its file are in memory."""
     loads: dict[LoadKey, Load] = field(default_factory=dict)
     waiting: deque[LoadKey] = field(default_factory=deque)
     rotation: deque[LoadKey] = field(default_factory=deque)
@@ -139,12 +141,12 @@ class Model:
     eviction: Eviction = field(init=False)
     outbox: list[AnyCommand] = field(default_factory=list)
     touched: dict[ShardKey, None] = field(default_factory=dict)
-    """Shards for which this turn may have ended the need of a source."""
+    """Shards whose source may not be needed any more after this turn."""
     arrived: dict[ShardKey, list[int]] = field(default_factory=dict)
     """Claimed blocks that became resident in this turn."""
     granted: dict[LoadKey, list[BlockRange]] = field(default_factory=dict)
     admitted: dict[LoadKey, int] = field(default_factory=dict)
-    """Loads admitted in this turn, with the wanted bytes that were resident."""
+    """Loads that were admitted in this turn, each with the wanted bytes that were resident then."""
 
     def __post_init__(self) -> None:
         self.eviction = Eviction(self.shards, self.loads, self.rules.lag_s)
@@ -170,7 +172,7 @@ class Model:
         self.outbox.append(command)
 
     def charge(self, load: Load, delta_bytes: int) -> None:
-        """Change what a load has claimed, and the ledger's promise with it."""
+        """Change what a load is charged for, in bytes, and the ledger's promise with it."""
         before = load.charge_bytes
         load.charge_bytes = after = before + delta_bytes
         if not load.held:
@@ -190,7 +192,7 @@ class Model:
             ranges.append(BlockRange(index, start, stop))
 
     def drain(self) -> list[AnyCommand]:
-        """Take out the commands of this turn; what a load was granted becomes one command."""
+        """Take out the commands of this turn; all grants to one load become one command."""
         for key, resident_bytes in self.admitted.items():
             load = self.loads.get(key)
             if load is not None:

@@ -13,8 +13,8 @@ from streamerd.state.lifecycle import BlockState, Trigger, next_state
 class Shard:
     """State of one shard and of its slab.
 
-    A load *claims* a block from the time it waits for it until it has consumed it. A claimed block
-    is never released.
+    A load *claims* a block from the moment when it begins to wait for the block until it has
+    consumed the block. A claimed block is never released.
     """
 
     key: ShardKey
@@ -23,32 +23,33 @@ class Shard:
     remote: bool = False
     blocks: int = 0
     slab_bytes: int = 0
-    """Bytes of shared memory when all of it is resident."""
+    """Bytes of shared memory that the slab takes when the whole shard is resident."""
     states: bytearray = field(default_factory=bytearray)
     claims: list[int] = field(default_factory=list)
     """Number of loads that claim each block."""
     attempts: dict[int, int] = field(default_factory=dict)
     """Number of workers that died over each block since it was last fetched."""
     loads: dict[LoadKey, int] = field(default_factory=dict)
-    """Loads that lease the shard, with the number it has in each."""
+    """Loads that lease the shard, each with the index of this shard in the load."""
     holders: int = 0
-    """Number of loads that hold it whole."""
+    """Number of loads that hold the shard whole."""
     pinned: bool = False
     whole_only: bool = False
     """The slab is adopted, and clients of the earlier daemon may have it mapped.
 
-    Their views would lose the bytes of a block that is released. Such a slab is therefore only
-    given up as a whole, by unlinking it, which leaves the bytes to those who have it mapped. While
-    an admitted load leases the shard, it is committed, so that no load waits for its blocks.
+    Those clients' views would lose the bytes of a block that is released. Such a slab is therefore
+    only given up as a whole: it is unlinked, and clients that have it mapped still see its bytes.
+    While an admitted load leases the shard, room for the whole shard is committed, so that no load
+    waits for memory for its blocks.
     """
     stale: bool = False
-    """Its source changed, or it was evicted. It is dropped when its last lease ends; a load that
-    opens it before that makes it current again."""
+    """Whether the source changed or the shard was evicted. A stale shard is dropped when its last
+    lease ends, unless a load opens it before that and so makes it current again."""
     error: tuple[str, str] | None = None
     resident_bytes: int = 0
     last_used_s: float = 0.0
     sourced: bool = False
-    """A load brought a way to read it (descriptors or credentials), which is still open."""
+    """Whether descriptors or credentials that a load brought to read the shard are still open."""
 
     def __post_init__(self) -> None:
         self.blocks = block_count(self.size_bytes, self.block_bytes)
@@ -66,15 +67,15 @@ class Shard:
         """Whether a block may still have to be read for a load that leases the shard.
 
         A load that holds the shard whole needs no read once all of it is resident. A load with a
-        window may need blocks again. That is so even while the shard is pinned or held by other
-        loads, since the pin or the other loads may end first.
+        window may need blocks again, even while the shard is pinned or held by other loads, since
+        the pin or the other loads may end first.
         """
         if not self.loads:
             return False
         return self.holders < len(self.loads) or not self.all_resident(0, self.blocks)
 
     def bytes_of(self, start: int, stop: int) -> int:
-        """Shared memory behind blocks `start` to `stop`: a fast form of `layout.blocks_bytes`."""
+        """Shared memory of blocks `start` to `stop`: a fast form of `layout.blocks_bytes`."""
         if start >= stop:
             return 0
         if stop < self.blocks:
@@ -105,8 +106,9 @@ class Shard:
     def change_claims(self, start: int, stop: int, by: int) -> list[int]:
         """Change how many loads claim each of some blocks; returns the new numbers.
 
-        Neighbours are mostly claimed by the same loads. Then no block costs a step of Python, which
-        for the 87,000 blocks of a checkpoint was a fifth of the time that opening it took.
+        Neighbouring blocks are mostly claimed by the same loads and are then changed together. A
+        step of Python for each of the 87,000 blocks of a checkpoint was a fifth of the time that
+        opening it took.
         """
         counts = self.claims[start:stop]
         if counts.count(counts[0]) == len(counts):
@@ -117,7 +119,7 @@ class Shard:
         return counts
 
     def all_resident(self, start: int, stop: int) -> bool:
-        """Whether blocks `start` to `stop` are all resident; one pass in C."""
+        """Whether blocks `start` to `stop` are all resident; found in one pass in C."""
         return self.states.count(BlockState.RESIDENT, start, stop) == stop - start
 
     def resident_in(self, start: int, stop: int) -> int:
@@ -140,13 +142,13 @@ class Shard:
     def discardable(self) -> bool:
         """Whether a `whole_only` slab can be given up now.
 
-        It must not be committed, and no worker may be at work on any of its blocks.
+        Room for it must not be committed, and no worker may be at work on any of its blocks.
         """
         at_rest = self.states.count(BlockState.RESIDENT) + self.states.count(BlockState.ABSENT)
         return self.whole_only and not self.committed and at_rest == self.blocks
 
     def resident_runs(self) -> tuple[tuple[int, int], ...]:
-        """Its resident blocks as half-open ranges."""
+        """The resident blocks as half-open ranges."""
         runs = []
         start = self.states.find(BlockState.RESIDENT)
         while start >= 0:
@@ -159,5 +161,5 @@ class Shard:
 
     @property
     def empty(self) -> bool:
-        """Whether the slab can be removed: no block is reserved or resident, no load, no pin."""
+        """Whether the slab can be removed: no block reserved or resident, no load, and no pin."""
         return not self.loads and not self.pinned and not any(self.states)

@@ -1,6 +1,6 @@
 """Fetch workers: processes that read sources into slabs for the daemon.
 
-`in_daemon` runs in the daemon, `in_worker` in the processes that it starts. Neither imports the
-other. Between them are the messages (`jobs`, `start_messages`), the frames in which these travel
-(`frames`), and `threads`, which both sides use.
+`in_daemon` runs in the daemon, `in_worker` in the processes that the daemon starts. Neither imports
+the other. Both use the messages (`jobs`, `start_messages`), the frames in which messages travel
+(`frames`), and the thread pools (`threads`).
 """

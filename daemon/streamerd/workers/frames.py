@@ -14,10 +14,10 @@ from typing import Final
 import msgspec
 
 _HEAD: Final = struct.Struct("<IB")
-"""Length of the body, and the number of descriptors that come with the frame."""
+"""The head: length of the body, and number of descriptors that are sent with the frame."""
 
 MOST_DESCRIPTORS: Final = 253
-"""Descriptors that one message of a Unix socket carries at most: SCM_MAX_FD of the kernel."""
+"""The most descriptors that one message on a Unix socket can carry: SCM_MAX_FD of the kernel."""
 
 RECEIVE_BYTES: Final = 256 << 10
 """Bytes that one receive call asks for."""
@@ -43,7 +43,7 @@ class FrameBuffer:
             yield body
 
     def frames(self, data: bytes) -> Iterator[tuple[bytes, int]]:
-        """As `feed`, each body with the number of descriptors that come with it."""
+        """Like `feed`, but yields each body with the number of descriptors that come with it."""
         pending = self._pending
         pending += data
         start = 0

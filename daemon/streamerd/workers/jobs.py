@@ -20,7 +20,7 @@ from streamerd.settings.fleet import Terms
 
 class Job(Redacted, frozen=True, tag=True):
     job: int
-    """Number of the job; its answer repeats it."""
+    """Number of the job, which its answer repeats."""
 
 
 # --- jobs -----------------------------------------------------------------------------------------
@@ -36,7 +36,7 @@ class Resolve(Job, frozen=True):
 
 
 class LookAt(Job, frozen=True):
-    """Look at objects of a store with a client's credentials; answered as `Resolve` is."""
+    """Look at objects of a store with a client's credentials; the answer is `Resolved`."""
 
     uris: tuple[str, ...]
     environment: dict[str, str]
@@ -46,17 +46,17 @@ class ExamineFile(msgspec.Struct, frozen=True):
     """One file whose descriptors a client passed."""
 
     uri: str
-    """The client's name for it, which only error texts use; it is never opened."""
+    """The client's name for the file, which only error texts use; the path is never opened."""
     direct: bool
-    """Whether a second descriptor came, opened with O_DIRECT."""
+    """Whether the file has a second descriptor, opened with O_DIRECT."""
     uid: int
-    """The user who passed it."""
+    """Id of the user who passed the file."""
 
 
 class Examine(Job, frozen=True):
-    """Examine files; a plain descriptor of each comes along, and a direct one if it has any.
+    """Examine files, whose descriptors come along: a plain one of each, and a direct one if any.
 
-    The worker closes its copies of them.
+    The worker closes its copies of the descriptors.
     """
 
     files: tuple[ExamineFile, ...]
@@ -73,13 +73,13 @@ class Fetch(Job, frozen=True):
     start: int
     stop: int
     digest: str = ""
-    """Of the environment, by `digest_of`. Where it is given, the worker is sent the environment
-    once (`TakeEnvironment`) and each job without it: certificates make it 200 KB long."""
+    """Digest of the environment, by `digest_of`. If it is given, the worker gets the environment
+    once (`TakeEnvironment`) and jobs without it, since certificates make it 200 KB long."""
     backed: bool = False
-    """Whether the range has memory already."""
+    """Whether the range has been backed with memory already."""
     peers: bool = False
-    """Read an object's bytes from other nodes; where the plan says to read the store instead, the
-    answer is `JobFailed` with `FROM_STORE`."""
+    """Whether to read an object's bytes from other nodes. If the plan says to read the store
+    instead, the answer is `JobFailed` with `FROM_STORE`."""
 
 
 class Back(Job, frozen=True):
@@ -118,7 +118,7 @@ class Reread(Job, frozen=True):
 
 
 class CompareFile(msgspec.Struct, frozen=True):
-    """Where a slab and its file are compared."""
+    """The places at which a slab and its file are compared."""
 
     starts: tuple[int, ...]
     size_bytes: int
@@ -127,7 +127,7 @@ class CompareFile(msgspec.Struct, frozen=True):
 class Compare(Job, frozen=True):
     """Compare slabs with files; a descriptor of each slab and one of each file come along.
 
-    The worker closes its copies of them.
+    The worker closes its copies of the descriptors.
     """
 
     files: tuple[CompareFile, ...]
@@ -143,7 +143,7 @@ class Forget(Job, frozen=True):
     """Forget an environment that no load has any more, and close the readers opened with it."""
 
     digest: str
-    """Of the environment, by `digest_of`."""
+    """Digest of the environment, by `digest_of`."""
 
 
 AnyJob = (
@@ -191,7 +191,7 @@ class DropEnvironment(msgspec.Struct, frozen=True, tag=True):
 
 
 class TellFleet(msgspec.Struct, frozen=True, tag=True):
-    """Who is in the fleet now. Before the first of these, no job reads from peers."""
+    """Tell the present members of the fleet. Before the first of these, no job reads from peers."""
 
     terms: Terms
     me: str
@@ -199,7 +199,7 @@ class TellFleet(msgspec.Struct, frozen=True, tag=True):
 
 
 class Drop(msgspec.Struct, frozen=True, tag=True):
-    """Close what is held under a handle as soon as no job that was received before uses it."""
+    """Close the slab or file of a handle once no job that was received before uses it."""
 
     handle: int
 
@@ -207,7 +207,7 @@ class Drop(msgspec.Struct, frozen=True, tag=True):
 class GiveUp(msgspec.Struct, frozen=True, tag=True):
     """A job was not answered in time: give up the thread that works on it.
 
-    Answered by `JobFailed` with `hung`, or by `StillGoing` or `Stuck`; by nothing where the job's
+    The answer is `JobFailed` with `hung`, or `StillGoing` or `Stuck`. There is none if the job's
     answer is on its way already.
     """
 
@@ -231,14 +231,15 @@ class ExaminedFile(msgspec.Struct, frozen=True, tag=True):
     """A file that may be read through its descriptor."""
 
     shard: StoredShard
-    """With the identity that is known to the daemon alone: disk and owner are in it."""
+    """Name, size and identity of the file. The identity has disk and owner in it, and only the
+    daemon uses it."""
     ctime_ns: int
     direct_ok: bool
     """Whether the second descriptor reads the same file past the page cache."""
 
 
 class Refusal(msgspec.Struct, frozen=True, tag=True):
-    """Why a file is not read: code and text of an error of `contract/errors.py`."""
+    """The reason why a file is refused: code and text of an error of `contract/errors.py`."""
 
     code: str
     message: str
@@ -246,20 +247,20 @@ class Refusal(msgspec.Struct, frozen=True, tag=True):
 
 class Examined(Job, frozen=True):
     found: tuple[ExaminedFile | Refusal, ...]
-    """In the order of the files asked for."""
+    """The results in the order of the job's files."""
 
 
 class Fetched(Job, frozen=True):
     checksum: int
     """XXH3-64 of the block."""
     device_bytes: int
-    """Bytes from device or network, not from the page cache; -1 when the storage cannot tell."""
+    """Bytes from device or network, not from the page cache; -1 if the storage cannot tell."""
     retries: int = 0
-    """Requests that were repeated for this shard, apart from those in earlier answers."""
+    """Number of requests for this shard that were repeated since the last answer."""
     ctime_ns: int = 0
     """The ctime of the file under which all bytes were read; 0 for an object."""
     began_s: float = 0.0
-    """When a thread began with it, by the clock that the machine's processes share (monotonic)."""
+    """When a thread began the job, by the monotonic clock, which the machine's processes share."""
     worker: int = 0
     """The worker's pid."""
     thread: int = 0
@@ -270,26 +271,26 @@ class Checksummed(Job, frozen=True):
     checksum: int
     """XXH3-64 of the range."""
     ctime_ns: int = 0
-    """As in `Fetched`; 0 for a slab."""
+    """The ctime of the file, as in `Fetched`; 0 for a slab."""
 
 
 class CompareFailure(msgspec.Struct, frozen=True):
-    """Why a file could not be compared."""
+    """The reason why a file could not be compared."""
 
     file: int
-    """Its place in the job."""
+    """Index of the file in the job."""
     code: str
     message: str
 
 
 class Compared(Job, frozen=True):
     differing: tuple[tuple[int, int], ...]
-    """Place of the file in the job, and start of the piece that differs."""
+    """The pieces that differ: index of the file in the job, and offset of the piece."""
     failed: tuple[CompareFailure, ...]
 
 
 class Finished(Job, frozen=True):
-    """The job was carried out; there is no result."""
+    """The job was carried out, and has no result."""
 
 
 class JobFailed(Job, frozen=True):
@@ -298,14 +299,15 @@ class JobFailed(Job, frozen=True):
     code: str
     message: str
     no_space: bool = False
-    """The only reason is that the shared-memory mount is full."""
+    """Whether the job failed only because the shared-memory mount is full."""
     retries: int = 0
     hung: bool = False
-    """The job did not end within its time limit, and its thread or worker was given up."""
+    """Whether the job did not end within its time limit, so that its thread or worker was given
+    up."""
 
 
 FROM_STORE: Final = "from-store"
-"""The code of a `JobFailed` whose message is why a block is to be read from the store."""
+"""The code of a `JobFailed` whose message is the reason for reading a block from the store."""
 
 Answer = Resolved | Examined | Fetched | Checksummed | Compared | Finished | JobFailed
 
@@ -317,7 +319,7 @@ class StillGoing(Job, frozen=True):
 
 
 class Stuck(Job, frozen=True):
-    """`GiveUp` cannot be obeyed: the job may write into its slab at any time. Kill this process."""
+    """`GiveUp` cannot be obeyed: the job may write into its slab, so kill the process."""
 
 
 Reply = Answer | StillGoing | Stuck
@@ -346,8 +348,8 @@ answer_decoder = msgspec.msgpack.Decoder(Reply)
 def digest_of(environment: Mapping[str, str]) -> str:
     """A name for an environment that can be passed on and compared without its secrets.
 
-    A length precedes each part: no character could separate the parts, since a value may hold any
-    of them, and two environments that differ must never share a connection.
+    Each part follows its length. No character could separate the parts, since a value may hold any
+    character, and two environments that differ must never share a connection.
     """
     digest = blake2b(digest_size=16)
     for variable in sorted(environment.items()):

@@ -1,4 +1,4 @@
-"""Which threads of a worker carry a job out, and what the job needs there. Pure."""
+"""Decides which threads of a worker carry a job out, and which handles the job needs. Pure."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class WorkerLane(Enum):
     STORE = "store"
     """Reads over the network. There are many threads, since each mostly waits."""
     PEERS = "peers"
-    """Reads from other nodes, which may wait until those have the bytes themselves."""
+    """Reads from other nodes, which may wait until those nodes have the bytes themselves."""
     ASIDE = "aside"
     """Work whose result does not go into slabs: listing, examining, reading again."""
     SLABS = "slabs"
-    """Work on slabs alone: memory is released in time even while a source hangs."""
+    """Work on slabs alone, so that memory is released in time even while a source hangs."""
 
 
 def lane_of(job: AnyJob) -> WorkerLane:
@@ -53,7 +53,7 @@ def lane_of(job: AnyJob) -> WorkerLane:
 
 
 def handles_of(job: AnyJob) -> tuple[int | None, int | None]:
-    """Slab and source that a worker must hold for a job."""
+    """Handles of the slab and the source that a worker must have borrowed for a job."""
     match job:
         case Fetch():
             return job.slab, job.source
@@ -68,7 +68,7 @@ def handles_of(job: AnyJob) -> tuple[int | None, int | None]:
 
 
 def subject_of(job: AnyJob) -> str:
-    """What a job is about, for the text of an error."""
+    """The subject of a job in words, for an error text."""
     match job:
         case Fetch() | Reread():
             return f"{job.shard.uri} bytes {job.start} to {job.stop}"

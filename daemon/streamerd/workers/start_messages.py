@@ -1,4 +1,4 @@
-"""Messages between the daemon and the process that starts its others, and how that is started.
+"""Messages between the daemon and the spawner, which starts its workers; the spawner's command.
 
 Pure. `in_daemon/spawning.py` sends requests and receives reports, `in_worker/spawner.py` serves.
 """
@@ -11,7 +11,8 @@ from typing import Final
 import msgspec
 
 ISOLATED: Final = ("-I",) if sys.flags.isolated else ()
-"""A daemon that ignores its environment's Python settings starts processes that do the same."""
+"""Options of Python for new processes. A daemon that ignores the environment's Python settings
+starts processes that ignore them, too."""
 
 
 WORKER: Final = "streamerd.workers.in_worker.process"
@@ -22,13 +23,13 @@ class Spawn(msgspec.Struct, frozen=True, tag=True):
     """Start a worker, or another process; its end of the socket pair comes along."""
 
     number: int
-    """Number of this start, which the reports repeat; never used again."""
+    """Number of this start, which the reports repeat. It is never used again."""
     options: tuple[str, ...]
     module: str = WORKER
 
 
 class Kill(msgspec.Struct, frozen=True, tag=True):
-    """Kill a worker; no effect where it has ended."""
+    """Kill a worker; no effect if it has ended."""
 
     number: int
 
@@ -41,7 +42,7 @@ class Spawned(msgspec.Struct, frozen=True, tag=True):
 
 
 class NotSpawned(msgspec.Struct, frozen=True, tag=True):
-    """No process could be made."""
+    """The process could not be started."""
 
     number: int
     error: str

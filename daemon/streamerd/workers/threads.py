@@ -1,7 +1,7 @@
-"""Pools of threads, of which some may be lost to a read or a close that never returns.
+"""Pools of threads in which a thread may be lost to a read or close that never returns.
 
 A lost thread is replaced by another one. All are daemon threads, so that a process does not wait at
-its end for a lost thread. Fetch workers use them for their lanes; workers and the daemon use them
+its end for a lost thread. Fetch workers use pools for their lanes; workers and the daemon use them
 to close descriptors.
 """
 
@@ -25,8 +25,8 @@ CLOSING_THREADS: Final = 8
 class Threads:
     """Up to `count` threads at once, each started when there is work for it.
 
-    A call that was lost (`lose`) no longer counts as a running thread: another one takes its place
-    at once, and the lost thread ends when its call returns, if it ever does.
+    A thread whose call was lost (`lose`) no longer counts: another thread takes its place at once,
+    and the lost thread ends when its call returns, if it ever does.
     """
 
     def __init__(self, name: str, count: int) -> None:
@@ -62,7 +62,7 @@ class Threads:
         while (call := self._calls.get()) is not None:
             if not call():
                 return
-            del call  # or what the call refers to would live until the next call comes
+            del call  # otherwise its objects would live until the next call comes
             with self._lock:
                 self._idle += 1
         with self._lock:
@@ -100,8 +100,8 @@ class Closer:
     def close(self, fds: Iterable[int]) -> None:
         """Close these descriptors, which belong to this object from now on.
 
-        The first free thread closes one after the other. Where a close hangs, the next thread goes
-        on with the rest. Hundreds may come at once, so there is not one submitted call for each.
+        The first free thread closes one after the other. If a close hangs, the next thread goes on
+        with the rest. Hundreds may come at once, so they are not submitted one by one.
         """
         taken = list(fds)
         self._unclosed += len(taken)
@@ -112,14 +112,14 @@ class Closer:
     @property
     def unclosed(self) -> int:
         """Number of descriptors not closed yet; only the thread that calls `close` may ask."""
-        with contextlib.suppress(IndexError):  # empty
+        with contextlib.suppress(IndexError):  # the queue is empty
             while True:
                 self._done.popleft()
                 self._unclosed -= 1
         return self._unclosed
 
     def _close_all(self) -> bool:
-        with contextlib.suppress(IndexError):  # empty
+        with contextlib.suppress(IndexError):  # the queue is empty
             while True:
                 fd = self._fds.popleft()
                 try:

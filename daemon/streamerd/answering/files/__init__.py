@@ -1,1 +1,1 @@
-"""Files that clients hand over: received, examined, made into shards, and compared with memory."""
+"""Receives and examines files of clients, makes them shards, and compares them with memory."""

@@ -1,11 +1,10 @@
-"""Comparing what is in memory with files whose descriptors arrive anew, by a few pages of each.
+"""Compares resident blocks with files whose descriptors arrive anew, by a few pages of each file.
 
 A file system that was unmounted and made again can repeat every number that identifies a file. So
 at least sixteen pages of each file, spread over it, the first and the last among them, are read
-through the newcomer's descriptor and compared with the slab. The load goes on meanwhile, but its
-client may use what it loaded only once the comparison is done. Owns how many comparisons each load
-waits for, and what happens when a file turns out to have other bytes. Runs in the daemon's loop;
-workers read.
+through the new descriptor and compared with the slab. The load goes on meanwhile, but its client
+may use what it loaded only once the comparison is done. This module counts the comparisons that
+each load waits for, and acts when a file has other bytes. Runs in the daemon's loop; workers read.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 FILES_A_JOB: Final = 64
 PROVEN_AGAIN_S: Final = 0.05
-"""Seconds between two looks whether the blocks of an adopted shard are proven."""
+"""Seconds between two checks whether the blocks of an adopted shard are proven."""
 _SUPERSEDED: Final = (
     "its file was rewritten in place while it was in use; load it again from the start, and "
     "replace files by renaming new ones over them"
@@ -42,7 +41,7 @@ _SUPERSEDED: Final = (
 
 
 class _Look(NamedTuple):
-    """One file to compare, and how its shard stood when that began."""
+    """One file to compare, and the state of its shard when the comparison began."""
 
     key: ShardKey
     pair: Pair
@@ -57,12 +56,12 @@ class Comparisons:
 
     Args:
         model: the shards.
-        events: hears of shards that have other bytes, or could not be compared.
-        backings: what stands behind the shards.
-        editions: which content of a file is the newest.
+        events: takes the events that a shard has other bytes, or could not be compared.
+        backings: the backings of the shards.
+        editions: tells which content of a file is the newest.
         fleet: the workers that read.
         send: sends messages to clients.
-        wait_s: how long a file system may take to answer.
+        wait_s: seconds that a file system may take to answer.
     """
 
     def __init__(
@@ -84,14 +83,14 @@ class Comparisons:
         self._wait_s = wait_s
         self._loop = asyncio.get_running_loop()
         self._waits: Counter[LoadKey] = Counter()
-        """How many things each load waits for."""
+        """Number of comparisons and other checks that each load waits for."""
         self._told: set[LoadKey] = set()
-        """Loads whose clients know that they wait."""
+        """Loads whose clients were told that their load waits."""
         self._refuted: set[LoadKey] = set()
-        """Loads that had a shard refused: `ShardFailed` is the last that they hear."""
+        """Loads with a refused shard. `ShardFailed` is the last message that their clients get."""
 
     def begin(self, load: LoadKey, files: Sequence[tuple[ShardKey, Pair]]) -> None:
-        """Compare what is in memory of these files; called before the load is answered."""
+        """Compare the resident blocks of these files; called before the load is answered."""
         looks: list[_Look] = []
         later: list[tuple[ShardKey, Pair]] = []
         for key, pair in files:
@@ -120,21 +119,21 @@ class Comparisons:
         return shard is not None and BlockState.UNPROVEN in shard.states
 
     def waits(self, load: LoadKey) -> bool:
-        """Whether a load waits; if so, its client will be told when it does not any more."""
+        """Whether a load waits; if so, its client will be told when the wait is over."""
         if not self._waits[load]:
             return False
         self._told.add(load)
         return True
 
     def begin_wait(self, load: LoadKey) -> None:
-        """Have a load wait for something else that is looked at and that its bytes depend on."""
+        """Have a load wait for another check on which the truth of its bytes depends."""
         self._waits[load] += 1
         if load not in self._told and load in self._model.loads:
             self._told.add(load)
             self._send_message(load.owner, Comparing(load.number))
 
     def end_wait(self, load: LoadKey) -> None:
-        """Note that one thing is done that a load waited for."""
+        """Note that one check is done that a load waited for."""
         self._waits[load] -= 1
         if self._waits[load] > 0:
             return
@@ -146,7 +145,7 @@ class Comparisons:
         self._refuted.discard(load)
 
     def supersede(self, key: ShardKey, name: str) -> None:
-        """The file has other bytes now: end the loads of the old ones, let the next begin anew."""
+        """End the loads of a file that has other bytes now, and let later loads read it anew."""
         logger.warning("event=file_rewritten_in_place uri=%s", name)
         self._editions.supersede(key)
         shard = self._model.shards.get(key)
@@ -156,7 +155,7 @@ class Comparisons:
         self._events.post(events.ShardSuperseded(self._events.now_s, key, told))
 
     def refuse_all(self, loads: Sequence[LoadKey], key: ShardKey, error: StreamerError) -> None:
-        """Fail a shard for loads, since what they have of it could not be compared."""
+        """Fail a shard for these loads, since it could not be compared with its file."""
         for load in loads:
             self._refuse(load, key, error.code, str(error))
 
@@ -189,7 +188,7 @@ class Comparisons:
         job = jobs.Compare(self._fleet.next_job(), files)
 
         def answered(answer: jobs.Answer | None) -> None:
-            if answer is None:  # the worker died: another looks at what is in memory by then
+            if answer is None:  # the worker died; a new job compares what is resident then
                 self.begin(load, [(look.key, look.pair) for look in looks])
             else:
                 self._judge(load, looks, answer)
@@ -209,7 +208,7 @@ class Comparisons:
             case jobs.JobFailed(_, code, message) as failed_job:
                 if not failed_job.hung and not all(map(self._is_undisturbed, looks)):
                     self.begin(load, [(look.key, look.pair) for look in looks])
-                    return  # a slab was given up before a worker had it
+                    return  # a slab was removed before the worker had it
                 for look in looks:
                     self._refuse(load, look.key, code, message)
 
@@ -218,11 +217,11 @@ class Comparisons:
             self._refuted.add(load)
             self.supersede(look.key, look.pair.stored.uri)
         elif (again := self._look_at(look.key, look.pair)) is not None:
-            # Blocks were given up while they were looked at.
+            # Blocks were released while they were compared.
             self._submit(load, [again])
 
     def _is_undisturbed(self, look: _Look) -> bool:
-        """Whether no block of the shard was given up since the look began."""
+        """Whether no block of the shard was released since the comparison began."""
         same_slab = (look.backing.slab, look.backing.releases) == (look.slab, look.releases)
         return same_slab and self._backings.get(look.key) is look.backing
 

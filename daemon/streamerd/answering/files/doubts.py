@@ -1,10 +1,10 @@
-"""Whether what is in memory is still what a file holds, once anything was done to the file.
+"""Finds out whether a file still has the bytes that are in memory, after its ctime has changed.
 
 The time of last change of an inode (ctime) moves with each write, but also with chmod, chown, link,
-unlink and rename, which change no byte. So it raises a doubt and proves nothing: every resident
-block of the shard is read again, through the descriptor that showed the other ctime, and its
-checksum compared with the one that was taken when it was first read. Owns the shards in doubt. Runs
-in the daemon's loop; workers read.
+unlink and rename, which change no byte. So another ctime raises a doubt and proves nothing. Every
+resident block of the shard is then read again, through the descriptor that showed the other ctime.
+Its checksum is compared with the one that was taken when the block was first read. This module owns
+the shards in doubt. Runs in the daemon's loop; workers read.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from streamerd.workers.in_daemon.supervisor import Fleet
 logger = logging.getLogger(__name__)
 
 MOST_TRIES: Final = 3
-"""How often a file is read again if it is touched during each reading."""
+"""How often a file is read again if its ctime changes during each reading."""
 
 Resolved = Callable[[StreamerError | None], None]
-"""Called with None once the doubt is resolved, whichever way, else with why it could not be."""
+"""Called once with None if the doubt was resolved, whatever the result, else with the error."""
 
 
 class _Doubt:
@@ -42,7 +42,7 @@ class _Doubt:
         self.pair = pair.retain()
         self.ctime_ns = pair.ctime_ns if ctime_ns is None else ctime_ns
         self.left: deque[int] = deque()
-        """Blocks that are still to be read."""
+        """Blocks that must still be read."""
         self.tries = 0
         self.under_way = 0
         self.ended = False
@@ -54,12 +54,12 @@ class Doubts:
 
     Args:
         model: the shards.
-        backings: what stands behind them.
-        sources: what they are read through.
+        backings: the backings of the shards.
+        sources: the descriptors that shards are read through.
         fleet: the workers that read.
         totals: where reads are counted.
-        settings: block size, and how long a file system may take to answer.
-        comparisons: the loads that wait for what is found, and what happens to other bytes.
+        settings: block size, and the time limit for file systems.
+        comparisons: has loads wait for the result, and ends them if the bytes are others.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Doubts:
         self._doubts: dict[ShardKey, _Doubt] = {}
 
     def about(self, key: ShardKey, pair: Pair) -> bool:
-        """Whether it is in doubt that the file of this pair is what is in memory."""
+        """Whether it is in doubt that the file of this pair has the bytes in memory."""
         backing = self._backings.get(key)
         shard = self._model.shards.get(key)
         if backing is None or shard is None:
@@ -95,13 +95,13 @@ class Doubts:
     def resolve(
         self, key: ShardKey, pair: Pair, then: Resolved, ctime_ns: int | None = None
     ) -> None:
-        """Read a shard's resident blocks again, once for all who ask while that is under way.
+        """Read a shard's resident blocks again; calls made meanwhile share the one reading.
 
         Args:
             key: the shard.
-            pair: what to read it through.
+            pair: the descriptors to read the shard through.
             then: called at the end.
-            ctime_ns: the time of the change, where it is not the pair's.
+            ctime_ns: the ctime that raised the doubt; None for that of the pair.
         """
         doubt = self._doubts.get(key)
         if doubt is not None:
@@ -115,9 +115,9 @@ class Doubts:
     def is_outdated(self, key: ShardKey, ctime_ns: int, attempt: int) -> bool:
         """Whether to read a block again that was read while the file had this ctime.
 
-        A read that was under way while something was done to the file may have old bytes, so the
-        block is read once more. Where the ctime stays another, the shard's other blocks are in
-        doubt.
+        A read that was under way while the file was touched may have old bytes, so the block is
+        read once more. If the ctime is then still another than before, the shard's other blocks are
+        in doubt.
         """
         doubt = self._doubts.get(key)
         current_ns = self._backings[key].ctime_ns if doubt is None else doubt.ctime_ns
@@ -132,7 +132,10 @@ class Doubts:
         return False
 
     def _touched(self, key: ShardKey, pair: Pair, ctime_ns: int) -> None:
-        """A file was touched while loads read it: they go on, and wait at their end for this."""
+        """Resolve the doubt about a file that was touched while loads read it.
+
+        The loads go on, and only their end waits for the result.
+        """
         shard = self._model.shards.get(key)
         loads = tuple(shard.loads) if shard is not None else ()
         for load in loads:
@@ -202,7 +205,7 @@ class Doubts:
     def _differs(self, key: ShardKey, block: int, checksum: int) -> bool:
         backing = self._backings.get(key)
         if backing is None or not self._is_in_slab(key, block):
-            return False  # it was given up meanwhile, and is read anew when it is wanted
+            return False  # the block was released meanwhile, and is read anew when it is wanted
         return backing.checksums[block] != checksum
 
     def _touched_again(self, key: ShardKey, doubt: _Doubt, ctime_ns: int) -> None:
@@ -217,7 +220,8 @@ class Doubts:
     def _equal(self, key: ShardKey, doubt: _Doubt) -> None:
         if (backing := self._backings.get(key)) is not None:
             backing.ctime_ns = doubt.ctime_ns
-            # Should the file have been touched after it was examined, that raises no doubt again.
+            # The pair may have an older ctime, from when the file was examined. That must raise no
+            # doubt again.
             doubt.pair.ctime_ns = doubt.ctime_ns
         self._end(key, doubt, None)
 

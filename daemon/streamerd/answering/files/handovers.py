@@ -1,8 +1,9 @@
-"""Files that clients handed over: received batch by batch, examined by workers, named by requests.
+"""Receives files that clients hand over, batch by batch, and has workers examine them.
 
-Owns a transfer's descriptors from their arrival until the transfer is dropped or its session ends.
-A request (`Open`, `Prefetch`, `Evict`, ...) names a transfer and is answered once all of it was
-examined. Runs in the daemon's loop; only workers look at the files, each look within a time limit.
+This module owns a transfer's descriptors from their arrival until the transfer is dropped or its
+session ends. A request (`Open`, `Prefetch`, `Evict`, ...) names a transfer and is answered once all
+of its files were examined. Runs in the daemon's loop; only workers look at the files, each time
+within a time limit.
 """
 
 from __future__ import annotations
@@ -32,44 +33,45 @@ from streamerd.workers.in_daemon.supervisor import Fleet
 logger = logging.getLogger(__name__)
 
 MAX_FILES: Final = 10_000
-"""Most files of one transfer. The largest checkpoints have a few hundred."""
+"""The most files of one transfer. The largest checkpoints have a few hundred."""
 MAX_TRANSFERS: Final = 16
-"""Transfers that one client may leave undropped: a load has one, for as long as it opens."""
+"""The most transfers of one client at once. A load has one while it is being opened."""
 RESERVED_DESCRIPTORS: Final = 256
-"""Descriptors that clients' files never take: for sockets, workers, libraries and a few clients."""
+"""Descriptors that are kept free of clients' files, for sockets, workers, libraries and new
+clients."""
 SPARED: Final = 4096
-"""Descriptors that one user leaves to the others; an eighth, where there are few."""
+"""Descriptors that one user must leave to other users, or an eighth of all if that is less."""
 EXAMINATIONS: Final = 3
-"""Workers that may die over one batch before its transfer fails."""
+"""How many workers may die over one batch before its transfer fails."""
 
 
 class Handed(NamedTuple):
     """One examined file of a transfer."""
 
     name: str
-    """As its client calls it."""
+    """The client's name for the file."""
     pair: Pair
 
 
 @dataclass(slots=True, eq=False)
 class _Transfer:
     files: list[Handed | None] = field(default_factory=list)
-    """None until it was examined."""
+    """The files in the client's order; None for a file that was not examined yet."""
     error: StreamerError | None = None
-    """The first thing that was wrong with it; such a transfer cannot be used."""
+    """The first error of the transfer, which cannot be used then."""
     examining: int = 0
     dropped: bool = False
     waiting: list[Callable[[], None]] = field(default_factory=list)
 
 
 class Handovers:
-    """The transfers of all sessions; receives for the descriptor socket.
+    """The transfers of all sessions. The descriptor socket passes received files to it.
 
     Args:
         fleet: the workers that examine.
         discard: closes descriptors of a user's files, elsewhere than in the loop.
         unclosed: how many descriptors of a user were discarded and are not closed yet.
-        wait_s: how long a file system may take to answer.
+        wait_s: seconds that a file system may take to answer.
     """
 
     def __init__(
@@ -85,18 +87,18 @@ class Handovers:
         self._wait_s = wait_s
         self._of: dict[str, dict[int, _Transfer]] = {}
         self._pairs: dict[tuple[int, str, int], Pair] = {}
-        """The pairs in use, by user, identity and ctime: all ranks of a user share one."""
+        """The pairs in use, by user, identity and ctime. All ranks of a user share one pair."""
         self._held: Counter[int] = Counter()
-        """Descriptors of clients' files that are open here, by user."""
+        """Number of descriptors of clients' files that are open here, by user."""
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = max(soft // 4, soft - RESERVED_DESCRIPTORS)
         self._most_of_one = self._most - min(self._most // 8, SPARED)
-        """One user's part: the others' loads begin all the same."""
+        """The most descriptors of one user, so that loads of other users can still begin."""
 
     # --- from the descriptor socket -------------------------------------------------------------
 
     def take(self, session: Session, packet: Files, descriptors: list[int]) -> int:
-        """Receive a batch, whose descriptors are the daemon's now, and have it examined."""
+        """Receive a batch, own its descriptors from now on, and have its files examined."""
         self._held[session.uid] += len(descriptors)
         try:
             transfer = self._transfer_of(session, packet)
@@ -122,7 +124,7 @@ class Handovers:
         if any(len(file.name.encode()) > MAX_NAME_BYTES for file in packet.files):
             raise ProtocolMismatch(f"a name has {MAX_NAME_BYTES} bytes at most")
         if any(has_scheme(file.name) for file in packet.files):
-            # It would be taken for an object's, and the scheme would become a label of metrics.
+            # A URI would be taken for an object's, and its scheme would become a label of metrics.
             raise ProtocolMismatch("a handed-over file is called by its path, not by a URI")
         if not self.has_room(session):
             raise RequestRefused(
@@ -134,7 +136,7 @@ class Handovers:
         return transfer
 
     def has_room(self, session: Session) -> bool:
-        """Whether a client may hand over another batch now; if not, there soon is room again."""
+        """Whether a client may hand over another batch now. If not, it has to wait a little."""
         mine, all_of_them = self._held[session.uid], self._held.total()
         mine += self._unclosed(session.uid)
         return mine <= self._most_of_one and all_of_them <= self._most
@@ -217,7 +219,7 @@ class Handovers:
             transfer.files[place] = Handed(found.shard.uri, pair.retain())
             return
         if len(group) > 1 and (not found.direct_ok or self._held.total() > self._most // 2):
-            self._discard(session.uid, group[1:])  # reading past the page cache is worth less
+            self._discard(session.uid, group[1:])  # O_DIRECT is worth less than another file
             group = group[:1]
         transfer.files[place] = Handed(found.shard.uri, self._new_pair(session.uid, found, group))
 
@@ -234,13 +236,13 @@ class Handovers:
         return pair
 
     def drop(self, session: Session, transfer: int) -> None:
-        """The client will not name this transfer any more."""
+        """Forget a transfer that its client will not name any more, and release its files."""
         dropped = self._of.get(session.name, {}).pop(transfer, None)
         if dropped is not None:
             self._release(dropped)
 
     def forget(self, session: Session) -> None:
-        """A session ended, and all of its transfers with it."""
+        """Forget all transfers of a session that ended."""
         for transfer in self._of.pop(session.name, {}).values():
             self._release(transfer)
 
@@ -267,8 +269,9 @@ class Handovers:
     ) -> None:
         """Call `then` with a transfer's files once all were examined, or `failed`.
 
-        The files stay the transfer's: whoever needs a pair for longer retains it. `failed` hears
-        of an unknown transfer as well, so that it can forget what waited for it.
+        The transfer still owns the files; a caller that needs a pair for longer retains it.
+        `failed` is also called for an unknown transfer, so that the caller can forget the request
+        that waited.
         """
         transfer = self._of.get(session.name, {}).get(number)
         if transfer is None:

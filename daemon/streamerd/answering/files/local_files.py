@@ -1,8 +1,7 @@
-"""Local files that clients handed over, made into shards of the core.
+"""Makes shards of the core of local files that clients handed over.
 
-Owns the step from an examined file to a shard: which one it is, what it is read through from now
-on, what its user calls it, and that what is in memory of it is still what the file holds. Runs in
-the daemon's loop.
+For an examined file, this module finds its shard, the descriptors to read it through and its user's
+name for it. It also has its bytes in memory checked against the file. Runs in the daemon's loop.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from streamerd.service.views import ModelView
 from streamerd.state.events import LoadKey, ShardKey
 
 MOST_ROUNDS: Final = 3
-"""How often doubts about one open may follow each other before the open fails."""
+"""How many rounds of doubts may follow each other in one open before the open fails."""
 
 
 class FoundShard(NamedTuple):
@@ -33,7 +32,7 @@ class FoundShard(NamedTuple):
 
     key: ShardKey
     name: str
-    """As its client calls it."""
+    """The client's name for the shard."""
     stored: StoredShard
 
 
@@ -43,9 +42,9 @@ class LocalFiles:
     Args:
         model: the shards that the core knows.
         shards: where the files are entered.
-        editions: which shard a file is.
-        doubts: looks again at files that were touched.
-        comparisons: compares files with what is in memory.
+        editions: tells which shard a file is.
+        doubts: reads files again that were touched.
+        comparisons: compares files with their blocks in memory.
         block_bytes: size of a block.
     """
 
@@ -66,7 +65,7 @@ class LocalFiles:
         self._block_bytes = block_bytes
 
     def pairs(self, files: Sequence[Handed]) -> dict[ShardKey, Pair]:
-        """The files by the shards that they are, in memory or not."""
+        """The pairs of these files, by the shard of each file, in memory or not."""
         key_of = self._editions.key_of
         return {key_of(file.pair.stored.identity): file.pair for file in files}
 
@@ -78,10 +77,10 @@ class LocalFiles:
         then: Callable[[tuple[FoundShard, ...]], None],
         failed: Callable[[StreamerError], None],
     ) -> None:
-        """Call `then` with the shards once nothing about them is in doubt, or `failed`.
+        """Call `then` with the shards once no doubt about them is left, or else `failed`.
 
-        From then on each shard is read through these files or those of the same user before, and
-        what is in memory is being compared with them for `load`.
+        From then on each shard may be read through these files, or those that the same user brought
+        before, and its resident blocks are being compared with the file for `load`.
         """
         try:
             sizes = ((file.name, file.pair.stored.size_bytes) for file in files)
@@ -89,7 +88,7 @@ class LocalFiles:
         except StreamerError as error:
             failed(error)
             return
-        retained = [file.pair.retain() for file in files]  # the transfer may end before the doubts
+        retained = [file.pair.retain() for file in files]  # the transfer may end too early
 
         def settled(keys: Sequence[ShardKey]) -> None:
             then(self._admitted(session, load, files, keys))
@@ -130,7 +129,7 @@ class LocalFiles:
         failed: Callable[[StreamerError], None],
         rounds: int,
     ) -> None:
-        """Resolve all doubts, and those that came meanwhile."""
+        """Resolve all doubts about these files, and the doubts that come meanwhile."""
         keys = self._keys(files)
         doubted = [
             (key, file.pair)

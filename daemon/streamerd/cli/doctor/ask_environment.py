@@ -38,7 +38,7 @@ print(json.dumps(failed))
 
 
 def ask_python(environ: Mapping[str, str]) -> PythonFacts:
-    """What is installed in the activated Python environment, or else in this program's own."""
+    """Find what is installed in the activated Python environment, or else in this program's own."""
     prefix = environ.get("VIRTUAL_ENV") or environ.get("CONDA_PREFIX") or sys.prefix
     paths = glob.glob(f"{glob.escape(prefix)}/lib/python3*/site-packages") + [
         # Editable installs are found by this process's own path only.
@@ -63,10 +63,11 @@ def ask_python(environ: Mapping[str, str]) -> PythonFacts:
 
 
 def _broken_imports(prefix: str, names: Sequence[str]) -> Mapping[str, str]:
-    """Those of the packages that this environment's own Python fails to import, each with why.
+    """Find the packages that the environment's own Python fails to import, each with the reason.
 
-    A package that was built for another torch is found by no version number, and its import may
-    end the process: so a child tries, and one that does not answer in time says nothing.
+    No version number tells that a package was built for another torch, and importing such a package
+    may end the process. So a child process tries the imports. If it does not answer in time, the
+    result is empty.
     """
     python = os.path.join(prefix, "bin", "python")
     if not os.access(python, os.X_OK):
@@ -95,7 +96,7 @@ def _distributions(paths: Iterable[str]) -> dict[str, importlib.metadata.Distrib
     for distribution in importlib.metadata.distributions(path=list(paths)):
         name = (distribution.metadata["Name"] or "").lower()
         if name in wanted:
-            found.setdefault(name, distribution)  # the first on the path is the one imported
+            found.setdefault(name, distribution)  # Python imports the first on the path
     return found
 
 

@@ -36,7 +36,7 @@ _PROPERTIES: Final = ("LoadState", "ActiveState", "Result", "NRestarts", "ExecMa
 
 
 def ask_service() -> ServiceFacts:
-    """What systemd says of the service; empty facts where systemd does not run this machine."""
+    """Ask systemd about the service; the facts are empty if systemd does not run this machine."""
     if not os.path.isdir(f"/{SYSTEMD}") or shutil.which("systemctl") is None:
         return ServiceFacts()
     command = ["systemctl", "show", "streamerd.service", f"--property={','.join(_PROPERTIES)}"]
@@ -70,7 +70,7 @@ def ask_socket(path: str) -> SocketFacts:
 
 
 def _group(gid: int) -> tuple[str, list[str]]:
-    """A group's name and members; a container may have no entry for a group of the node."""
+    """A group's name and members, empty where a container has no entry for a group of the node."""
     try:
         entry = grp.getgrgid(gid)
     except KeyError:
@@ -86,7 +86,7 @@ def _user() -> str:
 
 
 def _connected(path: str) -> tuple[int | None, int]:
-    """The error of connecting, or None and the pid of who listens."""
+    """Connect once; returns the errno, or None on success, and the pid of the listening process."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_CONNECT_S)
         try:
@@ -97,7 +97,10 @@ def _connected(path: str) -> tuple[int | None, int]:
 
 
 def ask_daemon(path: str, peer_pid: int) -> DaemonFacts | str:
-    """What the daemon answers, or the error's text; the kernel calls it `peer_pid` here."""
+    """Ask the daemon about itself; returns its facts, or the text of the error.
+
+    `peer_pid` is the daemon's pid as the kernel tells it in this process's pid namespace.
+    """
     try:
         with Requester(path) as requester:
             status = asked_status(requester)
@@ -113,7 +116,7 @@ def ask_daemon(path: str, peer_pid: int) -> DaemonFacts | str:
 
 
 def ask_peer(address: str) -> PeerFacts | None:
-    """Connect once to another member of the fleet; None where there is none to be asked."""
+    """Connect once to another member of the fleet; None if there is no other member."""
     if not address:
         return None
     try:
@@ -138,20 +141,20 @@ def huge_option(mounts: str) -> str:
     options = "never"
     for line in mounts.splitlines():
         fields = line.split()
-        if len(fields) > 3 and fields[1] == SHM_MOUNT:  # the last mount covers those before it
+        if len(fields) > 3 and fields[1] == SHM_MOUNT:  # a later mount covers an earlier one
             found = re.search(r"(?:^|,)huge=(\w+)", fields[3])
             options = found[1] if found else "never"
     return options
 
 
 def ask_cgroup(pid: int) -> int | None:
-    """The memory limit of a process's control group."""
+    """The memory limit of a process's control group in bytes; None if it has no limit."""
     limit = cgroup_limit(process=str(pid))
     return limit[0] if limit else None
 
 
 def ask_memlock() -> int | None:
-    """How much this process may lock; None for no limit."""
+    """How many bytes this process may lock in memory (RLIMIT_MEMLOCK); None for no limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     return None if soft == resource.RLIM_INFINITY else soft
 
@@ -183,7 +186,7 @@ def _allocated(name: str) -> int:
     try:
         return allocated_bytes(name)
     except FileNotFoundError:
-        return 0  # removed since
+        return 0  # the slab was removed since it was listed
 
 
 def ask_living() -> set[str]:
@@ -199,7 +202,7 @@ def living_instances(lines: list[str]) -> set[str]:
 
 
 def ask_keeping(socket_path: str) -> set[str]:
-    """Instances whose daemon is likely to start again: the system's, and the one asked about."""
+    """Instances whose daemon may start again: the system daemon's, and that of `socket_path`."""
     return _noted((SYSTEM_SOCKET, socket_path))
 
 

@@ -1,4 +1,7 @@
-"""Finds out what kind of place a process runs at; what can be done there, `place.py` says."""
+"""Finds out whether a process runs on a node, in a container or in a pod.
+
+`place.py` says what can be done at each kind of place.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,15 @@ from typing import Final
 from streamerd.cli.doctor.place import Place
 
 SYSTEMD: Final = "run/systemd/system"
-"""A folder that is there where systemd runs the machine: see sd_booted(3)."""
+"""A folder that exists exactly where systemd runs the machine: see sd_booted(3)."""
 _ENGINES_FILES: Final = ("run/.containerenv", ".dockerenv")
 
 
 def ask_place(environ: Mapping[str, str], root: str = "/") -> Place:
-    """Where this process runs; `root` is the folder that holds `run`.
+    """Find the place where this process runs; `root` is the folder that holds `run`.
 
-    Kubernetes tells every container where its API is, engines leave a file, and systemd's
-    convention for whoever starts containers is a variable.
+    Kubernetes tells every container where its API is. Container engines leave a file, or set the
+    variable that systemd's convention asks of them.
     """
     if os.path.isdir(os.path.join(root, SYSTEMD)):
         return Place.NODE

@@ -1,6 +1,6 @@
-"""Is there a daemon, may this user talk to it, and is it of this version?
+"""Judges whether there is a daemon of this version that this user may talk to.
 
-Pure: facts in, verdict out. The facts are gathered in `ask_node.py`.
+This module is pure: facts come in, verdicts go out. The facts are gathered in `ask_node.py`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _START = "systemctl start streamerd"
 
 @dataclass(frozen=True, slots=True)
 class ServiceFacts:
-    """What systemd says of streamerd.service; all empty where there is no systemd."""
+    """The state of streamerd.service, as systemd tells it; all fields are empty without systemd."""
 
     load_state: str = ""
     active_state: str = ""
     result: str = ""
     restarts: int = 0
     exit_code: int = 0
-    """What its last main process ended with, or the signal that ended it."""
+    """Exit code of the service's last main process, or the number of the signal that ended it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,23 +37,25 @@ class SocketFacts:
     path: str
     user: str
     connect_error: int | None
-    """errno of a connect; None when it connected."""
+    """The errno with which connecting failed; None if it succeeded."""
     group: str = ""
     in_database: bool = False
     """Whether the group database has the user in `group`."""
     in_session: bool = False
-    """Whether this process is in `group`; not so if the user joined it after logging in."""
+    """Whether this process is in `group`. It is not if the user joined the group after logging
+    in."""
     gid: int | None = None
-    """The group's number, which a container may know no name for."""
+    """The group's number. A container may have no name for it."""
     folder: bool = True
-    """Whether the socket's folder is there."""
+    """Whether the socket's folder exists."""
     peer_pid: int = 0
-    """Who listens, by the kernel's word; 0 where that is in a pid namespace that is not seen."""
+    """Pid of the listening process, as the kernel tells it; 0 if its pid namespace is not
+    visible."""
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonFacts:
-    """What the daemon answered."""
+    """The facts that the daemon told about itself."""
 
     version: str
     pid: int
@@ -62,12 +64,13 @@ class DaemonFacts:
     limit_bytes: int
     used_bytes: int
     elsewhere: bool = False
-    """Whether it runs in another container than this process: what is seen here is not its own."""
+    """Whether the daemon runs in another container than this process, so that the mounts and limits
+    that this process sees are not the daemon's."""
     fleet: FleetStatus | None = None
 
 
 def check_service(service: ServiceFacts, remedies: Remedies = NODE, *, answers: bool) -> Finding:
-    """The unit's state."""
+    """Judge the state of the systemd unit."""
     if not service.load_state:
         return Finding("service", State.NOTE, remedies.what)
     state, text, remedy = _service(service, answers=answers)
@@ -133,8 +136,8 @@ def check_daemon(
     """Whether the daemon answers, and has this version.
 
     Args:
-        answer: what it answered, or the error's text, or None where it was not asked.
-        version: of this program.
+        answer: what the daemon answered, or the error's text, or None if it was not asked.
+        version: the version of this program.
         remedies: what can be done here.
     """
     if answer is None:

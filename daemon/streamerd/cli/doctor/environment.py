@@ -1,4 +1,7 @@
-"""Is vLLM's side installed, and what does this machine offer? Pure: facts in, verdict out."""
+"""Judges the installation of vLLM, its plugin and torch, and what the kernel offers.
+
+This module is pure: facts come in, verdicts go out.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,17 @@ from streamerd.cli.doctor.finding import Finding, State
 
 OLDEST_VLLM: Final = (0, 21)
 WITH_ALL: Final = (6, 5)
-"""The first Linux with all that `KernelFacts` asks for."""
+"""The first version of Linux that has every feature in `KernelFacts`."""
 PLUGIN: Final = "streamerd"
 """The plugin's name among vLLM's entry points."""
 TORCH_FAMILY: Final = ("torchvision", "torchaudio", "torchcodec")
-"""What vLLM's distributions bring along, and what must be built for the torch that is there."""
+"""Packages that vLLM's distributions bring along, and that must be built for the installed
+torch."""
 
 
 @dataclass(frozen=True, slots=True)
 class PythonFacts:
-    """What is installed in one Python environment; a version is empty where there is none."""
+    """The installed packages of one Python environment; the version of a missing one is empty."""
 
     prefix: str
     vllm: str = ""
@@ -31,16 +35,16 @@ class PythonFacts:
     registered: bool = False
     """Whether the plugin is among vLLM's entry points."""
     allowed_plugins: str | None = None
-    """`VLLM_PLUGINS`, where it is set."""
+    """The value of `VLLM_PLUGINS`; None if it is not set."""
     mode: str = ""
-    """`STREAMERD_MODE`."""
+    """The value of `STREAMERD_MODE`."""
     broken: Mapping[str, str] = field(default_factory=dict)
-    """Of `TORCH_FAMILY`, what does not import, and how its import ends."""
+    """The packages of `TORCH_FAMILY` that fail to import, each with the error."""
 
 
 @dataclass(frozen=True, slots=True)
 class KernelFacts:
-    """What the running kernel can do."""
+    """The running kernel's release and features."""
 
     release: str
     collapse: bool
@@ -78,7 +82,7 @@ def _vllm(python: PythonFacts, daemon_version: str | None) -> tuple[State, str, 
 
 
 def check_imports(python: PythonFacts) -> list[Finding]:
-    """Packages that do not import, which vLLM does when it is imported; nothing if all is well."""
+    """One finding for each package that fails to import, since vLLM would import it; else none."""
     beside = f"torch {python.torch}" if python.torch else "this torch"
     remedy = f"`pip uninstall {' '.join(python.broken)}` in {python.prefix}; text models need none"
     return [
@@ -97,7 +101,7 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def check_torch(python: PythonFacts, *, gpu: bool) -> Finding:
-    """Whether torch is built for the GPU, where there is one."""
+    """Whether torch is built for the GPU, if the machine has a GPU."""
     machine = "a GPU" if gpu else "no GPU"
     if not python.torch:
         text = f"no torch in {python.prefix}; the machine has {machine}"

@@ -1,4 +1,4 @@
-"""What a check says: a verdict, the facts behind it, and what to do. Pure."""
+"""The result of a check: a verdict, the facts behind it, and a remedy. Pure."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Does this node find others, can they ask it, and is one of them reached from here?
+"""Judges whether this node finds other nodes, whether they can ask it, and whether it reaches one.
 
-Pure: what the daemon's status says and what a connection to one other node gave go in, verdicts
-come out. No question is put to that node, since whoever runs the doctor need not have the right to
-the key that it is asked with.
+This module is pure. The daemon's status and the result of connecting to one other node go in,
+verdicts come out. The doctor only connects to that node and asks it nothing, since the user of the
+doctor may have no right to read the key of this node's certificate.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ _LOG = "see the daemon's log, `journalctl -u streamerd`, for"
 
 @dataclass(frozen=True, slots=True)
 class PeerFacts:
-    """One other member, as it is reached from here."""
+    """The result of connecting to one other member from this process."""
 
     address: str
     error: str
-    """Empty where a connection was made."""
+    """The text of the error; empty if the connection was made."""
 
 
 def other_member(fleet: FleetStatus | None) -> str:
-    """The member after this node, so that all nodes' doctors try all; empty where there is none."""
+    """The member to try: the next in order, so that all nodes' doctors try all; or empty."""
     if fleet is None:
         return ""
     others = sorted(set(fleet.members) - {fleet.me})

@@ -1,4 +1,7 @@
-"""Is there memory for what the daemon may use? Pure: facts in, verdict out."""
+"""Judges whether there is memory for all that the daemon may use.
+
+This module is pure: facts come in, verdicts go out.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from streamerd.shm.slabs import PREFIX
 SMALL_MOUNT_BYTES: Final = 1 << 30
 """A mount smaller than this holds no model; container engines give 64 MiB unless told otherwise."""
 HEADROOM_BYTES: Final = 256 << 20
-"""What the daemon's processes need beside slabs, with room to spare."""
+"""Memory that the daemon's processes need beside slabs, with room to spare."""
 PINNED_BYTES: Final = 256 << 20
 """Twice the size of a rank's ring of pinned buffers."""
 
@@ -27,9 +30,9 @@ class MountFacts:
     total_bytes: int
     free_bytes: int
     huge: str
-    """Its `huge=` option."""
+    """The mount's `huge=` option."""
     collapses: bool
-    """Whether the kernel makes huge pages of its memory on demand."""
+    """Whether the kernel makes huge pages of the mount's memory on demand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +50,12 @@ def check_room(
     used_bytes: int,
     remedies: Remedies = NODE,
 ) -> Finding:
-    """Whether the mount holds what the daemon may still take.
+    """Whether the mount has room for the bytes that the daemon may still take.
 
     Args:
-        mount: the shared-memory mount; None where there is none.
-        limit_bytes: the daemon's memory limit; None where no daemon answers.
-        used_bytes: what the daemon's slabs take now.
+        mount: the shared-memory mount; None if there is none.
+        limit_bytes: the daemon's memory limit; None if no daemon answers.
+        used_bytes: the bytes that the daemon's slabs take now.
         remedies: what can be done here.
     """
     if mount is None:
@@ -81,7 +84,7 @@ def check_room(
 
 
 def not_seen(check: str) -> Finding:
-    """In the place of a check of what only the daemon's own container has."""
+    """The finding that replaces a check which only the daemon's own container could make."""
     text = f"not looked at: the daemon runs in another container, with a {SHM_MOUNT} of its own"
     return Finding(check, State.NOTE, text, "run `streamerctl doctor` there")
 
@@ -144,7 +147,7 @@ def check_memlock(limit_bytes: int | None, remedies: Remedies = NODE, *, gpu: bo
 def check_segments(
     found: Sequence[Segments], living: Collection[str], keeping: Collection[str]
 ) -> list[Finding]:
-    """Slabs whose daemon does not run.
+    """Judge the slabs whose daemon does not run.
 
     Args:
         found: the slabs on the mount.

@@ -1,7 +1,8 @@
-"""Where the doctor runs, and what can be done there: a node, a container, a pod of Kubernetes.
+"""The kinds of place where the doctor may run, and what can be done at each.
 
-Owns the remedies that differ: nobody can call systemctl in a container or remount its /dev/shm.
-Pure; which of them it is, `ask_place.py` finds out.
+A place is a node, a container or a pod of Kubernetes. This module owns the remedies that differ,
+since nobody can call systemctl in a container or remount its /dev/shm. It is pure: `ask_place.py`
+finds out which kind of place it is.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from streamer_client.contract.socket import SYSTEM_SOCKET
 from streamerd.memory.room import SHM_MOUNT
 
 FOLDER: Final = SYSTEM_SOCKET.rpartition("/")[0]
-"""What a container shares with the daemon."""
+"""The folder that a container shares with the daemon."""
 
 
 class Place(StrEnum):
-    """What kind of machine a process sees around it."""
+    """The kind of machine that a process runs on, as it appears from inside."""
 
     NODE = "node"
     """A machine, or a container that systemd runs like one."""
@@ -27,25 +28,26 @@ class Place(StrEnum):
 
 
 class Remedies(NamedTuple):
-    """What to do at one kind of place; words in braces are filled in by whoever uses them."""
+    """The remedies at one kind of place. The checks fill in the words in braces."""
 
     what: str
-    """The place itself."""
+    """The name of the place itself."""
     start: str
     restart: str
     look: str
-    """Where the daemon's log is."""
+    """Where to look for the daemon's log."""
     share: str
-    """The socket's folder is not there."""
+    """Remedy if the socket's folder does not exist."""
     join: str
-    """This user is not in the socket's group: `{group}`, its number `{gid}`, `{user}`."""
+    """Remedy if this user is not in the socket's group; has `{group}`, its `{gid}`, and
+    `{user}`."""
     mount: str
-    """The mount of shared memory needs `{size}`."""
+    """Remedy if the mount of shared memory is too small; has the needed `{size}`."""
     huge: str
     group_limit: str
-    """The control group's limit is too low."""
+    """Remedy if the control group's limit is too low."""
     lock: str
-    """More memory must be lockable."""
+    """Remedy if a process may not lock enough memory."""
 
 
 _ON_NODE: Final = "`systemctl start streamerd`"

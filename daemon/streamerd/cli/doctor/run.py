@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def look(socket_path: str) -> list[Finding]:
-    """The findings of all checks but that of a source."""
+    """Make all checks but that of a source; returns their findings."""
     remedies = REMEDIES[ask_place(os.environ)]
     socket = ask_node.ask_socket(socket_path)
     reached = socket.connect_error is None
@@ -85,7 +85,7 @@ def _memory(daemon: DaemonFacts | None, socket: SocketFacts, remedies: Remedies)
 
 
 def _slabs(daemon: DaemonFacts | None, peer_pid: int, remedies: Remedies) -> list[Finding]:
-    """What concerns the daemon's memory, as far as it can be seen from here."""
+    """Check the daemon's memory, as far as this process can see it."""
     if daemon is not None and daemon.elsewhere and not peer_pid:
         return [not_seen("room"), not_seen("cgroup")]
     limit_bytes = daemon.limit_bytes if daemon else None

@@ -1,4 +1,4 @@
-"""Can this user read a source? Takes the steps that a load would take, up to the first bytes."""
+"""Tries whether this user can read a source: takes a load's steps up to the first bytes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _first_bytes(storage: Storage, shard: StoredShard) -> None:
 
 
 def credentials(source: str, environment: Mapping[str, str]) -> list[Finding]:
-    """What may be shown of a source's credentials; nothing for files."""
+    """The finding about a source's credentials, without their secrets; none for files."""
     report = credentials_report(source, environment)
     if report is None:
         return []

@@ -1,4 +1,4 @@
-"""How findings look: an aligned, coloured table on a terminal, a plain line for each in a pipe."""
+"""Prints findings: as an aligned, coloured table on a terminal, as plain lines into a pipe."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _table(findings: list[Finding]) -> Table:
 
 
 def as_json(findings: list[Finding]) -> list[dict[str, str]]:
-    """What `--json` prints; documented in docs/operations.md. Pure."""
+    """The findings as `--json` prints them; docs/operations.md documents this form. Pure."""
     return [
         {"check": f.check, "state": str(f.state), "text": f.text, "remedy": f.remedy}
         for f in findings

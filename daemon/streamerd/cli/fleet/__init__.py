@@ -1,1 +1,1 @@
-"""`streamerctl fleet`: who is in the fleet, and what came from whom."""
+"""`streamerctl fleet`: shows the members of the fleet, and which bytes came from other nodes."""

@@ -1,4 +1,4 @@
-"""`streamerctl fleet`: who is in this node's fleet, and what came from whom."""
+"""`streamerctl fleet`: asks the daemon for its status, and shows the part about the fleet."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streamerd.cli.terminal import DONE
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show the fleet, as text or as JSON (`null` where there is none)."""
+    """Show the fleet, as text or as JSON (`null` where no fleet is configured)."""
     with Requester(arguments.socket) as requester:
         if arguments.json:
             text = json.dumps(requester.status().get("fleet"), indent=2)
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def fleet_view(fleet: FleetStatus | None) -> str:
-    """The lines that are shown."""
+    """The lines that `streamerctl fleet` shows."""
     if fleet is None:
         return "This daemon is in no fleet; docs/fleet.md says how to set one up."
     serving = "serving" if fleet.serving else "not serving"
@@ -47,11 +47,11 @@ def fleet_view(fleet: FleetStatus | None) -> str:
 
 
 def own(name: str, fleet: FleetStatus) -> str:
-    """What marks this node among the members."""
+    """A mark if `name` is this node, else nothing; it follows the name in the list of members."""
     return "  (this node)" if name == fleet.me else ""
 
 
 def counts(of: Mapping[str, int]) -> str:
-    """Counts by name, the largest first; empty where there are none."""
+    """The counts with their names as one text, the largest first; empty if there are no counts."""
     ordered = sorted(of.items(), key=lambda item: (-item[1], item[0]))
     return f"  ({', '.join(f'{name} {count}' for name, count in ordered)})" if ordered else ""

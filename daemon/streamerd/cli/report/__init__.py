@@ -8,5 +8,5 @@
 | `page`, `page.html` | the page for a browser |
 | `run` | the command |
 
-All but `run` is pure.
+All modules except `run` are pure.
 """

@@ -1,6 +1,6 @@
-"""What follows from a report: how each load's time ran, throughput, which loads belong together.
+"""Computes from a report how each load's time ran, throughput, and which loads belong together.
 
-Pure.
+This module is pure.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Final, NamedTuple
 from streamerd.observe.document import LoadReport, ReadSpan, ReportDocument, Sample
 
 PHASES: Final = ("memory", "credentials", "blocks", "copying")
-"""What a load's time goes into, in the order in which it is drawn within one interval."""
+"""The things that a load spends time on, in the order in which one interval shows them."""
 APART_S: Final = 5.0
-"""Loads with so long a pause between them are told apart."""
+"""Loads with a pause of this length between them belong to different bursts."""
 BINS: Final = 120
 
 
 class Run(NamedTuple):
-    """A stretch of time that a load spent on one thing; unix times."""
+    """A stretch of time that a load spent in one phase, between two unix times."""
 
     phase: str
     began_s: float
@@ -27,7 +27,7 @@ class Run(NamedTuple):
 
 
 class Throughput(NamedTuple):
-    """Bytes a second at one time; unix time."""
+    """Bytes a second at one unix time."""
 
     at_s: float
     read: float
@@ -35,7 +35,7 @@ class Throughput(NamedTuple):
 
 
 class Burst(NamedTuple):
-    """Loads that ran at the same time or shortly after each other, with the reads meanwhile."""
+    """Loads that ran at the same time or shortly after each other, with the reads of that time."""
 
     began_s: float
     ended_s: float
@@ -44,7 +44,7 @@ class Burst(NamedTuple):
 
 
 def spent_s(load: LoadReport) -> dict[str, float]:
-    """Seconds of a load by what they went into."""
+    """Seconds that a load spent in each phase."""
     last = load.samples[-1] if load.samples else Sample(0, 0, 0, 0, 0, 0, 0, 0)
     return {
         "memory": last.memory_s,
@@ -55,7 +55,7 @@ def spent_s(load: LoadReport) -> dict[str, float]:
 
 
 def runs(load: LoadReport) -> list[Run]:
-    """How a load's time ran; in a stretch between two samples the order of phases is not known."""
+    """The phases of a load in order of time; between two samples their real order is not known."""
     found: list[Run] = []
     for before, after in pairwise(load.samples):
         at_s = load.opened_at_s + before.at_s
@@ -100,7 +100,7 @@ def _burst(loads: Sequence[LoadReport], reads: Sequence[ReadSpan]) -> Burst:
 
 
 def throughput(burst: Burst) -> list[Throughput]:
-    """What was read and served in each of `BINS` equal parts of a burst's time."""
+    """Bytes read and served a second in each of `BINS` equal parts of a burst's time."""
     width_s = max((burst.ended_s - burst.began_s) / BINS, 1e-3)
     read, served = [0.0] * BINS, [0.0] * BINS
     for load in burst.loads:
@@ -118,7 +118,7 @@ def throughput(burst: Burst) -> list[Throughput]:
 
 
 def _spread(bins: list[float], span: tuple[float, float], size: int, width_s: float) -> None:
-    """Add bytes that came evenly between two times to the bins that these lie in."""
+    """Distribute bytes that came evenly within a span of time over the bins of that time."""
     began_s, ended_s = span
     if not size:
         return

@@ -1,7 +1,8 @@
-"""A report as one HTML page that needs nothing else: data and drawing are in the file.
+"""Makes one HTML page of a report, which needs no other file: it has the data and the drawing.
 
-Owns what the page is given; how it is drawn is in `page.html`. Names of sources and labels are
-other people's: they reach the page as JSON in which no tag can begin, and are shown as text. Pure.
+This module owns the data that the page is given; `page.html` draws it. Other people chose the names
+of sources and the labels. So these reach the page as JSON in which no tag can begin, and are shown
+as text. Pure.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def _embedded(value: object) -> str:
 
 
 def view(document: ReportDocument) -> dict[str, Any]:
-    """What is drawn, as JSON's own types; times are seconds since the beginning of a burst."""
+    """The data to draw, as JSON's own types; times are seconds since the beginning of a burst."""
     return {
         "version": document.version,
         "pid": document.pid,

@@ -43,7 +43,7 @@ def _chosen(document: ReportDocument, number: int | None) -> ReportDocument:
     """The report of one load, or of all.
 
     Raises:
-        SourceNotFound: that load is not remembered.
+        SourceNotFound: the report has no load of this number.
     """
     if number is None:
         return document

@@ -1,4 +1,4 @@
-"""A report on a terminal: a table of the last loads, and one load in full. Pure."""
+"""Shows a report on a terminal: a table of the last loads, or one load in full. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def table_of(loads: Sequence[LoadReport]) -> RenderableType:
         return Text("no load yet since the daemon's start", style="bright_black")
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bright_black")
     table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("source")  # the one column that gives way
+    table.add_column("source")  # rich narrows this column alone on a small screen
     table.add_column("by", no_wrap=True)
     table.add_column("outcome", no_wrap=True)
     for title in ("seconds", "rate", "served", "from memory", "waited"):
@@ -46,7 +46,7 @@ def table_of(loads: Sequence[LoadReport]) -> RenderableType:
 
 
 def _from_nodes(load: LoadReport) -> str:
-    """What other nodes of a fleet sent; nothing is said where there is no fleet."""
+    """The bytes that other nodes of a fleet sent, in words; empty where there is no fleet."""
     return f"{format_size(load.peer_bytes)} sent by other nodes, " if load.peer_bytes else ""
 
 

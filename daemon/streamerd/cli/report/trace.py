@@ -1,8 +1,8 @@
-"""A report as a trace that ui.perfetto.dev opens: ranks and workers as processes, reads as slices.
+"""Makes a trace of a report for ui.perfetto.dev: ranks and workers are processes, reads slices.
 
-The format is that of Chrome's trace events; times are microseconds. Slices of one thread may lie
-within each other there, or apart, and Perfetto drops what overlaps otherwise. Times of a report are
-rounded, so slices are cut where the next one begins. Pure.
+The format is that of Chrome's trace events; times are microseconds. Two slices of one thread must
+lie apart or one within the other, since Perfetto drops slices that overlap otherwise. The times of
+a report are rounded, so each slice is cut where the next one begins. Pure.
 """
 
 from __future__ import annotations

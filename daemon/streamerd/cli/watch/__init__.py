@@ -1,1 +1,1 @@
-"""`streamerctl status --watch`: asking again and again, and a page that always fits the screen."""
+"""`streamerctl status --watch`: asks again and again, and shows a page that fits the screen."""

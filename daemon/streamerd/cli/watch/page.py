@@ -1,9 +1,9 @@
-"""The page of a watch: never higher than the screen, memory and totals always on it.
+"""Makes the page of a watch, which always fits the screen and always has memory and totals on it.
 
-Pure: the typed document and the size of the screen in, what rich renders out. Sources are shown
-shard by shard where all of that fits; else those with the most shards are folded into a row each,
-and what still does not fit is counted. How one status is shown at its full length is in
-`cli/status_view.py`.
+This module is pure: it turns the typed document and the size of the screen into what rich renders.
+Sources are shown shard by shard if all shards fit. Otherwise the sources with the most shards are
+folded into one row each, and rows that still do not fit are only counted. `cli/status_view.py`
+shows a status at its full length.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ from streamerd.cli.status_view import (
 from streamerd.cli.watch.rates import NodeRates, source_eta_s, source_rate
 
 _OF: Final = re.compile(r"-of-0*(\d+)\.")
-"""How many files a checkpoint has by the name of one of them, as Hugging Face calls them."""
+"""Finds the number of a checkpoint's files in the name of one, as Hugging Face names them."""
 _FRAME_LINES: Final = 5
-"""Headline, memory with its legend, and the node's line, with an empty line after each part."""
+"""Lines of the headline, of memory with its legend, and of the node's rates, each part with an
+empty line after it."""
 
 
 def watch_page(
@@ -45,10 +46,10 @@ def watch_page(
     """The whole page.
 
     Args:
-        status: what the daemon told last.
-        rates: of the node.
-        height: lines of the screen.
-        note: what the user should know beside it, such as that the daemon is gone.
+        status: the latest status that the daemon told.
+        rates: the rates of the node.
+        height: the number of lines of the screen.
+        note: what else the user should know, such as that the daemon is gone.
     """
     status = in_lines(status)
     parts: list[RenderableType] = [headline(status), memory_part(status.memory)]
@@ -65,7 +66,7 @@ def watch_page(
 
 
 def watch_line(status: StatusDocument, rates: NodeRates) -> str:
-    """The same in one line, for terminals that only go forward."""
+    """The status in one line, for terminals that cannot move the cursor back."""
     status, memory = in_lines(status), status.memory
     used, limit = format_size(memory.used_bytes), format_size(memory.limit_bytes)
     told = [
@@ -122,7 +123,7 @@ def _unfolded(sources: Sequence[SourceStatus], lines: int) -> set[str]:
 
 
 def _interest(source: SourceStatus) -> tuple[bool, bool, bool]:
-    """Those that move come first, then those that failed, then those in use."""
+    """A key for sorting: sources that are being read come first, then failed, then used ones."""
     states = {shard.state for shard in source.shards}
     moves = bool(states & {ShardState.STREAMING, ShardState.QUEUED})
     used = any(shard.leases for shard in source.shards)
@@ -135,7 +136,7 @@ def _folded(sources: Sequence[SourceStatus], lines: int) -> list[RenderableType]
     if len(sources) > rows:
         rows = max(rows - 1, 1)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bright_black")
-    table.add_column("model")  # the one column that gives way
+    table.add_column("model")  # rich narrows this column alone on a small screen
     table.add_column("shards", no_wrap=True)
     for title in ("size", "loaded", "rate", "ETA", "consumed"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -155,7 +156,7 @@ def _folded(sources: Sequence[SourceStatus], lines: int) -> list[RenderableType]
 
 
 def _shards(source: SourceStatus) -> Text:
-    """`60`, or `58 of 60` where some are missing; what failed is said."""
+    """The number of shards, `60` or `58 of 60` if some are missing, and how many failed."""
     there = sum(shard.state == ShardState.RESIDENT for shard in source.shards)
     told = [int(found[1]) for shard in source.shards if (found := _OF.search(shard.uri))]
     all_of_them = max([len(source.shards), *told])
@@ -170,7 +171,7 @@ def _loaded(source: SourceStatus) -> str:
 
 
 def _consumed(source: SourceStatus) -> str:
-    """How much of what is leased its holders have read; empty where nobody leases."""
+    """The share of the leased bytes that the lease holders consumed; empty where nobody leases."""
     leases = [(lease, shard) for shard in source.shards for lease in shard.leases]
     if not leases:
         return ""

@@ -1,4 +1,4 @@
-"""How fast the node reads and serves, from one status to the next. Pure; time is handed in."""
+"""Computes how fast the node reads and serves from successive statuses. Pure; time is handed in."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Final, NamedTuple
 from streamer_client.contract.status import SourceStatus, StatusDocument
 
 WINDOW_S: Final = 5.0
-"""Rates are means over so many seconds."""
+"""Rates are means over this many seconds."""
 
 
 class NodeRates(NamedTuple):
-    """Bytes a second of the whole node."""
+    """Rates of the whole node, in bytes a second."""
 
     read: float = 0.0
     served: float = 0.0
 
 
 class Rates:
-    """The node's rates, as far back as they count."""
+    """Remembers the statuses of the last `WINDOW_S`, from which the node's rates follow."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int, int]] = deque()
@@ -27,9 +27,10 @@ class Rates:
         self._uptime_s = 0.0
 
     def see(self, status: StatusDocument, now_s: float) -> NodeRates:
-        """Take a status in; a daemon that was started again counts from zero.
+        """Take a status in, and return the rates.
 
-        In a container it has the same pid each time.
+        The counters of a daemon that was started again begin at zero. Its pid alone does not tell
+        that, since it may be the same each time in a container.
         """
         if status.pid != self._pid or status.uptime_s < self._uptime_s:
             self._seen.clear()
@@ -48,12 +49,12 @@ class Rates:
 
 
 def source_rate(source: SourceStatus) -> float:
-    """Bytes a second that arrive of a source."""
+    """Bytes of a source that arrive in a second."""
     return sum(shard.bytes_per_s or 0.0 for shard in source.shards)
 
 
 def source_eta_s(source: SourceStatus) -> float | None:
-    """When all of its shards that loads ask for will be there; None where nothing arrives."""
+    """Seconds until all shards that loads ask for are resident; None if nothing arrives."""
     rate = source_rate(source)
     missing = sum(
         shard.size_bytes - shard.resident_bytes

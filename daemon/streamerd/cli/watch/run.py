@@ -1,7 +1,7 @@
 """Runs a watch: asks each second, over a new connection when the daemon was started again.
 
-Owns what is shown while no daemon answers, and whether that one stopped or died. Blocking, until
-interrupted.
+This module also decides what the page shows while no daemon answers, and distinguishes a daemon
+that stopped from one that died. Its calls block until the user interrupts them.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ WATCH_S: Final = 1.0
 
 
 class Seen(NamedTuple):
-    """One look at the daemon."""
+    """The result of asking the daemon once."""
 
     body: Json | None
-    """None: no daemon answered."""
+    """The status; None if no daemon answered."""
     note: str
 
 
 class Eye:
-    """Asks a daemon for its status, also when it was started again meanwhile.
+    """Asks a daemon for its status, and connects anew if the daemon was started again.
 
     Raises:
         StreamerError: the first time, where no daemon answers.
@@ -58,7 +58,7 @@ class Eye:
             return Seen(None, self._what_happened())
 
     def _what_happened(self) -> str:
-        """A daemon that stops takes its socket away; one that dies leaves it."""
+        """Say whether the daemon stopped or died: when it stops, it removes its socket."""
         where = one_line(self._socket_path)
         if os.path.exists(self._socket_path):
             return f"no daemon answers at {where}: it died or hangs; asking again each second"
@@ -83,7 +83,7 @@ def watch(socket_path: str, out: Console, *, as_json: bool) -> None:
         else:
             _each_second(eye, _Lines(out).show)
     except KeyboardInterrupt:
-        return  # the way to end a watch
+        return  # an interrupt is the usual way to end a watch
     finally:
         eye.close()
 
@@ -101,7 +101,7 @@ def _print_json(seen: Seen) -> None:
 
 
 class _Page:
-    """The screen."""
+    """A page that replaces the one before on the screen of a terminal."""
 
     def __init__(self, out: Console, live: Live) -> None:
         self._out = out

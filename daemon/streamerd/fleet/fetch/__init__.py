@@ -1,1 +1,1 @@
-"""Blocks from other nodes: a reader behind storage's contract, in the threads of a fetch worker."""
+"""Fetches blocks from other nodes, behind the contract of storage's readers, in fetch workers."""

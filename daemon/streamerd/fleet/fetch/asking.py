@@ -1,7 +1,7 @@
-"""Asks one peer for one block, and says how that ended as an event of the plan.
+"""Asks one peer for one block, and reports the result as an event of the plan.
 
-Owns connections to peers; what they send is checked here: status, length, range and checksum. Runs
-in the threads of a fetch worker.
+This module owns the connections to peers, and checks status, length, range and checksum of their
+answers. It runs in the threads of a fetch worker.
 """
 
 from __future__ import annotations
@@ -50,12 +50,14 @@ logger = logging.getLogger(__name__)
 
 CONNECT_S: Final = 2.0
 PATIENT_S: Final = 2.0
-"""For how long a peer that stands before this node may hold its answer back."""
+"""Seconds for which a peer that comes before this node in a block's order may delay its answer,
+while it waits for the block itself."""
 SILENCE_S: Final = 4.0
-"""For how long a peer may send no byte, beyond the time for which it may hold its answer back."""
+"""Seconds for which a peer may send no byte, in addition to the time for which it may delay its
+answer."""
 FLOOR_BYTES_S: Final = 256 << 10
 _FAILURES: Final = (OSError, http.client.HTTPException, StreamerError, ValueError)
-"""How a question fails: the connection, or an answer that cannot be parsed."""
+"""Errors of a question whose connection failed or whose answer cannot be parsed."""
 assert PATIENT_S <= LONGEST_WAIT_S
 
 
@@ -63,8 +65,8 @@ class Asking:
     """Asks peers of one fleet. Thread-safe.
 
     Args:
-        fleet: its name.
-        context: for TLS; None where peers are asked in plain HTTP.
+        fleet: the name of the fleet.
+        context: the context for TLS; None if peers are asked in plain HTTP.
     """
 
     def __init__(self, fleet: str, context: ssl.SSLContext | None) -> None:
@@ -80,7 +82,7 @@ class Asking:
         )
 
     def ask(self, command: Ask, me: str, block: BlockName, target: memoryview) -> AnyEvent:
-        """Ask a peer for a block, and receive it into `target`, which has its length."""
+        """Ask a peer for a block, and receive it into `target`, which has the block's length."""
         request = self._request("GET", command.peer, me, block, patient=command.patient)
         try:
             with self._pool.send(request, len(target)) as sent:
@@ -139,10 +141,10 @@ class Asking:
         return Arrived(time.monotonic())
 
     def _judged(self, peer: str, me: str, block: BlockName) -> AnyEvent:
-        """Whether a peer whose bytes were wrong has only given the block's memory back meanwhile.
+        """Ask a peer that sent wrong bytes whether it still has the block; returns the verdict.
 
-        Serving holds no memory, so that may happen, and is no lie: then the peer does not claim to
-        have the block any more.
+        A peer that sends a block does not keep its memory from being released meanwhile, and then
+        sends zeros. Such a peer did not lie, and now says that it does not have the block.
         """
         try:
             with self._pool.send(self._request("HEAD", peer, me, block, patient=False)) as sent:
@@ -159,7 +161,7 @@ class Asking:
 
 
 def context_for(files: Certificates | None) -> ssl.SSLContext | None:
-    """The context to ask with.
+    """The TLS context of the connections to peers; None for plain HTTP.
 
     Raises:
         ConfigError: a certificate cannot be used.

@@ -1,7 +1,7 @@
-"""The fleet as one fetch worker knows it: terms, members, what was learned of peers.
+"""The fleet as one fetch worker knows it: its terms, its members, and how its peers behave.
 
-Makes a reader for each shard. The receiving thread brings news of members; the threads of the
-peers' lane read.
+This module makes a reader for each shard. The worker's receiving thread brings news of members, and
+the threads of the lane for peers read.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from streamerd.settings.fleet import Terms
 
 
 class NotFromPeers(StreamerError):
-    """The block is to be read from the store.
+    """The block must be read from the store instead.
 
     Args:
-        reason: as `ReadStore` has it.
+        reason: the `reason` of the plan's `ReadStore`.
     """
 
     def __init__(self, reason: str) -> None:
@@ -34,10 +34,10 @@ class NotFromPeers(StreamerError):
 
 
 class Peers:
-    """Thread-safe.
+    """The peers of this node, as one worker asks them. Thread-safe.
 
     Args:
-        terms: of this node's fleet.
+        terms: the terms of this node's fleet.
 
     Raises:
         ConfigError: a certificate cannot be used.
@@ -52,17 +52,17 @@ class Peers:
         self._view = View.of("", frozenset())
 
     def know(self, me: str, members: frozenset[str]) -> None:
-        """The fleet has these members now."""
+        """Replace the members of the fleet; `me` is this node's address among them."""
         with self._lock:
             self._view = View.of(me, members)
             self._standing.keep_only(members)
 
     def reader(self, shard: StoredShard) -> PeerReader:
-        """A reader of an object whose opening passed with its load's own credentials."""
+        """A reader of an object that its load's own credentials were allowed to open."""
         return PeerReader(self, shard)
 
     def fetch(self, block: BlockName, target: memoryview) -> None:
-        """Receive a block from whoever has it.
+        """Receive a block from a peer that has it.
 
         Raises:
             NotFromPeers: the plan says to read the store.
@@ -76,7 +76,8 @@ class Peers:
             if event is None:
                 return
             with self._lock:
-                # Searches of one block keep this node's name, which is settled once.
+                # The view may have newer members now. This node's name in it is settled once, so a
+                # search can go on with a new view.
                 view = self._view
                 command = search.told(event, view)
 
@@ -116,8 +117,8 @@ class PeerReader:
 
         Args:
             buffer: may be written more than once, by one peer after the other.
-            start: place of its first byte in the object.
-            arrived: called once, with the whole block, when it has been proven.
+            start: offset in the object of the first byte of `buffer`.
+            arrived: called once, with the whole block, after its checksum was found right.
 
         Returns:
             The buffer's length: all of it came over the network.
@@ -132,4 +133,4 @@ class PeerReader:
         return len(target)
 
     def close(self) -> None:
-        """Do nothing: connections belong to the peers. Idempotent."""
+        """Do nothing, since `Peers` owns the connections. Idempotent."""

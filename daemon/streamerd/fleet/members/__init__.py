@@ -1,6 +1,6 @@
-"""Who is in the fleet: an existing engine says it, etcd or DNS.
+"""Learns the members of the fleet from an existing engine: etcd or DNS.
 
-A member is known by the address at which it is asked for blocks. `source_of` chooses the engine;
-`book.py` is the thread that keeps asking it. Runs in the fleet's process, so that a library that
-hangs or dies takes neither the daemon nor a load with it.
+The name of a member is the address at which other nodes ask it for blocks. `source_of` chooses the
+engine, and the thread in `book.py` keeps asking it. This runs in the fleet's process, so that a
+library that hangs or crashes harms neither the daemon nor a load.
 """

@@ -1,7 +1,7 @@
 """The list of members as this node knows it, asked for again and again by a thread of its own.
 
-Where the engine fails, the last list stands: peers that are gone are found silent, and every
-failure ends at the store. Runs in the fleet's process.
+If the engine fails, the last list stays in use for a while. Members on it that are gone do not
+answer, and a block that no peer sends is read from the store. Runs in the fleet's process.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ logger = logging.getLogger(__name__)
 
 LOOK_S: Final = 3.0
 FORGOTTEN_S: Final = 60.0
-"""After this time without an answer of the engine the list is empty: all is read from the store."""
+"""After this time without an answer of the engine the list is emptied, so that every block is read
+from the store."""
 
 Changed = Callable[[str, frozenset[str], str], None]
-"""Told this node's address, those of all members, and why the engine does not answer, if so."""
+"""Called with this node's address, the addresses of all members, and why the engine does not answer
+(empty if it does)."""
 MOST_ERROR_CHARACTERS: Final = 400
 
 
@@ -32,7 +34,7 @@ def source_of(terms: Terms) -> Members:
     """The engine that the terms name.
 
     Raises:
-        ConfigError: its library is not installed.
+        ConfigError: the engine's library is not installed.
     """
     match terms.members:
         case EtcdMembers() as where:
@@ -53,11 +55,11 @@ def source_of(terms: Terms) -> Members:
 
 
 class Book:
-    """Keeps the list.
+    """Keeps the list of members up to date.
 
     Args:
         source: the engine.
-        changed: called in the book's thread when the list is another one.
+        changed: called in the book's thread when the list or the engine's error has changed.
         clock: returns seconds.
     """
 
@@ -79,7 +81,7 @@ class Book:
         return self._told[1]
 
     def start(self) -> None:
-        """Begin to ask."""
+        """Start the thread that asks the engine."""
         self._thread.start()
 
     def close(self) -> None:
@@ -93,7 +95,7 @@ class Book:
             self._source.wait(LOOK_S)
 
     def look(self) -> None:
-        """Ask once."""
+        """Ask the engine once."""
         try:
             found = self._source.look()
         except (MembersFailed, StreamerError) as error:

@@ -1,7 +1,7 @@
-"""An HTTP session whose answers are bounded in size and time, for a client library that is neither.
+"""An HTTP session that bounds the size and time of answers, which etcd's client library does not.
 
-What stands in etcd may have been put there by anybody who may write to it, and its client reads an
-answer to the end, however long it is. Used by `etcd.py`, in the thread of `book.py`.
+Anybody who may write to etcd chooses what it answers, and the library reads an answer to the end,
+however long it is. Used by `etcd.py`, in the thread of `book.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import requests
 import urllib3
 
 MOST_ANSWER_BYTES: Final = 4 << 20
-"""A list of all members that are taken, each with a long key, is a third of this."""
+"""The longest answer that is read. An answer with `MOST_MEMBERS` members, each with a long key, has
+a third of this."""
 _PIECE_BYTES: Final = 64 << 10
 
 
@@ -23,8 +24,8 @@ class BoundedSession(requests.Session):
     """Refuses an answer that is too long, and ends one that takes too long.
 
     Args:
-        answer_s: for an answer that is read as a whole, from its head to its end.
-        stream_s: the longest silence of an answer that is read as it comes.
+        answer_s: the time for an answer that is read as a whole, from its head to its end.
+        stream_s: the longest silence within an answer that is read while it comes.
     """
 
     def __init__(self, answer_s: float, stream_s: float) -> None:
@@ -33,7 +34,7 @@ class BoundedSession(requests.Session):
         self._stream_s = stream_s
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        """As `requests.Session` does; an answer that is not streamed is read here.
+        """Send a request as `requests.Session` does; read an answer that is not streamed here.
 
         Raises:
             requests.RequestException: the answer is too long, took too long, or did not come.
@@ -41,7 +42,7 @@ class BoundedSession(requests.Session):
         streamed = options.get("stream")
         if options.get("timeout") is None:
             options["timeout"] = self._answer_s, self._stream_s
-        # etcd sends nobody elsewhere, and what a redirect says would be read without a bound.
+        # etcd does not redirect, and `requests` would read the body of a redirect without a bound.
         options |= {"stream": True, "allow_redirects": False}
         response = super().send(request, **options)
         if not streamed:

@@ -1,4 +1,4 @@
-"""What each engine of membership does."""
+"""The interface that each engine of membership implements, and its bounds."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Final, Protocol
 from streamerd.settings.fleet import split_address
 
 MOST_MEMBERS: Final = 4096
-"""Members beyond this are left out: a list that anybody can grow must not fill a node's memory."""
+"""The most members that a node knows. Others are left out, so that a list that anybody can grow
+does not fill a node's memory."""
 MOST_ADDRESS_CHARACTERS: Final = 64
 
 
 class MembersFailed(Exception):
-    """The engine did not answer, or refused; asked again after a pause."""
+    """The engine did not answer, or refused. `book.py` asks again after a pause."""
 
 
 class Members(Protocol):
@@ -33,16 +34,16 @@ class Members(Protocol):
         ...
 
     def wait(self, wait_s: float) -> None:
-        """Wait so long, or until the engine says that something changed."""
+        """Wait for `wait_s` seconds, or until the engine says that the members changed."""
         ...
 
     def leave(self) -> None:
-        """This node leaves, and nobody waits in `wait` any more; from any thread."""
+        """Take this node out of the fleet, and end a call of `wait`. Any thread may call this."""
         ...
 
 
 def is_address(text: str) -> bool:
-    """Whether a text that an engine gave is an address of a member: an IP address with a port."""
+    """Whether a text from an engine can be a member's address: an IP address with a port."""
     if len(text) > MOST_ADDRESS_CHARACTERS:
         return False
     try:
@@ -50,4 +51,4 @@ def is_address(text: str) -> bool:
         ipaddress.ip_address(host)
     except ValueError:
         return False
-    return bool(port) and "%" not in host  # an address with a zone means something on one node only
+    return bool(port) and "%" not in host  # an address with a zone is valid on one node only

@@ -1,7 +1,7 @@
 """Members by DNS: the addresses behind one name, such as a headless Service of Kubernetes.
 
-Kubernetes puts a pod's address there when the pod is ready and takes it away when it is not, so
-this node announces nothing itself. Runs in the thread of `book.py`.
+Kubernetes lists a pod's address under this name while the pod is ready, so this node does not
+announce itself. Runs in the thread of `book.py`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class DnsSource:
     """Asks for the addresses of a name.
 
     Args:
-        where: the name, and the port at which all members listen.
-        listen: where this node listens.
+        where: the name, and the port on which all members listen.
+        listen: the address on which this node listens.
     """
 
     def __init__(self, where: DnsMembers, listen: str) -> None:
@@ -31,11 +31,11 @@ class DnsSource:
 
     @property
     def me(self) -> str:
-        """This node's address; empty until it was found behind the name."""
+        """This node's address; empty until it was found among the addresses of the name."""
         return self._me
 
     def look(self) -> frozenset[str]:
-        """The members. See `contract.Members`."""
+        """Resolve the name to the addresses of the members; see `contract.Members`."""
         where = self._where
         try:
             found = socket.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)
@@ -49,9 +49,9 @@ class DnsSource:
         return frozenset(filter(is_address, listed))
 
     def wait(self, wait_s: float) -> None:
-        """See `contract.Members`; DNS tells nothing by itself."""
+        """Wait for the whole time, since DNS tells of no change; see `contract.Members`."""
         self._left.wait(wait_s)
 
     def leave(self) -> None:
-        """Wait no more."""
+        """End a call of `wait`; see `contract.Members`."""
         self._left.set()

@@ -1,9 +1,9 @@
-"""Members by etcd: each keeps a key with a lease, and lists the keys of all.
+"""Members by etcd: each member keeps a key with an etcd lease, and lists the keys of all.
 
-The list is asked for at each renewal of the lease, which is the truth. A watch only wakes this node
-earlier, so a watch that was lost costs seconds and no more. Speaks to etcd by its HTTP gateway,
-through etcd3gw: no gRPC threads, and the same in etcd 3.4 and later. Runs in the thread of
-`book.py`.
+Each renewal of the etcd lease also lists the members, and this list alone counts. A watch only
+wakes this node earlier, so a lost watch delays news by seconds. The library etcd3gw speaks to
+etcd's HTTP gateway, which needs no gRPC threads and is the same in etcd 3.4 and later. Runs in the
+thread of `book.py`.
 """
 
 from __future__ import annotations
@@ -26,26 +26,28 @@ from streamerd.fleet.members.own_address import reached_from
 from streamerd.settings.fleet import EtcdMembers
 
 LEASE_S: Final = 10
-"""After this time without a word from it, a member is gone."""
+"""After this time without a renewal, etcd removes a member's key."""
 ANSWER_S: Final = 3.0
 SETTLE_S: Final = 0.5
-"""Pause after a change: a hundred nodes that start at once are listed a few times."""
+"""Pause after a change, so that a hundred nodes which start together cause only a few listings."""
 WATCH_S: Final = 15.0
-"""A watch is made anew after this time: its library does not tell when it ended. The library also
-waits without a limit for the head of the watch's answer, so the session sets this one."""
+"""A watch is made anew after this time, because its library does not tell when it ended. The
+session also uses this as the time limit for the head of the watch's answer, for which the library
+has none."""
 _FAILURES: Final = (
     Etcd3Exception, requests.RequestException, OSError, ValueError, KeyError, TypeError,
 )  # fmt: skip
-"""How etcd3gw fails: by its own errors, by those of requests, or by an answer of another form."""
+"""Errors that etcd3gw raises: its own, those of `requests`, and those caused by an answer of
+another form."""
 
 
 class EtcdSource:
     """Keeps this node's key, and lists the others'.
 
     Args:
-        where: etcd's endpoints, of which one after the other is tried.
-        fleet: whose members are meant.
-        listen: where this node listens.
+        where: etcd's endpoints, which are tried one after the other.
+        fleet: the name of the fleet.
+        listen: the address on which this node listens.
     """
 
     def __init__(self, where: EtcdMembers, fleet: str, listen: str) -> None:
@@ -53,7 +55,7 @@ class EtcdSource:
         self._listen = listen
         self._prefix = f"{where.prefix.rstrip('/')}/fleet/{fleet}/"
         self._end = self._prefix[:-1] + chr(ord(self._prefix[-1]) + 1)
-        """The first key after those with the prefix."""
+        """The first key after all keys with the prefix; the end of the range to list."""
         self._endpoint = 0
         self._me = ""
         self._client: Etcd3Client | None = None
@@ -84,7 +86,7 @@ class EtcdSource:
         return frozenset(key for key in keys[:MOST_MEMBERS] if is_address(key))
 
     def wait(self, wait_s: float) -> None:
-        """See `contract.Members`."""
+        """Wait until the time is over or the watch tells of a change; see `contract.Members`."""
         if self._changed.wait(wait_s) and not self._gone.wait(SETTLE_S):
             self._changed.clear()
         self._watch_age += wait_s
@@ -92,7 +94,7 @@ class EtcdSource:
             self._stop_watching()
 
     def leave(self) -> None:
-        """Take this node's key away, as far as etcd answers."""
+        """Remove this node's key if etcd answers, and end a call of `wait`."""
         self._gone.set()
         self._changed.set()
         lease, self._lease = self._lease, None
@@ -157,7 +159,10 @@ class EtcdSource:
             watcher.stop()
 
     def _drop(self) -> None:
-        """Connect anew next time, perhaps elsewhere. The lease goes on for its time."""
+        """Drop the connection; the next call connects anew, perhaps to another endpoint.
+
+        The etcd lease of this node goes on until it expires.
+        """
         self._stop_watching()
         self._client = None
         self._lease = None
@@ -165,7 +170,7 @@ class EtcdSource:
 
 def _session(where: EtcdMembers) -> BoundedSession:
     session = BoundedSession(ANSWER_S, WATCH_S)
-    # The environment's proxies and .netrc are for other hosts than etcd.
+    # The environment's proxies and .netrc are meant for other hosts than etcd.
     session.trust_env = False
     if where.ca:
         session.verify = where.ca
@@ -175,7 +180,7 @@ def _session(where: EtcdMembers) -> BoundedSession:
 
 
 def _said(error: Exception) -> str:
-    """What went wrong; etcd's own words stand in another place than the error's text."""
+    """The text of an error, with etcd's own words, which an error of etcd3gw holds elsewhere."""
     words = error.detail_text if isinstance(error, Etcd3Exception) else None
     return printable(f"{type(error).__name__}: {words or error}".strip())
 

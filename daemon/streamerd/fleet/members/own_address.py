@@ -1,4 +1,4 @@
-"""At which address other nodes reach this one. Used in the fleet's process."""
+"""Finds the address at which other nodes reach this one. Used in the fleet's process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from streamerd.settings.fleet import join_address, split_address
 
 
 def is_own(host: str) -> bool:
-    """Whether an IP address is one of this machine's (or of its network namespace)."""
+    """Whether an IP address belongs to an interface of this process's network namespace."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
@@ -22,13 +22,13 @@ def is_own(host: str) -> bool:
 def reached_from(listen: str, other: str, port: int) -> str:
     """The address to announce for `listen`.
 
-    That is `listen` itself, or where it stands for all interfaces, the one of them from which this
-    machine reaches another.
+    This is `listen` itself. Where `listen` means all interfaces, it is the address from which this
+    machine reaches `other`.
 
     Args:
-        listen: where this node listens.
+        listen: the IP address on which this node listens.
         other: a host that every member reaches, such as etcd's.
-        port: of that host.
+        port: a port of that host.
 
     Raises:
         OSError: there is no way to that host.
@@ -38,5 +38,5 @@ def reached_from(listen: str, other: str, port: int) -> str:
         return listen
     family, kind, protocol, _, address = socket.getaddrinfo(other, port, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind, protocol) as probe:
-        probe.connect(address)  # sends nothing: only the route is looked up
+        probe.connect(address)  # a UDP socket sends nothing here, and only looks up the route
         return join_address(probe.getsockname()[0], own_port)

@@ -1,7 +1,7 @@
-"""What a search is told, and what it says.
+"""Events, the input of a search, and commands, its output.
 
-Each event is a past fact about the last command of the search, with its time in `at_s`; each
-command is carried out by whoever owns the sockets, who then tells how it ended.
+Each event is a past fact about the last command of the search, with its time in `at_s`. The caller,
+which owns the sockets, carries each command out and tells the search how it ended.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class NotYet(Event):
     """The peer does not hand the block over now (503)."""
 
     holds: bool
-    """Whether it has the block and is busy; otherwise it waits for the block itself."""
+    """Whether the peer has the block and is busy; otherwise it waits for the block itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +41,17 @@ class NotThere(Event):
     """The peer does not have the block and will not get it (404)."""
 
     loads_shard: bool
-    """Whether it loads the shard at all, so that other blocks may be asked of it."""
+    """Whether the peer loads the shard at all, so that it may be asked for other blocks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Silent(Event):
-    """The peer could not be reached, broke off, answered nothing in time, or refused this node."""
+    """The peer could not be reached, broke off, did not answer in time, or refused this node."""
 
 
 @dataclass(frozen=True, slots=True)
 class Corrupt(Event):
-    """What the peer sent does not have its checksum, or is no answer to what it was asked."""
+    """The peer sent bytes that do not have their checksum, or an answer to another question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Do nothing for so long, with no connection held; then tell `PauseOver`."""
+    """Hold no connection and do nothing for a time; then tell the search `PauseOver`."""
 
     wait_s: float
 
@@ -83,7 +83,7 @@ class ReadStore:
     """Read the block from the store. The search is over."""
 
     reason: str
-    """Why, in snake case, for counters and log lines: one of `READ_STORE_REASONS`."""
+    """The reason in snake case, for counters and log lines: one of `READ_STORE_REASONS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +94,13 @@ class Done:
 Command = Ask | Pause | ReadStore | Done
 
 OWNER = "owner"
-"""This node is the first that can read the block: it reads it for the fleet."""
+"""Reason: this node is the block's owner, and reads the block for the whole fleet."""
 ALONE = "alone"
-"""There is no peer to ask."""
+"""Reason: there is no peer to ask."""
 CORRUPT = "corrupt"
-"""A peer sent wrong bytes."""
+"""Reason: a peer sent wrong bytes."""
 SILENT = "silent"
-"""Several peers, one after the other, did not answer."""
+"""Reason: several peers, one after the other, did not answer."""
 WAITED = "waited"
-"""No peer got the block within the time that a node waits for the fleet."""
+"""Reason: no peer got the block within the time that a node waits for the fleet."""
 READ_STORE_REASONS = (OWNER, ALONE, CORRUPT, SILENT, WAITED)

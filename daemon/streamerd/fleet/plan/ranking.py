@@ -1,11 +1,11 @@
-"""In which order the nodes stand for a block.
+"""Puts the nodes into an order for each block, by rendezvous hashing.
 
-Rendezvous hashing: each node's score for a block is a hash of its name and the block's, and the
-nodes stand in the order of their scores. So every node finds the same order by itself, a node that
-comes or goes moves no other, and each node is first for about the same number of blocks.
+Each node's score for a block is a hash of the node's name and the block's name, and the scores give
+the order. So every node finds the same order by itself, and a node that comes or goes changes the
+order of no others. Each node is first for about the same number of blocks.
 
-The order between two nodes never depends on who else is there. A node only waits for nodes that
-stand before it, so that nodes whose lists of members differ can never wait for each other in a
+The order between two nodes never depends on which other nodes exist. A node only waits for nodes
+before it in the order. So nodes whose lists of members differ can never wait for each other in a
 circle.
 """
 
@@ -21,7 +21,7 @@ class BlockName(NamedTuple):
     """A block of one content of an object, the same on each node that reads in such blocks."""
 
     shard: str
-    """A digest of all that names the content: URI, endpoint, and validator."""
+    """A digest of all that identifies the content: URI, endpoint and validator."""
     start: int
     """Offset of the first byte."""
     stop: int
@@ -34,14 +34,14 @@ def rank(nodes: tuple[str, ...], block: BlockName) -> tuple[str, ...]:
 
     Args:
         nodes: names of members, each once, in any order.
-        block: what they read.
+        block: the block that they read.
     """
     seed = _seed(block)
     return tuple(name for _, name in sorted(_score(name, seed) for name in nodes))
 
 
 def stands_before(node: str, other: str, block: BlockName) -> bool:
-    """Whether `node` comes before `other` in the order for a block, whoever else is there."""
+    """Whether `node` comes before `other` in the order for a block, whatever other nodes exist."""
     seed = _seed(block)
     return _score(node, seed) < _score(other, seed)
 

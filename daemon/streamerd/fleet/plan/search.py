@@ -1,10 +1,11 @@
-"""The way of one wanted block to this node: whom to ask, when to wait, when to read the store.
+"""Decides how one wanted block comes to this node: whom to ask, when to wait or read the store.
 
-For each block the nodes that load it form a tree over their order: each asks the node above it, and
-the first, the owner, reads the store. A node is therefore asked for a block by few others, however
-large the fleet is, and each of those is asked in turn. What fails is left out of the tree: then the
-next in order takes the place. A node only waits for one that stands before it in the order, so no
-circle of nodes can wait for each other, whatever lists of members they have.
+For each block the nodes that load it form a tree over their order. Each node asks the node above
+it, and the first node, the owner, reads the store. A node is therefore asked for a block by few
+others, however large the fleet is, and those few are asked by others in turn. A node that fails is
+left out of the tree, and the next node in order takes its place. A node only waits for nodes before
+it in the order, so no nodes can wait for each other in a circle, whatever lists of members they
+have.
 """
 
 from __future__ import annotations
@@ -45,27 +46,28 @@ class Rules:
     longest_wait_s: float = 60.0
     """How long a block waits at most, even while other blocks arrive."""
     branches: int = 2
-    """How many nodes ask one node for a block."""
+    """How many nodes ask the same node for a block: the branches of the tree at each node."""
     silences: int = 3
     """How many peers may be silent to one search before it reads the store."""
     redirects: int = 3
     """How many times in a row a busy peer may name another."""
     first_pause_s: float = 0.02
     longest_pause_s: float = 0.25
-    """Pauses between two questions grow from the first to the longest."""
+    """The longest pause between two questions. Pauses grow from `first_pause_s` to this."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Whom a node knows at a moment."""
+    """The nodes that a node knows at one moment."""
 
     me: str
     nodes: tuple[str, ...]
-    """The members that load the shard as far as it is known, else all; this node is one of them."""
+    """The members that are known to load the shard, or else all members. This node is one of
+    them."""
 
     @classmethod
     def of(cls, me: str, members: frozenset[str]) -> View:
-        """A view with this node among its members, in an order that equal sets share."""
+        """A view with this node among its members, sorted so that equal sets give equal views."""
         return cls(me, tuple(sorted(members | {me})))
 
 
@@ -73,10 +75,10 @@ class Search:
     """One block that this node wants, from the first question to its end.
 
     Args:
-        block: what is wanted.
-        standing: what this node knows of its peers; all its searches share it.
-        rules: when to wait how long.
-        at_s: now.
+        block: the wanted block.
+        standing: how this node's peers behave; all of its searches share it.
+        rules: the settings, such as how long to wait.
+        at_s: the present time.
     """
 
     __slots__ = (
@@ -100,7 +102,7 @@ class Search:
         return self._choose(view, self._began_s)
 
     def told(self, event: AnyEvent, view: View) -> Command:
-        """What to do now that the last command ended so. The view may have changed meanwhile."""
+        """The next command, now that `event` tells how the last one ended; `view` may be new."""
         at_s, peer = event.at_s, self._asked
         match event:
             case PauseOver():
@@ -129,7 +131,7 @@ class Search:
                 assert_never(event)
 
     def _choose(self, view: View, at_s: float) -> Command:
-        """Ask the node above this one; the owner looks whether nodes below it have the block."""
+        """Ask the node above this one; if this node is the owner, ask the nodes below it."""
         order = rank(view.nodes, self._block)
         mine = order.index(view.me)
         self._redirects = 0
@@ -140,8 +142,8 @@ class Search:
         if before:
             above = before[(len(before) - 1) // self._rules.branches]
             return self._ask(above, patient=True, at_s=at_s)
-        # A node that came late owns blocks that those below it may have already. So each of them is
-        # asked, but not waited for: it may be waiting for this node.
+        # A node that came late owns blocks that the nodes below it may have already. So it asks
+        # each of them, but waits for none, since that node may be waiting for this one.
         below = order[mine + 1 : mine + 1 + self._rules.branches]
         for peer in below:
             if peer not in out:
@@ -169,7 +171,7 @@ class Search:
         return self._choose(view, at_s)
 
     def _sent_to(self, holder: str, view: View, at_s: float) -> Command:
-        """Ask the other peer, if this node knows it: a peer must not send it to any address."""
+        """Ask the named holder if it is a known member; a peer must not choose any address."""
         self._redirects += 1
         known = holder in view.nodes and holder != view.me
         if known and self._redirects <= self._rules.redirects and self._may_ask(holder, at_s):
@@ -177,7 +179,7 @@ class Search:
         return self._pause(at_s)
 
     def _not_yet(self, peer: str, view: View, at_s: float, *, holds: bool) -> Command:
-        # A peer that stands before this node never waits for it in turn.
+        # A peer before this node in the order never waits for this node in turn.
         if holds or stands_before(peer, view.me, self._block):
             return self._pause(at_s)
         return self._without(peer, view, at_s)

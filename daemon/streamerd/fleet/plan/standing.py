@@ -1,9 +1,9 @@
-"""What a node has learned of its peers: who is silent or slow, who lied, who does not load a shard.
+"""Remembers which peers are silent, slow or lied, and which shards a peer does not load.
 
-A peer that disappoints is left out for a while, and each time it disappoints again for twice as
-long. When the time is over one search tries it, while the others go on without it. One that sent
-wrong bytes is never asked again. Not thread-safe: whoever shares a `Standing` between threads holds
-a lock around each call of a `Search` that uses it.
+A peer that disappoints is left out for a while, and for twice as long each time that it disappoints
+again. When the time is over, one search tries the peer, while the others go on without it. A peer
+that sent wrong bytes is never asked again. Not thread-safe: threads that share a `Standing` hold a
+lock around each call of a `Search` that uses it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Final, NamedTuple
 
 FIRST_PAUSE_S: Final = 2.0
 SLOW_PAUSE_S: Final = 60.0
-"""The first pause of a peer over which a whole waiting time was lost."""
+"""The first pause of a peer for which a search waited in vain until its waiting time was over."""
 LONGEST_PAUSE_S: Final = 300.0
 
 
 class _Pause(NamedTuple):
     until_s: float
     next_s: float
-    """How long the next pause is."""
+    """Seconds that the next pause will last."""
 
 
 @dataclass(slots=True)
@@ -39,11 +39,11 @@ class _Pauses:
         return pause is None or pause.until_s <= at_s
 
     def under_way(self, at_s: float) -> Iterator[tuple[str, ...]]:
-        """What is left out now."""
+        """The peers, or pairs of peer and shard, that are left out now."""
         return (thing for thing, pause in self._pauses.items() if pause.until_s > at_s)
 
     def begin(self, thing: tuple[str, ...], at_s: float) -> None:
-        """Leave it out; what is told while it is left out already is the same disappointment."""
+        """Leave a thing out; no effect while it is left out, so that one failure counts once."""
         if self.over(thing, at_s):
             pause = self._pauses.get(thing)
             length_s = self.first_s if pause is None else pause.next_s
@@ -67,7 +67,7 @@ class Standing:
         self._elsewhere = _Pauses(FIRST_PAUSE_S)
         self._liars: set[str] = set()
         self.helped_s: float | None = None
-        """When a peer last handed a block over."""
+        """When a peer last handed a block over; None before the first time."""
 
     def usable(self, peer: str, shard: str, at_s: float) -> bool:
         """Whether the peer may be asked for blocks of a shard now."""
@@ -79,45 +79,45 @@ class Standing:
         )
 
     def out(self, shard: str, at_s: float) -> set[str]:
-        """The peers that are not `usable`: few as a rule, while members may be thousands."""
+        """The peers that are not `usable`. They are few as a rule; members may be thousands."""
         out = {peer for (peer,) in self._silent.under_way(at_s)}
         out.update(peer for (peer,) in self._slow.under_way(at_s))
         out.update(peer for peer, of in self._elsewhere.under_way(at_s) if of == shard)
         return out | self._liars
 
     def tried(self, peer: str, at_s: float) -> None:
-        """A search asks the peer. If it was silent, the others do not until it has answered."""
+        """Note that a search asks a peer; the others leave a silent one out until it answers."""
         if (peer,) in self._silent:
             self._silent.begin((peer,), at_s)
 
     def answered(self, peer: str) -> None:
-        """The peer answered, whatever it said."""
+        """Note that the peer answered, whatever it said."""
         self._silent.end((peer,))
 
     def helped(self, peer: str, shard: str, at_s: float) -> None:
-        """The peer handed a block over, whose bytes were right."""
+        """Note that the peer handed a block over whose bytes were right."""
         self._slow.end((peer,))
         self._elsewhere.end((peer, shard))
         self.helped_s = at_s
 
     def silent(self, peer: str, at_s: float) -> None:
-        """The peer could not be reached, did not answer in time, or refused this node."""
+        """Note that the peer could not be reached, did not answer in time, or refused this node."""
         self._silent.begin((peer,), at_s)
 
     def slow(self, peer: str, at_s: float) -> None:
-        """The peer said again and again that it waits for a block, until the time was over."""
+        """Note that the peer kept saying that it waits for a block until the time was over."""
         self._slow.begin((peer,), at_s)
 
     def elsewhere(self, peer: str, shard: str, at_s: float) -> None:
-        """The peer does not load this shard."""
+        """Note that the peer does not load this shard."""
         self._elsewhere.begin((peer, shard), at_s)
 
     def lied(self, peer: str) -> None:
-        """The peer sent bytes that do not have their checksum."""
+        """Note that the peer sent bytes that do not have their checksum."""
         self._liars.add(peer)
 
     def keep_only(self, members: frozenset[str]) -> None:
-        """Forget peers that left the fleet; one that comes back as a liar is found out anew."""
+        """Forget peers that left the fleet; a liar that comes back must be found out once more."""
         self._liars &= members
         for pauses in (self._silent, self._slow, self._elsewhere):
             pauses.keep_only(members)

@@ -1,7 +1,8 @@
-"""What a peer that asks for a block is answered: the block, another that has it, or to come again.
+"""Decides the answer to a peer that asks for a block: the block, another holder, or to wait.
 
-A node hands over few blocks at once, so that each of them goes out fast and is passed on early. It
-remembers who got a block from it; a peer that comes while all uploads are busy is sent there.
+A node hands over few blocks at once, so that each arrives fast and can be passed on early. The node
+remembers which peers got a block from it. While all its uploads are busy, it sends further peers to
+those holders.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Final
 from streamerd.fleet.plan.ranking import BlockName
 
 REMEMBERED_BLOCKS: Final = 4096
-"""Blocks of which it is remembered who got them."""
+"""Number of blocks for which the peers that got them are remembered."""
 REMEMBERED_HOLDERS: Final = 8
-"""Peers remembered for each block, the last ones."""
+"""Number of peers that are remembered for each block: the last ones that got it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +61,17 @@ class Uploads:
 
     @property
     def under_way(self) -> int:
-        """How many blocks are being handed over."""
+        """Number of blocks that are being handed over."""
         return self._under_way
 
     def asked(self, peer: str, block: BlockName, *, held: bool, awaited: bool) -> Reply:
-        """What to answer.
+        """Decide the answer to a peer's question.
 
         Args:
-            peer: the name by which the fleet knows who asks.
-            block: what it asks for.
+            peer: the fleet's name for the node that asks.
+            block: the block that the peer asks for.
             held: whether this node has the block.
-            awaited: whether this node, if it has not, is going to get it.
+            awaited: whether this node is going to get the block, if it does not have it.
         """
         if not held:
             return Later(holds=False) if awaited else Nothing()
@@ -80,14 +81,14 @@ class Uploads:
         holders = self._holders.get(block)
         if holders is None or all(holder == peer for holder in holders):
             return Later(holds=True)
-        # The next one is named the next time, so that those who ask spread over all of them.
+        # The next question gets another holder, so that questions spread over all of them.
         holders.rotate(1)
         if holders[0] == peer:
             holders.rotate(1)
         return SendTo(holders[0])
 
     def ended(self, peer: str, block: BlockName, *, whole: bool) -> None:
-        """A block was handed over, or the connection ended before."""
+        """Note that an upload ended; `whole` is false if the connection broke before its end."""
         self._under_way -= 1
         if not whole:
             return

@@ -1,5 +1,6 @@
-"""Other nodes' questions: what this node's daemon has in memory, by ranged GETs.
+"""Serves other nodes the blocks that this node's daemon has in memory, by ranged GETs.
 
-Runs in the fleet's process, a thread for each connection. Decides nothing about memory: for each
-block the daemon is asked, whose answer brings a read-only descriptor of the slab.
+This package runs in the fleet's process, with a thread for each connection. It decides nothing
+about memory: it asks the daemon for each block, and the answer brings a read-only descriptor of the
+slab.
 """

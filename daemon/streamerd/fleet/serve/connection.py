@@ -1,9 +1,8 @@
 """One connection of a peer: its requests, one after the other, and their answers.
 
-A block is sent (206), or the peer is told who else has it (307), to come again (503), or that it is
-not here (404).
-
-Runs in a thread of its own in the fleet's process.
+The answer to a question is the block (206), the address of another holder (307), that the peer
+shall ask again (503), or that the block is not here (404). Each connection runs in a thread of its
+own in the fleet's process.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from streamerd.fleet.wire import (
 )
 
 MembersNow = Callable[[], frozenset[str]]
-"""The addresses of the fleet's members as they are known now."""
+"""Returns the addresses of the members that are known now."""
 _REASONS: Final = {
     200: "OK", 206: "Partial Content", 307: "Temporary Redirect", 400: "Bad Request",
     404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable",
@@ -43,11 +42,12 @@ _REASONS: Final = {
 
 @dataclass(slots=True)
 class Served:
-    """What was answered since the start. Thread-safe by its lock."""
+    """Counts the answers since the process started. Thread-safe by its lock."""
 
     sent_bytes: int = 0
     answers: dict[str, int] = field(default_factory=dict)
-    """By what was answered: `sent`, `elsewhere`, `busy`, `waiting`, `missing`, `bad`, `broken`."""
+    """Number of answers of each kind: `sent`, `elsewhere`, `busy`, `waiting`, `missing`, `bad` or
+    `broken`."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def count(self, answer: str, sent_bytes: int = 0) -> None:
@@ -58,15 +58,15 @@ class Served:
 
 
 class Desk:
-    """What all connections share. Thread-safe.
+    """The parts that all connections share. Thread-safe.
 
     Args:
-        fleet: whose blocks are served.
-        scheme: of the peers' addresses.
+        fleet: the name of the fleet whose blocks are served.
+        scheme: the scheme of the peers' URLs, `http` or `https`.
         holdings: the daemon.
-        uploads: blocks sent at once.
-        gate: the cap on what is sent.
-        members: who is in the fleet.
+        uploads: how many blocks may be sent at once.
+        gate: the cap on the bytes that are sent.
+        members: returns the members of the fleet.
     """
 
     def __init__(
@@ -90,10 +90,10 @@ class Desk:
     def asked(
         self, node: str, block: BlockName, wait_s: float, *, held: bool, awaited: bool
     ) -> Reply:
-        """What a peer is answered; after a `Give`, `ended` must be called.
+        """Decide what a peer is answered; after a `Give`, the caller must call `ended`.
 
-        While all uploads are busy and nobody else has the block, a patient peer waits here, and
-        not by asking again and again.
+        While all uploads are busy and no other holder is known, a patient peer's thread waits here,
+        so that the peer need not ask again and again.
         """
         until_s = time.monotonic() + wait_s
         with self._slot_free:
@@ -104,11 +104,11 @@ class Desk:
                     break
                 self._slot_free.wait(left_s)
             if not isinstance(reply, Give):
-                self._slot_free.notify()  # the free place that woke this thread is for another
+                self._slot_free.notify()  # this thread needs no slot: wake another for it
             return reply
 
     def ended(self, node: str, block: BlockName, *, whole: bool) -> None:
-        """A block was sent, or not to its end. Only members are named to others as holders."""
+        """Note that an upload ended. A peer that is no member is not named to others as holder."""
         with self._slot_free:
             self._uploads.ended(node, block, whole=whole and node in self._members())
             self._slot_free.notify()
@@ -128,7 +128,7 @@ class Connection:
         self._heads = Heads(connected)
 
     def serve(self) -> None:
-        """Answer until the peer closes the connection, is silent, or asks what is no question.
+        """Answer until the peer closes the connection, is silent, or sends a bad request.
 
         Raises:
             OSError: the connection broke.

@@ -1,4 +1,4 @@
-"""What the serving threads ask of the daemon, and what it answers. The border to `peering/`."""
+"""The questions of the serving threads to the daemon, and its answers: the border to `peering/`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from streamerd.fleet.wire import Asked
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The block is in memory. Whoever gets this closes it."""
+    """The block is in memory. The receiver of this closes its descriptor."""
 
     fd: int
-    """Of its slab, opened for reading; a block lies there at its offset in the object."""
+    """Descriptor of the block's slab, opened for reading. A block lies there at its offset in the
+    object."""
     checksum: int
 
     def close(self) -> None:
@@ -26,16 +27,16 @@ class Missing:
     """The block is not in memory."""
 
     awaited: bool
-    """Whether it is on its way, or wanted by a load."""
+    """Whether the block is on its way, or a load wants it."""
     known: bool
     """Whether the daemon has the shard open at all."""
     coming: bool = False
-    """Whether this node reads it from the store now, so that it waits for no other node."""
+    """Whether this node reads the block from the store now, and so waits for no other node."""
 
 
 class Holdings(Protocol):
     """The daemon, as the serving threads see it. Thread-safe."""
 
     def look(self, asked: Asked, wait_s: float) -> Held | Missing:
-        """Ask for a block; where it is awaited, wait at most so long until it is there."""
+        """Ask for a block; if it is awaited, wait for it for at most `wait_s` seconds."""
         ...

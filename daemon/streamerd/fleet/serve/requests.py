@@ -10,29 +10,29 @@ from typing import Final, NamedTuple
 MOST_HEAD_BYTES: Final = 4 << 10
 MOST_FIELDS: Final = 24
 HEAD_S: Final = 5.0
-"""For how long a head may take from its first byte on."""
+"""Seconds that a head may take from its first byte to its end."""
 IDLE_S: Final = 60.0
-"""For how long a connection may stay open without a request."""
+"""Seconds for which a connection may stay open without a request."""
 
 
 class BadRequest(Exception):
-    """What came is no request that is answered here; the connection is closed."""
+    """The peer sent no request that is answered here. The connection is closed."""
 
 
 class Head(NamedTuple):
-    """A request without a body."""
+    """The head of a request, which is the whole request: none has a body."""
 
     method: str
     path: str
     fields: Mapping[str, str]
-    """Names in lower case."""
+    """The header fields, by their names in lower case."""
 
 
 class Heads:
     """The heads of requests on one connection.
 
     Args:
-        connected: a blocking socket, or one of TLS.
+        connected: a blocking socket, plain or of TLS.
         clock: returns seconds.
     """
 
@@ -47,7 +47,7 @@ class Heads:
         """The next head; None where the peer closed the connection.
 
         Raises:
-            BadRequest: it is too long or malformed.
+            BadRequest: the head is too long or malformed.
             OSError: the connection broke, or the head took too long.
         """
         if not self._pending:
@@ -75,7 +75,7 @@ def parse_head(head: bytes) -> Head:
     """The parts of a head, without the empty line at its end.
 
     Raises:
-        BadRequest: it is malformed, or announces a body.
+        BadRequest: the head is malformed, or announces a body.
     """
     try:
         lines = head.decode("ascii").split("\r\n")

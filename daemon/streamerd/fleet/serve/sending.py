@@ -1,7 +1,8 @@
 """Sends a block's bytes: by sendfile where the connection is plain, else from a mapping.
 
-Used by `connection.py`, in the thread of a connection. A block may be given back to the system
-while it is sent; then the rest are zeros, which the receiver finds by the checksum.
+Used by `connection.py`, in the thread of a connection. The memory of a block may be given back to
+the system while the block is sent. Its remaining bytes are then zeros, which the receiver finds by
+the checksum.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from typing import Final
 
 PIECE_BYTES: Final = 1 << 20
 SILENCE_S: Final = 10.0
-"""For how long a receiver may take no byte at all."""
+"""Seconds for which a receiver may take no byte at all."""
 FLOOR_BYTES_S: Final = 256 << 10
 """The slowest average at which a receiver may take a block."""
 
 
 class Gate:
-    """The cap on what is sent to all peers together. Thread-safe."""
+    """The cap on the bytes that are sent to all peers together. Thread-safe."""
 
     def __init__(self, bytes_per_s: int) -> None:
         self._bytes_per_s = bytes_per_s
         self._lock = threading.Lock()
         self._free_s = 0.0
-        """When all that was taken so far has been sent, at the rate of the cap."""
+        """When all bytes that were taken so far have been sent, at the rate of the cap."""
 
     def take(self, size_bytes: int) -> None:
-        """Wait until so many bytes may be sent."""
+        """Wait until `size_bytes` more bytes may be sent."""
         if not self._bytes_per_s:
             return
         with self._lock:
@@ -74,7 +75,7 @@ def _send_view(connected: socket.socket, view: memoryview, until_s: float, gate:
 
 
 def _send_file(connected: socket.socket, fd: int, start: int, length: int, until_s: float) -> None:
-    """As `socket.sendfile`, which takes a file object and its position."""
+    """Send like `socket.sendfile`, but from a descriptor that has no file object or position."""
     stop = start + length
     while start < stop:
         _in_time(until_s)

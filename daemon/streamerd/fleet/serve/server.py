@@ -1,7 +1,7 @@
 """The listening socket of the fleet: accepts peers within bounds, a thread for each connection.
 
-Whoever shows no certificate of the fleet's authority gets no answer: the handshake, with a time
-limit of its own, comes first. Runs in the fleet's process.
+With TLS, a peer without a certificate of the fleet's authority gets no answer: the handshake, with
+a time limit of its own, comes first. Runs in the fleet's process.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 MOST_CONNECTIONS: Final = 512
 MOST_OF_ONE: Final = 192
-"""Connections of one address, so that one peer cannot take all. A node asks with at most 64 threads
-at once (`fetch/`); several nodes may share an address."""
+"""The most connections from one IP address, so that one peer cannot take all. A node asks with at
+most 64 threads at once (`fetch/`), and several nodes may share an address."""
 HANDSHAKE_S: Final = 5.0
 _BACKLOG: Final = 256
 _STACK_BYTES: Final = 512 << 10
@@ -33,12 +33,12 @@ class Server:
     """Serves peers.
 
     Args:
-        listen: address and port; port 0 for any.
-        context: for TLS; None for plain connections.
-        desk: what is served.
+        listen: address and port; port 0 lets the kernel choose one.
+        context: the context for TLS; None for plain connections.
+        desk: the parts that all connections share.
 
     Raises:
-        ConfigError: nobody can listen there.
+        ConfigError: the address cannot be listened on.
     """
 
     def __init__(self, listen: str, context: ssl.SSLContext | None, desk: Desk) -> None:
@@ -63,18 +63,18 @@ class Server:
 
     @property
     def connections(self) -> int:
-        """How many are open now."""
+        """How many connections are open now."""
         return self._of.total()
 
     def start(self) -> None:
-        """Begin to accept."""
+        """Start the thread that accepts connections."""
         self._accepting.start()
 
     def close(self) -> None:
-        """Accept no more; connections end with the process."""
+        """Stop accepting; open connections go on and end with the process."""
         self._closed = True
         with contextlib.suppress(OSError):
-            self._listening.shutdown(socket.SHUT_RDWR)  # wakes the accepting thread
+            self._listening.shutdown(socket.SHUT_RDWR)  # this wakes the accepting thread
         self._listening.close()
 
     def _accept(self) -> None:
@@ -99,7 +99,7 @@ class Server:
             return
         try:
             threading.Thread(target=self._serve, args=(connected, host), daemon=True).start()
-        except RuntimeError as error:  # no thread can be started
+        except RuntimeError as error:  # no further thread can be started
             logger.warning("event=fleet_not_accepted error=%s", error)
             connected.close()
             self._ended(host)

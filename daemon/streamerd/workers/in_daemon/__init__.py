@@ -1,1 +1,1 @@
-"""The daemon's side: starts workers, gives them jobs, and hands them descriptors. In its loop."""
+"""The daemon's side of the workers: starts them, and gives them jobs and descriptors."""

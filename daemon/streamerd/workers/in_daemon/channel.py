@@ -1,7 +1,8 @@
 """The daemon's end of a socket pair to a process that it started.
 
-Sends frames, with their descriptors, in order and without ever waiting; receives answers. The other
-end is `in_worker/receiver.py`. Runs in the daemon's loop. Knows nothing of what frames mean.
+A channel sends frames with their descriptors, in order and without ever waiting, and receives
+answers. The other end is `in_worker/receiver.py`. Runs in the daemon's loop. This module does not
+know the meaning of frames.
 """
 
 from __future__ import annotations
@@ -23,21 +24,21 @@ takes them out within microseconds, but no event tells the sender."""
 
 @dataclass(slots=True)
 class _Unsent:
-    """The part of a frame that was not sent yet."""
+    """The part of a frame that has not been sent yet."""
 
     data: memoryview
     fds: tuple[int, ...]
-    """The sender's descriptors; they are sent with the first byte."""
+    """The sender's descriptors, which are sent with the frame's first byte."""
     tag: int
 
 
 class Channel:
-    """One end. Belongs to the running loop.
+    """One end of a socket pair. It belongs to the running loop.
 
     Args:
         end: the socket, which belongs to the channel from now on.
         on_body: called with each message's body that arrives.
-        on_lost: called once when the other end is gone; not after `close`.
+        on_lost: called once when the other end is gone, but not after `close`.
     """
 
     def __init__(
@@ -57,19 +58,19 @@ class Channel:
         self._loop.add_reader(self._fd, self._readable)
 
     def send(self, frame: bytes, fds: tuple[int, ...] = (), tag: int = 0) -> None:
-        """Send a frame, now or when there is room.
+        """Send a frame, now or when the socket has room.
 
         Args:
-            frame: whole, with the number of `fds` in its head.
-            fds: stay the caller's, who keeps them open until the frame was received (as its answer
-                shows) or `withdraw` took it out.
+            frame: the complete frame, with the number of `fds` in its head.
+            fds: descriptors, which the caller still owns, and keeps open until the frame was
+                received (as its answer shows) or `withdraw` took it out.
             tag: a number that `withdraw` returns if it takes the frame out.
         """
         assert len(fds) <= MOST_DESCRIPTORS
         if self.closed:
             return
         count = 0
-        if not self._unsent and not fds:  # the case of nearly every frame
+        if not self._unsent and not fds:  # nearly every frame takes this branch
             try:
                 count = self._socket.send(frame)
             except OSError:
@@ -107,7 +108,7 @@ class Channel:
                 first = self._unsent[0]
                 count = self._send_some(first)
                 if count < len(first.data):
-                    # Where some bytes went, the descriptors went with them.
+                    # If some bytes were sent, the descriptors were sent with them.
                     first.data, first.fds = first.data[count:], ()
                     continue
                 self._unsent.popleft()
@@ -117,7 +118,7 @@ class Channel:
         except OSError as error:
             if error.errno == errno.ETOOMANYREFS:
                 self._retry = self._loop.call_later(TOO_MANY_RETRY_S, self._send_on)
-            else:  # the other end is closed; the end of file tells the reader
+            else:  # the other end is closed, of which the end of file tells the reader
                 self._unsent.clear()
 
     def _send_some(self, unsent: _Unsent) -> int:
@@ -147,6 +148,6 @@ class Channel:
             self._on_lost()
             return
         for body in self._frames.feed(data):
-            if self.closed:  # `on_body` closed it
+            if self.closed:  # `on_body` has closed this channel
                 return
             self._on_body(body)

@@ -1,13 +1,14 @@
 """The environments that clients sent with their loads: credentials, region, endpoint.
 
-This is the only place where the daemon stores secrets: in memory, for as long as the load lives.
-Nothing of it is logged, written or shown, and the repr of `Environments` does not tell it.
+This is the only place where the daemon stores secrets: in memory, for as long as the load lives. No
+environment is logged, written or shown, and the repr of `Environments` does not show one.
 
-Python's strings cannot be overwritten: the bytes of a secret are freed with the last reference to
-it, and stay in the process's memory until other data replaces them. The promise is therefore that
-no reference stays. The reference here is the only one that outlives a request. It is dropped in the
-turn in which the load ends; a read that is under way then has its own until it is answered. Workers
-are told to forget an environment (`Forget`) once no load has it any more.
+Python's strings cannot be overwritten. The bytes of a secret are freed with the last reference to
+the string, and stay in the process's memory until other data replaces them. The promise is
+therefore that no reference stays. The reference here is the only one that outlives a request, and
+is dropped in the turn in which the load ends. A read that is under way then has a reference of its
+own until it is answered. Workers are told to forget an environment (`Forget`) once no load has it
+any more.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Environments:
         self._of: dict[LoadKey, dict[str, str]] = {}
         self._digests: dict[LoadKey, str] = {}
         self._left: set[str] = set()
-        """Digests of environments that a load had and has no more."""
+        """Digests of environments that some load had and has no more."""
 
     def put(self, load: LoadKey, environment: dict[str, str]) -> None:
         """Note the environment that came with a load."""
@@ -33,15 +34,15 @@ class Environments:
         self._digests[load] = digest_of(environment) if environment else ""
 
     def of(self, load: LoadKey) -> dict[str, str]:
-        """The environment of a load; empty where the load is not known."""
+        """The environment of a load; empty for an unknown load."""
         return self._of.get(load, {})
 
     def digest(self, load: LoadKey) -> str:
-        """The digest of a load's environment; empty where that is empty, or the load not known."""
+        """The digest of a load's environment; empty for an empty environment or unknown load."""
         return self._digests.get(load, "")
 
     def renew(self, load: LoadKey, environment: dict[str, str]) -> bool:
-        """Replace a known load's environment; returns whether it differs from the former."""
+        """Replace a known load's environment; returns whether the new one differs."""
         newer = self._of[load] != environment
         if newer:
             self._left.add(self._digests[load])
@@ -49,7 +50,7 @@ class Environments:
         return newer
 
     def loads_with(self, environment: dict[str, str]) -> tuple[LoadKey, ...]:
-        """The loads whose environment is exactly this one now."""
+        """The loads that have exactly this environment now."""
         return tuple(load for load, sent in self._of.items() if sent == environment)
 
     def keep_only(self, loads: Container[LoadKey]) -> None:
@@ -59,11 +60,11 @@ class Environments:
             del self._of[load]
 
     def left(self, digest: str) -> None:
-        """Note an environment that a worker may have although its load ended before."""
+        """Note an environment that a worker may still have, although its load has ended."""
         self._left.add(digest)
 
     def take_gone(self) -> list[str]:
-        """Digests of environments that a load had and none has any more; each is told once."""
+        """Digests of environments that no load has any more; each is returned only once."""
         if not self._left:
             return []
         gone, self._left = self._left.difference(self._digests.values(), ("",)), set()

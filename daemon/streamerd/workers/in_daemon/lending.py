@@ -1,8 +1,9 @@
 """Descriptors of slabs and of files to read, as the daemon lends them to its workers.
 
-Owns the handles by which jobs name them, and knows which worker has borrowed which, and which
-environments it was sent. Runs in the daemon's loop. It only passes descriptors on. It never
-examines, reads or closes one, since even closing a file whose server is dead may never return.
+This module owns the handles by which jobs name slabs and files. It also knows which of them each
+worker has borrowed, and which environments each worker was sent. Runs in the daemon's loop. It only
+passes descriptors on. It never examines, reads or closes one, since even closing a file whose
+server is dead may never return.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ OPEN_SOURCES: Final = 64
 
 
 class Borrower(Protocol):
-    """A worker, as `Lending` sees it: takes messages with descriptors, in order."""
+    """A worker, as `Lending` sees it: it takes messages with descriptors, in order."""
 
     def send(self, message: msgspec.Struct, fds: tuple[int, ...] = ()) -> None: ...
 
@@ -53,7 +54,7 @@ class _Lent:
 
 @dataclass(slots=True)
 class _Borrowed:
-    """What one worker has, by handle or digest, the least recently used first."""
+    """The things that one worker has, by handle or digest, the least recently used first."""
 
     slabs: OrderedDict[int, None] = field(default_factory=OrderedDict)
     sources: OrderedDict[int, None] = field(default_factory=OrderedDict)
@@ -74,7 +75,7 @@ class Lending:
     def put_slab(self, fd: int) -> int:
         """A handle, never used before, for a slab opened for reading and writing.
 
-        The descriptor stays open, and in the registry's hands, until it is taken back.
+        `Lending` owns the descriptor until `take_back` is called.
         """
         handle = next(self._numbers)
         self._lent[handle] = _Lent((fd,), TakeSlab(handle))
@@ -84,19 +85,19 @@ class Lending:
         """A handle, never used before, for a file that a worker has examined.
 
         Args:
-            stored: what it is.
-            fds: opened for reading; and, if there is one, the same file opened with O_DIRECT.
+            stored: name, size and identity of the file.
+            fds: the file opened for reading and, if possible, once more with O_DIRECT.
         """
         handle = next(self._numbers)
         self._lent[handle] = _Lent(fds, TakeSource(handle, stored))
         return handle
 
     def take_back(self, handle: int) -> tuple[int, ...]:
-        """The descriptors behind a handle, the caller's from now on; workers close their copies.
+        """End a handle: returns its descriptors to the caller; workers close their copies.
 
-        Jobs that workers have received end as if nothing had happened; later ones fail. `CloseSlab`
-        tells when no worker holds a slab any more. A number that is no handle, or no longer one,
-        has no descriptors.
+        Jobs that workers have received already end normally; later ones fail. The answers to
+        `CloseSlab` tell when no worker holds a slab any more. For a number that is no handle, or no
+        longer one, the result is empty.
         """
         lent = self._lent.pop(handle, None)
         if lent is None:
@@ -112,20 +113,20 @@ class Lending:
     # --- for the fleet ----------------------------------------------------------------------------
 
     def joined(self, worker: Borrower) -> None:
-        """A worker started; it has borrowed nothing yet."""
+        """Note that a worker started; it has borrowed nothing yet."""
         self._held[worker] = _Borrowed()
 
     def left(self, worker: Borrower) -> None:
-        """A worker ended, and so did all that it had borrowed. Idempotent."""
+        """Forget a worker that ended, and all that it had borrowed. Idempotent."""
         self._held.pop(worker, None)
 
     def supply(self, worker: Borrower, job: AnyJob) -> AnyJob:
-        """Send a worker what a job names (slab, source, environment) where it has not got it yet.
+        """Send a worker the slab, source and environment of a job, if it does not have them yet.
 
-        A handle that was taken back is not sent; the job then fails in the worker.
+        For a handle that was taken back nothing is sent; the job then fails in the worker.
 
         Returns:
-            The job as it is to be sent: without an environment that the worker has.
+            The job to send: without its environment if the worker has that already.
         """
         held = self._held[worker]
         slab, source = handles_of(job)

@@ -29,17 +29,17 @@ from streamerd.workers.start_messages import (
 logger = logging.getLogger(__name__)
 
 KILL_S: Final = 1.0
-"""How long the daemon, when it stops, waits for workers that it has killed."""
+"""Seconds that a stopping daemon waits for workers that it has killed."""
 
 UNKNOWN_CODE: Final = -1
-"""Exit code of a process whose end nobody saw."""
+"""Stands for the exit code of a process whose end was not observed."""
 
 
 class Process:
     """One worker's process.
 
     Attributes:
-        pid: in the daemon's pid namespace.
+        pid: its pid in the daemon's pid namespace.
         killed: whether `kill` was called.
         ended: its exit code once it has ended; negative for the signal that ended it.
     """
@@ -51,18 +51,18 @@ class Process:
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def kill(self) -> None:
-        """Kill it; a thread that is stuck in the kernel delays its end."""
+        """Kill the process; a thread that is stuck in the kernel delays its end."""
         self.killed = True
         self._kill()
 
     def has_ended(self, code: int) -> None:
-        """Note that it ended; called when the spawner reports that, or is gone itself."""
+        """Note the end of the process; called when the spawner reports it, or is gone itself."""
         if not self.ended.done():
             self.ended.set_result(code)
 
 
 class Spawner:
-    """Starts workers by way of a process that holds no client's files."""
+    """Starts workers through a process that has no client's files open."""
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
@@ -72,10 +72,10 @@ class Spawner:
         self._processes: dict[int, Process] = {}
 
     def start(self) -> None:
-        """Start the process, where it does not run. Nobody waits for it: its requests wait.
+        """Start the spawner's process if it does not run. Requests wait until it is ready.
 
-        To be called before the daemon has any client's file open. A spawner that died is started
-        again even then, since without one no worker ever starts again.
+        The first call must come before the daemon has any client's file open. A spawner that died
+        is started again even with such files open, since no worker can start without it.
 
         Raises:
             OSError: the process cannot be made.
@@ -98,12 +98,12 @@ class Spawner:
     async def spawn(
         self, theirs: socket.socket, options: tuple[str, ...], module: str = WORKER
     ) -> Process:
-        """A new worker, whose end of its socket pair is `theirs`, which stays the caller's.
+        """Start a new worker.
 
         Args:
-            theirs: its end.
-            options: its command line.
-            module: what runs in it, where that is no worker.
+            theirs: the worker's end of its socket pair; the caller still owns this descriptor.
+            options: the worker's command line.
+            module: the module that runs in the process, if it is no worker.
 
         Raises:
             OSError: it could not be started.
@@ -130,7 +130,7 @@ class Spawner:
                 if asked is not None and not asked.done():
                     asked.set_result(process)
                 else:
-                    process.kill()  # whoever asked for it has given up
+                    process.kill()  # the caller has stopped waiting for it
             case NotSpawned(number, error):
                 asked = self._asked.get(number)
                 if asked is not None and not asked.done():
@@ -145,10 +145,10 @@ class Spawner:
             self._channel.send(frame(Kill(number)))
 
     def _lost(self) -> None:
-        """The process that starts workers died, and the kernel ended the workers with it."""
+        """Note that the spawner's process died, and that the kernel ended its workers with it."""
         if self._child is not None:
             self._child.kill()
-            code = self._child.wait()  # it has no file open whose close could hang
+            code = self._child.wait()  # the spawner has no file open whose close could hang
             logger.error("event=worker_starter_ended exit=%d", code)
             self._child = None
         for asked in self._asked.values():
@@ -165,7 +165,7 @@ class Spawner:
         await _all([process.ended for process in processes if not process.killed], grace_s)
         for process in processes:
             process.kill()
-        # A worker that is stuck in the kernel may end much later, and is not waited for.
+        # A worker that is stuck in the kernel may end much later. The daemon does not wait for it.
         await _all([process.ended for process in processes], KILL_S)
         for process in processes:
             logger.error("event=worker_stuck_in_kernel pid=%d", process.pid)

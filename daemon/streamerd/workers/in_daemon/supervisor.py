@@ -1,7 +1,7 @@
 """The fleet: starts fetch workers, hands them jobs, and starts them again when they die or hang.
 
 Runs in the daemon's asyncio loop. Answers are given to callbacks, not to tasks, since several
-thousand come in a second. Knows nothing of what jobs mean.
+thousand come in a second. This module does not know the meaning of jobs.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ __all__ = ["Fleet", "OnAnswer"]
 logger = logging.getLogger(__name__)
 
 BACKOFF_S: Final = (0.1, 0.5, 2.0, 10.0)
-"""Pauses before a worker that died starts again: the first after its first death, and so on. An
-answer to a job puts the worker back to the first pause."""
+"""Pauses in seconds before a worker that died is started again, one for each death in a row. After
+an answer to a job, the next pause is the first one again."""
 
 MAPPED_FROM_SLOTS: Final = 8
-"""From this many threads on (all workers), slabs are mapped even without huge pages; see
-`shm/slab_file.py`."""
+"""If all workers together have at least this many threads, slabs are mapped even without huge
+pages; see `shm/slab_file.py`."""
 
 LOST_THREADS: Final = 3
-"""A worker that lost this many threads is replaced: each may have a file and a buffer for ever."""
+"""A worker that lost this many threads is replaced, since each may keep a file and a buffer for
+ever."""
 
 LOOK_S: Final = 0.1
 """How often the time limits of jobs are checked, while any job has one."""
 
 END_S: Final = 1.0
-"""How long the fleet waits for the end of a killed process; one that is stuck in the kernel is
-replaced before it has ended."""
+"""Seconds that this module waits for the end of a killed process. A process that is stuck in the
+kernel is replaced before it has ended."""
 
 
 class Fleet:
@@ -48,10 +49,10 @@ class Fleet:
 
     Args:
         workers: how many processes.
-        threads: how many threads of each read files.
+        threads: how many threads of each process read files.
         log_level: the log level of the workers.
         backoff_s: see `BACKOFF_S`.
-        mapped: fill slabs through mappings; None decides by the number of threads.
+        mapped: whether to fill slabs through mappings; None decides by the number of threads.
         connections: how many reads from stores all workers together make at once, at most.
         log_format: the log format of the workers.
 
@@ -59,7 +60,8 @@ class Fleet:
         lending: lends the workers slabs and files, by the handles that jobs name.
         stopping: whether `stop` was called; from then on nothing is answered or started.
         restarts: how many workers died and were started again.
-        lost_threads: how many threads were given up since the start, their jobs answered as hung.
+        lost_threads: how many threads were given up since the start, whose jobs were answered as
+            hung.
         retired: how many workers were replaced because they had lost too many threads.
     """
 
@@ -85,7 +87,7 @@ class Fleet:
         self.spawner = Spawner()
         self._workers = [Worker(self, number) for number in range(workers)]
         self._retiring: list[Worker] = []
-        """Workers that were replaced while they still carry out jobs."""
+        """Workers that were replaced and still carry out their last jobs."""
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         """Strong references to the running tasks; asyncio itself has only weak ones."""
@@ -93,7 +95,7 @@ class Fleet:
         self._waiting: list[Order] = []
         self._jobs = 0
         self._told: msgspec.Struct | None = None
-        """What each worker is told when it starts."""
+        """The message that each worker gets when it starts; None for none."""
         self.stopping = False
         self.restarts = 0
         self.lost_threads = 0
@@ -106,7 +108,7 @@ class Fleet:
 
     @property
     def pids(self) -> list[int]:
-        """Processes that run now and are given jobs."""
+        """Pids of the processes that run now and are given jobs."""
         return [worker.process.pid for worker in self._workers if worker.alive and worker.process]
 
     def next_job(self) -> int:
@@ -117,7 +119,7 @@ class Fleet:
     async def start(self) -> None:
         """Spawn all workers and wait until each has answered.
 
-        To be called before the daemon holds a client's file: see `spawner.py`.
+        This must come before the daemon has any client's file open; see `spawner.py`.
 
         Raises:
             StreamerError: a process could not be made, or ended before it answered.
@@ -141,16 +143,16 @@ class Fleet:
         fds: tuple[int, ...] = (),
         limit_s: float | None = None,
     ) -> None:
-        """Give a job to the worker with the fewest of its kind, or to the next that starts.
+        """Give a job to the worker with the fewest jobs of its kind, or to the next that starts.
 
         Args:
             job: what to do.
-            on_answer: called once, never within this call; not after `stop`.
+            on_answer: called once with the answer, but never within this call and not after `stop`.
             fds: descriptors for this job alone (`Examine`, `Compare`). The caller keeps them open
                 until the answer; the worker closes its copies.
-            limit_s: how long a thread may work on the job, before it is answered as `JobFailed`
-                with `hung`. Where the job's bytes go straight into a slab, its whole worker is then
-                killed, and the worker's other jobs are answered with None. None: no limit.
+            limit_s: seconds that a thread may work on the job before it is answered as `JobFailed`
+                with `hung`; None for no limit. If the job's bytes go straight into a slab, its
+                whole worker is then killed, and the worker's other jobs are answered with None.
         """
         if not self.stopping:
             self._give(Order(job, on_answer, lane_of(job), fds, limit_s))
@@ -166,7 +168,7 @@ class Fleet:
             self._look_again()
 
     def broadcast(self, make_job: Callable[[int], AnyJob], on_done: Callable[[], None]) -> None:
-        """Give a job to every live worker and call `on_done` when none has it any more."""
+        """Give a job to every live worker, and call `on_done` once all have answered or ended."""
         if self.stopping:
             return
         alive = [worker for worker in (*self._workers, *self._retiring) if worker.alive]
@@ -194,7 +196,7 @@ class Fleet:
             self._look_again()
 
     def tell(self, message: msgspec.Struct) -> None:
-        """Send a message to all workers, and to each that starts later; replaces the last such."""
+        """Send a message to all workers and to each that starts later; it replaces the last."""
         self._told = message
         for worker in self._workers:
             if worker.alive:
@@ -223,7 +225,7 @@ class Fleet:
         loop = asyncio.get_running_loop()
         until_s = loop.time() + limit_s
         while worker.alive and not worker.idle and loop.time() < until_s:  # noqa: ASYNC110
-            await asyncio.sleep(LOOK_S)  # a retired worker is rare; nobody waits for its end
+            await asyncio.sleep(LOOK_S)  # retired workers are rare, so polling costs nothing
         worker.abandon()
 
     def worker_lost(self, worker: Worker) -> None:

@@ -1,7 +1,7 @@
 """One fetch worker as the daemon sees it: its process, the channel to it, the jobs that it has.
 
 Runs in the daemon's loop. `supervisor.py` decides which worker gets a job, and what follows when a
-worker ends. Knows nothing of what jobs mean.
+worker ends. This module does not know the meaning of jobs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ OnAnswer = Callable[[Answer | None], None]
 
 @dataclass(slots=True)
 class Order:
-    """A job that a worker was given. One is made for each block, so it must be small."""
+    """A job that was given to a worker. One is made for each block, so it must be small."""
 
     job: AnyJob
     on_answer: OnAnswer
@@ -49,23 +49,23 @@ class Order:
     """Descriptors for this job alone; the caller keeps them open until the job is answered."""
     limit_s: float | None = None
     due_s: float = 0.0
-    """When the job is given up, and if that is impossible, the whole worker."""
+    """The time at which the job is given up or, if that is impossible, the whole worker."""
     asked: bool = False
     """Whether the worker was told to give the job up and has not answered that yet."""
 
 
 class Owner(Protocol):
-    """The fleet, as a worker sees it."""
+    """The set of workers that a worker belongs to, as the worker sees it."""
 
     lending: Lending
     spawner: Spawner
 
     def worker_lost(self, worker: Worker) -> None:
-        """The worker's process is gone or was given up; called before its jobs are answered."""
+        """Hear that a process is gone or was killed; called before its jobs are answered."""
         ...
 
     def thread_lost(self, worker: Worker, limit_s: float) -> None:
-        """The worker gave a thread up."""
+        """Hear that a worker gave a thread up."""
         ...
 
 
@@ -78,23 +78,23 @@ class Worker:
         self.busy = dict.fromkeys(WorkerLane, 0)
         """Number of unanswered jobs in each lane."""
         self.alive = False
-        """Whether it takes jobs."""
+        """Whether the worker takes jobs."""
         self.failures = 0
-        """Number of deaths since the last answer."""
+        """Number of the worker's deaths since its last answer."""
         self.lost_threads = 0
         self.process: Process | None = None
         self._pending: dict[int, Order] = {}
         self._limited = 0
-        """How many of the pending jobs have a limit."""
+        """How many of the pending jobs have a time limit."""
         self._channel: Channel | None = None
 
     @property
     def idle(self) -> bool:
-        """Whether it has no unanswered job."""
+        """Whether the worker has no unanswered job."""
         return not self._pending
 
     async def start(self, options: tuple[str, ...]) -> None:
-        """Spawn the process. Nobody waits until it is ready: its jobs wait in the channel.
+        """Spawn the process. Its jobs wait in the channel until it is ready.
 
         Raises:
             OSError: the worker could not be started.
@@ -184,7 +184,7 @@ class Worker:
         for order in list(self._pending.values()):
             if order.limit_s is None or now_s < order.due_s:
                 continue
-            if order.asked:  # not even the worker's main thread answers
+            if order.asked:  # not even the worker's main thread has answered
                 self.abandon()
                 return False
             order.asked = True
@@ -195,7 +195,7 @@ class Worker:
     # --- ends -------------------------------------------------------------------------------------
 
     def abandon(self) -> None:
-        """Kill the process and answer its jobs: as hung if they were to be given up, else None."""
+        """Kill the process; jobs due to be given up are answered as hung, others with None."""
         if self._channel is None:
             return
         self.close()

@@ -1,1 +1,1 @@
-"""The worker's side: what runs in a fetch process, and in the process that starts those."""
+"""The worker's side: the programs of a fetch worker, and of the process that starts workers."""

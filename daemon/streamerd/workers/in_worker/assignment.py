@@ -1,7 +1,8 @@
 """One job of a worker, from its arrival until it is answered or given up.
 
-A job that was given up must write nothing more into a slab; this module decides whether a job still
-may. The thread that carries the job out and the receiving thread, which may give it up, share it.
+A job that was given up must write nothing more into a slab. This module decides whether a job may
+still write. Two threads share an assignment: the thread that carries the job out, and the receiving
+thread, which may give the job up.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from typing import Final
 from streamerd.workers.jobs import AnyJob
 
 TRY_AGAIN_S: Final = 0.05
-"""After this time at the earliest, a job that cannot be given up just now is tried again."""
+"""The least time in seconds after which giving up is tried again, if a job cannot be given up
+now."""
 
 
 class GivenUp(Exception):
-    """The job was given up: its thread writes nothing more, answers nothing and ends."""
+    """The job was given up. Its thread writes nothing more, sends no answer and ends."""
 
 
 class Unyielding(Exception):
-    """The job writes to a slab as it goes; only the end of the process stops it."""
+    """The job writes into a slab as it reads. Only the end of the process stops it."""
 
 
 class _State(Enum):
@@ -38,8 +40,8 @@ class Assignment:
     """A job and its state. Thread-safe.
 
     Args:
-        job: what is asked.
-        fds: descriptors that came with it; the carrier closes them when the job ends.
+        job: the job.
+        fds: descriptors that came with the job; the carrier closes them when the job ends.
         clock: returns seconds.
     """
 
@@ -58,13 +60,13 @@ class Assignment:
         self._lock = threading.Lock()
 
     def begin(self) -> None:
-        """A thread begins the job; the time limit counts from here."""
+        """Note that a thread begins the job; the time limit counts from here."""
         with self._lock:
             self._state = _State.RUNNING
             self._began_s = self._clock()
 
     def finish(self) -> bool:
-        """The job has its answer and cannot be given up any more; False if it already was."""
+        """Note that the job has its answer and cannot be given up now; False if it was before."""
         with self._lock:
             if self._state is _State.GIVEN_UP:
                 return False
@@ -73,10 +75,10 @@ class Assignment:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Writes to a slab happen within this context; the job is not given up meanwhile.
+        """A context for writing into a slab, within which the job is not given up.
 
         Raises:
-            GivenUp: it was already.
+            GivenUp: the job was given up before.
         """
         with self._lock:
             if self._state is _State.GIVEN_UP:
@@ -84,25 +86,25 @@ class Assignment:
             yield
 
     def hold_on(self) -> None:
-        """From now on the job may write at any time, so that only its process's end stops it.
+        """Let the job write at any time from now on, so that only its process's end stops it.
 
         Raises:
-            GivenUp: it was already.
+            GivenUp: the job was given up before.
         """
         with self.writing():
             self._unyielding = True
 
     def give_up(self, limit_s: float) -> float | None:
-        """Give it up if a thread has had it for `limit_s` or longer.
+        """Give the job up if a thread has worked on it for `limit_s` or longer.
 
         Returns:
-            0 if it was given up, seconds after which to ask again if it is too early for that, and
-            None if it was answered.
+            0 if the job was given up, None if it was answered. If it is too early, the seconds
+            after which to ask again.
 
         Raises:
-            Unyielding: it is time, and it cannot be given up.
+            Unyielding: the time is over, but the job cannot be given up.
         """
-        # A thread that writes has the lock for a while; the receiving thread must not wait for it.
+        # A thread that writes holds the lock for a while, and the receiving thread must not wait.
         if not self._lock.acquire(blocking=False):
             return TRY_AGAIN_S
         try:

@@ -1,9 +1,10 @@
-"""What this worker has borrowed from the daemon: slabs to fill and files to read, by their handles.
+"""The slabs to fill and files to read that this worker has borrowed from the daemon, by handle.
 
-Owns the descriptors that came with them. They are closed when the daemon has dropped a handle and
-no job uses it any more. The receiving thread takes handles in, drops them and looks them up; the
-threads of the lanes use the slabs and files. Closing a file may never return, and must not stop the
-receiving thread, so each `Borrowings` is given the way in which it closes its things.
+This module owns the descriptors that came with them. A descriptor is closed when the daemon has
+dropped its handle and no job uses it any more. The receiving thread takes handles in, drops them
+and looks them up; the threads of the lanes use the slabs and files. Closing a file may never
+return, and must not stop the receiving thread, so each `Borrowings` is given a function that closes
+its things.
 """
 
 from __future__ import annotations
@@ -63,16 +64,16 @@ class BorrowedSource:
         self._opening = threading.Lock()
 
     def reader(self) -> LocalReader:
-        """Its reader, made at the first call; making it looks at the file, and so may hang.
+        """The file's reader, made at the first call, which looks at the file and so may hang.
 
         Raises:
-            SourceChanged: the file is not what it was when it was examined.
-            SourceError: it cannot be looked at.
+            SourceChanged: the file is not the same as when it was examined.
+            SourceError: the file cannot be examined.
         """
         return self._open()[0]
 
     def steady(self) -> bool:
-        """Whether reads of the file always end: see `is_steady`. This call itself may hang."""
+        """Whether reads of the file always end; see `is_steady`. This call itself may hang."""
         return self._open()[1]
 
     def _open(self) -> tuple[LocalReader, bool]:
@@ -117,18 +118,18 @@ class Use(Generic[T]):
         """The thing itself.
 
         Raises:
-            StreamerError: it was released already.
+            StreamerError: the use was released already.
         """
         if self._entry is None:
             raise StreamerError("what this job used was given back before the job ended")
         return self._entry.thing
 
     def release(self) -> None:
-        """The use is over. Idempotent, from any thread."""
+        """End the use. Idempotent; any thread may call this."""
         self._borrowings.release(self)
 
     def take_entry(self) -> _Entry[T] | None:
-        """For `Borrowings` alone, under its lock."""
+        """Take the entry out of this use. Only `Borrowings` calls this, under its lock."""
         entry, self._entry = self._entry, None
         return entry
 
@@ -137,8 +138,8 @@ class Borrowings(Generic[T]):
     """Borrowed things of one kind by their handles. Thread-safe.
 
     Args:
-        kind: the word for such a thing in texts of errors.
-        closing: called with a function that closes a thing; calls it, in this thread or another.
+        kind: the word for such a thing in error texts.
+        closing: called with a function that closes a thing; calls that function in some thread.
     """
 
     def __init__(self, kind: str, closing: Callable[[Callable[[], None]], None]) -> None:
@@ -148,12 +149,12 @@ class Borrowings(Generic[T]):
         self._lock = threading.Lock()
 
     def take(self, handle: int, thing: T) -> None:
-        """Own a thing from now on, under this handle."""
+        """Own a thing under this handle from now on."""
         with self._lock:
             self._entries[handle] = _Entry(thing)
 
     def drop(self, handle: int) -> None:
-        """Close the thing as soon as no job uses it; no effect where there is none."""
+        """Close the thing as soon as no job uses it; no effect for an unknown handle."""
         with self._lock:
             entry = self._entries.pop(handle, None)
             if entry is None:
@@ -167,7 +168,7 @@ class Borrowings(Generic[T]):
         """Use a thing, until the use is released.
 
         Raises:
-            StreamerError: there is nothing under that handle.
+            StreamerError: the handle is unknown.
         """
         with self._lock:
             entry = self._entries.get(handle)

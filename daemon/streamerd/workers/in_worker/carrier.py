@@ -2,9 +2,9 @@
 
 Runs in the threads of a fetch worker. A thread may be stuck in a read for ever. Once its job was
 given up, the thread must write nothing more into a slab, even if the read returns later. A source
-that may hang is therefore read into the thread's own buffer, and the buffer is written under the
-job's lock, which giving the job up takes too. Only reads that always end, or have a timeout of
-their own, go straight into a slab.
+that may hang is therefore read into the thread's own buffer. The buffer is written into the slab
+under the job's lock, which is also taken to give the job up. Only reads that always end, or have a
+timeout of their own, go straight into a slab.
 """
 
 from __future__ import annotations
@@ -65,13 +65,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NOT_TOLD: Final = "not_told"
-"""Why a block is read from the store by a worker that was not told of the fleet yet."""
+"""The reason for reading a block from the store if the worker does not know the fleet yet."""
 DEFECT: Final = "defect"
-"""Why a block is read from the store after an error that the code for peers did not foresee."""
+"""The reason for reading a block from the store after an unforeseen error in the code for peers."""
 OPEN_READERS: Final = 64
 """Number of objects that a worker has open at the same time."""
 CHECKSUM_PIECE_BYTES: Final = 256 << 10
-"""The checksum of a slab is taken in pieces that fit the processor's cache."""
+"""The checksum of a slab's range is taken in pieces of this size, which fit the processor's
+cache."""
 
 
 class Work:
@@ -99,12 +100,12 @@ class Work:
         return None if self._source is None else self._source.thing
 
     def let_slab_go(self) -> None:
-        """The job was given up: release its slab now, since the job's thread may never end."""
+        """Release the slab of a job that was given up, since the job's thread may never end."""
         if self._slab is not None:
             self._slab.release()
 
     def release(self) -> None:
-        """The job is over. Idempotent."""
+        """Release the slab and the source when the job is over. Idempotent."""
         self.let_slab_go()
         if self._source is not None:
             self._source.release()
@@ -114,17 +115,18 @@ class Carrier:
     """Turns a job into its answer. Thread-safe.
 
     Args:
-        mapped: fill slabs through mappings; see `shm/slab_file.py`.
+        mapped: whether to fill slabs through mappings; see `shm/slab_file.py`.
     """
 
     def __init__(self, *, mapped: bool = False) -> None:
         self._mapped = mapped
         self.closer = Closer()
-        # Slabs are closed at once: none is mapped when `CloseSlab` is answered. Files may hang.
+        # Slabs are closed in the calling thread, so that none is mapped when `CloseSlab` is
+        # answered. Closing a file may hang.
         self.slabs: Borrowings[BorrowedSlab] = Borrowings("slab", lambda close: close())
         self.sources: Borrowings[BorrowedSource] = Borrowings("source", self.closer.call)
         self.environments: dict[str, dict[str, str]] = {}
-        """By digest; the receiving thread alone uses it."""
+        """The environments by digest. Only the receiving thread uses this."""
         self._readers = Readers(OPEN_READERS)
         self._own = threading.local()
         self._peers: Peers | None = None
@@ -132,10 +134,10 @@ class Carrier:
     # --- in the receiving thread ------------------------------------------------------------------
 
     def take_on(self, assignment: Assignment) -> Work:
-        """Look up what a job names, so that the job has it still where it is dropped meanwhile.
+        """Look up a job's slab and source, which the job may use even if they are dropped.
 
         Raises:
-            StreamerError: this worker has not borrowed what the job names.
+            StreamerError: this worker has not borrowed the slab or source that the job names.
         """
         assignment.job = self._whole(assignment.job)
         slab, source = handles_of(assignment.job)
@@ -148,7 +150,7 @@ class Carrier:
         return Work(assignment, held_slab, held_source)
 
     def _whole(self, job: AnyJob) -> AnyJob:
-        """The job with the environment whose digest it names."""
+        """The job, completed with the environment whose digest it names."""
         match job:
             case Forget(digest=digest):
                 self.environments.pop(digest, None)
@@ -160,14 +162,14 @@ class Carrier:
         return job
 
     def drop(self, handle: int) -> None:
-        """Close what was borrowed under this handle, as soon as no job uses it."""
+        """Close the slab or file of this handle as soon as no job uses it."""
         self.sources.drop(handle)
         self.slabs.drop(handle)
 
     def know_fleet(self, terms: Terms, me: str, members: frozenset[str]) -> None:
-        """The fleet has these members now."""
+        """Note the present members of the fleet."""
         if self._peers is None:
-            # Nothing of a fleet is loaded where there is none.
+            # The code for fleets is loaded only if there is a fleet.
             from streamerd.fleet.fetch.peers import Peers  # noqa: PLC0415
 
             try:
@@ -180,7 +182,7 @@ class Carrier:
     # --- in a lane's thread -----------------------------------------------------------------------
 
     def carry_out(self, work: Work) -> Answer:
-        """Carry the job out, and release the slab and source that it used.
+        """Carry the job out, and release its slab and source.
 
         Raises:
             GivenUp: the job was given up meanwhile.
@@ -204,7 +206,7 @@ class Carrier:
         except StreamerError as error:
             return JobFailed(job.job, error.code, without_secrets(str(error), _environment(job)))
         except Exception as error:  # noqa: BLE001  logged below, without secrets
-            # A library's text may contain its arguments, and a traceback ends with that text.
+            # The error text of a library may contain its arguments, and a traceback ends with it.
             text = without_secrets(traceback.format_exc(), _environment(job))
             kind = type(job).__name__
             logger.error("event=job_failed kind=%s job=%d", kind, job.job, extra=with_lines(text))
@@ -280,8 +282,8 @@ class Carrier:
         return Fetched(job.job, checksum, device_bytes)
 
     def _fetch_object(self, work: Work, job: Fetch) -> Fetched | JobFailed:
-        # The body of an object goes straight into the mapping. A block is one request, and is too
-        # large to pass through a buffer in the processor's cache. Requests have their own timeouts.
+        # The body of an object goes straight into the mapping. A block is one request, which is too
+        # large for a buffer in the processor's cache. Requests have their own timeouts.
         with self._readers.borrow(job.slab, job.shard, job.environment, job.digest) as shard:
             work.assignment.hold_on()
             slab = work.slab.file(mapped=True)
@@ -308,7 +310,7 @@ class Carrier:
     def _fill_aside(
         self, work: Work, reader: Reader, slab: SlabFile, job: Fetch
     ) -> tuple[int, int]:
-        """As `_fill`, but no byte is written once the job was given up."""
+        """Like `_fill`, but write no byte once the job was given up."""
         checksum, device = xxhash.xxh3_64(), _DeviceBytes()
         for start, stop in _pieces(reader, job.start, job.stop):
             with self._buffer(stop - start) as piece:
@@ -323,7 +325,7 @@ class Carrier:
             reader = source.reader()
             summed, ctime_ns = reader.settled(lambda: self._device_source(reader, job))
             return Checksummed(job.job, summed, ctime_ns)
-        # A new reader, since one from before might still read an object that was replaced.
+        # A new reader is opened, since an older one might still read an object that was replaced.
         opened = storage_for(job.shard.uri, job.environment).open(job.shard)
         with contextlib.closing(opened) as fresh:
             return Checksummed(job.job, self._device_source(fresh, job))
@@ -353,7 +355,7 @@ class Carrier:
         return buffer[:size_bytes]
 
     def close(self, wait_s: float = 1.0) -> None:
-        """Close everything; waits at most `wait_s` for files whose close hangs."""
+        """Close everything; wait at most `wait_s` seconds for files whose close hangs."""
         self._readers.close()
         self.sources.close()
         self.slabs.close()
@@ -361,7 +363,7 @@ class Carrier:
 
 
 class _DeviceBytes:
-    """The sum of bytes from the device over several reads; -1 once a read could not tell it."""
+    """Sums the bytes from the device over several reads; -1 once a read could not tell them."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -371,7 +373,7 @@ class _DeviceBytes:
 
 
 def _signed(answer: Fetched | JobFailed, began_s: float) -> Fetched | JobFailed:
-    """The answer to a fetch, with when and by whom it was carried out."""
+    """The answer to a fetch, with the time of its beginning and the ids of worker and thread."""
     if isinstance(answer, JobFailed):
         return answer
     return msgspec.structs.replace(

@@ -1,9 +1,9 @@
 """Examines files through the descriptors that clients passed, and compares slabs with files.
 
 A descriptor is accepted if it was opened for reading, means a regular file, and a byte can be read
-through it. The file system behind it says whether reads may hang, and whether a user's own server
-chooses what the file holds. Runs in a fetch worker's threads. Any of these calls may hang where
-the file's server does.
+through it. The type of the file system tells whether reads may hang, and whether a user's own
+server chooses the file's content. Runs in a fetch worker's threads. Any of these calls may hang if
+the file's server hangs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from streamerd.workers.jobs import (
 )
 
 COMPARED_BYTES: Final = 4096
-"""Bytes that are compared at each place: a page."""
+"""Bytes that are compared at each place: one page."""
 
 _KINDS: Final = {
     stat.S_IFDIR: "a folder",
@@ -100,7 +100,7 @@ def _examined(
 
 
 def _readable_flags(uri: str, fd: int) -> int:
-    """The flags that the descriptor was opened with; refuses those that cannot read."""
+    """The flags that the descriptor was opened with; an error if it cannot be read from."""
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     if not _reads(flags):
         how = "with O_PATH" if flags & os.O_PATH else "for writing only"
@@ -134,10 +134,10 @@ def _reads_directly(fd: int, plain: os.stat_result) -> bool:
 
 
 def compare(job: Compare, fds: tuple[int, ...]) -> Compared:
-    """Where slabs and files differ.
+    """Compare slabs with files; returns where they differ.
 
     Raises:
-        SourceError: there are not two descriptors of each file.
+        SourceError: a file did not come with two descriptors.
     """
     if len(fds) != 2 * len(job.files):
         raise SourceError(
@@ -165,7 +165,7 @@ def _differing(file: CompareFile, slab: int, source: int) -> list[int]:
 
 
 def _piece(fd: int, start: int, size_bytes: int) -> bytes:
-    """Up to a page from `start`; shorter where the file ends, and so unlike the slab."""
+    """Read up to a page from `start`. If the file ends in it, it is shorter than the slab's."""
     wanted, got = min(COMPARED_BYTES, size_bytes - start), b""
     while len(got) < wanted and (more := os.pread(fd, wanted - len(got), start + len(got))):
         got += more
@@ -184,18 +184,18 @@ _STEADY: Final = frozenset(
         0x01021994,  # tmpfs
     }
 )
-"""File systems on devices and in memory, where each read ends, if only with an error. The numbers
-are those of <linux/magic.h>."""
+"""Types of file systems on devices and in memory, where each read ends with bytes or an error. The
+numbers are those of <linux/magic.h>."""
 
 _SERVED: Final = frozenset(
     {
         0x65735546,  # FUSE, virtiofs among them
         0x01021997,  # 9p
-        0x794C7630,  # overlayfs: any user mounts one in a namespace of his own, over a FUSE
+        0x794C7630,  # overlayfs: in a namespace, any user may mount one over a FUSE
     }
 )
-"""File systems that any user may serve, or mount in a namespace. The identity of such a file counts
-only for the user who passed it."""
+"""Types of file systems that any user may serve, or mount in a namespace. The identity of such a
+file counts only for the user who passed it."""
 
 
 class _Statfs(ctypes.Structure):
@@ -211,7 +211,7 @@ def is_steady(fd: int) -> bool:
     """Whether each read of the file ends by itself, and never waits for a server that is gone.
 
     Raises:
-        OSError: it cannot be asked.
+        OSError: the file system cannot be asked.
     """
     return _type_of(fd) in _STEADY
 
@@ -220,21 +220,21 @@ def is_served(fd: int) -> bool:
     """Whether a process of some user decides what the file is and holds.
 
     Raises:
-        OSError: it cannot be asked.
+        OSError: the file system cannot be asked.
     """
     return _type_of(fd) in _SERVED
 
 
 def disk_of(device: int) -> str:
-    """The `diskseq` of a block device, which no other disk has had since the start; empty: none.
+    """The `diskseq` of a block device, which is unique since boot; empty if it has none.
 
-    Not cached across batches, since another disk may get the same device number.
+    The result is not cached across batches, since another disk may get the same device number.
 
     Args:
-        device: as `st_dev` has it.
+        device: the device number, as in `st_dev`.
     """
     place = f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"
-    for name in ("diskseq", "../diskseq"):  # of a partition: of the disk that it is part of
+    for name in ("diskseq", "../diskseq"):  # a partition has the number of its disk
         with contextlib.suppress(OSError), open(f"{place}/{name}", encoding="ascii") as file:
             return file.read().strip()
     return ""

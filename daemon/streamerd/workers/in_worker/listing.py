@@ -1,7 +1,7 @@
-"""Asks stores which objects there are, and whether one may read them.
+"""Asks stores which objects a source has, and whether credentials may read them.
 
-Runs in the threads of a fetch worker; a local path is refused, since a worker has other rights than
-the client that names it.
+Runs in the threads of a fetch worker. A local path is refused, since a worker has other rights than
+the client that names the path.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def resolve(job: Resolve) -> Resolved:
 
 
 def look_at(job: LookAt) -> Resolved:
-    """The objects as one request for each tells them, by the job's own credentials.
+    """Look at objects with one request each, with the job's own credentials.
 
     Raises:
-        StreamerError: the store refuses, or it is of a kind that is never listed.
+        StreamerError: the store refuses, or sources of this kind cannot be listed.
     """
     storage = storage_for(job.uris[0], job.environment)
     if not isinstance(storage, PrefixStorage):

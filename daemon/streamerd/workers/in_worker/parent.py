@@ -1,4 +1,4 @@
-"""Ends a process together with the one that started it, and names it for those who look."""
+"""Ends a process together with its parent, and sets the process's name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _libc: Final = ctypes.CDLL(None)
 
 
 def die_with_the_parent() -> None:
-    """Have the kernel end this process with the one that started it, whatever it is doing then."""
+    """Have the kernel kill this process when its parent ends, whatever it is doing then."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

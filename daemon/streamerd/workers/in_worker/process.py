@@ -52,11 +52,13 @@ logger = logging.getLogger(__name__)
 
 NICENESS: Final = 10
 ASIDE_THREADS: Final = 4
-"""Number of jobs of listing, examining or reading again that run at the same time."""
+"""Number of jobs that list, examine or read again at the same time."""
 PEER_THREADS: Final = 64
-"""Number of reads from other nodes at the same time; the daemon asks for as many in all."""
+"""Number of reads from other nodes at the same time. The daemon starts no more in all workers
+together."""
 SLAB_THREADS: Final = 2
-"""Releasing a large range takes long, so that a second thread serves the jobs behind it."""
+"""Number of threads for slabs alone. Releasing a large range takes long, so a second thread serves
+the jobs behind it."""
 
 
 class Server:
@@ -64,9 +66,9 @@ class Server:
 
     Args:
         channel: our end of the socket pair.
-        threads: how many read files.
-        connections: how many read from stores at most.
-        mapped: fill slabs through mappings.
+        threads: how many threads read files.
+        connections: how many threads read from stores at most.
+        mapped: whether to fill slabs through mappings.
     """
 
     def __init__(
@@ -83,14 +85,14 @@ class Server:
         }
         self._lanes = {lane: Threads(lane.value, counts[lane]) for lane in WorkerLane}
         self._works: dict[int, Work] = {}
-        """Jobs that are not answered yet. The receiving thread adds them, the lanes remove them."""
+        """Jobs that are not answered yet. The receiving thread adds jobs, the lanes remove them."""
         self._sending = Lock()
 
     def serve(self) -> None:
         """Receive until the daemon closes its end.
 
         Raises:
-            DescriptorsLost: some that were sent did not arrive.
+            DescriptorsLost: some descriptors that were sent did not arrive.
         """
         for body, fds in Receiver(self._channel).frames():
             self._receive(body, fds)
@@ -130,7 +132,7 @@ class Server:
         self._lanes[lane_of(job)].submit(partial(self._carry_out, work))
 
     def _carry_out(self, work: Work) -> bool:
-        """Runs in a lane's thread; returns whether the thread serves further jobs."""
+        """Carry a job out, in a lane's thread; returns whether the thread serves further jobs."""
         assignment, job = work.assignment, work.job
         assignment.begin()
         try:
@@ -183,25 +185,25 @@ def _log(level: str, log_format: str) -> None:
 
 
 def _let_ranks_go_first() -> None:
-    """Give way to processes that copy what was read: their few threads wait for each other.
+    """Lower this process's priority below that of the ranks, which copy what was read.
 
-    A rank whose thread waits for a processor holds up all its others. Workers have a hundred
-    threads that lose nothing by waiting.
+    The few threads of a rank wait for each other, so one that waits for a processor holds up all. A
+    worker's hundred threads lose nothing by waiting.
     """
-    with contextlib.suppress(OSError):  # refused to a service, whose control group is apart anyway
+    with contextlib.suppress(OSError):  # a service may not do so, and need not in its group
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         os.nice(NICENESS)
 
 
 def run(channel: socket.socket, options: Sequence[str]) -> int:
-    """Be a worker until the daemon closes its end of the channel.
+    """Run a worker until the daemon closes its end of the channel.
 
-    The caller ends the process without waiting for its threads: some may have been given up, and
-    be stuck in the kernel.
+    The caller then ends the process without waiting for its threads, since some may have been given
+    up and be stuck in the kernel.
 
     Args:
         channel: our end of the socket pair; the caller closes it.
-        options: as `Fleet` makes them.
+        options: the worker's options, as `Fleet` makes them.
 
     Returns:
         The exit code.

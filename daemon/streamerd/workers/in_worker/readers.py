@@ -1,9 +1,9 @@
 """The readers of objects that a worker has open: one for each slab and each environment.
 
 An environment with renewed credentials is another environment, so it gets a reader of its own. The
-reader with the older credentials is closed with its slab, or earlier when others are used more
-recently. `Pool` is the part of this that is not about objects. The threads of a fetch worker share
-all of it.
+reader with the older credentials is closed with its slab, or earlier if other readers were used
+more recently. `Pool` is the part of this module that is not about objects. The threads of a fetch
+worker share all of it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ T = TypeVar("T", bound=Closable)
 class _Entry(Generic[T]):
     thing: T | None = None
     error: Exception | None = None
-    """Why it could not be opened; raised in each thread that waited for it."""
+    """Why the thing could not be opened. It is raised in each thread that waited for the thing."""
     opening: Lock = field(default_factory=Lock)
     users: int = 0
     dropped: bool = False
@@ -40,9 +40,9 @@ class _Entry(Generic[T]):
 class Pool(Generic[T]):
     """Shares things among threads; at most `capacity` unused things stay open.
 
-    Beyond that the least recently used one is closed. A thing is never closed while a thread uses
-    it. Thread-safe. Opening may take many seconds where a network is in between, so a thread waits
-    only for the thing that it asked for.
+    If there are more, the least recently used one is closed. A thing is never closed while a thread
+    uses it. Thread-safe. Opening a thing may take many seconds if it is reached over a network, so
+    a thread waits only for the thing that it asked for.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -52,7 +52,7 @@ class Pool(Generic[T]):
 
     @contextlib.contextmanager
     def borrow(self, key: Hashable, opener: Callable[[], T]) -> Iterator[T]:
-        """Use the thing of `key`, opening it where it is not open; `opener`'s errors pass."""
+        """Use the thing of `key`; opens it if it is not open. Errors of `opener` are passed on."""
         entry = self._take(key)
         try:
             yield self._opened(key, entry, opener)
@@ -82,7 +82,7 @@ class Pool(Generic[T]):
             return entry.thing
 
     def _forget(self, key: Hashable, entry: _Entry[T]) -> None:
-        """Let the next thread that asks for it open it anew."""
+        """Remove an entry, so that the next thread that asks for its thing opens it anew."""
         with self._lock:
             if self._entries.get(key) is entry:
                 del self._entries[key]
@@ -102,7 +102,7 @@ class Pool(Generic[T]):
         return [self._entries.pop(key) for key in idle[:count]]
 
     def drop(self, key: Hashable) -> None:
-        """Close the thing of `key`, at once or when its last user has put it back."""
+        """Close the thing of `key`, at once or when the last thread that uses it is done."""
         with self._lock:
             entry = self._entries.pop(key, None)
             if entry is None:
@@ -131,7 +131,7 @@ def _close(entry: _Entry[T]) -> None:
 
 
 class OpenedObject:
-    """A reader, and how many of its retries the daemon was told of."""
+    """A reader, and the number of its retries that the daemon was told."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
@@ -139,7 +139,7 @@ class OpenedObject:
         self._lock = Lock()
 
     def take_retries(self) -> int:
-        """Retries since the last call of this, from whichever thread that came."""
+        """The number of retries since the last call of this, which any thread may have made."""
         with self._lock:
             retries = self.reader.retries
             fresh, self._reported_retries = retries - self._reported_retries, retries
@@ -150,7 +150,7 @@ class OpenedObject:
 
 
 class Readers:
-    """At most `capacity` idle readers stay open."""
+    """The readers of a worker, of which at most `capacity` idle ones stay open."""
 
     def __init__(self, capacity: int) -> None:
         self._pool: Pool[OpenedObject] = Pool(capacity)
@@ -159,9 +159,9 @@ class Readers:
     def borrow(
         self, slab: int, shard: StoredShard, environment: Mapping[str, str], digest: str = ""
     ) -> Iterator[OpenedObject]:
-        """Use the shard's reader for this environment; the storage's errors pass.
+        """Use the shard's reader for this environment. Errors of the storage are passed on.
 
-        `digest` is the environment's, where the caller knows it.
+        `digest` is the environment's digest, if the caller knows it, else empty.
         """
 
         def opened() -> OpenedObject:
@@ -171,7 +171,7 @@ class Readers:
             yield shared
 
     def drop(self, slab: int) -> None:
-        """Close a slab's readers, at once or after their last users."""
+        """Close a slab's readers, at once or when the last threads that use them are done."""
         self._pool.drop_where(lambda key: isinstance(key, tuple) and key[0] == slab)
 
     def forget(self, environment: str) -> None:

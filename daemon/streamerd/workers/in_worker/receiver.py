@@ -1,6 +1,6 @@
 """A process's end of the socket pair to the daemon that started it.
 
-Receives frames and the descriptors that come with them, in order. The daemon's end is
+This module receives frames and the descriptors that come with them, in order. The daemon's end is
 `in_daemon/channel.py`. Runs in the process's main thread.
 """
 
@@ -17,7 +17,7 @@ from streamerd.workers.frames import MOST_DESCRIPTORS, RECEIVE_BYTES, FrameBuffe
 
 
 class DescriptorsLost(Exception):
-    """A message came with fewer descriptors than were sent; nothing that follows can be trusted."""
+    """Some descriptors did not arrive, so later ones cannot be assigned to messages."""
 
 
 class Receiver:
@@ -33,11 +33,11 @@ class Receiver:
         self._fds: deque[int] = deque()
 
     def frames(self) -> Iterator[tuple[bytes, tuple[int, ...]]]:
-        """Bodies with the descriptors that came with them, which are the caller's; until the end.
+        """Yield bodies with their descriptors, which the caller owns, until the end of file.
 
         Raises:
-            DescriptorsLost: the kernel dropped some (too many open files here), or their number is
-                not what the frames say.
+            DescriptorsLost: the kernel dropped some descriptors (too many open files here), or
+                their number is not what the frames say.
         """
         try:
             while (received := self.receive()) is not None:
@@ -46,7 +46,7 @@ class Receiver:
             self._close_rest()
 
     def receive(self) -> list[tuple[bytes, tuple[int, ...]]] | None:
-        """Receive once, and return what is complete then, as `frames` does; None at the end.
+        """Receive once; returns the bodies that are complete then, as in `frames`; None at the end.
 
         Raises:
             DescriptorsLost: as in `frames`.

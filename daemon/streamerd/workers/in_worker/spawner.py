@@ -3,13 +3,14 @@
 The daemon does not start workers itself, because it has files open that clients passed. A child
 process begins with copies of all descriptors, and closes them before it becomes a worker. Closing a
 file whose server is dead may never return (FUSE asks the server at each close). The daemon would
-wait for such a child in `vfork`, and all clients for the daemon. This process has no client's file
-open. It starts workers, kills them when told, reports how they ended, and ends with the daemon.
+wait for such a child in `vfork`, and all clients would wait for the daemon. The spawner has no
+client's file open. It starts workers, kills them when told, reports how they ended, and ends with
+the daemon.
 
-A worker is a fork of this process, which has imported everything that workers need, the stores'
-code and botocore's signer included. So a worker is there at once, the memory of that code is there
-once for all of them, and no load waits while its workers import. Forking is safe because this
-process has one thread.
+A worker is a fork of the spawner, which has imported all code that workers need, with that of the
+stores and botocore's signer. So a worker is ready at once, all workers share the memory of that
+code, and no load waits while its workers import. Forking is safe because the spawner has one
+thread.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ FAILED: Final = 1
 
 
 class WorkerStarter:
-    """Starts workers, and knows those that have not ended.
+    """Starts workers, and remembers those that have not ended.
 
     Args:
         channel: our end of the socket pair to the daemon.
@@ -59,12 +60,13 @@ class WorkerStarter:
         self._poll = select.poll()
         self._poll.register(channel, select.POLLIN)
         self._numbers: dict[int, int] = {}
-        """The number of each child that has not ended, by its pidfd, which tells its end."""
+        """The number of each child that has not ended, by the child's pidfd, which signals its
+        end."""
         self._children: dict[int, tuple[int, int]] = {}
-        """The pidfd and pid of each such child, by its number."""
+        """The pidfd and pid of each child that has not ended, by the child's number."""
 
     def serve(self) -> None:
-        """Do as told until the daemon closes its end."""
+        """Carry out the daemon's requests until it closes its end."""
         while True:
             for fd, _ in self._poll.poll():
                 if fd in self._numbers:
@@ -73,7 +75,7 @@ class WorkerStarter:
                     return
 
     def _obey(self) -> bool:
-        """Carry out what has been received; returns whether the daemon is there."""
+        """Carry out the requests that have arrived; returns whether the daemon is still there."""
         messages = self._receiver.receive()
         for body, fds in messages or ():
             match request_decoder.decode(body):
@@ -93,7 +95,7 @@ class WorkerStarter:
             return
         if pid == 0:
             self._become_worker(request, theirs)
-        # This process alone waits for the child, so the system does not give its pid away before.
+        # Only this process can wait for the child, so the pid cannot be another process's yet.
         pidfd = os.pidfd_open(pid)
         self._numbers[pidfd] = request.number
         self._children[request.number] = pidfd, pid
@@ -105,7 +107,7 @@ class WorkerStarter:
         try:
             _close_all_but(theirs.fileno())
             code = importlib.import_module(request.module).run(theirs, request.options)
-        except BaseException:  # noqa: BLE001  nothing of this process may run on in its child
+        except BaseException:  # noqa: BLE001  the child must not run this process's code
             traceback.print_exc()
         finally:
             sys.stdout.flush()
@@ -128,7 +130,7 @@ class WorkerStarter:
 
 
 def _close_all_but(fd: int) -> None:
-    """Close what a worker inherits: its siblings' sockets, whose ends the daemon waits for."""
+    """Close the inherited sockets of other workers, whose end of file the daemon waits for."""
     for inherited in map(int, os.listdir("/proc/self/fd")):
         if inherited >= FIRST_FD and inherited != fd:
             with contextlib.suppress(OSError):  # the listing's own descriptor is closed already
@@ -144,8 +146,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with_the_parent()
     import_all()
-    # The collector would write into each object that it looks at, and a page that is written to is
-    # no longer shared with the other workers.
+    # The garbage collector would write into each object that it looks at, and a page that is
+    # written to is no longer shared with the other workers.
     gc.collect()
     gc.freeze()
     with socket.socket(fileno=arguments.fd) as channel:
