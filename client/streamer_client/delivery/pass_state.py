@@ -1,8 +1,8 @@
-"""Where a pass over an opened source gets its bytes, as one table. Pure: no I/O, threads or clock.
+"""One table of how a pass over an opened source gets its bytes. Pure: no I/O, threads or clock.
 
-Owns which route delivers, what moves a load from one route to another, and what has to be done at
-each move; and the account of what the running pass has read. `daemon_feed.py` fires the triggers
-and carries the commands out. `docs/delivery.md` is made from this table (`make diagrams`).
+Owns which route delivers, what moves a load to another route, what has to be done at each move, and
+the account of what the running pass has read. `daemon_feed.py` fires the triggers and carries the
+commands out. `docs/delivery.md` is made from this table (`make diagrams`).
 """
 
 from __future__ import annotations
