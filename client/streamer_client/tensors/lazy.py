@@ -58,7 +58,7 @@ class LazyTensor(torch.Tensor):
         return made
 
     def __init__(self, *_: object) -> None:
-        """Do nothing: `__new__` did it all, as in torch's tensors; `torch.Tensor(lazy)` calls this."""
+        """Do nothing, as `__new__` does it all for tensors; `torch.Tensor(lazy)` calls this."""
 
     @classmethod
     def __torch_function__(
