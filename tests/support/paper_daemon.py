@@ -47,7 +47,7 @@ class PaperFile:
 
     inode: int
     content: list[int]
-    """For each block, the number that stands for its bytes."""
+    """The number that stands for the bytes of each block."""
     ctime_ns: int = 1
     mtime_ns: int = 1
     refusal: str = ""

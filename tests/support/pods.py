@@ -47,9 +47,8 @@ mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 echo ready
 exec sleep infinity
 """
-"""Keeps the node's mount namespace, and hides control groups of both versions, with which crun
-fails: "cgroups in hybrid mode not supported". Podman leaves its locks on the node's own mounts.
-"""
+"""Keeps the node's mount namespace, without a hybrid of control groups, which crun refuses here: it
+says "cgroups in hybrid mode not supported". Podman leaves its locks on the node's own mounts."""
 
 
 class Node:

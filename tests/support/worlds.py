@@ -65,7 +65,7 @@ def _why_not_root() -> str:
 _STARTS_ITSELF: Final = (
     "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', 'import streamerd']))"
 )
-"""It starts a second interpreter, as `setpriv` executes the first with its own rights."""
+"""A program that starts a second interpreter: `setpriv` executes the first with more rights."""
 
 
 # --- commands -------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def with_limit(soft: int, hard: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Its own namespaces, as a container has them.
+    """Separate namespaces for a program, as a container has them.
 
     Attributes:
         hidden: folders that are empty there.

@@ -79,7 +79,7 @@ class CorruptCheckpoint(SourceError):
 
 
 class MemoryLimitError(StreamerError):
-    """What was asked for does not fit the memory limit or the shared-memory mount."""
+    """The request does not fit the memory limit or the shared-memory mount."""
 
     code = "memory-limit"
 

@@ -92,7 +92,7 @@ class Consumed(Message, frozen=True):
 
 
 class Copied(Message, frozen=True):
-    """What the client copied of tensors since its last `Copied`; for `status` and metrics alone."""
+    """Tensor bytes that the client copied since its last `Copied`, for `status` and metrics."""
 
     copied_bytes: int
     page_cache_bytes: int = 0

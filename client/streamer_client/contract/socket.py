@@ -1,4 +1,4 @@
-"""Where the sockets of a daemon live. Pure: callers pass the environment and predicates."""
+"""The paths of a daemon's sockets. Pure: callers pass the environment and predicates."""
 
 from __future__ import annotations
 

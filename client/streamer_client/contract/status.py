@@ -64,7 +64,7 @@ class ShardStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Identifies the shard, which may have several names."""
     uri: str
     names: tuple[str, ...] = ()
-    """Its other names, as one file may be opened by several paths."""
+    """Further names of the shard, as one file may be opened by several paths."""
     slab: str | None
     """Name of its slab; None if it has no shared memory."""
     size_bytes: int

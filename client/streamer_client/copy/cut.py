@@ -42,12 +42,12 @@ class Cut(NamedTuple):
 
     @property
     def stop(self) -> int:
-        """Where the last row ends."""
+        """The byte past the end of the last row."""
         past = sum((one.times - 1) * one.stride_bytes for one in self.outer)
         return self.start + past + self.row_bytes
 
     def starts(self) -> Iterator[int]:
-        """Where each row begins, in ascending order."""
+        """The first byte of each row, in ascending order."""
         yield from _starts(self.start, self.outer)
 
 

@@ -108,7 +108,7 @@ def destination(directory: str, relative: str, uri: str) -> str:
     Raises:
         SourceError: the name, or a link on its way, leads elsewhere.
     """
-    # Keys may begin with a slash or have several in a row; a path keeps none of these.
+    # Keys may begin with a slash or have several in a row; a path needs one between its parts.
     parts = [part for part in relative.split("/") if part]
     path = os.path.join(directory, *parts)
     inside = os.path.realpath(os.path.dirname(path))

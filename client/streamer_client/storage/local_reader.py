@@ -6,9 +6,9 @@ tenth of the CPU time of a buffered read and leaves the page cache to others. By
 cannot read (unaligned, the file's tail, a file system that refuses) are read plainly. Any number of
 threads of a worker, or of a client without a daemon, read through one reader at once.
 
-A file is known by its descriptor alone, never by its path: the path may mean one file to the
-process that opened it and another to the process that reads, and a descriptor stays with its file
-when the name is moved, removed or given to another file.
+A file is known by its descriptor alone, never by its path. The path may mean one file to the
+process that opened it and another to the process that reads. A descriptor stays with its file when
+the name is moved, removed or given to another file.
 """
 
 from __future__ import annotations

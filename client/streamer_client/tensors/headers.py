@@ -1,7 +1,7 @@
 """Reading the shards' headers out of a feed, each once.
 
-Owns collecting a header block by block, as it may be longer than the memory that a load may use at
-once, and the check that no two shards have a tensor of the same name.
+Owns the check that no two shards have a tensor of the same name. Owns also collecting a header
+block by block, as it may be longer than the memory that a load may use at once.
 `contract/safetensors/header.py` parses and validates headers. Runs in the thread that uses the
 checkpoint.
 """
