@@ -181,7 +181,7 @@ class DaemonFeed:
         return None if source is None else source.image(shard)
 
     def consumed(self, number: int, shard: int, block: int) -> None:
-        with self._guard:  # a pass that began meanwhile would lose the block
+        with self._guard:  # otherwise a pass that begins meanwhile would lose the block
             if number != self._pass:
                 raise FeedClosed
             self._progress.done[shard][block] = 1

@@ -287,7 +287,7 @@ def read_files(
 
 
 def same_shards(found: Sequence[StoredShard], expected: Sequence[tuple[str, str, int]]) -> None:
-    """Check that storage still has the shards that the daemon had opened.
+    """Check that storage still has the expected shards, each `(uri, identity, size_bytes)`.
 
     Raises:
         SourceChanged: a shard differs; the text names the first such.
