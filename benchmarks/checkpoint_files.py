@@ -15,8 +15,7 @@ import xxhash
 
 LAYER_BYTES = (8 << 10, 24 << 20, 6 << 20, 6 << 20, 8 << 20, 8 << 10, 40 << 20, 40 << 20, 4 << 20)
 """The tensors of one layer of a small language model: norms, attention, feed-forward. Their sum is
-about 128 MiB.
-"""
+about 128 MiB."""
 _CACHESTAT = 451
 """The number of the system call cachestat(2), the same on every architecture."""
 _READ_BYTES = 8 << 20

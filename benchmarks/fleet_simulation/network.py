@@ -41,8 +41,7 @@ class Ways:
     """The setting `fleet_uploads`: how many uploads a node has at once."""
     on_their_way: int = 96
     """How many blocks a node has on their way at once: as many as a daemon reads from peers and
-    from the store, by default.
-    """
+    from the store, by default."""
     hold_s: float = 1.0
     """How long a node holds back its answer if it cannot hand the block over yet."""
 

@@ -11,8 +11,7 @@ from benchmarks.objects.requests import LISTINGS, LOG_FORMAT
 
 CONNECTIONS: Final = 4096
 """How many connections each process of nginx may have. A delayed request takes two: the client's
-own, and one to the server that keeps it waiting.
-"""
+own, and one to the server that keeps it waiting."""
 
 _MAIN: Final = """\
 daemon off;

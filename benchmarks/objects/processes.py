@@ -20,8 +20,7 @@ from benchmarks.objects.images import BLOCK_BYTES, Objects
 
 Memory = Literal["private", "faults", "huge"]
 """The memory to fill: one block's buffer for each connection; fresh shared memory by faults of 4
-KiB; or shared memory in huge pages that are made block by block, as in streamerd.
-"""
+KiB; or shared memory in huge pages that are made block by block, as in streamerd."""
 Views = Callable[[int, int, int], memoryview]
 """Gives bytes `start` to `stop` of an object's memory, ready to be filled."""
 

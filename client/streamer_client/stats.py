@@ -18,8 +18,7 @@ class LoadStats:
     source: str
     mode: str
     """The way that the load took: `daemon`, `direct`, `page-cache`, or `daemon+direct` when the
-    daemon died on the way; see `Client.open`.
-    """
+    daemon died on the way; see `Client.open`."""
     total_bytes: int
     """Size of all shards."""
     resident_bytes: int
@@ -28,8 +27,7 @@ class LoadStats:
     """Tensor bytes handed out or copied so far, counted again in each pass."""
     copied_bytes: int = 0
     """Bytes that were copied to a device or into private memory. They are fewer than `loaded_bytes`
-    where tensors are views, or where `Checkpoint.slices` fetched only the parts in use.
-    """
+    where tensors are views, or where `Checkpoint.slices` fetched only the parts in use."""
     tensors: int = 0
     seconds: float = 0.0
     """Time spent waiting and copying, without the caller's own work between two tensors."""

@@ -35,8 +35,7 @@ _KEPT_PROCESSES: Final = ("multiprocessing.resource_tracker", "multiprocessing.f
 
 _strangers: frozenset[tuple[int, int]] = frozenset()
 """Processes that ran before this test session, as id and inode under /proc. The session owns none
-of them, and looking at each before and after each test would take longer than most tests.
-"""
+of them, and looking at each before and after each test would take longer than most tests."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,7 @@ from typing import Final
 
 OVERTAKES_S: Final = 0.2
 """How long the first thread stands still. If a lock holds the second thread up, it cannot pass by
-then, and goes on when the first one does.
-"""
+then, and goes on when the first one does."""
 
 
 class Overtaking:

@@ -30,8 +30,7 @@ _BUILT_FROM_CONFIG: Final = ("input_scale_ub",)
 
 _STORED_WEIGHTS: Final = ("weight", "qweight", "weight_packed")
 """The last words of names under which quantised methods store a layer's numbers. Other names, such
-as those of scales, are missing in some layers and experts on purpose.
-"""
+as those of scales, are missing in some layers and experts on purpose."""
 
 _EXPERT: Final = re.compile(r"^(.*\.experts)\.([0-9]{1,6})\.(.+)$")
 

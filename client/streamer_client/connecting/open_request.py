@@ -28,8 +28,7 @@ class OpenRequest(msgspec.Struct, frozen=True):
     page_cache: bool
     """Whether copies of all tensors may come from the page cache, where that holds the files and
     the daemon does not hold them yet. This spares a first load the detour through shared memory;
-    the daemon brings the files in afterwards.
-    """
+    the daemon brings the files in afterwards."""
 
 
 def open_request(

@@ -16,12 +16,10 @@ from streamer_client.contract.handover import MAX_PACKET_BYTES
 
 RECEIVED_DESCRIPTORS: Final = 253
 """SCM_MAX_FD of Linux. A buffer for so many holds every descriptor that one packet can carry, so a
-missing descriptor was withheld by the kernel.
-"""
+missing descriptor was withheld by the kernel."""
 AGAIN_S: Final = 0.005
 """How soon to send again after the kernel refused because too many of a user's descriptors are on
-their way.
-"""
+their way."""
 
 _UCRED: Final = struct.Struct("iII")
 """The layout of `struct ucred`, see unix(7)."""

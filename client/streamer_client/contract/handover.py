@@ -20,8 +20,7 @@ TOKEN_BYTES: Final = 16
 BATCH_DESCRIPTORS: Final = 64
 """The most descriptors in one packet. The kernel takes at most 253. For each user it also counts
 the descriptors that are on their way, and refuses more than the limit of open files (ETOOMANYREFS).
-With 64, eight ranks of one user stay below the usual 1,024 together.
-"""
+With 64, eight ranks of one user stay below the usual 1,024 together."""
 MAX_PACKET_BYTES: Final = 64 << 10
 """Half of what a socket takes with the kernel's defaults; labels are cut so that a batch fits."""
 MAX_NAME_BYTES: Final = 4096

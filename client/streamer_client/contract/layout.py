@@ -15,8 +15,7 @@ MIN_BLOCK_BYTES: Final = 64 << 10
 SAMPLES: Final = 16
 """How many pages of a file are compared with its slab. Two checkpoints of the same sizes may share
 headers and embeddings. If two files agree in sixteen pages spread over a gigabyte, and differ
-elsewhere, somebody made them so on purpose.
-"""
+elsewhere, somebody made them so on purpose."""
 WINDOW_BLOCKS: Final = 2
 """How many blocks the smallest window has: one is copied while the next is read."""
 

@@ -32,14 +32,12 @@ class Mode(StrEnum):
     """Use no daemon: this process reads for itself."""
     OFF = "off"
     """Leave vLLM its own loaders. A client that is made nevertheless reads directly and starts
-    nothing.
-    """
+    nothing."""
 
 
 CONNECT_DEFAULT: Final = Mode.REQUIRED
 """The default of `streamer_client.connect`: a script that connects wants the daemon, and an error
-if none runs. Everything else takes `auto`.
-"""
+if none runs. Everything else takes `auto`."""
 
 
 def chosen_mode(named: str | None, environ: Mapping[str, str], default: Mode = Mode.AUTO) -> Mode:
@@ -79,8 +77,7 @@ class LoadOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hold: bool = True
     """Whether whole shards stay resident as long as views of them live. If False, or if they do not
     fit, tensors are private copies, memory is given back on the way, and nothing is read before a
-    pass wants it.
-    """
+    pass wants it."""
     memory_limit: int = -1
     """How many bytes this load may hold at once; -1 for no limit, 0 for the least."""
     concurrency: int | None = None

@@ -144,8 +144,7 @@ class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes sent to other nodes."""
     answers: dict[str, int]
     """How many answers to other nodes, by kind: `sent`, `elsewhere`, `busy`, `waiting`, `missing`,
-    `broken`, `bad`.
-    """
+    `broken`, `bad`."""
     connections: int
     """How many connections of other nodes are open now."""
     members_error: str = ""

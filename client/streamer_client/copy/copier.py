@@ -22,8 +22,7 @@ from streamer_client.copy.plan import BlockJob
 JOBS_PER_THREAD: Final = 4
 """How many jobs may be unfinished for each thread. The thread copies one, and another waits so that
 the thread does not idle while the caller plans. The bytes of two more are still on their way to a
-device.
-"""
+device."""
 
 T = TypeVar("T", bound=Target)
 

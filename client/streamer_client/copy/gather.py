@@ -23,8 +23,7 @@ from streamer_client.copy.feed import Image
 PART_BYTES: Final = 16 << 20
 """How much of a slice that nobody waits for one thread gathers at a time. For each part the thread
 has to wait for the interpreter lock. Slices of a Llama 70B came at 41 GB/s with 16 MiB, 38 with 8,
-26 with 4 and 16 with 2 (one H100, 10 threads).
-"""
+26 with 4 and 16 with 2 (one H100, 10 threads)."""
 SMALLEST_PART_BYTES: Final = 1 << 20
 """The smallest part of a slice that somebody waits for; all threads share such a slice."""
 
@@ -101,14 +100,12 @@ class Gatherer:
         self._device = device
         self._fencing = threading.Lock()
         """Held during a fence and while closing is announced; taken before the other lock. A fence
-        asks the driver, and gathering threads must not wait for the driver.
-        """
+        asks the driver, and gathering threads must not wait for the driver."""
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
         """Notified when a slice is complete; threads that need one wait here. Gathering threads
         wait for jobs on another condition. If each slice woke them all, they would queue for the
-        interpreter lock.
-        """
+        interpreter lock."""
         self._queued = threading.Condition(self._lock)
         self._asked: deque[_Job] = deque()
         self._foretold: deque[_Job] = deque()

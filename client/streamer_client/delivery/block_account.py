@@ -19,8 +19,7 @@ MOST_GIVEN_BACK_BLOCKS: Final = 32
 """How many consumed blocks are told of together at most. While the load lacks no block, telling of
 each block would cost copying threads more than it is worth. So consumed blocks are told of by
 sixteenths of the load, or by this number. Others may wait for their memory meanwhile. A load of
-4,096 resident blocks took 0.21 - 0.24 s with 32, and 0.28 - 0.31 s with 8 (two cores).
-"""
+4,096 resident blocks took 0.21 - 0.24 s with 32, and 0.28 - 0.31 s with 8 (two cores)."""
 
 
 class BlockAccount:
@@ -45,8 +44,7 @@ class BlockAccount:
         self._wanted = [bytearray(b"\1" * count if wants_all else count) for count in counts]
         self._consumed: deque[BlockRange] = deque()
         """Consumed blocks that the daemon was not told of yet. Copying threads change the queue
-        without the load's lock, since they would have to wait for that lock at each block.
-        """
+        without the load's lock, since they would have to wait for that lock at each block."""
         share = sum(counts) // GIVE_BACK_SHARE
         self._tell_blocks = max(1, min(share, MOST_GIVEN_BACK_BLOCKS))
 

@@ -37,8 +37,7 @@ class LeasedSlabs:
         self._mappings: dict[int, mmap.mmap] = {}
         self._early: list[tuple[int, int]] | None = []
         """Shards and descriptors that came before the answer that they belong to, as they use
-        another socket. None once the shards are known, or nobody waits for them any more.
-        """
+        another socket. None once the shards are known, or nobody waits for them any more."""
 
     def expect(self, shards: Sequence[OpenedShard]) -> list[tuple[int, int]]:
         """Note which shards have slabs; return the slabs that came before this call."""

@@ -42,8 +42,7 @@ _READ_OURSELVES: Final = (
     SourceNotFound,
 )
 """Refusals of a daemon after which this process may still read the files itself. The daemon runs as
-another user, in another mount namespace, or has no room.
-"""
+another user, in another mount namespace, or has no room."""
 
 
 class Opener(Protocol):

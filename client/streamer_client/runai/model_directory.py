@@ -23,8 +23,7 @@ SENTINEL_NAME: Final = ".runai_complete"
 _BEGUN: Final = b"begun by streamer_client in directory "
 """The lock file holds this text and the directory's inode from the beginning of an attempt in an
 empty or missing directory until one completes it. So all files in the directory came from such
-attempts.
-"""
+attempts."""
 _MAX_LOCK_BYTES: Final = 256
 
 

@@ -35,8 +35,7 @@ class StoredShard(msgspec.Struct, frozen=True):
     """False if only the size tells contents apart; then each load reads the shard anew."""
     looked_at: bool = True
     """False if only a listing told of the object. Credentials that allow listing may not allow
-    reading, so its bytes may be given out only after a request for the object itself.
-    """
+    reading, so its bytes may be given out only after a request for the object itself."""
 
 
 Arrived = Callable[[memoryview], object]

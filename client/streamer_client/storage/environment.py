@@ -28,8 +28,7 @@ from streamer_client.storage.http.transport.tls import read_bundle
 
 AUTHORITIES: Final = "STREAMER_TLS_AUTHORITIES"
 """Certificates in PEM to trust instead of the system's. A client sends them in place of the path
-that its user set; no user sets this variable.
-"""
+that its user set; no user sets this variable."""
 
 _VERIFY: Final = "STREAMER_TLS_VERIFY"
 _TIMEOUT_MS: Final = "RUNAI_STREAMER_S3_REQUEST_TIMEOUT_MS"

@@ -38,8 +38,7 @@ PIECE_BYTES: Final = 1 << 20
 
 SETTLING_READS: Final = 3
 """How often bytes are read at most while the file's ctime changes during each read. One chmod or
-link costs one more read. A file whose ctime changes during all of them is being written to.
-"""
+link costs one more read. A file whose ctime changes during all of them is being written to."""
 
 _UNKNOWN: Final = -1
 

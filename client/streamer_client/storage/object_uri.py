@@ -15,8 +15,7 @@ from streamer_client.contract.errors import ConfigError
 _USERINFO: Final = re.compile(r"(?!arn:)[^/@]*:.*@|[^/]*@", re.DOTALL)
 """Credentials before a bucket, in a URI of the form `key:secret@bucket`. A secret key may have
 slashes. So a colon before the first slash is the mark of credentials, which tells them from an
-object's name with an `@`: no bucket has a colon.
-"""
+object's name with an `@`: no bucket has a colon."""
 HIDDEN: Final = "***@"
 
 

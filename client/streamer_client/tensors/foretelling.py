@@ -19,8 +19,7 @@ from streamer_client.copy.cut import Cut, Dimension
 _FIRST_NUMBER: Final = re.compile(r"(?<![0-9A-Za-z])[0-9]+(?![0-9A-Za-z])")
 MOST_CUTS: Final = 64
 """How many cuts of one tensor are foretold. Some loaders make more cuts, one expert after the
-other; the further ones are not foretold.
-"""
+other; the further ones are not foretold."""
 MATRIX_DIMENSIONS: Final = 2
 
 

@@ -36,8 +36,7 @@ from streamer_client.tensors.staging import (
 
 DEVICE_AHEAD_BYTES: Final = 1 << 30
 """The most that is allocated on a device ahead of the caller; or two of the largest allocations, if
-they are larger.
-"""
+they are larger."""
 
 
 Copied = Callable[[int], None]

@@ -328,5 +328,4 @@ _KEEPS_MEMORY: Final = frozenset(
 """`_READS_MEMORY` and `_KEEPS_MEMORY` are functions that would use memory that a lazy tensor does
 not have, or would fail. torch asks `__torch_function__` about them, and never the dispatcher. The
 results of `_KEEPS_MEMORY` refer to the memory, which must therefore last as long as the lazy tensor
-and its views.
-"""
+and its views."""

@@ -145,8 +145,7 @@ class SlicedTensors:
         self._foretelling = foretelling
         self._staged: OrderedDict[tuple[int, int, Cut], Slice] = OrderedDict()
         """Slices that are staged or being staged, by shard, the tensor's first byte, and cut; the
-        oldest first.
-        """
+        oldest first."""
         self._staged_bytes = 0
         self._handed = 0
         self._reached = 0

@@ -15,8 +15,7 @@ from streamer_client.copy.cut import Cut, Layout, cut_of
 
 MOST_TIMES: Final = 2
 """How many times a tensor's size is fetched slice by slice at most. After that the whole tensor is
-fetched once, for loaders that, for example, convert the whole tensor for each expert.
-"""
+fetched once, for loaders that, for example, convert the whole tensor for each expert."""
 
 
 class Fetch(Protocol):

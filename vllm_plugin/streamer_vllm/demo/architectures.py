@@ -23,13 +23,11 @@ LOGIT_SCALE: Final = 3.0
 BRANCH_GAIN: Final = 6.0
 """The gain of attention and MLP in the residual stream. It is so large that the token's own
 embedding hardly counts; otherwise a model with tied embeddings would repeat its last token for
-ever.
-"""
+ever."""
 
 FOCUS: Final = 2.0
 """The gain of queries and of keys. It makes heads attend to single places, so that the next token
-depends on more than the last one, and greedy decoding does not soon run in a circle.
-"""
+depends on more than the last one, and greedy decoding does not soon run in a circle."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,8 +153,7 @@ class CudaDevice:
         """A stream that waits for each fence's stream, and does nothing else."""
         self._fence = _cuda.Event()
         """Stands for the work of callers' streams at all fences until now. A copy that waits for it
-        also waits for earlier fences, on whatever stream.
-        """
+        also waits for earlier fences, on whatever stream."""
         self._fences = 0
 
     def pin(self, size_bytes: int) -> torch.Tensor:

@@ -18,8 +18,7 @@ from streamer_client.storage.xml import Element, NotXml, parse_xml
 
 API_VERSION: Final = "2019-12-12"
 """The first version of the API that reports versions of blobs. The parts that are used here have
-not changed since.
-"""
+not changed since."""
 
 _PASSING: Final = frozenset(
     {"ServerBusy", "InternalError", "OperationTimedOut", "AccountBeingCreated"}

@@ -116,8 +116,7 @@ def _number(text: str | None) -> int | None:
 
 _NO_ENCODINGS: Final = frozenset({"", "identity", "aws-chunked", "utf-8", "utf8"})
 """Values of Content-Encoding that do not concern the bytes: `aws-chunked` tells how an object was
-uploaded, and `utf-8` is a charset that somebody wrote into the wrong header.
-"""
+uploaded, and `utf-8` is a charset that somebody wrote into the wrong header."""
 
 
 def leaves_bytes_alone(encoding: str) -> bool:

@@ -21,8 +21,7 @@ _SIZE: Final = re.compile(r"[0-9]{1,18}")
 SETTLED_S: Final = 60.0
 """A date has whole seconds, so two contents that were written in one second have the same date. If
 an answer's own Date is later by this much, that second has passed on any clock, and contents that
-are written later have another date (RFC 9110, section 8.8.2.2; RFC 7232 has the minute).
-"""
+are written later have another date (RFC 9110, section 8.8.2.2; RFC 7232 has the minute)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,7 @@ from streamer_client.storage.http.transport.connection import CutOff, Exchange
 PART_BYTES: Final = 1 << 20
 """The most bytes that are received at once. A part this long fits a processor's second cache, so
 that its checksum is taken there as it arrives. When checksums were taken from memory, after whole
-blocks, those of 12.9 GB took 2.4 s of processor time at sixteen processors.
-"""
+blocks, those of 12.9 GB took 2.4 s of processor time at sixteen processors."""
 
 _SILENT: Final = frozenset({400, 401, 403, 404, 405, 501})
 """Refusals of HEAD after which a GET of one byte is sent, since an answer to HEAD has no body that

@@ -14,14 +14,12 @@ from streamer_client.storage.http.proxies import NO_PROXIES, Proxies
 CONNECT_TIMEOUT_S: Final = 10.0
 READ_TIMEOUT_S: Final = 30.0
 """The longest time without a single byte. Run:ai's default is one second, over which its users
-stumble.
-"""
+stumble."""
 
 FLOOR_BYTES_S: Final = 64 << 10
 """The slowest average speed of an answer. 32 connections that share a line of 20 Mbit/s have 76
 KiB/s each, and a block of 8 MiB may take two minutes after its first byte. Since the bytes of a
-broken attempt are kept, a line half as fast still gets the block in several attempts.
-"""
+broken attempt are kept, a line half as fast still gets the block in several attempts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,7 @@ _PARTITIONS: Final = (
     ("", "amazonaws.com", "amazonaws.com"),
 )
 """The beginning of a region's name, the region's domain, and the domain of its dual-stack endpoints
-if it has any.
-"""
+if it has any."""
 
 # This matches a name that can be one label of a host's name, by the rules of DNS and certificates.
 _LABEL: Final = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")

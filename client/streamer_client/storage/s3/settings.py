@@ -35,8 +35,7 @@ SENT_ENDPOINT: Final = "AWS_ENDPOINT_URL_S3"
 """The name under which the client sends the endpoint that it found."""
 EXPLICIT: Final = "STREAMER_S3_EXPLICIT_KEYS"
 """Set when a program's own call gave access key and secret, so that no profile, file or service is
-asked. This variable never leaves the process.
-"""
+asked. This variable never leaves the process."""
 PROFILES: Final = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
 SECRETS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 

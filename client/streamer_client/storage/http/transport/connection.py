@@ -75,8 +75,7 @@ def check_peer(about: str, connected: socket.socket) -> None:
 
 _UNUSED_BODY_BYTES: Final = 64 << 10
 """The longest unread rest of a body that is read, so that the connection can be used again; with a
-longer rest the connection is closed.
-"""
+longer rest the connection is closed."""
 
 _WAKE_BYTES: Final = 256 << 10
 """How many bytes arrive before the kernel wakes the thread that reads a body.
@@ -116,8 +115,7 @@ class HttpConnection:
         self.proxy = settings.proxies.of(origin)
         self.used = False
         """Whether an exchange on this connection has succeeded. If so, a failure of the next one
-        may only mean that the server closed the connection while it was idle.
-        """
+        may only mean that the server closed the connection while it was idle."""
         self._connected = False
         self._settings = settings
         self._deadline: Deadline | None = None

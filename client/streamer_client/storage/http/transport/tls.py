@@ -21,8 +21,7 @@ from streamer_client.contract.sizes import format_size
 
 MAX_BUNDLE_BYTES: Final = 384 << 10
 """The most bytes of one file. Debian's whole bundle has 220 KiB, and certifi's with its comments
-290 KiB; a request's environment (`MAX_ENVIRONMENT_BYTES`) must hold it beside credentials.
-"""
+290 KiB; a request's environment (`MAX_ENVIRONMENT_BYTES`) must hold it beside credentials."""
 
 _CERTIFICATE: Final = re.compile(
     r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----"
