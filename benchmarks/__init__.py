@@ -1,1 +1,1 @@
-"""What things cost, measured: never asserted, and never across machines or runs."""
+"""Measurements of what things cost: never asserted, and never compared across machines or runs."""

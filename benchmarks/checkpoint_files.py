@@ -1,6 +1,6 @@
 """The checkpoint that every loader reads: several safetensors files of random bfloat16 tensors.
 
-Owns making the files, their hashes, and putting them into the page cache or out of it.
+Owns making the files, their hashes, and moving them into the page cache or out of it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import NamedTuple
 import xxhash
 
 LAYER_BYTES = (8 << 10, 24 << 20, 6 << 20, 6 << 20, 8 << 20, 8 << 10, 40 << 20, 40 << 20, 4 << 20)
-"""One layer of a small language model: norms, attention, feed-forward; summed up about 128 MiB."""
+"""The tensors of one layer of a small language model: norms, attention, feed-forward. Their sum is
+about 128 MiB."""
 _CACHESTAT = 451
-"""System call number of cachestat(2), the same on every architecture."""
+"""The number of the system call cachestat(2), the same on every architecture."""
 _READ_BYTES = 8 << 20
 
 
@@ -30,7 +31,7 @@ class Stored(NamedTuple):
 
 
 def build(directory: str, size_bytes: int, files: int) -> list[str]:
-    """Make the files where they are not there yet; returns their paths."""
+    """Make the files that do not exist yet; return the paths of all."""
     os.makedirs(directory, exist_ok=True)
     paths = []
     for number in range(files):
@@ -67,7 +68,7 @@ def _write(path: str, number: int, size_bytes: int) -> None:
 
 
 def stored_tensors(path: str) -> Iterator[Stored]:
-    """What a file holds, by its own header."""
+    """The tensors of a file, by the file's own header."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
@@ -77,7 +78,7 @@ def stored_tensors(path: str) -> Iterator[Stored]:
 
 
 def hashes(paths: list[str]) -> dict[str, int]:
-    """Each tensor's XXH3-64, read plainly."""
+    """Each tensor's XXH3-64, from plain reads."""
     found = {}
     for path in paths:
         with open(path, "rb", buffering=0) as file:
@@ -88,7 +89,7 @@ def hashes(paths: list[str]) -> dict[str, int]:
 
 
 def warm(paths: list[str]) -> float:
-    """Read everything once; returns the share that is in the page cache then."""
+    """Read everything once; return the share that is in the page cache afterwards."""
     buffer = bytearray(_READ_BYTES)
     for path in paths:
         with open(path, "rb", buffering=0) as file:
@@ -98,7 +99,7 @@ def warm(paths: list[str]) -> float:
 
 
 def drop(paths: list[str]) -> float:
-    """Ask the kernel to forget the files' pages; returns the share that it kept."""
+    """Ask the kernel to forget the files' pages; return the share that it kept."""
     for path in paths:
         fd = os.open(path, os.O_RDONLY)
         try:
@@ -117,7 +118,7 @@ class _Counts(ctypes.Structure):
 
 
 def cached_share(paths: list[str]) -> float:
-    """Share of the files' pages in the page cache; -1 where the kernel has no cachestat(2)."""
+    """The share of the files' pages in the page cache; -1 if the kernel has no cachestat(2)."""
     libc = ctypes.CDLL(None, use_errno=True)
     cached = pages = 0
     for path in paths:

@@ -48,12 +48,12 @@ from streamerd.workers.in_daemon.supervisor import OnAnswer
 RANKS = 8
 BLOCK_BYTES = 8 << 20
 TARGET_BLOCKS_PER_S = 3750
-"""30 GB/s."""
+"""Blocks of 8 MiB at 30 GB/s."""
 TARGET_SHARE = 0.2
 CHUNKS = 40
-"""A load is judged by the median of so many stretches."""
+"""Into how many stretches a load is divided; their median judges it."""
 SCENARIOS = {"fits": (2.0, True), "eighth": (0.125, False)}
-"""Memory limit over checkpoint size, and whether the ranks hold it whole."""
+"""The memory limit over the checkpoint's size, and whether the ranks hold the checkpoint whole."""
 REPORT = ".bench/core.json"
 
 
@@ -65,24 +65,24 @@ class Figures(msgspec.Struct):
     blocks_a_turn: int
     cpu_us_a_block: float
     best_us_a_block: float
-    """Of the quietest tenth of the load: what neighbours of this machine did not slow down."""
+    """The time of the quietest tenth of the load, least slowed down by neighbours."""
     core_share: float
-    """Of one core, at the target rate, by `cpu_us_a_block`."""
+    """The share of one core at the target rate, by `cpu_us_a_block`."""
     messages_a_block: float
 
 
 def _discard_nothing(closing: Closing, uid: int, descriptors: Sequence[int]) -> None:
-    """In place of `Closing.discard`."""
+    """Stand for `Closing.discard`."""
 
 
 class Node:
-    """A daemon of paper with its ranks."""
+    """A daemon with its ranks, without sockets and processes."""
 
     def __init__(self, shards: tuple[StoredShard, ...], limit_bytes: int, slots: int) -> None:
         overrides = {"memory_limit": str(limit_bytes), "socket": "/nowhere/control.sock"}
         with mock.patch(
             "streamerd.settings.config._check"
-        ):  # no mount holds a checkpoint this large
+        ):  # no real mount has room for such a checkpoint
             settings, _ = load_settings(overrides, {}, os.devnull)
         self.shards = shards
         self.fleet = PaperFleet(1, slots // 2)
@@ -93,7 +93,8 @@ class Node:
             self.sessions = PaperSessions(gone)
             return self.sessions
 
-        # Nobody opened what it would close; a plain function, as a mock's calls would be measured.
+        # Nobody opened the numbers that it would close. A mock's calls would be measured; a
+        # function is not.
         with mock.patch.object(Closing, "discard", _discard_nothing):
             self.parts = Parts(
                 settings,
@@ -107,13 +108,13 @@ class Node:
         self.inbox: deque[tuple[Session, bytes]] = deque()
         self.consuming = False
         self.costs_us: list[float] = []
-        """Of each turn that fetched blocks, for each of them."""
+        """For each turn that fetched blocks, the time for each of its blocks."""
         self._owed_s = 0.0
         self.traffic = 0
         self.left = sum(-(-shard.size_bytes // BLOCK_BYTES) for shard in shards)
 
     def join(self) -> Session:
-        """One more client says hello."""
+        """Let one more client say hello."""
         rank = len(self.sessions)
         session = self.sessions.join(rank + 1)
         hello = messages.Hello(0, messages.PROTOCOL, "0", 1, f"rank {rank}")
@@ -122,7 +123,7 @@ class Node:
         return session
 
     def open(self, session: Session, *, hold: bool) -> float:
-        """Seconds from the first packet's bytes to the answer's, what workers do left out."""
+        """Seconds from the first packet's bytes to the answer's, without the workers' time."""
         seconds = 0.0
         for first in range(0, len(self.shards), BATCH_DESCRIPTORS // 2):
             batch = self.shards[first : first + BATCH_DESCRIPTORS // 2]
@@ -142,7 +143,7 @@ class Node:
             self.parts.handovers.take(session, packet, descriptors)
 
     def _examine(self) -> float:
-        """Answer what was handed over; the loop's seconds for that."""
+        """Answer handed-over files; return the seconds of the loop."""
         of = {shard.uri: shard for shard in self.shards}
         asked = [pair for pair in self.fleet.submitted if isinstance(pair[0], jobs.Examine)]
         sent: list[bytes] = []
@@ -171,7 +172,7 @@ class Node:
         return time.thread_time() - start
 
     def turn(self, blocks: int) -> None:
-        """One turn of the loop: some blocks arrive, with what ranks consumed since the last one."""
+        """Make one turn of the loop: some blocks arrive, and ranks have consumed others."""
         left = self.left
         data, callbacks = self._workers_work(blocks)
         frames = self._ranks_work()
@@ -188,7 +189,7 @@ class Node:
             self._owed_s = 0.0
 
     def _workers_work(self, blocks: int) -> tuple[bytes, dict[int, OnAnswer]]:
-        """Answers to the oldest `blocks` fetches, and to all else before them."""
+        """Answers to the oldest `blocks` fetches, and to all jobs before them."""
         sent: list[bytes] = []
         callbacks: dict[int, OnAnswer] = {}
         while self.fleet.submitted and blocks:
@@ -206,7 +207,7 @@ class Node:
         return b"".join(sent), callbacks
 
     def _ranks_work(self) -> list[tuple[Session, bytes]]:
-        """Each rank consumes what it was granted in one of the last turns."""
+        """Let each rank consume the blocks that it was granted in one of the last turns."""
         self.traffic += len(self.socket.sent)
         for name, frame in self.socket.sent:
             session = self.sessions.get(name)
@@ -225,7 +226,7 @@ class Node:
 
 
 def checkpoint(blocks: int, shard_blocks: int) -> tuple[StoredShard, ...]:
-    """A checkpoint's files, of about 5 GB each."""
+    """The files of a checkpoint, of about 5 GB each."""
     return tuple(
         StoredShard(
             f"/models/large/model-{first // shard_blocks + 1:05d}-of-00140.safetensors",
@@ -237,7 +238,7 @@ def checkpoint(blocks: int, shard_blocks: int) -> tuple[StoredShard, ...]:
 
 
 async def load(name: str, node: Node, blocks: int, batch: int, *, hold: bool) -> Figures:
-    """All ranks load the checkpoint at once."""
+    """Let all ranks load the checkpoint at once."""
     node.consuming = not hold
     for _ in range(RANKS):
         node.open(node.join(), hold=hold)
@@ -260,7 +261,7 @@ async def load(name: str, node: Node, blocks: int, batch: int, *, hold: bool) ->
 
 
 def opening(node: Node, repeats: int) -> list[float]:
-    """Milliseconds of opening a resident checkpoint, one after the other."""
+    """Open a resident checkpoint several times; return the milliseconds of each."""
     found = []
     for _ in range(repeats):
         found.append(1e3 * node.open(node.join(), hold=True))
@@ -274,7 +275,7 @@ def opening(node: Node, repeats: int) -> list[float]:
 
 
 async def measure(options: argparse.Namespace) -> dict[str, object]:
-    """Everything that was asked for, printed on the way."""
+    """Measure everything that the options ask for, and print it on the way."""
     shards = checkpoint(options.blocks, options.shard_blocks)
     total_bytes = options.blocks * BLOCK_BYTES
     rows: list[Figures] = []

@@ -2,12 +2,12 @@
 
 `python -m benchmarks.fleet` makes two tables, each with real daemons and a real etcd:
 
-- `network`: four nodes in network namespaces, each with a cable of 200 Mbit/s, as the store has.
-  Bytes from the store over the file's, and the last node's time over the least in which all could
-  get everything from the store. Needs root.
-- `loopback`: a second node loads what a first one has in memory, without any cap, plain and with
-  TLS, beside sendfile to recv_into on four connections in the same run. The processor time is
-  that of all processes of the node that receives, and of the one that sends.
+- `network`: four nodes in network namespaces; each has a cable of 200 Mbit/s, and so has the store.
+  The table has the bytes from the store over the file's size. It also has the last node's time over
+  the least time in which all could get everything from the store. Needs root.
+- `loopback`: a second node loads the object that a first one has in memory, without any cap, plain
+  and with TLS. Beside it stands sendfile to recv_into on four connections in the same run. The
+  processor time is that of all processes of the receiving node, and of the sending one.
 
 The network, the store and the daemons are those of the tests.
 """
@@ -113,7 +113,7 @@ def _one_killed(nodes: Sequence[Node], store: CountingStore, model: bytes) -> No
 
 
 class Moved(NamedTuple):
-    """How a transfer went."""
+    """The figures of a transfer."""
 
     bytes_per_s: float
     receiver_s_per_gib: float
@@ -121,7 +121,7 @@ class Moved(NamedTuple):
 
 
 def loopback_table(tries: int) -> None:
-    """Print the table of a peer's bytes against plain TCP; the best of so many transfers each."""
+    """Print the table of a peer's bytes against plain TCP, with the best of so many transfers."""
     print("| way | GB/s | over sendfile | CPU s a GiB, receiver | sender |\n|---|---|---|---|---|")
     reference = max(plain_tcp(LOOPBACK_BYTES) for _ in range(tries))
     print(f"| sendfile to recv_into, 4 connections | {reference / 1e9:.2f} | 1 | | |", flush=True)
@@ -184,14 +184,14 @@ def _one_transfer(
 
 
 def _bring_in(daemon: DaemonProcess, uri: str, store: CountingStore) -> None:
-    """Have an object in a daemon's memory, whose bytes no client reads."""
+    """Bring an object into a daemon's memory, without a client that reads it."""
     with RawClient(daemon.socket) as client:
         load = client.open(uri, hold=True, environment=store.environ())
         load.await_grants(len(load.blocks))
 
 
 def _processor_s(daemon: DaemonProcess) -> float:
-    """Processor time that a daemon and all that it started have used."""
+    """Processor time of a daemon and of all processes that it started."""
     ticks = 0
     for pid in processes_of(daemon.pid):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -200,7 +200,7 @@ def _processor_s(daemon: DaemonProcess) -> float:
 
 
 def plain_tcp(size_bytes: int) -> float:
-    """Bytes a second of sendfile to recv_into, from shared memory to shared memory."""
+    """Bytes a second from shared memory to shared memory, by sendfile and recv_into."""
     part = size_bytes // CONNECTIONS
     source, target = (os.memfd_create(name) for name in ("source", "target"))
     for fd in (source, target):
@@ -224,7 +224,7 @@ def plain_tcp(size_bytes: int) -> float:
 
 
 def _send_parts(listening: socket.socket, source: int, part: int) -> None:
-    """What the child of `plain_tcp` does: each connection gets the part that is its turn."""
+    """Send each connection its part in turn; the child of `plain_tcp` runs this."""
 
     def send(connected: socket.socket, start: int) -> None:
         with connected:

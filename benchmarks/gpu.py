@@ -76,7 +76,7 @@ class Bench:
         prepare: Callable[[str], object],
         repetitions: int | None = None,
     ) -> None:
-        """Let these loaders load in turn; `prepare` is called with the loader's name before."""
+        """Let these loaders load in turn; `prepare` is called with each one's name before."""
         rows = {name: Row(checkpoint.name, state, name, checkpoint.size_bytes) for name in loaders}
         for _ in range(repetitions or self.options.repetitions):
             for name in loaders:
@@ -108,7 +108,7 @@ class Bench:
             row.first_s.append(took.first_s - took.start_s)
 
     def resident(self, checkpoint: Checkpoint) -> None:
-        """Have the daemon bring a checkpoint in."""
+        """Let the daemon bring a checkpoint in."""
         import streamer_client
 
         source = os.path.dirname(checkpoint.paths[0])
@@ -123,7 +123,7 @@ class Bench:
 
 
 def tmpfs_parts(bench: Bench, parts: Sequence[str]) -> None:
-    """Files in memory: ours resident in the daemon, the peers' on tmpfs."""
+    """Measure files in memory: resident in the daemon for streamerd, on tmpfs for its peers."""
     ours = tuple(name for name in OURS if name not in FIRST_LOADS)
     if "dense" in parts:
         one = bench.checkpoint("dense-12", gpu_files.dense(bench.options.gib), SHM)
@@ -145,14 +145,14 @@ def tmpfs_parts(bench: Bench, parts: Sequence[str]) -> None:
     if "large" in parts:
         one = bench.checkpoint("dense-48", gpu_files.dense(48), SHM)
         bench.resident(one)
-        for loader in (INTO, TENSORS):  # one after the other: the GPU has not room for all
+        for loader in (INTO, TENSORS):  # one by one, as the GPU lacks room for all
             bench.compare(one, "memory", (loader,), lambda _: None)
         bench.daemon.evict()
         shutil.rmtree(os.path.dirname(one.paths[0]))
 
 
 def disk_parts(bench: Bench, parts: Sequence[str]) -> None:
-    """Files on a disk, in the page cache or not."""
+    """Measure files on a disk, in the page cache or not."""
     one = bench.checkpoint(
         f"dense-{bench.options.disk_gib}",
         gpu_files.dense(bench.options.disk_gib),
@@ -185,7 +185,7 @@ def disk_parts(bench: Bench, parts: Sequence[str]) -> None:
 
 
 def read_alone(paths: Sequence[str], threads: int = 16, block_bytes: int = 8 << 20) -> float:
-    """Seconds to read the files past the page cache, to nowhere."""
+    """Seconds to read the files past the page cache, without keeping the bytes."""
     jobs = [
         (path, start) for path in paths for start in range(0, os.path.getsize(path), block_bytes)
     ]
@@ -215,7 +215,7 @@ def read_alone(paths: Sequence[str], threads: int = 16, block_bytes: int = 8 << 
 
 
 def two_ranks(bench: Bench) -> None:
-    """Each rank its own shards on its own GPU, alone and both at once."""
+    """Let each rank load its own shards onto its own GPU, alone and both at once."""
     gib = bench.options.rank_gib
     files = [gpu_files.dense(gib, f"rank{rank}.") for rank in (0, 1)]
     ranks = [bench.checkpoint(f"rank-{rank}", files[rank], SHM) for rank in (0, 1)]
@@ -260,7 +260,7 @@ def _together(workers: Sequence[Worker], ranks: Sequence[Checkpoint], *, verify:
 
 
 def slices(bench: Bench) -> None:
-    """A rank's share of a Llama 70B, then all of it as a single rank takes it."""
+    """Measure a rank's share of a Llama 70B, then all of it in a single rank."""
     files = gpu_slices.llama_70b(bench.options.layers)
     one = bench.checkpoint("llama-70b", files, SHM)
     bench.resident(one)

@@ -1,7 +1,7 @@
-"""Checkpoints for the GPU benchmark: shapes of real models, bytes that a GPU can make again.
+"""Checkpoints for the GPU benchmark: shapes of real models, with bytes that a GPU can make again.
 
-Every byte follows from its tensor's name and place by arithmetic alone, the same on any device. So
-a loader's tensors are verified where they are, at the GPU's speed, against what was written.
+Every byte follows from its tensor's name and its place by arithmetic alone, the same on any device.
+So a loader's tensors are compared with the written ones where they are, at the GPU's speed.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _LAYER = (
     *(("o_proj", (4096, 4096)), ("gate_proj", (14336, 4096)), ("up_proj", (14336, 4096))),
     *(("down_proj", (4096, 14336)), ("input_norm", (4096,)), ("post_norm", (4096,))),
 )
-"""One layer of Llama 3 8B, 416 MiB of BF16."""
+"""The tensors of one layer of Llama 3 8B: 416 MiB of BF16."""
 
 
 class Wanted(NamedTuple):
-    """One tensor of a file, BF16."""
+    """One BF16 tensor of a file."""
 
     name: str
     shape: tuple[int, ...]
@@ -46,7 +46,7 @@ class Wanted(NamedTuple):
 
 
 def dense(gib: int, tag: str = "") -> list[list[Wanted]]:
-    """Files of 3 GiB: seven layers each, and what is left in a matrix of its own."""
+    """Files of 3 GiB: seven layers each, and one more matrix for the rest."""
     files: list[list[Wanted]] = []
     for number in range(gib // FILE_GIB):
         chosen = [
@@ -61,7 +61,7 @@ def dense(gib: int, tag: str = "") -> list[list[Wanted]]:
 
 
 def many(size_bytes: int) -> list[list[Wanted]]:
-    """One file of many small matrices, as of experts."""
+    """One file of many small matrices, such as those of experts."""
     rows = size_bytes // 2 // 32
     return [
         [
@@ -93,7 +93,7 @@ def pattern(name: str, first_byte: int, size_bytes: int, device: str) -> torch.T
 
 
 def build(directory: str, files: Sequence[Sequence[Wanted]], device: str) -> list[str]:
-    """Write the files that are not there yet; returns their paths."""
+    """Write the files that do not exist yet; return the paths of all."""
     os.makedirs(directory, exist_ok=True)
     paths = []
     for number, wanted in enumerate(files):
@@ -131,7 +131,7 @@ def _write(path: str, wanted: Sequence[Wanted], device: str) -> None:
 def _data(
     wanted: Sequence[Wanted], start: int, device: str
 ) -> Iterator[tuple[int, Callable[[], torch.Tensor]]]:
-    """Places in the file, and what makes the bytes there."""
+    """Places in the file, each with a function that makes the bytes there."""
     for one in wanted:
         for at in range(0, one.size_bytes, CHUNK_BYTES):
             size_bytes = min(CHUNK_BYTES, one.size_bytes - at)
@@ -153,7 +153,7 @@ def _put(fd: int, place: int, make: Callable[[], torch.Tensor]) -> None:
 
 
 def differing(tensors: dict[str, torch.Tensor], wanted: Sequence[Sequence[Wanted]]) -> list[str]:
-    """Names of tensors that are not what was written, compared on their own device."""
+    """Names of tensors that differ from the written ones, compared on their own device."""
     import torch
 
     wrong = []

@@ -1,4 +1,4 @@
-"""Ways to get a checkpoint onto a GPU, each behind the same question: all tensors, by name.
+"""Ways to get a checkpoint onto a GPU; each yields all tensors by name.
 
 Imports and connections are made in the constructor, before any clock starts.
 """
@@ -17,17 +17,17 @@ Tensors = dict[str, torch.Tensor]
 
 class GpuLoader(Protocol):
     first_s: float
-    """CLOCK_MONOTONIC when the first tensor was there; 0 where that is not known."""
+    """The time on CLOCK_MONOTONIC at which the first tensor was there; 0 if that is not known."""
 
     def load(self, paths: list[str], targets: Tensors) -> Tensors:
-        """All tensors on the device; `targets` is memory that is there already."""
+        """All tensors on the device; `targets` is memory that exists already."""
         ...
 
 
 class _Base:
     first_s = 0.0
     fills = False
-    """Whether it fills `targets` instead of making tensors."""
+    """Whether the loader fills `targets` instead of making tensors."""
 
     def __init__(self, socket: str, device: str) -> None:
         self.socket = socket
@@ -53,7 +53,7 @@ class _Streamerd(_Base):
 
 
 class StreamerdTensors(_Streamerd):
-    """As the unsharded loader: tensors made on the GPU."""
+    """Loads as the unsharded loader does: tensors are made on the GPU."""
 
     def load(self, paths: list[str], _targets: Tensors) -> Tensors:
         found: Tensors = {}
@@ -67,7 +67,7 @@ class StreamerdTensors(_Streamerd):
 
 
 class StreamerdInto(_Streamerd):
-    """As the sharded loader: into parameters that are there."""
+    """Loads as the sharded loader does: into existing parameters."""
 
     hold = False
     fills = True
@@ -79,13 +79,13 @@ class StreamerdInto(_Streamerd):
 
 
 class StreamerdThroughSlabs(StreamerdInto):
-    """The same with every byte through shared memory, also those that the page cache holds."""
+    """Loads as `StreamerdInto` does, but never from the page cache."""
 
     page_cache = False
 
 
 class StreamerdDirect(_Base):
-    """Without a daemon: storage straight into the ring."""
+    """Reads without a daemon: from storage straight into the ring."""
 
     fills = True
 

@@ -1,4 +1,4 @@
-"""What the GPU benchmark found: rows of medians, and the ratios that were wanted."""
+"""The report of the GPU benchmark: rows of medians, and the ratios that were hoped for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks import gpu_slices
 INTO, TENSORS = "streamerd into", "streamerd tensors"
 ALONE = "reading alone, O_DIRECT"
 Ratio = tuple[str, float, float]
-"""What is compared, the figure, what was wanted."""
+"""A comparison in words, the measured ratio, and the ratio that was hoped for."""
 
 
 class Row(msgspec.Struct):
@@ -48,7 +48,7 @@ def table(rows: Sequence[Row], ceiling: float) -> Iterator[str]:
 def comparisons(
     rows: Sequence[Row], ceiling: float, *, disk_gib: int, rank_gib: int
 ) -> Iterator[Ratio]:
-    """What was to be shown, for both ways of loading."""
+    """The comparisons that were hoped for, for both ways of loading."""
     rate = {(row.checkpoint, row.state, row.loader): row.gb_per_s for row in rows}
     yield from _of_slices(rate, ceiling)
     for loader in (INTO, TENSORS):
@@ -70,7 +70,7 @@ def comparisons(
 
 
 def _of_slices(rate: Mapping[tuple[str, str, str], float], ceiling: float) -> Iterator[Ratio]:
-    """A rank's share over the link, and what slices cost where one rank takes everything."""
+    """A rank's share over the link, and the cost of slices if one rank takes everything."""
     mine = rate.get(("llama-70b", "memory", gpu_slices.SLICES))
     if mine and ceiling:
         yield "share of one of 8 ranks over pinned copies", mine * 1e9 / ceiling, 0.75
@@ -81,7 +81,7 @@ def _of_slices(rate: Mapping[tuple[str, str, str], float], ceiling: float) -> It
 
 
 def _wanted(disk_gib: int) -> Iterator[tuple[str, float, str, str, str]]:
-    """Comparisons with a peer: text, figure wanted, checkpoint, state, peer."""
+    """Comparisons with a peer: text, ratio hoped for, checkpoint, state, peer."""
     disk = f"dense-{disk_gib}"
     yield "12 GiB", 1.05, "dense-12", "memory", "instanttensor"
     for peer in ("runai", "runai buffered"):

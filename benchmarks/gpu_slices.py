@@ -1,7 +1,7 @@
-"""What one rank of eight takes of a Llama 70B, onto one GPU: slices against whole tensors.
+"""Loads one rank's eighth of a Llama 70B onto one GPU: slices against whole tensors.
 
 Owns the shapes and the cuts, which are those of vLLM's tensor parallelism, and the ways that are
-compared; there is no vLLM in it. Runs in the benchmark's own process, over a checkpoint that is
+compared; vLLM itself takes no part. Runs in the benchmark's own process, over a checkpoint that is
 resident in the daemon.
 """
 
@@ -24,25 +24,25 @@ _LAYER = (
     *(("down_proj", (HIDDEN, INNER)), ("input_layernorm", (HIDDEN,))),
     *(("post_attention_layernorm", (HIDDEN,)),),
 )
-"""One layer of Llama 3 70B, 1.6 GiB of BF16."""
+"""The tensors of one layer of Llama 3 70B: 1.6 GiB of BF16."""
 SLICES, WHOLE = "slices", "whole tensors"
 ALONE_AUTO, ALONE_OFF = "one rank, auto", "one rank, off"
 FORCED = "one rank, slices all the same"
 
 
 class SliceRun(NamedTuple):
-    """One load of a rank's parameters; seconds since it began."""
+    """One load of a rank's parameters; times are seconds since it began."""
 
     seconds: float
     opened_s: float
-    """When the checkpoint was open."""
+    """The time at which the checkpoint was open."""
     first_s: float
-    """When the first tensor was handed out."""
+    """The time at which the first tensor was handed out."""
     copied_bytes: int
 
 
 def llama_70b(layers: int) -> list[list[Wanted]]:
-    """One file a layer."""
+    """The tensors of so many layers, in one file for each."""
     return [
         [Wanted(f"model.layers.{layer}.{name}.weight", shape) for name, shape in _LAYER]
         for layer in range(layers)
@@ -62,11 +62,11 @@ class RankOfMany:
     """The parameters of one rank on one device, and loads into them.
 
     Args:
-        socket: the daemon's.
-        paths: of the checkpoint's files.
-        files: their tensors.
-        rank: which of the ranks it is.
-        ranks: how many take a part each.
+        socket: path of the daemon's socket.
+        paths: paths of the checkpoint's files.
+        files: the tensors of each file.
+        rank: number of this rank.
+        ranks: how many ranks take a part each.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class RankOfMany:
         return share_of(name, weight, *self._place)
 
     def load(self, way: str) -> SliceRun:
-        """Fill all parameters, which are poisoned before."""
+        """Fill all parameters, which are overwritten with wrong bytes before."""
         for parameter in self.parameters.values():
             parameter.fill_(float("nan"))
         torch.cuda.synchronize()
@@ -127,7 +127,7 @@ class RankOfMany:
             yield weights
 
     def wrong(self) -> list[str]:
-        """Names of parameters that are not what was written."""
+        """Names of parameters that differ from the written tensors."""
         found = []
         for name, one in self._wanted.items():
             flat = pattern(name, 0, one.size_bytes, str(self.device)).view(torch.int16)
@@ -145,7 +145,7 @@ class RankOfMany:
 def compare(
     rank: RankOfMany, ways: Sequence[str], repetitions: int, told: Callable[[str], None]
 ) -> dict[str, list[SliceRun]]:
-    """Loads in turn, each way verified once before.
+    """Load in each way in turn; each way's bytes are checked once before.
 
     Raises:
         RuntimeError: bytes are wrong.

@@ -1,4 +1,4 @@
-"""A process with a CUDA context and one loader, which loads when told and says how long it took."""
+"""A process with a CUDA context and one loader; it loads when told and reports the time."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ CEILING_BYTES = 8 << 30
 
 
 class Took(msgspec.Struct):
-    """One load. Times of CLOCK_MONOTONIC."""
+    """One load. Times are of CLOCK_MONOTONIC."""
 
     start_s: float
     stop_s: float
     first_s: float
-    """When the first tensor was there; 0 where that is not known."""
+    """The time at which the first tensor was there; 0 if that is not known."""
     wrong: list[str]
-    """Tensors that differ from the file; empty too where that was not looked at."""
+    """Tensors that differ from the file; also empty if nobody compared them."""
     error: str = ""
 
     @property
@@ -36,7 +36,7 @@ class Took(msgspec.Struct):
 
 
 class Worker:
-    """A handle on the process."""
+    """The benchmark's handle on the process."""
 
     def __init__(self, loader: str, socket: str, device: int, ranks: int = 1) -> None:
         self._ours, theirs = context.Pipe()
@@ -59,7 +59,7 @@ class Worker:
         theirs.close()
 
     def ask(self, paths: list[str], wanted: list[list[Wanted]], *, verify: bool) -> None:
-        """Have it prepare a load; `go` starts it."""
+        """Let the process prepare a load, which `go` starts."""
         self._ours.send((paths, wanted, verify))
         self._ours.recv()
 
@@ -76,13 +76,13 @@ class Worker:
         return self.answer()
 
     def ceiling(self) -> float:
-        """Bytes a second of plain pinned copies to its device."""
+        """Bytes a second of plain pinned copies to the device."""
         self._ours.send("ceiling")
         rate: float = self._ours.recv()
         return rate
 
     def forget(self) -> None:
-        """Give GPU memory back."""
+        """Let the process give its GPU memory back."""
         self._ours.send("forget")
         self._ours.recv()
 
@@ -123,7 +123,7 @@ def _live(pipe: Connection, name: str, socket: str, number: int) -> None:
 def _load(
     pipe: Connection, asked: Any, loader: Any, kept: Any, name: str, socket: str, device: str
 ) -> tuple[Took, Any, Any]:
-    """One load on request; a loader's failure is a result."""
+    """Load once on request; a loader's failure is a result."""
     paths, wanted, verify = asked
     told = False
     try:
@@ -145,7 +145,7 @@ def _load(
 
 
 def _prepared(loader: Any, kept: Any, wanted: list[list[Wanted]], device: str) -> Any:
-    """Targets for those who fill them, poisoned; nothing for the others, whose memory is free."""
+    """Targets with wrong bytes for loaders that fill them; None for the others."""
     import torch
 
     if not loader.fills:
@@ -176,7 +176,7 @@ def _timed(loader: Any, paths: list[str], targets: Any) -> tuple[Took, Any]:
 
 
 def _ceiling(device: str) -> float:
-    """The best of a few passes with copies of 64 MiB."""
+    """The best rate of a few passes with copies of 64 MiB."""
     import torch
 
     part = 64 << 20

@@ -1,9 +1,9 @@
-"""What the daemon costs when nothing is to be done: `python -m benchmarks.idle [PROGRAM]`.
+"""Measures the daemon's cost when it has nothing to do: `python -m benchmarks.idle [PROGRAM]`.
 
-Starts it on a socket of its own and prints the processor time until it is ready, its private
-memory, and its share of a core while idle; all of its processes together. PROGRAM is by default
-this environment's daemon; give an installed one, such as /usr/lib/streamerd/bin/streamerd, to
-measure that.
+Starts a daemon on a socket of its own. Prints the processor time until it is ready, its private
+memory, and its share of a core while idle; each figure is for all of its processes together.
+PROGRAM is by default this environment's daemon; give an installed one, such as
+/usr/lib/streamerd/bin/streamerd, to measure that.
 """
 
 from __future__ import annotations

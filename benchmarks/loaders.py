@@ -1,8 +1,8 @@
-"""The loaders that are compared, each behind the same two questions.
+"""The compared loaders, each with the same two methods.
 
-`iterate` hands every tensor out as the loader delivers it, to be dropped or kept by who asked;
-`copy` puts every byte into memory that was allocated and touched before. Imports happen in `make`,
-before the clock starts.
+`iterate` yields every tensor as the loader delivers it, and the caller drops or keeps it. `copy`
+puts every byte into memory that was allocated and touched before. Imports happen in `make`, before
+the clock starts.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Loader(Protocol):
     """One way to read a checkpoint, once."""
 
     def iterate(self) -> Named:
-        """Every tensor, as it is delivered."""
+        """Yield every tensor as it is delivered."""
         ...
 
     def copy(self, targets: Targets) -> None:
-        """Every byte into `targets`."""
+        """Copy every byte into `targets`."""
         ...
 
 
@@ -52,7 +52,7 @@ class Streamerd:
 
 
 class SafeOpen:
-    """`safe_open` and `get_tensor`, one by one."""
+    """Reads by `safe_open` and `get_tensor`, one tensor after the other."""
 
     def __init__(self, paths: list[str], _socket: str) -> None:
         from safetensors import safe_open
@@ -88,7 +88,7 @@ class LoadFile:
 
 
 class RunAi:
-    """Run:ai Model Streamer at its best each time: when bytes are copied out, it reuses buffers."""
+    """Run:ai Model Streamer in its best way: its buffers are reused if bytes are copied out."""
 
     def __init__(self, paths: list[str], _socket: str) -> None:
         from runai_model_streamer import SafetensorsStreamer
@@ -110,7 +110,7 @@ class RunAi:
 
 
 class RunAiClone(RunAi):
-    """As vLLM 0.32 iterates over it: a clone of each tensor."""
+    """Run:ai Model Streamer as vLLM 0.32 iterates over it: each tensor is cloned."""
 
     def iterate(self) -> Named:
         for name, tensor in self._tensors(owned=True):
@@ -130,7 +130,7 @@ LOADERS: dict[str, tuple[Callable[[list[str], str], Loader], dict[str, str]]] = 
 
 
 def make(name: str, paths: list[str], socket: str) -> Loader:
-    """The loader of that name, its environment set and everything imported."""
+    """Make the loader of that name, after setting its environment and importing everything."""
     factory, environment = LOADERS[name]
     os.environ.update(environment)
     os.environ.setdefault("RUNAI_STREAMER_LOG_LEVEL", "ERROR")

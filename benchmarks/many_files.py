@@ -30,7 +30,7 @@ def _checkpoint(directory: Path, files: int, size_bytes: int) -> None:
 
 
 def _cpu_s(pid: int) -> tuple[float, float]:
-    """Processor time of a process's first thread, and of all that live."""
+    """Processor time of a process's first thread, and of all its living threads."""
     times = {
         thread.name: int((thread / "schedstat").read_text().split()[0]) / 1e9
         for thread in Path(f"/proc/{pid}/task").iterdir()

@@ -1,7 +1,7 @@
-"""One measured load in fresh processes: who did what, and what it cost.
+"""One measured load in fresh processes: what each process did, and what it cost.
 
-The processes are forked by a server that has imported torch and nothing else; each imports its
-loader, allocates, says that it is ready, and loads when told. The parent looks at their memory
+The processes are forked by a server that has imported only torch. Each imports its loader,
+allocates, reports that it is ready, and loads when told. The parent looks at their memory
 meanwhile.
 """
 
@@ -29,10 +29,10 @@ context.set_forkserver_preload(["torch", "xxhash", "benchmarks.loaders"])
 
 
 class Task(msgspec.Struct, frozen=True):
-    """What one process does.
+    """The work of one process.
 
-    `how` is `iterate` (each tensor dropped before the next comes), `keep` (all of them readable at
-    the end), `copy` (into memory that is there already) or `verify`.
+    `how` is `iterate` (each tensor is dropped before the next comes), `keep` (all are readable at
+    the end), `copy` (into existing memory) or `verify`.
     """
 
     loader: str
@@ -42,7 +42,7 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class Spent(msgspec.Struct):
-    """What one process says of its load; times of CLOCK_MONOTONIC."""
+    """One process's report of its load; times are of CLOCK_MONOTONIC."""
 
     stop_s: float
     cpu_s: float
@@ -53,16 +53,16 @@ class Spent(msgspec.Struct):
 
 
 class Measured(msgspec.Struct):
-    """One load by all processes at once, with the daemon's part where there is one."""
+    """One load by all processes at once, with the daemon's part if there is one."""
 
     seconds: float
     cpu_s: float
     source_bytes: int
-    """Read by system calls from the files: by the workers of a daemon, else by the processes."""
+    """Bytes that system calls read from the files, in the workers or the processes."""
     disk_bytes: int
-    """Of these, fetched from the block layer on their behalf; page faults count too."""
+    """The part of `source_bytes` that came from the block layer; page faults count too."""
     device_bytes: int
-    """What the whole device read meanwhile, for anybody."""
+    """Bytes that the whole device read meanwhile, for anybody."""
     private_bytes: int
     """The largest growth of anonymous memory (RssAnon) of one process during the load."""
 
@@ -82,7 +82,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def anonymous_bytes(pid: int) -> int:
-    """Private memory that is resident: neither files nor shared memory; 0 when it is gone."""
+    """Resident private memory, neither files nor shared memory; 0 once the process is gone."""
     try:
         with open(f"/proc/{pid}/status", encoding="ascii") as file:
             for line in file:
@@ -94,7 +94,7 @@ def anonymous_bytes(pid: int) -> int:
 
 
 def device_bytes(path: str) -> int:
-    """Bytes that the device behind a file has read since the start of the system."""
+    """Bytes that a file's device has read since the start of the system."""
     device = os.stat(path).st_dev
     name = f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat"
     if not os.path.exists(name):
@@ -104,7 +104,7 @@ def device_bytes(path: str) -> int:
 
 
 def work(pipe: Connection, task: Task) -> None:
-    """A process's life."""
+    """Carry out a task when told; the measured process runs this from its start to its end."""
     import torch
 
     from benchmarks.loaders import make
@@ -150,7 +150,7 @@ def _hash(tensor: object) -> int:
 
 
 def run(task: Task, processes: int, service_pids: list[int]) -> tuple[Measured, list[Spent]]:
-    """Load in so many processes at once; `service_pids` work for them all."""
+    """Load in so many processes at once; `service_pids` work for all of them."""
     pipes, children = [], []
     for _ in range(processes):
         ours, theirs = context.Pipe()

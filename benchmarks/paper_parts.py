@@ -1,4 +1,4 @@
-"""Paper in place of what the daemon's loop talks to: processes, sockets and descriptors.
+"""Stand-ins for what the daemon's loop talks to: processes, sockets and descriptors.
 
 Every message that would travel is encoded and decoded; nothing is sent.
 """
@@ -25,7 +25,7 @@ from streamerd.workers.in_daemon.supervisor import Fleet, OnAnswer
 
 
 class PaperFleet(Fleet):
-    """Workers of paper: jobs are encoded and kept until the benchmark answers them."""
+    """Workers without processes: jobs are encoded and kept until the benchmark answers them."""
 
     def __init__(self, workers: int, threads: int) -> None:
         super().__init__(workers, threads)
@@ -37,8 +37,8 @@ class PaperFleet(Fleet):
         self,
         job: jobs.AnyJob,
         on_answer: OnAnswer,
-        fds: tuple[int, ...] = (),  # noqa: ARG002  no process gets them
-        limit_s: float | None = None,  # noqa: ARG002  all are answered
+        fds: tuple[int, ...] = (),  # noqa: ARG002  no process receives them
+        limit_s: float | None = None,  # noqa: ARG002  every job is answered
     ) -> None:
         self.sent_bytes += len(frames.frame(job))
         self.submitted.append((job, on_answer))
@@ -50,14 +50,14 @@ class PaperFleet(Fleet):
         on_done()
 
     def receive(self, data: bytes, callbacks: dict[int, OnAnswer]) -> None:
-        """What the channel's protocol does with the bytes of some answers."""
+        """Decode the bytes of some answers as the channel does, and call their callbacks."""
         for body in self.frames.feed(data):
             answer = jobs.answer_decoder.decode(body)
             callbacks.pop(answer.job)(answer)
 
 
 class PaperSocket(ControlSocket):
-    """A control socket of paper: encodes what is sent and keeps it."""
+    """A control socket that only encodes messages and keeps them."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, bytes]] = []
@@ -68,7 +68,7 @@ class PaperSocket(ControlSocket):
 
 
 class PaperDescriptors(DescriptorSocket):
-    """A descriptor socket of paper: has every slab opened, and sends none."""
+    """A descriptor socket that has every slab opened, and sends none."""
 
     def __init__(self) -> None:
         self.sent_bytes = 0
@@ -88,10 +88,10 @@ class PaperDescriptors(DescriptorSocket):
 
 
 class PaperSessions(Sessions):
-    """Sessions of paper, of one user."""
+    """The sessions of one user, without connections."""
 
     def join(self, pid: int) -> Session:
-        """One more client has connected."""
+        """Add a session, as if one more client had connected."""
         session = Session(str(pid), pid, 1000, 1000, mock.Mock(spec=socket.socket))
         self._by_name[session.name] = session
         self._by_token[session.token] = session

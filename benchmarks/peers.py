@@ -37,10 +37,10 @@ CLONED = tuple(f"{name}, cloned" for name in BOTH)
 
 
 class Case(NamedTuple):
-    """What is measured side by side."""
+    """A state and a way to load, in which loaders are measured side by side."""
 
     state: str
-    """`warm` or `cold` page cache, or `resident` in the daemon."""
+    """`warm` or `cold` for the page cache, or `resident` for the daemon."""
     processes: int
     how: str
     loaders: tuple[str, ...]
@@ -73,7 +73,7 @@ class Row(msgspec.Struct):
     how: str
     loader: str
     cached: list[float] = []
-    """Share of the files in the page cache before each."""
+    """The share of the files in the page cache before each repetition."""
     runs: list[Measured] = []
 
     def median(self, field: str) -> float:
@@ -82,7 +82,7 @@ class Row(msgspec.Struct):
 
 
 def repetitions(count: int) -> Iterator[None]:
-    """Yields for each repetition, and prints how long it took and how loaded the machine is."""
+    """Yield for each repetition, and print how long it took and how loaded the machine is."""
     for number in range(1, count + 1):
         start_s = time.monotonic()
         yield
@@ -94,10 +94,11 @@ class Daemon:
     """A daemon for this benchmark alone.
 
     Args:
-        directory: for its socket.
-        memory_limit_bytes: its most.
-        options: further ones of its command line.
-        program: what is run in place of the daemon's own module; takes its command line.
+        directory: a directory for its socket.
+        memory_limit_bytes: its memory limit.
+        options: further options of its command line.
+        program: a program to run instead of the daemon's own module; it takes the same command
+            line.
     """
 
     def __init__(
@@ -121,11 +122,11 @@ class Daemon:
 
     @property
     def pids(self) -> list[int]:
-        """The daemon, the process that starts workers, and the workers that are there now."""
+        """The daemon, the process that starts workers, and the present workers."""
         return [self._process.pid, *_descendants(self._process.pid)]
 
     def evict(self) -> None:
-        """Forget everything, and wait until the memory is back."""
+        """Evict everything, and wait until the memory is free."""
         import streamer_client
 
         with streamer_client.connect(self.socket) as client:
@@ -136,7 +137,7 @@ class Daemon:
                     raise RuntimeError("the daemon does not let go of the checkpoint")
 
     def settle(self) -> None:
-        """Wait until nothing is brought in any more: the next load would be measured with it."""
+        """Wait until nothing is brought in any more, so that the next load is measured alone."""
         import streamer_client
 
         with streamer_client.connect(self.socket) as client:
@@ -149,7 +150,7 @@ class Daemon:
                 time.sleep(QUIET_S / 10)
 
     def stop(self) -> None:
-        self._process.send_signal(signal.SIGINT)  # unlike SIGTERM: nothing stays in memory
+        self._process.send_signal(signal.SIGINT)  # SIGTERM would leave slabs in memory
         self._process.wait(20)
 
 
@@ -175,7 +176,7 @@ class Bench:
         return Task(loader, how, tuple(self.paths), self.daemon.socket)
 
     def run(self, case: Case, loader: str) -> None:
-        """One load."""
+        """Measure one load."""
         ours = loader == OURS
         if case.state == "resident":
             self._load_first()
@@ -196,7 +197,7 @@ class Bench:
         one_load.run(self.task(OURS, "iterate"), 1, [])
 
     def verify(self, loaders: tuple[str, ...]) -> None:
-        """Let each loader's bytes be compared with the files'."""
+        """Compare each loader's bytes with the files'."""
         expected = checkpoint_files.hashes(self.paths)
         for loader in loaders:
             _, (spent,) = one_load.run(self.task(loader, "verify"), 1, [])
@@ -229,7 +230,7 @@ def table(rows: list[Row], size_bytes: int) -> Iterator[str]:
 
 
 def comparisons(rows: list[Row]) -> Iterator[tuple[str, float]]:
-    """How many times as long a peer took, for what was to be shown."""
+    """How many times as long as streamerd a peer took, for what was hoped for."""
     seconds = {
         (row.state, row.processes, row.how, row.loader): row.median("seconds") for row in rows
     }
@@ -256,7 +257,7 @@ def comparisons(rows: list[Row]) -> Iterator[tuple[str, float]]:
 
 
 def machine(packages: tuple[str, ...] = ()) -> dict[str, object]:
-    """What the figures belong to; `packages` are named beside the usual ones."""
+    """The machine of the figures; `packages` are named beside the usual ones."""
     versions = {}
     for package in ("torch", "safetensors", "runai-model-streamer", *packages):
         with contextlib.suppress(PackageNotFoundError):

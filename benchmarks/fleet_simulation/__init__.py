@@ -2,6 +2,6 @@
 
     python -m benchmarks.fleet_simulation [--nodes N ...] [--blocks N ...] [--gbit N]
 
-Only wires and time are simulated (`network.py`). `cases.py` has the fleets, and what goes wrong in
-them; `__main__.py` prints the table of docs/fleet.md.
+Only wires and time are simulated (`network.py`). `cases.py` has the fleets and their troubles;
+`__main__.py` prints the table of docs/fleet.md.
 """

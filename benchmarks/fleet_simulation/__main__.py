@@ -1,4 +1,4 @@
-"""Prints the table of docs/fleet.md; a line appears when its run is over."""
+"""Prints the table of docs/fleet.md; each line appears when its run is over."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEAD = (
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the cases that the command line asks for."""
+    """Run the cases that the command line names."""
     parser = argparse.ArgumentParser(description="simulate a fleet's plan")
     parser.add_argument("--nodes", type=int, nargs="+", default=[100])
     parser.add_argument("--blocks", type=int, nargs="+", default=[300, 1000])

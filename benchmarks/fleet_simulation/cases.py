@@ -1,4 +1,4 @@
-"""The fleets that are simulated: all well, and what may go wrong."""
+"""The simulated fleets: one where all is well, and others with one kind of trouble each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.fleet_simulation.network import BLOCK_BYTES, Node, Outcome, Simu
 from streamerd.fleet.plan.search import View
 
 LISTS: Final = 10
-"""How many different lists of members there are where lists differ; each lacks as great a part."""
+"""How many different lists of members there are if lists differ; each lacks an equal part."""
 
 
 def names(count: int) -> list[str]:
@@ -62,7 +62,7 @@ CASES: Final = {
     "late": ("a tenth comes when the others are done", some_late),
     "lists": ("ten lists of members, each without another tenth", lists_differ),
 }
-"""By the word that chooses it: what the table calls a case, and what makes its nodes."""
+"""For each word that chooses a case: the case's name in the table, and what makes its nodes."""
 
 
 def simulate(case: str, count: int, blocks: int, gbit: float, uploads: int) -> Outcome:

@@ -1,9 +1,9 @@
-"""Nodes, wires and time of a simulated fleet; one thread, no chance but for a seeded one.
+"""Nodes, wires and time of a simulated fleet, in one thread; all chance is seeded.
 
-Owns what the daemon, the network and the store do; leaves every decision to `streamerd.fleet.plan`.
-Time goes in steps of a quarter of a tick, which is what a block takes over a link. In each step
-each node, and the store, sends a quarter of a block to one node, to the uploads that it has under
-way by turns, and each node receives at most one quarter. A question takes an eighth of a tick.
+Stands for the daemon, the network and the store; leaves every decision to `streamerd.fleet.plan`. A
+tick is the time of one block over a link. Time goes in steps of a quarter of a tick. In each step
+each node, and the store, sends a quarter of a block to one node. Its uploads take turns, and each
+node receives at most one quarter. A question takes an eighth of a tick.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from streamerd.fleet.plan.uploads import Give, Later, Nothing, SendTo, Uploads
 
 BLOCK_BYTES: Final = 8 << 20
 PIECES: Final = 4
-"""In how many pieces a block goes over the wire, by turns with other blocks of its sender."""
+"""In how many pieces a block goes over the wire; they take turns with its sender's other blocks."""
 QUESTION_TICKS: Final = 1 / 8
 STORE: Final = "store"
 
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """What is the same for all nodes of a run."""
+    """The settings that all nodes of a run share."""
 
     tick_s: float
-    """What a block takes over a link."""
+    """The time of one block over a link."""
     rules: Rules = field(default_factory=Rules)
     uploads: int = 16
-    """As `fleet_uploads`."""
+    """The setting `fleet_uploads`: how many uploads a node has at once."""
     on_their_way: int = 96
-    """Blocks that a node has on their way at once: as many as a daemon reads from peers and from
-    the store, by default."""
+    """How many blocks a node has on their way at once: as many as a daemon reads from peers and
+    from the store, by default."""
     hold_s: float = 1.0
-    """How long a node holds a question back whose block it does not hand over yet."""
+    """How long a node holds back its answer if it cannot hand the block over yet."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,19 +64,19 @@ class Flow:
     node: Node
     block: int
     pieces: int = PIECES
-    """How many are still to come."""
+    """How many pieces are still to come."""
 
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """A node, and how it fares."""
+    """A node and its state."""
 
     name: str
     view: View
     starts_s: float = 0.0
     dies_s: float = float("inf")
     silence_s: float = 1.0
-    """How long it takes others to find out, each time they ask, that it died."""
+    """How long other nodes take, at each question, to find out that this node has died."""
     standing: Standing = field(default_factory=Standing)
     uploads: Uploads = field(default_factory=lambda: Uploads(1))
     searches: dict[int, Search] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class Node:
     held_back: dict[int, list[Question]] = field(default_factory=dict)
     """Questions for blocks that this node does not have yet, by block."""
     queue: deque[Question] = field(default_factory=deque)
-    """Questions for blocks that it has, while all its uploads are busy."""
+    """Questions for blocks that this node has, while all its uploads are busy."""
     store_blocks: int = 0
     ended_s: float | None = None
     dead: bool = False
@@ -93,21 +93,21 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run came to."""
+    """The figures of a run."""
 
     nodes: list[Node]
     blocks: int
     tick_s: float
 
     def over_ideal(self, nodes: Iterable[Node]) -> float:
-        """The time of the last of some nodes, over the time of one alone at full rate."""
+        """The last of some nodes' times, over the time of a single node at full rate."""
         ended = (node.ended_s if node.ended_s is not None else float("inf") for node in nodes)
         starts = (node.starts_s for node in nodes)
         took_s = max(end - start for end, start in zip(ended, starts, strict=True))
         return took_s / (self.blocks * self.tick_s)
 
     def from_store(self, nodes: Iterable[Node]) -> float:
-        """What some nodes read from the store, in files."""
+        """How much some nodes read from the store, in files."""
         return sum(node.store_blocks for node in nodes) / self.blocks
 
 
@@ -127,7 +127,7 @@ class Simulation:
             node.uploads = Uploads(ways.uploads)
 
     def run(self) -> Outcome:
-        """Until each node that lives has all blocks."""
+        """Run until each living node has all blocks."""
         nodes = list(self._nodes.values())
         for node in nodes:
             self._at(node.starts_s, lambda node=node: self._begin(node))  # type: ignore[misc]  # mypy cannot infer a lambda's default
@@ -206,7 +206,7 @@ class Simulation:
             )
 
     def _answer(self, peer: Node, question: Question, *, last: bool) -> bool:
-        """Answer a question, unless the answer is to come again and there is time to wait."""
+        """Answer a question, unless it is to be asked again and there is time to wait."""
         node, block = question.node, question.block
         if question.answered or peer.dead or node.dead:
             return True
@@ -229,7 +229,7 @@ class Simulation:
         return True
 
     def _answer_queue(self, peer: Node) -> None:
-        """An upload ended: answer those who wait for one, in their order, until it is taken."""
+        """Answer waiting questions in order after an upload ended, until one takes its place."""
         for _ in range(len(peer.queue)):
             if peer.uploads.under_way >= self._ways.uploads:
                 break
@@ -288,5 +288,5 @@ class Simulation:
 
 @cache
 def name_of(block: int) -> BlockName:
-    """How the plan calls a block."""
+    """The plan's name of a block."""
     return BlockName("simulated", block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES)

@@ -72,7 +72,7 @@ class Bench:
         )
 
     def run(self, checkpoint: Checkpoint, link: str, way: str) -> None:
-        """Measure one load; none of its bytes is cached, and memory is free for all of them."""
+        """Measure one load, before which none of its bytes is cached and memory is free for all."""
         memory = load.backed_memory(checkpoint.size_bytes)
         pids = self._daemon.pids if WAYS[way].daemon else []
         measured, _ = load.run(
@@ -84,7 +84,7 @@ class Bench:
         row.runs.append(measured)
 
     def verify(self, checkpoint: Checkpoint, ways: list[str]) -> None:
-        """Compare each way's bytes with the files', and see that ours asks for no byte twice."""
+        """Compare each way's bytes with the files; streamerd must request no byte twice."""
         self._daemon.evict()
         expected = checkpoint_files.hashes(checkpoint.paths)
         for way in ways:
@@ -103,7 +103,7 @@ class Bench:
 
 
 def build(root: str, name: str, size_bytes: int) -> Checkpoint:
-    """A checkpoint by its name: "4" is the whole size in 4 objects, "200x1" 200 of 1 MiB each."""
+    """Make a checkpoint by name: "4" is all bytes in 4 objects, "200x1" 200 of 1 MiB each."""
     found = re.fullmatch(r"(\d+)(?:x(\d+))?", name)
     if found is None:
         raise SystemExit(f"--objects takes COUNT or COUNTxMIB, not {name!r}")
@@ -209,7 +209,7 @@ def run(root: str, runtime: str, options: argparse.Namespace) -> None:
 
 def main() -> None:
     options = arguments()
-    # Whoever ends this ends nginx and the daemon with it, and gives the memory back.
+    # A signal that ends this process must also end nginx and the daemon, and free the memory.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
     with (
         tempfile.TemporaryDirectory(prefix="streamerd-bench-", dir=SHARED_MEMORY) as root,

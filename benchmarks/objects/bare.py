@@ -1,7 +1,7 @@
-"""The yardsticks: ranged GETs over kept connections and `readinto`, and nothing else.
+"""The yardsticks: loops of nothing but ranged GETs over kept connections, with `readinto`.
 
-They differ in the memory that they fill. `Bare*` are the threads of one process; `processes.py`
-has the same loop run by many processes.
+They differ in the memory that they fill. The classes `Bare*` use the threads of one process;
+`processes.py` has the same loop in many processes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def get(
 
 
 class Bare(Images):
-    """The bare loop into fresh shared memory, whose pages of 4 KiB come by page faults."""
+    """The bare loop into fresh shared memory, whose pages of 4 KiB are made by page faults."""
 
     def block(self, number: int, start: int, stop: int) -> None:
         connected = self.own(lambda: connection(self.objects))
@@ -46,7 +46,7 @@ class Bare(Images):
 
 
 class BareHuge(Bare):
-    """The bare loop into huge pages, which are made block by block as streamerd makes them."""
+    """The bare loop into huge pages, which are made block by block, as in streamerd."""
 
     def __init__(self, objects: Objects) -> None:
         super().__init__(objects)
@@ -67,7 +67,7 @@ class BareHuge(Bare):
 
 
 class BareExisting(Bare):
-    """The bare loop into memory that has its pages: the yardstick of ways that fill parameters."""
+    """The bare loop into memory that has its pages: a yardstick for filling parameters."""
 
     def __init__(self, objects: Objects) -> None:
         super().__init__(objects)
@@ -85,7 +85,7 @@ class BareExisting(Bare):
 
 
 def new_slab(size_bytes: int) -> int:
-    """The descriptor of shared memory without a name; no page of it is there yet."""
+    """The descriptor of shared memory without a name and without any page yet."""
     from streamerd.shm.slabs import create_slab, remove_slab
 
     name = f"/streamerd-bench.{uuid.uuid4().hex}"

@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 from benchmarks.objects.requests import LISTINGS, LOG_FORMAT
 
 CONNECTIONS: Final = 4096
-"""Connections that each process of nginx may have. A delayed request takes two: the client's own,
-and one to the server that keeps it waiting."""
+"""How many connections each process of nginx may have. A delayed request takes two: the client's
+own, and one to the server that keeps it waiting."""
 
 _MAIN: Final = """\
 daemon off;
@@ -72,7 +72,7 @@ class Port(NamedTuple):
     port: int
     delayed: bool = False
     bundle: str = ""
-    """The certificate's file, where it speaks TLS."""
+    """The certificate's file; empty if the port does not speak TLS."""
     key: str = ""
     kernel_tls: bool = False
 
@@ -89,13 +89,13 @@ class Port(NamedTuple):
 
 
 class Nginx(NamedTuple):
-    """What the whole configuration is made of."""
+    """The parts of the whole configuration."""
 
     root: str
     directory: str
     workers: int
     user: str
-    """The user that the processes run as; where it is empty, they run as whoever starts them."""
+    """The user that the processes run as; empty for the user who starts them."""
     files: int
     """How many descriptors each process may have open."""
     ports: tuple[Port, ...]

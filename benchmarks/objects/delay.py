@@ -1,12 +1,12 @@
-"""Requests that are answered later: nginx asks this server before it answers, and it waits.
+"""Delays answers: nginx asks this server before each answer, and this server waits.
 
-A proxy that copies bodies would limit the rate that is to be measured. So no body passes here:
-nginx asks for a permission for each request (`auth_request`), gets it when the delay is over, and
-then sends the object itself, by sendfile, as it does without a delay. A delayed request costs one
-small exchange on a Unix socket, of which this one thread answers some thousands a second, and
-however many wait at the same time, none of them holds a thread.
+A proxy that copies bodies would limit the measured rate, so no body passes here. nginx asks for a
+permission for each request (`auth_request`), and gets it when the delay is over. It then sends the
+object itself, by sendfile, as it does without a delay. A delayed request costs one small exchange
+on a Unix socket. This one thread answers some thousands of them a second, and none of the waiting
+ones holds a thread.
 
-What this is not: a long line. Connecting and TLS's handshake are not delayed, and the kernel's
+This does not imitate a long line: connecting and TLS's handshake are not delayed, and the kernel's
 windows grow as on loopback. The delay is that of a store that thinks before it answers.
 """
 
@@ -30,9 +30,9 @@ _READ_BYTES: Final = 64 << 10
 
 
 class DelayLine(Generic[T]):
-    """The requests that wait, in the order in which they came. Each may go one delay after it came.
+    """The waiting requests, in the order of their arrival. Each is due one delay after it came.
 
-    Reads no clock: callers hand the time in.
+    Reads no clock: callers pass the time.
     """
 
     def __init__(self, delay_s: float) -> None:
@@ -50,7 +50,7 @@ class DelayLine(Generic[T]):
         return found
 
     def wait_s(self, now_s: float) -> float | None:
-        """Seconds until the delay of the next request is over; None where no request waits."""
+        """Seconds until the delay of the next request is over; None if no request waits."""
         return max(0.0, self._waiting[0][0] - now_s) if self._waiting else None
 
 
@@ -58,7 +58,7 @@ class DelayServer:
     """Answers each request on a Unix socket after the delay; a context manager, one thread.
 
     Args:
-        path: of the socket.
+        path: path of the socket.
         delay_s: how long each request waits.
     """
 
@@ -110,7 +110,7 @@ class DelayServer:
             asking.close()
             return
         head = self._heads[asking] + received
-        if whole := head.endswith(_HEAD_END):  # nginx asks one thing at a time on a connection
+        if whole := head.endswith(_HEAD_END):  # nginx has one request at a time on a connection
             self._line.add(asking, time.monotonic())
         self._heads[asking] = b"" if whole else head
 

@@ -1,7 +1,7 @@
-"""Loaders that know nothing of tensors: each object into one piece of memory, block by block.
+"""Loaders without tensors: each reads an object into one piece of memory, block by block.
 
-Unless its name says otherwise that memory is fresh shared memory, as a slab is. Clients are made
-before the clock starts, connections and pages are not.
+Unless a loader's name says otherwise, that memory is fresh shared memory, as a slab is. Clients are
+made before the clock starts; connections and pages are not.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ BLOCK_BYTES = 8 << 20
 SHARED_MEMORY = "/dev/shm"
 REGION = "us-east-1"
 ANYTHING = "bench"
-"""The credentials that loaders sign with; the server looks at no signature."""
+"""The credentials that loaders sign with; the server checks no signature."""
 
 
 class Objects(msgspec.Struct, frozen=True):
-    """The objects that are read, and the connections and threads that may be used."""
+    """The objects to read, and the connections and threads that may be used."""
 
     bucket: str
     keys: tuple[str, ...]
     files: tuple[str, ...]
-    """The same bytes, of which loaders look at sizes and headers only."""
+    """Local files with the same bytes; loaders look only at their sizes and headers."""
     endpoint: str
     connections: int
     socket: str = ""
     """The path of the daemon's control socket."""
     bundle: str = ""
-    """The file of the certificate to trust, where the endpoint speaks TLS."""
+    """The file of the certificate to trust; empty if the endpoint does not speak TLS."""
     processes: int = 1
-    """How many run the bare loops that are made of processes."""
+    """How many processes run the bare loops that are made of processes."""
 
     @property
     def uris(self) -> list[str]:
@@ -48,7 +48,7 @@ class Objects(msgspec.Struct, frozen=True):
 
     @property
     def source(self) -> str:
-        """The prefix that all of them are under."""
+        """The prefix that all objects are under."""
         return self.uris[0].rpartition("/")[0]
 
     def blocks(self) -> list[tuple[int, int, int]]:
@@ -96,7 +96,7 @@ class Images:
 
 
 class Boto3(Images):
-    """`get_object` with a range, its body's `readinto`; one client, as many connections."""
+    """Reads by `get_object` with a range and `readinto`; one client, many connections."""
 
     def __init__(self, objects: Objects) -> None:
         super().__init__(objects)
@@ -125,7 +125,7 @@ class Boto3(Images):
 
 
 class Obstore(Images):
-    """`get_range`, copied out of the buffer that it returns."""
+    """Reads by `get_range`, and copies the bytes out of the buffer that it returns."""
 
     def __init__(self, objects: Objects) -> None:
         super().__init__(objects)
@@ -147,7 +147,7 @@ class Obstore(Images):
 
 
 class Crt(Images):
-    """The AWS CRT's own parallel download, into a file of /dev/shm that is mapped afterwards."""
+    """Reads by the AWS CRT's parallel download into a file of /dev/shm, mapped afterwards."""
 
     def __init__(self, objects: Objects) -> None:
         super().__init__(objects)

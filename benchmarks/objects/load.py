@@ -28,7 +28,7 @@ context.set_forkserver_preload(["torch", "xxhash", "benchmarks.objects.loaders"]
 
 
 class Spent(msgspec.Struct):
-    """What the process says of its load; a time of CLOCK_MONOTONIC."""
+    """The process's report of its load; `stop_s` is a time of CLOCK_MONOTONIC."""
 
     stop_s: float
     cpu_s: float
@@ -38,7 +38,7 @@ class Spent(msgspec.Struct):
 
 
 class Measured(msgspec.Struct):
-    """One load, with the daemon's part where there is one."""
+    """One load, with the daemon's part if there is one."""
 
     seconds: float
     cpu_s: float
@@ -50,14 +50,14 @@ class Measured(msgspec.Struct):
     refused: int
     body_bytes: int
     again_bytes: int
-    """The bytes that a GET asked for although another GET had asked for them before."""
+    """Bytes that a GET asked for although another GET had asked for them before."""
     first_get_s: float
     """Seconds from the start until the first GET of an object reached the server."""
     first_tensor_s: float
 
 
 def work(pipe: Connection, way: str, objects: Objects, verify: bool) -> None:
-    """A process's life."""
+    """Load once when told; the measured process runs this from its start to its end."""
     from benchmarks.objects.loaders import WAYS, make
 
     loader = make(way, objects)
@@ -105,7 +105,7 @@ def run(
     at_start: Callable[[], None] = lambda: None,
     verify: bool = False,
 ) -> tuple[Measured, Spent]:
-    """Load once; `daemon_pids` work for it, `at_start` is called when all else is ready."""
+    """Load once; `daemon_pids` work for the load, `at_start` is called when all else is ready."""
     ours, theirs = context.Pipe()
     child = context.Process(target=work, args=(theirs, way, objects, verify))
     child.start()
@@ -147,10 +147,10 @@ def _measured(spent: Spent, asked: Requests, start_s: float, start_epoch_s: floa
 
 
 def backed_memory(load_bytes: int) -> mmap.mmap:
-    """Memory in use, to be given back right before a load of so many bytes.
+    """Memory in use, which is given back right before a load of so many bytes.
 
-    Some virtual machines hand free memory back to their host within seconds. To have it backed
-    again costs seconds a GiB, more than any load, and would be measured instead.
+    Some virtual machines hand free memory back to their host within seconds. To back it again takes
+    seconds a GiB, more than any load, and that time would be measured instead.
     """
     size_bytes = load_bytes + SPARE_BYTES
     memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

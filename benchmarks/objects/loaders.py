@@ -1,4 +1,4 @@
-"""The ways to read a checkpoint from an object store that are compared, each behind one question.
+"""The compared ways to read a checkpoint from an object store, each with the same method.
 
 A loader yields every tensor once its bytes are in this process's memory. Imports happen in `make`,
 before the clock starts.
@@ -30,7 +30,7 @@ class Loader(Protocol):
     """One way to read a checkpoint, once."""
 
     def tensors(self) -> Iterator[tuple[str, Any]]:
-        """Every tensor's name, and its bytes as a tensor or a buffer."""
+        """Yield every tensor's name, and its bytes as a tensor or a buffer."""
         ...
 
 
@@ -62,9 +62,9 @@ class Streamerd:
 
 
 class StreamerdPrefetch:
-    """The daemon alone, as `streamerctl prefetch` has it work, with connecting and listing.
+    """The daemon alone, as `streamerctl prefetch` uses it, with connecting and listing.
 
-    The command's own clock starts when the objects are listed, and it asks four times a second
+    The command's own clock starts when the objects are listed. It asks only four times a second
     whether they are there, which is too coarse for small checkpoints.
     """
 
@@ -91,11 +91,11 @@ class StreamerdPrefetch:
 
 
 class StreamerdGpu(Streamerd):
-    """First load onto the GPU: until the last byte is there."""
+    """A first load onto the GPU, timed until the last byte is there."""
 
     def __init__(self, objects: Objects) -> None:
         super().__init__(objects)
-        torch.ones(1, device="cuda")  # CUDA starts before the clock does
+        torch.ones(1, device="cuda")  # starts CUDA before the clock starts
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         with self._opened() as checkpoint:
@@ -104,7 +104,7 @@ class StreamerdGpu(Streamerd):
 
 
 class StreamerdGpuInto(Streamerd):
-    """First load into parameters on the GPU, as vLLM has them of a sharded checkpoint."""
+    """A first load into parameters on the GPU, as vLLM loads a sharded checkpoint."""
 
     def __init__(self, objects: Objects) -> None:
         super().__init__(objects)
@@ -146,7 +146,7 @@ class StreamerdDirect(Streamerd):
 
 
 class RunAi:
-    """Run:ai Model Streamer with its S3 plugin, as many connections as by its own default."""
+    """Run:ai Model Streamer with its S3 plugin and its own default number of connections."""
 
     def __init__(self, objects: Objects) -> None:
         import runai_model_streamer_s3  # noqa: F401  before the clock starts
@@ -162,11 +162,11 @@ class RunAi:
 
 
 class RunAiGpu(RunAi):
-    """Each tensor is copied to the GPU, as vLLM does with what this reader gives it."""
+    """Run:ai Model Streamer, with each tensor copied to the GPU, as vLLM does."""
 
     def __init__(self, objects: Objects) -> None:
         super().__init__(objects)
-        torch.ones(1, device="cuda")  # CUDA starts before the clock does
+        torch.ones(1, device="cuda")  # starts CUDA before the clock starts
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, tensor in super().tensors():
@@ -187,13 +187,13 @@ class Way(NamedTuple):
 
     make: Callable[[Objects], Loader]
     keep: bool = True
-    """Whether all tensors are there in the end, or each is dropped before the next comes."""
+    """Whether all tensors are kept to the end, or each is dropped before the next comes."""
     links: bool = False
-    """Whether it is measured over TLS and with a delay, too."""
+    """Whether the way is also measured over TLS and with a delay."""
     daemon: bool = False
-    """Whether the daemon fetches: then each block is asked for once."""
+    """Whether the daemon fetches, so that each block is asked for once."""
     verified: bool = True
-    """Whether it hands bytes over that can be compared."""
+    """Whether the way yields bytes that can be compared."""
 
 
 WAYS = {
@@ -222,7 +222,7 @@ WAYS = {
 
 
 def make(name: str, objects: Objects) -> Loader:
-    """The loader of that name, its environment set and everything imported."""
+    """Make the loader of that name, after setting its environment and importing everything."""
     os.environ.update(
         {
             "AWS_ACCESS_KEY_ID": ANYTHING,

@@ -1,6 +1,6 @@
-"""Where the daemon's workers spend their time, from what each of them told. Pure.
+"""Sums up where the daemon's workers spend their time, from the report of each. Pure.
 
-`profiled.py` measures inside the workers, `profile.py` has it done and prints these lines.
+`profiled.py` measures inside the workers; `profile.py` runs it and prints these lines.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Final
 import msgspec
 
 FETCH: Final = "block"
-"""A whole block, from the thread's begin to its end."""
+"""A whole block, from the thread's beginning to its end."""
 RECEIVE: Final = "receive"
 CHECKSUM: Final = "checksum"
 HUGE_PAGES: Final = "huge pages"
 HEAD: Final = "request and head"
 REST: Final = "everything else"
 MOMENTS: Final = 10
-"""At so many moments, spread evenly over a load, the blocks under way are counted."""
+"""At how many moments, spread evenly over a load, the blocks under way are counted."""
 
 
 class Spent(msgspec.Struct):
-    """What one phase took, summed up over calls and threads."""
+    """The time that one phase took, summed up over calls and threads."""
 
     calls: int = 0
     wall_s: float = 0.0
@@ -46,16 +46,16 @@ class Block(msgspec.Struct, frozen=True):
 
 
 class Told(msgspec.Struct):
-    """What one worker spent on a block, or on all its blocks."""
+    """The time that one worker spent on a block, or on all its blocks."""
 
     phases: dict[str, Spent] = {}
     blocks: list[Block] = []
     process_cpu_s: float = 0.0
-    """All that the process used in its life until then, its start included."""
+    """All processor time of the process in its life so far, its start included."""
 
 
 def of_worker(blocks: Iterable[Told]) -> Told:
-    """All that one worker told, block by block."""
+    """Sum up the reports of one worker, block by block."""
     whole = Told()
     for told in blocks:
         for name, spent in told.phases.items():
@@ -66,7 +66,7 @@ def of_worker(blocks: Iterable[Told]) -> Told:
 
 
 def summed(workers: Iterable[Told]) -> Told:
-    """All workers together; the time of a block that no other phase has is a phase, too."""
+    """Sum up all workers; the time of a block outside of all other phases is a phase, too."""
     total = Told()
     for worker in workers:
         for name, spent in worker.phases.items():
@@ -83,7 +83,7 @@ def summed(workers: Iterable[Told]) -> Told:
 
 
 def in_flight(blocks: Sequence[Block], moments: int = MOMENTS) -> list[int]:
-    """How many blocks were under way, in the middle of each of so many equal spans."""
+    """How many blocks were under way in the middle of each of so many equal spans."""
     first = min(block.began_s for block in blocks)
     span_s = max(block.ended_s for block in blocks) - first
     middles = [first + span_s * (place + 0.5) / moments for place in range(moments)]
@@ -91,8 +91,9 @@ def in_flight(blocks: Sequence[Block], moments: int = MOMENTS) -> list[int]:
 
 
 def ahead(blocks: Iterable[Block]) -> list[int]:
-    """For each block that arrived, in order of arrival: how many places it was ahead of the first
-    block that was still missing then. A rank reads objects and blocks in order, and waits for it.
+    """How many places each block arrived ahead of the first block that was still missing.
+
+    The order is that of arrival. A rank reads objects and blocks in order, and waits for that one.
     """
     arrived = sorted(blocks, key=lambda block: block.ended_s)
     wanted = sorted(arrived, key=lambda block: (block.uri, block.start))
@@ -108,7 +109,7 @@ def ahead(blocks: Iterable[Block]) -> list[int]:
 
 
 def lines(total: Told, connections: int) -> Iterator[str]:
-    """The lines that are printed about one load."""
+    """The printed lines about one load."""
     blocks = total.blocks
     size_gb = sum(block.stop - block.start for block in blocks) / 1e9
     span_s = max(block.ended_s for block in blocks) - blocks[0].began_s

@@ -1,7 +1,7 @@
-"""The bare loop, run by many processes: threads of one Python are not enough for sixteen cores.
+"""The bare loop in many processes, as threads of one Python do not suffice for sixteen cores.
 
 The processes share the list of blocks, and each takes the next one when it has time. They are
-forked, connected to nothing and without a page of their memory, before the clock starts.
+forked before the clock starts, without connections and without a page of their memory.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from benchmarks.objects.bare import connection, get, new_slab
 from benchmarks.objects.images import BLOCK_BYTES, Objects
 
 Memory = Literal["private", "faults", "huge"]
-"""One block's buffer for each connection; fresh shared memory by faults of 4 KiB; or in huge pages
-that are made block by block, as streamerd makes them."""
+"""The memory to fill: one block's buffer for each connection; fresh shared memory by faults of 4
+KiB; or shared memory in huge pages that are made block by block, as in streamerd."""
 Views = Callable[[int, int, int], memoryview]
 """Gives bytes `start` to `stop` of an object's memory, ready to be filled."""
 
@@ -31,8 +31,8 @@ class BareProcesses:
     """As many connections as allowed, spread over the processes; a thread for each connection.
 
     Args:
-        objects: what is read.
-        memory: what is filled.
+        objects: the objects to read.
+        memory: the kind of memory to fill.
     """
 
     def __init__(self, objects: Objects, memory: Memory) -> None:
@@ -68,7 +68,7 @@ class BareProcesses:
                 yield tensor.name, view[tensor.start : tensor.stop]
 
     def _live(self, pipe: Connection, threads: int) -> None:
-        """A process's life."""
+        """Fill blocks by so many threads when told; the main function of each process."""
         blocks = self._objects.blocks()
         pipe.send("ready")
         pipe.recv()
@@ -78,7 +78,7 @@ class BareProcesses:
                 done.result()
 
     def _loop(self, blocks: list[tuple[int, int, int]], views: Views | None) -> None:
-        """A connection's life."""
+        """Fill the next block until none is left; each connection's thread runs this."""
         connected = connection(self._objects)
         own = memoryview(bytearray(BLOCK_BYTES))
         while True:
@@ -92,7 +92,7 @@ class BareProcesses:
             get(connected, self._objects, number, start, view)
 
     def _views(self) -> Views | None:
-        """This process's mappings; None where each connection has a buffer of its own."""
+        """This process's mappings; None if each connection has its own buffer."""
         from streamerd.shm.slab_file import SlabFile
 
         match self._memory:
@@ -117,6 +117,6 @@ class BareProcesses:
 
 
 def spread(connections: int, processes: int) -> list[int]:
-    """How many connections each process has; no process has none."""
+    """How many connections each process has; every process has at least one."""
     count = min(connections, processes)
     return [connections // count + (place < connections % count) for place in range(count)]

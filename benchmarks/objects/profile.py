@@ -1,4 +1,4 @@
-"""Has a daemon of its own prefetch once, profiled, and says where its workers spent their time."""
+"""Lets its own daemon prefetch once, profiled, and tells where its workers spent their time."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from benchmarks.peers import Daemon
 
 
 def lines(objects: Objects, runtime: str, limit_bytes: int, options: tuple[str, ...]) -> list[str]:
-    """What the workers told.
+    """The lines that sum up the workers' reports.
 
     Args:
-        objects: what is prefetched.
-        runtime: a directory for sockets and files, short-lived.
-        limit_bytes: the daemon's memory.
-        options: further ones of the daemon's command line.
+        objects: the objects to prefetch.
+        runtime: a short-lived directory for sockets and files.
+        limit_bytes: the daemon's memory limit.
+        options: further options of the daemon's command line.
     """
     with (
         tempfile.TemporaryDirectory(dir=runtime) as directory,

@@ -1,8 +1,8 @@
-"""A daemon whose workers tell what they spend their time on: takes the daemon's command line.
+"""A daemon whose workers report where they spend their time; takes the daemon's command line.
 
-Functions of the worker are wrapped where they run, so that the daemon itself has no code for it.
-The wraps cost about a microsecond a call. The daemon's process runs `main`, which has the process
-that starts workers replaced by one that runs `spawner`; the workers are forks of that one.
+Functions of the worker are wrapped at run time, so that the daemon itself has no code for this. The
+wrappers cost about a microsecond a call. The daemon's process runs `main`, which replaces the
+process that starts workers by one that runs `spawner`; the workers are forks of that one.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from benchmarks.objects.phases import (
 )
 
 DIRECTORY: Final = "BENCH_PHASES_DIRECTORY"
-"""The variable that names where each worker writes a file."""
+"""The variable with the directory in which each worker writes a file."""
 _SPAWNER: Final = "--spawner"
 
 
 class _Recorder:
-    """Writes a line for each block: what its thread spent since the line before.
+    """Writes a line for each block: the time that its thread spent since the line before.
 
-    A worker is killed when its daemon ends, so nothing is left to be written then. Each thread has
-    sums of its own, and an appended line is written at once, so no thread waits for another here.
+    A worker is killed when its daemon ends, so it cannot write anything at its end. Each thread has
+    its own sums, and an appended line is written at once, so no thread waits for another here.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class _Recorder:
         self._opening = threading.Lock()
 
     def timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """`call`, its times summed up under this name."""
+        """Wrap `call`, so that its times are summed up under this name."""
 
         @functools.wraps(call)
         def measured(*arguments: Any, **named: Any) -> Any:
@@ -60,7 +60,7 @@ class _Recorder:
         return measured
 
     def fetched(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """`call`, which fetches a block, with a line written when it ends."""
+        """Wrap `call`, which fetches a block, so that it writes a line when it ends."""
 
         def noted(carrier: Any, work: Any, job: Any) -> Any:
             began_s = time.monotonic()
@@ -74,14 +74,14 @@ class _Recorder:
         return noted
 
     def _sums(self) -> dict[str, Spent]:
-        """The record of the calling thread, which no other thread writes to."""
+        """The sums of the calling thread, which no other thread writes to."""
         if not hasattr(self._own, "sums"):
             self._own.sums = {}
         sums: dict[str, Spent] = self._own.sums
         return sums
 
     def _file(self) -> int:
-        """This process's own: a worker is a fork of the process where the recorder was made."""
+        """The file of this process, as a worker is a fork of the recorder's maker."""
         with self._opening:
             if self._fd < 0:
                 path = os.path.join(os.environ[DIRECTORY], str(os.getpid()))
@@ -90,7 +90,7 @@ class _Recorder:
 
 
 class _Checksums:
-    """What a worker gets in place of the module xxhash, so that checksums are timed."""
+    """Replaces the module xxhash in a worker, so that checksums are timed."""
 
     def __init__(self, recorder: _Recorder) -> None:
         import xxhash
@@ -126,7 +126,7 @@ def _wrap_worker() -> None:
 
 
 def spawner() -> None:
-    """The process that starts workers, and each worker."""
+    """Run the process that starts workers, and each worker, which is its fork."""
     from streamerd.workers.in_worker import spawner as original
 
     _wrap_worker()
@@ -134,7 +134,7 @@ def spawner() -> None:
 
 
 def main() -> int:
-    """The daemon."""
+    """Run the daemon."""
     from streamerd import main as daemon
     from streamerd.workers.in_daemon import spawning
 

@@ -1,4 +1,4 @@
-"""What was measured, as lines of text: a table, what a delay costs, and ratios. Pure."""
+"""The measurements as lines of text: a table, the cost of a delay, and ratios. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROCESSES: Final = (
     "bare processes, huge",
 )
 STREAMING: Final = ("streamerd", "streamerd gpu", "streamerd gpu, kept")
-"""Who hands tensors over while others are on their way; the rest have all of them at once."""
+"""Ways that yield tensors while others are on their way; the rest yield all at once."""
 RUNAI: Final = ("runai", "runai, connections", "runai, kept")
 GPU: Final = ("streamerd gpu", "streamerd gpu, into", "streamerd gpu, kept")
 COMPARED: Final = (
@@ -32,7 +32,7 @@ COMPARED: Final = (
     ("streamerd direct", "runai", 3.0),
     *(("streamerd", peer, 1.0) for peer in ("boto3", "awscrt", "obstore")),
 )
-"""Ratios that were to be shown: one way, the way it is compared with, and the ratio wanted."""
+"""Ratios that were hoped for: one way, the way it is compared with, and the ratio."""
 
 
 class Row(msgspec.Struct):
@@ -83,7 +83,7 @@ def table(rows: list[Row]) -> Iterator[str]:
 
 
 def delays(rows: list[Row], delay_s: float) -> Iterator[str]:
-    """What the delay of each request costs, beside the same load without it."""
+    """The cost of the delay of each request, beside the same load without it."""
     plain = {(row.checkpoint, row.way): row for row in rows if row.link == PLAIN}
     delayed = [row for row in rows if row.link == DELAY]
     if not delayed:
@@ -105,7 +105,7 @@ def delays(rows: list[Row], delay_s: float) -> Iterator[str]:
 
 
 def comparisons(rows: list[Row]) -> Iterator[tuple[str, float]]:
-    """How many times as fast as a peer streamerd was, each with the words that say so."""
+    """How many times as fast as a peer streamerd was, with the words that say so."""
     seconds = {(row.checkpoint, row.link, row.way): row.median("seconds") for row in rows}
     for checkpoint, link in dict.fromkeys((row.checkpoint, row.link) for row in rows):
         for ours, peer, wanted in COMPARED:

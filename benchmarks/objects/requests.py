@@ -1,4 +1,4 @@
-"""What the server was asked: its log's lines by kind, and whether bytes were asked for twice.
+"""Sums up the requests in the server's log by kind, and finds bytes that were requested twice.
 
 Pure; `server.py` reads the log.
 """
@@ -12,9 +12,9 @@ from typing import Final, NamedTuple
 LOG_FORMAT: Final = (
     '$request_method $status $body_bytes_sent $msec $request_time "$http_range" $uri'
 )
-"""nginx's `log_format` that `parsed` reads. A line is written when an answer is over."""
+"""The nginx `log_format` that `parsed` reads. A line is written when an answer is over."""
 LISTINGS: Final = "/.listings"
-"""Where the server keeps listings, and a listing's path in the log."""
+"""The server's directory of listings; it also begins a listing's path in the log."""
 
 _LINE: Final = re.compile(r'(\S+) (\d+) (\d+) ([\d.]+) ([\d.]+) "([^"]*)" (.*)')
 _RANGE: Final = re.compile(r"bytes=(\d+)-(\d+)")
@@ -24,14 +24,14 @@ class Asked(NamedTuple):
     """One request."""
 
     kind: str
-    """`get` of an object or a part of it, `head`, `listing`, or `refused`: whatever failed."""
+    """`get` of an object or a part of it, `head`, `listing`, or `refused` for a failed request."""
     uri: str
     began_s: float
-    """Since the epoch, when its first byte came."""
+    """The time at which the first byte came, in seconds since the epoch."""
     body_bytes: int
     start: int
     stop: int
-    """Which bytes a `get` asked for."""
+    """The end of the bytes, from `start` on, that a `get` asked for."""
 
 
 class Requests(NamedTuple):
@@ -44,13 +44,13 @@ class Requests(NamedTuple):
     body_bytes: int
     """Bytes of objects that the server sent."""
     again_bytes: int
-    """The bytes that a GET asked for although another GET had asked for them before."""
+    """Bytes that a GET asked for although another GET had asked for them before."""
     first_get_s: float | None
-    """Since the epoch, when the first GET of an object came."""
+    """The time at which the first GET of an object came, in seconds since the epoch."""
 
 
 def parsed(lines: Iterable[str]) -> Iterator[Asked]:
-    """The requests of a log's lines."""
+    """Parse the requests in a log's lines."""
     for line in lines:
         found = _LINE.fullmatch(line.rstrip("\n"))
         if found is None:

@@ -1,8 +1,8 @@
-"""nginx on loopback in an object store's place: files of a directory, requests counted.
+"""nginx on loopback in place of an object store: files of a directory, with counted requests.
 
-Owns the server's life and its log. A bucket is a directory under the root, an object a file in it;
-nginx itself answers HEAD, ranged GET, ETag and If-Match. It does not know ListObjectsV2: a listing
-made beforehand answers every `list-type=2` query of a bucket. Signatures are not looked at.
+Owns the server's life and its log. A bucket is a directory under the root, and an object is a file
+in it. nginx itself answers HEAD, ranged GET, ETag and If-Match. It does not know ListObjectsV2, so
+a listing made beforehand answers every `list-type=2` query of a bucket. Nobody checks signatures.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from benchmarks.objects.tls import (
 
 START_S: Final = 10.0
 SETTLE_S: Final = 0.05
-"""A request is logged when its last byte was sent, which its client may notice a little earlier."""
+"""A request is logged once its last byte was sent, which its client may notice a little earlier."""
 
 
 class ObjectServer:
-    """A context manager; `root` holds the buckets.
+    """A context manager that runs nginx; `root` holds the buckets.
 
     Args:
         root: directory of buckets, readable by this user.
-        directory: for configuration and log; short-lived.
-        workers: of nginx's processes.
-        tls: whether it speaks TLS on a further port.
-        delay_s: after which it answers each request on a further port; 0 for no such port.
+        directory: a short-lived directory for configuration and log.
+        workers: how many processes nginx has.
+        tls: whether to speak TLS on a further port.
+        delay_s: the delay of each answer on a further port; 0 for no such port.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ObjectServer:
         self._delay_s = delay_s
         self._ports = {"": Port(free_port())}
         self._without_kernel_tls = ""
-        """Why there is none, where there is none."""
+        """Why there is no kernel TLS; empty if there is."""
         if delay_s:
             self._ports["delay"] = Port(free_port(), delayed=True)
         if tls:
@@ -106,7 +106,7 @@ class ObjectServer:
             return [pid, *(int(child) for child in file.read().split())]
 
     def requests(self) -> Requests:
-        """What was asked since the last call; waits a moment for the log's last line."""
+        """The requests since the last call; waits a moment for the log's last line."""
         time.sleep(SETTLE_S)
         with open(self._log, encoding="utf-8") as file:
             file.seek(self._read_bytes)

@@ -1,7 +1,7 @@
-"""TLS for the benchmark's server: a certificate made when it starts, and the kernel's part in it.
+"""TLS for the benchmark's server: a certificate made at its start, and TLS in the kernel.
 
 With kernel TLS the server encrypts on the way from sendfile to the socket, and a client's receive
-returns plain bytes. It takes a kernel with the `tls` protocol and an OpenSSL that was built for it.
+returns plain bytes. It needs a kernel with the `tls` protocol and an OpenSSL built for it.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import subprocess
 from typing import Final, NamedTuple
 
 _TCP_ULP: Final = 31
-"""Of <linux/tcp.h>: names the protocol that a connection's bytes pass through in the kernel."""
+"""The constant of <linux/tcp.h> that sets a protocol of the kernel between socket and TCP."""
 _ENABLE_KTLS: Final = 1 << 3
 """OpenSSL's SSL_OP_ENABLE_KTLS, which Python's ssl module names from 3.12 on."""
 _DAYS: Final = "2"
 TLS_STATISTICS: Final = "/proc/net/tls_stat"
-"""Of this network namespace; it is there where the kernel has TLS."""
+"""The statistics of this network namespace; the file exists if the kernel has TLS."""
 
 
 class Certificate(NamedTuple):
-    """Its files; it signs itself, so that it is also the bundle to trust it by."""
+    """The files of a certificate, which signs itself and so is also the bundle that trusts it."""
 
     bundle: str
     key: str
 
 
 def make_certificate(directory: str) -> Certificate:
-    """A certificate for 127.0.0.1."""
+    """Make a certificate for 127.0.0.1."""
     made = Certificate(os.path.join(directory, "bundle.pem"), os.path.join(directory, "key.pem"))
     command = ["openssl", "req", "-x509", "-nodes", "-days", _DAYS, "-subj", "/CN=127.0.0.1"]
     command += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
@@ -44,7 +44,7 @@ def make_certificate(directory: str) -> Certificate:
 
 
 def without_kernel_tls() -> str:
-    """Why connections of this machine cannot use kernel TLS; empty where they can."""
+    """Why connections of this machine cannot use kernel TLS; empty if they can."""
     with (
         socket.create_server(("127.0.0.1", 0)) as listening,
         socket.create_connection(listening.getsockname()) as connected,
@@ -57,7 +57,7 @@ def without_kernel_tls() -> str:
 
 
 def client_context(bundle: str) -> ssl.SSLContext:
-    """What a bare loop connects with, with kernel TLS where it can be had."""
+    """The TLS context of a bare loop, with kernel TLS if it is available."""
     context = ssl.create_default_context(cafile=bundle)
     context.options |= _ENABLE_KTLS
     return context
@@ -67,7 +67,7 @@ def kernel_tls_opened(statistics: str) -> tuple[int, int]:
     """How many connections have sent and received by kernel TLS since the machine started.
 
     Args:
-        statistics: the text of `TLS_STATISTICS`: a counter's name and value a line.
+        statistics: the text of `TLS_STATISTICS`: on each line, a counter's name and value.
     """
     counters = dict(line.split() for line in statistics.splitlines())
     sent, received = (

@@ -1,7 +1,7 @@
 """An opened checkpoint: its catalog, its tensors, and loading them into a model's own memory.
 
-Used by one thread at a time. Tensors handed out as views stay valid as long as they are referenced,
-whether the checkpoint, the client or the daemon is still there or not.
+One thread at a time uses a checkpoint. Tensors handed out as views stay valid as long as they are
+referenced, whether the checkpoint, the client or the daemon still exists or not.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Checkpoint:
     """A checkpoint over any feed. A context manager: leaving it closes it.
 
     Args:
-        feed: where its bytes come from; the checkpoint closes it.
-        source: what was opened, for people.
+        feed: where the checkpoint's bytes come from; the checkpoint closes it.
+        source: the source that was opened, for people.
         progress: told how far reading is, see `stats.Progress`.
-        owners: the number of the shard that counts for a tensor that is in several.
-        on_copied: told after each pass what it copied, and where that came from.
+        owners: for a tensor that is in several shards, the number of the shard that counts.
+        on_copied: told after each pass what the pass copied, and where the bytes came from.
     """
 
     def __init__(
@@ -71,21 +71,21 @@ class Checkpoint:
 
     @property
     def stats(self) -> LoadStats:
-        """What was loaded so far, and from where."""
+        """The figures of this load so far."""
         self._stats.mode = self._feed.route
         return self._stats
 
     @property
     def uris(self) -> tuple[str, ...]:
-        """Its shards, in the order in which they are read."""
+        """The shards, in the order in which they are read."""
         return tuple(shard.uri for shard in self._feed.shards)
 
     @property
     def catalog(self) -> Catalog:
-        """Name to dtype, shape, byte range and shard. Reads every header that was not read yet.
+        """Each tensor's dtype, shape, byte range and shard. Reads headers not read before.
 
         Raises:
-            CorruptCheckpoint: a shard is not valid safetensors, or two have the same name.
+            CorruptCheckpoint: a shard is not valid safetensors, or two shards have the same name.
         """
         with self._stats.timed():
             return Catalog(self._headers.all(), self._owners)
@@ -95,18 +95,19 @@ class Checkpoint:
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """Iterate over `(name, tensor)`, shard after shard in file order.
 
-        On the CPU, tensors of shards that stay resident are views of the shared bytes: nothing is
-        copied, and writing to them changes no byte but this process's own. All others are private.
-        One iteration at a time can run over a checkpoint that does not stay resident. A name that
-        is in several shards comes from the shard that counts. It may come from an earlier shard
-        first, if that was handed out before the other's header was read.
+        On the CPU, tensors of shards that stay resident are views of the shared bytes. Nothing is
+        copied for them, and writing to one changes only this process's private copy of its pages.
+        All other tensors are private copies. Only one iteration at a time can run over a checkpoint
+        that does not stay resident. A name that is in several shards comes from the shard that
+        counts. An earlier shard's tensor may come first, if it was handed out before the other
+        shard's header was read.
 
         Args:
-            device: where the tensors are wanted.
-            names: only these, or all.
+            device: device that the tensors are wanted on.
+            names: names of the only tensors to read; None for all.
 
         Raises:
-            SourceError: a shard cannot be read, or a name is in none.
+            SourceError: a shard cannot be read, or no shard has one of the names.
         """
         wanted = self._wanted(names)
         stats = self._stats
@@ -133,22 +134,22 @@ class Checkpoint:
     ) -> Iterator[Iterator[tuple[str, torch.Tensor]]]:
         """Iterate over `(name, tensor)` for a model that keeps a part of each tensor.
 
-        Larger tensors stand for bytes that are not fetched yet: what is copied from a view of one
-        is fetched, that slice alone, and everything else that is done with one fetches what it
-        needs. Those that are referenced when the context is left without an error are fetched as a
-        whole then; after an error they may be used no more. Where the checkpoint's bytes cannot be
-        fetched so, tensors are those of `tensors`.
+        Larger tensors are lazy tensors, which stand for bytes that are not fetched yet. A copy from
+        a view of a lazy tensor fetches that slice alone; any other use of the tensor fetches what
+        the use needs. When the context is left without an error, lazy tensors that are still
+        referenced are fetched as a whole; after an error they must not be used any more. If the
+        checkpoint's bytes cannot be fetched in this way, the tensors are those of `tensors`.
 
         Args:
-            device: where the tensors are wanted.
-            names: only these, or all.
+            device: device that the tensors are wanted on.
+            names: names of the only tensors to read; None for all.
             small_bytes: tensors of at most so many bytes are ordinary ones.
-            place: which of so many ranks the model is for, where each takes a part of most tensors.
-                It tells what will likely be copied of the first layer, and so saves time. A single
-                rank takes all of everything, so that its tensors are those of `tensors`.
+            place: which of how many ranks the model is for, where each takes a part of most
+                tensors. It tells what will likely be copied of the first layer, and so saves time.
+                A single rank takes all of everything, so its tensors are those of `tensors`.
 
         Raises:
-            SourceError: as `tensors`; of bytes that could not be had, where they are used.
+            SourceError: as in `tensors`; for lazy tensors, it is raised where they are used.
         """
         wanted = self._wanted(names)
         whole = place is not None and place.ranks == 1
@@ -188,7 +189,7 @@ class Checkpoint:
     def _handed(
         self, batch: list[Handed], places: Counter[str]
     ) -> Generator[tuple[str, torch.Tensor], None, None]:
-        """Yield a list's tensors and empty it: the caller alone decides how long they live."""
+        """Yield a list's tensors and empty it, so that only the caller keeps them alive."""
         while batch:
             entry, tensor = batch.pop()
             self._stats.loaded(entry.stop - entry.start)
@@ -197,13 +198,13 @@ class Checkpoint:
             del tensor
 
     def _counts(self, name: str, places: Counter[str]) -> bool:
-        """Whether the next copy of a tensor is to be handed out; notes that it came."""
+        """Whether the next copy of a tensor is to be handed out; counts that copy."""
         place = places[name]
         places[name] += 1
         return self._headers.counts(name, place)
 
     def _wanted(self, names: frozenset[str] | set[str] | None) -> frozenset[str] | None:
-        """The names, each of which is stored; None for all."""
+        """The names as a set, once it is known that each is stored; None for all."""
         if names is None:
             return None
         unknown = sorted(set(names) - set(self.catalog))
@@ -222,18 +223,18 @@ class Checkpoint:
         on_mismatch: OnMismatch | None = None,
         on_tensor: OnTensor | None = None,
     ) -> frozenset[str]:
-        """Read tensors into memory that is there already, such as a model's parameters.
+        """Read tensors into existing memory, such as a model's parameters.
 
         Bytes go straight into targets of the stored dtype and shape. Any other target gets the
         stored tensor in its leading corner, each dimension narrowed to the stored size where that
         is smaller, converted to its dtype.
 
         Args:
-            targets: name to tensor.
-            strict: every target must be stored and every stored tensor have a target; else those
-                on one side only are left alone.
-            on_mismatch: called with `(name, catalog entry, target)` for each that is converted or
-                narrowed.
+            targets: target of each tensor, by name.
+            strict: whether every target must be stored and every stored tensor must have a target;
+                otherwise names on one side only are ignored.
+            on_mismatch: called with `(name, catalog entry, target)` for each tensor that is
+                converted or narrowed.
             on_tensor: called in this thread with `(name, size_bytes)` once a tensor is in place.
 
         Returns:
@@ -256,7 +257,7 @@ class Checkpoint:
             return names
 
     def _settle(self) -> None:
-        """To be called at the end of a pass: see `Feed.settle`; tells what was copied since."""
+        """Settle the feed at the end of a pass, and tell `on_copied` what was copied since."""
         self._feed.settle()
         more_bytes = self._stats.copied_bytes - self._told_bytes
         self._told_bytes += more_bytes
@@ -266,7 +267,7 @@ class Checkpoint:
             self._on_copied(Copies.of(more_bytes, self._feed.route, direct_bytes))
 
     def _counting(self, on_tensor: OnTensor | None) -> Callable[[Sequence[TensorEntry]], None]:
-        """What notes tensors that are in place, and tells the caller."""
+        """Make the function that notes tensors that are in place, and tells the caller of them."""
 
         def loaded(entries: Sequence[TensorEntry]) -> None:
             for entry in entries:

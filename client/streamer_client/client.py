@@ -1,7 +1,8 @@
 """Opening checkpoints: through the daemon, or in this process alone.
 
-Owns the checkpoints that a client opened, and closes them with it. Where their bytes come from is
-left to `delivery/openers.py`, and what a `mode` means to `launch.py`. Runs in the caller's thread.
+Owns the checkpoints that a client opened, and closes them with the client. `delivery/openers.py`
+decides where their bytes come from, and `launch.py` what a `mode` means. Runs in the caller's
+thread.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Client:
     """Opens checkpoints. A context manager: leaving it closes it and the checkpoints it opened.
 
     Args:
-        opener: where their bytes come from.
+        opener: decides where the checkpoints' bytes come from.
         admin: requests to the daemon; None without one.
     """
 
@@ -51,7 +52,7 @@ class Client:
 
     @property
     def socket(self) -> str | None:
-        """Where its daemon listens; None when this client reads without one."""
+        """Path of the daemon's socket; None when this client reads without a daemon."""
         return None if self._admin is None else self._admin.socket
 
     def open(
@@ -70,17 +71,16 @@ class Client:
         Args:
             source: directory, file or object-store prefix; or a list of files.
             pattern: glob on file names directly under `source`; `*.safetensors` by default.
-            files: read only these, in this order.
-            owners: which of `files` counts for a tensor that is in several of them, for `catalog`
-                and `tensors`. Without it, or for a tensor that it does not name, a name in two
-                files is an error.
+            files: the only files to read, in this order.
+            owners: for a tensor that is in several of `files`, the file that counts in `catalog`
+                and `tensors`. A tensor without an owner must not be in two files.
             progress: see `stats.Progress`.
             page_cache: see `OpenRequest`.
             options: `hold`, `memory_limit`, `concurrency`: see `LoadOptions`.
 
         Raises:
-            SourceError: it cannot be read.
-            MemoryLimitError: it can never fit.
+            SourceError: the checkpoint cannot be read.
+            MemoryLimitError: the checkpoint can never fit.
             DaemonUnavailable: the daemon is gone and did not come back.
         """
         from streamer_client.checkpoint import Checkpoint  # noqa: PLC0415  torch, only when needed
@@ -95,16 +95,16 @@ class Client:
         return checkpoint
 
     def open_feed(self, files: Sequence[Source], **options: Unpack[LoadArguments]) -> Feed:
-        """The bytes of any files, for callers who read them without a `Checkpoint`.
+        """Open any files and return their feed, for callers who read bytes without a `Checkpoint`.
 
         The caller closes the feed.
 
         Args:
-            files: of one kind of source, each once.
-            options: as in `open`.
+            files: the files, each once, all of one kind of source.
+            options: the options of a load, as in `open`.
 
         Raises:
-            StreamerError: as `open`.
+            StreamerError: as in `open`.
         """
         return self._opener.feed(open_request(files, options=LoadOptions(**options)))
 
@@ -145,12 +145,12 @@ def daemon_client(
 
     Raises:
         DaemonUnavailable: nothing answers.
-        ProtocolMismatch: it speaks another version.
+        ProtocolMismatch: the daemon speaks another version.
     """
     link = Link(socket_path, label, reconnect_s)
     return Client(DaemonOpener(link, environ), Admin(link))
 
 
 def direct_client(environ: Mapping[str, str] = os.environ) -> Client:
-    """A client without a daemon."""
+    """A client that reads without a daemon."""
     return Client(DirectOpener(environ))

@@ -1,7 +1,7 @@
-"""Which way to a checkpoint: a running daemon, one started for this user, or none (`mode`).
+"""Choosing the way to a checkpoint by `mode`: a running daemon, one started for this user, or none.
 
-Owns what each `Mode` means for a client. Finding or starting a daemon is left to
-`connecting/finding.py`, opening checkpoints to `delivery/openers.py`. Runs in the caller's thread.
+Owns what each `Mode` means for a client. `connecting/finding.py` finds or starts a daemon, and
+`delivery/openers.py` opens checkpoints. Runs in the caller's thread.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ def open_client(
     reconnect_s: float = RECONNECT_S,
     environ: Mapping[str, str] = os.environ,
 ) -> Client:
-    """A client of the mode asked for; `Checkpoint.stats.mode` tells which way a load took.
+    """A client of the chosen mode; `Checkpoint.stats.mode` tells which way a load took.
 
     Args:
         mode: one of `Mode`; by default `$STREAMERD_MODE`, else `auto`. `off`, which leaves vLLM its
             own loaders, reads directly here and starts nothing.
-        socket: the daemon's socket; by default the place that docs/operations.md says.
+        socket: the daemon's socket; by default the place that docs/operations.md names.
         label: what `streamerctl status` shows for this client.
         reconnect_s: how long a load looks for a new daemon when its own dies.
-        environ: what names credentials and endpoints of sources.
+        environ: variables that name the credentials and endpoints of sources.
 
     Raises:
         ConfigError: no such mode.
-        DaemonUnavailable: mode `required`, and nothing answers, or who does is not trusted.
+        DaemonUnavailable: mode `required`, and nothing answers, or the listener is not trusted.
         ProtocolMismatch: mode `required`, and the daemon is of another version.
     """
     chosen = chosen_mode(mode, os.environ)

@@ -1,4 +1,4 @@
-"""What a load can tell about itself afterwards."""
+"""The figures that a load tells about itself afterwards."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 Progress = Callable[[int, int], None]
-"""Called in the reader's thread with `(bytes_done, bytes_total)`, the latter of all files."""
+"""Called in the reader's thread with `(bytes_done, bytes_total)`; the total is of all files."""
 
 
 @dataclass(slots=True)
 class LoadStats:
-    """Figures of one checkpoint; they grow while tensors are read."""
+    """The figures of one checkpoint; they grow while tensors are read."""
 
     source: str
     mode: str
-    """`daemon`, `direct`, `daemon+direct` when the daemon died on the way, or `page-cache`: see
-    `Client.open`."""
+    """The way that the load took: `daemon`, `direct`, `page-cache`, or `daemon+direct` when the
+    daemon died on the way; see `Client.open`."""
     total_bytes: int
     """Size of all shards."""
     resident_bytes: int
-    """Of these, in memory already when the checkpoint was opened."""
+    """How many of `total_bytes` were in memory already when the checkpoint was opened."""
     loaded_bytes: int = 0
-    """Tensor bytes handed out or copied so far; each pass counts."""
+    """Tensor bytes handed out or copied so far, counted again in each pass."""
     copied_bytes: int = 0
-    """Bytes that were copied for them, to a device or into private memory: less where tensors are
-    views of shared bytes, or where `Checkpoint.slices` fetched no more than what was used."""
+    """Bytes that were copied to a device or into private memory. They are fewer than `loaded_bytes`
+    where tensors are views, or where `Checkpoint.slices` fetched only the parts in use."""
     tensors: int = 0
     seconds: float = 0.0
-    """Spent waiting and copying, the caller's own work between two tensors left out."""
+    """Time spent waiting and copying, without the caller's own work between two tensors."""
     progress: Progress | None = field(default=None, repr=False)
 
     def loaded(self, size_bytes: int) -> None:

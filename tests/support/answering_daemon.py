@@ -1,4 +1,4 @@
-"""A daemon's stand-in for streamerctl: both sockets, in a thread that answers as a test says."""
+"""A stand-in daemon for streamerctl: both sockets, in a thread that answers as a test says."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class AnsweringDaemon:
 
     Attributes:
         received: every message, in order.
-        handed: of each message that had a transfer, the names of its files.
+        handed: for each message that had a transfer, the names of its files.
     """
 
     def __init__(self, directory: Path, answer: Answer, heartbeat_s: float = 5.0) -> None:

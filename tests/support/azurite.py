@@ -1,4 +1,4 @@
-"""Microsoft's emulator of Azure Storage, from npm, in a process of its own.
+"""Microsoft's emulator of Azure Storage, from npm, run as a separate process.
 
 It is installed into `.stores/` in the repository's root on first use, or beforehand by
 `python -m tests.support.azurite`.
@@ -35,27 +35,27 @@ class Azurite:
     """A running emulator."""
 
     url: str
-    """`http://127.0.0.1:port`, without the account."""
+    """The URL `http://127.0.0.1:port`, without the account."""
     key: str
     """The account's key, made for this run."""
 
     def endpoint(self, url: str = "") -> str:
-        """The account's blob endpoint, at another server in front of it if one is given."""
+        """The account's blob endpoint; `url` may name a server in front of the emulator."""
         return f"{url or self.url}/{ACCOUNT}"
 
     def service(self, **options: Any) -> BlobServiceClient:
-        """Azure's own client, for writing blobs as another program would."""
+        """Azure's own client, which writes blobs as another program would."""
         return BlobServiceClient(self.endpoint(), credential=self.key, **options)
 
 
 @functools.cache
 def azurite_missing() -> str:
-    """Why the emulator cannot run; empty where it can. Installs it if that is possible."""
+    """Why the emulator cannot run; empty if it can. Installs it if that is possible."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         return "Azurite needs node and npm, and they are not installed"
     _HOME.mkdir(exist_ok=True)
     with (_HOME / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another worktree's or worker's tests may install it too
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests of other worktrees or workers may install it too
         if _SCRIPT.exists():
             return ""
         command = ["npm", "install", "--prefix", str(_HOME), "--no-audit", "--no-fund"]
@@ -67,11 +67,11 @@ def azurite_missing() -> str:
 
 @contextlib.contextmanager
 def azurite(certificate: Path | None = None) -> Iterator[Azurite]:
-    """A running emulator, empty, that keeps everything in memory.
+    """A running emulator, empty at first, that keeps everything in memory.
 
     Args:
-        certificate: a PEM file with a server's key and certificate; then it speaks TLS and takes
-            access tokens too, of which it verifies all but the signature.
+        certificate: a PEM file with a server's key and certificate. The emulator then speaks TLS
+            and also takes access tokens, of which it verifies all but the signature.
     """
     key = b64encode(secrets.token_bytes(32)).decode()
     secure = ["--cert", str(certificate), "--key", str(certificate), "--oauth", "basic"]
@@ -91,7 +91,7 @@ def azurite(certificate: Path | None = None) -> Iterator[Azurite]:
             yield Azurite(_url(process), key)
         finally:
             process.terminate()
-            process.wait(30)  # before its output is closed, which it writes to at its end
+            process.wait(30)  # first, as it writes to its output at its end
 
 
 def _url(process: subprocess.Popen[str]) -> str:
@@ -108,4 +108,4 @@ def _without_proxies(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    print(azurite_missing() or "Azurite is installed")  # noqa: T201 - for whoever runs `make test`
+    print(azurite_missing() or "Azurite is installed")  # noqa: T201 - for who runs `make test`

@@ -1,4 +1,4 @@
-"""An authority made for one test, and a server's certificate signed by it."""
+"""A certificate authority made for one test, and server certificates signed by it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 
 
 class Authority:
-    """Signs certificates; `bundle` is the PEM file to trust it by."""
+    """Signs certificates; `bundle` is the PEM file that makes others trust it."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -68,9 +68,9 @@ class Authority:
         """A certificate and its key in files, for either side of a connection.
 
         Args:
-            directory: for the files.
-            name: of the files, and of who holds the certificate.
-            named: whether the certificate says the name.
+            directory: directory for the files.
+            name: name of the files, and of the certificate's holder.
+            named: whether the certificate contains the name.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = _name(name) if named else x509.Name([])

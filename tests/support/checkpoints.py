@@ -11,7 +11,7 @@ from pathlib import Path
 from streamer_client.contract.safetensors.catalog import DTYPE_BITS
 
 Stored = tuple[str, Sequence[int], bytes]
-"""dtype as safetensors names it, shape, bytes."""
+"""A dtype as safetensors names it, a shape, and the bytes."""
 
 
 HEADER_ROOM_BYTES = 16 << 10
@@ -68,7 +68,7 @@ def one_of_each() -> dict[str, Stored]:
 
 
 def write_blocks(path: Path, blocks: int, block_bytes: int = 64 << 10, seed: int = 0) -> Path:
-    """A file of exactly so many blocks, in tensors of about a block that begin and end anywhere."""
+    """Write a file of exactly so many blocks; its tensors are about a block long, at any offset."""
     size_bytes = blocks * block_bytes
     rest = size_bytes - HEADER_ROOM_BYTES
     part = block_bytes - 1000

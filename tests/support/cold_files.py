@@ -1,4 +1,4 @@
-"""Takes files out of the page cache."""
+"""Removes files from the page cache."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def make_cold(path: Path) -> None:
-    """Drop the file from the page cache, or skip where that cannot be done."""
+    """Drop the file from the page cache, or skip the test if that cannot be done."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

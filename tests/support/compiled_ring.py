@@ -1,6 +1,6 @@
-"""The ring's compiled part over a fake driver, for tests on machines without a GPU.
+"""The compiled ring over a fake CUDA driver, for tests on machines without a GPU.
 
-Owns compiling both where there is a C compiler, and the rings made of them.
+Owns compiling both, if there is a C compiler, and the rings made of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FAKE_SOURCE = Path(__file__).with_name("fake_cuda.c")
 
 
 class CompiledRing:
-    """Both libraries; `fake` sets what the driver does, and tells what it was asked."""
+    """Both libraries; `fake` sets what the driver does, and tells which calls it got."""
 
     def __init__(self, directory: Path) -> None:
         compiler = shutil.which("cc") or shutil.which("gcc")

@@ -1,4 +1,4 @@
-"""Every counter of a daemon at one moment: metrics, status and report, held against each other."""
+"""Every counter of a daemon at one moment: metrics, status and report, compared with each other."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.support.waiting import eventually
 Labels = tuple[str, ...]
 
 ONE_ORIGIN: Final = {"copied_page_cache_bytes": "page_cache", "copied_direct_bytes": "direct"}
-"""Totals that are one label's part of `copied_bytes` in the metrics."""
+"""Totals that are the part of `copied_bytes` with one label in the metrics."""
 UP_ONLY: Final = ("_total", "_bucket", "_count", "_sum")
 
 
 @dataclass(frozen=True)
 class Told:
-    """What a daemon told at one moment."""
+    """The metrics, status and report of a daemon at one moment."""
 
     samples: dict[tuple[str, Labels], float]
     status: StatusDocument
@@ -48,18 +48,18 @@ class Told:
 
 @dataclass
 class Counters:
-    """Looks at a daemon that serves metrics at a Unix socket, again and again."""
+    """Looks repeatedly at a daemon that serves metrics at a Unix socket."""
 
     daemon: DaemonProcess
     metrics: Path
     last: dict[tuple[str, Labels], float] = field(default_factory=dict)
 
     def agree(self) -> Told:
-        """Wait until all three say the same, and compare with the last look."""
+        """Wait until all three sources agree, and compare them with the last look."""
         return eventually(self._agreed)
 
     def restarted(self) -> None:
-        """The daemon was started again: counters begin anew."""
+        """Note that the daemon was started again, so that its counters begin anew."""
         self.last = {}
 
     def _agreed(self) -> Told:
@@ -118,7 +118,7 @@ def _same_memory(told: Told) -> None:
 
 
 def _same_loads(told: Told) -> None:
-    """The report has all loads since the start, as long as these are not too many for it."""
+    """Check that the report has all loads since the start, unless it has dropped old ones."""
     over = [load for load in told.report.loads if load.outcome != "running"]
     counted = Counter((load.kind, load.outcome) for load in over)
     assert told.labelled("streamerd_loads_total") == counted

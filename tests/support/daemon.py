@@ -1,6 +1,6 @@
 """A real daemon for one test: a process, its socket, its log.
 
-Owns start (by the ready pipe), stop and the log; what is asked of it goes through `raw_client.py`
+Owns start (by the ready pipe), stop and the log. Requests to the daemon go through `raw_client.py`
 or the client library.
 """
 
@@ -34,11 +34,11 @@ REPOSITORY: Final = Path(__file__).parents[2]
 
 
 class DaemonProcess:
-    """`python -m streamerd` on a socket of its own; may be started again after its end.
+    """`python -m streamerd` on its own socket; it may be started again after its end.
 
     Args:
-        socket_path: where it listens.
-        flags: more flags; small blocks and a limit of 16 of them unless they say otherwise.
+        socket_path: path of the control socket.
+        flags: further flags; the defaults are small blocks and a limit of 16 of them.
         before: a command that ends by executing the daemon's, such as `unshare`.
     """
 
@@ -62,7 +62,7 @@ class DaemonProcess:
         self._instance = ""
 
     def drop_flag(self, name: str) -> None:
-        """Leave out a flag that has no value."""
+        """Leave out a flag that has no value, from the next start on."""
         self._flags = tuple(flag for flag in self._flags if not flag.startswith(name))
 
     def replace_flag(self, flag: str) -> None:
@@ -102,7 +102,7 @@ class DaemonProcess:
             )
 
     def run_to_its_end(self) -> int:
-        """Start it where it cannot serve; returns the exit code."""
+        """Start a daemon that cannot serve, and return its exit code."""
         with open(os.devnull, "wb") as nowhere:
             self._spawn(nowhere.fileno())
         return self.wait()
@@ -123,23 +123,23 @@ class DaemonProcess:
         return self.process.wait(STOP_S)
 
     def stop(self) -> int:
-        """Ask it to end; returns the exit code."""
+        """Ask the daemon to end, and return its exit code."""
         self.process.terminate()
         return self.wait()
 
     def kill(self) -> None:
-        """Kill it at once, as the kernel's OOM killer would."""
+        """Kill the daemon at once, as the kernel's OOM killer would."""
         self.process.kill()
         self.wait()
 
     def end(self) -> None:
-        """End it and remove what it left, whatever state it is in."""
+        """End the daemon and remove what it left, whatever state it is in."""
         if self._process is not None and self._process.poll() is None:
             try:
                 self.stop()
             except subprocess.TimeoutExpired:
                 self.kill()
-        # It leaves its slabs for a next daemon, and a killed one its socket too.
+        # A daemon leaves its slabs for the next one, and a killed daemon leaves its socket too.
         for name in self.segments():
             os.unlink(SHM_DIR / name)
         shutil.rmtree(self.sidecars, ignore_errors=True)
@@ -152,27 +152,27 @@ class DaemonProcess:
 
     @property
     def instance(self) -> str:
-        """The instance noted beside the socket; the last one known where the note is gone."""
+        """The instance noted beside the socket, or the last known one if the note is gone."""
         path = self.socket
         if self._process is not None and self._process.poll() is None:
-            path = f"/proc/{self.pid}/root{path}"  # it may be in a mount namespace of its own
+            path = f"/proc/{self.pid}/root{path}"  # the daemon may be in another mount namespace
         self._instance = read_instance(path) or self._instance
         return self._instance
 
     @property
     def sidecars(self) -> Path:
-        """The folder of its sidecars."""
+        """The folder of the daemon's sidecars."""
         return Path(self.socket + ".slabs")
 
     def segments(self) -> list[str]:
-        """Names of its slabs in /dev/shm."""
+        """The names of the daemon's slabs in /dev/shm."""
         instance = self.instance
         if not instance:
             return []
         return [name for name in os.listdir(SHM_DIR) if f".{instance}." in name]
 
     def allocated_bytes(self) -> int:
-        """The memory of all of its slabs, as the kernel counts it."""
+        """The memory of all of the daemon's slabs, as the kernel counts it."""
         total = 0
         for name in self.segments():
             with contextlib.suppress(FileNotFoundError):
@@ -188,9 +188,9 @@ class DaemonProcess:
         return totals
 
     def reads_under_way(self) -> int:
-        """Whole blocks that workers are to bring, or to make room for, and that are not there yet.
+        """How many blocks workers still have to bring or to make room for.
 
-        Where nothing is being evicted, whatever is used and not resident is on its way.
+        While nothing is being evicted, these are the used bytes that are not resident.
         """
         status = self.status()
         shards = [shard for source in status["sources"] for shard in source["shards"]]
@@ -218,7 +218,7 @@ class Daemons:
         socket_path: Path | None = None,
         before: Sequence[str] = (),
     ) -> DaemonProcess:
-        """A daemon that is not started yet."""
+        """Make a daemon that is not started yet."""
         path = socket_path or self.socket_path()
         daemon = DaemonProcess(path, *flags, before=before)
         self._made.append(daemon)
@@ -235,7 +235,7 @@ class Daemons:
 @contextlib.contextmanager
 def daemons() -> Iterator[Daemons]:
     """A maker of daemons; their logs go to stderr, which pytest shows for failures."""
-    # Not tmp_path: a socket's path is short, and the name of a test may be long.
+    # tmp_path is not used: a socket's path must be short, and a test's name may be long.
     directory = Path(tempfile.mkdtemp(prefix="strd-"))
     made = Daemons(directory)
     try:

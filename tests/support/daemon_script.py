@@ -1,4 +1,4 @@
-"""How the scripted daemon behaves, and the shards that a load of it reads."""
+"""The behaviour of the scripted daemon, and the shards that its loads read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.descriptor_end import HandedPair, Manners, Session
 
 @dataclass
 class Script(Manners):
-    """How the stand-in behaves; may be changed while it runs."""
+    """The behaviour of the stand-in; a test may change it while the stand-in runs."""
 
     block_bytes: int = 64 << 10
     window_blocks: int = 1_000_000
@@ -29,30 +29,30 @@ class Script(Manners):
     heartbeat_s: float = 5.0
     welcome_protocol: int = PROTOCOL
     right_proof: bool = True
-    """Whether `Welcome` repeats what the greeting told."""
+    """Whether `Welcome` repeats the proof of the greeting."""
     allowed_grants: int = 1_000_000
     silent: bool = False
     refuse_open: StreamerError | None = None
     refuse_requests: StreamerError | None = field(
         default_factory=lambda: RequestRefused("the script says no")
     )
-    """What prefetch and cache control are answered with; None: they are carried out."""
+    """The answer to prefetch and cache control; if None, they are carried out."""
     waits_first: int = 0
     fail_shards: dict[int, StreamerError] = field(default_factory=dict)
-    """Told instead of the next grant."""
+    """Errors that are told instead of the next grant, by shard."""
     change_identity: bool = False
     resident_bytes: int = 0
-    """What an open is told that was in memory."""
+    """How many resident bytes an open is told of."""
     compared: bool = True
-    """Without it loads are opened uncompared; `ScriptedDaemon.compare` ends that."""
+    """Whether loads are opened as compared; `ScriptedDaemon.compare` ends a comparison."""
     slabs_first: bool = False
-    """Whether slabs overtake the answer that they belong to, as they may on their other socket."""
+    """Whether slabs come before the answer that they belong to, as the other socket allows."""
     memfd: bool = False
-    """Slabs without names."""
+    """Whether slabs have no names."""
     short_slabs: bool = False
-    """Slabs smaller than their shards."""
+    """Whether slabs are smaller than their shards."""
     adopts: dict[str, str] = field(default_factory=dict)
-    """URI to slab of an earlier daemon, whose bytes count as granted when they are wanted."""
+    """For each URI a slab of an earlier daemon, whose bytes count as granted once wanted."""
 
 
 @dataclass
@@ -76,14 +76,14 @@ class ScriptedLoad:
         ]
 
     def opened_shards(self, suffix: str) -> tuple[OpenedShard, ...]:
-        """What `Opened` says of the shards; each identity ends with `suffix`."""
+        """The shards as `Opened` has them; each identity ends with `suffix`."""
         return tuple(
             OpenedShard(one.uri, one.identity + suffix, one.size_bytes, self.held)
             for one in self.stored
         )
 
     def span(self, shard: int, block: int, block_bytes: int) -> tuple[int, int]:
-        """Where a block begins and ends in its shard."""
+        """The first byte of a block in its shard, and the one past its last."""
         return block_span(block, self.stored[shard].size_bytes, block_bytes)
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ def _stored(pair: HandedPair) -> StoredShard:
 
 
 def _reader(stored: StoredShard, pair: HandedPair) -> LocalReader:
-    """Over copies: the transfer is dropped before the load ends."""
+    """Make a reader of copies, since the transfer is dropped before the load ends."""
     copies = [os.dup(fd) for fd in pair[1:] if fd is not None]
     return LocalReader(copies[0], stored, *copies[1:])
 

@@ -1,7 +1,7 @@
 """A stand-in daemon's end of the descriptor socket: greetings, files taken, slabs handed out.
 
-Owns its listening socket, the connections, and every descriptor that came through them. The thread
-of the stand-in serves it; the test's thread changes the manners and looks at what arrived.
+Owns its listening socket, the connections, and every descriptor that came through them. The
+stand-in's thread serves it; the test's thread changes the manners and looks at what arrived.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ from streamer_client.contract.messages import PROTOCOL
 from streamer_client.contract.socket import descriptor_socket
 
 RECEIVED_DESCRIPTORS: Final = 253
-"""SCM_MAX_FD of Linux."""
+"""The value of SCM_MAX_FD of Linux."""
 
 
 @dataclass
 class Manners:
-    """How the stand-in behaves on the descriptor socket; may be changed while it runs."""
+    """The behaviour of the stand-in on the descriptor socket; may be changed while it runs."""
 
     protocol: int = PROTOCOL
     greets: bool = True
-    """Without it who connects waits, until it is set."""
+    """Whether clients are greeted; without it they wait until it is set."""
     refuse_client: StreamerError | None = None
     refuse_files: StreamerError | None = None
     takes_files: bool = True
-    """Without it batches of files are not acknowledged, until it is set."""
+    """Whether batches of files are acknowledged; without it they wait until it is set."""
     hands_out: bool = True
-    """Without it slabs are kept, until it is set."""
+    """Whether slabs are sent; without it they are kept until it is set."""
     slab_batch: int = BATCH_DESCRIPTORS
 
 
@@ -84,7 +84,7 @@ class Session:
     """Acknowledgements that are held back."""
     slabs: deque[tuple[Slabs, list[int]]] = field(default_factory=deque)
     awaiting: bool = False
-    """Whether a batch of slabs was sent and not acknowledged."""
+    """Whether a batch of slabs was sent and is not acknowledged yet."""
 
     def drop(self, transfer: int) -> None:
         """Close the files of a transfer."""
@@ -94,8 +94,8 @@ class Session:
                 os.close(pair.direct_fd)
 
     def hang_up(self) -> None:
-        """Let the client see the end, as it waits for after `Goodbye`; its own end follows."""
-        with contextlib.suppress(OSError):  # it did not wait
+        """End the sending direction, for which a client waits after `Goodbye`."""
+        with contextlib.suppress(OSError):  # the client did not wait
             self.connection.shutdown(socket.SHUT_WR)
 
     def end(self) -> None:
@@ -114,7 +114,7 @@ class DescriptorEnd:
 
     Attributes:
         arrived: every packet that came.
-        sessions: by token, those whose clients have left too.
+        sessions: all sessions by token, also those whose clients have left.
     """
 
     def __init__(self, control_socket: str, manners: Manners) -> None:
@@ -131,11 +131,11 @@ class DescriptorEnd:
 
     @property
     def living(self) -> list[Session]:
-        """Whose connection is open."""
+        """The sessions whose connections are open."""
         return [session for session in list(self.sessions.values()) if session.living]
 
     def batches(self) -> list[tuple[int, int]]:
-        """Of each batch of files: how many files, and how many descriptors."""
+        """For each batch of files: how many files, and how many descriptors."""
         return [
             (len(one.packet.files), one.descriptors)
             for one in list(self.arrived)
@@ -145,11 +145,11 @@ class DescriptorEnd:
     # --- the stand-in's thread -------------------------------------------------------------------
 
     def sources(self) -> list[socket.socket]:
-        """What to poll."""
+        """The sockets to poll."""
         return [self._listening, *(session.connection for session in self.living)]
 
     def serve(self, poller: zmq.Poller) -> list[Session]:
-        """Do what is to be done now; returns the sessions whose connection ended."""
+        """Do what is due; return the sessions whose connections ended."""
         ready = {fd for fd, _ in poller.poll(0)}
         if self._listening.fileno() in ready:
             session = Session(self._listening.accept()[0])
@@ -177,7 +177,7 @@ class DescriptorEnd:
             session.end()
 
     def _answer(self, session: Session) -> None:
-        """Send what manners allow; a client that has left is told by its end of file."""
+        """Send what the manners allow; the end of file tells later that a client has left."""
         manners = self._manners
         with contextlib.suppress(OSError):
             if manners.greets and not session.greeted:
@@ -207,7 +207,7 @@ class DescriptorEnd:
         session.connection.send(encode_packet(packet))
 
     def _receive(self, session: Session) -> bool:
-        """One packet; False at the end of the connection."""
+        """Receive one packet; False at the end of the connection."""
         try:
             data, descriptors, flags, _ = socket.recv_fds(
                 session.connection,

@@ -1,7 +1,7 @@
 """A client that sends any packet with any descriptors to the descriptor socket, in any order.
 
-Owns one connection of each kind, as one client: the descriptor socket and the ZeroMQ peer that
-presents its token. Nothing here checks what it sends; that is what the daemon must do.
+Owns one connection of each kind, as one client: the descriptor socket, and the ZeroMQ peer that
+presents its token. Nothing here checks what is sent, since that is the daemon's task.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class DescriptorPeer:
     # --- the descriptor socket ------------------------------------------------------------------
 
     def packet(self) -> FromDaemon | None:
-        """The next packet, its descriptors closed; None at the end of the connection."""
+        """The next packet, after closing its descriptors; None at the end of the connection."""
         data, descriptors, _, _ = socket.recv_fds(self.connection, MAX_PACKET_BYTES, ROOM)
         for descriptor in descriptors:
             os.close(descriptor)
@@ -82,13 +82,13 @@ class DescriptorPeer:
     def hand(
         self, names: Sequence[str], descriptors: Sequence[int], transfer: int = 1
     ) -> FromDaemon | None:
-        """Send one batch as it is; the answer."""
+        """Send one batch unchecked, and return the answer."""
         direct = len(descriptors) > len(names)
         files = Files(transfer, tuple(HandedFile(name, direct) for name in names))
         return self.hand_bytes(encode_packet(files), descriptors)
 
     def hand_bytes(self, data: bytes, descriptors: Sequence[int]) -> FromDaemon | None:
-        """Send any bytes with any descriptors; the answer."""
+        """Send any bytes with any descriptors, and return the answer."""
         socket.send_fds(self.connection, [data], list(descriptors))
         return self.packet()
 
@@ -98,7 +98,7 @@ class DescriptorPeer:
         self._messages.send((self.token if token is None else token) + encode(message))
 
     def message(self) -> DaemonMessage:
-        """The next message that is no heartbeat."""
+        """The next message that is not a heartbeat."""
         while True:
             if not self._messages.poll(int(ANSWER_S * 1000)):
                 raise AssertionError(f"the daemon said nothing within {ANSWER_S} s")
@@ -116,14 +116,14 @@ class DescriptorPeer:
         self.send(Open(number, load, "by hand", transfer, want=want, options=NOT_HELD))
 
     def open(self, transfer: int, load: int = 1, want: FirstWant = "all") -> Opened | Failed:
-        """Ask for a load of a transfer; what answers that."""
+        """Ask for a load of a transfer, and return the answer."""
         self.ask_for(transfer, load, want)
         while not isinstance(message := self.message(), Opened | Failed):
             pass
         return message
 
     def open_of(self, name: str, descriptors: Sequence[int]) -> str:
-        """Hand one file over and open it: `opened`, or the code of what refuses it."""
+        """Hand one file over and open it; return `opened`, or the code of the refusal."""
         taken = self.hand([name], descriptors)
         if isinstance(taken, Refused):
             return taken.code
@@ -151,7 +151,7 @@ class DescriptorPeer:
 
 
 def greeting_of(socket_path: str) -> tuple[socket.socket, FromDaemon]:
-    """Connect to the descriptor socket and go no further; the connection, and what it says."""
+    """Connect to the descriptor socket and stop; return the connection and its greeting."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.settimeout(ANSWER_S)
     try:

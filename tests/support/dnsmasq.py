@@ -18,17 +18,17 @@ READY_S: Final = 20.0
 def dns_server(
     folder: Path, address: str, name: str, hosts: Sequence[str], before: Sequence[str]
 ) -> Iterator[Path]:
-    """Answers with the addresses of `hosts` for a name.
+    """Answer with the addresses of `hosts` for a name.
 
     Args:
-        folder: for its file of addresses, and for the client's configuration.
-        address: where it listens, on DNS's own port.
-        name: that it answers for.
+        folder: folder for the file of addresses, and for the client's configuration.
+        address: address to listen on, at DNS's own port.
+        name: the name that it answers for.
         hosts: the addresses behind the name.
-        before: a command that goes on where that address is.
+        before: a command that enters the namespace with that address.
 
     Yields:
-        A file that takes the place of /etc/resolv.conf for whoever asks this server.
+        A file to mount over /etc/resolv.conf, so that programs ask this server.
     """
     addresses, resolver = folder / "addresses", folder / "resolv.conf"
     addresses.write_text("".join(f"{host} {name}\n" for host in hosts))
@@ -48,7 +48,7 @@ def dns_server(
 
 
 def _answers(address: str, before: Sequence[str]) -> bool:
-    """Whether somebody accepts connections at DNS's port; dnsmasq answers by TCP too."""
+    """Whether somebody accepts connections at DNS's port, as dnsmasq also answers by TCP."""
     ask = f"import socket; socket.create_connection(({address!r}, 53), 5).close()"
     command = [*before, sys.executable, "-c", ask]
     return subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""A real etcd for one test, without certificates or with them, on ports of its own."""
+"""A real etcd for one test, with or without certificates, on its own ports."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class EtcdFiles(NamedTuple):
 
     ca: Path
     server: Path
-    """Certificate and key of etcd, for its address."""
+    """The certificate and key of etcd, for its address."""
     cert: Path
     key: Path
-    """Of whoever asks it."""
+    """The key of etcd's clients."""
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -47,14 +47,14 @@ class EtcdFiles(NamedTuple):
 
 
 class EtcdServer:
-    """One etcd with a data directory, which may be stopped and started again.
+    """One etcd with a data directory; it may be stopped and started again.
 
     Args:
-        program: what to run.
-        directory: for its data.
-        address: where it listens.
-        before: a command that goes on where that address is.
-        tls: certificates, which every client must have too; None for plain HTTP.
+        program: path of the etcd program.
+        directory: directory for its data.
+        address: address to listen on.
+        before: a command that enters the namespace with that address.
+        tls: certificates, which every client needs too; None for plain HTTP.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class EtcdServer:
     ) -> None:
         self._tls = tls
         self.prefix = "/streamerd"
-        """Under which the fleets of this test stand."""
+        """The prefix of the keys of this test's fleets."""
         self._address = address
         self._before = tuple(before)
         self._program = program
@@ -91,7 +91,7 @@ class EtcdServer:
         return self._process is not None
 
     def start(self, *flags: str) -> None:
-        """Start it, and return once it is healthy."""
+        """Start etcd, and return once it is healthy."""
         client = self.url
         flags = (*flags, *(self._tls.flags if self._tls else ()))
         peer = f"http://127.0.0.1:{self._peer_port}"
@@ -106,7 +106,7 @@ class EtcdServer:
         eventually(self._answers, READY_S)
 
     def _answers(self) -> bool:
-        """Whether it is healthy; one that is killed before may leave files it cannot start with."""
+        """Whether etcd is healthy; if killed before, it may be unable to start again."""
         url, files = f"{self.url}/health", self._tls
         ask = f"import ssl, urllib.request as u; u.urlopen({url!r}, timeout=5, context=None)"
         if files is not None:
@@ -125,7 +125,7 @@ class EtcdServer:
 
 @contextlib.contextmanager
 def etcd_server(directory: Path, tls: EtcdFiles | None = None) -> Iterator[EtcdServer]:
-    """A running etcd; the test is skipped where the program is not installed."""
+    """A running etcd; the test is skipped if the program is not installed."""
     program = shutil.which("etcd")
     if program is None:
         pytest.skip("needs the program etcd (Debian: etcd-server)")

@@ -1,4 +1,4 @@
-"""One instance of every message and packet of the protocol, no field left at its default."""
+"""One instance of every message and packet of the protocol; each field differs from its default."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A real HTTP server in front of a store: it records each request, and fails as a test tells it.
+"""A real HTTP server in front of a store; it records each request, and fails as a test says.
 
-What is behind it is a `Backend` (see `object_backends.py`): a store in memory, or another server.
-Faults are drawn by chance from a seed, or come from a script, one for each GET.
+Behind it is a `Backend` (see `object_backends.py`): a store in memory, or another server. Faults
+come from a script, one for each GET, or are drawn by chance from a seed.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Asked:
 
     method: str
     target: str
-    """Path and query."""
+    """The path and query."""
     headers: Mapping[str, str]
-    """Names in lower case."""
+    """The headers; their names are in lower case."""
 
     @property
     def path(self) -> str:
@@ -35,7 +35,7 @@ class Asked:
 
     @property
     def range(self) -> tuple[int, int] | None:
-        """Start and stop of the range asked for, the latter not included."""
+        """Start and stop (excluded) of the requested range."""
         text = self.headers.get("range")
         if text is None:
             return None
@@ -48,7 +48,7 @@ class Reply:
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
-    """Of a HEAD, what a GET would bring."""
+    """The body; for a HEAD, the body that a GET would have."""
 
 
 class Backend(Protocol):
@@ -67,19 +67,19 @@ class Fault(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A request, and how it was answered."""
+    """A request and its answer."""
 
     asked: Asked
     fault: Fault | None
     status: int
-    """That was sent, or would have been."""
+    """The status that was sent, or would have been sent."""
 
 
 class FaultProxy:
-    """The server. `url` is where it listens.
+    """The server, which listens at `url`.
 
     Args:
-        backend: what answers.
+        backend: makes the answers.
         context: a server's TLS context; None for plain HTTP.
     """
 
@@ -88,7 +88,7 @@ class FaultProxy:
         self.seen: list[Seen] = []
         self.rates: dict[Fault, float] = {}
         self.script: list[Fault | None] = []
-        """What happens to the next GETs, before chance has its turn."""
+        """Faults of the next GETs; chance decides only after these."""
         self.chance = random.Random(0)
         self.lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -139,7 +139,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away, or trusts no certificate, is what tests are about."""
+        """Do nothing: tests make clients go away, or trust no certificate."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -154,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve()
 
     def log_message(self, *_args: object) -> None:
-        """Tests read `seen`."""
+        """Log nothing, as tests read `seen`."""
 
     def _serve(self) -> None:
         proxy = cast("_Server", self.server).proxy
@@ -213,5 +213,5 @@ def fault_proxy(backend: Backend, context: ssl.SSLContext | None = None) -> Iter
 
 
 def ranges(seen: Iterable[Seen]) -> list[tuple[int, int]]:
-    """The ranges asked for, in order."""
+    """The requested ranges, in order."""
     return [entry.asked.range or (0, 0) for entry in seen]

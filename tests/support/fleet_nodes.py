@@ -16,7 +16,7 @@ FLEET: Final = "test"
 SOURCE: Final = "s3://models/llama"
 JOIN_S: Final = 20.0
 FLEET_PROCESS: Final = "streamerd-fleet"
-"""What the process that serves other nodes is called."""
+"""The name of the process that serves other nodes."""
 
 
 class Nodes:
@@ -37,14 +37,14 @@ class Nodes:
         self.daemons: list[DaemonProcess] = []
 
     def start(self, *flags: str) -> DaemonProcess:
-        """One more node; does not wait until the others know it."""
+        """Start one more node, without waiting until the others know it."""
         listen = f"--fleet-listen=127.0.0.1:{free_port()}"
         daemon = self._maker.start(*self._flags, listen, *flags, before=self._before)
         self.daemons.append(daemon)
         return daemon
 
     def together(self, count: int, *flags: str) -> list[DaemonProcess]:
-        """So many nodes that know each other."""
+        """Start so many nodes, and wait until they know each other."""
         for _ in range(count):
             self.start(*flags)
         self.know_each_other()
@@ -59,20 +59,20 @@ class Nodes:
 
 
 def fleet_of(daemon: DaemonProcess) -> dict[str, Any]:
-    """What a daemon's status says of the fleet."""
+    """The part of a daemon's status that concerns the fleet."""
     fleet: dict[str, Any] = daemon.status()["fleet"]
     return fleet
 
 
 def read(daemon: DaemonProcess, source: str, environ: Mapping[str, str]) -> list[bytes]:
-    """All shards of a source, through a daemon."""
+    """Read all shards of a source through a daemon."""
     with RawClient(daemon.socket) as client:
         load = client.open(source, hold=True, environment=dict(environ))
         return load.read_all()
 
 
 def certificate_flags(authority: Authority, directory: Path, name: str) -> tuple[str, ...]:
-    """Flags of a node whose certificate that authority signed."""
+    """Flags of a node whose certificate the authority signed."""
     cert, key = authority.node_files(directory, name)
     return (
         f"--fleet-tls-cert={cert}",
@@ -82,13 +82,13 @@ def certificate_flags(authority: Authority, directory: Path, name: str) -> tuple
 
 
 def fleet_process(daemon: DaemonProcess) -> int:
-    """The pid of the process of a daemon that serves other nodes."""
+    """The pid of a daemon's process that serves other nodes."""
     (found,) = (pid for pid in descendants(daemon.pid) if name_of(pid) == FLEET_PROCESS)
     return found
 
 
 def descendants(pid: int) -> list[int]:
-    """All processes that a process started, and those that these started."""
+    """All processes that a process started, and those that they started."""
     children: list[int] = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         children += map(int, (task / "children").read_text().split())
@@ -96,5 +96,5 @@ def descendants(pid: int) -> list[int]:
 
 
 def name_of(pid: int) -> str:
-    """The name that a process gave itself: workers are forks, so their command lines are alike."""
+    """The name that a process gave itself, as the command lines of forked workers are alike."""
     return Path(f"/proc/{pid}/comm").read_text().strip()

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 
 class ForwardProxy:
-    """Listens at `address`; `passed` says what went through it."""
+    """Listens at `address`; `passed` lists the requests that went through it."""
 
     def __init__(self, authorization: str = "") -> None:
         self.authorization = authorization
@@ -57,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._forward()
 
     def log_message(self, *_args: object) -> None:
-        """Tests read `passed`."""
+        """Log nothing, as tests read `passed`."""
 
     def _allowed(self) -> bool:
         proxy = cast("_Server", self.server).proxy
@@ -113,7 +113,7 @@ def forward_proxy(authorization: str = "") -> Iterator[ForwardProxy]:
     """A proxy that ends with the block.
 
     Args:
-        authorization: what Proxy-Authorization must be.
+        authorization: the required value of Proxy-Authorization; empty if none is required.
     """
     proxy = ForwardProxy(authorization)
     try:

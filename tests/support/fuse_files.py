@@ -1,7 +1,7 @@
-"""A FUSE file system of one file whose server answers, stops answering and goes on when told.
+"""A FUSE file system of one file, whose server answers, stops answering and goes on when told.
 
-Speaks the kernel's protocol (<linux/fuse.h>, 7.31) itself, so that it needs neither library nor
-package; it needs root and /dev/fuse. Runs in a thread of the test.
+Speaks the kernel's protocol (<linux/fuse.h>, 7.31) itself, so it needs neither library nor package.
+It does need root and /dev/fuse. Runs in a thread of the test.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _HEAD: Final = struct.Struct("<IIQQIIII")
 _ROOT, _FILE = 1, 2
 _DETACH: Final = 2
 HANGS_AT_MOST_S: Final = 60.0
-"""A test that waits for ever in the kernel could not even be killed."""
+"""A time limit, since a test that waits in the kernel for ever cannot even be killed."""
 NAME: Final = "model.safetensors"
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -52,8 +52,8 @@ class FuseFile:
 
     Attributes:
         answering: while it is not set, reads and flushes wait.
-        reads: how many reads came.
-        flushes: how many closes were told.
+        reads: number of reads so far.
+        flushes: number of closes that the server was told of.
     """
 
     def __init__(self, folder: Path, data: bytes) -> None:
@@ -79,7 +79,7 @@ class FuseFile:
 
     @contextlib.contextmanager
     def hanging(self) -> Iterator[None]:
-        """Answer no read and no close within the block; a failing test can close its files."""
+        """Answer no read and no close within the block; at its end, all that wait are answered."""
         self.answering.clear()
         self._hangs_until_s = time.monotonic() + HANGS_AT_MOST_S
         try:
@@ -88,7 +88,7 @@ class FuseFile:
             self.go_on()
 
     def go_on(self) -> None:
-        """Answer the requests that waited, and all that come."""
+        """Answer the requests that waited, and all later ones."""
         with self._lock:
             self.answering.set()
             held, self._held = self._held, []
@@ -96,12 +96,12 @@ class FuseFile:
             self._reply(unique, body)
 
     def unmount(self) -> None:
-        """Unmount it; requests that still wait fail."""
+        """Unmount the file; requests that still wait fail."""
         self.go_on()
         _libc.umount2(self._folder.encode(), _DETACH)
         os.write(self._end, b"end")
         self._thread.join()
-        os.close(self._fd)  # the last descriptor of the device: what is asked after fails at once
+        os.close(self._fd)  # later requests then fail at once
         for end in (self._end, self._told):
             os.close(end)
 
@@ -115,8 +115,8 @@ class FuseFile:
                 request = os.read(self._fd, 1 << 20)
             except OSError as error:
                 if error.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
-                    continue  # the request was taken back
-                return  # nobody has it mounted or open any more
+                    continue  # the request was withdrawn
+                return  # the file is neither mounted nor open any more
             _, opcode, unique, node, *_ = _HEAD.unpack_from(request)
             self._answer(opcode, unique, node, request[_HEAD.size :])
 
@@ -145,7 +145,7 @@ class FuseFile:
             case _Op.RELEASE:
                 self._reply(unique, b"")
             case _Op.FORGET | _Op.BATCH_FORGET | _Op.INTERRUPT:
-                return  # take no answer
+                return  # these requests have no answer
             case _Op.LOOKUP:
                 self._reply(unique, b"", -errno.ENOENT)
             case _:
@@ -166,13 +166,13 @@ class FuseFile:
         return struct.pack("<QQQQQQIIIIIIIIII", *told)
 
     def _reply(self, unique: int, body: bytes, error: int = 0) -> None:
-        with contextlib.suppress(OSError):  # whoever asked is gone
+        with contextlib.suppress(OSError):  # the process that asked is gone
             os.write(self._fd, struct.pack("<IiQ", 16 + len(body), error, unique) + body)
 
 
 @contextlib.contextmanager
 def fuse_file(folder: Path, data: bytes) -> Iterator[FuseFile]:
-    """Mount it on `folder`, or skip where that cannot be done."""
+    """Mount the file on `folder`, or skip the test if that cannot be done."""
     folder.mkdir()
     try:
         mounted = FuseFile(folder, data)

@@ -1,9 +1,9 @@
-"""PyPI's emulator of Google Cloud Storage over real HTTP, in a process of its own.
+"""PyPI's emulator of Google Cloud Storage over real HTTP, in a separate process.
 
-It ends with its standard input. `python -m tests.support.gcs_emulator` prints its port.
+It ends when its standard input does. `python -m tests.support.gcs_emulator` prints its port.
 
-It knows metadata, content by ranges and listings. It knows no preconditions and gives no
-generation along with content, no pages, and refuses nobody: for those see `gcs_store.py`.
+It has metadata, ranges of content and listings. It lacks preconditions, pages, and generations with
+content, and refuses nobody: `gcs_store.py` has those.
 """
 
 from __future__ import annotations

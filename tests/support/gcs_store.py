@@ -1,7 +1,7 @@
 """A store in memory that speaks Cloud Storage's JSON API, behind a `FaultProxy`.
 
-It has what the emulator from PyPI lacks: generations with content, preconditions, pages, tokens,
-projects that are billed, and refusals in the API's own words.
+It has the features that the emulator from PyPI lacks: generations with content, preconditions,
+pages, tokens, projects that are billed, and refusals in the API's own words.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ class Kept:
 
 
 class GcsStore:
-    """Objects by bucket and name; the attributes say which tokens and projects it wants."""
+    """Objects by bucket and name; the attributes say which tokens and projects it requires."""
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], Kept] = {}
         self.buckets = {"models"}
         self.page_keys = 1000
         self.accepts = ""
-        """The token that it wants; empty: it lets everybody read."""
+        """The required token; if empty, everybody may read."""
         self.reads_only = False
-        """The token lets nobody list."""
+        """Whether the token allows reading only, and no listing."""
         self.billed_project = ""
-        """The project that must be billed; empty: the bucket's owner pays."""
+        """The project that must be billed; if empty, the bucket's owner pays."""
         self.honours_conditions = True
         self._changes = 1_700_000_000_000_000
         self._lock = threading.Lock()
@@ -117,7 +117,7 @@ def metadata(kept: Kept) -> Reply:
 
 
 def refusal(status: int, reason: str, message: str) -> Reply:
-    """A refusal as the JSON API words it."""
+    """A refusal in the words of the JSON API."""
     errors = [{"reason": reason, "message": message, "domain": "global"}]
     body = {"error": {"code": status, "message": message, "errors": errors}}
     headers = {"Content-Type": "application/json", "X-GUploader-UploadID": "UPLOAD1"}
@@ -125,7 +125,7 @@ def refusal(status: int, reason: str, message: str) -> Reply:
 
 
 def _entry(name: str, prefix: str, delimiter: str) -> str:
-    """The name, or the part of it that stands for all that begin so."""
+    """The name, or the part of it that stands for all names with that beginning."""
     if not delimiter:
         return name
     head, found, tail = name[len(prefix) :].partition(delimiter)

@@ -1,7 +1,7 @@
-"""An S3 server for one test: moto behind a door that counts, refuses, and holds up.
+"""An S3 server for one test: moto behind a door that counts, refuses and delays requests.
 
-Owns the door and what it saw; objects and their bytes are moto's. Credentials are judged by the
-door alone: by access key and session token, as moto takes any.
+Owns the door and its record of requests; moto owns objects and their bytes. Only the door judges
+credentials, by access key and session token, as moto takes any.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SECRET: Final = "a-very-secret-access-key"  # noqa: S105  of nothing
 """The secret key of every caller."""
 TOKEN: Final = "a-very-secret-session-token"  # noqa: S105  of nothing
-"""A session token that would be found wherever it was written."""
+"""A session token that a test would find wherever it was written."""
 _KEY: Final = re.compile(r"Credential=([^/]+)/")
 HELD_S: Final = 30.0
 
@@ -42,7 +42,7 @@ class Seen(NamedTuple):
 
     @property
     def size_bytes(self) -> int:
-        """Bytes that the range asks for."""
+        """The number of bytes in the requested range."""
         start, _, last = self.range.removeprefix("bytes=").partition("-")
         return int(last) + 1 - int(start) if last else 0
 
@@ -55,13 +55,13 @@ class GuardedStore:
         self.denied: set[str] = set()
         """Access keys that may not read."""
         self.list_only: set[str] = set()
-        """Access keys that may list, and read nothing."""
+        """Access keys that may list but not read."""
         self.expired: set[str] = set()
         """Session tokens that have expired."""
         self.slow_downs = 0
-        """So many reads more are answered by 503."""
+        """How many more reads are answered by 503."""
         self.open = threading.Event()
-        """While it is not set, GETs of objects wait at the door: those that `holds` chooses."""
+        """While it is not set, the GETs of objects that `holds` chooses wait at the door."""
         self.open.set()
         self.holds: Callable[[Seen], bool] = lambda _: True
         self.waiting = 0
@@ -106,12 +106,12 @@ class GuardedStore:
     # --- what was seen --------------------------------------------------------------------------
 
     def reads(self) -> Counter[tuple[str, str]]:
-        """How often each range of each object was asked for."""
+        """How often each range of each object was requested."""
         gets = (each for each in list(self.seen) if each.method == "GET" and each.range)
         return Counter((each.path, each.range) for each in gets)
 
     def gets(self, part: str) -> list[Seen]:
-        """Ranged GETs of objects with `part` in their path, in the order in which they came."""
+        """Ranged GETs of objects with `part` in their path, in the order of arrival."""
         return [
             one for one in list(self.seen) if one.method == "GET" and one.range and part in one.path
         ]
@@ -168,7 +168,7 @@ class GuardedStore:
 
 
 class _QuietHandler(WSGIRequestHandler):
-    """Keeps connections, says nothing."""
+    """Keeps connections, and logs nothing."""
 
     protocol_version = "HTTP/1.1"
     timeout = HELD_S

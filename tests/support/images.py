@@ -1,7 +1,7 @@
 """File systems in files: mounted, unmounted, and swapped for others that look the same.
 
-Owns loop devices for the time of a test, and the making of an image that differs from another in
-the content of one file and in nothing that a file system tells about it.
+Owns loop devices for the time of a test. Also makes images that differ in the content of one file,
+and in nothing that a file system tells about it.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ def loop_device(image: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def mounted(folder: Path, *what: str) -> Iterator[Path]:
-    """A file system, for the time of a test; nothing may use it for longer.
+    """Mount a file system for the time of a test; nothing may use it for longer.
 
     Args:
-        folder: where.
-        what: words of `mount`: the device, or type and options.
+        folder: folder to mount it on.
+        what: arguments of `mount`: the device, or type and options.
     """
     folder.mkdir(exist_ok=True)
     subprocess.run(["mount", *what, str(folder)], check=True, capture_output=True)
@@ -85,10 +85,10 @@ def _is_unmounted(folder: Path) -> bool:
 
 
 def swap_content(path: str | Path, old: bytes, new: bytes) -> None:
-    """Replace one file's pages in an image, or on a device, that is not mounted.
+    """Replace pages of one file in an image, or on a device, that is not mounted.
 
     The file system's own data, times among them, stay as they are. Pages are found by their
-    content, so those that differ must be unlike all others.
+    content, so the replaced ones must differ from all others.
     """
     with open(path, "r+b") as image:
         whole = image.read()

@@ -1,4 +1,4 @@
-"""Tests written as coroutines, each run to its end in a loop of its own."""
+"""Runs tests written as coroutines, each to its end in its own loop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def in_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
 
 
 async def until(predicate: Callable[[], object]) -> None:
-    """`eventually` for a test in whose loop something must go on meanwhile."""
+    """Do as `eventually` does, but in a test whose loop must go on meanwhile."""
     async with asyncio.timeout(UNTIL_S):
         while not predicate():  # noqa: ASYNC110  what is waited for tells no event
             await asyncio.sleep(POLL_S)

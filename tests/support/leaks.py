@@ -1,4 +1,4 @@
-"""What a test may leave behind by mistake: descriptors, threads, processes and segments.
+"""Finds descriptors, threads, processes and segments that a test left behind by mistake.
 
 Owns taking a snapshot and telling two of them apart. `tests/conftest.py` applies it to each test.
 """
@@ -18,28 +18,29 @@ from typing import Final
 from streamerd.control.instance import read_instance
 
 SESSION_ENV: Final = "TEST_SESSION_OF_STREAMERD"
-"""Set for every process that the tests start, so that one that daemonised itself is found too.
+"""An environment variable of every process that the tests start, by which daemonised processes are
+found too.
 
-Without the daemon's own prefix, under which it knows every variable or refuses to start.
+The name lacks the daemon's own prefix, since a daemon refuses unknown variables with that prefix.
 """
 
 SHM_DIR: Final = Path("/dev/shm")
 SEGMENT: Final = re.compile(r"streamerd\.(?P<instance>[^.]+)\.")
 
-# Opened once by a library and kept for the life of the process, by design.
+# Libraries open these once and keep them for the life of the process, by design.
 _KEPT_TARGETS: Final = ("/dev/nvidia",)
 _KEPT_THREADS: Final = ("TMonitor", "InductorSubproc")  # tqdm's clock, torch's compiler pool
 _KEPT_PROCESSES: Final = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
 
 _strangers: frozenset[tuple[int, int]] = frozenset()
-"""Processes that ran before this test session, as id and inode under /proc: none of them is its
-own, and to look at each of them before and after each test would take longer than most tests."""
+"""Processes that ran before this test session, as id and inode under /proc. The session owns none
+of them, and looking at each before and after each test would take longer than most tests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What this process and its descendants have at one moment."""
+    """The descriptors, threads, processes and segments of this process and its descendants."""
 
     descriptors: frozenset[tuple[int, str]]
     threads: frozenset[tuple[int, str]]
@@ -59,7 +60,7 @@ def snapshot() -> Snapshot:
 
 
 def leaked(before: Snapshot) -> list[str]:
-    """One line for each thing that a test left behind: it is there now, and was not `before`."""
+    """One line for each thing that is there now, and was not in the snapshot `before`."""
     now = snapshot()
     lines = [f"descriptor {fd} -> {to}" for fd, to in sorted(now.descriptors - before.descriptors)]
     lines += [f"thread {name!r}" for _, name in sorted(now.threads - before.threads)]
@@ -86,7 +87,7 @@ def _descriptors() -> frozenset[tuple[int, str]]:
 
 
 def _tracker_pipe() -> int | None:
-    """The pipe that `multiprocessing` keeps to its resource tracker once it was started."""
+    """The pipe that `multiprocessing` keeps to its resource tracker, once that was started."""
     from multiprocessing import resource_tracker
 
     tracker = getattr(resource_tracker, "_resource_tracker", None)
@@ -103,7 +104,7 @@ def _threads() -> frozenset[tuple[int, str]]:
 
 
 def _descendants() -> frozenset[int]:
-    """Children of this process, dead ones that nobody waited for too, and marked processes."""
+    """Children of this process, unreaped dead ones among them, and marked processes."""
     marker = f"{SESSION_ENV}={os.environ.get(SESSION_ENV, '')}".encode()
     found = set()
     for pid, inode in _processes():
@@ -127,10 +128,10 @@ def _instance(segment: str) -> str:
 
 
 def _owned_instances() -> set[str]:
-    """Instances that a living process other than this one serves, maps or has open: not orphans.
+    """Instances that another living process serves, maps or has open, and that are no orphans.
 
-    A daemon that outlives a test wrongly is told as a process; one of a wider fixture, or of
-    another test session on the same machine, keeps its segments rightly.
+    A daemon that wrongly outlives a test is reported as a process. A daemon of a wider fixture, or
+    of another test session on the same machine, rightly keeps its segments.
     """
     owned: set[str] = set()
     for pid in _pids():

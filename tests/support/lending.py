@@ -1,4 +1,4 @@
-"""A fleet, its answers awaited, and what its workers are lent."""
+"""A fleet of workers, a way to await its answers, and the slabs and files that it is lent."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Lent:
 
 @contextlib.contextmanager
 def lent(made: Fleet, slab: str, stored: StoredShard) -> Iterator[Lent]:
-    """Lend, and take back and close at the end."""
+    """Lend a slab and a file; take them back and close them at the end."""
     file = LocalFile(stored.uri)
     given = Lent(
         made.lending.put_slab(slab_fd(slab)),

@@ -1,4 +1,4 @@
-"""Short ways for tests to say what a load is opened with."""
+"""A short form for tests of the fields with which a load is opened."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ NOT_HELD = LoadOptions(hold=False)
 
 
 def load_fields(given: Mapping[str, object]) -> dict[str, object]:
-    """Fields of `Open` or `LoadOpened`, the options of the load among them put into one value.
+    """Fields of `Open` or `LoadOpened`, with the options of the load joined into one value.
 
-    A test that says nothing about `hold` means a load that gives memory back on the way.
+    Without `hold`, a test means a load that gives memory back on the way.
     """
     mine = set(LoadOptions.__struct_fields__)
     options: dict[str, object] = {"hold": False, **{k: v for k, v in given.items() if k in mine}}

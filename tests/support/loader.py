@@ -1,8 +1,8 @@
-"""Client processes: each opens a checkpoint, stops where it was told to, and says what it read.
+"""Client processes: each opens a checkpoint, stops where it was told to, and tells what it read.
 
 One server process imports torch once and forks a client for each request; `LoaderProcess` is the
-test's end of such a client. The two exchange lines: the process says `ready`, and `first` after its
-first tensor if it is to stop there, and waits for a line each time.
+test's end of such a client. The two exchange lines. The process says `ready`, and also `first`
+after its first tensor if it is to stop there. Each time it waits for a line.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LoaderServer:
             )
 
     def start(self, socket_path: str, source: str, **options: object) -> LoaderProcess:
-        """A client process that waits before its first word to the daemon."""
+        """Start a client process, which waits before it first talks to the daemon."""
         ours, theirs = socket.socketpair()
         request = json.dumps({"socket": socket_path, "source": source, **options}).encode()
         with theirs:
@@ -74,11 +74,11 @@ class LoaderProcess:
 
     @property
     def channel(self) -> socket.socket:
-        """Readable when it has said something, or is gone."""
+        """Readable when the process has said something, or is gone."""
         return self._channel
 
     def line(self) -> str:
-        """The next line; empty when the process died."""
+        """The next line; empty if the process died."""
         return self._lines.readline().strip()
 
     def await_line(self, text: str) -> None:
@@ -129,7 +129,7 @@ def digest(tensors: dict[str, bytes]) -> str:
 
 
 def start_together(loaders: Sequence[LoaderProcess]) -> None:
-    """Let all of them open at once."""
+    """Let all loaders open at once."""
     for loader in loaders:
         loader.go_on()
 
@@ -144,7 +144,7 @@ def _serve(channel: socket.socket) -> None:
 
     del _client
     torch.set_num_threads(1)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children need nobody who waits for them
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children need not be waited for
     while True:
         request, fds, _, _ = socket.recv_fds(channel, REQUEST_BYTES, 1)
         if not request:
@@ -177,7 +177,7 @@ def _client_process(options: dict[str, Any], talk: socket.socket) -> None:
 
 
 def _connected(options: dict[str, Any]) -> Client:
-    """A client; with `connect_s`, one that looks for a daemon so long, as its supervisor would."""
+    """Connect; with `connect_s`, look for a daemon for so long, as a supervisor would."""
     from streamer_client.client import daemon_client
 
     def connect() -> Client | None:

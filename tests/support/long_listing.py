@@ -1,4 +1,4 @@
-"""A store whose listing of one prefix is as long, and has such keys, as a test says."""
+"""A store whose listing of one prefix has as many keys, and such keys, as a test says."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from tests.support.fault_proxy import Asked, Backend, Reply
 
 PAGE_KEYS: Final = 1000
 ENDLESS: Final = 1 << 60
-"""So many keys that the pages, of one key each then, have no end."""
+"""So many keys that pages of one key each never end."""
 
 
 class LongListing:
-    """A backend of a `FaultProxy`; the objects are those of another one.
+    """A backend of a `FaultProxy`; another backend has the objects.
 
     Args:
-        objects: answers all but listings.
-        prefix: what is listed.
-        others: how many keys there are that belong to no checkpoint; they come first.
-        keys: the last ones, percent-encoded as a listing has them.
+        objects: the backend that answers everything but listings.
+        prefix: the listed prefix.
+        others: how many keys belong to no checkpoint; they come first.
+        keys: the last keys, percent-encoded as in a listing.
     """
 
     def __init__(self, objects: Backend, prefix: str, others: int, keys: Sequence[str]) -> None:

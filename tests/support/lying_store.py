@@ -1,7 +1,7 @@
 """A store in memory whose answers about one object contradict each other.
 
-Owns the lies alone; the honest answers are a `MemoryStore`'s. A lie is told about the object whose
-path has its name in it, so that one server tells all of them side by side.
+Owns only the lies; a `MemoryStore` gives the honest answers. A lie is told about the object whose
+path contains the lie's name, so that one server tells all lies side by side.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from tests.support.fault_proxy import Asked, Reply
 from tests.support.object_backends import MemoryStore
 
 Lie = Callable[[Asked, Reply], Reply]
-"""Makes the false answer out of the honest one."""
+"""Makes a false answer from the honest one."""
 
 EXTRA: Final = 1000
-"""Bytes by which sizes are wrong."""
+"""How many bytes false sizes differ by."""
 
 
 class LyingStore:
     """A backend of a `FaultProxy`.
 
     Args:
-        honest: what would be answered.
-        lies: by a part of the path of the object.
+        honest: the store that gives the honest answers.
+        lies: each lie, by a part of the object's path.
     """
 
     def __init__(self, honest: MemoryStore, lies: Mapping[str, Lie]) -> None:
@@ -42,7 +42,7 @@ class LyingStore:
 
 
 def _told(by_bytes: int) -> Lie:
-    """The HEAD and the listing tell another size than the ranges."""
+    """Make the HEAD and the listing tell another size than the ranges."""
 
     def lie(asked: Asked, reply: Reply) -> Reply:
         if asked.method == "HEAD":
@@ -59,7 +59,7 @@ def _told(by_bytes: int) -> Lie:
 
 
 def _ranged(change: Callable[[Asked, Reply], Reply]) -> Lie:
-    """The ranges of the object are answered falsely, and nothing else is."""
+    """Answer the ranges of the object falsely, and nothing else."""
 
     def lie(asked: Asked, reply: Reply) -> Reply:
         return change(asked, reply) if reply.status == 206 else reply
@@ -79,7 +79,7 @@ def _covered(reply: Reply, start: int, stop: int, total: int) -> str:
 
 
 def _shown_as(start: int, stop: int, total: int) -> Lie:
-    """Content-Range tells other bytes, or another size, than the body has."""
+    """Make Content-Range tell other bytes, or another size, than the body has."""
     return _ranged(
         lambda _asked, reply: _with(reply, Content_Range=_covered(reply, start, stop, total))
     )

@@ -1,4 +1,4 @@
-"""The manifests of deploy/kubernetes as values, as `kubectl apply --kustomize` would read them."""
+"""The manifests of deploy/kubernetes as values, as `kubectl apply --kustomize` reads them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 DEPLOY: Final = Path(__file__).parents[2] / "deploy"
 BASE: Final = DEPLOY / "kubernetes"
 SAMPLE: Final = BASE / "vllm"
-"""A server of vLLM that uses the daemon."""
+"""The manifest of a vLLM server that uses the daemon."""
 
 Manifest = dict[str, Any]
 
@@ -47,5 +47,5 @@ def vllm_pod() -> Manifest:
 
 
 def containers(pod: Manifest) -> list[Manifest]:
-    """All containers of a pod, those that run before the others too."""
+    """All containers of a pod, including those that run before the others."""
     return [*pod.get("initContainers", ()), *pod["containers"]]

@@ -1,4 +1,4 @@
-"""moto's S3 over real HTTP, in a process of its own that ends with its standard input.
+"""moto's S3 over real HTTP, in a separate process that ends when its standard input does.
 
 `python -m tests.support.moto_server` prints its port.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def moto_server() -> Iterator[str]:
-    """The URL of a running one."""
+    """The URL of a running server."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.support.moto_server"],
         stdin=subprocess.PIPE,

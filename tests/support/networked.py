@@ -1,8 +1,8 @@
-"""Nodes that have a network between them and nothing in common: namespaces of this machine.
+"""Nodes that share only a network, made of namespaces of this machine.
 
-Each has its own network, mount and ipc namespace and its own /dev/shm, and finds a folder of its
-own at a path that is the same on all, as nodes of a cluster do. What else they see of the file
-system is this machine's, as if it were a network file system.
+Each node has its own network, mount and ipc namespace and its own /dev/shm. As on nodes of a
+cluster, each finds its own folder at a path that is the same on all. They see the rest of this
+machine's file system as if it were a network file system.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.support.worlds import needs_root
 _ADDRESS: Final = "10.99.0.{0}"
 _INTERFACE: Final = "node{0}"
 _ENDS_WITH_US: Final = ("setpriv", "--pdeathsig=KILL")
-"""A test that is killed leaves no namespaces behind."""
+"""Kills the namespaces' processes if the test is killed."""
 _HOLD: Final = """
 set -e
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
@@ -38,14 +38,14 @@ class NetworkedNode(NamedTuple):
     """One node."""
 
     pid: int
-    """Of the process that keeps its namespaces."""
+    """The pid of the process that keeps the node's namespaces."""
     address: str
     interface: str
     own: Path
-    """Where this machine has the folder that the node finds at the common path."""
+    """This machine's path of the folder that the node finds at the common path."""
 
     def enter(self) -> list[str]:
-        """A command that goes on in the node with the words that follow."""
+        """A command that enters the node and executes the words that follow."""
         return ["nsenter", f"--target={self.pid}", "--net", "--mount", "--ipc", "--wd=.", "--"]
 
 
@@ -54,8 +54,8 @@ def two_nodes(directory: Path, at: Path) -> Iterator[list[NetworkedNode]]:
     """Two nodes with a cable between them.
 
     Args:
-        directory: for the folders of the nodes.
-        at: a folder, in the place of which each node finds its own.
+        directory: directory for the folders of the nodes.
+        at: the path at which each node finds its own folder.
     """
     with contextlib.ExitStack() as held:
         nodes = [_node(held, number, directory, at) for number in (1, 2)]
@@ -91,7 +91,7 @@ def _run(*words: str) -> None:
 
 
 def needs_a_network() -> pytest.MarkDecorator:
-    """For tests that make networks."""
+    """A mark for tests that make networks."""
     root = needs_root()
     if root.args[0]:
         return root

@@ -1,4 +1,4 @@
-"""What a `FaultProxy` has behind it: a store in memory that speaks some S3, or another server."""
+"""Backends of a `FaultProxy`: a store in memory that speaks some S3, and another server."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.support.fault_proxy import Asked, Reply
 
 
 class MemoryStore:
-    """Objects by path: `/bucket/key`, or for a web server any path.
+    """Objects by path, which is `/bucket/key`, or any path for a web server.
 
-    The attributes are the ways in which servers differ.
+    The attributes are the respects in which servers differ.
     """
 
     def __init__(self) -> None:
@@ -27,9 +27,9 @@ class MemoryStore:
         self.honours_range = True
         self.sends_etag = True
         self.listed_etag: Callable[[str, bytes], str] = lambda _path, data: etag_of(data)
-        """What the listing tells of an object; empty: nothing."""
+        """Makes an object's ETag in a listing; if empty, the listing has none."""
         self.extra: dict[str, str] = {}
-        """Headers that each answer to an object has besides."""
+        """Further headers of each answer about an object."""
         self._changes = 0
         self._modified: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -70,7 +70,7 @@ class MemoryStore:
     def _listing(self, bucket: str, query: Mapping[str, str]) -> Reply:
         start = f"/{bucket}/"
         prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
-        # The token is the last entry of the page before, so that any page size goes.
+        # The token is the last entry of the page before, so that any page size works.
         after = query.get("continuation-token") or query.get("marker", "")
         entries = sorted(
             {
@@ -98,7 +98,7 @@ class MemoryStore:
 
 
 class Forward:
-    """Another server's answers, for whatever was asked of this one.
+    """Forwards requests, and returns another server's answers.
 
     Args:
         url: `http://host:port` of the other server.
@@ -124,12 +124,12 @@ class Forward:
 
 
 def etag_of(data: bytes) -> str:
-    """The ETag that S3 gives to an object which was uploaded whole."""
+    """The ETag that S3 gives to an object that was uploaded whole."""
     return f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
 
 
 def error_reply(status: int, code: str, message: str, size_bytes: int | None = None) -> Reply:
-    """A refusal as S3 words it."""
+    """A refusal in S3's words."""
     body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
     headers = {"x-amz-request-id": "REQUEST1", "Content-Type": "application/xml"}
     if size_bytes is not None:
@@ -146,6 +146,6 @@ def _refused(asked: Mapping[str, str], headers: Mapping[str, str]) -> bool:
 
 
 def _entry(key: str, prefix: str, delimiter: str) -> str:
-    """The key, or the part of it that stands for all that begin so."""
+    """The key, or the part of it that stands for all keys with that beginning."""
     name, found, _ = key[len(prefix) :].partition(delimiter) if delimiter else (key, "", "")
     return f"{prefix}{name}{delimiter}" if found else key

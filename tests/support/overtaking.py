@@ -1,4 +1,4 @@
-"""A second thread that overtakes the first at a named point, where nothing keeps it from that."""
+"""A second thread that overtakes the first at a named point, unless something prevents that."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Final
 
 OVERTAKES_S: Final = 0.2
-"""For so long the first thread stands still. A second thread that a lock holds up does not come
-through by then, and goes on when the first one does."""
+"""How long the first thread stands still. If a lock holds the second thread up, it cannot pass by
+then, and goes on when the first one does."""
 
 
 class Overtaking:
-    """Makes a call in a second thread.
+    """Makes a call in a second thread, while the first stands still.
 
     Args:
         call: what the second thread does.
@@ -22,7 +22,7 @@ class Overtaking:
         self._thread = threading.Thread(target=call)
 
     def now(self) -> None:
-        """The point at which the first thread may be overtaken; only the first time counts."""
+        """Mark the point at which the first thread may be overtaken; only the first call counts."""
         if self._thread.ident is None:
             self._thread.start()
             self._thread.join(OVERTAKES_S)

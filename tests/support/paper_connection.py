@@ -1,4 +1,4 @@
-"""A connection without a daemon: records what is sent, and answers `Open` as the test says."""
+"""A connection without a daemon: it records messages, and answers `Open` as the test says."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ BLOCK = 4096
 
 
 class PaperConnection:
-    """Carries calls of the wire's thread out at once.
+    """Carries out calls of the wire's thread at once.
 
     Attributes:
         sent: every message but `Open`.
         opens: every `Open`.
-        answers: for each `Open`, what it is answered with; held loads of one shard at last.
-        before_sending: for a kind of message, what is called when one is about to be sent.
+        answers: the answers of the next `Open`s; once used up, each gets held loads of one shard.
+        before_sending: for a kind of message, a call to make before one is sent.
     """
 
     def __init__(self, *answers: Sequence[OpenedShard] | StreamerError | None) -> None:

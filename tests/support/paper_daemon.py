@@ -1,8 +1,8 @@
-"""The daemon's loop alone: all its real parts, but paper sockets and workers.
+"""The daemon's loop alone: all its real parts, but with paper sockets and workers.
 
-Files are what a test says they are: a number for each block stands for its bytes and for its
-checksum. What workers are asked stays unanswered until the test lets them work, so that whatever
-may happen between two answers can be made to happen. Runs in a test's own asyncio loop.
+Files are what a test says they are: one number for each block stands for its bytes and for its
+checksum. Jobs of workers stay unanswered until the test lets them work, so that a test can make
+anything happen between two answers. Runs in a test's own asyncio loop.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.support.load_fields import load_fields
 
 BLOCK: Final = 64 << 10
 OBJECT_CONTENT: Final = 7
-"""What stands for the bytes of each block of each object."""
+"""The number that stands for the bytes of each block of each object."""
 
 M = TypeVar("M", bound=m.Message)
 J = TypeVar("J", bound=jobs.Job)
@@ -43,15 +43,15 @@ J = TypeVar("J", bound=jobs.Job)
 
 @dataclass(eq=False)
 class PaperFile:
-    """A file as a file system tells of it."""
+    """A file as a file system describes it."""
 
     inode: int
     content: list[int]
-    """Of each block what stands for its bytes."""
+    """The number that stands for the bytes of each block."""
     ctime_ns: int = 1
     mtime_ns: int = 1
     refusal: str = ""
-    """Why it is not read, if it is not."""
+    """Why the file may not be read; empty if it may."""
     broken: bool = False
     """Whether reading fails."""
 
@@ -64,19 +64,18 @@ class PaperFile:
         return f"file:8:{self.inode}:{self.size_bytes}:{self.mtime_ns}"
 
     def touch(self) -> None:
-        """chmod, link, rename: no byte changes."""
+        """Change ctime and no byte, as chmod, link and rename do."""
         self.ctime_ns += 1
 
     def rewrite(self, block: int, content: int, *, tell: bool = True) -> None:
-        """Other bytes, size and time of last change as they were; without `tell` ctime too, as a
-        file system that was made anew can have it."""
+        """Change a block, but neither size nor mtime; without `tell` ctime stays as well."""
         self.content[block] = content
         self.ctime_ns += tell
 
 
 @dataclass
 class Asked:
-    """A job that nobody has answered, and what it is about."""
+    """A job that nobody has answered, and the file that it is about."""
 
     job: jobs.AnyJob
     on_answer: OnAnswer
@@ -93,9 +92,9 @@ class PaperFleet(Fleet):
         super().__init__(1, 2)
         self.asked: list[Asked] = []
         self.opened: dict[int, PaperFile] = {}
-        """What descriptors of clients stand for."""
+        """The files that descriptors of clients stand for."""
         self.slabs: dict[int, dict[int, int]] = {}
-        """What lies in the slab behind a descriptor, by block."""
+        """The content of the slab behind a descriptor, by block."""
 
     def submit(
         self,
@@ -104,7 +103,7 @@ class PaperFleet(Fleet):
         fds: tuple[int, ...] = (),
         limit_s: float | None = None,
     ) -> None:
-        if isinstance(job, jobs.Back):  # no test is about memory that is made
+        if isinstance(job, jobs.Back):  # no test needs this job unanswered
             asyncio.get_running_loop().call_soon(on_answer, jobs.Finished(job.job))
             return
         files, slabs = list[PaperFile](), list[int]()
@@ -135,7 +134,7 @@ class PaperFleet(Fleet):
         return asked
 
     def answer(self, asked: Asked) -> jobs.Answer:
-        """What a worker would find and do now."""
+        """The answer that a worker would give now, and the work that it would do."""
         number = asked.job.job
         match asked.job:
             case jobs.Examine(_, files):
@@ -194,7 +193,7 @@ class _PaperSocket(ControlSocket):
         self.sent: dict[str, list[m.Message]] = {}
 
     def forget(self, session: Session) -> None:
-        """It has nothing of a session but what it was sent."""
+        """Do nothing: it keeps only what the session was sent."""
 
     def send(self, name: str, message: m.Message) -> bool:
         self.sent.setdefault(name, []).append(message)
@@ -206,7 +205,7 @@ class _PaperDescriptors(DescriptorSocket):
         self.handed_out: list[tuple[int, tuple[int, ...]]] = []
 
     def forget(self, session: Session) -> None:
-        """It has nothing of a session."""
+        """Do nothing: it keeps nothing of a session."""
 
     def hand_out(
         self,
@@ -229,13 +228,13 @@ class PaperClient:
     asked: int = 0
 
     def hand_over(self, *files: PaperFile, direct: bool = False) -> int:
-        """Hand files over, as `/world/INODE`; the transfer's number."""
+        """Hand files over, as `/world/INODE`; return the transfer's number."""
         self.transfers += 1
         self.send_batch(self.transfers, *files, direct=direct)
         return self.transfers
 
     def send_batch(self, transfer: int, *files: PaperFile, direct: bool = False) -> int:
-        """One batch of a transfer; how many files the daemon says that the transfer has."""
+        """Send one batch of a transfer; return how many files the daemon counts in the transfer."""
         packet = Files(transfer, tuple(HandedFile(f"/world/{f.inode}", direct) for f in files))
         opened = [self.daemon.open(file) for file in files for _ in range(1 + direct)]
         return self.daemon.parts.handovers.take(self.session, packet, opened)
@@ -244,7 +243,7 @@ class PaperClient:
         self.daemon.parts.requests.receive(self.session, message)
 
     def open(self, *files: PaperFile, load: int = 1, **options: object) -> int:
-        """Hand files over and open them; the request's number."""
+        """Hand files over and open them; return the request's number."""
         transfer = self.hand_over(*files)
         self.asked += 1
         fields = load_fields(options)
@@ -280,7 +279,7 @@ class PaperDaemon:
     """Number and inode of each descriptor that was handed over."""
 
     def connect(self, uid: int = 1000) -> PaperClient:
-        """One more client, which has said Hello."""
+        """Add one more client, which has said Hello."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         session = self.parts.sessions.begin(ours)
         session.uid = uid
@@ -290,9 +289,9 @@ class PaperDaemon:
         return client
 
     def open(self, file: PaperFile) -> int:
-        """A descriptor that stands for a file."""
+        """Make a descriptor that stands for a file."""
         fd = os.memfd_create(f"paper-{file.inode}")
-        self.fleet.slabs.pop(fd, None)  # of a slab that is closed
+        self.fleet.slabs.pop(fd, None)  # the number may be that of a closed slab
         self.fleet.opened[fd] = file
         self.descriptors_made.append((fd, os.fstat(fd).st_ino))
         return fd
@@ -310,7 +309,7 @@ class PaperDaemon:
         invariants.check(self.parts.turns.model)
 
     async def work(self) -> None:
-        """Let workers answer everything that they are asked, and what follows from that."""
+        """Let workers answer all their jobs, and all that follow from these."""
         await self.settle()
         while self.fleet.asked:
             asked, self.fleet.asked = self.fleet.asked, []
@@ -319,14 +318,14 @@ class PaperDaemon:
             await self.settle()
 
     async def answer(self, kind: type[jobs.Job], answer: jobs.Answer | None = None) -> None:
-        """Let the oldest job of a kind be answered; with None as a worker would."""
+        """Answer the oldest job of a kind; with None, as a worker would."""
         await self.settle()
         asked = self.fleet.take(kind)
         asked.on_answer(self.fleet.answer(asked) if answer is None else answer)
         await self.settle()
 
     async def lose(self, kind: type[jobs.Job]) -> None:
-        """The worker dies that had the oldest job of a kind."""
+        """Let the worker die that has the oldest job of a kind."""
         await self.settle()
         self.fleet.take(kind).on_answer(None)
         await self.settle()
@@ -338,7 +337,7 @@ class PaperDaemon:
             await asyncio.sleep(0)
 
     def shard(self, file: PaperFile) -> Shard:
-        """The shard that a file is now."""
+        """The shard that the file would be now."""
         return self.parts.turns.model.shards[self.parts.editions.key_of(file.identity)]
 
     def shards(self) -> int:

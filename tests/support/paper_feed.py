@@ -1,7 +1,7 @@
 """A feed over bytes in memory that is strict about passes, and checkpoints for it.
 
-A block may be read only between `wait` and `consumed` of the running pass, or once `mapped` was
-asked for it; whatever else is read fails the test.
+A block may be read only between `wait` and `consumed` of the running pass, or after a call of
+`mapped` for it. Every other read fails the test.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def u8(data: bytes) -> tuple[str, list[int], bytes]:
 
 
 class PaperFeed:
-    """A `Feed` of `/0`, `/1`, ...
+    """A `Feed` of the shards `/0`, `/1`, ...
 
     Args:
         files: the shards' bytes.
-        mapped: how many blocks of each shard `mapped` hands out before it says no.
+        mapped: how many blocks of each shard `mapped` hands out before it refuses.
 
     Attributes:
         passes: the order of each pass that was begun.

@@ -1,4 +1,4 @@
-"""The simplest dialect: requests go as they are, and statuses mean what HTTP says."""
+"""The simplest dialect: requests are sent as they are, and statuses have HTTP's meaning."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A dialogue with the core: events in, commands out, every invariant checked after each turn.
 
-Blocks are 64 KiB and times seconds; shards are called by one letter, loads by their owner's name.
+Blocks are 64 KiB and times are seconds. One letter names a shard, and its owner's name a load.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ def load_key(owner: str) -> LoadKey:
 
 
 class Play:
-    """A core, and what it said last.
+    """A core, and its latest commands.
 
     Args:
         limit: the memory limit in blocks.
-        slots: fetches at once.
-        sizes: letter to size in blocks; a fraction makes the last block short.
-        lag_s: after how long a reader lags.
+        slots: how many fetches run at once.
+        sizes: size in blocks by letter; a fraction makes the last block short.
+        lag_s: seconds after which a reader counts as lagging.
         remote: letters of shards that are read over the network.
-        remote_slots: fetches of those at once.
+        remote_slots: how many fetches of remote shards run at once.
         transient: letters of shards that nothing proves to be the same later.
     """
 
@@ -108,7 +108,7 @@ class Play:
         return self.turn(*(e.BlockFetched(self.at_s, key(s), b) for s, b in pairs))
 
     def fetch_all(self) -> None:
-        """Answer every fetch and release under way, and what follows, until none is."""
+        """Answer every fetch and release under way, and all that follow, until none is left."""
         while self.model.fetching or self.releasing:
             fetched = [e.BlockFetched(self.at_s, s, b) for s, b in self.model.fetching]
             self.turn(*self._answers(), *fetched)
@@ -125,16 +125,16 @@ class Play:
     def refuses(
         self, letter: str, block: int, kind: FailureKind, *blamed: str
     ) -> list[c.AnyCommand]:
-        """A store refuses the credentials that the blamed loads lend."""
+        """Let a store refuse the credentials that the blamed loads lend."""
         keys = tuple(load_key(owner) for owner in blamed)
         return self.turn(e.FetchFailed(self.at_s, key(letter), block, kind, "no", "text", keys))
 
     def supersedes(self, letter: str, version: int = 0) -> list[c.AnyCommand]:
-        """The file has other bytes now."""
+        """Let the file have other bytes now."""
         return self.turn(e.ShardSuperseded(self.at_s, key(letter, version), "other bytes"))
 
     def refuses_shard(self, owner: str, letter: str) -> list[c.AnyCommand]:
-        """What one load has of a shard could not be compared."""
+        """Report that one load's bytes of a shard could not be compared."""
         event = e.ShardRefused(self.at_s, load_key(owner), key(letter), "source", "no")
         return self.turn(event)
 
@@ -177,22 +177,22 @@ class Play:
         return command
 
     def fetches(self) -> list[Pair]:
-        """Fetches that the last turn began."""
+        """The fetches that the last turn began."""
         return [(fetch.shard.uri[1:], fetch.block) for fetch in self.all(c.FetchBlock)]
 
     def releases(self) -> list[tuple[str, int, int]]:
         return [(r.shard.uri[1:], r.start, r.stop) for r in self.all(c.ReleaseBlocks)]
 
     def closed(self) -> list[str]:
-        """Shards whose source the last turn gave up."""
+        """The shards whose source the last turn gave up."""
         return [command.shard.uri[1:] for command in self.all(c.CloseSource)]
 
     def failed(self) -> list[tuple[str, int, str]]:
-        """Owners, shards and codes of what the last turn failed."""
+        """Owner, shard and code of each failure in the last turn."""
         return [(f.load.owner, f.shard, f.code) for f in self.all(c.FailShard)]
 
     def announced(self) -> dict[str, tuple[BlockRange, ...]]:
-        """Owner to what the last turn granted it, in its admission or after."""
+        """For each owner, the blocks that the last turn granted it, in its admission or after."""
         told = {command.load.owner: command.ranges for command in self.all(c.Announce)}
         told |= {
             command.load.owner: command.granted for command in self.all(c.Admit) if command.granted
@@ -226,5 +226,5 @@ class Play:
 
     @property
     def used(self) -> int:
-        """Blocks of memory in use."""
+        """The number of blocks of memory in use."""
         return self.model.ledger.used_bytes // BLOCK

@@ -1,9 +1,9 @@
-"""A node of Kubernetes with podman in the kubelet's place: runs containers as a manifest says.
+"""A node of Kubernetes, where podman runs containers in place of the kubelet.
 
-Owns what the kubelet and a container runtime would make of a manifest: users, groups, capabilities,
-the seccomp filter that engines use by default, a read-only root, and volumes. Containers have no
-image: their root is empty, and the interpreter, its environment and this repository are mounted
-into it. No control groups are made, so limits of memory and processors are not among what is tried.
+Does with a manifest what the kubelet and a container runtime would do: users, groups, capabilities,
+the default seccomp filter of engines, a read-only root, and volumes. Containers have no image:
+their root is empty, and the interpreter, its environment and this repository are mounted into it.
+No control groups are made, so limits of memory and processors are not tried.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ PROGRAMS: Final = {
     "streamerd": (sys.executable, "-m", "streamerd"),
     "streamerctl": (sys.executable, "-m", "streamerd.cli.main"),
 }
-"""What stands for the programs of the image."""
+"""The commands that stand for the programs of the image."""
 DAEMON_IMAGE: Final = "streamerd"
-"""As the manifests name it, before kustomize says where it lies."""
+"""The image's name in the manifests, before kustomize adds its registry."""
 _ENVIRONMENT: Final = {"KUBERNETES_SERVICE_HOST": "192.0.2.1", "PYTHONDONTWRITEBYTECODE": "1"}
-"""Kubernetes sets the first in every container; the address is one of documentation (RFC 5737)."""
+"""The first variable is set by Kubernetes in every container; RFC 5737 reserves the address."""
 _SMALL_LIMITS: Final = ("--ulimit=nofile=4096:4096", "--ulimit=nproc=4096:4096")
-"""Podman asks for more than root may give away where it lacks CAP_SYS_RESOURCE."""
+"""Lower limits than podman's defaults, which root may not grant without CAP_SYS_RESOURCE."""
 _STORAGE: Final = '[storage]\ndriver = "vfs"\nrunroot = "{0}/run"\ngraphroot = "{0}/graph"\n'
 _HOLD: Final = """
 set -e
@@ -47,8 +47,8 @@ mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 echo ready
 exec sleep infinity
 """
-"""Keeps the node's mount namespace. Without control groups crun refuses a hybrid of both versions:
-it says "cgroups in hybrid mode not supported". Podman leaves its locks on the node's own mounts."""
+"""Keeps the node's mount namespace, without a hybrid of control groups, which crun refuses here: it
+says "cgroups in hybrid mode not supported". Podman leaves its locks on the node's own mounts."""
 
 
 class Node:
@@ -83,13 +83,13 @@ class Node:
     # --- what is on it --------------------------------------------------------------------------
 
     def path(self, host_path: str) -> Path:
-        """Where the test finds a folder of the node, which is made as the kubelet makes one."""
+        """The test's path of a folder of the node; the folder is made as the kubelet makes one."""
         found = self.directory / "node" / host_path.lstrip("/")
         found.mkdir(parents=True, exist_ok=True)
         return found
 
     def memory(self, name: str) -> Path:
-        """An `emptyDir` of memory, of which a pod that starts again finds what it left."""
+        """An `emptyDir` in memory, which a restarted pod finds as it left it."""
         place = self.directory / "volumes" / name
         if not place.exists():
             place.mkdir(parents=True)
@@ -117,10 +117,10 @@ class Node:
     def command(
         self, pod: Manifest, container: Manifest, name: str, given: Mapping[str, Path]
     ) -> list[str]:
-        """Words that start a container of a pod; those of the program follow.
+        """The words that start a container of a pod; those of the program follow.
 
         Args:
-            given: name of a volume to what is in it, where the manifest leaves that to the cluster.
+            given: for each volume that the manifest leaves to the cluster, its content.
         """
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         mounts = [
@@ -141,16 +141,16 @@ class Node:
         return [*words, f"--workdir={REPOSITORY}", "--rootfs", str(self._root)]
 
     def execute(self, name: str, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        """Run a program of the image in a container that runs, as a probe is."""
+        """Run a program of the image in a running container, as a probe does."""
         return self._podman("exec", name, *program(words))
 
     def pid_of(self, name: str) -> int:
-        """Of a container's first process, as the node sees it; 0 while there is none."""
+        """The pid of a container's first process on the node; 0 while there is none."""
         told = self._podman("inspect", "--format={{.State.Pid}}", name).stdout
         return int(told) if told.strip().isdigit() else 0
 
     def signal(self, name: str, number: signal.Signals) -> None:
-        """Signal a container's first process; when that ends, so do all others."""
+        """Signal a container's first process; when that ends, all others end too."""
         pid = self.pid_of(name)
         assert pid, name
         os.kill(pid, number)
@@ -187,13 +187,13 @@ class PodVisitor(Visitor):
 
 
 def program(words: Sequence[str]) -> list[str]:
-    """A command of a manifest, with what stands for the image's programs."""
+    """A manifest's command, with the stand-ins for the image's programs."""
     first, *others = words
     return [*PROGRAMS.get(first, (first,)), *others]
 
 
 def _environment(container: Manifest) -> dict[str, str]:
-    """What Kubernetes, this repository's image and the manifest set."""
+    """The variables that Kubernetes, this repository's image and the manifest set."""
     variables = {**_ENVIRONMENT, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     if container.get("image") == DAEMON_IMAGE:
         text = (DEPLOY / "Containerfile").read_text()
@@ -202,7 +202,7 @@ def _environment(container: Manifest) -> dict[str, str]:
 
 
 def _rights(pod: Manifest, container: Manifest) -> list[str]:
-    """A pod's security context and its container's, which goes before, in podman's words."""
+    """A pod's security context, overridden by its container's, in podman's words."""
     context: dict[str, Any] = {**pod["securityContext"], **container["securityContext"]}
     words = [f"--user={context['runAsUser']}:{context['runAsGroup']}"]
     words += [f"--group-add={group}" for group in context.get("supplementalGroups", ())]
@@ -222,7 +222,7 @@ def _mount(place: Path, mount: Manifest) -> str:
 
 @functools.cache
 def _interpreter() -> tuple[Path, ...]:
-    """What a container needs of this machine to run Python programs of this repository."""
+    """The paths of this machine that Python programs of this repository need in a container."""
     system = (path for name in ("usr", "lib", "lib64", "bin") if (path := Path("/", name)).exists())
     ours = {Path(sys.prefix), Path(sys.base_prefix), REPOSITORY}
     within = {path for path in ours if any(above in ours for above in path.parents)}
@@ -231,7 +231,7 @@ def _interpreter() -> tuple[Path, ...]:
 
 @contextlib.contextmanager
 def node() -> Iterator[Node]:
-    """A node in a folder of its own, with a path short enough for a socket."""
+    """A node in its own folder, with a path short enough for a socket."""
     directory = Path(tempfile.mkdtemp(prefix="strd-"))
     directory.chmod(0o755)
     try:
@@ -242,7 +242,7 @@ def node() -> Iterator[Node]:
 
 
 def needs_podman() -> pytest.MarkDecorator:
-    """For tests that start containers."""
+    """A mark for tests that start containers."""
     return pytest.mark.skipif(bool(why := _why_not()), reason=why or "can start containers")
 
 

@@ -1,7 +1,7 @@
 """A client that speaks the protocol one message at a time; a test can stop anywhere in a load.
 
 It has no thread, no torch and no heartbeats. A test decides exactly what the daemon receives on
-each socket, wrong messages too, and reads only when it wants to.
+each socket, even wrong messages, and reads only when it wants to.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ class RawClient:
     """One connection to both sockets. A context manager that says goodbye.
 
     Args:
-        socket_path: of the control socket.
-        label: what `status` shows.
-        greet: say Hello at once, and hear the Welcome.
+        socket_path: path of the control socket.
+        label: the label that `status` shows.
+        greet: whether to say Hello at once, and wait for the Welcome.
     """
 
     def __init__(self, socket_path: str, label: str = "raw", *, greet: bool = True) -> None:
@@ -87,7 +87,7 @@ class RawClient:
             self.connection.connect(descriptor_socket(socket_path))
             self.greeting = self.expect_packet(Greeting)
             self.token = self.greeting.token
-            """What goes before each message; a test may put another one here."""
+            """The token before each message; a test may replace it."""
             self._socket.linger = 500
             self._socket.connect(f"ipc://{socket_path}")
             if greet:
@@ -109,26 +109,25 @@ class RawClient:
         self.send_body(encode(message))
 
     def send_body(self, body: bytes) -> None:
-        """Any bytes, after the token."""
+        """Send any bytes, after the token."""
         self.send_frames(self.token + body)
 
     def send_frames(self, *frames: bytes) -> None:
-        """Any frames, as they are."""
+        """Send any frames, as they are."""
         self._socket.send_multipart(frames)
 
     def receive(self) -> DaemonMessage:
-        """The next message that is neither heartbeat nor about a load's blocks."""
+        """The next message that is neither a heartbeat nor about a load's blocks."""
         while not self._unread:
             self.listen()
         return self._unread.popleft()
 
     def put_back(self, message: DaemonMessage) -> None:
-        """Let `receive` give a message again."""
+        """Let `receive` return a message again."""
         self._unread.appendleft(message)
 
     def listen(self) -> DaemonMessage:
-        """Wait for one message; what it says of a load's blocks is noted with that, any other is
-        kept for `receive`."""
+        """Wait for one message; one about blocks is noted with its load, others for `receive`."""
         if not self._socket.poll(int(ANSWER_S * 1000)):
             raise AssertionError(f"the daemon said nothing within {ANSWER_S} s")
         message = decode_daemon(self._socket.recv())
@@ -146,11 +145,11 @@ class RawClient:
         return message
 
     def hears_nothing_for(self, seconds: float) -> bool:
-        """Whether no message comes; for what must not be answered."""
+        """Whether no message comes for so long, as after a message that must not be answered."""
         return not self._unread and not self._socket.poll(int(seconds * 1000))
 
     def expect(self, kind: type[M]) -> M:
-        """The next message beside grants, which must be of this kind."""
+        """The next message besides grants, which must be of this kind."""
         message = self.receive()
         assert isinstance(message, kind), f"expected {kind.__name__}, got {message}"
         return message
@@ -176,7 +175,7 @@ class RawClient:
         self.send_bytes(encode_packet(packet), descriptors)
 
     def send_bytes(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
-        """Any bytes and descriptors, as one packet."""
+        """Send any bytes and descriptors, as one packet."""
         socket.send_fds(self.connection, [data], list(descriptors))
 
     def next_packet(self) -> FromDaemon:
@@ -211,7 +210,7 @@ class RawClient:
                 load.slabs[shard] = descriptor
 
     def expect_packet(self, kind: type[P]) -> P:
-        """The next packet beside slabs, which must be of this kind."""
+        """The next packet besides slabs, which must be of this kind."""
         while isinstance(packet := self.next_packet(), Slabs) and kind is not Slabs:
             pass
         assert isinstance(packet, kind), f"expected {kind.__name__}, got {packet}"
@@ -223,7 +222,7 @@ class RawClient:
         return bool(readable)
 
     def is_ended(self) -> bool:
-        """Whether the daemon ended the connection; reads all that it said before."""
+        """Whether the daemon ended the connection; reads all earlier packets."""
         try:
             while self.has_packet():
                 self.next_packet()
@@ -235,7 +234,7 @@ class RawClient:
         return next(self._transfers)
 
     def hand_over(self, files: Sequence[LocalFile]) -> int:
-        """Hand opened files over, in batches, each taken before the next; the transfer's number."""
+        """Hand opened files over, batch by batch; return the transfer's number."""
         transfer, count = self.next_transfer(), 0
         size = BATCH_DESCRIPTORS // 2
         for batch in (files[at : at + size] for at in range(0, len(files), size)):
@@ -249,7 +248,7 @@ class RawClient:
         return transfer
 
     def hand_over_raw(self, *descriptors: int, direct: bool = False) -> int:
-        """Hand any descriptors over, as files of invented names; the transfer's number."""
+        """Hand any descriptors over, as files of invented names; return the transfer's number."""
         transfer = self.next_transfer()
         step = 1 + direct
         names = tuple(HandedFile(f"/raw/{at}", direct) for at in range(len(descriptors) // step))
@@ -263,7 +262,7 @@ class RawClient:
         """List and open a local source as the client library does, and hand it over.
 
         Raises:
-            StreamerError: it cannot be opened here.
+            StreamerError: the source cannot be opened here.
         """
         opened = open_local(source, pattern, files)
         try:
@@ -275,11 +274,11 @@ class RawClient:
     # --- requests -------------------------------------------------------------------------------
 
     def open(self, source: str, **options: object) -> RawLoad:
-        """Open and wait until it is admitted; `options` are fields of `Open`."""
+        """Open a load and wait until it is admitted; `options` are fields of `Open`."""
         return RawLoad(self, source, **options).opened()
 
     def prefetch(self, source: str, **options: object) -> Accepted:
-        """Have a source brought in, and wait until that is accepted."""
+        """Ask for a prefetch, and wait until the daemon accepts it."""
         message = Prefetch(self.next_id(), source)
         if not is_remote(source):
             options["transfer"] = self.hand_over_source(source)
@@ -292,7 +291,7 @@ class RawClient:
         self._close_descriptors()
 
     def close_messages(self) -> None:
-        """Close the ZeroMQ socket alone, without a goodbye; the session lives on."""
+        """Close only the ZeroMQ socket, without a goodbye; the session lives on."""
         self._socket.close(linger=0)
         self._context.term()
 

@@ -1,4 +1,4 @@
-"""One load of a raw client: what is granted now, and what was read."""
+"""One load of a raw client: the blocks that are granted now, and the bytes that were read."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 Block = tuple[int, int]
-"""Shard number and block number."""
+"""A shard number and a block number."""
 
 
 class RawLoad:
-    """One load of a raw client: what is granted now, and what was read.
+    """One load of a raw client: the blocks that are granted now, and the bytes that were read.
 
     A local source is opened here and handed over first, unless `options` name a transfer.
     """
@@ -43,7 +43,7 @@ class RawLoad:
         self.granted: set[Block] = set()
         self.shards: tuple[OpenedShard, ...] = ()
         self.slabs: dict[int, int] = {}
-        """Shard number to the descriptor of its slab, as far as they were received."""
+        """The descriptor of each shard's slab, by shard number, as far as they were received."""
         self.compared = True
         self.is_closed = False
         self.read: dict[Block, bytes] = {}
@@ -58,7 +58,7 @@ class RawLoad:
         client.send(message)
 
     def waiting(self) -> Waiting:
-        """The report that it waits for memory."""
+        """The next report that the load waits for memory."""
         report = self.client.expect(Waiting)
         assert report.load == self.number
         return report
@@ -109,30 +109,30 @@ class RawLoad:
         self.give_back(blocks)
 
     def give_back(self, blocks: Iterable[Block]) -> None:
-        """Say that blocks are consumed, read or not."""
+        """Tell the daemon that blocks are consumed, whether they were read or not."""
         ranges = tuple(BlockRange(shard, block, block + 1) for shard, block in blocks)
         self.granted.difference_update(blocks)
         self.client.send(Consumed(self.number, ranges))
 
     def slab(self, shard: int) -> int:
-        """The descriptor of a shard's slab; waits until it was handed out."""
+        """The descriptor of a shard's slab; waits until the slab was handed out."""
         while shard not in self.slabs:
             self.client.next_packet()
         return self.slabs[shard]
 
     def bytes_of(self, shard: int, block: int) -> bytes:
-        """What lies in the slab now."""
+        """The bytes of a block in the slab now."""
         start, stop = block_span(block, self.shards[shard].size_bytes, self.block_bytes)
         return os.pread(self.slab(shard), stop - start, start)
 
     def await_compared(self) -> None:
-        """Receive until what was granted is known to be what the files hold."""
+        """Receive until the granted blocks are known to equal the files."""
         while not self.compared:
             message = self.client.listen()
             assert not isinstance(message, ShardFailed), message
 
     def read_all(self, between: Callable[[], object] = lambda: None) -> list[bytes]:
-        """Consume blocks as they are granted until all were read once; the shards' bytes."""
+        """Consume blocks as they are granted until all were read once; return the shards' bytes."""
         while missing := self.blocks - self.read.keys():
             self.await_grants(1)
             fresh = self.granted & missing

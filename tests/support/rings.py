@@ -1,4 +1,4 @@
-"""Tests of rings: a device whose copies are done only when waited for, and what is copied."""
+"""Parts for tests of rings: a device whose copies are done only when waited for, and targets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streamer_client.copy.plan import CopyRun, Piece
 
 
 class LazyDevice:
-    """A `torch_ring.Device` on this machine's memory; `fail_next` fails the next copy."""
+    """A `torch_ring.Device` in this machine's memory; `fail_next` fails the next copy."""
 
     def __init__(self) -> None:
         self.fences = 0
@@ -63,11 +63,11 @@ class LazySending:
 
 
 _kept: list[torch.Tensor] = []
-"""Lazy copies may be done after a test has let go of what they go to."""
+"""Targets that must live on, as lazy copies may be done after a test has dropped them."""
 
 
 class Memory(Contiguous):
-    """A `Target` that is plain memory taken for a device's."""
+    """A `Target` in plain memory that counts as a device's."""
 
     on_host = False
 
@@ -87,7 +87,7 @@ class Memory(Contiguous):
 
 
 def run_over(targets: Sequence[Memory], start: int) -> CopyRun[Target]:
-    """A run that fills these, one after the other, with a shard's bytes from `start` on."""
+    """A run that fills these targets in turn with a shard's bytes from `start` on."""
     run: CopyRun[Any] = CopyRun(start)
     for target in targets:
         run.pieces.append(Piece(target, 0, target.left_bytes))
@@ -101,7 +101,7 @@ def cut(total: int, *edges: int) -> list[Memory]:
 
 
 class OpenFile:
-    """An `Image`."""
+    """An `Image` of an open file."""
 
     stays = True
 
@@ -113,7 +113,7 @@ class OpenFile:
 
 
 class FileFeed:
-    """A feed of one shard: by system calls from `fd` where that is given, else by `read_into`."""
+    """A feed of one shard, which is read by system calls from `fd`, or else by `read_into`."""
 
     route = Route.DAEMON
     direct_bytes = 0

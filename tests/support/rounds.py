@@ -1,7 +1,7 @@
-"""A store that holds requests back until a test lets all go on that wait: one delay of a network.
+"""A store that holds requests back until a test releases all that wait, as one network delay.
 
-What is asked for in one round was asked for without knowing an answer of the same round, so the
-number of rounds is the number of delays that one thing waits for.
+A request of one round was sent without knowing any answer of the same round. So the number of
+rounds is the number of network delays that an action waits for.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Rounds:
         return self._behind.answer(asked)
 
     def release(self) -> list[Asked]:
-        """Wait for a request, and let all that have come go on."""
+        """Wait for a request, and release all that have come."""
         eventually(lambda: bool(self._waiting))
         with self._changed:
             released, self._waiting = self._waiting, []
@@ -39,7 +39,7 @@ class Rounds:
         return released
 
     def let_all_pass(self) -> None:
-        """Hold nothing back any more."""
+        """Hold no request back any more."""
         with self._changed:
             self.passes = True
             self._changed.notify_all()

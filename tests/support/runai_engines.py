@@ -1,6 +1,6 @@
-"""Functions of SGLang and vLLM that call Run:ai's package, taken out of their wheels.
+"""Functions of SGLang and vLLM that call Run:ai's package, extracted from their wheels.
 
-The engines are not installed: of each wheel a few modules are put into `.stores/` in the
+The engines are not installed: a few modules of each wheel are put into `.stores/` in the
 repository's root, and single functions of them are compiled with the names that they use.
 """
 
@@ -42,7 +42,7 @@ MEMBERS: Final = {
 
 @functools.cache
 def engine_missing(requirement: str) -> str:
-    """Why an engine's modules are not there; empty where they are. Fetches them if it can."""
+    """Why an engine's modules are missing; empty if they are there. Fetches them if it can."""
     home = _STORES / requirement
     home.mkdir(parents=True, exist_ok=True)
     with (_STORES / "lock").open("w") as lock:
@@ -54,7 +54,7 @@ def engine_missing(requirement: str) -> str:
 
 
 def _from_whole_wheel(requirement: str, home: Path) -> str:
-    """Take the modules out of the wheel as pip downloads it; why not, if it cannot."""
+    """Extract the modules from the wheel that pip downloads; return why, if that fails."""
     with tempfile.TemporaryDirectory() as wheels:
         options = ("--quiet", "--no-deps", "--only-binary", ":all:", "--dest", wheels)
         if told := _ran("pip", "download", *options, requirement):
@@ -66,7 +66,7 @@ def _from_whole_wheel(requirement: str, home: Path) -> str:
 
 
 def _ran(module: str, *arguments: str) -> str:
-    """What a program of this interpreter says of its failure; empty where it succeeded."""
+    """Run a program of this interpreter; return its failure's text, or empty if it succeeds."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments],
@@ -82,7 +82,7 @@ def _ran(module: str, *arguments: str) -> str:
 
 
 def taken(requirement: str, member: str, namespace: dict[str, Any], *names: str) -> None:
-    """Put functions or classes of an engine's module into a namespace that has what they use."""
+    """Compile functions or classes of an engine's module in a namespace with what they use."""
     text = (_STORES / requirement / member).read_text()
     found = [
         one

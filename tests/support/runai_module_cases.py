@@ -1,7 +1,7 @@
-"""Cases of `runai_cases.py` about what others import from Run:ai's modules.
+"""Cases of `runai_cases.py` about names that other programs import from Run:ai's modules.
 
-vLLM's loader asks `prepare_request` for the names in files, its tests put the mock in the place of
-a store, and loaders of other devices make tensors out of ranges.
+vLLM's loader asks `prepare_request` for the names in files, and its tests replace a store by the
+mock. Loaders of other devices make tensors from ranges.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Public names of a package's modules; `python -m tests.support.runai_names MODULE` tells them.
+"""Public names of a package's modules; `python -m tests.support.runai_names MODULE` prints them.
 
-Of each module its own functions, classes with their public methods, and constants; what a
-module only imports from elsewhere is not counted.
+These are a module's own functions, its classes with their public methods, and its constants. Names
+that a module only imports are not counted.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def _has(package: str, module: str, name: str) -> bool:
 
 
 def public_names(package: str) -> dict[str, list[str]]:
-    """Module to names, for the package and every module below it but its own tests."""
+    """The names of each module, for the package and every module below it except its own tests."""
     return {module: _names(package, module) for module in _modules(package)}
 
 
 def exceptions(package: str) -> dict[str, list[str]]:
-    """Each class of exceptions that its modules define, and the names of all classes it is."""
+    """Each class of exceptions that the modules define, with the names of all its base classes."""
     return {
         f"{module}.{name}": sorted(one.__name__ for one in value.__mro__[1:])
         for module in _modules(package)
@@ -95,7 +95,7 @@ def _names(package: str, module: str) -> list[str]:
 
 
 def _is_own(module: ModuleType, value: Any, name: str) -> bool:
-    """Whether a name is defined in the module, or shown by its package on purpose."""
+    """Whether a name is defined in the module, or exported by its package on purpose."""
     home = getattr(value, "__module__", None)
     if home is None or not (inspect.isclass(value) or inspect.isfunction(value)):
         return name.isupper() and not hasattr(value, "__module__")

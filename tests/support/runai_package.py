@@ -1,4 +1,4 @@
-"""Run:ai's own package in a place of its own, and the files that both packages are asked about.
+"""Run:ai's own package in a separate folder, and files with which both packages are tested.
 
 The package is not part of the test environment, since vLLM would then use it. Its wheels are put
 into `.stores/` in the repository's root on first use; a process that has that folder in its
@@ -39,7 +39,7 @@ _WHEELS: Final = (
 
 @functools.cache
 def package_missing() -> str:
-    """Why the package is not there; empty where it is. Installs it if it can."""
+    """Why the package is missing; empty if it is there. Installs it if it can."""
     _STORES.mkdir(exist_ok=True)
     with (_STORES / "runai.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another process's tests may install it too
@@ -62,7 +62,7 @@ def package_missing() -> str:
 
 
 def environment_of(module: str) -> dict[str, str]:
-    """What a process needs to import one of the two packages."""
+    """The variables with which a process can import one of the two packages."""
     if module != PACKAGE:
         return {}
     path = os.environ.get("PYTHONPATH")
@@ -70,7 +70,7 @@ def environment_of(module: str) -> dict[str, str]:
 
 
 def write_files(directory: Path) -> None:
-    """Checkpoints of odd dtypes and sizes, one that is cut short, and what lies beside them."""
+    """Write checkpoints of odd dtypes and sizes, a truncated one, and other files beside them."""
     one = {
         "a": random_tensor("F32", (5, 7), 1),
         "empty": ("F32", (0, 3), b""),
@@ -98,7 +98,7 @@ def write_files(directory: Path) -> None:
 
 
 def write_cases(root: Path) -> None:
-    """The directory, or what becomes the bucket, that `runai_cases.py` is run in."""
+    """Write the directory in which `runai_cases.py` runs, or which becomes its bucket."""
     model = root / "m"
     model.mkdir()
     write_files(model)
@@ -119,12 +119,12 @@ def write_cases(root: Path) -> None:
 
 
 def put_cases(root: Path, store: Any, bucket: str) -> None:
-    """Put the directory into a bucket, with what a bucket alone can hold.
+    """Put the directory into a bucket, with objects that no directory can hold.
 
     Args:
-        root: as `write_cases` made it.
-        store: has a `put(bucket, key, content)`.
-        bucket: its name.
+        root: the directory that `write_cases` wrote.
+        store: an object with a method `put(bucket, key, content)`.
+        bucket: name of the bucket.
     """
     for path in root.rglob("*"):
         if path.is_file():
@@ -140,12 +140,12 @@ def put_cases(root: Path, store: Any, bucket: str) -> None:
 
 
 def write_folder_of_weights(root: Path) -> None:
-    """What a directory alone can hold: a folder named like a file of weights."""
+    """Write a folder named like a file of weights, which no bucket can hold."""
     (root / "m" / "folder.safetensors").mkdir()
 
 
 def answers(module: str, directory: Path | str, **environment: str) -> dict[str, Any]:
-    """What `runai_program.py` tells of a module."""
+    """The output of `runai_program.py` about a module."""
     return run_program([str(PROGRAM), module, str(directory)], module, environment)
 
 
@@ -168,7 +168,7 @@ def run_program(
 
 
 def same(theirs: list[list[str]], ours: list[list[str]]) -> bool:
-    """Whether each call answered the same; our errors may be of further classes."""
+    """Whether each call answered the same; errors of this project may be of further classes."""
     return len(theirs) == len(ours) and all(map(_same_step, theirs, ours))
 
 

@@ -1,7 +1,7 @@
-"""A program written for Run:ai's API: `python runai_program.py MODULE DIRECTORY` tells what it saw.
+"""A program written for Run:ai's API: `python runai_program.py MODULE DIRECTORY` prints results.
 
-The same text runs against `runai_model_streamer` and against ours; what it writes is compared. It
-uses nothing but that API, torch and the standard library, for it may run in another environment.
+The same text runs against `runai_model_streamer` and against this project, and the results are
+compared. It uses only that API, torch and the standard library, as it may run elsewhere.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def metadata(streamer: Any) -> dict[str, list[list[Any]]]:
 
 
 def failing(call: Callable[[], object]) -> str:
-    """`ValueError`, or what else it raises: the class that callers catch."""
+    """The class that callers catch: `ValueError`, or the name of any other error."""
     try:
         call()
     except ValueError:
         return "ValueError"
-    except Exception as error:  # noqa: BLE001  whatever it is, it is told
+    except Exception as error:  # noqa: BLE001  every error is reported
         return type(error).__name__
     return "nothing"
 
@@ -120,7 +120,7 @@ def errors(api: Any, directory: str, one: str, two: str) -> dict[str, str]:
 
 def listings(api: Any, directory: str) -> dict[str, Any]:
     def files(**options: Any) -> list[list[Any]]:
-        # The slash: to an object store, a prefix without one is the beginning of any key.
+        # The slash matters: to an object store, a prefix without one is the beginning of any key.
         found = api.FileStreamer().list_files(f"{directory}/", **options)
         return sorted([path.removeprefix(directory), size] for path, size in found)
 

@@ -1,6 +1,6 @@
-"""What ranks see of a `DistributedStreamer`: run by torch's launcher, `runai_ranks.py MODULE ROOT`.
+"""What ranks see of a `DistributedStreamer`; torch's launcher runs `runai_ranks.py MODULE ROOT`.
 
-Rank 0 writes what all of them saw, by case and in the order of ranks. ROOT is a directory that
+Rank 0 writes what all ranks saw, by case and in the order of ranks. ROOT is a directory that
 `runai_package.write_cases` filled.
 """
 
@@ -21,7 +21,7 @@ def tried(call: Callable[[], object]) -> object:
     try:
         return call()
     except (RuntimeError, ValueError):
-        return "raises"  # of the two, a rank sees what the time at which it waits decides
+        return "raises"  # which of two errors a rank sees depends on timing
 
 
 def chunks(api: Any, path: str, wanted: bool = True, size: int = 2) -> object:

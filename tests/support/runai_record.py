@@ -1,7 +1,7 @@
 """Runs the cases of `runai_cases.py` with both packages, over files and over moto's S3.
 
-`python -m tests.support.runai_record` writes what they answer to `runai_0_17_cases.json`. The page
-of differences is made from that file; tests compare it with what the packages answer now.
+`python -m tests.support.runai_record` writes the answers to `runai_0_17_cases.json`. The page of
+differences is made from that file; tests compare it with the packages' present answers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.support.runai_package import (
 BUCKET: Final = "cases"
 PLACES: Final = ("files", "objects")
 Record = dict[str, dict[str, dict[str, list[list[str]]]]]
-"""Place, package, title of the case, steps."""
+"""The steps of each case, by place, package and title."""
 
 
 @contextlib.contextmanager
@@ -50,14 +50,14 @@ def filled(place: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def told(module: str, place: str, **environment: str) -> dict[str, Any]:
-    """What a package answers in a place."""
+    """A package's answers in a place."""
     with filled(place) as (root, reach):
         variables = {"STREAMERD_MODE": "direct"} | reach | environment
         return run_program(["-m", CASES, module, root], module, variables)
 
 
 def recorded() -> Record:
-    """What both packages answered when they were recorded."""
+    """The recorded answers of both packages."""
     record: Record = json.loads(CASES_RECORD.read_text())
     return record
 

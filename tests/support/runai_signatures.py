@@ -1,4 +1,4 @@
-"""Signatures of a module's Run:ai API: `python runai_signatures.py MODULE` tells them as JSON."""
+"""Signatures of a module's Run:ai API: `python runai_signatures.py MODULE` prints them as JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES: Final = (
 
 NOT_OFFERED: Final = frozenset(
     {
-        # They pass handles of the C++ library about, which is not there.
+        # They pass handles of the C++ library, which is not there.
         "FileStreamer.handle_object_store",
         "FileStreamer.drain_live_submissions",
     }
@@ -28,7 +28,7 @@ NOT_OFFERED: Final = frozenset(
 
 
 def parameters(function: Any) -> list[list[str]]:
-    """Name, default and kind of each; what `self` and its like are called is nobody's business."""
+    """Name, default and kind of each parameter; the name of `self` and the like does not matter."""
     found = inspect.signature(function).parameters.values()
     return [
         [one.name, "" if one.default is one.empty else repr(one.default), one.kind.name]

@@ -1,4 +1,4 @@
-"""The steps of a case, and the tables that cases are put into. Needs the standard library alone."""
+"""The steps of a case, and the tables that hold cases. Needs only the standard library."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OBJECTS: dict[str, Case] = {}
 
 
 def case(*where: dict[str, Case]) -> Callable[[Case], Case]:
-    """Put a case into tables, under its docstring."""
+    """Put a case into tables, with its docstring as the key."""
 
     def put(function: Case) -> Case:
         assert function.__doc__
@@ -33,7 +33,7 @@ def case(*where: dict[str, Case]) -> Callable[[Case], Case]:
 
 
 class Told:
-    """The steps of a case."""
+    """Records the steps of a case."""
 
     def __init__(self, root: str) -> None:
         self.steps: Steps = []
@@ -42,7 +42,7 @@ class Told:
     def __call__(self, call: str, function: Callable[..., object], *arguments: Any) -> None:
         try:
             answer = str(function(*arguments))
-        except Exception as error:  # noqa: BLE001  whatever it is, it is told
+        except Exception as error:  # noqa: BLE001  every error is reported
             names = {one.__name__ for one in type(error).__mro__}
             answer = " ".join(["raises", *(name for name in CATCHABLE if name in names)])
         self.steps.append([call, answer.replace(self._root, "ROOT")])

@@ -1,4 +1,4 @@
-"""Builds safetensors bytes by hand, wrong ones too, and asks the real package about them."""
+"""Builds safetensors bytes by hand, even wrong ones, and reads them with the real package."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def built(members: dict[str, Any], data_bytes: int, padding: int = 0) -> bytes:
 
 
 def as_safetensors_reads(file: bytes) -> dict[str, Any]:
-    """Name to dtype, shape and data; raises SafetensorError for what the package rejects."""
+    """Each tensor's dtype, shape and data; raises SafetensorError if the package does."""
     deserialize: Any = safetensors.deserialize
     return dict(deserialize(file))
 
 
 def parse(file: bytes, size_bytes: int | None = None) -> ShardCatalog:
-    """What our own parser says of a file, or of its beginning."""
+    """The catalog that this project's parser makes of a file, or of its beginning."""
     size = len(file) if size_bytes is None else size_bytes
     return parse_header(file[: header_bytes(file[:8], URI, size)], URI, size)
 
 
 def refusal(file: bytes, size_bytes: int | None = None) -> str:
-    """The text of the refusal that our own parser answers a file with; it has a remedy."""
+    """The text with which this project's parser refuses a file; it must have a remedy."""
     with pytest.raises(CorruptCheckpoint) as caught:
         parse(file, size_bytes)
     text = str(caught.value)

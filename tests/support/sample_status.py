@@ -1,4 +1,4 @@
-"""A status body with everything in it, as a daemon with a memory limit of 64 GiB would send it."""
+"""A status body with everything in it, as a daemon with a memory limit of 64 GiB sends it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ GIB = 1 << 30
 
 
 def id_of(uri: str) -> str:
-    """What stands for the shard of this name."""
+    """The id of the shard of this name."""
     return blake2s(uri.encode(), digest_size=8).hexdigest()
 
 
@@ -36,7 +36,7 @@ def lease(pid: int, label: str, consumed_bytes: int = 0) -> dict[str, Any]:
 
 
 def empty_body() -> dict[str, Any]:
-    """A daemon that has just begun."""
+    """The status of a daemon that has just started."""
     return {
         "version": "0.1.0",
         "pid": 4242,

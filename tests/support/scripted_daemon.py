@@ -1,8 +1,8 @@
-"""A daemon's stand-in: both sockets and real slabs, with the fetching done in one thread.
+"""A stand-in daemon: both sockets and real slabs, with the fetching done in one thread.
 
-Grants within a window as the daemon does, and is harsher where that shows mistakes: a block's bytes
-are in its slab only while it is granted. Before, and once it is consumed, it reads as zeros. Local
-files it reads through the descriptors that it was handed, and never opens one by its name.
+Grants within a window as the daemon does, and is harsher so that mistakes show. A block's bytes are
+in its slab only while it is granted; before and after, it reads as zeros. Local files are read
+through the descriptors that it was handed, and never opened by name.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ class ScriptedDaemon:
 
     Attributes:
         received: every message but heartbeats.
-        frames: all that came over ZeroMQ, as it came, its token before it.
+        frames: all frames that came over ZeroMQ, each with its token before it.
         ends: the descriptor socket, with what arrived there.
-        handed: names of the files that each `Open`, `Prefetch`, `Evict`, ... had as its transfer.
+        handed: names of the files in the transfer of each `Open`, `Prefetch`, `Evict`, ...
     """
 
     def __init__(self, socket_path: Path | str, script: Script | None = None) -> None:
@@ -127,7 +127,7 @@ class ScriptedDaemon:
         ]
 
     def slabs(self) -> dict[str, str]:
-        """URI to slab of all open loads."""
+        """The slab of each URI, in all open loads."""
         return {
             stored.uri: name
             for load in self._loads.values()
@@ -139,7 +139,7 @@ class ScriptedDaemon:
         return len(self._loads)
 
     def compare(self, error: StreamerError | None = None) -> None:
-        """Say that what is in memory is, or is not, what the files of all loads hold."""
+        """Say that resident bytes equal the files of all loads, or send the error."""
 
         def told() -> None:
             for load in list(self._loads.values()):
@@ -151,7 +151,7 @@ class ScriptedDaemon:
         self.call(told)
 
     def doubt(self) -> None:
-        """Say that all loads are compared again; on return it is on its way to the clients."""
+        """Say that all loads are compared again; on return the message is on its way to clients."""
         sent = threading.Event()
 
         def told() -> None:
@@ -327,7 +327,7 @@ class ScriptedDaemon:
         )
 
     def _hand_out(self, load: ScriptedLoad) -> None:
-        """Read-only descriptors of all slabs that are not empty."""
+        """Send read-only descriptors of all slabs that are not empty."""
         descriptors = [
             (shard, os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
             for shard, (_, fd) in enumerate(load.slabs)
@@ -378,12 +378,12 @@ class ScriptedDaemon:
         os.pwrite(load.slabs[shard][1], bytes(stop - start), start)
 
     def _end_loads(self, session: Session) -> None:
-        """A client left: everything it holds ends."""
+        """End everything that a client holds, as the client has left."""
         for key in [key for key in self._loads if key[0] == session.token]:
             self._end(self._loads.pop(key))
 
     def _end(self, load: ScriptedLoad) -> None:
-        """All leases of the load end: its blocks are punched, as pressure might do at once."""
+        """End all leases of a load, and punch its blocks, as pressure might do at once."""
         for shard, block in list(load.granted):
             self._punch(load, shard, block)
         load.close()

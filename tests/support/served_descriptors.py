@@ -26,7 +26,7 @@ from tests.support.in_loop import until
 
 
 class Served:
-    """A listening socket that is served, what it received, and who was ended."""
+    """A served listening socket, the packets that it received, and the sessions that ended."""
 
     def __init__(self) -> None:
         self.listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -132,7 +132,7 @@ def files(count: int, transfer: int = 1, *, direct: bool = False) -> Files:
 
 @contextlib.contextmanager
 def opened(count: int) -> Iterator[list[int]]:
-    """So many descriptors of a client's."""
+    """So many open descriptors, as a client has them."""
     made = [os.memfd_create("file") for _ in range(count)]
     try:
         yield made

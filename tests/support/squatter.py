@@ -1,4 +1,4 @@
-"""A user who listens at another user's place before that user's daemon does."""
+"""A user who listens at another user's socket path before that user's daemon does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streamer_client.contract.socket import descriptor_socket
 
 
 class Squatter:
-    """A program of another user that listens at a place, and records what it is sent."""
+    """A program of another user that listens at a path, and records what it receives."""
 
     def __init__(self, folder: Path, uid: int) -> None:
         folder.mkdir()
@@ -44,7 +44,7 @@ class Squatter:
             os._exit(0)
 
     def connections(self) -> int:
-        """Of the two sockets, as the kernel's table shows them."""
+        """How many connections its two sockets have, by the kernel's table."""
         rows = Path("/proc/net/unix").read_text().splitlines()
         return sum(row.endswith(str(self.path)) and row.split()[5] == "03" for row in rows)
 

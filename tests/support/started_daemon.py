@@ -1,4 +1,4 @@
-"""Programs that stand for the daemon which a client starts: one serves, one does not come up."""
+"""Programs in place of the daemon that a client starts: one serves, another does not come up."""
 
 from __future__ import annotations
 

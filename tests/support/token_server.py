@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 
 class TokenServer(ThreadingHTTPServer):
-    """The server. Tokens are numbered; `given` of them were given so far."""
+    """The server. Tokens are numbered; `given` counts those given so far."""
 
     daemon_threads = True
 
@@ -28,7 +28,7 @@ class TokenServer(ThreadingHTTPServer):
         self.given = 0
         self.life_s = 3600
         self.refusal = ""
-        """Why it gives none, if it does not."""
+        """Why no token is given; empty if tokens are given."""
         self.asked: list[str] = []
 
 
@@ -41,7 +41,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def log_message(self, *_args: object) -> None:
-        """Tests read `asked`."""
+        """Log nothing, as tests read `asked`."""
 
     def _answer(self) -> None:
         server = cast("TokenServer", self.server)
@@ -50,7 +50,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path.endswith("/service-accounts/default/"):
             self._send(200, b'{"email": "reader@p.iam.gserviceaccount.com", "scopes": []}')
         elif "token" not in path:
-            # The metadata server is known by its flavour; asked for a project, it has none.
+            # A metadata server is known by its flavour header; this one has no project to tell.
             self._send(200 if path in ("", "/") else 404, b"")
         elif server.refusal:
             self._send(400, json.dumps({"error": server.refusal}).encode())

@@ -1,4 +1,4 @@
-"""A checkpoint file that tests touch or change, and what a daemon knows of it."""
+"""A checkpoint file that tests touch or change, and a daemon's figures about it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ BLOCKS = 8
 
 
 def read_and_proven(daemon: DaemonProcess) -> tuple[int, int]:
-    """Bytes read from files so far, and bytes read again for their checksums alone."""
+    """Bytes read from files so far, and bytes read again only for their checksums."""
     totals = totals_of(daemon.socket)
     return totals["source_read_bytes"], totals["source_proof_bytes"]
 
 
 def flip(path: Path, at: int) -> None:
-    """Change one byte in place; size and time of last change stay."""
+    """Change one byte in place; size and time of last change stay as they are."""
     before = path.stat()
     with path.open("r+b") as file:
         file.seek(at)

@@ -1,4 +1,4 @@
-"""A kind of source that stands in this one module: files in memory, under `toy://name/file`."""
+"""A kind of source in this one module: files in memory, under `toy://name/file`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from streamer_client.storage.object_uri import ObjectUri, split_uri
 from streamer_client.storage.prefixes import ListedObject, Page, PrefixStorage
 
 FILES: Final[dict[str, bytes]] = {}
-"""By URI."""
+"""The content of each file, by URI."""
 
 
 class ToyReader:

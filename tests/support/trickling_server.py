@@ -1,7 +1,7 @@
-"""A server that sends what it has byte by byte, for as long as anybody listens.
+"""A server that sends its answer byte by byte, for as long as anybody listens.
 
-Owns the pace of an answer, not its text: a part of it goes at once, and the rest byte by byte. Each
-connection carries one request, and has a thread that ends when the client disconnects.
+Owns the pace of an answer, not its text: a part of it is sent at once, and the rest byte by byte.
+Each connection carries one request, and has a thread that ends when the client disconnects.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Trickle:
-    """What one request gets."""
+    """The answer to one request, and its pace."""
 
     at_once: bytes = b""
     slowly: bytes = b""
@@ -24,7 +24,7 @@ class Trickle:
 
 
 class TricklingServer:
-    """Listens at `address`; `requests` are those that came."""
+    """Listens at `address`; `requests` lists the requests that came."""
 
     def __init__(self, answer: Callable[[str], Trickle]) -> None:
         self.requests: list[str] = []
@@ -63,7 +63,8 @@ class TricklingServer:
             answer = self._answer(self.requests[-1])
             connection.sendall(answer.at_once)
             for place in range(len(answer.slowly)):
-                # Readable: the client has hung up, for it has nothing more to say.
+                # The socket is readable once the client has hung up, as the client has nothing more
+                # to say.
                 if select.select([connection], [], [], answer.every_s)[0]:
                     return
                 connection.sendall(answer.slowly[place : place + 1])

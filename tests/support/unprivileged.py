@@ -1,4 +1,4 @@
-"""Runs a call as another user than root, because file modes do not apply to root."""
+"""Runs a call as a user other than root, because file modes do not apply to root."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ NOBODY: Final = 65534
 
 
 def as_nobody(call: Callable[[], object]) -> str:
-    """What `call` returns in a child of user `nobody`, as text, or `ClassName: text` of its error.
+    """Call as user `nobody` in a child; return the result as text, or `ClassName: text` of an
+    error.
 
-    Where the tests themselves do not run as root, they are unprivileged enough.
+    If the tests themselves do not run as root, the call runs as their user.
     """
     return as_user(NOBODY, call)
 
 
 def as_user(uid: int, call: Callable[[], object]) -> str:
-    """As `as_nobody`, for any user, whose group has the same number."""
+    """Call as `as_nobody` does, for any user, whose group has the same number."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
@@ -49,6 +50,6 @@ def _told(uid: int, call: Callable[[], object]) -> str:
             os.setgid(uid)
             os.setuid(uid)
         return str(call())
-    except Exception as error:  # noqa: BLE001 - handed to the parent, which judges it
+    except Exception as error:  # noqa: BLE001 - passed to the parent, which judges it
         traceback.print_exc()
         return f"{type(error).__name__}: {error}"

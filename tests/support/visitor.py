@@ -1,9 +1,9 @@
-"""A client that runs as another user, or in other namespaces, as a test wants it.
+"""A client that runs as another user, or in other namespaces, as a test says.
 
-`Visitor` is the test's end: it starts `python -m tests.support.visitor` behind a command that
-changes user, namespaces or limits (`worlds.py`), and asks it one thing at a time. The program talks
-JSON lines on its standard streams, uses the client library as any program would, and imports no
-torch, so that it starts within half a second.
+`Visitor` is the test's end. It starts `python -m tests.support.visitor` behind a command that
+changes user, namespaces or limits (`worlds.py`), and sends it one request at a time. The program
+talks JSON lines on its standard streams and uses the client library as any program would. It
+imports no torch, so that it starts within half a second.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Visitor:
 
     Args:
         before: a command that ends by executing the client, such as `setpriv`.
-        environ: variables that the client has besides the test's.
+        environ: variables of the client besides the test's own.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class Visitor:
 
     @property
     def pid(self) -> int:
-        """Of the program itself, as this namespace sees it, whatever stands before it."""
+        """The pid of the program itself in this namespace, not of the command before it."""
         pid = self._process.pid
         while not _is_program(pid):
             pid = _children(pid)[0]
         return pid
 
     def begin(self, do: str, **options: object) -> None:
-        """Ask for something; `answer` waits for it."""
+        """Send a request; `answer` waits for its answer."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"do": do, **options}) + "\n")
         self._process.stdin.flush()
@@ -93,7 +93,7 @@ class Visitor:
         return self.answer()
 
     def refused(self, do: str, **options: object) -> Refusal:
-        """The error that the program met; fails if it met none."""
+        """The error that the program met; fails the test if it met none."""
         try:
             answer = self.ask(do, **options)
         except Refusal as refusal:
@@ -101,7 +101,7 @@ class Visitor:
         raise AssertionError(f"{do} was not refused: {answer}")
 
     def load(self, socket: str | Path, source: str | Path, **options: object) -> Answer:
-        """Connect, open, read everything, close; see `_Guest` for what it answers."""
+        """Connect, open, read everything and close; see `_Guest` for the answer."""
         mode = options.pop("mode", "required")
         self.ask("connect", socket=str(socket), mode=mode)
         opened = self.ask("open", source=str(source), **options)
@@ -145,18 +145,18 @@ def _children(pid: int) -> list[int]:
 
 
 def _is_program(pid: int) -> bool:
-    """Whether the command before it is done, which has the program's words among its own."""
+    """Whether a process is the program, not the command before it, which has its words too."""
     words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     return words[0].decode() == PROGRAM[0]
 
 
 def digest_of(path: Path) -> str:
-    """What a visitor answers for a file with these bytes."""
+    """The digest that a visitor answers for a file with these bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def digests_of(paths: Sequence[Path]) -> dict[str, str]:
-    """What a visitor answers for a checkpoint of these files."""
+    """The digests that a visitor answers for a checkpoint of these files."""
     return {path.name: digest_of(path) for path in paths}
 
 
@@ -182,7 +182,7 @@ class _Reading:
                 yield index, block
 
     def read(self, most: int) -> int:
-        """Read up to so many blocks; how many there were."""
+        """Read up to so many blocks; return how many there were."""
         done = 0
         while done < most and (place := next(self._left, None)) is not None:
             self._read_block(*place)
@@ -199,7 +199,7 @@ class _Reading:
         self._hashes[shard].update(data)
 
     def end(self) -> dict[str, str]:
-        """Finish the load; name to digest of each file."""
+        """Finish the load; return the digest of each file by its name."""
         self.feed.settle()
         self.feed.end(self._pass)
         names = [os.path.basename(shard.uri) for shard in self.feed.shards]
@@ -213,7 +213,7 @@ def _ranges(places: Sequence[tuple[int, int, int]]) -> list[Any]:
 
 
 class _Guest:
-    """What the program can be asked for: each public method, with the message's fields."""
+    """The requests that the program takes: each public method, with the message's fields."""
 
     def __init__(self) -> None:
         self._client: Any = None
@@ -237,7 +237,7 @@ class _Guest:
         return {"resident_bytes": feed.resident_bytes}
 
     def read(self, load: str = "a", most: int = sys.maxsize) -> Answer:
-        """Read on; `digests` once everything was read."""
+        """Read on; the answer has `digests` once everything was read."""
         reading = self._readings[load]
         blocks = reading.read(most)
         if blocks == most:
@@ -257,7 +257,7 @@ class _Guest:
         return found
 
     def evict(self, source: str = "") -> Answer:
-        """A source, or all that nobody uses."""
+        """Evict a source, or all that nobody uses."""
         return {"detail": self._client.admin.evict(*([source] if source else []))}
 
     def pin(self, source: str) -> Answer:
@@ -273,7 +273,7 @@ class _Guest:
         return {"ids": ids, "total_bytes": total_bytes}
 
     def pass_by_hand(self, socket: str, path: str, flags: int) -> Answer:
-        """Open a path with any flags, hand that over, and ask for a load of it."""
+        """Open a path with any flags, hand the descriptor over, and ask for a load of it."""
         from tests.support.descriptor_peer import DescriptorPeer
 
         descriptor = os.open(path, flags)
@@ -284,7 +284,7 @@ class _Guest:
             os.close(descriptor)
 
     def fork(self) -> Answer:
-        """Leave a child that does nothing until somebody ends it; its pid."""
+        """Leave a child that does nothing until somebody ends it; return its pid."""
         child = os.fork()
         if child == 0:
             os.close(0)
@@ -294,7 +294,7 @@ class _Guest:
         return {"pid": child}
 
     def pry(self) -> Answer:
-        """Try to get at slabs in ways that a client must not; those that worked."""
+        """Try forbidden ways to get at slabs; return those that worked."""
         slabs = [fd for fd in map(int, os.listdir("/proc/self/fd")) if "streamerd." in _target(fd)]
         broken = [way for fd in slabs for way, attempt in _WAYS_IN.items() if _works(attempt, fd)]
         names = [name for name in os.listdir("/dev/shm") if name.startswith("streamerd.")]
@@ -314,7 +314,7 @@ def _files_of(folder: str) -> list[str]:
 def _target(fd: int) -> str:
     try:
         return os.readlink(f"/proc/self/fd/{fd}")
-    except FileNotFoundError:  # the listing's own
+    except FileNotFoundError:  # the listing's own descriptor
         return ""
 
 
@@ -337,7 +337,7 @@ _WAYS_IN: Final[Mapping[str, Callable[[int], object]]] = {
 
 
 def main() -> None:
-    """Answer until nobody asks any more."""
+    """Answer requests until the standard input ends."""
     guest = _Guest()
     for line in sys.stdin:
         options = json.loads(line)
@@ -361,7 +361,7 @@ def _has_ended(pid: int) -> bool:
         told = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return True
-    return told.rpartition(")")[2].split()[0] == "Z"  # its parent may be in no hurry
+    return told.rpartition(")")[2].split()[0] == "Z"  # its parent may not have reaped it
 
 
 if __name__ == "__main__":

@@ -12,14 +12,14 @@ POLL_S: Final = 0.01
 
 
 def eventually(predicate: Callable[[], T], deadline_s: float = 10.0, what: str = "") -> T:
-    """Call `predicate` until it answers something true, and return that.
+    """Call `predicate` until it returns something true, and return that.
 
-    An AssertionError inside the predicate counts as "not yet", and is told if the deadline passes.
+    An AssertionError inside the predicate counts as "not yet", and is shown if the deadline passes.
 
     Args:
-        predicate: asked every hundredth of a second.
-        deadline_s: seconds to go on asking; it is asked once even where this is 0.
-        what: what is waited for, for the failure's text.
+        predicate: called every hundredth of a second.
+        deadline_s: how many seconds to go on; the predicate is called once even if this is 0.
+        what: the awaited event, for the failure's text.
 
     Raises:
         AssertionError: the predicate was not true before the deadline.

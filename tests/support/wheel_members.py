@@ -1,9 +1,9 @@
-"""A few files of a wheel in a package index, without the rest of it.
+"""Extracts a few files of a wheel in a package index, without downloading the rest.
 
 `python -m tests.support.wheel_members REQUIREMENT DIRECTORY MEMBER...` reads the wheel's table of
-contents and those members by ranges of bytes, with pip's own session, finder and lazy wheels: what
-pip is configured with holds here too. Those are internals of pip, so a caller has to be ready for
-another pip whose internals differ. Runs as a process of its own, for pip configures logging.
+contents and those members by ranges of bytes. It uses pip's own session, finder and lazy wheels, so
+pip's configuration holds here too. Those are internals of pip, so a caller must be ready for a pip
+whose internals differ. Runs as a separate process, because pip configures logging.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 _CHUNK_BYTES: Final = 1 << 18
-"""The table of contents of a large wheel takes half a MiB, and pip asks for it chunk by chunk."""
+"""How much pip reads at once; the table of contents of a large wheel takes half a MiB."""
 
 
 def extract(requirement: str, directory: str, members: Sequence[str]) -> None:

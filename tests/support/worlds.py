@@ -28,16 +28,16 @@ import streamer_client
 from tests.support.visitor import REPOSITORY
 
 SERVICE: Final = 20001
-"""User and primary group of a daemon that serves others."""
+"""The user and primary group of a daemon that serves others."""
 MEMBER: Final = 20002
 OTHER_MEMBER: Final = 20003
 STRANGER: Final = 20004
 GROUP: Final = 20100
-"""Whose members may use the service's socket."""
+"""The group whose members may use the service's socket."""
 
 
 def needs_root() -> pytest.MarkDecorator:
-    """For tests that change users or namespaces."""
+    """A mark for tests that change users or namespaces."""
     return pytest.mark.skipif(
         bool(why := _why_not_root()), reason=why or "can change users and namespaces"
     )
@@ -65,14 +65,14 @@ def _why_not_root() -> str:
 _STARTS_ITSELF: Final = (
     "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', 'import streamerd']))"
 )
-"""Once is not enough: `setpriv` executes with rights that it takes from what it executes."""
+"""A program that starts a second interpreter: `setpriv` executes the first with more rights."""
 
 
 # --- commands -------------------------------------------------------------------------------------
 
 
 def as_user(uid: int, gid: int | None = None, groups: Sequence[int] = ()) -> list[str]:
-    """A command that becomes a user, of the group of the same number unless told otherwise."""
+    """A command that becomes a user, in the group of the same number unless told otherwise."""
     more = ["--groups", ",".join(map(str, groups))] if groups else ["--clear-groups"]
     become = ["setpriv", f"--reuid={uid}", f"--regid={uid if gid is None else gid}", *more, "--"]
     return [*_with_interpreter(), *become]
@@ -80,9 +80,9 @@ def as_user(uid: int, gid: int | None = None, groups: Sequence[int] = ()) -> lis
 
 @functools.cache
 def _with_interpreter() -> tuple[str, ...]:
-    """A command that opens the way to the interpreter, where it lies in somebody's closed home.
+    """A command that makes the interpreter reachable if it lies in somebody's closed home.
 
-    Only in a mount namespace of its own, in which that home holds nothing else.
+    It does so only in its own mount namespace, in which that home holds nothing else.
     """
     needed = {Path(path).resolve() for path in (sys.base_prefix, sys.prefix, REPOSITORY)}
     closed: dict[Path, list[Path]] = {}
@@ -111,7 +111,7 @@ def as_member(uid: int = MEMBER) -> list[str]:
 
 
 def with_limit(soft: int, hard: int) -> list[str]:
-    """A command that limits the open files of what follows, as far as this user may raise them."""
+    """A command that limits the open files of the program, as far as this user may raise them."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if os.getuid() != 0 and most != resource.RLIM_INFINITY:
         hard = min(hard, most)
@@ -120,12 +120,12 @@ def with_limit(soft: int, hard: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Namespaces of its own, as a container has them.
+    """Separate namespaces for a program, as a container has them.
 
     Attributes:
         hidden: folders that are empty there.
-        bound: folders that are found there under another name: where from, and where.
-        shm: whether it shares /dev/shm; else it has an empty one.
+        bound: folders that have another name there: the path here, and the path there.
+        shm: whether it shares /dev/shm; otherwise it has an empty one.
         pids: whether it shares the pid namespace.
     """
 
@@ -135,7 +135,7 @@ class World:
     pids: bool = False
 
     def enter(self, then: Sequence[str] = ()) -> list[str]:
-        """A command that enters a new world of this kind, and then goes on with `then`."""
+        """A command that enters a new world of this kind, and then executes `then`."""
         lines = ["set -e"]
         if not self.shm:
             lines.append("mount -t tmpfs -o mode=1777 tmpfs /dev/shm")
@@ -156,7 +156,7 @@ def _quoted(path: Path) -> str:
 
 @contextlib.contextmanager
 def shared_folder(uid: int = 0, gid: int = 0, mode: int = 0o755) -> Iterator[Path]:
-    """A folder of this user that others can get to, with a path short enough for a socket."""
+    """A folder of this user that others can reach, with a path short enough for a socket."""
     top = Path(tempfile.mkdtemp(prefix="strd-"))
     top.chmod(0o755)
     folder = top / "run"
@@ -180,7 +180,7 @@ def give(paths: Sequence[Path], uid: int, mode: int = 0o644) -> None:
 
 
 def status_of(socket: str | Path) -> dict[str, Any]:
-    """The document of `streamerctl status --json`, asked by this process."""
+    """The document of `streamerctl status --json`, requested by this process."""
     with streamer_client.connect(socket) as client:
         return client.admin.status()
 
@@ -201,7 +201,7 @@ def leased_bytes(socket: str | Path) -> int:
 
 
 def processes_of(pid: int) -> list[int]:
-    """A process and all that it started."""
+    """A process and all processes that it started."""
     found = [pid]
     for one in found:
         with contextlib.suppress(OSError):
@@ -212,7 +212,7 @@ def processes_of(pid: int) -> list[int]:
 
 
 def open_files_of(pid: int) -> set[str]:
-    """What a process and all that it started have open, as paths."""
+    """The paths that a process, and all that it started, have open."""
     found = set()
     for one in processes_of(pid):
         with contextlib.suppress(OSError):

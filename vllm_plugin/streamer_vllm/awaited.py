@@ -1,7 +1,8 @@
-"""Something to do with a module at the moment when somebody else imports it.
+"""Calls an action on a module at the moment when other code imports the module.
 
-Owns the import hook. Importing vLLM's modules takes seconds and pulls torch in, which an API server
-may never need: so an import is awaited, not made. Runs in every vLLM process.
+Owns the import hook. Importing vLLM's modules takes seconds and imports torch, which an API server
+may never need. So this plugin waits for the import and does not make it. Runs in every vLLM
+process.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ Action = Callable[[ModuleType], None]
 
 
 def when_imported(name: str, action: Action) -> None:
-    """Call `action` with a module: now if it is imported, else right after that. Idempotent.
+    """Call `action` with a module: now, or right after its import. Idempotent.
 
     Args:
         name: the module's full name.
@@ -30,7 +31,7 @@ def when_imported(name: str, action: Action) -> None:
 
 
 class Awaiting(importlib.abc.MetaPathFinder):
-    """Finds nothing of its own; acts right after the one import it awaits."""
+    """A finder that finds nothing itself, and acts right after the one import that it awaits."""
 
     def __init__(self, name: str, action: Action) -> None:
         self._name = name
@@ -55,7 +56,7 @@ class Awaiting(importlib.abc.MetaPathFinder):
 
 
 class _ThenAct(importlib.abc.Loader):
-    """A module's own loader, and the action after it."""
+    """A module's own loader, followed by the action."""
 
     def __init__(self, inner: importlib.abc.Loader, action: Action) -> None:
         self._inner = inner

@@ -1,13 +1,13 @@
 """The two load formats: `runai_streamer` and `runai_streamer_sharded`.
 
-Owns what vLLM calls; where files are, what is read of them and how is left to the modules below.
-Both classes derive from the stock ones, so that whatever else vLLM asks of those is there too; what
-reads weights is theirs. Runs in each rank, in vLLM's own thread.
+Owns the methods that vLLM calls; the modules below decide where files are, what is read of them and
+how. Both classes derive from the stock ones, so that they have whatever else vLLM asks of those;
+only the reading of weights differs. Runs in each rank, in vLLM's own thread.
 
-Of any safetensors checkpoint, every rank goes through all, except for what vLLM tells that it will
-not use, and the model takes what it needs: on the CPU tensors are views of the shared slabs, for a
-GPU they are made there, a bounded way ahead. Sharded files hold the rank's state dict as it is, so
-their bytes go straight into the parameters' memory.
+Every rank goes through all tensors of a safetensors checkpoint, except those that vLLM says it will
+not use, and the model takes what it needs. On the CPU, tensors are views of the shared slabs. For a
+GPU they are made on the GPU, a bounded amount ahead. Sharded files hold the rank's state dict as it
+is, so their bytes go straight into the parameters' memory.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ _OWN_KEYS = frozenset({"mode", "slices", "socket", "strict"})
 
 
 class StreamerLoader(BaseModelLoader):
-    """What both share: options, the way back to the stock loader, downloads."""
+    """What both loaders share: options, the way back to the stock loader, downloads."""
 
     sharded: ClassVar[bool]
     options: Options
 
     def __new__(cls, load_config: LoadConfig) -> Any:
-        """Mode `off` in the extra config means vLLM's own loader.
+        """Make vLLM's own loader instead, if the extra config has mode `off`.
 
         Raises:
             ValueError: the extra config has a key or a value that the format does not know.
@@ -70,7 +70,7 @@ class StreamerLoader(BaseModelLoader):
         return loader
 
     def folder(self, model_config: ModelConfig) -> str:
-        """The directory or prefix of the model's weights, downloaded if they are not there yet."""
+        """The directory or prefix of the model's weights; downloads missing weights."""
         name = model_config.model_weights or model_config.model
         return weights_folder(name, model_config.revision, self.load_config)
 
@@ -78,7 +78,7 @@ class StreamerLoader(BaseModelLoader):
         self.folder(model_config)
 
     def _as(self, other: type[StreamerLoader]) -> Any:
-        """The loader of the other format with this one's options, for a folder that needs it."""
+        """The other format's loader with this one's options, if the folder needs it."""
         loader: Any = BaseModelLoader.__new__(other)
         loader.options = self.options
         loader.__init__(self.load_config)
@@ -91,7 +91,8 @@ class UnshardedLoader(StreamerLoader, RunaiModelStreamerLoader):
     sharded = False
 
     def __init__(self, load_config: LoadConfig) -> None:
-        # Not the stock constructor: it knows fewer keys, and writes them into the environment.
+        # The stock constructor is not called: it knows fewer keys, and writes them to the
+        # environment.
         BaseModelLoader.__init__(self, load_config)
         self._is_distributed = self.options.distributed
 
@@ -114,7 +115,7 @@ class UnshardedLoader(StreamerLoader, RunaiModelStreamerLoader):
             )
 
     def get_all_weights(self, model_config: ModelConfig, model: nn.Module) -> Weights:
-        """All tensors of the checkpoint, by name: what vLLM reloads a model from."""
+        """All tensors of the checkpoint, by name; vLLM reloads a model from them."""
         with self._opened(self.folder(model_config)) as checkpoint:
             names = _names(checkpoint, model, model_config)
             yield from self._with_secondary(checkpoint.tensors(device_of(model), names), model)
@@ -122,7 +123,7 @@ class UnshardedLoader(StreamerLoader, RunaiModelStreamerLoader):
     def _with_secondary(
         self, weights: Iterator[tuple[str, torch.Tensor]], model: nn.Module
     ) -> Weights:
-        """These, and then what the model takes from elsewhere."""
+        """These weights, and then those that the model takes from other sources."""
         yield from weights
         yield from secondary_weights(model, self.load_config, strict=self.options.strict)
 
@@ -144,7 +145,7 @@ class ShardedLoader(StreamerLoader, ShardedStateLoader):
     sharded = True
 
     def __init__(self, load_config: LoadConfig) -> None:
-        # Not the stock constructor: it knows fewer keys.
+        # The stock constructor is not called, as it knows fewer keys.
         BaseModelLoader.__init__(self, load_config)
         self.pattern = self.options.pattern
 
@@ -180,7 +181,7 @@ class ShardedLoader(StreamerLoader, ShardedStateLoader):
 
 
 def state_dict_to_load(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What a sharded checkpoint holds of a model: of tensors that share memory, the largest.
+    """The tensors of a model that a sharded checkpoint holds; of those sharing memory, the largest.
 
     This is vLLM's own choice, so that files written by the one load with the other.
     """
@@ -193,7 +194,7 @@ def state_dict_to_load(model: nn.Module) -> dict[str, torch.Tensor]:
 def _names(
     checkpoint: Checkpoint, model: nn.Module, model_config: ModelConfig
 ) -> frozenset[str] | None:
-    """The tensors of a checkpoint that this rank wants; None for all."""
+    """The names of the tensors that this rank wants; None for all."""
     unwanted = unwanted_weights(model, model_config)
     return None if unwanted is None else wanted_names(checkpoint.catalog, unwanted)
 
@@ -215,7 +216,7 @@ def _stock_loader(load_config: LoadConfig, *, sharded: bool) -> BaseModelLoader:
 
 
 def _warn(name: str, stored: CatalogEntry, target: torch.Tensor) -> None:
-    """Tell of a parameter that is not what is stored, such as one padded for LoRA."""
+    """Warn of a parameter that differs from what is stored, such as one padded for LoRA."""
     logger.warning(
         "event=stored_differently tensor=%s stored_dtype=%s stored_shape=%s dtype=%s shape=%s",
         printable(name),

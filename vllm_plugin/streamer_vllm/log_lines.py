@@ -1,9 +1,9 @@
-"""The plugin's and the client's log lines, among vLLM's: same form, with `streamerd` and the rank.
+"""Brings log lines of plugin and client into vLLM's log, with `streamerd` and the rank.
 
-vLLM configures what is below its own logger and nothing else: a warning of the client would come
-out without level or rank, and an INFO line of the plugin not at all. So both loggers hand
-their records to vLLM's. Of the client, warnings and the start of a daemon are shown; more is asked
-for by Run:ai's variables (`streamer_client.runai.log_settings`). Runs in every vLLM process.
+vLLM configures only loggers below its own. Without this module, a warning of the client would come
+out without level or rank, and an INFO line of the plugin not at all. So both loggers pass their
+records to vLLM's. Of the client's lines, only warnings and the start of a daemon are shown.
+Run:ai's variables ask for more (`streamer_client.runai.log_settings`). Runs in every vLLM process.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from streamer_vllm.ranks import global_rank
 
 VLLM_LOGGER: Final = "vllm"
 ANNOUNCED: Final = "event=daemon_started"
-"""What the client says at INFO and every user of vLLM should see: who runs now, and its log."""
+"""The client's INFO line that every user of vLLM should see: a daemon was started, and its log."""
 
 
 class ToVllm(logging.Handler):
-    """Hands records to vLLM's logger, if that logs their level."""
+    """Passes records to vLLM's logger, if that logs their level."""
 
     def emit(self, record: logging.LogRecord) -> None:
         target = logging.getLogger(VLLM_LOGGER)
@@ -37,9 +37,9 @@ def _worth_showing(record: logging.LogRecord) -> bool:
 
 
 def join_vllms_log() -> None:
-    """Hand both loggers' records to vLLM's logger. Idempotent.
+    """Pass both loggers' records to vLLM's logger. Idempotent.
 
-    A logger that has a handler already was configured by the user, or by Run:ai's variables, and is
+    A logger that already has a handler was configured by the user, or by Run:ai's variables, and is
     left as it is.
     """
     for name in (CLIENT_LOGGER, PLUGIN_LOGGER):
@@ -50,6 +50,6 @@ def join_vllms_log() -> None:
         if name == CLIENT_LOGGER:
             handler.addFilter(_worth_showing)
         joined.addHandler(handler)
-        joined.propagate = False  # vLLM's does not either: a root handler would repeat each line
+        joined.propagate = False  # as vLLM's: a root handler would repeat each line
         if joined.level == logging.NOTSET:
             joined.setLevel(logging.INFO)

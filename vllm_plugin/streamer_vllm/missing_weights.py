@@ -1,9 +1,9 @@
-"""Weights that a checkpoint lacks: an unquantised model loads without them and answers nonsense.
+"""Finds weights that a checkpoint lacks, since a model may load without them and answer nonsense.
 
-VLLM's own check passes over every module that processes its weights after loading, which is nearly
-all of them. This one looks at parameters that nothing was loaded into, and at checkpoint names that
-are missing while their siblings are there: parts of a fused parameter, experts of a layer. Runs
-in each rank, after the load.
+vLLM's own check skips every module that processes its weights after loading, which is nearly all of
+them. This check looks at parameters that nothing was loaded into. It also looks at names that the
+checkpoint lacks although it has their siblings: parts of a fused parameter, experts of a layer.
+Runs in each rank, after the load.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from streamer_vllm.versions import check_all_loaded
 logger = logging.getLogger(__name__)
 
 SHOWN: Final = 8
-"""Names in one line; the number says how many there are."""
+"""How many names one line shows; a number then tells how many there are in all."""
 
 _BUILT_FROM_CONFIG: Final = ("input_scale_ub",)
-"""Parameters that vLLM makes of the configuration, as its own check has it."""
+"""Parameters that vLLM makes from the configuration; its own check has the same list."""
 
 _STORED_WEIGHTS: Final = ("weight", "qweight", "weight_packed")
-"""Last words of names under which quantised methods store a layer's numbers. Others, such as
-scales, are left out of some layers and experts on purpose."""
+"""The last words of names under which quantised methods store a layer's numbers. Other names, such
+as those of scales, are missing in some layers and experts on purpose."""
 
 _EXPERT: Final = re.compile(r"^(.*\.experts)\.([0-9]{1,6})\.(.+)$")
 
@@ -44,19 +44,19 @@ def check_weights(
     quantized: bool,
     strict: bool,
 ) -> None:
-    """Tell of weights that are missing; vLLM's own check comes after, and raises as ever.
+    """Report weights that are missing; then run vLLM's own check, which raises as ever.
 
     Args:
-        model: as it is after `load_weights`.
-        loaded: the parameters that `load_weights` says it loaded; None where a model does not say.
+        model: the model after `load_weights`.
+        loaded: the parameters that `load_weights` says it loaded; None if the model does not say.
         stored: every name in the checkpoint.
-        source: for people.
-        quantized: then only stored names are compared: a method may make parameters itself.
-        strict: raise instead of warning.
+        source: the source, for people.
+        quantized: whether to compare only stored names, as a quantised method may make parameters.
+        strict: whether to raise an error instead of a warning.
 
     Raises:
-        CorruptCheckpoint: `strict`, and weights are missing.
-        ValueError: vLLM's own check found some.
+        CorruptCheckpoint: `strict` is set, and weights are missing.
+        ValueError: vLLM's own check found missing weights.
     """
     packed = getattr(model, "packed_modules_mapping", None) or {}
     if quantized:
@@ -90,14 +90,15 @@ def _tell(missing: Sequence[str], source: str, *, strict: bool) -> None:
 
 
 def missing_siblings(stored: Iterable[str], packed: Mapping[str, Sequence[str]]) -> list[str]:
-    """Checkpoint names that should be there since their siblings are. Pure.
+    """Names that the checkpoint should have since it has their siblings. Pure.
 
-    A part of a fused parameter is missing if another layer has it: some architectures leave one
-    out everywhere, and then it belongs to no layer.
+    A part of a fused parameter is missing if another layer has it. Some architectures leave one
+    part out everywhere; then no layer has it.
 
     Args:
         stored: every name in the checkpoint.
-        packed: vLLM's `packed_modules_mapping`: fused module to the modules it is made of.
+        packed: vLLM's `packed_modules_mapping`: each fused module, and the modules that it is made
+            of.
     """
     names = set(stored)
     return sorted({*_missing_parts(names, packed), *_missing_experts(names)})
@@ -118,10 +119,10 @@ def _missing_parts(names: set[str], packed: Mapping[str, Sequence[str]]) -> Iter
 
 
 def _missing_experts(names: set[str]) -> Iterator[str]:
-    """Of each layer, every expert has what another one has.
+    """The weights that an expert lacks although another expert of its layer has them.
 
-    Numbers that are left out count as missing experts where at least half are there. A file may
-    name any number, and a layer of which most are missing is numbered in another way.
+    Numbers without an expert count as missing experts if at least half of the numbers have one. A
+    file may name any number, and a layer that lacks most of them is numbered in another way.
     """
     experts: dict[str, set[str]] = defaultdict(set)
     weights: dict[str, set[str]] = defaultdict(set)
@@ -144,7 +145,7 @@ def _template(name: str) -> str:
 
 
 def _untouched(model: nn.Module, loaded: set[str]) -> Iterator[str]:
-    """Parameters that nothing was loaded into and that no vLLM layer makes for itself."""
+    """Parameters that nothing was loaded into, and that no layer of vLLM makes for itself."""
     from vllm.model_executor.layers.quantization.kv_cache import (  # noqa: PLC0415  heavy
         BaseKVCacheMethod,
     )

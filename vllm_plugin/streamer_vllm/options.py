@@ -1,4 +1,4 @@
-"""What a user may say to the loaders: `--model-loader-extra-config` and a few variables.
+"""The user's options for the loaders: `--model-loader-extra-config` and a few variables.
 
 Owns names, types, precedence (extra config over environment) and the errors. Pure: no vLLM, no
 torch.
@@ -32,36 +32,36 @@ _UNSHARDED_KEYS: Final = (*_KEYS, "slices")
 
 
 class Slices(StrEnum):
-    """Whether a rank fetches its slices of tensors alone; the value is what users write."""
+    """Whether a rank fetches only its slices of tensors; the value is what users write."""
 
     AUTO = "auto"
-    """Where a rank keeps a part of tensors."""
+    """Fetch slices if a rank keeps only a part of tensors."""
     OFF = "off"
-    """Never: tensors come whole."""
+    """Never fetch slices: tensors come whole."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """One loader's settings."""
+    """The settings of one loader."""
 
     concurrency: int | None = None
-    """Reads at once; None leaves the choice to whoever reads."""
+    """How many reads run at once; None leaves the choice to the reader."""
     object_concurrency: int | None = None
-    """The same for object stores, where the environment tells them apart."""
+    """The same for object stores, if the environment has a number of its own for them."""
     memory_limit_bytes: int = -1
-    """-1 no limit of the load's own, 0 the smallest window that works, N at most N bytes."""
+    """-1 for no limit of the load's own, 0 for the smallest window that works, or a number."""
     pattern: str | None = None
-    """The pattern of shards' names; None is vLLM's default for the parallel sizes."""
+    """The pattern of shards' names; None for vLLM's default for the parallel sizes."""
     distributed: bool = False
-    """Accepted for Run:ai's sake: the daemon reads once for all ranks anyway."""
+    """Accepted because Run:ai has it; the daemon reads once for all ranks anyway."""
     socket: str | None = None
     mode: Mode = Mode.AUTO
     slices: Slices = Slices.AUTO
     strict: bool = False
-    """Whether a weight that the checkpoint lacks is an error; a sharded load is strict anyway."""
+    """Whether a weight that the checkpoint lacks is an error; a sharded load is always strict."""
 
     def load_arguments(self, source: str, *, hold: bool) -> LoadArguments:
-        """A load of a source as `Client.open` takes it: what the user said, and `hold`."""
+        """The user's options and `hold`, in the form that `Client.open` takes for a source."""
         own = self.object_concurrency if is_remote(source) else None
         return {
             "hold": hold,
@@ -74,12 +74,12 @@ def parse_options(extra: object, environ: Mapping[str, str], *, sharded: bool) -
     """The settings of one loader.
 
     Args:
-        extra: vLLM's `model_loader_extra_config`; None and an empty one say nothing.
+        extra: vLLM's `model_loader_extra_config`; None or an empty one sets nothing.
         environ: the process environment.
-        sharded: whether `pattern` means anything to this load format.
+        sharded: whether this load format has the option `pattern`.
 
     Raises:
-        ConfigError: an unknown key, or a value of the wrong type or range.
+        ConfigError: a key is unknown, or a value has the wrong type or range.
     """
     given = _checked_keys(extra, _SHARDED_KEYS if sharded else _UNSHARDED_KEYS)
     return Options(
@@ -129,7 +129,7 @@ def _memory_limit(given: Mapping[str, object], environ: Mapping[str, str]) -> in
 def _integer(
     given: Mapping[str, object], key: str, environ: Mapping[str, str], variable: str
 ) -> tuple[int | None, str]:
-    """The number and what to call its origin in an error."""
+    """The number, and the name of its origin for an error."""
     if key in given:
         value = given[key]
         if isinstance(value, bool) or not isinstance(value, int):

@@ -1,6 +1,6 @@
-"""Where this process stands among vLLM's ranks: its place, its numbers, and its label for people.
+"""This process's place among vLLM's ranks: its place, its numbers, and its label for people.
 
-Valid once vLLM made its process groups. Runs in the rank's own thread; the log handler asks too.
+Valid once vLLM has made its process groups. The rank's own thread calls it, and the log handler.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def current_place() -> Place:
 def global_rank() -> int:
     """The rank among all processes of the engine; 0 when nothing is distributed.
 
-    Torch is not imported for it: a process without it is no rank.
+    torch is not imported for this, since a process without torch is no rank.
     """
     torch: Any = sys.modules.get("torch")
     distributed = getattr(torch, "distributed", None)
@@ -40,17 +40,17 @@ def global_rank() -> int:
 
 
 def data_parallel_rank() -> int:
-    """The number of this engine among the data-parallel ones; 0 when there is one."""
+    """The number of this engine among the data-parallel ones; 0 if there is only one."""
     config = _engine_config()
     return 0 if config is None else int(getattr(config.parallel_config, "data_parallel_rank", 0))
 
 
 def label() -> str:
-    """What `streamerctl status` shows for this rank: model, numbers, and which engine it is of.
+    """The label of this rank in `streamerctl status`: model, numbers, and engine.
 
-    Two engines of one model on a node, such as one for prefill and one for decode, differ in the
-    last word, the end of vLLM's own id of the engine: its beginning is the time, shared by engines
-    that start together.
+    Two engines of one model on a node, such as one for prefill and one for decode, differ only in
+    the last word. That word is the end of vLLM's own id of the engine. The beginning of the id is
+    the time, which engines that start together share.
     """
     config = _engine_config()
     rank = f"rank {global_rank()}"
@@ -71,6 +71,6 @@ def expert_parallel() -> bool:
 
 
 def _engine_config() -> Any:
-    """The configuration that vLLM has set for what runs now; None outside of loading."""
+    """The configuration that vLLM has set for the running code; None outside of loading."""
     current = getattr(sys.modules.get("vllm.config"), "get_current_vllm_config_or_none", None)
     return None if current is None else current()

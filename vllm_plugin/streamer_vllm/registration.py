@@ -1,6 +1,6 @@
-"""Puts loaders and Run:ai's functions where vLLM looks for them, once vLLM imports that place.
+"""Registers loaders and Run:ai's functions in vLLM's modules, once vLLM imports these modules.
 
-Owns the names of vLLM's that are touched. Runs in every vLLM process.
+Owns the names in vLLM's modules that are replaced. Runs in every vLLM process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ UNSHARDED_FORMAT: Final = "runai_streamer"
 SHARDED_FORMAT: Final = "runai_streamer_sharded"
 WRITER_FORMAT: Final = "streamerd_save"
 WRITER_ENV: Final = "STREAMERD_SHARD_WRITER"
-"""Set to `1` by the shard writer for its own workers; nobody else meets its load format."""
+"""The shard writer sets it to `1` for its own workers; no other process has its load format."""
 
 _LOADERS: Final = {
     UNSHARDED_FORMAT: ("streamer_vllm.loaders", "UnshardedLoader"),
@@ -42,14 +42,14 @@ _RUNAI_PACKAGE: Final = "runai_model_streamer"
 
 
 def install() -> None:
-    """Register now what vLLM has imported, and the rest as soon as it is. Idempotent."""
+    """Register now in imported modules, and in others after their import. Idempotent."""
     when_imported(REGISTRY_MODULE, register_loaders)
     when_imported(PULLING_MODULE, give_pulling)
     when_imported(ITERATING_MODULE, give_iterating)
 
 
 def register_loaders(registry: ModuleType) -> None:
-    """Register each loader that is not in its place yet, if this vLLM has what they need."""
+    """Register each loader that is not registered yet, if this vLLM has what the loaders need."""
     join_vllms_log()
     if not usable():
         return
@@ -58,24 +58,25 @@ def register_loaders(registry: ModuleType) -> None:
     for load_format, (module, name) in wanted.items():
         loader = getattr(importlib.import_module(module), name)
         if table.get(load_format) is not loader:
-            # With the stock loader out of the way, vLLM does not warn that it is replaced.
+            # Since the stock loader is removed first, vLLM does not warn that it is replaced.
             table.pop(load_format, None)
             registry.register_model_loader(load_format)(loader)
 
 
 def give_pulling(module: ModuleType) -> None:
-    """Config and tokenizer of an object store's model come through our storage.
+    """Let config and tokenizer of a model in an object store come through this project's storage.
 
-    Also where Run:ai's package is installed: credentials, endpoint, retries and the text of errors
-    are then the same for config and weights, and its own S3 or GCS package is not needed.
+    This is done even if Run:ai's package is installed. Credentials, endpoint, retries and the text
+    of errors are then the same for config and weights, and Run:ai's S3 or GCS package is not
+    needed.
     """
     _give(module, _PULLING)
 
 
 def give_iterating(module: ModuleType) -> None:
-    """VLLM's own loaders, which `mode` = `off` leaves in place, work without Run:ai's package.
+    """Let vLLM's own loaders, which `mode` = `off` leaves in place, work without Run:ai's package.
 
-    Where Run:ai's package is installed, they use it: whoever says `off` wants no other code.
+    If Run:ai's package is installed, they use it, since a user who says `off` wants no other code.
     """
     current = getattr(module, "SafetensorsStreamer", None)
     if getattr(current, "__module__", "").partition(".")[0] != _RUNAI_PACKAGE:

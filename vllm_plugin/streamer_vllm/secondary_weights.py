@@ -1,8 +1,8 @@
-"""Weights that a model takes from elsewhere than its own folder: an encoder's, or a head's.
+"""Weights that a model takes from other sources than its folder, such as an encoder's or a head's.
 
-Some models of vLLM name such sources (`secondary_weights`): Ultravox has its language model in a
-repository of its own, BGE-M3 its sparse head in a `.pt` file. VLLM's own loader knows the forms
-that these come in, and reads them, without the daemon. Runs in each rank, after the other weights
+Some models of vLLM name such sources (`secondary_weights`). Ultravox has its language model in a
+repository of its own, and BGE-M3 its sparse head in a `.pt` file. vLLM's own loader reads these
+sources without the daemon, since it knows their forms. Runs in each rank, after the other weights
 were handed out.
 """
 
@@ -29,19 +29,19 @@ def secondary_weights(
     """The tensors of every such source, under the names that the model expects.
 
     Args:
-        model: it names the sources, or none.
-        load_config: where downloads go; its format is that of the other weights.
-        strict: whether a source that has no weights is an error; else the log tells.
+        model: the model, which names the sources, or none.
+        load_config: says where downloads go; its format is that of the other weights.
+        strict: whether a source without weights is an error; otherwise the log tells.
 
     Raises:
-        CorruptCheckpoint: `strict`, and a source has no weights.
+        CorruptCheckpoint: `strict` is set, and a source has no weights.
     """
     sources: Any = getattr(model, "secondary_weights", None) or ()
     for source in sources:
         try:
             weights = stock_weights(load_config, source)
             first = next(weights, None)
-        except RuntimeError as error:  # vLLM's own words for a folder without such files
+        except RuntimeError as error:  # vLLM raises it for a folder without such files
             _tell(str(source.model_or_path), error, strict=strict)
             continue
         if first is not None:

@@ -1,6 +1,6 @@
-"""One load from a source: client, checkpoint, progress bar, and the line that is logged at its end.
+"""One load from a source: client, checkpoint, progress bar, and the log line at its end.
 
-What the two loaders share. Runs in the rank's own thread.
+The two loaders share this module. Runs in the rank's own thread.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOADED_LINE: Final = (
     "event=loaded dp_rank=%d source=%s bytes=%d copied=%d seconds=%.3f gb_per_s=%.2f "
     "from_memory=%.0f%% via=%s socket=%s"
 )
-"""What each rank logs of a load that went well."""
+"""The line that each rank logs after a successful load."""
 
 BAR: Final = "Loading safetensors using streamerd"
 DIRECT: Final = "direct"
@@ -44,7 +44,7 @@ def opened(
     hold: bool,
     bar: bool,
 ) -> Iterator[Checkpoint]:
-    """The checkpoint, for the time of a load; logs what the load did if it succeeds."""
+    """Open the checkpoint for the time of a load, and log the load's figures if it succeeds."""
     join_vllms_log()
     start = time.perf_counter()
     via: list[Callable[[], str]] = []
@@ -84,14 +84,14 @@ def _report(stats: LoadStats, seconds: float, socket: str | None) -> None:
 
 @contextmanager
 def progress_bar(via: Callable[[], str], *, wanted: bool) -> Iterator[Progress]:
-    """VLLM's progress bar, counting bytes, on rank 0 if `wanted`; yields what a client reports to.
+    """Show vLLM's progress bar on rank 0, if `wanted`; yield what a client reports to.
 
-    The bar appears with the first bytes. The total is that of the files, and their headers are no
-    tensor's bytes: so it is the end of a load that went well that fills it.
+    The bar appears with the first bytes. Its total is that of the files, whose headers are no
+    tensor's bytes. So the end of a successful load fills the bar.
 
     Args:
-        via: tells the way that the load takes, once it has begun.
-        wanted: whether vLLM wants bars.
+        via: tells the way that the load takes, once the load has begun.
+        wanted: whether vLLM wants progress bars.
     """
     bar: tqdm | None = None
 

@@ -1,7 +1,7 @@
-"""Whether a rank fetches slices of tensors or whole ones, and the weights in either case.
+"""Decides whether a rank fetches slices of tensors or whole ones, and yields the weights.
 
-Under tensor parallelism a rank keeps a part of most tensors, under expert parallelism whole ones of
-some. Where it keeps all of everything, slices gain nothing. Runs in the rank's own thread.
+Under tensor parallelism a rank keeps a part of most tensors; under expert parallelism it keeps some
+tensors whole. If it keeps everything, slices gain nothing. Runs in the rank's own thread.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from streamer_vllm.options import Options, Slices
 from streamer_vllm.wanted_weights import device_of
 
 ON_CPU_ENV: Final = "STREAMERD_SLICES_ON_CPU"
-"""For tests: slices on the CPU too, of tensors that are larger than so many bytes."""
+"""For tests: fetch slices on the CPU too, of tensors larger than this number of bytes."""
 
 
 @contextmanager
 def weights_of(
     checkpoint: Checkpoint, model: nn.Module, names: frozenset[str] | None, options: Options
 ) -> Iterator[Iterator[tuple[str, torch.Tensor]]]:
-    """What `model.load_weights` is to iterate over; on leaving, the model holds no lazy tensor."""
+    """The weights for `model.load_weights`; on leaving, the model holds no lazy tensor."""
     device = device_of(model)
     small_bytes = _small_bytes(device)
     if small_bytes is None or options.slices is Slices.OFF:
         yield checkpoint.tensors(device, names)
         return
     tensor = get_tp_group()
-    # A stage of a pipeline that is one rank takes whole tensors, and of other stages' none.
+    # In a pipeline stage of one rank, the rank takes whole tensors, and none of other stages.
     place = RankPlace(tensor.rank_in_group, tensor.world_size) if tensor.world_size > 1 else None
     with (
         checkpoint.slices(device, names, small_bytes=small_bytes, place=place) as weights,
@@ -47,7 +47,7 @@ def weights_of(
 
 
 def _small_bytes(device: torch.device) -> int | None:
-    """Up to how many bytes tensors are whole; None where all are."""
+    """Up to how many bytes tensors are fetched whole; None if all are."""
     forced = os.environ.get(ON_CPU_ENV)
     if forced:
         return int(forced)

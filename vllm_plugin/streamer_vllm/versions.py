@@ -1,9 +1,8 @@
 """Everything in the plugin that depends on vLLM's version.
 
-Owns `SYMBOLS`, a table of each name of vLLM's that the plugin uses, and the functions that use
-those which not every supported version has. Imports vLLM inside functions only: the entry point and
-the page of versions (`docs/make_vllm_page.py`) read the table without it. Runs in every vLLM
-process.
+Owns `SYMBOLS`, a table of each name of vLLM's that the plugin uses, and the functions for names
+that not every supported version has. Imports vLLM inside functions only: the entry point and the
+page of versions (`docs/make_vllm_page.py`) read the table without it. Runs in every vLLM process.
 """
 
 from __future__ import annotations
@@ -26,19 +25,19 @@ OLDEST: Final[Version] = (0, 21)
 NEWEST_TRIED: Final[Version] = (0, 33)
 
 TOLD_ENV: Final = "STREAMERD_VLLM_LACKS_TOLD"
-"""Set once the log tells what this vLLM lacks: child processes inherit it and stay silent."""
+"""Set once the log has told what this vLLM lacks: child processes inherit it and stay silent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """One name of vLLM's."""
+    """One name in vLLM's modules."""
 
     module: str
-    """Below `vllm.`."""
+    """The module, relative to `vllm.`."""
     name: str
-    """In that module; a dot leads into a class."""
+    """The name in that module; a dot leads into a class."""
     without: str = ""
-    """What happens where a vLLM does not have it; empty: the plugin needs it."""
+    """The consequence if a vLLM lacks it; empty if the plugin cannot do without."""
     since: Version = OLDEST
     """The first version that has it."""
 
@@ -142,16 +141,16 @@ def installed_version() -> str:
 
 
 def parsed(version: str) -> Version | None:
-    """Major and minor number; None where a version begins with no such thing."""
+    """Major and minor number; None if the text does not begin with them."""
     found = re.match(r"(\d+)\.(\d+)", version)
     return None if found is None else (int(found[1]), int(found[2]))
 
 
 def lacking(version: str, has: Callable[[Symbol], bool]) -> list[Symbol]:
-    """What a vLLM of this version should have and does not. Pure.
+    """The symbols that a vLLM of this version should have and lacks. Pure.
 
     Args:
-        version: of an unknown one everything is expected.
+        version: the version; an unknown one is expected to have everything.
         has: whether a symbol is there.
     """
     number = parsed(version)
@@ -163,7 +162,7 @@ def lacking(version: str, has: Callable[[Symbol], bool]) -> list[Symbol]:
 
 
 def is_there(symbol: Symbol) -> bool:
-    """Whether the vLLM that is imported here has it; imports the symbol's module."""
+    """Whether the installed vLLM has a symbol; imports the symbol's module."""
     try:
         found: Any = importlib.import_module(f"vllm.{symbol.module}")
     except ImportError:
@@ -177,10 +176,10 @@ def is_there(symbol: Symbol) -> bool:
 
 
 def usable() -> bool:
-    """Whether this vLLM has all that the plugin needs; tells once what it lacks.
+    """Whether this vLLM has all that the plugin needs; logs once what it lacks.
 
-    A version that is newer than those tried is tried. Where it lacks something that the plugin can
-    do without, the plugin does without; where it lacks more, vLLM's own loaders stay in place.
+    A version that is newer than the tested ones is tried. If it lacks a symbol that the plugin can
+    do without, the plugin does without. If it lacks a needed one, vLLM's own loaders stay in place.
     """
     version = installed_version()
     missing = lacking(version, _is_there_or_later)
@@ -191,7 +190,7 @@ def usable() -> bool:
 
 
 def _is_there_or_later(symbol: Symbol) -> bool:
-    """As `is_there`, for what loaders use; the rest is looked up by who needs it.
+    """Whether a symbol that loaders use is there; other symbols are checked by their users.
 
     The engine's modules take seconds to import, and an API server has no use for them.
     """
@@ -213,7 +212,7 @@ def _tell(version: str, missing: Iterable[Symbol]) -> None:
 
 
 def _own_fields(owner: object) -> frozenset[str]:
-    """Fields that a class annotates or its constructor sets, which `hasattr` does not see."""
+    """The fields that a class annotates or its constructor sets, which `hasattr` does not see."""
     annotated = getattr(owner, "__annotations__", {})
     constructors = (getattr(owner, name, None) for name in ("__init__", "__post_init__"))
     codes = (getattr(made, "__code__", None) for made in constructors)
@@ -221,12 +220,12 @@ def _own_fields(owner: object) -> frozenset[str]:
 
 
 def untied_by_checkpoint(model_config: Any) -> bool:
-    """Whether vLLM untied the word embeddings since the checkpoint has both (from 0.29)."""
+    """Whether vLLM untied the word embeddings because the checkpoint has both (from 0.29)."""
     return bool(getattr(model_config, "word_embeddings_untied_by_checkpoint", False))
 
 
 def pinned_revision(name: str, revision: str | None) -> str | None:
-    """The revision of this very repository, where vLLM tells it from the model's (from 0.28)."""
+    """The revision of this very repository, if vLLM tells it from the model's (from 0.28)."""
     from vllm.transformers_utils import repo_utils  # noqa: PLC0415  heavy
 
     resolve = getattr(repo_utils, "resolve_revision", None)
@@ -234,14 +233,14 @@ def pinned_revision(name: str, revision: str | None) -> str | None:
 
 
 def bar_format() -> str | None:
-    """The form of vLLM's progress bars: whole lines, so that logs stay readable."""
+    """The format of vLLM's progress bars, which are whole lines, so that logs stay readable."""
     from vllm.model_executor.model_loader import weight_utils  # noqa: PLC0415  heavy
 
     return getattr(weight_utils, "_BAR_FORMAT", None)
 
 
 def bar_wanted(asked: bool) -> bool:
-    """Whether this rank draws a bar."""
+    """Whether this rank draws a progress bar."""
     from vllm.model_executor.model_loader import weight_utils  # noqa: PLC0415  heavy
 
     enable = getattr(weight_utils, "enable_tqdm", None)
@@ -249,7 +248,7 @@ def bar_wanted(asked: bool) -> bool:
 
 
 def foreign_experts(model_config: Any) -> Callable[[str], bool] | None:
-    """Tells names of experts that other ranks hold; None where a rank reads them all."""
+    """Tells names of experts that other ranks hold; None if a rank reads them all."""
     from vllm.config.load import LoadConfig  # noqa: PLC0415  heavy
     from vllm.model_executor.model_loader.default_loader import (  # noqa: PLC0415  heavy
         DefaultModelLoader,
@@ -268,10 +267,10 @@ def foreign_experts(model_config: Any) -> Callable[[str], bool] | None:
 
 
 def stock_weights(load_config: Any, source: Any) -> Iterator[tuple[str, Any]]:
-    """What vLLM's own loader reads of a source that a model names (`DefaultModelLoader.Source`).
+    """The weights that vLLM's own loader reads from a model's `DefaultModelLoader.Source`.
 
     Raises:
-        RuntimeError: at once or on the first step; the source has no files of the kind.
+        RuntimeError: at once or on the first step, if the source has no files of the kind.
     """
     from vllm.model_executor.model_loader.default_loader import (  # noqa: PLC0415  heavy
         DefaultModelLoader,
@@ -284,10 +283,10 @@ def stock_weights(load_config: Any, source: Any) -> Iterator[tuple[str, Any]]:
 
 
 def check_all_loaded(model: Any, loaded: set[str]) -> None:
-    """VLLM's own check of an unquantised model's weights (from 0.21).
+    """Run vLLM's own check of an unquantised model's weights (from 0.21).
 
     Raises:
-        ValueError: vLLM knows that a weight has to be in the checkpoint.
+        ValueError: vLLM knows that a weight must be in the checkpoint.
     """
     from vllm.config.load import LoadConfig  # noqa: PLC0415  heavy
     from vllm.model_executor.model_loader.default_loader import (  # noqa: PLC0415  heavy

@@ -1,6 +1,6 @@
-"""What of a checkpoint a rank uses, where vLLM tells: names to ask for, and the device to ask for.
+"""The weights of a checkpoint that a rank uses, as far as vLLM tells, and the device for them.
 
-Which experts are this rank's, and which tensors a model leaves unread, is vLLM's own judgement.
+vLLM itself judges which experts are this rank's, and which tensors a model leaves unread.
 Runs in each rank.
 """
 
@@ -19,16 +19,16 @@ Unwanted = Callable[[str], bool]
 
 
 def wanted_names(names: Iterable[str], unwanted: Unwanted) -> frozenset[str] | None:
-    """The names that are not unwanted; None if that is all of them."""
+    """The names that are not unwanted; None if no name is unwanted."""
     found = list(names)
     wanted = frozenset(name for name in found if not unwanted(name))
     return None if len(wanted) == len(found) else wanted
 
 
 def unwanted_weights(model: nn.Module, model_config: ModelConfig) -> Unwanted | None:
-    """Tells a weight's name that this rank will not read; None if it reads all.
+    """Tells whether this rank will not read a weight, by its name; None if it reads all.
 
-    An older vLLM tells less; then more is read than is used, as it does itself.
+    An older vLLM tells less. Then more is read than is used, as vLLM does itself.
     """
     unused = cast("Unwanted | None", getattr(model, "is_unused_checkpoint_weight", None))
     foreign = foreign_experts(model_config)
@@ -38,6 +38,6 @@ def unwanted_weights(model: nn.Module, model_config: ModelConfig) -> Unwanted | 
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where to make tensors that the model copies from: its GPU, else the CPU."""
+    """The device of tensors that the model copies from: its GPU, or else the CPU."""
     devices = (parameter.device for parameter in model.parameters())
     return next((device for device in devices if device.type == "cuda"), torch.device("cpu"))

@@ -2,9 +2,10 @@
 
 Owns one greeted connection; each client has one. What comes from the daemon goes to the recipients
 (`recipients.py`). The wire's thread calls `_end`, `_begin_handover` and `_release`; callers'
-threads call the public part. A connection lives as long as its client or any lease does, for views
-of resident tensors outlive the client. When the daemon is silent, the descriptor link stays open as
-long: its end is the end of all leases, and a daemon that wakes up must not take what is still read.
+threads call the public part. A connection lives as long as its client or any lease does, because
+views of resident tensors outlive the client. The end of the descriptor link ends all leases. So the
+link stays open even while the daemon is silent: a daemon that wakes up must not take away blocks
+that are still being read.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ logger = logging.getLogger(__name__)
 HANDSHAKE_TIMEOUT_S: Final = 5.0
 JOIN_TIMEOUT_S: Final = 5.0
 CLIENT: Final = 0
-"""The client among the users of its connection; loads are numbered from 1."""
+"""The number of the client itself among `_users`; loads are numbered from 1."""
 
 _living: weakref.WeakSet[Connection] = weakref.WeakSet()
 
@@ -59,7 +60,7 @@ class Connection:
     def __init__(self, socket_path: str, link: DescriptorLink) -> None:
         self.socket_path = socket_path
         self.error: StreamerError | None = None
-        """What ended the connection; None while it lives, and after `stop`."""
+        """The error that ended the connection; None while it lives, and after `stop`."""
         self._pid = os.getpid()
         self._ids = itertools.count(1)
         self._transfers = itertools.count(1)
@@ -85,14 +86,14 @@ class Connection:
         """Connect and greet.
 
         Args:
-            socket_path: of the control socket.
+            socket_path: path of the control socket.
             label: what the daemon's status shows for this client.
             timeout_s: how long the daemon may take for each of its two greetings.
 
         Raises:
-            DaemonUnavailable: nothing answers there, or somebody does who must not be trusted.
-            ProtocolMismatch: something of another version does.
-            RequestRefused: the socket may not be opened by this user.
+            DaemonUnavailable: nothing answers there, or the listener must not be trusted.
+            ProtocolMismatch: the listener speaks another version of the protocol.
+            RequestRefused: this user may not open the socket.
         """
         connection = cls(socket_path, DescriptorLink.to(socket_path, timeout_s))
         try:
@@ -122,7 +123,7 @@ class Connection:
             )
         self.welcome = answer
         self._wire.pulse.heartbeat_s = answer.heartbeat_s
-        self._wire.put(lambda: None)  # wakes the thread, which sends heartbeats from then on
+        self._wire.put(lambda: None)  # wakes the thread, so that it begins to send heartbeats
 
     # --- callers' threads ------------------------------------------------------------------------
 
@@ -131,7 +132,7 @@ class Connection:
         return self.error is None and self._pid == os.getpid()
 
     def send(self, message: Message) -> None:
-        """Queue a message; lost without a word when the daemon is. Safe in finalizers."""
+        """Queue a message; it is lost without a word when the daemon is. Safe in finalizers."""
         if self._pid == os.getpid():
             self._wire.put(message)
 
@@ -156,13 +157,13 @@ class Connection:
         Args:
             build: makes the message.
             timeout_s: how long to wait at most.
-            cancelled: asked now and then; ends the wait when it says so.
+            cancelled: asked now and then; the wait ends when it returns True.
             progress: called in the wire's thread with what comes before the answer.
 
         Raises:
-            CancelledError: it was cancelled; the daemon may still answer.
+            CancelledError: `cancelled` returned True; the daemon may still answer.
             DaemonUnavailable: no answer within `timeout_s`, or the daemon died.
-            StreamerError: the daemon's refusal, as the class it was there.
+            StreamerError: the daemon refused, with the class that the error had there.
         """
         self.refuse_after_fork()
         request_id = next(self._ids)
@@ -181,7 +182,7 @@ class Connection:
     def hand_over(self, files: Sequence[LocalFile]) -> int:
         """Pass opened files to the daemon; returns the number of the transfer.
 
-        They are the daemon's too from then on, until `drop`.
+        The daemon may use the files from then on, until `drop`.
 
         Raises:
             DaemonUnavailable: the daemon died, or descriptors do not reach it.
@@ -210,7 +211,7 @@ class Connection:
         return number
 
     def _withdraw(self, handover: Handover) -> None:
-        """Interrupted: the files are closed next, so from here on none of them may be sent."""
+        """Stop a handover whose caller was interrupted, since the caller closes the files next."""
         withdrawn = threading.Event()
 
         def withdraw() -> None:
@@ -227,12 +228,12 @@ class Connection:
             self._link.begin(handover)
 
     def drop(self, transfer: int) -> None:
-        """Tell the daemon that no request will name a transfer any more; its loads go on."""
+        """Tell the daemon that no request will name a transfer any more; loads of it go on."""
         if transfer:
             self.send(Drop(transfer))
 
     def listen(self, listener: LoadListener) -> int:
-        """Number a new load and tell its listener of it; the connection lives until `unlisten`."""
+        """Give a new load its number and its listener; the connection lives until `unlisten`."""
         self.refuse_after_fork()
         load = next(self._ids)
         self._recipients.enter(load, listener)
@@ -243,7 +244,7 @@ class Connection:
         return load
 
     def unlisten(self, load: int) -> None:
-        """Tell a load nothing more; it does not need the connection any longer."""
+        """Tell a load nothing more; the load does not need the connection any longer."""
         self._recipients.leave(load)
         self.call_soon(lambda: self._release(load))
 
@@ -252,7 +253,7 @@ class Connection:
         self._recipients.leave(load)
 
     def close(self) -> None:
-        """The client leaves: the connection ends now, or with the last lease."""
+        """End the connection for the client: now, or with the last lease."""
         if self._pid != os.getpid():
             return
         self.call_soon(lambda: self._release(CLIENT))
@@ -261,11 +262,11 @@ class Connection:
             self._wire.join(JOIN_TIMEOUT_S)
 
     def abandon(self) -> None:
-        """As `close` without waiting, for finalizers."""
+        """Do what `close` does without waiting, so that finalizers may call this."""
         self.call_soon(lambda: self._release(CLIENT))
 
     def stop(self) -> None:
-        """End at once, leases or not, and join the thread. Idempotent."""
+        """End the connection at once, even with leases, and join the thread. Idempotent."""
         if self._pid == os.getpid():
             self._wire.stop()
             self._wire.join(JOIN_TIMEOUT_S)
@@ -284,7 +285,7 @@ class Connection:
     # --- the wire's thread -----------------------------------------------------------------------
 
     def _release(self, user: int) -> None:
-        """A user leaves; the last one ends the wire. In any thread once the wire has ended."""
+        """Remove a user; the last one ends the wire. Runs in any thread once the wire has ended."""
         self._users.discard(user)
         if user == CLIENT:
             self._released.set()
@@ -294,19 +295,19 @@ class Connection:
                 self._link.close()
 
     def _end(self, error: StreamerError | None) -> None:
-        """The wire ended: after `stop` (`error` is None), or broken, and then everybody is told."""
+        """Tell everybody that the wire ended: after `stop` (`error` is None), or broken."""
         self.error = error
         self._over = True
         if error is not None:
             self._recipients.lose(error)
-        self._users.discard(CLIENT)  # loads stay: their leases are of this connection
+        self._users.discard(CLIENT)  # loads stay: their leases need this connection
         self._released.set()
         if not self._users or not isinstance(error, DaemonSilent):
             self._link.close()
 
 
 def _world() -> int:
-    """This process's mount namespace, for `Hello.world`; 0 where /proc does not tell."""
+    """The inode of this process's mount namespace, for `Hello.world`; 0 where /proc hides it."""
     try:
         return os.stat("/proc/self/ns/mnt").st_ino
     except OSError:

@@ -2,7 +2,7 @@
 
 Owns one connection, and the files of handovers that are under way. A caller's thread opens it; the
 wire's thread serves it from then on, and nothing here waits. The daemon takes the end of this
-connection for the end of the client; so a forked child closes its copy at once.
+connection for the end of the client. So a forked child closes its copy at once.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from streamer_client.contract.socket import MAX_SOCKET_PATH_BYTES, descriptor_so
 from streamer_client.storage.local_files import LocalFile
 
 BATCH_NAME_BYTES: Final = MAX_PACKET_BYTES * 3 // 4
-"""Names in one packet; the rest is for what msgpack adds."""
+"""How many bytes of file names one packet takes; msgpack's own bytes need the rest."""
 
 _living: weakref.WeakSet[DescriptorLink] = weakref.WeakSet()
 
@@ -58,8 +58,8 @@ class Handover:
     """Files on their way to the daemon, as one transfer.
 
     Args:
-        number: of the transfer.
-        files: opened; they stay their owner's, and stay open until `done` was called.
+        number: number of the transfer.
+        files: the opened files; their owner keeps them open until `done` was called.
         done: called in the wire's thread: with None once the daemon has all of them, else with
             the error that ended the handover.
     """
@@ -75,7 +75,7 @@ class Handover:
         self.done = done
 
     def next_batch(self) -> tuple[Files, list[int], int]:
-        """The next packet, its descriptors, and how many files that is."""
+        """The next packet, its descriptors, and how many files these belong to."""
         names: list[HandedFile] = []
         descriptors: list[int] = []
         name_bytes = 0
@@ -100,7 +100,7 @@ class DescriptorLink:
         self._socket_path = socket_path
         self._handovers: deque[Handover] = deque()
         self._sent: int | None = None
-        """Files of the first handover that were sent and not acknowledged yet."""
+        """How many files of the first handover are sent and not acknowledged yet."""
         self._replies: deque[Packet] = deque()
         self._retry_at: float | None = None
         _living.add(self)
@@ -110,15 +110,15 @@ class DescriptorLink:
         """Connect to the daemon at a control socket, and check whether it may be trusted.
 
         Args:
-            socket_path: of the control socket; the descriptor socket lies beside it.
+            socket_path: path of the control socket; the descriptor socket lies beside it.
             timeout_s: how long the daemon may take to greet.
 
         Raises:
             ConfigError: the path is longer than a socket's can be.
-            UntrustedSocket: somebody listens, or could listen there, who must not be trusted.
-            RequestRefused: this user may not open it, or the daemon refuses.
+            UntrustedSocket: whoever listens, or could listen there, must not be trusted.
+            RequestRefused: this user may not open the socket, or the daemon refuses.
             DaemonUnavailable: there is no socket, or nobody listens.
-            ProtocolMismatch: it speaks another version.
+            ProtocolMismatch: the daemon speaks another version.
         """
         if len(os.fsencode(socket_path)) > MAX_SOCKET_PATH_BYTES:
             raise ConfigError(
@@ -176,8 +176,8 @@ class DescriptorLink:
     def wait_for_end(self, timeout_ms: int) -> None:
         """Wait until the daemon has closed its end, as it does once it has read `Goodbye`.
 
-        Where this end is closed first, the daemon may learn of that before it reads the messages
-        that were sent before on the other socket, and then they are from nobody that it knows.
+        If this end closed first, the daemon might learn of that before it read the last messages on
+        the control socket. It would then no longer know from whom these messages came.
         """
         poller = select.poll()
         poller.register(self._connection, select.POLLRDHUP)
@@ -191,7 +191,7 @@ class DescriptorLink:
 
     @property
     def due_s(self) -> float | None:
-        """Seconds until `flush` must be called again; None where nothing waits to be sent."""
+        """Seconds until `flush` must be called again; None if nothing waits to be sent."""
         if self._retry_at is None:
             return None
         return max(0.0, self._retry_at - time.monotonic())
@@ -202,7 +202,7 @@ class DescriptorLink:
         self.flush()
 
     def withdraw(self, handover: Handover) -> None:
-        """Send no more of a handover; what was sent is still acknowledged. Idempotent."""
+        """Send no more of a handover; the daemon still acknowledges what was sent. Idempotent."""
         if handover not in self._handovers:
             return
         first = handover is self._handovers[0]
@@ -214,7 +214,7 @@ class DescriptorLink:
             self.flush()
 
     def flush(self) -> None:
-        """Send what can be sent now."""
+        """Send as many files as can be sent now."""
         self._retry_at = None
         try:
             while self._replies:
@@ -238,12 +238,12 @@ class DescriptorLink:
         """Read everything that has come.
 
         Args:
-            slabs: called with a load, its shards, and the descriptors of their slabs, which it
-                takes over.
+            slabs: called with a load, its shards, and the descriptors of their slabs; the callee
+                owns the descriptors.
 
         Raises:
             DaemonUnavailable: the connection ended, or descriptors were withheld.
-            ProtocolMismatch: what came is not of this version.
+            ProtocolMismatch: a packet is not of this version.
         """
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -318,7 +318,7 @@ class DescriptorLink:
             self.flush()
 
     def lose(self, error: StreamerError) -> None:
-        """The wire has ended: tell the owner of each handover that is under way."""
+        """Tell the owner of each handover that is under way that the wire has ended."""
         handovers, self._handovers = self._handovers, deque()
         for handover in handovers:
             handover.done(error)

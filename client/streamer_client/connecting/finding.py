@@ -1,8 +1,8 @@
-"""Finding the daemon: the one that runs, else this user's own, started by the first who asks.
+"""Finding the daemon: a running one, or else this user's own, which the first rank starts.
 
-Owns which places are tried for a daemon of this user's own. Starting one is left to
-`own_daemon.py`, whom to believe to `trust.py`. Runs in the caller's thread and may take as long as
-a daemon takes to come up.
+Owns which places are tried for a daemon of this user's own. `own_daemon.py` starts a daemon, and
+`trust.py` decides whom to believe. Runs in the caller's thread and may take as long as a daemon
+takes to come up.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ logger = logging.getLogger(__name__)
 
 
 def link_to_any(place: SocketPlace, label: str, reconnect_s: float) -> Link:
-    """A link to the daemon that runs, else to this user's own, started by the first who asks.
+    """A link to the running daemon, or else to this user's own, which the first caller starts.
 
     Args:
         place: where a daemon is expected.
         label: what the daemon's status shows for this client.
-        reconnect_s: how long to look for a new daemon when this one is lost.
+        reconnect_s: how long to look for a new daemon when the connection is lost.
 
     Raises:
-        DaemonUnavailable: none runs, and none can be started.
+        DaemonUnavailable: no daemon runs, and none can be started.
         ProtocolMismatch: a daemon of another version runs.
     """
     try:
@@ -55,7 +55,7 @@ def link_to_any(place: SocketPlace, label: str, reconnect_s: float) -> Link:
 
 
 def _own_socket(places: Sequence[str]) -> str:
-    """The first place where this user's daemon answers, or could be and is then started.
+    """The first place where this user's daemon answers, or else where one can be started.
 
     Raises:
         DaemonUnavailable: there is no such place, or the daemon does not come up.

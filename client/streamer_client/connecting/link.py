@@ -1,7 +1,7 @@
-"""One client's way to its daemon: the present connection, and a new one when it was lost.
+"""A client's connection to its daemon: the present one, or a new one after a loss.
 
-Owns when a connection is made anew. All loads of a client share one link, so that they find a new
-daemon together; callers' threads use it.
+Owns when to connect again. All loads of a client share one link, so that they find a new daemon
+together; callers' threads use it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ RETRY_S: Final = 0.1
 
 
 class Link:
-    """A connection to the daemon at one socket, made anew when it was lost.
+    """A connection to the daemon at one socket, replaced when it is lost.
 
     Args:
         socket_path: where the daemon listens.
-        label: what its status shows for this client.
+        label: what the daemon's status shows for this client.
         reconnect_s: how long to try again when a connection is lost.
     """
 
@@ -40,7 +40,7 @@ class Link:
 
     @property
     def connection(self) -> Connection:
-        """The present connection, made anew when it was lost.
+        """The present connection, or a new one if the last was lost.
 
         Raises:
             DaemonUnavailable: no daemon answered within `reconnect_s`.
@@ -51,7 +51,7 @@ class Link:
             return self._connection
 
     def tell(self, message: Message) -> None:
-        """Send a message that may be lost; makes no connection anew, and waits for nothing."""
+        """Send a message that may be lost, without connecting again and without waiting."""
         self._connection.send(message)
 
     def _reconnected(self) -> Connection:
@@ -74,7 +74,7 @@ class Link:
             self._connection.close()
 
     def abandon(self) -> None:
-        """As `close`, for finalizers: waits for nothing."""
+        """Do what `close` does without waiting, so that finalizers may call this."""
         if not self._closing.is_set():
             self._closing.set()
             self._connection.abandon()

@@ -1,6 +1,6 @@
-"""What a user asks to open, checked and brought into the form that daemon and storage take.
+"""The request to open a source, checked and in the form that daemon and storage take.
 
-Pure but for the working directory, which makes relative paths absolute.
+Pure, except that relative paths are made absolute by the working directory.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ Source = str | os.PathLike[str]
 
 
 class OpenRequest(msgspec.Struct, frozen=True):
-    """A checked request; paths are absolute, for the daemon has another working directory."""
+    """A checked request; its paths are absolute, for the daemon has another working directory."""
 
     source: str
     pattern: str | None
     files: tuple[str, ...] | None
     options: LoadOptions
     page_cache: bool
-    """Copies of all tensors may be made from the page cache, where that holds the files and the
-    daemon does not yet: it brings them in afterwards. Saves a first load the way through shared
-    memory."""
+    """Whether copies of all tensors may come from the page cache, where that holds the files and
+    the daemon does not hold them yet. This spares a first load the detour through shared memory;
+    the daemon brings the files in afterwards."""
 
 
 def open_request(
@@ -42,7 +42,7 @@ def open_request(
     """Check the arguments of `open`; a sequence for `source` means `files`.
 
     Raises:
-        ConfigError: names the argument that is wrong.
+        ConfigError: an argument is wrong; the text names it.
     """
     chosen = options or LoadOptions()
     chosen.check()

@@ -1,14 +1,15 @@
-"""Starting a daemon for this user: one, however many ranks ask at the same time.
+"""Starting one daemon for this user, however many ranks ask at the same time.
 
 Owns the folder of the socket, the lock in it, the log, and waiting until the daemon is ready. The
-daemon is nobody's child, in a session of its own, and outlives this process: vLLM's server kills
-all its descendants at the end. It leaves by itself when it is no longer used.
+daemon runs in a session of its own and is no child of this process, and so outlives this process:
+vLLM's server kills all its descendants when it ends. The daemon ends by itself when it is no longer
+used.
 
-The daemon serves every rank of this user and so takes nothing from the one that happened to be
-first. What must be right before its program is loaded is done here: its working folder, its module
-path, umask, streams and descriptors. What a process can only change about itself (affinity,
-niceness, limits, signals) it does in `streamerd.detached`, first of all: between fork and exec of a
-process with threads, as this one is, no such code may run.
+The daemon serves every rank of this user, so it inherits nothing from the rank that happened to be
+first. This module sets what must be right before the daemon's program is loaded: its working
+folder, its module path, umask, streams and descriptors. Affinity, niceness, limits and signals can
+be changed only by the process itself. `streamerd.detached` does that as its first act: this process
+has threads, and such code must not run between their fork and exec.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ LOCK_NAME: Final = "launch.lock"
 UMASK: Final = 0o077
 
 _TRIAL_NAME: Final = "t"
-"""Name of a socket that is made on trial; shorter than that of every real one."""
+"""The name of a socket that is made on trial; the name of every real socket is longer."""
 _ORPHAN: Final = '"$@" >&2 & echo $!'
 _ELSEWHERE: Final = "name a socket elsewhere with STREAMERD_SOCKET"
 
@@ -58,7 +59,7 @@ _daemon_command: Sequence[str] = (sys.executable, "-P", "-m", "streamerd.detache
 
 
 class UnusablePlace(DaemonUnavailable):
-    """No socket of this user can be there; another place may do."""
+    """No socket of this user can be made in this place; another place may do."""
 
 
 # --- the folder -----------------------------------------------------------------------------------
@@ -92,15 +93,15 @@ def _locked(folder: int) -> int:
         fcntl.flock(fd, fcntl.LOCK_EX)
         if is_still(fd, LOCK_NAME, folder=folder):
             return fd
-        os.close(fd)  # somebody cleaned up meanwhile; others lock the new file
+        os.close(fd)  # the file was removed meanwhile; others lock a new one
 
 
 def private_directory(path: str) -> None:
     """Make the folder of a socket, or check that nobody else can put anything there.
 
     Raises:
-        UnusablePlace: it is somebody else's, open to others, or cannot be made.
-        UntrustedSocket: that is so of a folder above it.
+        UnusablePlace: the folder is somebody else's, open to others, or cannot be made.
+        UntrustedSocket: a folder above it is somebody else's or open to others.
     """
     check_socket_place(path, named=False)
     try:
@@ -119,7 +120,7 @@ def private_directory(path: str) -> None:
         raise UnusablePlace(
             f"{path} may be written to by others; chmod 0700 {path}, or {_ELSEWHERE}"
         )
-    check_socket_place(path, named=False)  # again, of what was missing before
+    check_socket_place(path, named=False)  # again, as folders that were missing exist now
 
 
 def check_room_for_socket(socket_path: str, folder: int) -> None:
@@ -136,7 +137,7 @@ def check_room_for_socket(socket_path: str, folder: int) -> None:
     trial = os.path.join(os.path.dirname(socket_path), _TRIAL_NAME)
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)) as made:
         try:
-            _remove(_TRIAL_NAME, folder)  # of a rank that was killed
+            _remove(_TRIAL_NAME, folder)  # a rank that was killed may have left it
             made.bind(trial)
             os.unlink(_TRIAL_NAME, dir_fd=folder)
         except OSError as error:
@@ -158,7 +159,7 @@ def start_daemon(socket_path: str, timeout_s: float = READY_TIMEOUT_S) -> int:
     """Start `streamerd --ephemeral` at the socket and wait until it answers; returns its pid.
 
     Raises:
-        DaemonUnavailable: it did not come up; the text has the end of its log.
+        DaemonUnavailable: the daemon did not come up; the text has the end of its log.
     """
     directory = os.path.dirname(socket_path)
     log_path = os.path.join(directory, LOG_NAME)
@@ -186,33 +187,33 @@ def start_daemon(socket_path: str, timeout_s: float = READY_TIMEOUT_S) -> int:
 
 
 def _fresh_log(folder: int) -> int:
-    """A new log for this run; the one of the run before stays beside it."""
+    """A new log for this run; the log of the previous run stays beside it."""
     with contextlib.suppress(FileNotFoundError):
-        # Whatever is there is moved, not opened: a link too, which nobody follows then.
+        # Whatever has this name is moved and not opened, so that a link is not followed.
         os.rename(LOG_NAME, LAST_LOG_NAME, src_dir_fd=folder, dst_dir_fd=folder)
     return open_own(LOG_NAME, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, folder=folder)
 
 
 _NOT_THE_DAEMONS: Final = re.compile(
-    # how the program of the first rank runs, and nothing that it reads
+    # These change how the first rank's own program runs; the daemon reads none of them.
     "LD_PRELOAD|PYTHON(BREAKPOINT|INSPECT|STARTUP|UNBUFFERED|WARNINGS)"
-    # the service that the first rank is: its readiness, watchdog, sockets and folders
+    # These describe the service that the first rank is: readiness, watchdog, sockets and folders.
     "|NOTIFY_SOCKET|WATCHDOG_.*|LISTEN_.*|MAINPID|INVOCATION_ID|JOURNAL_STREAM|MEMORY_PRESSURE_.*"
     "|(RUNTIME|STATE|CACHE|LOGS|CONFIGURATION|CREDENTIALS)_DIRECTORY"
-    # what it reads its sources with: each load sends that along, and it is dropped with the load
-    # (SSL_CERT_FILE, too: it would say whom all later loads trust)
+    # These are for reading sources: each load sends its own, and they are dropped with the load.
+    # SSL_CERT_FILE is among them, as it would decide whom all later loads trust.
     "|SSL_CERT_FILE|SSLKEYLOGFILE"
     "|(AWS|AZURE|GOOGLE|GCS|HF|RUNAI)_.*|.*(TOKEN|SECRET|PASSWORD|CREDENTIAL|API_KEY|_PROXY).*",
     re.IGNORECASE,
 )
-"""Variables of the rank that starts the daemon which the daemon does not get."""
+"""Variables of the rank that starts the daemon; they are not passed on to the daemon."""
 
 
 def daemon_environment(environ: Mapping[str, str], working_folder: str) -> dict[str, str]:
-    """The environment for a daemon whose working folder is / instead. Pure.
+    """The environment for a daemon that runs in / instead of the rank's working folder. Pure.
 
-    Settings of streamerd stay. Entries of PYTHONPATH keep their meaning, except those that only say
-    "where I am": modules of that folder are the first rank's affair.
+    Settings of streamerd stay. Entries of PYTHONPATH keep their meaning, except those that name the
+    working folder: modules there concern the first rank only.
     """
     made = {
         name: value
@@ -228,7 +229,7 @@ def daemon_environment(environ: Mapping[str, str], working_folder: str) -> dict[
 
 
 def _spawn_orphan(command: Sequence[str], told: int, log_fd: int, log_path: str) -> int:
-    """Start a command that init adopts at once: the shell that starts it ends; returns its pid."""
+    """Start a command as an orphan, whose parent is init, and return its pid."""
     shell = subprocess.run(
         ["/bin/sh", "-c", _ORPHAN, "sh", *command],
         stdin=subprocess.DEVNULL,
@@ -253,7 +254,7 @@ def _spawn_orphan(command: Sequence[str], told: int, log_fd: int, log_path: str)
 def _working_folder() -> str:
     try:
         return os.getcwd()
-    except FileNotFoundError:  # it was removed, and nothing is found from there any more
+    except FileNotFoundError:  # the folder was removed, so nothing is found there
         return "/"
 
 

@@ -1,8 +1,8 @@
-"""What either end of the descriptor socket asks of the kernel: who is there, and the next packet.
+"""What both ends of the descriptor socket ask the kernel: the peer, and the next packet.
 
-Owns the system calls that daemon and client make alike on a connected SOCK_SEQPACKET socket. What a
-packet means, and what becomes of its descriptors, is the caller's business. Never waits on a
-socket that does not block.
+Owns the system calls that daemon and client make alike on a connected SOCK_SEQPACKET socket. The
+callers decide what a packet means and what becomes of its descriptors. Nothing here waits on a
+non-blocking socket.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from typing import Final, NamedTuple
 from streamer_client.contract.handover import MAX_PACKET_BYTES
 
 RECEIVED_DESCRIPTORS: Final = 253
-"""SCM_MAX_FD of Linux: there is room for all that one packet can carry, so the kernel withheld a
-descriptor that is missing."""
+"""SCM_MAX_FD of Linux. A buffer for so many holds every descriptor that one packet can carry, so a
+missing descriptor was withheld by the kernel."""
 AGAIN_S: Final = 0.005
-"""Where the kernel has too many of a user's descriptors on their way, sending is tried again so
-soon."""
+"""How soon to send again after the kernel refused because too many of a user's descriptors are on
+their way."""
 
 _UCRED: Final = struct.Struct("iII")
-"""`struct ucred` of unix(7)."""
+"""The layout of `struct ucred`, see unix(7)."""
 
 
 class Peer(NamedTuple):
-    """Who is at the other end of a Unix socket, by the kernel's word."""
+    """The process at the other end of a Unix socket, as the kernel tells it."""
 
     pid: int
-    """0 where its pid namespace cannot be seen."""
+    """The pid of the process; 0 if it is in a pid namespace that cannot be seen."""
     uid: int
     gid: int
 
@@ -39,13 +39,13 @@ class Received(NamedTuple):
 
     data: bytes
     descriptors: list[int]
-    """The receiver's, who closes them; none passes into a program that this process executes."""
+    """Descriptors that the receiver must close; programs that it executes do not inherit them."""
     flags: int
-    """MSG_CTRUNC: descriptors were withheld; MSG_TRUNC: the packet was too long."""
+    """Flags of recvmsg(2): MSG_CTRUNC if descriptors were withheld, MSG_TRUNC if data was cut."""
 
 
 def peer_of(connected: socket.socket) -> Peer:
-    """Who listened when this socket was connected, or who connected it: SO_PEERCRED.
+    """The process that listened when this socket was connected, or that connected it: SO_PEERCRED.
 
     Raises:
         OSError: the other end is gone already.
@@ -58,11 +58,11 @@ def peer_of(connected: socket.socket) -> Peer:
 def receive_packet(connection: socket.socket) -> Received:
     """Take the next packet; one without data and descriptors is the end of the connection.
 
-    Not by `socket.recv_fds`, which forgets the flags that it is given (Python 3.11): the
+    `socket.recv_fds` is not used because Python 3.11 ignores the flags passed to it. The
     descriptors would pass into every program that this process executes.
 
     Raises:
-        BlockingIOError: none has come.
+        BlockingIOError: no packet has come.
         OSError: the connection broke.
     """
     descriptors = array("i")

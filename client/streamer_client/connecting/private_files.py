@@ -1,9 +1,8 @@
-"""Small files of this user in a folder that others may reach: locks, logs, notes by a socket.
+"""Small files of this user in a folder that others may reach: locks, logs, and notes.
 
-Owns how such files are opened, looked at and removed, so that nothing which somebody else put there
-is read, written, truncated or removed: links are not followed, and a file counts only if it is a
-regular one of this user with no second name. Client and daemon both use it. Blocking, a few system
-calls each.
+Owns how such files are opened, checked and removed. Nothing that somebody else put there is read,
+written, truncated or removed: links are not followed, and a file must be a regular file of this
+user with no second name. Client and daemon both use it. Each call blocks for a few system calls.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ class NotOurs(OSError):
 
 
 class FileId(NamedTuple):
-    """Tells a file from a later one of the same name, as long as one of the two is held open."""
+    """Tells a file from a later one of the same name, while one of the two is held open."""
 
     device: int
     inode: int
@@ -33,14 +32,14 @@ def id_of(found: os.stat_result) -> FileId:
 
 
 def make_folders(path: str, mode: int) -> None:
-    """Make a folder and what is missing above it, which is for this user alone.
+    """Make a folder, and each missing folder above it for this user alone.
 
     Args:
-        path: of the folder; nothing happens where it is.
-        mode: the folder's own, whatever the umask says.
+        path: path of the folder; nothing happens if it exists.
+        mode: permissions of the folder itself, whatever the umask says.
 
     Raises:
-        OSError: it cannot be made, or something else is there.
+        OSError: the folder cannot be made, or something else has its name.
     """
     if os.path.isdir(path):
         return
@@ -58,20 +57,20 @@ def make_folders(path: str, mode: int) -> None:
 
 
 def open_folder(path: str) -> int:
-    """A descriptor of a folder, for all that is done in it; the last name is no link.
+    """Open a folder and return its descriptor; the last component must not be a link.
 
     Raises:
-        OSError: there is none, it may not be opened, or it is something else.
+        OSError: the folder is missing, may not be opened, or is something else.
     """
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def open_own_folder(path: str) -> int:
-    """As `open_folder`, and it belongs to this user, who alone may write to it.
+    """Open a folder that belongs to this user and that nobody else may write to.
 
     Raises:
-        OSError: as there.
-        NotOurs: it belongs to somebody else, or others may write to it.
+        OSError: the folder is missing, may not be opened, or is something else.
+        NotOurs: the folder belongs to somebody else, or others may write to it.
     """
     fd = open_folder(path)
     found = os.fstat(fd)
@@ -90,15 +89,16 @@ def open_own(name: str, flags: int, *, folder: int) -> int:
     """Open a file of this user by its name in a folder; a new one is made 0600.
 
     Args:
-        name: without a slash.
-        flags: of open(2). Truncate afterwards, not by `O_TRUNC`: that would come before the look.
-        folder: its descriptor.
+        name: name of the file, without a slash.
+        flags: flags of open(2). `O_TRUNC` must not be among them, as it would truncate the file
+            before it is checked; truncate afterwards.
+        folder: descriptor of the folder.
 
     Raises:
-        OSError: it cannot be opened; a symbolic link gives ELOOP.
-        NotOurs: it is not regular, belongs to somebody else, or has a second name.
+        OSError: the file cannot be opened; a symbolic link gives ELOOP.
+        NotOurs: the file is not regular, belongs to somebody else, or has a second name.
     """
-    safe = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO would wait for its other end
+    safe = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # without it, open() would wait at a FIFO
     fd = os.open(name, flags | safe, PRIVATE, dir_fd=folder)
     wrong = _not_ours(os.fstat(fd))
     if wrong:
@@ -118,7 +118,7 @@ def _not_ours(found: os.stat_result) -> str:
 
 
 def is_still(fd: int, name: str, *, folder: int) -> bool:
-    """Whether a name in a folder is, now, a name of this open file."""
+    """Whether a name in a folder still names this open file."""
     try:
         found = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
@@ -127,7 +127,7 @@ def is_still(fd: int, name: str, *, folder: int) -> bool:
 
 
 def unlink_if_still(fd: int, name: str, *, folder: int) -> bool:
-    """Unlink a name if it is one of this open file; whether it was."""
+    """Unlink a name if it still names this open file; return whether it did."""
     if not is_still(fd, name, folder=folder):
         return False
     os.unlink(name, dir_fd=folder)

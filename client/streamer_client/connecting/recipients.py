@@ -1,8 +1,8 @@
-"""Who waits for what the daemon says: requests for their answers, loads for what concerns them.
+"""Who waits for a message of the daemon: requests for their answers, loads for their events.
 
-Owns which caller a message belongs to, and that everybody hears of the end of the connection. The
-wire's thread calls `receive`, `slabs` and `lose`; callers' threads call the rest. No I/O, but that
-it closes the descriptors of slabs whose load is gone.
+Owns which caller a message belongs to, and tells everybody of the end of the connection. The wire's
+thread calls `receive`, `slabs` and `lose`; callers' threads call the rest. The only I/O here is to
+close the descriptors of slabs whose load is gone.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Progress = Callable[[Verifying], None]
 
 
 class LoadListener(Protocol):
-    """One load, as the wire's thread tells it what the daemon says of it."""
+    """A load, which the wire's thread tells what the daemon says about it."""
 
     def on_opened(self, message: Opened) -> None: ...
     def on_slabs(self, shards: tuple[int, ...], descriptors: list[int]) -> None: ...
@@ -53,10 +53,10 @@ class LoadListener(Protocol):
 
 
 class Recipients:
-    """Those of one connection.
+    """The requests and loads that wait on one connection.
 
     Args:
-        socket_path: of the daemon's control socket, for the text of errors.
+        socket_path: path of the daemon's control socket, for the text of errors.
     """
 
     def __init__(self, socket_path: str) -> None:
@@ -68,11 +68,11 @@ class Recipients:
     # --- callers' threads ------------------------------------------------------------------------
 
     def expect(self, request_id: int, progress: Progress | None = None) -> Future[DaemonMessage]:
-        """Enter a request before it is sent; the future will hold its answer.
+        """Register a request before it is sent; the future will hold its answer.
 
         Args:
-            request_id: of the request.
-            progress: called in the wire's thread with what comes before the answer.
+            request_id: number of the request.
+            progress: called in the wire's thread with messages that precede the answer.
         """
         answer: Future[DaemonMessage] = Future()
         self._answers[request_id] = answer
@@ -81,7 +81,7 @@ class Recipients:
         return answer
 
     def forget(self, request_id: int) -> None:
-        """Nobody waits for this answer any more."""
+        """Stop waiting for the answer to a request."""
         self._answers.pop(request_id, None)
         self._progress.pop(request_id, None)
 
@@ -94,7 +94,7 @@ class Recipients:
         """Wait for an answer.
 
         Raises:
-            CancelledError: `cancelled` said so; the daemon may still answer.
+            CancelledError: `cancelled` returned True; the daemon may still answer.
             DaemonUnavailable: no answer within `timeout_s`, or the daemon died.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -113,7 +113,7 @@ class Recipients:
                 ) from error
 
     def enter(self, load: int, listener: LoadListener) -> None:
-        """Tell a load, from here on, what the daemon says of it."""
+        """Register a load, which is told from here on what the daemon says about it."""
         self._listeners[load] = listener
 
     def leave(self, load: int) -> None:
@@ -123,7 +123,7 @@ class Recipients:
     # --- the wire's thread -----------------------------------------------------------------------
 
     def receive(self, message: DaemonMessage) -> None:
-        """Bring a message to whom it belongs; to nobody where they left meanwhile.
+        """Bring a message to its recipient, or drop it if the recipient has left meanwhile.
 
         Raises:
             StreamerError: the daemon refuses the whole connection.
@@ -175,7 +175,7 @@ class Recipients:
             waiting.set_result(message)
 
     def slabs(self, load: int, shards: tuple[int, ...], descriptors: list[int]) -> None:
-        """Give slabs to their load, which owns the descriptors then; close them where it left."""
+        """Give a load its slabs and ownership of their descriptors; close them if it has left."""
         if listener := self._listeners.get(load):
             listener.on_slabs(shards, descriptors)
         else:

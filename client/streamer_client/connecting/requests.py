@@ -2,7 +2,7 @@
 
 Owns what each request says, the files that travel with it, and what its answer must be. A client's
 `admin` and streamerctl make their requests here. Leaves the connection to `link.py` and
-`connection.py`. Blocking, on the caller's thread; no torch.
+`connection.py`. Blocks the caller's thread, and needs no torch.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from streamer_client.storage.local import local_path
 from streamer_client.storage.registry import public_uri
 
 ANSWER_TIMEOUT_S: Final = 30.0
-"""Of what the daemon answers at once. Other requests are waited for as long as it lives."""
+"""Time limit for requests that the daemon answers at once. Others have none while it lives."""
 
 A = TypeVar("A", bound=Message)
 
@@ -61,12 +61,12 @@ class Prefetching(NamedTuple):
     """A prefetch that the daemon has begun."""
 
     ids: tuple[str, ...]
-    """Of its shards, as `status` tells them."""
+    """The ids of its shards, as `status` shows them."""
     total_bytes: int
 
 
 class Admin:
-    """Thin requests over a way to the daemon; each raises the daemon's refusal as its typed error.
+    """Requests to a daemon; each raises the daemon's refusal as its typed error.
 
     Sources are directories, files or URIs, named as for `Client.open`.
     """
@@ -89,23 +89,23 @@ class Admin:
         return self._asked(GetStatus, Status, timeout_s=ANSWER_TIMEOUT_S).body
 
     def config(self) -> Json:
-        """The daemon's settings: name to `{"value", "origin"}`."""
+        """The daemon's settings: each name with its `{"value", "origin"}`."""
         return self._asked(GetConfig, Config, timeout_s=ANSWER_TIMEOUT_S).body
 
     def report(self) -> Json:
-        """The last loads; a JSON document."""
+        """The figures of the last loads, as a JSON document."""
         return self._asked(GetReport, Report, timeout_s=ANSWER_TIMEOUT_S).body
 
     def prefetch(
         self, source: str, pattern: str | None = None, *, pin: bool = False, limit_bytes: int = -1
     ) -> Prefetching:
-        """Have the daemon bring a source in, on its own account; does not wait for that.
+        """Have the daemon bring a source in, on its own account, and do not wait for the end.
 
         Args:
             source: what to bring in.
             pattern: a glob on file names directly under it.
-            pin: whether it stays until it is unpinned.
-            limit_bytes: only so many bytes of it, in reading order; -1 for all.
+            pin: whether the source stays in memory until it is unpinned.
+            limit_bytes: how many bytes to bring in, in reading order; -1 for all.
 
         Raises:
             SourceError: a file cannot be opened, or the store refuses.
@@ -121,17 +121,17 @@ class Admin:
         return Prefetching(accepted.ids, accepted.total_bytes)
 
     def evict(self, *sources: str) -> str:
-        """Drop sources, or everything that nobody uses when none is named; tells what was done."""
+        """Drop sources, or all unused ones when none is named; tell what was done."""
         named = tuple(map(named_source, sources))
         with handed_over(self._link.connection, sources, optional=True) as transfer:
             return self._asked(lambda number: Evict(number, named, transfer), Done).detail
 
     def pin(self, source: str) -> str:
-        """Keep a source in memory until it is unpinned; tells what was done."""
+        """Keep a source in memory until it is unpinned; tell what was done."""
         return self._pinned(source, Pin)
 
     def unpin(self, source: str) -> str:
-        """End a pin; tells what was done."""
+        """End a pin; tell what was done."""
         return self._pinned(source, Unpin)
 
     def _pinned(self, source: str, kind: type[Pin | Unpin]) -> str:
@@ -146,12 +146,12 @@ class Admin:
         against_source: bool = False,
         progress: Callable[[Verifying], None] | None = None,
     ) -> Verified:
-        """Compare what of a source is in memory with its checksums.
+        """Compare the part of a source that is in memory with its checksums.
 
         Args:
             source: what to verify.
             against_source: whether the source itself is read again and compared too.
-            progress: called in the connection's thread with how far it is.
+            progress: called in the connection's thread with how far the verification is.
         """
         named = named_source(source)
         environment = self._accesses.of(source).environment() if against_source else {}
@@ -192,18 +192,18 @@ def handed_over(
     *,
     optional: bool = False,
 ) -> Iterator[int]:
-    """Hand the files of local sources over for the time of a request; gives the transfer's number.
+    """Hand over the files of local sources for the time of a request; yield the transfer's number.
 
     Args:
-        connection: to the daemon.
-        sources: objects among them are left out, for they are named.
-        pattern: which files of a directory.
-        optional: leave out what cannot be opened: it is known by its name then.
+        connection: connection to the daemon.
+        sources: the sources; objects among them need no files and are left out.
+        pattern: which files of a directory are meant.
+        optional: whether to leave out a source that cannot be opened, since its name is known.
 
     Raises:
         SourceError: a file cannot be opened.
         SourceNotFound: the daemon holds nothing of the sources, as far as this user can tell.
-        StreamerError: the daemon refuses them.
+        StreamerError: the daemon refuses the files.
     """
     transfer = _transfer(connection, sources, pattern, optional=optional)
     try:
@@ -222,7 +222,7 @@ def handed_over(
 def _transfer(
     connection: Connection, sources: Sequence[str], pattern: str | None, *, optional: bool
 ) -> int:
-    """Hand over the files of those sources that are local; 0 where there are none."""
+    """Hand over the files of the local ones among sources; 0 if none is local."""
     unopened = (SourceError,) if optional else ()
     with contextlib.ExitStack() as opened:
         files = []

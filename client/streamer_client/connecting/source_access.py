@@ -1,14 +1,14 @@
-"""Access to one source: the environment that reading it takes, up to date, or its files, opened.
+"""Access to one source: the current environment for reading it, or its opened files.
 
-Credentials are resolved in this process, where profiles, token files and metadata services are, and
-nowhere else. The daemon gets the outcome, the *environment*, with each open; reading without a
-daemon uses the same. Credentials that expire are asked for again of the same `SourceEnvironment`,
-which renews them. Thread-safe: a client's threads and its loads' share one access.
+Credentials are resolved only in this process, where profiles, token files and metadata services
+are. The daemon gets the outcome, the *environment*, with each open; reading without a daemon uses
+the same. When credentials expire, the same `SourceEnvironment` renews them. Thread-safe: a client's
+threads and the threads of its loads share one access.
 
-A local source takes no environment but open files. A checkpoint of some hundred shards needs more
-descriptors than the usual soft limit of 1,024 leaves: one or two for each file, and one for each
-slab. The limit is raised only when it is in the way, and only as far as needed, as programs that
-use select(2) fail with descriptors past 1,023.
+A local source needs opened files instead of an environment. A checkpoint of some hundred shards
+needs more descriptors than the usual soft limit of 1,024 leaves: one or two for each file, and one
+for each slab. The limit is raised only when that is necessary, and only as far as needed, because
+programs that use select(2) fail with descriptors past 1,023.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from streamer_client.storage.registry import public_uri, source_environment, sto
 logger = logging.getLogger(__name__)
 
 RETAINED: Final = 16
-"""How many accesses a client retains, so that opening a source again resolves nothing anew."""
+"""How many accesses a client keeps, so that opening a source again needs no new resolving."""
 DESCRIPTORS_A_SHARD: Final = 3
-"""Its file, opened twice, and its slab."""
+"""Descriptors that one shard takes: two of its file, one of its slab."""
 SPARE: Final = 64
 """Descriptors that stay free for everything else in this process."""
 
@@ -50,11 +50,11 @@ class SourceAccess:
         self._last: dict[str, str] | None = None
 
     def environment(self) -> dict[str, str]:
-        """The environment to send now; where it cannot be renewed, the last one.
+        """The environment to send now, or the last one if it cannot be renewed.
 
         Raises:
             ConfigError: a profile, region or endpoint is wrong.
-            SourceForbidden: there are no credentials, and never were any.
+            SourceForbidden: no credentials were ever found.
         """
         with self._lock:
             try:
@@ -66,18 +66,18 @@ class SourceAccess:
             return dict(self._last)
 
     def storage(self) -> Storage:
-        """What reads the source in this process; raises as `environment`."""
+        """The storage that reads the source in this process; it raises as `environment` does."""
         return storage_for(self.uri, self.environment())
 
     def renewed_storage(self) -> Storage | None:
-        """The same with newer credentials; None where there are none."""
+        """The storage with newer credentials; None if there are none."""
         before = self._last
         after = self.environment()
         return None if after == before else storage_for(self.uri, after)
 
 
 class SourceAccesses:
-    """A client's accesses to its sources; after the process's environment changed, new ones."""
+    """A client's accesses to its sources, made anew when the process's environment changes."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -87,7 +87,7 @@ class SourceAccesses:
         """The access to a source.
 
         Raises:
-            ConfigError: nothing reads that kind of source.
+            ConfigError: no storage reads that kind of source.
         """
         snapshot = dict(environ)
         key = uri, frozenset(snapshot.items())
@@ -107,10 +107,10 @@ class SourceAccesses:
 def open_files(
     source: str, pattern: str | None, files: Sequence[str] | None
 ) -> tuple[LocalFile, ...]:
-    """Open a local source for the daemon; raises as `open_local`, and makes room where it can.
+    """Open a local source for the daemon, with room for more descriptors where that is possible.
 
-    Where there is no room for all, files are opened once each: reading past the page cache is worth
-    less than reading.
+    If there is no room for two descriptors of each file, files are opened once each. That gives up
+    reading past the page cache, and reading itself is worth more. Raises as `open_local` does.
     """
     return open_local(source, pattern, files, room_for=_room_for)
 
@@ -123,7 +123,7 @@ def _room_for(shards: int) -> bool:
 
 
 def make_room(count: int) -> bool:
-    """Raise the limit where `count` more descriptors need that; whether it was raised."""
+    """Raise the limit if `count` more descriptors need it; return whether it was raised."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = min(hard, _taken() + count)
     if needed <= soft:
@@ -138,5 +138,5 @@ def make_room(count: int) -> bool:
 
 
 def _taken() -> int:
-    """How many descriptors are open, and those that stay free for other things."""
+    """How many descriptors are open, plus those that must stay free for other things."""
     return len(os.listdir("/proc/self/fd")) + SPARE

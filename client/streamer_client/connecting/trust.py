@@ -1,14 +1,14 @@
-"""Judges whom this process may talk to: the folders above a socket, and who listens at it.
+"""Judges whom this process may talk to: the owners of a socket's folders, and its listener.
 
-A path is only as good as everybody who may change what stands there, so each folder on the way to
-the socket is looked at, and after connecting the kernel says whose the other end is. Owns these two
-checks and the choice of the socket that rests on them; leaves connecting to others. Does blocking
-look-ups of a few microseconds each, in whatever thread asks.
+A path is only as trustworthy as everybody who may change it. So each folder on the way to the
+socket is checked, and after connecting the kernel tells who listens. Owns these two checks and the
+choice of the socket that rests on them; leaves connecting to others. Each check blocks the calling
+thread for a few microseconds.
 
-Trusted are the user of this process and root. The *service's user*, which is whoever owns the
-folder of the socket, is trusted where somebody decided for that place: a socket that was named, or
-the system's. It never counts at the places that are only tried, since anybody may have been there
-first.
+The user of this process and root are trusted. The *service's user* is whoever owns the folder of
+the socket. That user is trusted at a place that somebody chose: a socket that was named, or the
+system's. At places that are only tried, the service's user is never trusted, since anybody may have
+been there first.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 ROOT: Final = 0
 MOST_LINKS: Final = 40
-"""Symbolic links on one way, as for the kernel itself: see path_resolution(7)."""
+"""How many symbolic links a path may have, as for the kernel: see path_resolution(7)."""
 
 _OPEN_FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ALL_USERS: Final = 2**32 - 1
@@ -60,7 +60,7 @@ def find_socket(environ: Mapping[str, str], uid: int, chosen: str | None = None)
     Args:
         environ: the process environment.
         uid: the user of this process.
-        chosen: what a flag or an argument names; it goes before everything.
+        chosen: the socket that a flag or an argument names; it goes before all others.
 
     Raises:
         ConfigError: the path is relative, and the working directory was removed.
@@ -70,7 +70,7 @@ def find_socket(environ: Mapping[str, str], uid: int, chosen: str | None = None)
 
 
 def is_named(socket_path: str, environ: Mapping[str, str], uid: int) -> bool:
-    """Whether a socket stands at none of the places that are tried: then it was named."""
+    """Whether a socket was named, that is, stands at none of the places that are tried."""
     return socket_path not in (SYSTEM_SOCKET, *socket_candidates(environ, uid))
 
 
@@ -92,7 +92,7 @@ def _is_trusted(socket_path: str) -> bool:
 
 
 def _is_usable(socket_path: str) -> bool:
-    """Whether a socket could be made there, as far as can be told without making anything."""
+    """Whether a socket could probably be made there; nothing is made to find out."""
     if len(os.fsencode(socket_path)) > MAX_SOCKET_PATH_BYTES:
         return False
     folder = os.path.dirname(socket_path)
@@ -112,24 +112,25 @@ class _Step(NamedTuple):
 
 
 def check_socket_place(socket_path: str, *, named: bool) -> None:
-    """See that nobody who is not trusted can put another socket at a path; before connecting.
+    """Check before connecting that nobody untrusted can put another socket at a path.
 
-    A folder that is not there, or may not be entered, ends the look without a complaint: then the
-    connection will fail by itself.
+    The check ends without a complaint at a folder that is missing or may not be entered, because
+    the connection will then fail by itself.
 
     Args:
         socket_path: where the socket is, or will be.
-        named: somebody named this path, by flag, variable or configuration.
+        named: whether somebody named this path, by flag, variable or configuration.
 
     Raises:
-        UntrustedSocket: says which folder, whose it is, and what to do.
+        UntrustedSocket: the text says which folder, whose it is, and what to do.
     """
     folder = os.path.dirname(absolute_path(socket_path))
     trusted = _trusted_users()
     folders: list[_Step] = []
     for step in _way_to(folder):
         if stat.S_ISLNK(step.found.st_mode):
-            # The service's user does not count: its link leads away from the place that was named.
+            # The service's user does not count here: a link of theirs leads away from the named
+            # place.
             _check_owner(step, trusted, socket_path)
         else:
             folders.append(step)
@@ -180,7 +181,7 @@ _REMEDY: Final = (
 def _way_to(folder: str) -> Iterator[_Step]:
     """Each folder and link from / to `folder`, followed by descriptor, so that none changes.
 
-    Ends early where something is missing or may not be entered.
+    The iteration ends early at a folder that is missing or may not be entered.
     """
     names = [name for name in folder.split("/") if name][::-1]
     at = os.open("/", _OPEN_FOLDER)
@@ -217,15 +218,15 @@ def _entered(at: int, name: str) -> int:
 
 
 def check_peer(uid: int, socket_path: str, *, named: bool) -> None:
-    """See that who listens at a socket may be trusted; after connecting, before sending.
+    """Check after connecting, and before sending, that the listener at a socket may be trusted.
 
     Args:
-        uid: the listener's, as `packet_socket.peer_of` tells.
-        socket_path: where it listens.
-        named: as for `check_socket_place`.
+        uid: user of the listener, from `packet_socket.peer_of`.
+        socket_path: where the listener listens.
+        named: whether somebody named this path, by flag, variable or configuration.
 
     Raises:
-        UntrustedSocket: it is somebody else.
+        UntrustedSocket: the listener is somebody else.
     """
     if uid in {os.geteuid(), ROOT}:
         return
@@ -251,7 +252,7 @@ def _trusted_users() -> set[int]:
 
 
 def _sees_all_users(uid_map: Path = Path("/proc/self/uid_map")) -> bool:
-    """Whether every user has a number here, so that the overflow one is a user like any other."""
+    """Whether every user has a number here, so that the overflow uid means an ordinary user."""
     try:
         lines = uid_map.read_text(encoding="ascii").splitlines()
     except OSError:
@@ -260,7 +261,7 @@ def _sees_all_users(uid_map: Path = Path("/proc/self/uid_map")) -> bool:
 
 
 def _overflow_uid() -> int:
-    """The uid that the kernel shows for users of other user namespaces, root outside among them."""
+    """The uid that the kernel shows for users of other user namespaces, such as root outside."""
     try:
         return int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
     except (OSError, ValueError):

@@ -1,9 +1,8 @@
-"""The thread that talks to the daemon: its two sockets, and what wakes it.
+"""The thread that talks to the daemon: its two sockets, and how other threads wake it.
 
-Owns sending, receiving, heartbeats, and noticing that the daemon is gone. What messages mean is
-left to `recipients.py`, whose `receive` and `slabs` are called in this thread. Other threads only
-append to the outbox, without taking a lock, because finalizers do so wherever the garbage collector
-runs them.
+Owns sending, receiving, heartbeats, and noticing that the daemon is gone. `recipients.py` owns what
+messages mean; its `receive` and `slabs` are called in this thread. Other threads only append to the
+outbox, without a lock, because finalizers do so wherever the garbage collector runs them.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ logger = logging.getLogger(__name__)
 
 MISSED_HEARTBEATS: Final = 3
 GOODBYE_LINGER_MS: Final = 500
-"""How long the last messages may take to leave, and then to be read; a dead daemon is not waited
-for at all."""
-# The wire never reconnects, so each of these events is its end.
+"""How long the last messages may take to leave and to be read; there is no wait for a dead daemon.
+"""
+# The wire never reconnects, so each of these events ends it.
 _ENDS: Final = (
     zmq.EVENT_DISCONNECTED
     | zmq.EVENT_CLOSED
@@ -44,36 +43,36 @@ _ENDS: Final = (
 
 
 class DaemonSilent(DaemonUnavailable):
-    """The daemon does not answer, yet it may live on and take back what it granted."""
+    """The daemon does not answer, yet it may live on and take back the blocks that it granted."""
 
 
 class Pulse:
     """When a heartbeat is due, and when the daemon has left too many of them unanswered. Pure.
 
-    It counts unanswered heartbeats, and not seconds: a process that was itself stopped or starved
-    for long must not take a living daemon for dead.
+    Unanswered heartbeats are counted, not seconds: a process that was itself stopped or starved for
+    long must not take a living daemon for dead.
     """
 
     def __init__(self, socket_path: str) -> None:
         self.heartbeat_s: float | None = None
-        """Between two heartbeats; set once the daemon has said it, and none is sent before."""
+        """Seconds between two heartbeats; None until the daemon told the time."""
         self._socket_path = socket_path
         self._unanswered = 0
         self._next_s = 0.0
 
     def heard(self) -> None:
-        """The daemon said something: it lives."""
+        """Note that the daemon said something, and so lives."""
         self._unanswered = 0
 
     def due_s(self, now_s: float) -> float | None:
-        """Seconds until the next heartbeat; None where none is sent yet."""
+        """Seconds until the next heartbeat; None before the first may be sent."""
         return None if self.heartbeat_s is None else max(0.0, self._next_s - now_s)
 
     def beats(self, now_s: float) -> bool:
-        """Whether a heartbeat is to be sent now; it counts as sent then.
+        """Whether to send a heartbeat now; if so, it counts as sent.
 
         Raises:
-            DaemonSilent: the daemon left those before unanswered.
+            DaemonSilent: the daemon left earlier heartbeats unanswered.
         """
         if self.heartbeat_s is None or now_s < self._next_s:
             return False
@@ -87,7 +86,7 @@ class Pulse:
 
 
 class Wire:
-    """One connection's socket and thread; it never reconnects, a new daemon needs a new wire."""
+    """The socket and thread of one connection; a new connection needs a new wire."""
 
     def __init__(
         self,
@@ -100,11 +99,11 @@ class Wire:
         """Start the thread.
 
         Args:
-            socket_path: of the control socket.
+            socket_path: path of the control socket.
             link: the greeted connection to the descriptor socket; its owner closes it.
             receive: called with each message.
             slabs: called with a load, its shards, and the descriptors of their slabs.
-            ended: called once at the end: with None after `stop`, else with what broke.
+            ended: called once at the end: with None after `stop`, else with the error.
         """
         self.pulse = Pulse(socket_path)
         self._socket_path = socket_path
@@ -125,14 +124,14 @@ class Wire:
     # --- any thread ------------------------------------------------------------------------------
 
     def put(self, item: Message | Callable[[], None]) -> None:
-        """Queue a message, or a call to make in the wire's thread. Neither blocks nor locks."""
+        """Queue a message, or a call to make in the wire's thread, without blocking or locking."""
         self._outbox.append(item)
         self._wake()
         if not self._alive:
             self._call_left()
 
     def stop(self) -> None:
-        """Send what is queued and Goodbye, then end. Idempotent, does not wait."""
+        """Send the queued messages and Goodbye, then end. Idempotent, does not wait."""
         self._stopping = True
         self._wake()
 
@@ -142,7 +141,7 @@ class Wire:
 
     def _wake(self) -> None:
         if self._alive:
-            with contextlib.suppress(OSError):  # the thread ended meanwhile, and closed it
+            with contextlib.suppress(OSError):  # the thread has ended and closed it
                 os.eventfd_write(self._wakeup, 1)
 
     # --- the wire's thread -----------------------------------------------------------------------
@@ -170,7 +169,7 @@ class Wire:
             self._call_left()
 
     def _call_left(self) -> None:
-        """Once the thread is at its end: make the calls in the outbox, and drop the messages."""
+        """Make the calls left in the outbox and drop its messages, as the thread ends."""
         with contextlib.suppress(IndexError):
             while True:
                 item = self._outbox.popleft()
@@ -191,7 +190,7 @@ class Wire:
                 self._flush(dealer)
                 if self._stopping:
                     dealer.setsockopt(zmq.LINGER, GOODBYE_LINGER_MS)
-                    with contextlib.suppress(zmq.Again):  # the daemon is gone already
+                    with contextlib.suppress(zmq.Again):  # the daemon is already gone
                         dealer.send(self._token + encode(Goodbye()), zmq.NOBLOCK)
                     return
                 ready = dict(poller.poll(self._poll_ms()))
@@ -230,7 +229,7 @@ class Wire:
             for message in coalesced(messages):
                 try:
                     dealer.send(self._token + encode(message), zmq.NOBLOCK)
-                except zmq.Again as error:  # no queue limit is set: there is no peer any more
+                except zmq.Again as error:  # no queue limit is set, so the peer is gone
                     raise self._gone() from error
 
     def _gone(self) -> DaemonUnavailable:
@@ -253,7 +252,7 @@ class Wire:
 
 
 def coalesced(messages: list[Message]) -> Iterator[Message]:
-    """The same messages, with a run of `Consumed` of one load merged into one message."""
+    """The same messages, with successive `Consumed` of one load merged into one."""
 
     def key(pair: tuple[int, Message]) -> tuple[str, int]:
         place, message = pair

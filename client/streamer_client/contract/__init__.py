@@ -1,1 +1,1 @@
-"""What daemon, client and plugin agree on: no torch, no zmq, no I/O."""
+"""The agreements between daemon, client and plugin: no torch, no zmq, no I/O."""

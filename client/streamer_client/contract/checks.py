@@ -1,9 +1,10 @@
-"""Whether a message that decoded says anything that it may not: every field has a rule.
+"""The rules that every field of a decoded message must keep.
 
-Owns what can be told from a message alone. The daemon calls `check` for each message of a client
-before it acts on it, the client for each of the daemon; they judge what depends on the peer and on
-what is open. Rules go by the field's name, which means the same in every message; a field
-without one is a defect that a test finds. Pure, and as cheap as the message is short.
+Owns the checks that need the message alone. The daemon calls `check` for each message of a client
+before it acts on the message, and the client for each message of the daemon. Both judge for
+themselves what depends on the peer and on what is open. A rule goes by the field's name, which
+means the same in every message; a field without a rule is a defect that a test finds. Pure, with a
+cost in proportion to the message's length.
 """
 
 from __future__ import annotations
@@ -37,30 +38,30 @@ from streamer_client.contract.printable import printable
 from streamer_client.contract.sizes import format_size
 
 Rule = Callable[[str, object], None]
-"""Called with the field's name and value; raises where the value may not be."""
+"""Called with the field's name and value; raises if the value is not allowed."""
 
 _JSON_LEAVES: Final = (str, bool, int, float, type(None))
 
 
 def check(message: Message) -> None:
-    """Hold every field of a message against its rule.
+    """Check every field of a message by its rule.
 
     Raises:
-        ConfigError: it asks for more, or for something else, than a setting may say.
-        ProtocolMismatch: no client or daemon of this version says so.
+        ConfigError: a field asks for more, or for something else, than a setting may say.
+        ProtocolMismatch: no client or daemon of this version sends such a value.
     """
     _check_fields(message)
 
 
 def check_shards(shards: Iterable[tuple[str, int]], block_bytes: int) -> None:
-    """Refuse what would take work or memory in proportion to a size that is only claimed.
+    """Refuse an open whose claimed sizes would take too much work or memory.
 
     Args:
-        shards: name and size in bytes of each file of an open.
+        shards: the name and size in bytes of each file of an open.
         block_bytes: size of the blocks that the daemon counts in.
 
     Raises:
-        ConfigError: too many files, one that is too long, or too much of all together.
+        ConfigError: there are too many files, one is too long, or all together are too large.
     """
     blocks = 0
     for count, (name, size_bytes) in enumerate(shards, 1):
@@ -112,7 +113,7 @@ def _options(_name: str, value: object) -> None:
 
 
 def _named_source(name: str, value: object) -> None:
-    """A path, URI or pattern; one that no system call takes is refused here."""
+    """Check a path, URI or pattern; one that no system call takes is refused here."""
     if not isinstance(value, str):
         return
     if len(value) > MAX_SOURCE_CHARACTERS:
@@ -136,7 +137,7 @@ def _sources(name: str, value: object) -> None:
 
 
 def _environment(name: str, value: object) -> None:
-    """Variables; neither a name nor a value goes into the error's text."""
+    """Check variables, and put neither a name nor a value into the error's text."""
     if isinstance(value, Mapping):
         size_bytes = sum(len(key.encode()) + len(each.encode()) for key, each in value.items())
         if size_bytes > MAX_ENVIRONMENT_BYTES:
@@ -157,7 +158,7 @@ def _ranges(name: str, value: object) -> None:
 
 
 def _shards(name: str, value: object) -> None:
-    """Numbers of shards from a client; from the daemon the shards themselves."""
+    """Check a client's numbers of shards, or the shards themselves that the daemon sends."""
     if isinstance(value, tuple):
         _few(name, value, MAX_SHARDS)
         for each in value:
@@ -175,9 +176,9 @@ def _findings(name: str, value: object) -> None:
 
 
 def _body(name: str, value: object) -> None:
-    """JSON and no more: msgpack has bytes, times and numbered kinds besides.
+    """Check that a value has only JSON's types: msgpack also has bytes, times and extensions.
 
-    It is walked level by level, not by recursion: the sender chose how deeply it is nested.
+    The value is walked level by level, not by recursion: the sender chose how deeply it nests.
     """
     level: list[object] = [value]
     for _ in range(MAX_BODY_DEPTH):
@@ -200,7 +201,7 @@ def _body(name: str, value: object) -> None:
 
 
 def _heartbeat(name: str, value: object) -> None:
-    """A number of seconds; not NaN, which is between no two numbers."""
+    """Check a number of seconds, and refuse NaN, which no comparison with a bound would find."""
     if isinstance(value, float | int) and not 0 < value <= MAX_HEARTBEAT_S:
         _impossible(name, f"is {value}, and more than 0 and at most {MAX_HEARTBEAT_S:.0f} is right")
 
@@ -211,7 +212,7 @@ def _token(name: str, value: object) -> None:
 
 
 def _free(_name: str, _value: object) -> None:
-    """Whatever its type allows."""
+    """Accept every value that the field's type allows."""
 
 
 def _few(name: str, value: Sequence[object], most: int) -> None:

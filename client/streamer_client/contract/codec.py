@@ -1,8 +1,8 @@
 """The wire form of messages: encoding, and decoding whatever arrives.
 
-Owns that nothing but a message of this version comes out of a decoder, and that its refusal is one
-short line, whoever sent the frame and whatever it holds; `checks.py` then holds the fields against
-their bounds. The packets of the descriptor socket have their wire form in `handover.py`. Pure.
+Owns that a decoder returns only messages of this version, and that its refusal is one short line,
+whatever the frame holds. `checks.py` checks the fields of a decoded message. `handover.py` has the
+wire form of the packets of the descriptor socket. Pure.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from streamer_client.contract.messages import PROTOCOL, ClientMessage, DaemonMes
 from streamer_client.contract.printable import printable
 
 _NAME_CHARACTERS: Final = 64
-"""Fields and messages of any version have shorter names."""
+"""The longest name that may be quoted; fields and messages of every version have shorter ones."""
 _QUOTED: Final = re.compile(r"(?:unknown field `|Invalid value ')(.*)['`]", re.DOTALL)
 
 _encoder = msgspec.msgpack.Encoder()
@@ -30,8 +30,8 @@ def encode(message: Message) -> bytes:
     """The wire form of one message.
 
     Raises:
-        ConfigError: it holds what the wire cannot carry: a name that is no UTF-8, or a number of
-            more than 64 bits.
+        ConfigError: the message has a value that the wire cannot carry: a name that is no UTF-8, or
+            a number of more than 64 bits.
     """
     try:
         return _encoder.encode(message)
@@ -46,7 +46,7 @@ def encode(message: Message) -> bytes:
 
 
 def decode_client(frame: bytes | memoryview) -> ClientMessage:
-    """Decode what a client sent, whatever it is.
+    """Decode any frame that a client sent.
 
     Raises:
         ProtocolMismatch: the frame is not a message of this version.
@@ -55,7 +55,7 @@ def decode_client(frame: bytes | memoryview) -> ClientMessage:
 
 
 def decode_daemon(frame: bytes | memoryview) -> DaemonMessage:
-    """Decode what the daemon sent, whatever it is.
+    """Decode any frame that the daemon sent.
 
     Raises:
         ProtocolMismatch: the frame is not a message of this version.
@@ -69,13 +69,14 @@ Decoded = TypeVar("Decoded")
 def _decoded(
     decoder: msgspec.msgpack.Decoder[Decoded], frame: bytes | memoryview, peer: str, most: int
 ) -> Decoded:
-    """Decode a frame, and raise one kind of error only, whatever msgspec raises.
+    """Decode a frame, and raise only one kind of error, whatever msgspec raises.
 
     msgspec raises `DecodeError` for nearly everything, `UnicodeDecodeError` for a text that is not
-    UTF-8, and `RecursionError` for deep nesting: it meets that at the interpreter's limit, in 50 us
-    however long the frame is, so no frame needs to be searched before. It holds lengths that lie
-    against the frame's end before it allocates for them. Of a field told twice the last counts.
-    The cause is not chained: its text is unescaped, and as long as the sender liked.
+    UTF-8, and `RecursionError` for deep nesting. It reaches the interpreter's limit of recursion in
+    50 us, however long the frame is, so frames need no search for nesting beforehand. It compares
+    lengths with the frame's end before it allocates memory for them. If a field is told twice, the
+    last value counts. The cause is not chained, because its text is unescaped and may be of any
+    length.
     """
     if len(frame) > most:
         raise ProtocolMismatch(
@@ -99,7 +100,7 @@ def _decoded(
 
 
 def _reason(told: str) -> str:
-    """What msgspec says, without a name out of the frame that could not be a name of ours."""
+    """What msgspec says, without names of the frame that could not be names of this protocol."""
     quoted = _QUOTED.search(told)
     if quoted is None:
         return printable(told)

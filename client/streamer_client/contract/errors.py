@@ -32,7 +32,7 @@ class StreamerError(Exception):
     code: ClassVar[str] = "internal"
 
     def __str__(self) -> str:
-        """The text in one line: a store chooses its keys, and could write to a terminal by them."""
+        """The text in one printable line: a store's keys could hold control characters."""
         return printable(super().__str__(), MAX_TEXT_CHARACTERS)
 
 
@@ -61,7 +61,7 @@ class SourceForbidden(SourceError):
 
 
 class CredentialsExpired(SourceForbidden):
-    """The store says that the credentials have expired; the same request passes with new ones."""
+    """The store says that the credentials have expired; a retry with new ones would pass."""
 
     code = "credentials-expired"
 
@@ -79,7 +79,7 @@ class CorruptCheckpoint(SourceError):
 
 
 class MemoryLimitError(StreamerError):
-    """What was asked for does not fit the memory limit or the shared-memory mount."""
+    """The request does not fit the memory limit or the shared-memory mount."""
 
     code = "memory-limit"
 
@@ -91,7 +91,7 @@ class DaemonUnavailable(StreamerError):
 
 
 class UntrustedSocket(DaemonUnavailable):
-    """Who listens at the socket, or who could put another one in its place, is not trusted."""
+    """The listener at the socket, or somebody who could replace the socket, is not trusted."""
 
     code = "untrusted-socket"
 
@@ -129,5 +129,5 @@ _BY_CODE: dict[str, type[StreamerError]] = {
 
 
 def error_from_code(code: str, message: str) -> StreamerError:
-    """Rebuild the error that crossed the socket; an unknown code becomes the base class."""
+    """Rebuild an error that crossed the socket; an unknown code becomes the base class."""
     return _BY_CODE.get(code, StreamerError)(message)

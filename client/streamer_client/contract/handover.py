@@ -16,19 +16,19 @@ import msgspec
 from streamer_client.contract.errors import ProtocolMismatch
 
 TOKEN_BYTES: Final = 16
-"""128 random bits: nobody guesses them."""
+"""Length of a token: 128 random bits, which nobody guesses."""
 BATCH_DESCRIPTORS: Final = 64
-"""Descriptors in one packet. The kernel counts those that nobody has received yet for each user and
-refuses more than the limit of open files (ETOOMANYREFS), so that eight ranks of one user stay below
-the usual 1,024 together; and it takes no more than 253 in a message."""
+"""The most descriptors in one packet. The kernel takes at most 253. For each user it also counts
+the descriptors that are on their way, and refuses more than the limit of open files (ETOOMANYREFS).
+With 64, eight ranks of one user stay below the usual 1,024 together."""
 MAX_PACKET_BYTES: Final = 64 << 10
 """Half of what a socket takes with the kernel's defaults; labels are cut so that a batch fits."""
 MAX_NAME_BYTES: Final = 4096
-"""PATH_MAX of Linux: no path that was opened is longer."""
+"""PATH_MAX of Linux; the path of an opened file is never longer."""
 
 
 class Packet(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Base of all packets; `tag` is the class name."""
+    """The base of all packets; `tag` is the class name."""
 
 
 # --- daemon to client ---------------------------------------------------------------------------
@@ -41,9 +41,9 @@ class Greeting(Packet, frozen=True):
     version: str
     """The daemon's version, for the text of an error when the protocols differ."""
     token: bytes
-    """The client puts it before each of its ZeroMQ messages: so the daemon knows whose they are."""
+    """The client puts it before each ZeroMQ message, so that the daemon knows the sender."""
     proof: bytes
-    """`Welcome` repeats it: so the client knows that the same daemon answers on both sockets."""
+    """`Welcome` repeats it, so the client knows that one daemon answers on both sockets."""
 
 
 class Taken(Packet, frozen=True):
@@ -51,18 +51,18 @@ class Taken(Packet, frozen=True):
 
     transfer: int
     count: int
-    """Files of the transfer that arrived so far."""
+    """How many files of the transfer arrived so far."""
 
 
 class Slabs(Packet, frozen=True):
-    """Read-only descriptors of slabs, one for each of `shards`, which are numbers of the load."""
+    """Read-only descriptors of slabs, one for each number in `shards`, which counts in the load."""
 
     load: int
     shards: tuple[int, ...]
 
 
 class Refused(Packet, frozen=True):
-    """The connection, or a transfer in it (`transfer` > 0), is refused."""
+    """The daemon refuses the connection, or one transfer in it (`transfer` > 0)."""
 
     code: str
     message: str

@@ -14,10 +14,10 @@ DEFAULT_BLOCK_BYTES: Final = 8 << 20
 MIN_BLOCK_BYTES: Final = 64 << 10
 SAMPLES: Final = 16
 """How many pages of a file are compared with its slab. Two checkpoints of the same sizes may share
-headers and embeddings. Two files that agree in sixteen pages spread over a gigabyte, and differ
-elsewhere, were made so by somebody."""
+headers and embeddings. If two files agree in sixteen pages spread over a gigabyte, and differ
+elsewhere, somebody made them so on purpose."""
 WINDOW_BLOCKS: Final = 2
-"""Blocks in the smallest window: one is copied while the next is read."""
+"""How many blocks the smallest window has: one is copied while the next is read."""
 
 
 class BlockRange(NamedTuple):
@@ -40,12 +40,12 @@ def block_span(block: int, size_bytes: int, block_bytes: int) -> tuple[int, int]
 
 
 def slab_bytes(size_bytes: int) -> int:
-    """Bytes of shared memory that a shard's image takes: whole pages."""
+    """Bytes of shared memory that a shard's image takes: its size in whole pages."""
     return -(-size_bytes // PAGE_BYTES) * PAGE_BYTES
 
 
 def blocks_bytes(start: int, stop: int, size_bytes: int, block_bytes: int) -> int:
-    """Bytes of shared memory that blocks `start` to `stop` take: whole pages."""
+    """Bytes of shared memory that blocks `start` to `stop` take, in whole pages."""
     if start >= stop:
         return 0
     return min(stop * block_bytes, slab_bytes(size_bytes)) - start * block_bytes
@@ -59,7 +59,7 @@ def blocks_of_bytes(start: int, stop: int, block_bytes: int) -> tuple[int, int]:
 
 
 def merged(ranges: Iterable[BlockRange]) -> tuple[BlockRange, ...]:
-    """The same blocks as few ranges, by shard and block; overlaps count once."""
+    """The same blocks in as few ranges as possible, sorted, without overlaps."""
     out: list[BlockRange] = []
     for item in sorted(ranges):
         if item.start >= item.stop:
@@ -74,7 +74,7 @@ def merged(ranges: Iterable[BlockRange]) -> tuple[BlockRange, ...]:
 
 @functools.lru_cache(maxsize=1024)
 def sample_starts(size_bytes: int) -> tuple[int, ...]:
-    """Offsets of the pages that are compared: spread evenly, the first and the last among them."""
+    """Offsets of the pages to compare, spread evenly from the first page to the last."""
     pages = -(-size_bytes // PAGE_BYTES)
     count = min(SAMPLES, pages)
     if count < 2:

@@ -1,8 +1,8 @@
 """The control protocol: every message between a client and the daemon.
 
 Each message is one struct in one ZeroMQ frame, tagged by its class name; `codec.py` has the wire
-form, and `docs/protocol.md` tells the conversation. What a client sends has its token before it,
-see `handover.py`. Ranges of blocks travel, never single blocks where more are at hand. Pure.
+form, and `docs/protocol.md` tells the conversation. Each message of a client follows its token, see
+`handover.py`. Blocks travel as ranges wherever several are at hand. Pure.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PROTOCOL: Final = 5
 Json = dict[str, object]
 FirstWant = Literal["all", "none"]
 Ranges = Annotated[tuple[BlockRange, ...], msgspec.Meta(max_length=MAX_RANGES)]
-"""Held against its bound before the first range is decoded: a million took 1.6 s."""
+"""Ranges whose number is checked before the first is decoded: a million took 1.6 s."""
 
 
 class Message(Redacted, frozen=True, tag=True, array_like=False, forbid_unknown_fields=True):
@@ -38,12 +38,12 @@ class Hello(Message, frozen=True):
     protocol: int
     version: str
     pid: int
-    """The pid as the client sees it, shown where the kernel tells the daemon none."""
+    """The client's pid as the client sees it, shown if the kernel tells the daemon none."""
     label: str
-    """What `status` shows for this client, for example `rank 0`."""
+    """The name that `status` shows for this client, for example `rank 0`."""
     world: int = 0
-    """Inode of the client's mount namespace: two paths are comparable only within one. A hint, and
-    trusted only for which of a user's names replaces which."""
+    """Inode of the client's mount namespace, as only paths in one namespace are comparable; a hint
+    that only decides which of a user's names replaces which."""
 
 
 class Open(Message, frozen=True):
@@ -64,13 +64,13 @@ class Open(Message, frozen=True):
     want: FirstWant = "all"
     options: LoadOptions = LoadOptions()
     environment: dict[str, str] = msgspec.field(default_factory=dict)
-    """What reading depends on: credentials, region, endpoint. Secret: in memory only."""
+    """Credentials, region, endpoint: what reading depends on. Secret, so kept in memory only."""
 
 
 class Renew(Message, frozen=True):
-    """The environment of a load as it is now: in answer to `CredentialsWanted`, or unasked.
+    """The environment of a load as it is now: the answer to `CredentialsWanted`, or unasked.
 
-    The same as before means that the client has nothing newer.
+    An unchanged environment means that the client has nothing newer.
     """
 
     load: int
@@ -78,7 +78,7 @@ class Renew(Message, frozen=True):
 
 
 class Want(Message, frozen=True):
-    """Replaces what the load still wants and was not yet granted, in order of use."""
+    """Replaces the load's list of blocks that it wants and was not yet granted, in order of use."""
 
     load: int
     ranges: Ranges
@@ -92,7 +92,7 @@ class Consumed(Message, frozen=True):
 
 
 class Copied(Message, frozen=True):
-    """What this client copied of tensors since it told so last; for `status` and metrics alone."""
+    """Tensor bytes that the client copied since its last `Copied`, for `status` and metrics."""
 
     copied_bytes: int
     page_cache_bytes: int = 0
@@ -115,7 +115,7 @@ class Close(Message, frozen=True):
 
 
 class Drop(Message, frozen=True):
-    """The client names this transfer no more; what was opened from it goes on."""
+    """The client names this transfer no more; loads that were opened from it go on."""
 
     transfer: int
 
@@ -158,10 +158,10 @@ class Prefetch(Message, frozen=True):
 
 
 class Evict(Message, frozen=True):
-    """Drops the shards of `sources`; every unleased, unpinned one when empty.
+    """Drops the shards of `sources`; if there are none, every shard without a lease or a pin.
 
-    Local files that can still be opened were handed over as `transfer`; what is known by one of the
-    `sources` as a name that the same user gave counts too.
+    Local files that can still be opened were handed over as `transfer`. A name in `sources` also
+    counts if the same user gave it to a shard before.
     """
 
     request_id: int
@@ -186,7 +186,7 @@ class Unpin(Message, frozen=True):
 
 
 class Verify(Message, frozen=True):
-    """Compares what of `source` is in memory with the checksums taken when it was read.
+    """Compares the resident blocks of `source` with the checksums taken when they were read.
 
     `source` and `transfer` are as in `Evict`.
 
@@ -208,9 +208,9 @@ class Welcome(Message, frozen=True):
     request_id: int
     protocol: int
     heartbeat_s: float
-    """The client takes the daemon for dead after three of these without a message."""
+    """Seconds; the client takes the daemon for dead after three of these without a message."""
     proof: bytes
-    """As in the `Greeting` of the descriptor socket: before it agrees, nothing secret is sent."""
+    """The same as in `Greeting`; the client sends nothing secret before it has compared them."""
 
 
 class OpenedShard(msgspec.Struct, frozen=True, array_like=True):
@@ -223,7 +223,7 @@ class OpenedShard(msgspec.Struct, frozen=True, array_like=True):
     identity: str
     size_bytes: int
     held: bool
-    """Whole shard leased until released: views are safe. Else copy granted blocks and consume."""
+    """True: the whole shard is leased until released, so views are safe. Else copy and consume."""
 
 
 class Opened(Message, frozen=True):
@@ -235,10 +235,10 @@ class Opened(Message, frozen=True):
     shards: tuple[OpenedShard, ...]
     granted: Ranges
     resident_bytes: int
-    """How many bytes of its shards were in memory when the load was admitted."""
+    """How many bytes of the load's shards were in memory when the load was admitted."""
     compared: bool = True
-    """False where what is in memory is still being compared with the files as they are now: the
-    load may copy meanwhile, and counts only with `Compared`."""
+    """False while resident bytes are still compared with their files; then copies that the load
+    makes meanwhile are valid only after `Compared`."""
 
 
 class Granted(Message, frozen=True):
@@ -258,13 +258,13 @@ class ShardFailed(Message, frozen=True):
 
 
 class Comparing(Message, frozen=True):
-    """What the load was granted is being compared with its files again: one was touched."""
+    """A file was touched, so the blocks granted to the load are compared with its files again."""
 
     load: int
 
 
 class Compared(Message, frozen=True):
-    """What the load was granted is what its files hold; a difference is told by `ShardFailed`."""
+    """The blocks granted to the load equal its files; `ShardFailed` would tell a difference."""
 
     load: int
 
@@ -293,14 +293,14 @@ class Failed(Message, frozen=True):
 
 
 class Done(Message, frozen=True):
-    """A request was carried out; `detail` is what there is to tell."""
+    """A request was carried out; `detail` tells its outcome."""
 
     request_id: int
     detail: str = ""
 
 
 class Accepted(Message, frozen=True):
-    """A prefetch runs; its shards are found in `status` by these ids."""
+    """A prefetch runs; `status` shows its shards by these ids."""
 
     request_id: int
     ids: tuple[str, ...]
@@ -308,7 +308,7 @@ class Accepted(Message, frozen=True):
 
 
 class Verifying(Message, frozen=True):
-    """How far a verification is."""
+    """How far a verification has got."""
 
     request_id: int
     done_bytes: int
@@ -326,9 +326,9 @@ class Finding(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Verified(Message, frozen=True):
-    """The end of a verification; right when `findings` is empty.
+    """The end of a verification; all is right when `findings` is empty.
 
-    `skipped_bytes` were given up, or their shard was, before their turn came.
+    `skipped_bytes` counts blocks that were given up, alone or with their shard, before their turn.
     """
 
     request_id: int

@@ -1,10 +1,10 @@
-"""What a user chooses: the mode of a process, and the options of a load. Pure.
+"""The user's choices: the mode of a process, and the options of a load. Pure.
 
 Owns `mode` and `STREAMERD_MODE`: their values, their defaults, and which of the two counts. Owns
-`LoadOptions` too: the names, defaults and bounds of what a caller may ask of one load.
-That value travels whole, from the caller through `Open` to the daemon's core, so that only whoever
-acts on an option names it. What each mode does is the work of the modules that ask: `launch.py`
-for a client, the plugin for vLLM's loaders.
+`LoadOptions` too: the names, defaults and bounds of what a caller may ask of one load. A
+`LoadOptions` travels whole, from the caller through `Open` to the daemon's core. So only the code
+that acts on an option names it. The callers carry out what each mode means: `launch.py` for a
+client, the plugin for vLLM's loaders.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ MODE_ENV: Final = "STREAMERD_MODE"
 
 
 class Mode(StrEnum):
-    """How a process gets at checkpoints; the value is what users write."""
+    """How a process reads checkpoints; the value is what users write."""
 
     AUTO = "auto"
-    """A running daemon, else one started for this user, else no daemon."""
+    """Use a running daemon, or else one started for this user, or else none."""
     REQUIRED = "required"
-    """A running daemon, or an error."""
+    """Use a running daemon, or raise an error."""
     DIRECT = "direct"
-    """No daemon: this process reads for itself."""
+    """Use no daemon: this process reads for itself."""
     OFF = "off"
-    """vLLM keeps its own loaders. A client that is made all the same reads directly and starts
+    """Leave vLLM its own loaders. A client that is made nevertheless reads directly and starts
     nothing."""
 
 
 CONNECT_DEFAULT: Final = Mode.REQUIRED
-"""Of `streamer_client.connect`: a script that connects wants the daemon, and is told where there is
-none. Everything else takes `auto`."""
+"""The default of `streamer_client.connect`: a script that connects wants the daemon, and an error
+if none runs. Everything else takes `auto`."""
 
 
 def chosen_mode(named: str | None, environ: Mapping[str, str], default: Mode = Mode.AUTO) -> Mode:
-    """The mode that a caller named, else the environment's, else the default.
+    """The mode that a caller named, or else the environment's, or else the default.
 
     Args:
-        named: what the caller's own option says; None or empty where it says nothing.
+        named: the value of the caller's own option; None or empty if it is not set.
         environ: the process's environment.
-        default: where neither says anything.
+        default: the mode when neither names one.
 
     Raises:
         ConfigError: there is no such mode; the text names who asked for it and the known ones.
@@ -64,7 +64,7 @@ def chosen_mode(named: str | None, environ: Mapping[str, str], default: Mode = M
 
 
 class LoadArguments(TypedDict, total=False):
-    """What a caller may say about a load; see `LoadOptions` for each."""
+    """The options that a caller may give for a load; see `LoadOptions` for each."""
 
     hold: bool
     memory_limit: int
@@ -75,16 +75,16 @@ class LoadOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How one load is to be served, by the daemon or in the client's own process."""
 
     hold: bool = True
-    """Keep whole shards resident as long as views of them live. Without it, or where they do not
-    fit, tensors are private copies and memory is given back on the way; nothing is read before a
+    """Whether whole shards stay resident as long as views of them live. If False, or if they do not
+    fit, tensors are private copies, memory is given back on the way, and nothing is read before a
     pass wants it."""
     memory_limit: int = -1
-    """Bytes that this load may hold at once; -1 no limit, 0 the least."""
+    """How many bytes this load may hold at once; -1 for no limit, 0 for the least."""
     concurrency: int | None = None
-    """How many reads at once; of an object store, how many connections."""
+    """How many reads run at once; for an object store, how many connections."""
 
     def check(self) -> None:
-        """Hold each option against its bounds; both sides of the wire call this.
+        """Check each option against its bounds; both sides of the wire call this.
 
         Raises:
             ConfigError: a value is out of its range; the text names it.

@@ -1,9 +1,9 @@
-"""What of a text from outside may stand in a log line, an error or on a terminal.
+"""How much of a text from outside may appear in a log line, an error or on a terminal.
 
-Owns two rules. Names, labels and error texts that somebody else chose are shown in one line, cut to
-a length, without control characters or what turns the direction of writing. Secrets, which travel
-in an `environment`, are shown nowhere: whatever prints, logs or formats a message that has one sees
-the names of its variables only. Pure.
+Owns two rules. Names, labels and error texts that somebody else chose are shown in one line. They
+are cut to a length, without control characters or marks that change the direction of writing.
+Secrets, which travel in an `environment`, are shown nowhere: a printed, logged or formatted message
+tells only the names of its variables. Pure.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ HIDDEN: Final = "***"
 _SECRET: Final = re.compile(
     r"SECRET|TOKEN|PASSWORD|CREDENTIAL|ACCOUNT_KEY|SAS|CONNECTION_STRING|USERINFO|QUERY|BEARER"
 )
-"""Variables whose values are secrets; an access key's id, a region or an endpoint is none."""
+"""Variables whose values are secrets; an access key's id, a region or an endpoint is not."""
 _USER_INFO: Final = re.compile(r"://.*@")
 """A URL with a password in it, such as a proxy's; the password may have a slash."""
 _LEAST_LETTERS: Final = 6
-"""Shorter values are no secrets, and hiding them would spoil every text they occur in."""
+"""The shortest value that is hidden; hiding shorter ones would spoil many harmless texts."""
 
 
 def printable(text: str, most: int = MAX_SHOWN_CHARACTERS) -> str:
-    r"""A text with everything escaped that is not printable, cut to `most` characters.
+    r"""A text with everything unprintable escaped, cut to `most` characters.
 
     Line ends, control characters, escape sequences, marks that change the direction of writing and
     bytes that are no UTF-8 become what Python writes for them, such as `\n`, `\x1b` or `\u202e`.
@@ -49,7 +49,7 @@ def printable(text: str, most: int = MAX_SHOWN_CHARACTERS) -> str:
 
 
 def _cut(pieces: list[str], most: int) -> str:
-    """The pieces that leave room for the mark of a cut; no escape is cut in two."""
+    """The pieces that fit before the mark of a cut; no escape is cut in two."""
     length = sum(map(len, pieces))
     while pieces and length > most - len(_CUT):
         length -= len(pieces.pop())
@@ -64,7 +64,7 @@ def _escaped(character: str) -> str:
 
 
 class Redacted(msgspec.Struct, frozen=True):
-    """Base of structs whose `environment`, if they have one, is shown without its values."""
+    """The base of structs whose `environment`, if they have one, is shown without its values."""
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         shown = {name: getattr(self, name) for name in self.__struct_fields__}

@@ -1,6 +1,6 @@
 """Byte sizes as people write them: `64GiB`, `500MB`, plain bytes; and numbers of shards.
 
-Owns the text form of sizes, both ways; used by the daemon, streamerctl and the shard writer.
+Owns the text form of sizes, both ways; the daemon, streamerctl and the shard writer use it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _SIZE: Final = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]*)\s
 
 
 def parse_size(text: object) -> int:
-    """Bytes of a size, text or a whole number; `GiB` counts in 1024s, `GB` in 1000s.
+    """The bytes of a size, given as text or a whole number; `GiB` counts in 1024s, `GB` in 1000s.
 
     Raises:
-        ValueError: it is not a size, or not a whole number of bytes.
+        ValueError: the value is not a size, or not a whole number of bytes.
     """
     is_size = isinstance(text, str | int) and not isinstance(text, bool)
     match = _SIZE.fullmatch(str(text)) if is_size else None
@@ -53,5 +53,5 @@ def exact_size(size_bytes: int) -> str:
 
 
 def shards_word(number: int) -> str:
-    """`1 shard`, `2 shards`."""
+    """The number with its noun: `1 shard`, `2 shards`."""
     return "1 shard" if number == 1 else f"{number} shards"

@@ -2,10 +2,11 @@
 
 Owns the document's names, their order and their types; `docs/status-json.md` explains each to
 users, and a test holds that page against these structs. The daemon builds one
+users, and a test compares that page with these structs. The daemon builds a document
 (`answering/status.py`) and sends it as the body of `messages.Status`; streamerctl parses that body
-at the edge. Names are a promise: a field may be added, with a default, so that a reader understands
-a daemon that lacks it. A reader passes over fields that it does not know, and `--json` prints them
-all the same. Pure.
+at the edge. Names are a promise: a new field has a default, so that a reader also understands a
+daemon that lacks it. A reader ignores fields that it does not know, and `--json` prints them all
+the same. Pure.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ Document = TypeVar("Document", bound=msgspec.Struct)
 
 
 class ShardState(StrEnum):
-    """How far a shard is; the value is what users read."""
+    """How far the reading of a shard is; the value is what users read."""
 
     QUEUED = "queued"
-    """A load wants it, and none of it has come yet."""
+    """A load wants the shard, and none of it has come yet."""
     STREAMING = "streaming"
     PARTIAL = "partial"
-    """Some of it is resident, and no load asks for the rest."""
+    """Some of the shard is resident, and no load asks for the rest."""
     RESIDENT = "resident"
     FAILED = "failed"
-    """It could not be read; `ShardStatus.error` says why."""
+    """The shard could not be read; `ShardStatus.error` says why."""
 
 
 class MemoryStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,13 +40,13 @@ class MemoryStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     limit_bytes: int
     used_bytes: int
-    """Reserved, resident, or on their way back to the system."""
+    """Bytes that are reserved, resident, or on their way back to the system."""
     leased_bytes: int
     pinned_bytes: int
     committed_bytes: int = 0
-    """Promised to loads and pins."""
+    """Bytes promised to loads and pins."""
     lingering_bytes: int = 0
-    """Bytes of slabs that were given up and that clients still map; beside the limit."""
+    """Bytes of removed slabs that clients still map; they come on top of the limit."""
 
 
 class LeaseStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,30 +58,30 @@ class LeaseStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ShardStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One shard: resident, on its way, or one that failed and is remembered for that."""
+    """One shard: resident, on its way, or remembered because it failed."""
 
     id: str | None
-    """Stands for the shard, which may have several names."""
+    """Identifies the shard, which may have several names."""
     uri: str
     names: tuple[str, ...] = ()
-    """Its other names: one file may be opened by several paths."""
+    """Further names of the shard, as one file may be opened by several paths."""
     slab: str | None
-    """None where it has no shared memory."""
+    """Name of its slab; None if it has no shared memory."""
     size_bytes: int
     resident_bytes: int
     state: str
-    """A `ShardState`, or a word of a newer daemon's."""
+    """A `ShardState`, or a state that only a newer daemon knows."""
     pinned: bool
     leases: tuple[LeaseStatus, ...]
     retries: int = 0
-    """Requests to its source that were made again."""
+    """How many requests to its source were repeated."""
     bytes_per_s: float | None
     eta_s: float | None
     error: str | None
 
 
 class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Shards in one folder or under one prefix."""
+    """The shards in one folder or under one prefix."""
 
     uri: str
     shards: tuple[ShardStatus, ...]
@@ -101,7 +102,7 @@ class TotalsStatus(msgspec.Struct, frozen=True, kw_only=True):
     source_device_bytes: int = 0
     """The part of `source_read_bytes` that came from a device or over the network."""
     source_proof_bytes: int = 0
-    """Read once more to take checksums again; no part of `source_read_bytes`."""
+    """Bytes read again to renew checksums; not counted in `source_read_bytes`."""
     source_requests: int
     served_bytes: int
     copied_bytes: int = 0
@@ -122,34 +123,36 @@ class TotalsStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What other nodes gave and got since the daemon's start; None where there is no fleet."""
+    """Figures of the exchange with other nodes since the daemon's start."""
 
     name: str
     me: str
     """This node's address in the fleet; empty until it is known."""
     members: tuple[str, ...]
     serving: bool
-    """Whether other nodes can ask this one."""
+    """Whether other nodes can ask this one for blocks."""
     restarts: int
-    """How often the process that serves them was started again."""
+    """How often the process that serves other nodes was started again."""
     peer_bytes: int
-    """Of blocks that other nodes sent."""
+    """Bytes of blocks that other nodes sent to this one."""
     store_bytes: int
-    """Of blocks of shared objects that were read from the store."""
+    """Bytes of blocks of shared objects that were read from the store."""
     store_reads: dict[str, int]
-    """Those blocks, by why: `owner`, `alone`, `silent`, `corrupt`, `waited`, `not_told`."""
+    """How many such blocks, by reason: `owner`, `alone`, `silent`, `corrupt`, `waited`, `not_told`.
+    """
     sent_bytes: int
-    """To other nodes."""
+    """Bytes sent to other nodes."""
     answers: dict[str, int]
-    """To their questions: `sent`, `elsewhere`, `busy`, `waiting`, `missing`, `broken`, `bad`."""
+    """How many answers to other nodes, by kind: `sent`, `elsewhere`, `busy`, `waiting`, `missing`,
+    `broken`, `bad`."""
     connections: int
-    """Of other nodes, open now."""
+    """How many connections of other nodes are open now."""
     members_error: str = ""
-    """Why what `fleet_members` names does not answer; empty while it does."""
+    """Why the service that `fleet_members` names does not answer; empty while it answers."""
 
 
 class StatusDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole document."""
+    """The whole document of `streamerctl status --json`."""
 
     version: str
     pid: int
@@ -162,11 +165,11 @@ class StatusDocument(msgspec.Struct, frozen=True, kw_only=True):
     bandwidth_limit_bytes_per_s: int = 0
     totals: TotalsStatus
     workers: tuple[int, ...] = ()
-    """Pids of the fetch processes."""
+    """Pids of the workers."""
     fleet: FleetStatus | None = None
 
     def shards(self) -> dict[str, ShardStatus]:
-        """Every shard that has an id, by it."""
+        """Every shard that has an id, by that id."""
         return {
             shard.id: shard
             for source in self.sources
@@ -175,7 +178,7 @@ class StatusDocument(msgspec.Struct, frozen=True, kw_only=True):
         }
 
     def body(self) -> Json:
-        """The document as the body of a `Status` message: JSON's own types, in their order."""
+        """The document as the body of a `Status` message, in JSON's own types."""
         body: Json = msgspec.to_builtins(self)
         return body
 
@@ -193,12 +196,12 @@ def typed_body(body: Json, document: type[Document], called: str) -> Document:
     """Type the body of a message that streamerctl shows.
 
     Args:
-        body: as the daemon sent it.
+        body: the body as the daemon sent it.
         document: the type that this version knows.
-        called: the word for it in an error.
+        called: the document's name in an error.
 
     Raises:
-        ProtocolMismatch: a name that this version shows is missing or of another type.
+        ProtocolMismatch: a field that this version shows is missing or of another type.
     """
     try:
         return msgspec.convert(body, document)

@@ -14,12 +14,12 @@ def has_scheme(source: str) -> bool:
 
 
 def is_remote(source: str) -> bool:
-    """Whether reading it takes a network, and so connections and credentials."""
+    """Whether reading a source takes a network, and so connections and credentials."""
     return scheme_of(source) != ""
 
 
 def scheme_of(source: str) -> str:
-    """The kind of store, in lower case; empty for a path, of which `file://` is another form."""
+    """The kind of store, in lower case; empty for a path and for `file://`."""
     match = _SCHEME.match(source)
     scheme = match[1].lower() if match else ""
     return "" if scheme == "file" else scheme

@@ -1,1 +1,1 @@
-"""Copying blocks into tensors' memory: the plan, the threads, engines and the pinned ring."""
+"""Copying blocks into the memory of tensors: the plan, the threads, engines and the pinned ring."""

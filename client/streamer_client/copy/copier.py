@@ -20,8 +20,9 @@ from streamer_client.copy.feed import Feed
 from streamer_client.copy.plan import BlockJob
 
 JOBS_PER_THREAD: Final = 4
-"""One job that the thread copies, one that waits so that the thread does not idle while the caller
-plans, and two whose bytes are still on their way to a device."""
+"""How many jobs may be unfinished for each thread. The thread copies one, and another waits so that
+the thread does not idle while the caller plans. The bytes of two more are still on their way to a
+device."""
 
 T = TypeVar("T", bound=Target)
 
@@ -33,7 +34,7 @@ class Copier(Generic[T]):
 
     Args:
         feed: hands out the blocks.
-        number: the running pass.
+        number: number of the running pass.
         engine: puts bytes into destinations; the copier closes it.
         most_blocks: how many blocks the pass has at most; no more threads than that are started.
     """
@@ -64,7 +65,7 @@ class Copier(Generic[T]):
         self.close()
 
     def close(self) -> None:
-        """End the pass and the threads; after this nothing is copied any more. Idempotent."""
+        """End the pass and the threads; nothing is copied after this returns. Idempotent."""
         if self._closed:
             return
         self._closed = True
@@ -78,7 +79,7 @@ class Copier(Generic[T]):
     def submit(self, job: BlockJob[T]) -> Iterator[T]:
         """Hand a job to the threads, after waiting while too many jobs are unfinished.
 
-        A generator: the job is handed over only when it is iterated to its end.
+        This is a generator: the job is handed over only when it is iterated to its end.
 
         Yields:
             Destinations that earlier jobs completed meanwhile.
@@ -124,7 +125,7 @@ class Copier(Generic[T]):
                 self._finished.put(error)
             else:
                 self._finished.put((job, ticket))
-            del job  # else the destinations would live until the next job comes
+            del job  # otherwise destinations live until the next job comes
         self._engine.leave()
 
     def _carry_out(self, job: BlockJob[T]) -> int:
@@ -138,6 +139,6 @@ class Copier(Generic[T]):
 
 @atexit.register
 def _close_living() -> None:
-    """End passes that were left unfinished, while their threads can still run."""
+    """End unfinished passes at the interpreter's exit, while their threads can still run."""
     for copier in list(_living):
         copier.close()

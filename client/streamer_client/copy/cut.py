@@ -1,7 +1,7 @@
-"""Which bytes of a stored tensor a view of it names. Pure arithmetic over sizes and strides.
+"""The bytes of a stored tensor that a view of it stands for. Pure arithmetic.
 
-A view is told by its size, strides and offset. Its elements lie in the file as rows of equal length
-at regular distances; a cut names those rows, each byte once, in the order of the file.
+A view is described by its size, strides and offset. Its elements lie in the file as rows of equal
+length at regular distances. A cut describes those rows, each byte once, in the order of the file.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Dimension(NamedTuple):
-    """One regular repetition: so many `times`, `stride_bytes` apart."""
+    """One regular repetition: `times` rows or groups of rows, `stride_bytes` apart."""
 
     times: int
     stride_bytes: int
@@ -20,8 +20,8 @@ class Dimension(NamedTuple):
 class Cut(NamedTuple):
     """Rows of `row_bytes` each, counted from the stored tensor's first byte.
 
-    `outer` names the repetitions, the widest stride first; without any there is one row. Rows do
-    not overlap.
+    `outer` lists the repetitions, the widest stride first; if it is empty, there is one row. Rows
+    do not overlap.
     """
 
     start: int
@@ -42,17 +42,17 @@ class Cut(NamedTuple):
 
     @property
     def stop(self) -> int:
-        """Where the last row ends."""
+        """The byte past the end of the last row."""
         past = sum((one.times - 1) * one.stride_bytes for one in self.outer)
         return self.start + past + self.row_bytes
 
     def starts(self) -> Iterator[int]:
-        """Where each row begins, in ascending order."""
+        """The first byte of each row, in ascending order."""
         yield from _starts(self.start, self.outer)
 
 
 class Layout(NamedTuple):
-    """How a view reads what its cut names, once that lies in memory row after row.
+    """How a view reads the rows of its cut, once they lie in memory one after the other.
 
     Size and strides are in elements; a repeated dimension (of `expand`) has stride 0.
     """
@@ -69,12 +69,12 @@ def cut_of(
     Args:
         size: elements along each dimension, none of them 0.
         strides: elements between neighbours along each dimension, none negative.
-        offset: the first element's place.
-        item_bytes: an element's size.
+        offset: place of the first element, counted in elements.
+        item_bytes: size of an element.
 
     Returns:
-        None where elements of the view share bytes in another way than `expand` makes them do, as
-        only `as_strided` and `unfold` can: such a view has no rows.
+        The rows and the layout. None if elements of the view share bytes in another way than
+        `expand` makes them, as only `as_strided` and `unfold` can do: such a view has no rows.
     """
     order = sorted(
         (place for place, count in enumerate(size) if count > 1 and strides[place]),
@@ -100,7 +100,7 @@ def cut_of(
 
 
 def _merged(order: list[tuple[int, int]]) -> tuple[list[tuple[int, int]], int]:
-    """Dimensions that continue each other made one; and how many elements the innermost run has."""
+    """Join dimensions that continue each other; also return the innermost run's elements."""
     joined: list[tuple[int, int]] = []
     for count, stride in order:
         if joined and joined[-1][1] == count * stride:
@@ -122,25 +122,25 @@ def _starts(at: int, outer: tuple[Dimension, ...]) -> Iterator[int]:
 
 
 class Part(NamedTuple):
-    """Bytes `start` to `stop` of a cut's rows, counted as they lie one after the other."""
+    """Bytes `start` to `stop` of a cut's rows, counted as if the rows were joined."""
 
     start: int
     stop: int
 
 
 def parts_of(cut: Cut, part_bytes: int) -> Iterator[Part]:
-    """A cut in parts of at most so many bytes."""
+    """The parts of a cut, each of at most so many bytes."""
     for start in range(0, cut.size_bytes, part_bytes):
         yield Part(start, min(start + part_bytes, cut.size_bytes))
 
 
 def reach_of(cut: Cut, part: Part) -> tuple[int, int]:
-    """The range of stored bytes in which a part's rows lie: rows ascend."""
+    """The range of stored bytes from a part's first byte to its last, since rows ascend."""
     return place_of(cut, part.start), place_of(cut, part.stop - 1) + 1
 
 
 def place_of(cut: Cut, at: int) -> int:
-    """Where byte `at` of the rows lies in what they are cut from."""
+    """The stored byte that is byte `at` of the joined rows."""
     row, rest = divmod(at, cut.row_bytes)
     place = cut.start + rest
     for dimension in reversed(cut.outer):
@@ -150,12 +150,12 @@ def place_of(cut: Cut, at: int) -> int:
 
 
 def moved(cut: Cut, by_bytes: int) -> Cut:
-    """The same rows of something that begins so many bytes later."""
+    """The same rows in something that begins so many bytes later."""
     return cut._replace(start=cut.start + by_bytes)
 
 
 def pieces_of(cut: Cut, part: Part) -> Iterator[tuple[int, int]]:
-    """Start and size of each run of stored bytes that a part takes, in its order."""
+    """Start and size of each run of stored bytes that a part takes, in the part's order."""
     at = part.start
     while at < part.stop:
         size = min(cut.row_bytes - at % cut.row_bytes, part.stop - at)

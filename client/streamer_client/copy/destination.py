@@ -1,10 +1,10 @@
 """Memory that stored bytes are copied to.
 
-`Target` is what the engines copy to. `Destination` is a private tensor whose bytes are converted
-into a parameter at the end, with the semantics of vLLM's sharded loader: each dimension of the
-parameter is narrowed to the stored size where that is smaller, then copied to with conversion. What
-can be copied straight into a parameter is left to `tensors/in_place.py`. Copying threads use the
-memory; all else runs in the caller's thread.
+`Target` is the memory that engines copy to. `Destination` is a private tensor whose bytes are
+converted into a parameter at the end, as vLLM's sharded loader does. Each dimension of the
+parameter is narrowed to the stored size if that is smaller, then copied to with conversion.
+`tensors/in_place.py` handles parameters that bytes can be copied straight into. Copying threads use
+the memory; everything else runs in the caller's thread.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from streamer_client.contract.errors import SourceError
 from streamer_client.contract.safetensors.catalog import TensorEntry
 from streamer_client.copy.dtypes import torch_form
 
-# numpy would do the same, but torch comes without it.
+# numpy would do the same, but torch can be installed without it.
 _from_memory: Final = ctypes.PYFUNCTYPE(
     ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int
 )(("PyMemoryView_FromMemory", ctypes.pythonapi))
 _WRITABLE: Final = 0x200
-"""PyBUF_WRITE in Python's object.h."""
+"""The value of PyBUF_WRITE in Python's object.h."""
 
 
 class Target(Protocol):
@@ -40,7 +40,7 @@ class Target(Protocol):
         ...
 
     def extents(self, start: int, stop: int) -> array.array[int]:
-        """Where bytes `start` to `stop` lie: address, size, address, size, ... in their order."""
+        """Where bytes `start` to `stop` lie: address, size, address, size, ..., in their order."""
         ...
 
     def memories(self, start: int, stop: int) -> Iterator[memoryview]:
@@ -52,7 +52,7 @@ class Target(Protocol):
         ...
 
     def told(self, start: int, stop: int) -> str:
-        """Which tensor's bytes `start` to `stop` are, for the text of errors."""
+        """The name of the tensor that bytes `start` to `stop` belong to, for the text of errors."""
         ...
 
 
@@ -67,7 +67,7 @@ class Contiguous:
     left_bytes: int
 
     def told(self, start: int, stop: int) -> str:
-        """What bytes `start` to `stop` are, for the text of errors."""
+        """The name of the tensor that bytes `start` to `stop` belong to, for the text of errors."""
         raise NotImplementedError
 
     @property
@@ -92,7 +92,7 @@ class Destination(Contiguous):
         tensor: contiguous memory of exactly its bytes, on any device.
         uri: the stored tensor's shard, for the text of errors.
         target: the parameter that `finish` copies `tensor` to.
-        deferred: whether `finish` is called at the end of the pass, not once the bytes are there.
+        deferred: whether `finish` is called only at the end of the pass.
     """
 
     __slots__ = ("address", "deferred", "entry", "flat", "left_bytes", "target", "tensor", "uri")
@@ -142,7 +142,7 @@ def memory_at(address: int, size_bytes: int) -> memoryview:
 
 
 def fresh(entry: TensorEntry, device: torch.device) -> torch.Tensor:
-    """A new tensor in the form in which `entry` is handed out; its bytes are not set."""
+    """A new tensor of the dtype and shape in which `entry` is handed out; its bytes are not set."""
     dtype, shape = torch_form(entry.dtype, entry.shape)
     return torch.empty(shape, dtype=dtype, device=device)
 

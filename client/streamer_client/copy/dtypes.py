@@ -1,8 +1,8 @@
 """The torch dtype and shape for each safetensors dtype.
 
-Follows the torch binding of the safetensors package. That refuses the F6 dtypes, and F4 with an odd
-last dimension; here such tensors are handed out as their packed bytes, so that every valid file can
-be read.
+Follows the torch binding of the safetensors package. That binding refuses the F6 dtypes, and F4
+with an odd last dimension. Here such tensors are handed out as their packed bytes, so that every
+valid file can be read.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def torch_form(dtype: str, shape: tuple[int, ...]) -> tuple[torch.dtype, tuple[i
     """The torch dtype and shape in which a stored tensor is handed out.
 
     F4 has two elements in a byte and torch counts bytes, so its last dimension is halved. A dtype
-    that torch lacks becomes `uint8`: its last dimension counts bytes if a row fills whole bytes
-    (for six bits: a multiple of four elements), else the shape is flat, `(bytes,)`.
+    that torch lacks becomes `uint8`. Its last dimension then counts bytes if a row fills whole
+    bytes (for six bits: a multiple of four elements); otherwise the shape is flat, `(bytes,)`.
 
     Raises:
         ConfigError: this torch is too old for the dtype.

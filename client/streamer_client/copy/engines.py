@@ -1,9 +1,10 @@
-"""How bytes get from a feed into a destination's memory, per kind of device.
+"""How bytes get from a feed into a destination's memory on each kind of device.
 
-The seam between planning and copying: a `CopyEngine` copies one run of a block at a time, in any of
-the copier's threads. `HostEngine` has the kernel copy straight into the destination's memory;
-`StagedEngine` copies through one reused buffer per thread and waits for each copy, for devices that
-offer nothing better; CUDA has a ring (`ring/engine.py`). `engine_for` chooses among them.
+This is the border between planning and copying: a `CopyEngine` copies one run of a block at a time,
+in any of the copier's threads. `HostEngine` lets the kernel copy straight into the destination's
+memory. `StagedEngine` copies through one reused buffer per thread and waits for each copy; it
+serves devices that offer nothing better. CUDA has a ring (`ring/engine.py`). `engine_for` chooses
+among them.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from streamer_client.copy.ring.engine import cuda_engine
 
 STAGE_BYTES: Final = 8 << 20
 ARRIVED: Final = 0
-"""The ticket of bytes that were in place when `copy` returned."""
+"""The ticket for bytes that were in place when `copy` returned."""
 
 
 class CopyEngine(Protocol):
-    """Copies runs.
+    """Copies runs of blocks into targets.
 
     The copier's threads call `enter`, `copy` and `leave`; the caller's thread calls the rest.
     """
@@ -38,14 +39,15 @@ class CopyEngine(Protocol):
         ...
 
     def fence(self) -> None:
-        """Order later copies after the work that the caller's device has now.
+        """Order later copies after the work that is queued on the caller's device now.
 
-        To be called after allocating destinations: that work may still use their memory.
+        The caller calls this after allocating destinations, since that work may still use their
+        memory.
         """
         ...
 
     def enter(self) -> None:
-        """The calling thread is about to copy: prepare what takes time. Raises nothing."""
+        """Prepare the calling thread, which is about to copy, for copying. Raises nothing."""
         ...
 
     def copy(self, feed: Feed, shard: int, run: CopyRun[Target]) -> int:
@@ -68,16 +70,16 @@ class CopyEngine(Protocol):
         ...
 
     def leave(self) -> None:
-        """The calling thread copies no more. On return all that it sent has arrived or failed."""
+        """End copying in the calling thread; on return, all that it sent has arrived or failed."""
         ...
 
     def close(self) -> None:
-        """Free what the engine holds; all threads have left."""
+        """Free the engine's resources; all threads have left before."""
         ...
 
 
 class SynchronousEngine:
-    """Base of engines whose bytes are in place when `copy` returns."""
+    """The base of engines whose bytes are in place when `copy` returns."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -94,7 +96,7 @@ class SynchronousEngine:
 
 
 class HostEngine(SynchronousEngine):
-    """Has the kernel write straight into the destinations' own memory."""
+    """Lets the kernel write straight into the destinations' own memory."""
 
     def copy(self, feed: Feed, shard: int, run: CopyRun[Target]) -> int:
         buffers = [
@@ -135,7 +137,7 @@ class StagedEngine(SynchronousEngine):
 
 
 class MixedEngine:
-    """Fills host memory directly, other memory by another engine: a model may have both."""
+    """Fills host memory directly and other memory by another engine, as a model may have both."""
 
     def __init__(self, other: CopyEngine) -> None:
         self._host = HostEngine(other.threads)
@@ -156,7 +158,7 @@ class MixedEngine:
 
 
 def _split_by_place(run: CopyRun[Target]) -> Iterator[tuple[bool, CopyRun[Target]]]:
-    """The run cut where its pieces change between host and device; True for parts on the host."""
+    """The run, cut where its pieces change between host and device; True for parts on the host."""
     start = run.start
     for on_host, pieces in groupby(run.pieces, lambda one: one.destination.on_host):
         part: CopyRun[Any] = CopyRun(start)

@@ -1,8 +1,8 @@
-"""Where a checkpoint's bytes come from, for those who read tensors out of it.
+"""The interface through which readers of tensors get a checkpoint's bytes.
 
 A feed shows the shards as files and hands out their blocks. A reader makes *passes*: it names the
-blocks it will use, in order, then waits for each, reads from it and gives it back. One pass runs at
-a time; a new one ends the one before. What is read never passes through a buffer of the feed.
+blocks that it will use, in order, then waits for each, reads from it and gives it back. Only one
+pass runs at a time; a new one ends the one before. A feed buffers nothing itself.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ class Route(StrEnum):
     """The way that bytes take from storage to a reader; the value is what users are shown."""
 
     DAEMON = "daemon"
-    """Through the daemon's shared memory."""
+    """Bytes come through the daemon's shared memory."""
     DIRECT = "direct"
-    """Read by this process, without a daemon."""
+    """This process reads from storage, without a daemon."""
     MIXED = "daemon+direct"
-    """Begun through the daemon, and read on by this process."""
+    """Bytes came through the daemon at first, and this process reads the rest."""
     PAGE_CACHE = "page-cache"
-    """Read by this process from the page cache; the daemon brings the files in afterwards."""
+    """This process reads the page cache; the daemon brings the files in afterwards."""
 
 
 class Copies(NamedTuple):
-    """Bytes that a pass copied, by where it had them from."""
+    """The bytes that a pass copied, by their route."""
 
     daemon: int = 0
     page_cache: int = 0
@@ -45,12 +45,12 @@ class Copies(NamedTuple):
 
     @classmethod
     def of(cls, size_bytes: int, route: Route, direct_bytes: int) -> Copies:
-        """What a pass copied.
+        """The bytes that a pass copied.
 
         Args:
-            size_bytes: all of it.
-            route: the route of the pass, as it was at its end.
-            direct_bytes: how many of them this process read itself, where that is a part.
+            size_bytes: how many bytes the pass copied in all.
+            route: the route of the pass at its end.
+            direct_bytes: how many of them this process read itself, if the route is mixed.
         """
         match route:
             case Route.DAEMON:
@@ -67,7 +67,7 @@ class Copies(NamedTuple):
 
 
 class FeedClosed(StreamerError):
-    """The pass that a reader is in was ended, by closing the checkpoint or by another pass."""
+    """The reader's pass has ended: the checkpoint was closed, or another pass was begun."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -84,11 +84,11 @@ class Image(Protocol):
 
     @property
     def stays(self) -> bool:
-        """Whether it keeps its length as long as the feed is open, so that it may be mapped."""
+        """Whether the file keeps its length while the feed is open, so that it may be mapped."""
         ...
 
     def ended(self, told: str) -> StreamerError:
-        """The error for `told`, which lies past the end of the file."""
+        """The error for the tensor `told`, which lies past the end of the file."""
         ...
 
 
@@ -113,7 +113,7 @@ class Feed(Protocol):
 
     @property
     def direct_bytes(self) -> int:
-        """What this process has read of it by itself so far."""
+        """How many bytes of the checkpoint this process has read itself so far."""
         ...
 
     @property
@@ -131,7 +131,7 @@ class Feed(Protocol):
         ...
 
     def end(self, number: int) -> None:
-        """End a pass, if it still runs; who waits in it meets FeedClosed."""
+        """End a pass if it still runs; threads that wait in it get FeedClosed."""
         ...
 
     def wait(self, number: int, shard: int, block: int) -> None:
@@ -146,46 +146,46 @@ class Feed(Protocol):
     def read_into(self, buffers: Sequence[memoryview], shard: int, start: int) -> None:
         """Fill the buffers, one after the other, with the shard's bytes from `start` on.
 
-        All of them lie in one block that was waited for.
+        All these bytes lie in one block, which was waited for.
         """
         ...
 
     def image(self, shard: int, block: int) -> Image | None:
-        """Where a block that was waited for can be read by system calls, instead of `read_into`.
+        """A file that holds a block that was waited for, for system calls instead of `read_into`.
 
-        None where it cannot; until the block is consumed, what is there are the shard's bytes.
+        None if there is no such file. The file holds the shard's bytes until the block is consumed.
         """
         ...
 
     def consumed(self, number: int, shard: int, block: int) -> None:
-        """Give a block back: the pass will not read it again. What was read of it so far is right.
+        """Give a block back, which the pass will not read again; the bytes read from it are right.
 
         Raises:
-            FeedClosed: the pass was over before, and what was read may be anything.
+            FeedClosed: the pass was over before, so the bytes read may be wrong.
         """
         ...
 
     def views(self, shard: int) -> bool:
-        """Whether `mapped` may have something for this shard."""
+        """Whether `mapped` may return a mapping for this shard."""
         ...
 
     def mapped(self, shard: int, start: int, stop: int) -> mmap.mmap | None:
-        """Wait for blocks `start` to `stop` of a held shard, in no pass.
+        """Wait for blocks `start` to `stop` of a held shard, outside any pass.
 
         Returns:
-            A private writable mapping of the shard, whose life keeps the bytes in place; None when
-            the shard cannot be viewed (any more): read it in a pass instead.
+            A private writable mapping of the shard, which keeps the bytes in place while it lives.
+            None if the shard cannot be viewed, or not any more; then it must be read in a pass.
         """
         ...
 
     def standing(self, number: int, shard: int, start: int, stop: int) -> Image | None:
         """Wait for blocks `start` to `stop` of a shard, in a pass over everything.
 
-        Any thread may ask, and as often as it likes; nothing is consumed. What was read of it is
-        right if `settle` says so afterwards.
+        Any thread may call this, as often as it likes; nothing is consumed. The bytes read are
+        right if `settle` raises nothing afterwards.
 
         Returns:
-            Where those blocks can be read by system calls; None where blocks come in passes alone.
+            A file that holds those blocks, for system calls; None if blocks come only in passes.
 
         Raises:
             FeedClosed: the pass is over.
@@ -194,16 +194,16 @@ class Feed(Protocol):
         ...
 
     def settle(self) -> None:
-        """Wait until all that was read so far is known to be what the source holds.
+        """Wait until all bytes read so far are known to equal the source's.
 
-        To be called before what was read is counted as loaded.
+        The caller calls this before it counts those bytes as loaded.
 
         Raises:
-            SourceChanged: the source has other bytes now than those that lay in memory.
-            StreamerError: that cannot be told.
+            SourceChanged: the source has other bytes now than memory had.
+            StreamerError: whether they are equal cannot be found out.
         """
         ...
 
     def close(self) -> None:
-        """Give everything back that no mapping holds. Idempotent."""
+        """Give back everything that no mapping holds. Idempotent."""
         ...

@@ -1,8 +1,8 @@
-"""Slices of stored tensors into new memory of a device: who waits for them, and who gathers.
+"""Gathering slices of stored tensors into new memory of a device.
 
-Owns the threads that gather and the order in which they do. Each slice is cut into parts, so that
-several threads work on one; a thread waits until the source has a part's bytes, reads its rows into
-a slot and sends that. What is asked for is gathered before what is only foretold.
+Owns the threads that gather, and their order of work. Each slice is cut into parts, so that several
+threads can work on one. A thread waits until the source has a part's bytes, reads its rows into a
+slot and sends the slot. Slices that somebody asked for are gathered before foretold ones.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from streamer_client.copy.destination import Contiguous, memory_at
 from streamer_client.copy.feed import Image
 
 PART_BYTES: Final = 16 << 20
-"""What one thread gathers at a time of a slice that nobody waits for. It takes the interpreter lock
-for each part, and queues for it: of a Llama 70B's slices 41 GB/s came with 16 MiB, 38 with 8, 26
-with 4 and 16 with 2 (one H100, 10 threads)."""
+"""How much of a slice that nobody waits for one thread gathers at a time. For each part the thread
+has to wait for the interpreter lock. Slices of a Llama 70B came at 41 GB/s with 16 MiB, 38 with 8,
+26 with 4 and 16 with 2 (one H100, 10 threads)."""
 SMALLEST_PART_BYTES: Final = 1 << 20
 """The smallest part of a slice that somebody waits for; all threads share such a slice."""
 
 
 class GatherEngine(Protocol):
-    """What gathers; see `CopyEngine` for who calls what."""
+    """Gathers parts of slices; see `CopyEngine` for who calls which method."""
 
     @property
     def threads(self) -> int: ...
@@ -42,25 +42,25 @@ class GatherEngine(Protocol):
 
 
 class Source(Protocol):
-    """Where a slice is cut from."""
+    """The bytes that a slice is cut from."""
 
     def __call__(self, start: int, stop: int) -> Image:
-        """Wait until bytes `start` to `stop` can be read there.
+        """Wait until bytes `start` to `stop` can be read, and return the image that has them.
 
         Raises:
-            StreamerError: they will never be.
+            StreamerError: the bytes will never be there.
         """
         ...
 
 
 class Slice(Contiguous):
-    """New memory for the rows of one cut.
+    """New memory for the rows of one cut. Serves as a `Target`.
 
     Args:
         cut: the rows, counted from the image's first byte.
-        device: where the memory is.
-        told: what it is, for the text of errors.
-        part_bytes: in how large parts it is gathered.
+        device: device of the memory.
+        told: name of the slice, for the text of errors.
+        part_bytes: size of the parts in which it is gathered.
     """
 
     __slots__ = ("_told", "address", "cut", "errors", "flat", "left_bytes", "left_parts", "tickets")
@@ -88,23 +88,24 @@ class _Job(NamedTuple):
 
 
 class Gatherer:
-    """A context manager: leaving it ends the threads.
+    """Gathers slices by its own threads. A context manager: leaving it ends the threads.
 
     Args:
-        engine: how rows get to the device; closed with the gatherer.
-        device: of new slices.
+        engine: brings rows to the device; the gatherer closes it.
+        device: device of new slices.
     """
 
     def __init__(self, engine: GatherEngine, device: torch.device) -> None:
         self._engine = engine
         self._device = device
         self._fencing = threading.Lock()
-        """Held during a fence, and while closing is told; taken before the other lock. A fence asks
-        the driver, which gathering threads must not wait for."""
+        """Held during a fence and while closing is announced; taken before the other lock. A fence
+        asks the driver, and gathering threads must not wait for the driver."""
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
-        """Who waits for a slice waits here; gathering threads wait for jobs at the other one, as
-        waking them all for each slice would have them queue for the interpreter lock."""
+        """Notified when a slice is complete; threads that need one wait here. Gathering threads
+        wait for jobs on another condition. If each slice woke them all, they would queue for the
+        interpreter lock."""
         self._queued = threading.Condition(self._lock)
         self._asked: deque[_Job] = deque()
         self._foretold: deque[_Job] = deque()
@@ -117,19 +118,19 @@ class Gatherer:
             thread.start()
 
     def begin(self, source: Source, cut: Cut, told: str, *, foretold: bool = False) -> Slice:
-        """Have a cut gathered; does not wait.
+        """Have a cut gathered, without waiting for it.
 
         Args:
-            source: what it is cut from.
-            cut: its rows, counted from the source's first byte.
-            told: what it is, for the text of errors.
-            foretold: nobody asked for it yet.
+            source: the bytes that the slice is cut from.
+            cut: the rows, counted from the source's first byte.
+            told: name of the slice, for the text of errors.
+            foretold: whether nobody has asked for the slice yet.
         """
         part_bytes = PART_BYTES if foretold else self._shared(cut)
         made = Slice(cut, self._device, told, part_bytes)
         jobs = [_Job(made, part, source) for part in parts_of(cut, part_bytes)]
         with self._fencing:
-            if self._closed:  # the engine may be closed too; `wait` says so
+            if self._closed:  # the engine may be closed too; `wait` raises
                 return made
             self._engine.fence()
         with self._lock:
@@ -138,15 +139,15 @@ class Gatherer:
         return made
 
     def _shared(self, cut: Cut) -> int:
-        """The size of parts of which each thread gets one."""
+        """The size of parts that gives each thread one."""
         share = -(-cut.size_bytes // len(self._threads))
         return min(PART_BYTES, max(SMALLEST_PART_BYTES, share))
 
     def wait(self, made: Slice) -> torch.Tensor:
-        """The slice's bytes, flat, once they are all there.
+        """Wait for all bytes of a slice, and return them flat.
 
         Raises:
-            StreamerError: they cannot be had, or the gatherer was closed.
+            StreamerError: the bytes cannot be read, or the gatherer was closed.
         """
         with self._lock:
             self._hurry(made)
@@ -154,16 +155,16 @@ class Gatherer:
             if made.left_parts and not made.errors:
                 raise StreamerError(f"{made.told(0, made.cut.size_bytes)} was not gathered: closed")
         if made.errors:
-            with suppress(StreamerError):  # other parts must not arrive in memory that is freed
+            with suppress(StreamerError):  # no other part may arrive in freed memory
                 self._settle(made)
             raise made.errors[0]
         self._settle(made)
         return made.flat
 
     def forget(self, made: Slice) -> None:
-        """Nobody wants a foretold slice any more: what of it is not begun is left out.
+        """Give up a foretold slice that nobody wants; parts that were not begun are left out.
 
-        On return its memory may be used for something else, in the order of the current stream.
+        On return, later work on the current stream may use its memory for something else.
         """
         with self._lock:
             others = deque(job for job in self._foretold if job.slice is not made)
@@ -173,21 +174,21 @@ class Gatherer:
         self._settle(made)
 
     def _settle(self, made: Slice) -> None:
-        """Have later work on the current stream come after the copies into a slice."""
+        """Order later work on the current stream after the copies into a slice."""
         for ticket in made.tickets:
             self._engine.settle(ticket)
-        if made.flat.is_cuda:  # whoever uses it need not be on the stream that it was made on
+        if made.flat.is_cuda:  # its user may be on another stream than its maker
             made.flat.record_stream(torch.cuda.current_stream(made.flat.device))
 
     def _hurry(self, made: Slice) -> None:
-        """What was foretold is asked for now."""
+        """Gather a foretold slice before others, as somebody asks for it now."""
         waiting = [job for job in self._foretold if job.slice is made]
         if waiting:
             self._foretold = deque(job for job in self._foretold if job.slice is not made)
             self._asked.extend(waiting)
 
     def close(self) -> None:
-        """End the threads; nothing is gathered any more on return. Idempotent."""
+        """End the threads; nothing is gathered any more after this returns. Idempotent."""
         with self._fencing, self._lock:
             closed, self._closed = self._closed, True
             self._queued.notify_all()
@@ -215,7 +216,7 @@ class Gatherer:
             except BaseException as failure:  # noqa: BLE001  raised in the caller's thread
                 error = failure
             self._done(job.slice, ticket, error)
-            del job  # waiting for the next one, it would keep the memory of this one
+            del job  # otherwise the thread keeps its memory while it waits
         self._engine.leave()
 
     def _next(self) -> _Job | None:
@@ -243,7 +244,7 @@ class Gatherer:
 
 
 class HostGather:
-    """Rows into memory of this process, by system calls."""
+    """Gathers rows into memory of this process, by system calls."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -268,15 +269,15 @@ def read_rows(image: Image, cut: Cut, part: Part, memory: memoryview, told: str)
     """Read a part of a cut's rows into the beginning of `memory`.
 
     Args:
-        image: what the cut names rows of.
+        image: the file that holds the rows.
         cut: the rows.
-        part: which of their bytes.
-        memory: at least as large as the part.
-        told: what is read, for the text of errors.
+        part: which bytes of the rows to read.
+        memory: memory of at least the part's size.
+        told: name of the slice, for the text of errors.
 
     Raises:
-        StreamerError: the image ends before.
-        OSError: it cannot be read.
+        StreamerError: the image ends before the rows do.
+        OSError: the image cannot be read.
     """
     at = 0
     for start, size in pieces_of(cut, part):

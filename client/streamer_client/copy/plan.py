@@ -1,7 +1,7 @@
-"""Which blocks a pass reads, and which bytes of each block go where. Pure arithmetic.
+"""The blocks that a pass reads, and where the bytes of each block go. Pure arithmetic.
 
-The first half counts, lists and joins ranges of blocks. The second half plans the copying: a
-shard's tensors in, one job for each block out.
+The first half counts, lists and joins ranges of blocks. The second half plans the copying: it takes
+a shard's tensors and makes one job for each block.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Piece(NamedTuple, Generic[D_co]):
 
 
 class CopyRun(Generic[D_co]):
-    """Bytes `start` to `stop` of a shard, without a gap; they fill the pieces in turn."""
+    """Bytes `start` to `stop` of a shard, without a gap, which fill the pieces in turn."""
 
     __slots__ = ("pieces", "start", "stop")
 
@@ -84,7 +84,7 @@ class CopyRun(Generic[D_co]):
 
 
 class BlockJob(NamedTuple, Generic[D_co]):
-    """All that is to be copied out of one block; after it the block is consumed."""
+    """Everything to copy from one block; after the job, the block is consumed."""
 
     shard: int
     block: int
@@ -111,7 +111,7 @@ def block_jobs(
     """One job for each block that `data_order` names for the same spans, ascending.
 
     Args:
-        shard: its number.
+        shard: number of the shard.
         spans: tensors, or other ranges, in file order.
         block_bytes: the feed's block size.
         place: returns a span's destination. Called once for each span, in file order, when its
@@ -131,7 +131,7 @@ def block_jobs(
 
 
 def _add(job: BlockJob[D], span: Span, destination: D, block_bytes: int) -> None:
-    """Add the part of a span that lies in the job's block: to the last run if no gap is between."""
+    """Add the part of a span that lies in the job's block: to the last run if it continues that."""
     start = max(span.start, job.block * block_bytes)
     stop = min(span.stop, (job.block + 1) * block_bytes)
     piece = Piece(destination, start - span.start, stop - span.start)

@@ -1,1 +1,1 @@
-"""Where the blocks of a pass come from: the daemon, the page cache, or the storage itself."""
+"""The ways a pass gets its blocks: from the daemon, the page cache, or the storage itself."""

@@ -1,7 +1,7 @@
-"""The account of one load's blocks: which it wants, was granted, and gives back. Pure.
+"""The account of one load's blocks: which are wanted, granted, and consumed. Pure.
 
-Owns no lock: `leased_load.py` calls it under its own, except where a method says that copying
-threads call it without.
+Owns no lock: `leased_load.py` calls it under a lock of its own, except where a method says that
+copying threads call it without a lock.
 """
 
 from __future__ import annotations
@@ -16,23 +16,22 @@ from streamer_client.copy.plan import blocks, in_order
 
 GIVE_BACK_SHARE: Final = 16
 MOST_GIVEN_BACK_BLOCKS: Final = 32
-"""A message for each consumed block costs copying threads more than it is worth where this load
-lacks none. So a sixteenth of the load, or so many blocks, are told of together, although others may
-wait for their memory. 4,096 resident blocks took 0.21 - 0.24 s with 32, 0.28 - 0.31 s with 8 (two
-cores).
-"""
+"""How many consumed blocks are told of together at most. While the load lacks no block, telling of
+each block would cost copying threads more than it is worth. So consumed blocks are told of by
+sixteenths of the load, or by this number. Others may wait for their memory meanwhile. A load of
+4,096 resident blocks took 0.21 - 0.24 s with 32, and 0.28 - 0.31 s with 8 (two cores)."""
 
 
 class BlockAccount:
-    """Blocks wanted, granted and consumed; shards are named by their place in the load.
+    """Blocks wanted, granted and consumed; a shard's number is its place in the load.
 
-    A shard that is held stays granted until the load ends. Of any other, a granted block fills the
+    A held shard stays granted until the load ends. In other shards, a granted block fills the
     load's window until it is consumed.
 
     Args:
-        counts: blocks of each shard.
+        counts: number of blocks of each shard.
         held: for each shard, whether it is held.
-        wants_all: whether everything is wanted from the start.
+        wants_all: whether every block is wanted from the start.
     """
 
     def __init__(
@@ -44,8 +43,8 @@ class BlockAccount:
         self._granted = [bytearray(count) for count in counts]
         self._wanted = [bytearray(b"\1" * count if wants_all else count) for count in counts]
         self._consumed: deque[BlockRange] = deque()
-        """Blocks that were given back and that the daemon was not told of yet. Copying threads
-        change it without the load's lock, which they would otherwise queue for at each block."""
+        """Consumed blocks that the daemon was not told of yet. Copying threads change the queue
+        without the load's lock, since they would have to wait for that lock at each block."""
         share = sum(counts) // GIVE_BACK_SHARE
         self._tell_blocks = max(1, min(share, MOST_GIVEN_BACK_BLOCKS))
 
@@ -59,8 +58,8 @@ class BlockAccount:
         """Note granted blocks as read, unless the shard is held anyway.
 
         Returns:
-            Whether the daemon is to be told: at once while blocks are lacking, as these may need
-            the room, else a few at a time.
+            Whether to tell the daemon now. While blocks are lacking, it is told of each block, as
+            the lacking ones may need the room; otherwise it is told of several together.
         """
         if self.held[shard]:
             return False
@@ -69,9 +68,9 @@ class BlockAccount:
         return self.lacking or len(self._consumed) >= self._tell_blocks
 
     def take_consumed(self) -> tuple[BlockRange, ...]:
-        """Take out the blocks that the daemon was not told of yet; they count as told."""
+        """Take out the blocks that the daemon was not told of yet; they then count as told."""
         ranges = []
-        with contextlib.suppress(IndexError):  # emptied, by this thread or by another
+        with contextlib.suppress(IndexError):  # raised once this thread or another emptied it
             while True:
                 ranges.append(self._consumed.popleft())
         return tuple(ranges)
@@ -79,7 +78,7 @@ class BlockAccount:
     # --- under the load's lock -------------------------------------------------------------------
 
     def lies_in(self, shard: int, stop: int) -> bool:
-        """Whether the load has blocks up to `stop` of a shard of this number."""
+        """Whether the load has a shard of this number, with at least `stop` blocks."""
         return shard < len(self._granted) and stop <= len(self._granted[shard])
 
     def grant(self, shard: int, start: int, stop: int) -> None:
@@ -88,11 +87,11 @@ class BlockAccount:
         self._wanted[shard][start:stop] = bytes(stop - start)
 
     def update_lacking(self) -> None:
-        """To be called after any number of `grant`."""
+        """Update `lacking`; to be called after any number of `grant`."""
         self.lacking = any(1 in wanted for wanted in self._wanted)
 
     def want(self, order: Sequence[BlockRange]) -> None:
-        """Want these blocks and no others, where they are not granted already."""
+        """Want these blocks and no others, except those that are granted already."""
         for wanted in self._wanted:
             wanted[:] = bytes(len(wanted))
         for shard, start, stop in order:
@@ -105,7 +104,7 @@ class BlockAccount:
         return not any(0 in flags for flags in self._granted)
 
     def idle(self) -> bool:
-        """Whether no block of a shard that is not held is wanted or granted."""
+        """Whether no block is wanted or granted in shards that are not held."""
         return not any(
             any(self._wanted[shard]) or any(self._granted[shard])
             for shard, held in enumerate(self.held)
@@ -124,11 +123,11 @@ class BlockAccount:
         return (*first, *in_order(rest))
 
     def revoke(self, shard: int) -> None:
-        """Count nothing of a shard as granted: it cannot be read."""
+        """Count no block of a shard as granted, because the shard cannot be read."""
         self._granted[shard][:] = bytes(len(self._granted[shard]))
 
     def forget(self) -> None:
-        """Count nothing as granted that the daemon may release."""
+        """Count no block as granted that the daemon may release."""
         for shard, held in enumerate(self.held):
             if not held:
                 self.revoke(shard)

@@ -1,6 +1,6 @@
-"""How many threads copy and read, and how much a reader takes at once.
+"""How many threads copy and read, and how many bytes a reader takes at once.
 
-Owns these choices alone; who starts the threads is left to those who ask. Any thread may ask.
+Owns only these choices; the callers start the threads. Any thread may call.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES, PAGE_BYTES
 from streamer_client.contract.uris import is_remote
 
 MAX_COPY_THREADS: Final = 8
-"""More threads do not copy faster: the host's memory bandwidth is the limit by then."""
+"""More threads do not copy faster, because the host's memory bandwidth is then the limit."""
 MAX_READ_THREADS: Final = 16
 
 CHUNK_ENV: Final = "RUNAI_STREAMER_CHUNK_BYTESIZE"
@@ -25,17 +25,17 @@ MIN_OBJECT_BYTES: Final = 5 << 20
 
 
 def copy_threads() -> int:
-    """Threads that copy from memory to memory."""
+    """How many threads copy from memory to memory."""
     return min(MAX_COPY_THREADS, len(os.sched_getaffinity(0)))
 
 
 def read_threads(asked: int | None, *, remote: bool = False) -> int:
-    """Threads that read from storage; they mostly wait, so there may be more than processors.
+    """How many threads read from storage; they mostly wait, so they may outnumber processors.
 
-    A remote source has a connection for each, and those wait even more.
+    A remote source has a connection for each thread, and these threads wait even more.
 
     Args:
-        asked: how many the user asked for; None leaves the choice to this function.
+        asked: the number that the user asked for; None leaves the choice to this function.
         remote: whether the source is read over the network.
     """
     if remote:
@@ -44,9 +44,9 @@ def read_threads(asked: int | None, *, remote: bool = False) -> int:
 
 
 def chunk_bytes(uri: str, environ: Mapping[str, str]) -> int:
-    """What Run:ai's variable asks for, where no daemon's block size decides.
+    """How many bytes to read at once without a daemon, as Run:ai's variable says.
 
-    The bytes of one read or request are whole pages, so that reads may go past the page cache.
+    The number is rounded to whole pages, so that reads may bypass the page cache.
 
     Raises:
         ConfigError: the variable is not a positive integer.

@@ -1,8 +1,8 @@
-"""A feed over a daemon's slabs that outlives the daemon.
+"""A feed that reads a daemon's slabs, and reads on when the daemon is lost.
 
-Carries out what `pass_state.py` decides: opens and closes loads and readers, and lets blocks come
-from whichever has them. Copying threads call it; the first of them that meets the loss of the
-daemon repairs it for all.
+Carries out what `pass_state.py` decides: opens and closes loads and readers, and takes each block
+from the one that has it. Copying threads call it. The first of them that notices the loss of the
+daemon finds another way for all.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from streamer_client.delivery.recovery import Recovery
 from streamer_client.storage.local_files import LocalFile
 
 _FINAL: Final = (SourceChanged, FeedClosed)
-"""Errors of reopening that reading directly would not mend."""
+"""Errors of reopening after which reading directly would fail, too."""
 
 
 class DaemonFeed:
     """The shards of one `Open`.
 
     Args:
-        link: way to the daemon.
-        request: what to open, without numbers and environment.
-        access: the way into the source.
-        files: its files, opened, where it is local; the feed closes them.
-        page_cache: whether a pass over all of it may read the page cache instead.
-        without_memory: whether to read on without the daemon when that has no memory for slabs.
+        link: the way to the daemon.
+        request: the source to open, without numbers and environment.
+        access: the access to the source.
+        files: the opened files of a local source; the feed closes them.
+        page_cache: whether a pass over all blocks may read the page cache instead.
+        without_memory: whether to read on without the daemon when it has no memory for slabs.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class DaemonFeed:
         self._state = PassState()
         self._load: LeasedLoad | None = None
         self._reopened: LeasedLoad | None = None
-        """The load with the next daemon, until it is switched to."""
+        """The load with the next daemon, until the feed switches to it."""
         self._sources: tuple[LeasedLoad, ...] = ()
-        """Loads with slabs to read from: the running one first, then those that were lost."""
+        """Loads with slabs to read from: the running one first, then lost ones."""
         self._direct: DirectFeed | None = None
-        self._repair = threading.RLock()  # finalizers may close a feed anywhere
+        self._repair = threading.RLock()  # reentrant: finalizers may close a feed anywhere
         """Held while a pass is begun or another way is opened, which may take seconds."""
         self._guard = threading.RLock()
         """Held while pass, state and sources change; never while anything is waited for."""
@@ -82,7 +82,7 @@ class DaemonFeed:
             self._carry_out(Trigger.DAEMON_HAS_IT)
 
     def _open(self, *, wants_all: bool = False, promised: bool = False) -> None:
-        """Open, and show what was opened under the names that the caller knows."""
+        """Open the source, and show its shards under the names that the caller knows."""
         load = self._requests.first(self._cancelled(), wants_all=wants_all, promised=promised)
         self._load, self._sources = load, (load,)
         uris = [file.uri for file in self._files] or [shard.uri for shard in load.shards]
@@ -154,12 +154,12 @@ class DaemonFeed:
                 raise FeedClosed
             if self._source(shard, block) is not None or self._direct is not None:
                 return
-            if (load := self._load) is not None:  # else gone direct between the two looks
+            if (load := self._load) is not None:  # None if the feed just went direct
                 span = BlockRange(shard, block, block + 1)
                 self._await(load, span, lambda: number != self._pass)
 
     def _await(self, load: LeasedLoad, span: BlockRange, interrupted: Callable[[], bool]) -> None:
-        """Wait for blocks; return too where another source is to be looked for."""
+        """Wait for blocks; also return when another load or reader must deliver them."""
         try:
             granted = load.wait(*span, interrupted)
         except MemoryLimitError as error:
@@ -172,7 +172,7 @@ class DaemonFeed:
 
     def read_into(self, buffers: Sequence[memoryview], shard: int, start: int) -> None:
         source = self._source(shard, start // self.block_bytes) or self._direct
-        if source is None:  # consumed by an ended pass
+        if source is None:  # the block was consumed, so the pass has ended
             raise FeedClosed
         source.read_into(buffers, shard, start)
 
@@ -181,7 +181,7 @@ class DaemonFeed:
         return None if source is None else source.image(shard)
 
     def consumed(self, number: int, shard: int, block: int) -> None:
-        with self._guard:  # else a pass that begins meanwhile would lose the block
+        with self._guard:  # otherwise a pass that begins meanwhile would lose the block
             if number != self._pass:
                 raise FeedClosed
             self._progress.done[shard][block] = 1
@@ -215,7 +215,7 @@ class DaemonFeed:
         return None if self._direct is None else self._direct.standing(number, *span)
 
     def _held(self, span: BlockRange, over: Callable[[], bool]) -> LeasedLoad | None:
-        """Wait for a load that holds these blocks; None where none does any more."""
+        """Wait for a load that holds these blocks; None if no load does any more."""
         if self._state.state is State.UNDECIDED:
             with self._repair:
                 if self._state.state is State.UNDECIDED:
@@ -239,14 +239,14 @@ class DaemonFeed:
     # --- another way -----------------------------------------------------------------------------
 
     def _go_on_without(self, load: LeasedLoad, trigger: Trigger, why: StreamerError | None) -> None:
-        """Find the rest of the running pass elsewhere; the first caller does it for all."""
+        """Find another way for the rest of the running pass; the first caller does so for all."""
         with self._repair:
             if self._load is load and not self._closed:
                 self._carry_out(trigger, why)
                 self._interrupt()
 
     def _reopen(self) -> None:
-        """Have the next daemon deliver the rest, or this process where none does."""
+        """Let the next daemon deliver the rest, or this process if there is none."""
         lost = self._running_load()
         try:
             self._reopened = self._recovery.with_next_daemon(lost, self._uris(), self._cancelled())
@@ -266,7 +266,7 @@ class DaemonFeed:
         self._unless_closed()
 
     def _read_directly(self, why: StreamerError | None) -> None:
-        """Open the source in this process; `why` the daemon does not deliver it, if it should."""
+        """Open the source in this process; `why` is the daemon's failure, if it failed."""
         load = self._running_load()
         try:
             direct = self._recovery.in_this_process(load, self._uris(), why)
@@ -279,7 +279,7 @@ class DaemonFeed:
             self._carry_out(Trigger.DIRECT_READY)
 
     def _leave_load(self, load: LeasedLoad, *, close: bool) -> None:
-        """Want no more of a load; without `close`, what it granted stays to be read."""
+        """Want no more blocks of a load; without `close`, its granted ones stay readable."""
         if close:
             load.close()
         else:
@@ -296,7 +296,7 @@ class DaemonFeed:
     # --- carrying out ----------------------------------------------------------------------------
 
     def _carry_out(self, trigger: Trigger, why: StreamerError | None = None) -> None:
-        """Do what follows from a trigger; `why` says what the daemon failed with, if it did."""
+        """Do what a trigger requires; `why` is the daemon's failure, if it failed."""
         with self._guard:
             commands = self._state.move(trigger)
         for command in commands:
@@ -332,7 +332,7 @@ class DaemonFeed:
                 assert_never(command)
 
     def _tell(self, command: Command) -> None:
-        """Say to the daemon which blocks are wanted, or not wanted any more."""
+        """Tell the daemon which blocks are wanted, or not wanted any more."""
         if command is Command.GIVE_BACK:
             for load in self._sources:
                 load.give_back()
@@ -348,11 +348,11 @@ class DaemonFeed:
             self._open_anew(load).want(order)
 
     def _open_anew(self, load: LeasedLoad) -> LeasedLoad:
-        """A load for a pass in place of one that still has blocks of an earlier pass.
+        """Open a load for a pass, in place of one that still has blocks of an earlier pass.
 
-        Those could fill the window with what this pass needs last, and it would never move on.
+        These could fill the window, so that the pass would never get the blocks that it needs.
         """
-        load.close()  # first: there may not be room for the windows of both
+        load.close()  # first, since both windows may not fit
         load.forget()
         anew = self._requests.again(load, self._uris(), self._cancelled(), hold=False)
         with self._guard:
@@ -362,7 +362,7 @@ class DaemonFeed:
         return anew
 
     def _prepare(self, command: Command) -> None:
-        """Make the reopened load ready; others read from the lost one meanwhile."""
+        """Prepare the reopened load; other threads read from the lost one meanwhile."""
         if (load := self._reopened) is None:
             return
         if command is Command.REATTACH_VIEWS:
@@ -387,7 +387,7 @@ class DaemonFeed:
             file.close()
 
     def _unless_closed(self) -> None:
-        """Close what was opened while somebody closed the feed."""
+        """If somebody closed the feed meanwhile, close what was just opened."""
         with self._guard:
             if self._closed:
                 self._close_sources()

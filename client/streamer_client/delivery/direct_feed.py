@@ -1,7 +1,7 @@
-"""A feed without a daemon: blocks are read from storage by whoever needs them.
+"""A feed without a daemon: the thread that needs a block reads it from storage.
 
-Nothing is buffered and nothing shared: a reader's threads read straight into the memory where the
-bytes are wanted, so reading ahead is theirs to do, within `read_ahead_bytes`.
+Nothing is buffered and nothing is shared. A reader's threads read straight into the memory where
+the bytes are wanted. They may read ahead, up to `read_ahead_bytes`.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from streamer_client.storage.local_files import DescriptorStorage, LocalFile
 
 READ_AHEAD_BYTES: Final = 128 << 20
 SCATTER_BYTES: Final = 256 << 10
-"""Buffers smaller than this on average are read as one range and then copied apart."""
+"""Buffers smaller than this on average are read as one range, which is then copied to them."""
 
 
 def read_ahead_bytes(memory_limit: int) -> int:
-    """Private memory that a reader may fill ahead; -1 is no limit of the caller's own."""
+    """Private memory that a reader may fill ahead; -1 if the caller sets no limit."""
     return READ_AHEAD_BYTES if memory_limit < 0 else min(memory_limit, READ_AHEAD_BYTES)
 
 
 class _Opened(NamedTuple):
-    """A reader, and the storage whose credentials it has."""
+    """A reader, and the storage whose credentials it uses."""
 
     reader: Reader
     storage: Storage
 
 
 class FetchedBlocks:
-    """Memory that holds some blocks of a shard at their own offsets. An `Image`."""
+    """Memory that holds some blocks of a shard at their own offsets. Serves as an `Image`."""
 
     def __init__(self, size_bytes: int) -> None:
         self.fd = os.memfd_create("streamer-blocks", os.MFD_CLOEXEC)
@@ -56,11 +56,11 @@ class FetchedBlocks:
 
     @property
     def stays(self) -> bool:
-        """This memory goes with whoever asked for it; mapping it would cost more than one read."""
+        """False: this memory is read once, and mapping it would cost more than that."""
         return False
 
     def ended(self, told: str) -> StreamerError:
-        """The error for `told`, which a shard of this size cannot have."""
+        """The error for the tensor `told`, which lies past the end of the shard."""
         return CorruptCheckpoint(f"{told} lies past the end of its shard")
 
 
@@ -68,12 +68,12 @@ class DirectFeed:
     """The shards of one source, read in this process.
 
     Args:
-        storage: the kind of source.
+        storage: the storage that reads the source.
         stored: the shards as they were found; a shard that changed since raises SourceChanged.
-        memory_limit: bytes of private memory to read ahead into; -1 a default, 0 none.
+        memory_limit: bytes of private memory to read ahead into; -1 for a default, 0 for none.
         threads: how many threads a reader should use.
-        block_bytes: unit of reading.
-        renewed: a storage with newer credentials than the last, None where there are none.
+        block_bytes: size of a block.
+        renewed: returns a storage with newer credentials, or None if there are none.
     """
 
     route = Route.DIRECT
@@ -98,7 +98,7 @@ class DirectFeed:
         self._renewed = renewed
         self._opened: dict[int, _Opened] = {}
         self._retired: list[Reader] = []
-        """Readers whose credentials expired, while other threads may still read with them."""
+        """Readers with expired credentials, which other threads may still be using."""
         self._own = threading.local()
         self._lock = threading.Lock()
         self._pass = 0
@@ -106,7 +106,7 @@ class DirectFeed:
         self.direct_bytes = 0
 
     def begin(self, order: Sequence[BlockRange]) -> int:
-        del order  # blocks are read when they are asked for
+        del order  # blocks are read only when somebody waits for them
         self._pass += 1
         return self._pass
 
@@ -136,14 +136,14 @@ class DirectFeed:
             start += len(buffer)
 
     def _scratch(self, size_bytes: int) -> memoryview:
-        """This thread's own; new memory each time would cost as much again as the copy."""
+        """This thread's own memory, kept because new memory costs as much time as the copy."""
         memory: bytearray | None = getattr(self._own, "memory", None)
         if memory is None or len(memory) < size_bytes:
             memory = self._own.memory = bytearray(size_bytes)
         return memoryview(memory)[:size_bytes]
 
     def _one_request(self, shard: int) -> bool:
-        """Whether a request costs more than copying what came with it to where it belongs."""
+        """Whether one request for a range is cheaper than several, even with a copy afterwards."""
         return self._of(shard).reader.piece_bytes == 0
 
     def _read(self, shard: int, buffer: memoryview, start: int) -> None:
@@ -156,7 +156,7 @@ class DirectFeed:
             self._of(shard).reader.readinto(buffer, start)
 
     def _of(self, shard: int, counted_bytes: int = 0) -> _Opened:
-        """The reader of a shard, from which so many bytes will be read."""
+        """The reader of a shard; `counted_bytes` are added to `direct_bytes`."""
         with self._lock:
             if self._closed:
                 raise FeedClosed
@@ -168,7 +168,7 @@ class DirectFeed:
             return opened
 
     def _renew(self, shard: int, expired: _Opened) -> bool:
-        """Have the shard opened anew; False where nothing newer than `expired` is to be had."""
+        """Open the shard again with new credentials; False if none are newer than `expired`."""
         with self._lock:
             if expired.storage is self._storage:
                 storage = self._renewed()
@@ -180,7 +180,7 @@ class DirectFeed:
             return True
 
     def image(self, shard: int, block: int) -> None:
-        del shard, block  # how a file is best read is known to its reader
+        del shard, block  # the reader knows best how to read its file
 
     def consumed(self, number: int, shard: int, block: int) -> None:
         del number, shard, block
@@ -194,8 +194,8 @@ class DirectFeed:
         return None
 
     def standing(self, number: int, shard: int, start: int, stop: int) -> FetchedBlocks:
-        """The blocks, read for whoever asks and for nobody else."""
-        del number  # of a pass of the feed that reads on through this one
+        """The blocks, read for this caller only."""
+        del number  # may belong to a feed that reads on through this one
         size_bytes = self.shards[shard].size_bytes
         image = FetchedBlocks(size_bytes)
         for block in range(start, stop):
@@ -208,7 +208,7 @@ class DirectFeed:
         return image
 
     def settle(self) -> None:
-        """Wait for nothing: the reader checks at each read that the source is unchanged."""
+        """Do nothing: the reader checks at each read that the source is unchanged."""
 
     def close(self) -> None:
         with self._lock:
@@ -234,19 +234,19 @@ def open_directly(
     block_bytes: int = DEFAULT_BLOCK_BYTES,
     expected: Sequence[tuple[str, str, int]] = (),
 ) -> DirectFeed:
-    """Find a source's shards and read them in this process.
+    """Find a source's shards, and read them in this process.
 
     Args:
-        access: the way into the source.
-        source: as in `Storage.list_shards`, and so `pattern` and `files`.
-        pattern: a glob.
+        access: the access to the source.
+        source: the source; like `pattern` and `files`, it is passed to `Storage.list_shards`.
+        pattern: a glob on file names.
         files: the shards themselves.
-        options: of the load; how much it may read ahead, and with how many threads.
-        block_bytes: unit of reading.
+        options: options of the load: how much it may read ahead, and with how many threads.
+        block_bytes: size of a block.
         expected: `(uri, identity, size_bytes)` of shards that must not have changed.
 
     Raises:
-        SourceError: it cannot be read, or has no shards.
+        SourceError: the source cannot be read, or has no shards.
         SourceChanged: a shard is not as expected.
     """
     storage = access.storage()
@@ -270,12 +270,12 @@ def read_files(
     options: LoadOptions,
     block_bytes: int = DEFAULT_BLOCK_BYTES,
 ) -> DirectFeed:
-    """Read files in this process that it has open, wherever their names lead by now.
+    """Read opened files in this process, whatever files their names mean by now.
 
     Args:
-        files: opened; they stay their owner's.
-        options: as for `open_directly`.
-        block_bytes: unit of reading.
+        files: the opened files; their owner closes them.
+        options: as in `open_directly`.
+        block_bytes: size of a block.
     """
     return DirectFeed(
         DescriptorStorage(files),
@@ -287,10 +287,10 @@ def read_files(
 
 
 def same_shards(found: Sequence[StoredShard], expected: Sequence[tuple[str, str, int]]) -> None:
-    """Check that storage still has what the daemon showed as `(uri, identity, size_bytes)`.
+    """Check that storage still has the expected shards, each `(uri, identity, size_bytes)`.
 
     Raises:
-        SourceChanged: naming the first shard that is not the same.
+        SourceChanged: a shard differs; the text names the first such.
     """
     now = {shard.uri: shard for shard in found}
     for uri, identity, size_bytes in expected:

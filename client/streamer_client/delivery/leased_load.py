@@ -1,7 +1,7 @@
-"""One load that a daemon opened for this client: what it granted, and the slabs to read that from.
+"""One load that a daemon opened for this client: its granted blocks, and the slabs they are in.
 
-Lives and dies with one connection; what to do then is left to `daemon_feed.py`. The wire's thread
-tells it what the daemon says, copying threads wait in it.
+A load ends with its connection; `daemon_feed.py` decides how to go on. The wire's thread reports
+what the daemon says, and copying threads wait here.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ from streamer_client.storage.local_files import LocalFile
 logger = logging.getLogger(__name__)
 
 FIRST_REPORT_S: Final = 10.0
-"""The second line about waiting comes after so many seconds, each later one after twice as many."""
+"""Seconds until the second log line about waiting; each later one comes after twice as long."""
 
 
 class LeasedLoad:
-    """An opened load. Raises the open's refusal as its typed error.
+    """An opened load. Raises the daemon's refusal as its typed error.
 
     Args:
         connection: a greeted connection.
         build: makes the `Open` from request id and load number.
         cancelled: asked now and then while the load waits to be admitted.
-        credentials_wanted: called in the wire's thread when the daemon wants renewed ones; must not
-            wait. They go to `renew`.
+        credentials_wanted: called in the wire's thread when the daemon wants new credentials, which
+            `renew` takes; must not wait.
     """
 
     shards: tuple[OpenedShard, ...] = ()
@@ -72,24 +72,24 @@ class LeasedLoad:
         self.lost: StreamerError | None = None
         self.account = BlockAccount((), ())
         self._changed = threading.Condition()
-        self._telling = threading.RLock()  # finalizers may close a load anywhere
-        """Held while consumed blocks are told of; nothing is waited for meanwhile."""
+        self._telling = threading.RLock()  # reentrant: finalizers may close a load anywhere
+        """Held while the daemon is told of consumed blocks; nobody waits while holding it."""
         self._failed: dict[int, StreamerError] = {}
         self._comparing = False
-        """Whether what was granted is still being compared with the source."""
+        """Whether the granted blocks are still being compared with the source."""
         self._waiting_since = self._report_at = 0.0
         self._closed = False
         self._wants_all = False
-        """Whether `Open` asks for everything."""
+        """Whether `Open` asks for every block."""
         self.number = connection.listen(self)
         self._slabs = LeasedSlabs(Lease(connection, self.number))
         try:
             self._open(build, cancelled)
-        except StreamerError:  # refused: the daemon knows no such load
+        except StreamerError:  # refused, so the daemon knows no such load
             connection.unlisten(self.number)
             self._forget_early()
             raise
-        except BaseException:  # interrupted: it may still open it
+        except BaseException:  # interrupted, and the daemon may still open it
             self.close()
             self._forget_early()
             raise
@@ -106,9 +106,9 @@ class LeasedLoad:
             raise ProtocolMismatch(f"the daemon answered Open with {type(answer).__name__}")
 
     def _await_slabs(self) -> None:
-        """Wait for the descriptors of all slabs, which follow the answer at once.
+        """Wait for the descriptors of all slabs, which the daemon sends right after its answer.
 
-        A shard whose slab cannot be made fails instead, which is told to whoever waits for it.
+        If a slab cannot be made, its shard fails, and those who wait for the shard are told.
         """
 
         def missing() -> bool:
@@ -143,7 +143,7 @@ class LeasedLoad:
         self._take_slabs(early)
 
     def on_slabs(self, shards: tuple[int, ...], descriptors: list[int]) -> None:
-        """Own the descriptors, whatever they are for."""
+        """Take ownership of the descriptors, whether their load and shard are known or not."""
         self._take_slabs(list(zip(shards, descriptors, strict=True)))
 
     def _take_slabs(self, pairs: Sequence[tuple[int, int]]) -> None:
@@ -172,7 +172,7 @@ class LeasedLoad:
             self._check(ranges)
             for shard, start, stop in ranges:
                 if shard in self._failed and shard in self._slabs.missing:
-                    continue  # resident in a slab that was not handed out
+                    continue  # its slab was not handed out
                 self.account.grant(shard, start, stop)
             self.account.update_lacking()
             self._changed.notify_all()
@@ -188,12 +188,12 @@ class LeasedLoad:
     def on_shard_failed(self, shard: int, error: StreamerError) -> None:
         with self._changed:
             self._failed[shard] = error
-            if shard in self._slabs.missing:  # nothing of it can be read, granted or not
+            if shard in self._slabs.missing:  # even granted blocks cannot be read
                 self.account.revoke(shard)
             self._changed.notify_all()
 
     def on_waiting(self, message: Waiting) -> None:
-        """Log at once that the load waits, then ever more rarely."""
+        """Log that the load waits: at once, then ever more rarely."""
         now = time.monotonic()
         self._waiting_since = self._waiting_since or now
         if now >= self._report_at:
@@ -210,7 +210,7 @@ class LeasedLoad:
     def on_lost(self, error: StreamerError) -> None:
         with self._changed:
             self.lost = error
-            if isinstance(error, DaemonSilent):  # it may wake up and release what is not held
+            if isinstance(error, DaemonSilent):  # it may wake up and release unheld blocks
                 self.account.forget()
             self._changed.notify_all()
 
@@ -222,8 +222,8 @@ class LeasedLoad:
         return all(self.account.held)
 
     def want(self, order: Sequence[BlockRange]) -> None:
-        """Want these blocks instead of any wanted before; those granted already are left out."""
-        self.give_back()  # first: what is wanted may need the room
+        """Want these blocks instead of any wanted before; granted ones are left out."""
+        self.give_back()  # first, as the wanted blocks may need the room
         with self._changed:
             self.account.want(order)
         self.connection.send(Want(self.number, tuple(order)))
@@ -237,15 +237,15 @@ class LeasedLoad:
     def give_back(self) -> None:
         """Tell the daemon of the blocks that were consumed and not told of yet.
 
-        When this returns, all of them are told of, also those that another thread has taken: of a
-        block that is wanted again, the daemon must hear first that it was consumed.
+        On return, the daemon was told of all of them, also of those that another thread has taken.
+        Before a block is wanted again, the daemon must hear that it was consumed.
         """
         with self._telling:
             if ranges := self.account.take_consumed():
                 self.connection.send(Consumed(self.number, ranges))
 
     def renew(self, environment: dict[str, str]) -> None:
-        """Give the daemon what to read with from now on."""
+        """Give the daemon the environment to read with from now on."""
         self.connection.send(Renew(self.number, environment))
 
     # --- copying threads -------------------------------------------------------------------------
@@ -254,10 +254,10 @@ class LeasedLoad:
         """Wait until the blocks are granted.
 
         Returns:
-            Whether they are; False when interrupted, closed, or the connection is lost.
+            Whether they are granted; False when interrupted, closed, or the connection is lost.
 
         Raises:
-            StreamerError: what the daemon said of this shard.
+            StreamerError: the daemon's error for this shard.
         """
         has = self.account.has
         if has(shard, start, stop):
@@ -287,7 +287,7 @@ class LeasedLoad:
             raise ValueError(f"the slab of shard {shard} was not handed out: nothing can be read")
 
     def _slab(self, shard: int) -> Slab | None:
-        """A shard's slab; None where it has none.
+        """A shard's slab; None if the shard has none.
 
         Raises:
             FeedClosed: another thread has closed the load.
@@ -301,22 +301,22 @@ class LeasedLoad:
         return self._slabs[shard]
 
     def mapping(self, shard: int) -> mmap.mmap:
-        """The private mapping of a held shard; while anything refers to it the lease goes on."""
+        """The private mapping of a held shard; the lease lives as long as any reference to it."""
         with self._changed:
             return self._slabs.mapping(shard)
 
     def reattach(self, dead: LeasedLoad) -> None:
-        """Lease what the views of a dead load refer to, where this daemon has adopted its slabs."""
+        """Take over the leases of a dead load's views, if this daemon has adopted their slabs."""
         with self._changed:
             self._slabs.reattach(dead._slabs, self.account.held)
 
     # --- the load's end --------------------------------------------------------------------------
 
     def settle(self, interrupted: Callable[[], bool]) -> None:
-        """Wait until what was granted is known to be what the source holds now.
+        """Wait until the granted blocks are known to equal the source as it is now.
 
         Raises:
-            StreamerError: it is not, or that cannot be told.
+            StreamerError: they differ from the source, or that cannot be found out.
         """
         with self._changed:
             self._changed.wait_for(
@@ -334,11 +334,11 @@ class LeasedLoad:
 
     @property
     def unproven(self) -> bool:
-        """Whether the daemon was lost before it had compared what it granted."""
+        """Whether the daemon was lost before it had compared the granted blocks."""
         return self._comparing and self.lost is not None
 
     def compare_with(self, files: Sequence[LocalFile]) -> None:
-        """Do what the daemon did not come to: compare pages of what is granted with the files.
+        """Compare pages of the granted blocks with the files, as the daemon could not.
 
         Raises:
             SourceChanged: a file has other bytes than its slab.
@@ -352,12 +352,12 @@ class LeasedLoad:
         self._comparing = False
 
     def forget(self) -> None:
-        """Count nothing as granted that the daemon may release."""
+        """Count no block as granted that the daemon may release."""
         with self._changed:
             self.account.forget()
 
     def interrupt(self) -> None:
-        """Let everyone who waits ask again whether it was interrupted."""
+        """Wake all waiting threads, so that they ask again whether they were interrupted."""
         with self._changed:
             self._changed.notify_all()
 

@@ -1,8 +1,9 @@
-"""The slabs of one load: taken in from the daemon, mapped for views, leased while they are mapped.
+"""The slabs of one load: taken from the daemon, mapped for views, leased while they are mapped.
 
-Owns the descriptors, which may arrive before the answer that names their shards, and the private
-mappings. A view keeps its mapping alive, and a mapping its shard's lease. The wire's thread takes
-slabs in, under the lock of `leased_load.py`; what of a slab may be read is that module's business.
+Owns the private mappings and the descriptors, which may arrive before the answer that names their
+shards. A view keeps its mapping alive, and a mapping keeps its shard's lease alive. The wire's
+thread takes slabs in, under the lock of `leased_load.py`. That module decides which bytes of a slab
+may be read.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class LeasedSlabs:
     """Slabs and mappings of one load.
 
     Args:
-        lease: ends with the mappings.
+        lease: the load's leases, which end with the mappings.
     """
 
     def __init__(self, lease: Lease) -> None:
@@ -35,18 +36,18 @@ class LeasedSlabs:
         self._slabs: list[Slab | None] = []
         self._mappings: dict[int, mmap.mmap] = {}
         self._early: list[tuple[int, int]] | None = []
-        """Shards and descriptors that overtook the answer that they belong to: they come over
+        """Shards and descriptors that came before the answer that they belong to, as they use
         another socket. None once the shards are known, or nobody waits for them any more."""
 
     def expect(self, shards: Sequence[OpenedShard]) -> list[tuple[int, int]]:
-        """Note which shards have slabs; returns what came before."""
+        """Note which shards have slabs; return the slabs that came before this call."""
         self._slabs = [None] * len(shards)
         self.missing = {number for number, one in enumerate(shards) if one.size_bytes}
         early, self._early = self._early or [], None
         return early
 
     def take_in(self, pairs: Iterable[tuple[int, int]], shards: Sequence[OpenedShard]) -> None:
-        """Own descriptors, whatever they are for: `(shard, descriptor)`.
+        """Take ownership of descriptors, given as `(shard, descriptor)`, for whatever shards.
 
         Raises:
             DaemonUnavailable: a slab is smaller than its shard.
@@ -68,7 +69,7 @@ class LeasedSlabs:
                 os.close(descriptor)
 
     def forget_early(self) -> None:
-        """Nobody answers the open any more: nothing that came, or comes yet, is wanted."""
+        """Close early descriptors, now and later, as nobody waits for the answer any more."""
         early, self._early = self._early or [], None
         for _, descriptor in early:
             os.close(descriptor)
@@ -77,7 +78,7 @@ class LeasedSlabs:
         return self._slabs[shard]
 
     def mapping(self, shard: int) -> mmap.mmap:
-        """The private mapping of a held shard; while anything refers to it the lease goes on."""
+        """The private mapping of a held shard; the lease lives as long as any reference to it."""
         mapping = self._mappings.get(shard)
         slab = self._slabs[shard]
         if mapping is None and slab is not None:
@@ -88,9 +89,9 @@ class LeasedSlabs:
         return mapping
 
     def reattach(self, dead: LeasedSlabs, held: Sequence[bool]) -> None:
-        """Lease what the views of a dead load refer to, where this daemon has adopted its slabs.
+        """Take over the leases of a dead load's views, if this daemon has adopted their slabs.
 
-        Views that are handed out from now on are made of the same mappings.
+        Later views are made of the same mappings.
         """
         for shard, mapping in dict(dead._mappings).items():
             ours, theirs = self._slabs[shard], dead._slabs[shard]
@@ -101,9 +102,9 @@ class LeasedSlabs:
                 self._lease.attach(shard, mapping)
 
     def close(self) -> None:
-        """Give up the descriptors. Views alone keep the mappings, and so the leases, from now on.
+        """Close the descriptors. From now on, only views keep the mappings and so the leases.
 
-        A thread that reads a slab at this moment keeps that one until it is done.
+        A thread that is reading a slab keeps its descriptor until it is done.
         """
         shards = range(len(self._slabs))
         self._slabs = [None] * len(shards)
@@ -115,11 +116,11 @@ class LeasedSlabs:
 class Lease:
     """The leases of one load's shards, each kept by the mapping that its views are made of.
 
-    Its state belongs to the wire's thread; finalizers only queue calls to it.
+    The wire's thread owns the state; finalizers only queue calls for it.
 
     Args:
-        connection: to the daemon that leases.
-        load: its number there.
+        connection: the connection to the daemon that leases.
+        load: the load's number in that connection.
     """
 
     def __init__(self, connection: Connection, load: int) -> None:
@@ -129,14 +130,14 @@ class Lease:
         self._closing = False
 
     def attach(self, shard: int, mapping: mmap.mmap) -> None:
-        """Hold `shard` until `mapping` is collected; any tensor made of it keeps it alive."""
+        """Hold `shard` until `mapping` is collected; every tensor made of the mapping keeps it."""
         connection = self._connection
         connection.call_soon(lambda: self._mapped.add(shard))
         finalizer = weakref.finalize(mapping, connection.call_soon, lambda: self._unmapped(shard))
         finalizer.atexit = False  # tensors may live on until the very end
 
     def close(self, shards: range) -> None:
-        """Nothing but mappings uses the load any more: release what no mapping holds."""
+        """Release the shards that no mapping holds, as only mappings use the load any more."""
         self._connection.stop_listening(self._load)
         self._connection.call_soon(lambda: self._close(shards))
 
@@ -160,7 +161,7 @@ class Lease:
 
 
 def compare_page(slab: Slab, file: LocalFile, start: int) -> None:
-    """Compare a page of a slab with the file that it is an image of.
+    """Compare a page of a slab with the same page of its file.
 
     Raises:
         SourceChanged: the file has other bytes.

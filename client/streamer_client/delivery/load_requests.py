@@ -1,7 +1,7 @@
-"""What one source's reader asks of a daemon: to open it, again too, and to bring it in later.
+"""The requests of one source's reader to a daemon: to open, to open again, to bring in later.
 
-Owns what is asked and with which credentials, and has the newest load's credentials renewed. When
-to ask is decided by `pass_state.py`; the threads that call are those of `daemon_feed.py`.
+Owns the form of the requests and their credentials, and renews those of the newest load.
+`pass_state.py` decides when to ask; the threads of `daemon_feed.py` call this module.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from streamer_client.storage.local_files import LocalFile
 logger = logging.getLogger(__name__)
 
 OPEN_ATTEMPTS: Final = 3
-"""Daemons that may die one after the other before a load was opened."""
+"""How many daemons in turn may die before the load is opened."""
 
 Cancelled = Callable[[], bool]
 
@@ -40,11 +40,11 @@ class LoadRequests:
     """The requests for one source.
 
     Args:
-        link: way to the daemon.
-        request: what to open, without numbers and environment.
-        access: the way into the source.
-        files: its files, opened, where it is local; they are handed over with each open, and stay
-            their owner's.
+        link: the way to the daemon.
+        request: the source to open, without numbers and environment.
+        access: the access to the source.
+        files: the opened files of a local source. They are handed over with each open; their owner
+            closes them.
     """
 
     def __init__(
@@ -61,16 +61,16 @@ class LoadRequests:
     def first(
         self, cancelled: Cancelled, *, wants_all: bool = True, promised: bool = False
     ) -> LeasedLoad:
-        """Open; ask the next daemon where one died before it answered, as it may while we wait.
+        """Open the source. If the daemon dies before it answers, ask the next daemon.
 
         Args:
-            cancelled: asked now and then.
-            wants_all: whether the daemon is to bring everything in, in file order.
+            cancelled: asked now and then; the wait ends when it returns True.
+            wants_all: whether the daemon is to bring every block in, in file order.
             promised: whether the daemon keeps the files open for `bring_in`.
 
         Raises:
-            FeedClosed: it was cancelled.
-            StreamerError: no daemon, or it refuses.
+            FeedClosed: `cancelled` returned True.
+            StreamerError: there is no daemon, or the daemon refuses.
         """
         request = msgspec.structs.replace(self._request, want="all" if wants_all else "none")
         try:
@@ -93,17 +93,17 @@ class LoadRequests:
     def again(
         self, before: LeasedLoad, uris: tuple[str, ...], cancelled: Cancelled, *, hold: bool
     ) -> LeasedLoad:
-        """Open the same shards in another load, that wants nothing yet.
+        """Open the same shards in another load, which wants no block yet.
 
         Args:
-            before: the load that they were opened with.
-            uris: their names.
-            cancelled: asked now and then.
+            before: the load that opened the shards.
+            uris: the shards' names.
+            cancelled: asked now and then; the wait ends when it returns True.
             hold: whether whole shards are to stay resident.
 
         Raises:
-            SourceChanged: a shard is not what it was.
-            StreamerError: as `first`.
+            SourceChanged: a shard has changed since.
+            StreamerError: as in `first`.
         """
         named = None if self._files else uris
         options = msgspec.structs.replace(self._request.options, hold=hold)
@@ -120,7 +120,7 @@ class LoadRequests:
         return load
 
     def bring_in(self) -> None:
-        """Have the daemon bring the promised files in; safe in finalizers."""
+        """Make the daemon bring the promised files in; safe in finalizers."""
         if self._promised is None:
             return
         connection, transfer = self._promised
@@ -129,14 +129,14 @@ class LoadRequests:
         self.cancel_promise()
 
     def cancel_promise(self) -> None:
-        """The daemon may close the promised files; safe in finalizers, idempotent."""
+        """Let the daemon close the promised files; safe in finalizers, idempotent."""
         if self._promised is not None:
             connection, transfer = self._promised
             self._promised = None
             connection.drop(transfer)
 
     def _opened(self, request: Open, cancelled: Cancelled, *, promised: bool = False) -> LeasedLoad:
-        """Open with credentials as they are now; with newer ones where those just expired."""
+        """Open with the present credentials, or with newer ones if these have just expired."""
         environment = self.access.environment()
         try:
             load = self._asked(request, environment, cancelled, promised=promised)
@@ -184,11 +184,11 @@ class LoadRequests:
         return load
 
     def _renew(self, environment: dict[str, str]) -> None:
-        """Called in the renewal's thread."""
+        """Send a newer environment to the newest load; called in the renewal's thread."""
         if self._newest is not None:
             self._newest.renew(environment)
 
     def close(self) -> None:
-        """Renew nothing any more. Does not wait; idempotent."""
+        """Stop renewing credentials. Does not wait; idempotent."""
         self._renewal.close()
         self.cancel_promise()

@@ -1,7 +1,7 @@
-"""What opens feeds for a client: through the daemon, in this process, or whichever of both serves.
+"""Opening feeds for a client: through the daemon, in this process, or by whichever serves.
 
-Owns what each kind of opener needs: files opened here, access to the source, sizes. Finding a
-daemon is left to `connecting/finding.py`. Runs in the caller's thread.
+Owns what each kind of opener needs: opened files, access to the source, sizes.
+`connecting/finding.py` finds a daemon. Runs in the caller's thread.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _READ_OURSELVES: Final = (
     SourceForbidden,
     SourceNotFound,
 )
-"""What a daemon may refuse although this process can read the files itself: the daemon is another
-user, in another mount namespace, or has no room."""
+"""Refusals of a daemon after which this process may still read the files itself. The daemon runs as
+another user, in another mount namespace, or has no room."""
 
 
 class Opener(Protocol):
-    """What a client of any mode does with a request."""
+    """Opens a request in the way of the client's mode."""
 
     def feed(self, request: OpenRequest) -> Feed: ...
     def tell_copied(self, copies: Copies) -> None: ...
@@ -54,11 +54,11 @@ class Opener(Protocol):
 
 
 class DaemonOpener:
-    """Opens through the daemon.
+    """Opens sources through the daemon.
 
     Args:
-        link: the way to it.
-        environ: what names credentials and endpoints; this process's environment by default.
+        link: the way to the daemon.
+        environ: variables that name credentials and endpoints; by default this process's.
         without_memory: whether a load goes on in this process when the daemon has no memory for it.
     """
 
@@ -109,10 +109,10 @@ class DaemonOpener:
 
 
 class DirectOpener:
-    """Opens in this process.
+    """Opens sources in this process.
 
     Args:
-        environ: what names credentials, endpoints and sizes; this process's by default.
+        environ: variables that name credentials, endpoints and sizes; by default this process's.
     """
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
@@ -131,18 +131,18 @@ class DirectOpener:
         )
 
     def tell_copied(self, copies: Copies) -> None:
-        """There is nobody to tell."""
+        """Do nothing, as there is no daemon to tell."""
 
     def close(self) -> None:
-        """Nothing is kept between opens."""
+        """Do nothing, as nothing is kept between opens."""
 
 
 class AutoOpener:
-    """Opens through the daemon, and in this process what the daemon will not or cannot serve.
+    """Opens sources through the daemon, or in this process if the daemon cannot or will not.
 
     Args:
         link: the way to the daemon.
-        environ: what names credentials, endpoints and sizes.
+        environ: variables that name credentials, endpoints and sizes.
     """
 
     def __init__(self, link: Link, environ: Mapping[str, str]) -> None:
@@ -168,11 +168,11 @@ class AutoOpener:
 
 
 def _public(request: OpenRequest) -> OpenRequest:
-    """Without the secrets of its URLs: they travel with the environment, and are shown nowhere."""
+    """The request without the secrets of its URLs, which travel with the environment."""
     files = None if request.files is None else tuple(map(public_uri, request.files))
     return msgspec.structs.replace(request, source=public_uri(request.source), files=files)
 
 
 def _first_uri(request: OpenRequest) -> str:
-    """The URI that decides how all shards are read, as a source is of one kind."""
+    """The URI that decides how to read all shards, as a source is of one kind."""
     return request.files[0] if request.files else request.source

@@ -1,8 +1,8 @@
-"""Files that lie in this node's page cache: what is read there, and the reading of slices.
+"""Files that lie in this node's page cache: finding that out, and reading slices from them.
 
-The kernel counts page by page, which for a large model takes longer than the answer is worth. Who
-reads such files notices what is missing at each read, so a wrong answer costs time and no more.
-Any thread of a load may ask for an image.
+A few pages are sampled, because the kernel counts page by page, which for a large model takes
+longer than the answer is worth. A reader notices at each read if a page is missing, so a wrong
+answer costs only time. Any thread of a load may ask for an image.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from streamer_client.storage.local_reader import changed, identity_of
 from streamer_client.storage.page_cache import PageCache
 
 RESIDENT_SHARE: Final = 8
-"""Where more than an eighth is in shared memory, the load goes through the daemon."""
+"""If more than an eighth is in shared memory, the load goes through the daemon."""
 SAMPLES: Final = 32
-"""How many pages of all files together are looked at; of each file one at least."""
+"""How many pages of all files together are sampled, but at least one of each file."""
 SAMPLE_BYTES: Final = 1 << 20
 
 
 class CachedFile:
-    """A file of which slices are read by system calls. An `Image`.
+    """A file whose slices are read by system calls. Serves as an `Image`.
 
-    It may shrink while it is read, so it is never mapped.
+    It is never mapped, because it may shrink while it is read.
     """
 
     def __init__(self, file: LocalFile) -> None:
-        self.fd = os.dup(file.fd)  # who reads may go on for a moment after the file was closed
+        self.fd = os.dup(file.fd)  # readers may go on just after the file was closed
         self.uri = file.uri
         weakref.finalize(self, os.close, self.fd).atexit = False
 
     @property
     def stays(self) -> bool:
-        """Others may cut the file at any time."""
+        """False: others may truncate the file at any time."""
         return False
 
     def ended(self, told: str) -> StreamerError:
-        """The error for `told`, which the file had when it was opened."""
+        """The error for the tensor `told`, which the file had when it was opened."""
         return SourceChanged(
             f"{self.uri}: ended before {told}; open the checkpoint again when nothing writes to it"
         )
@@ -55,7 +55,7 @@ class CachedFiles:
     """The files of one load.
 
     Args:
-        files: opened; they stay their owner's.
+        files: the opened files; their owner closes them.
     """
 
     def __init__(self, files: Sequence[LocalFile]) -> None:
@@ -64,7 +64,7 @@ class CachedFiles:
         self._lock = threading.Lock()
 
     def image(self, shard: int) -> CachedFile:
-        """One file, for reading."""
+        """The image of one file."""
         with self._lock:
             found = self._images.get(shard)
             if found is None:
@@ -72,10 +72,10 @@ class CachedFiles:
             return found
 
     def settle(self) -> None:
-        """Look whether all files whose images were handed out are what they were when opened.
+        """Check that no file whose image was handed out has changed since it was opened.
 
         Raises:
-            SourceChanged: naming one that is not.
+            SourceChanged: a file has changed; the text names it.
         """
         with self._lock:
             images = dict(self._images)
@@ -86,7 +86,7 @@ class CachedFiles:
 
 
 def first_route(files: Sequence[LocalFile], options: LoadOptions, *, page_cache: bool) -> Trigger:
-    """Choose before the open, as the daemon is not asked for what the page cache delivers."""
+    """Choose the first route before the open, as the page cache may spare asking the daemon."""
     usable = page_cache and options.memory_limit < 0 and bool(files)
     if usable and in_page_cache(files):
         return Trigger.CACHE_WARM
@@ -94,16 +94,16 @@ def first_route(files: Sequence[LocalFile], options: LoadOptions, *, page_cache:
 
 
 def is_resident(resident_bytes: int, shards: Sequence[FeedShard]) -> bool:
-    """Whether so much is in shared memory that the load goes through the daemon all the same."""
+    """Whether so much is in shared memory that the load goes through the daemon anyway."""
     return resident_bytes > sum(shard.size_bytes for shard in shards) // RESIDENT_SHARE
 
 
 def in_page_cache(files: Sequence[LocalFile]) -> bool:
-    """Whether every sample of these local files is in the page cache; False where none may look."""
+    """Whether every sample of these local files is in the page cache; False if none may look."""
     samples = -(-SAMPLES // max(1, len(files)))
     try:
         return all(_is_cached(file, samples) for file in files if file.shard.size_bytes)
-    except OSError:  # reading them will tell
+    except OSError:  # reading the files will show what is wrong
         return False
 
 

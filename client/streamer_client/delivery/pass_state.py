@@ -1,8 +1,8 @@
-"""Where a pass over an opened source gets its bytes, as one table. Pure: no I/O, threads or clock.
+"""One table of how a pass over an opened source gets its bytes. Pure: no I/O, threads or clock.
 
-Owns which route delivers, what moves a load from one route to another, and what has to be done at
-each move; and the account of what the running pass has read. `daemon_feed.py` fires the triggers
-and carries the commands out. `docs/delivery.md` is made from this table (`make diagrams`).
+Owns which route delivers, what moves a load to another route, what has to be done at each move, and
+the account of what the running pass has read. `daemon_feed.py` fires the triggers and carries the
+commands out. `docs/delivery.md` is made from this table (`make diagrams`).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from streamer_client.copy.plan import blocks, count, in_order, whole
 
 
 class State(Enum):
-    """How things stand between one load and its daemon."""
+    """The relation between one load and its daemon."""
 
     NEW = "new"
     """Nothing was asked of the daemon yet."""
     UNDECIDED = "undecided"
-    """Open, and the daemon reads nothing unasked: the page cache holds the files, the daemon does
-    not. The first pass over everything takes the page cache, the first view the daemon."""
+    """The load is open, and the daemon waits for a request, as the page cache holds the files. The
+    first pass over everything will take the page cache, but the first view the daemon."""
     ASKED = "asked"
     """The daemon brings in everything in file order; no pass was begun yet."""
     DAEMON = "daemon"
@@ -37,12 +37,12 @@ class State(Enum):
     LEAVING = "leaving"
     """The source is being opened in this process, as no daemon can deliver the rest."""
     MIXED = "mixed"
-    """What the daemon granted is read from its slabs, the rest by this process."""
+    """Granted blocks are read from the daemon's slabs, the others by this process."""
     CLOSED = "closed"
 
 
 class Trigger(Enum):
-    """What happened."""
+    """An event that moves a load to another state."""
 
     CACHE_WARM = "the page cache holds all files, and may be used"
     WHOLE = "the page cache cannot be used, and whole shards are to stay resident"
@@ -64,7 +64,7 @@ class Trigger(Enum):
 
 
 class Command(Enum):
-    """What `daemon_feed.py` has to do, in the order of a move's commands."""
+    """An action for `daemon_feed.py`; each move lists its actions in order."""
 
     OPEN_ALL = "open a load that wants everything"
     OPEN_NONE = "open a load that wants nothing"
@@ -95,12 +95,12 @@ class Move(NamedTuple):
 S, T, C = State, Trigger, Command
 
 TRANSITIONS: Final[dict[tuple[State, Trigger], Move]] = {
-    # The route is decided before anything is asked for. Nor is it asked for in advance through a
-    # window: that would be full of it when the first pass wants something else.
+    # The route is decided before any block is asked for. Through a window, no block is asked for in
+    # advance either: the window would be full when the first pass wants other blocks.
     (S.NEW, T.CACHE_WARM): Move(S.UNDECIDED, (C.OPEN_PROMISED,)),
     (S.NEW, T.WHOLE): Move(S.ASKED, (C.OPEN_ALL,)),
     (S.NEW, T.WINDOW): Move(S.DAEMON, (C.OPEN_NONE,)),
-    # A part is fetched alone: all the rest may still come from the page cache.
+    # Only the part is fetched, as all the rest may still come from the page cache.
     (S.UNDECIDED, T.DAEMON_HAS_IT): Move(S.DAEMON, (C.CANCEL_PROMISE, C.WANT_ALL)),
     (S.UNDECIDED, T.BEGUN_AS_OPENED): Move(S.PAGE_CACHE, (C.READ_DIRECTLY, C.CLOSE_LOAD)),
     (S.UNDECIDED, T.BEGUN_ALL): Move(S.PAGE_CACHE, (C.READ_DIRECTLY, C.CLOSE_LOAD)),
@@ -125,7 +125,7 @@ TRANSITIONS: Final[dict[tuple[State, Trigger], Move]] = {
     (S.DAEMON, T.DAEMON_LOST): Move(S.RECOVERING, (C.REOPEN,)),
     (S.DAEMON, T.MEMORY_REFUSED): Move(S.LEAVING, (C.READ_DIRECTLY,)),
     (S.DAEMON, T.CLOSE): Move(S.CLOSED, (C.CLOSE_SOURCES,)),
-    # What was promised stays promised, whatever passes come after the one that read everything.
+    # The promise to bring the files in stays, whatever passes follow the one that read everything.
     (S.PAGE_CACHE, T.BEGUN_AS_OPENED): Move(S.PAGE_CACHE),
     (S.PAGE_CACHE, T.BEGUN_ALL): Move(S.PAGE_CACHE),
     (S.PAGE_CACHE, T.BEGUN_PART): Move(S.PAGE_CACHE),
@@ -157,10 +157,10 @@ TRANSITIONS: Final[dict[tuple[State, Trigger], Move]] = {
     (S.MIXED, T.ENDED_WHOLE): Move(S.MIXED, (C.GIVE_BACK,)),
     (S.MIXED, T.ENDED): Move(S.MIXED, (C.GIVE_BACK,)),
     (S.MIXED, T.CLOSE): Move(S.CLOSED, (C.CLOSE_SOURCES,)),
-    # What was opened while somebody closed the load is closed too.
+    # A load that was opened while somebody closed the feed is closed too.
     (S.CLOSED, T.REOPENED): Move(S.CLOSED, (C.CLOSE_SOURCES,)),
     (S.CLOSED, T.DIRECT_READY): Move(S.CLOSED, (C.CLOSE_SOURCES,)),
-    # Whoever was about to use it meets FeedClosed at the next block.
+    # Threads that were about to use the load get FeedClosed at their next block.
     (S.CLOSED, T.BEGUN_AS_OPENED): Move(S.CLOSED),
     (S.CLOSED, T.BEGUN_ALL): Move(S.CLOSED),
     (S.CLOSED, T.BEGUN_PART): Move(S.CLOSED),
@@ -183,7 +183,7 @@ ROUTES: Final[dict[State, Route]] = {
     State.LEAVING: Route.DAEMON,
     State.MIXED: Route.MIXED,
 }
-"""What users are shown; a closed load still shows its last route."""
+"""The route that users are shown; a closed load still shows its last one."""
 
 
 class IllegalMove(AssertionError):
@@ -198,10 +198,10 @@ class PassState:
     def __init__(self) -> None:
         self.state = State.NEW
         self.route = Route.DAEMON
-        """The way bytes come; a closed load tells the last one."""
+        """The route of the bytes; a closed load keeps its last one."""
 
     def move(self, trigger: Trigger) -> tuple[Command, ...]:
-        """Go where the trigger leads; returns what has to be done, in order.
+        """Move to the trigger's next state; return the commands to carry out, in order.
 
         Raises:
             IllegalMove: the table has no such move; nothing has changed.
@@ -217,7 +217,7 @@ class PassState:
 
 
 class PassProgress:
-    """What the running pass wants, and what of it was consumed.
+    """The blocks that the running pass wants, and those that it has consumed.
 
     Copying threads note consumed blocks without a lock, each its own.
 
@@ -242,7 +242,7 @@ class PassProgress:
         return self._everything
 
     def begin(self, order: tuple[BlockRange, ...]) -> Trigger:
-        """Note a new pass; returns which kind it is."""
+        """Note a new pass; return the trigger for its kind."""
         self.order = order
         self.done = [bytearray(count) for count in self._counts]
         if order == self._everything:
@@ -251,7 +251,7 @@ class PassProgress:
         return Trigger.BEGUN_ALL if everything else Trigger.BEGUN_PART
 
     def end(self) -> Trigger:
-        """Which kind of end the pass has come to."""
+        """The trigger for the end of the pass, by whether it has read everything."""
         whole_pass = all(all(flags) for flags in self.done)
         return Trigger.ENDED_WHOLE if whole_pass else Trigger.ENDED
 

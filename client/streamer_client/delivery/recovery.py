@@ -1,7 +1,7 @@
-"""Opening a load's source another way: with the next daemon, or in this process.
+"""Opening a load's source in another way: with the next daemon, or in this process.
 
-Owns both openings, of exactly the shards that the load had. When one is wanted is decided by
-`pass_state.py`; whichever copying thread met the loss runs it, for all.
+Owns both ways to open exactly the shards that the load had. `pass_state.py` decides which is
+needed; the copying thread that noticed the loss runs it for all.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 
 
 class Recovery:
-    """The other ways to the shards of one load.
+    """The other ways to open the shards of one load.
 
     Args:
         link: the way to a daemon.
-        request: what was opened, without numbers and environment.
-        access: the way into the source.
-        files: its files, opened, where it is local.
-        requests: what is asked of daemons.
+        request: the source that was opened, without numbers and environment.
+        access: the access to the source.
+        files: the opened files of a local source.
+        requests: makes requests to daemons.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class Recovery:
     def with_next_daemon(
         self, lost: LeasedLoad, uris: tuple[str, ...], cancelled: Callable[[], bool]
     ) -> LeasedLoad:
-        """The same shards in a load that wants nothing yet.
+        """Open the same shards in a load that wants no block yet.
 
         Raises:
-            SourceChanged: a shard is not what it was.
-            StreamerError: no daemon, or it refuses.
+            SourceChanged: a shard has changed since.
+            StreamerError: there is no daemon, or the daemon refuses.
         """
         load = self._requests.again(lost, uris, cancelled, hold=self._request.options.hold)
         logger.warning("event=load_resumed socket=%s", self._link.socket_path)
@@ -62,15 +62,15 @@ class Recovery:
     def in_this_process(
         self, lost: LeasedLoad, uris: tuple[str, ...], why: StreamerError | None
     ) -> DirectFeed:
-        """A reader of the same shards.
+        """Open the same shards for reading in this process.
 
         Args:
             lost: the load whose shards are wanted.
-            uris: their names.
-            why: what the daemon failed with, for the log; None where reading directly is faster.
+            uris: the shards' names.
+            why: the daemon's failure, for the log; None if reading directly is merely faster.
 
         Raises:
-            SourceChanged: a shard is not what it was.
+            SourceChanged: a shard has changed since.
             StreamerError: the source cannot be read.
         """
         if why is not None:

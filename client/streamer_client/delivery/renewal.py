@@ -1,8 +1,9 @@
 """Keeps the credentials of one load fresh with the daemon that reads for it.
 
-Owns a thread that asks now and then, and at once when the daemon says that they have expired:
-resolving credentials may ask a metadata service, for which neither the wire nor a copying thread
-may wait. Only loads of sources that take an environment have one.
+Owns a thread that looks for newer credentials now and then, and at once when the daemon says that
+they have expired. It has a thread of its own because resolving credentials may ask a metadata
+service, and neither the wire nor a copying thread may wait for that. Only loads of sources that
+take an environment have a renewal.
 """
 
 from __future__ import annotations
@@ -16,20 +17,20 @@ from typing import Final
 from streamer_client.connecting.source_access import SourceAccess
 
 CHECK_S: Final = 30.0
-"""How often a load that nobody complained about is looked at."""
+"""How often credentials are looked at while the daemon does not complain."""
 PATIENCE_S: Final = 10.0
-"""How long newer credentials are hoped for, once the daemon has asked."""
+"""How long to look for newer credentials once the daemon has asked."""
 AGAIN_S: Final = 1.0
 
 Send = Callable[[dict[str, str]], None]
 
 
 class Renewal:
-    """One load's renewal; ends with `close`, or with the object that `send` belongs to.
+    """The renewal of one load; it ends with `close`, or with the object that `send` belongs to.
 
     Args:
-        access: where credentials come from.
-        send: a method that gives it a newer environment; the object it belongs to is not kept.
+        access: resolves the credentials.
+        send: a method that takes a newer environment; only a weak reference to its object is kept.
         patience_s: see `PATIENCE_S`.
     """
 
@@ -44,19 +45,19 @@ class Renewal:
         self._thread: threading.Thread | None = None
 
     def sent(self, environment: dict[str, str]) -> None:
-        """Note the environment that an open sent; the first that is not empty starts the thread."""
+        """Note the environment that an open sent; the first non-empty one starts the thread."""
         self._sent = environment
         if environment and self._thread is None:
             self._thread = threading.Thread(target=self._run, name="streamer-renewal", daemon=True)
             self._thread.start()
 
     def want(self) -> None:
-        """Look for newer credentials now, as the daemon asks for them. Does not wait."""
+        """Look for newer credentials now, because the daemon asks for them. Does not wait."""
         self._wanted = True
         self._wake.set()
 
     def close(self) -> None:
-        """Renew nothing any more. Does not wait; idempotent, safe in finalizers."""
+        """Stop renewing. Does not wait; idempotent, safe in finalizers."""
         self._closed = True
         self._wake.set()
 
@@ -69,7 +70,7 @@ class Renewal:
                 self._renew(wanted=wanted)
 
     def _renew(self, *, wanted: bool) -> None:
-        """Send what is newer; where it was asked for and nothing is, send the same to say so."""
+        """Send a newer environment; if none is newer and one was wanted, send the same again."""
         deadline = time.monotonic() + (self._patience_s if wanted else 0.0)
         while (fresh := self._access.environment()) == self._sent:
             if time.monotonic() >= deadline or self._closed:

@@ -1,6 +1,6 @@
-"""One slab as the client sees it: a read-only descriptor, read by offset or mapped.
+"""One slab in the client: a read-only descriptor, read by offset or mapped.
 
-Owns the descriptor and the private mapping. Which bytes may be read is the load's business.
+Owns the descriptor and the private mapping. The load decides which bytes may be read.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from streamer_client.contract.errors import DaemonUnavailable, StreamerError
 from streamer_client.contract.layout import slab_bytes
 
 IOV_MAX: Final = 1024
-"""Buffers that one preadv(2) takes (UIO_MAXIOV)."""
+"""How many buffers one preadv(2) takes (UIO_MAXIOV)."""
 
-# The mmap module names it from Python 3.14 on only; the value is the kernel's, on every platform
-# that Python wheels of torch exist for (x86-64, aarch64: asm-generic/mman.h).
+# The mmap module has this name only from Python 3.14 on. The value is the kernel's on every
+# platform that has Python wheels of torch (x86-64, aarch64: asm-generic/mman.h).
 MAP_NORESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0x4000)
 
 
@@ -27,17 +27,17 @@ class Slab:
     """An opened slab; its descriptor closes with the last reference, so no reader loses it.
 
     Args:
-        fd: from the daemon; this object closes it.
-        size_bytes: of the shard.
+        fd: descriptor from the daemon; this object closes it.
+        size_bytes: size of the shard.
 
     Raises:
-        DaemonUnavailable: it is smaller than the shard: the daemon's word is void.
+        DaemonUnavailable: the slab is smaller than the shard, so the daemon cannot be believed.
     """
 
     def __init__(self, fd: int, size_bytes: int) -> None:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_size < size_bytes:
-            os.close(fd)  # at once: the error's traceback would keep this object
+            os.close(fd)  # now, as the error's traceback keeps this object alive
             raise DaemonUnavailable(
                 f"the daemon gave a slab of {found.st_size} bytes for a shard of {size_bytes}"
             )
@@ -47,11 +47,11 @@ class Slab:
 
     @property
     def stays(self) -> bool:
-        """Slabs never shrink."""
+        """True: slabs never shrink."""
         return True
 
     def ended(self, told: str) -> StreamerError:
-        """The error for `told`, which the slab should hold."""
+        """The error for the tensor `told`, which the slab should hold."""
         return DaemonUnavailable(
             f"a slab of the daemon ends before {told}; was it removed from /dev/shm?"
         )
@@ -63,7 +63,7 @@ class Slab:
             start += self._fill(group, start)
 
     def _fill(self, buffers: list[memoryview], start: int) -> int:
-        """One group of buffers; returns the bytes read. preadv(2) may stop short at a signal."""
+        """Fill some buffers by one preadv(2), which may stop early; return the bytes read."""
         total = 0
         while buffers:
             count = os.preadv(self.fd, buffers, start + total)
@@ -79,14 +79,15 @@ class Slab:
         return total
 
     def is_same(self, other: Slab) -> bool:
-        """Whether both are one object, whatever its names."""
+        """Whether both are the same shared-memory object, whatever its names."""
         ours, theirs = os.fstat(self.fd), os.fstat(other.fd)
         return (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino)
 
     def map(self) -> mmap.mmap:
-        """A private writable mapping: writes stay in this process, the shared bytes do not change.
+        """A private writable mapping: writes stay in this process and change no shared byte.
 
-        MAP_NORESERVE, because else the kernel charges it all as if it would be written.
+        MAP_NORESERVE is needed because otherwise the kernel accounts for memory as if every page
+        would be written.
         """
         return mmap.mmap(
             self.fd,

@@ -7,9 +7,9 @@
         for name, tensor in streamer.get_tensors():
             ...
 
-Code written for `runai_model_streamer` runs after changing that import; `docs/
-runai-compatibility.md` tells of every difference. Importing this package is cheap: torch, storage
-and client come with the first name that needs them.
+Code written for `runai_model_streamer` runs after changing that import;
+`docs/runai-compatibility.md` tells of every difference. Importing this package is cheap: torch,
+storage and client are imported with the first name that needs them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _MODULE_OF: Final = {
     "pull_files": "pulling",
 }
 _MODULES: Final = ("distributed_streamer", "file_streamer", "s3_utils", "safetensors_streamer")
-"""Run:ai's own modules, which are attributes of its package too."""
+"""Run:ai's own modules, which are also attributes of this package."""
 
 configure_logging(os.environ)
 

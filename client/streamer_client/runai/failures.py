@@ -1,8 +1,8 @@
-"""Errors as callers of Run:ai's API expect them, by the built-in classes that they catch.
+"""Errors of this package as the built-in classes that callers of Run:ai's API catch.
 
 Run:ai raises a ValueError for nearly everything, a RuntimeError or an OSError in a few places. Here
-each error is that class and the typed error of this package at once, with its code and its remedy.
-Pure.
+each error is that built-in error and a typed error of this package at once, with its code and its
+remedy. Pure.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ Bases = tuple[type[Exception], ...]
 
 @contextmanager
 def as_value_error() -> Iterator[None]:
-    """Raise a StreamerError that passes through as one that is a ValueError too."""
+    """Raise a StreamerError from the block as a ValueError, too."""
     with _also((ValueError,)):
         yield
 
 
 @contextmanager
 def as_runtime_error() -> Iterator[None]:
-    """Raise a StreamerError that passes through as a ValueError and a RuntimeError too."""
+    """Raise a StreamerError from the block as a ValueError and RuntimeError, too."""
     with _also((ValueError, RuntimeError)):
         yield
 
 
 @contextmanager
 def as_os_error() -> Iterator[None]:
-    """Raise a StreamerError that passes through as a ValueError and an OSError too."""
+    """Raise a StreamerError from the block as a ValueError and OSError, too."""
     with _also((ValueError, OSError)):
         yield
 
@@ -59,7 +59,7 @@ def _shown(argument: object) -> object:
 
 
 class _Both(StreamerError):
-    """A StreamerError of some kind that is a built-in error too; made from its text alone."""
+    """A StreamerError of some kind that is also a built-in error; made from its text alone."""
 
     kind: ClassVar[type[StreamerError]]
     bases: ClassVar[Bases]
@@ -82,7 +82,7 @@ _made: Final[dict[tuple[type[StreamerError], Bases], type[StreamerError]]] = {}
 
 
 def _class_of(kind: type[StreamerError], bases: Bases) -> type[StreamerError]:
-    """A subclass of `kind` and of built-in errors, of the name of `kind`; one for each pair."""
+    """A subclass of `kind` and of built-in errors, with the name of `kind`; one for each pair."""
     members = {"__module__": __name__, "__doc__": kind.__doc__, "kind": kind, "bases": bases}
     more = tuple(base for base in bases if not issubclass(kind, base))
     made = type(kind.__name__, (_Both, kind, *more), members)

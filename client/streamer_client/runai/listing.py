@@ -1,7 +1,7 @@
-"""The files under a directory or an object-store prefix, and which of them patterns take.
+"""Lists the files under a directory or an object-store prefix that match patterns.
 
-Owns what Run:ai's two listing functions answer and how a pattern takes a file; `storage/` says what
-there is. Runs in the calling process and thread.
+Owns the answers of Run:ai's two listing functions and how a pattern matches a file. `storage/`
+lists what exists. Runs in the calling process and thread.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ logger = logging.getLogger(__name__)
 SAFETENSORS_PATTERN: Final = "*.safetensors"
 
 Choice = Callable[[str, str], bool]
-"""Called with a file's URI and its name below the source; true for a file that is wanted."""
+"""Called with a file's URI and its name below the source; True if the file is wanted."""
 
 
 def list_safetensors(path: str, s3_credentials: S3Credentials | None = None) -> list[str]:
     """Paths or URIs of the safetensors files directly under `path`, part-2 before part-10.
 
-    Empty where there are none; what was looked for is then logged. Paths begin with `path` as it
-    is written, so those of a relative directory are relative.
+    The list is empty if there are no such files; the log then tells what was looked for. Paths
+    begin with `path` as it is written, so those of a relative directory are relative.
 
     Args:
         path: a directory or an object-store prefix.
-        s3_credentials: win over the environment.
+        s3_credentials: used in place of the environment's.
 
     Raises:
-        ValueError: it may not be listed, there is no such bucket, or the store does not answer;
-            also a StreamerError.
+        ValueError: the path may not be listed, there is no such bucket, or the store does not
+            answer; also a StreamerError.
     """
     source = os.fspath(path)
     with as_value_error():
@@ -56,7 +56,7 @@ def list_safetensors(path: str, s3_credentials: S3Credentials | None = None) -> 
 
 
 def _names(directory: str) -> list[str]:
-    """What the shell would make of `directory/*.safetensors`: also folders, no hidden names."""
+    """The names that a shell finds for `directory/*.safetensors`: also folders, no hidden ones."""
     try:
         names = os.listdir(directory)
     except (FileNotFoundError, NotADirectoryError):
@@ -86,17 +86,18 @@ def list_files(
 ) -> list[tuple[str, int]]:
     """Paths or URIs under a directory or prefix with their sizes, in natural order.
 
-    An object-store prefix is a text here, as Run:ai has it: `s3://b/m` takes `s3://b/m2/x` too.
+    An object-store prefix is a plain text here, as in Run:ai's streamer: `s3://b/m` also lists
+    `s3://b/m2/x`.
 
     Args:
         source: the directory or prefix.
-        recursive: at any depth, or directly under it only.
-        allow: globs; keep what any of them takes. None or an empty list keeps all.
-        ignore: globs; drop what any of them takes.
+        recursive: whether to list at any depth, or only directly under the source.
+        allow: globs; only matches are kept. None or an empty list keeps all.
+        ignore: globs; matches are dropped.
 
     Raises:
         SourceNotFound: there is no such directory or bucket.
-        SourceError: it cannot be listed.
+        SourceError: the source cannot be listed.
     """
 
     def chosen(uri: str, relative: str) -> bool:
@@ -111,7 +112,7 @@ def list_files(
 
 
 def _files(directory: str, chosen: Choice) -> list[tuple[str, int]]:
-    """Regular files and links to such under a directory. Dead links are left out, as there."""
+    """Regular files and links to such under a directory, without dead links, as in Run:ai's."""
 
     def refuse(error: OSError) -> None:
         raise source_error(error.filename or directory, error, "list the directory") from error
@@ -129,7 +130,7 @@ def _files(directory: str, chosen: Choice) -> list[tuple[str, int]]:
 
 
 class _TextPrefix(ObjectUri):
-    """All objects whose key begins with a text, whether it ends at a slash or not."""
+    """All objects whose key begins with a text, whether the text ends with a slash or not."""
 
     __slots__ = ()
 
@@ -152,7 +153,8 @@ def _with_prefix(storage: PrefixStorage, source: str, chosen: Choice) -> Iterato
 def found_under(storage: Storage, source: str, chosen: Choice) -> Iterator[tuple[StoredShard, str]]:
     """The chosen files under a source, each with its name below it.
 
-    A source that is a file has its own name. What is not chosen is not looked at.
+    If the source is itself a file, its name is the file's own. Files that are not chosen are not
+    looked at.
     """
     base = (_place(source) if "://" in source else absolute_path(source)).rstrip("/") + "/"
 
@@ -161,7 +163,7 @@ def found_under(storage: Storage, source: str, chosen: Choice) -> Iterator[tuple
         return place.removeprefix(base) if place.startswith(base) else place.rpartition("/")[2]
 
     def take(uri: str) -> bool:
-        # Some tools leave an empty object for a folder; its name ends in a slash.
+        # Some tools leave an empty object for a folder; its name ends with a slash.
         return not uri.endswith("/") and chosen(uri, relative(uri))
 
     for shard in storage.list_all(source, take):
@@ -169,17 +171,17 @@ def found_under(storage: Storage, source: str, chosen: Choice) -> Iterator[tuple
 
 
 def _place(uri: str) -> str:
-    """What follows the scheme, which may be written in several ways, or the path itself."""
+    """The part of a URI after its scheme, whose form may vary, or a path itself."""
     return uri.partition("://")[2] or uri
 
 
 def wanted(
     uri: str, relative: str, allow: Sequence[str] | None, ignore: Sequence[str] | None
 ) -> bool:
-    """Whether patterns take a file: by its name below the source, by its key, or by its URI.
+    """Whether patterns match a file: by its name below the source, by its key, or by its URI.
 
-    Run:ai matches whole keys or paths, so `*.json` takes files at any depth; by the name below the
-    source, `config.json` takes that one file too. Case counts.
+    Run:ai matches whole keys or paths, so `*.json` matches files at any depth. The name below the
+    source lets `config.json` match that one file too. Case counts.
     """
     _, _, key = uri.partition("://")[2].partition("/")
     names = {uri, relative, key} if key else {uri, relative}
@@ -191,10 +193,10 @@ def wanted(
 
 
 def storage_of(source: str, credentials: S3Credentials | None) -> Storage:
-    """The storage that reads a source for this process.
+    """The storage that reads a source in this process.
 
     Raises:
-        ConfigError: no storage reads that kind.
+        ConfigError: no storage reads that kind of source.
     """
     environ: Mapping[str, str] = with_credentials(os.environ, credentials)
     return storage_for(source, source_environment(source, environ).resolved())

@@ -1,6 +1,6 @@
 """Run:ai's variables for logs, applied to this project's loggers.
 
-The one place where the client configures logging, and only because a variable asks for it.
+This is the only place where the client configures logging, and only if a variable asks for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ STDERR_ENV: Final = "RUNAI_STREAMER_LOG_TO_STDERR"
 
 CLIENT_LOGGER: Final = "streamer_client"
 PLUGIN_LOGGER: Final = "streamer_vllm"
-"""It hands its lines to vLLM's handlers, and takes the level only."""
+"""The plugin's logger, which passes its lines to vLLM's handlers; only its level is set here."""
 
 TRACE: Final = 5
 
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 def configure_logging(environ: Mapping[str, str]) -> None:
-    """Set level and handler as the environment asks; nothing where it is silent. Idempotent."""
+    """Set level and handler as the variables ask, or do nothing if they are not set. Idempotent."""
     named = environ.get(LEVEL_ENV, "").strip()
     level = _LEVELS.get(named.upper())
     to_stderr = environ.get(STDERR_ENV, "").strip() == "1"
@@ -62,7 +62,7 @@ def configure_logging(environ: Mapping[str, str]) -> None:
 
 
 def _send_to_stderr(logger: logging.Logger) -> None:
-    """Log to stderr and nowhere else: a handler of the application would repeat each line."""
+    """Log only to stderr, as a handler of the application would repeat each line."""
     if any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
         return
     handler = _StderrHandler(sys.stderr)
@@ -74,11 +74,11 @@ def _send_to_stderr(logger: logging.Logger) -> None:
 
 
 class _LineFormatter(logging.Formatter):
-    """One event a line: a name with a line end in it must not look like another one."""
+    """Writes one event a line, so that a line end in a name begins no other event."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's own name
         return printable(super().formatMessage(record), MAX_LOGGED_CHARACTERS)
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
-    """Ours, so that a second call sees it."""
+    """This module's own class of handler, by which a second call recognises it."""

@@ -1,9 +1,9 @@
-"""A directory that one model's files are brought to once, whatever number of processes asks.
+"""A directory to which one model's files are brought once, however many processes ask.
 
-Processes of one machine take turns by a lock beside the directory. A file in the directory says
-that it is complete; that file has Run:ai's name, so that both packages understand each other's
-directories. What is brought, and from where, is left to `ObjectStorageModel`. Runs in the calling
-process and thread.
+Processes of one machine take turns by a lock beside the directory. A file in the directory marks it
+as complete. That file has Run:ai's name, so that both packages understand each other's directories.
+`ObjectStorageModel` decides what is brought, and from where. Runs in the calling process and
+thread.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ from streamer_client.storage.os_errors import source_error, working_directory
 SENTINEL_NAME: Final = ".runai_complete"
 
 _BEGUN: Final = b"begun by streamer_client in directory "
-"""The lock file holds this text and the directory's inode once an attempt has begun with an empty
-or missing directory, until one completes it. So all files in it came from such attempts."""
+"""The lock file holds this text and the directory's inode from the beginning of an attempt in an
+empty or missing directory until one completes it. So all files in the directory came from such
+attempts."""
 _MAX_LOCK_BYTES: Final = 256
 
 
 def own_directory(dst: str) -> str:
-    """A directory that a model's files alone can be mirrored to, without its trailing slashes.
+    """A directory that may be used for one model's files alone, without its trailing slashes.
 
     Raises:
-        ConfigError: it is no name, the root of a file system, or above this process's home or
-            working directory: whatever an attempt left in it could not be removed again. Or the
-            working directory was removed.
+        ConfigError: the text is no name, or the directory is the root of a file system, or above
+            this process's home or working directory, from which leftovers of an attempt could not
+            be removed. Or the working directory was removed.
     """
     if not dst.strip():
         raise ConfigError("dst is empty; name the directory that the model's files are brought to")
-    here = working_directory()  # first: a relative dst is looked up from there
+    here = working_directory()  # first, as a relative dst depends on it
     real = os.path.realpath(dst)
     others = {os.path.realpath(other) for other in (here, os.path.expanduser("~"))}
     if os.path.ismount(real) or any(os.path.commonpath((real, one)) == real for one in others):
@@ -45,21 +46,21 @@ def own_directory(dst: str) -> str:
             "of the model's own, such as one below it"
         )
     plain = dst.rstrip("/")
-    # The lock lies beside the directory; beside `model/.` would be in it.
+    # The lock lies beside the directory, but a lock beside `model/.` would be inside it.
     return real if os.path.basename(plain) in (".", "..") else plain
 
 
 class ModelDirectory:
-    """The directory while this object holds its lock: complete, or empty and this object's to fill.
+    """The directory while this object holds its lock: complete, or empty and to be filled.
 
     Args:
-        source: what is brought, for the text of errors.
-        dst: the directory. What an attempt of this class left in it is removed; a directory that
-            holds anything else is refused, and so is one that is more than a model's.
+        source: the source of the files, for the text of errors.
+        dst: the directory. Leftovers of an attempt of this class are removed from it. A directory
+            that holds anything else is refused, and so is one that is not a model's alone.
 
     Raises:
-        ConfigError: `dst`, or what lies at the place of its lock, is not this model's own.
-        SourceError: the directory or its lock cannot be made; an OSError too.
+        ConfigError: `dst`, or the file at the place of its lock, is not this model's own.
+        SourceError: the directory or its lock cannot be made; also an OSError.
     """
 
     def __init__(self, source: str, dst: str) -> None:
@@ -83,7 +84,7 @@ class ModelDirectory:
 
     def _open_lock(self) -> None:
         os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
-        # Neither a link nor a pipe that others put there may lead or hold this process elsewhere.
+        # A link or a pipe that others put there must not lead this process elsewhere or hold it up.
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         self._lock_fd = os.open(self._lock_path, flags, 0o666)
         status = os.fstat(self._lock_fd)
@@ -100,28 +101,30 @@ class ModelDirectory:
         return os.pread(self._lock_fd, _MAX_LOCK_BYTES, 0)
 
     def _settle(self) -> bool:
-        """Wait for whoever works on the directory; whether it is complete, else it is ours."""
+        """Wait for other processes; return whether the directory is complete, not empty."""
         fcntl.flock(self._lock_fd, fcntl.LOCK_SH)
         content = self._lock_content()
         if content and not content.startswith(_BEGUN):
             raise self._foreign_lock("it holds what another program wrote")
         if self._was_completed():
             return True
-        # A shared lock is never raised to an exclusive one: two that try wait for each other.
+        # A shared lock is never upgraded to an exclusive one: two that try would wait for each
+        # other.
         fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
         fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
         if self._was_completed():
-            fcntl.flock(self._lock_fd, fcntl.LOCK_SH)  # lowered: others may look at the same time
+            fcntl.flock(self._lock_fd, fcntl.LOCK_SH)  # downgraded: others may look at it, too
             return True
         self._clear()
         return False
 
     def _was_completed(self) -> bool:
-        # A store may hold a file of the sentinel's name, which an attempt brought and nobody wrote.
+        # A store may hold a file of the sentinel's name, which an attempt then brought like any
+        # other.
         return os.path.exists(self._sentinel_path) and not self._is_left_over()
 
     def _clear(self) -> None:
-        """Make the directory empty; the lock file says whether what is in it may be removed."""
+        """Make the directory empty, if the lock file says that its content may be removed."""
         if self._is_left_over():
             _remove_content(self.path)
         elif os.path.lexists(self.path) and (not os.path.isdir(self.path) or os.listdir(self.path)):
@@ -137,19 +140,19 @@ class ModelDirectory:
         return _BEGUN + b"%d\n" % os.stat(self.path).st_ino
 
     def _is_left_over(self) -> bool:
-        """Whether the lock file says so of this very directory, and this user made the lock.
+        """Whether this user made the lock file, and it says that this directory holds leftovers.
 
-        Others may plant such a file; and who put a directory of his own in the place of what an
-        attempt left wants to keep it.
+        Others may plant such a file. And somebody who replaced the leftovers by a directory of
+        their own wants to keep it.
         """
         own = os.fstat(self._lock_fd).st_uid == os.geteuid()
         return own and os.path.isdir(self.path) and self._lock_content() == self._mark()
 
     def finish(self) -> None:
-        """Say that the directory is complete.
+        """Mark the directory as complete.
 
         Raises:
-            SourceNotFound: nothing was brought to it; a RuntimeError too.
+            SourceNotFound: no file was brought to it; also a RuntimeError.
         """
         if not os.listdir(self.path):
             with as_runtime_error():
@@ -159,14 +162,14 @@ class ModelDirectory:
                 )
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         os.close(os.open(self._sentinel_path, flags, 0o666))
-        # Who takes the mark of completeness away later may have put files of his own there.
+        # Somebody who later removes the mark of completeness may have put files of their own there.
         os.ftruncate(self._lock_fd, 0)
 
     def release(self) -> None:
         """Let the next process in. Idempotent.
 
-        The lock belongs to all copies of its descriptor: a child that was forked meanwhile neither
-        holds it longer than this process nor takes it away.
+        The lock belongs to all copies of its descriptor. So it is released explicitly: a child that
+        was forked meanwhile cannot hold it longer than this process.
         """
         fd, self._lock_fd = self._lock_fd, -1
         if fd < 0:

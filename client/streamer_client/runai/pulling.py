@@ -1,7 +1,7 @@
-"""Bringing files of a source to a local directory: configuration, tokenizer, code, or all of it.
+"""Copies files of a source to a local directory: configuration, tokenizer, code, or all files.
 
-Owns where each file goes and that it appears whole. Runs in the calling process; a few threads read
-files side by side, each with a buffer of its own.
+Owns the destination of each file, and that each file appears whole. Runs in the calling process; a
+few threads read files side by side, each with its own buffer.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ logger = logging.getLogger(__name__)
 
 _UNSAFE: Final = frozenset({".", ".."})
 _NO_UNNAMED_FILES: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
-"""How file systems and old kernels refuse `O_TMPFILE`."""
+"""The errors by which file systems and old kernels refuse `O_TMPFILE`."""
 
 
 class _Job(NamedTuple):
-    """One file to bring, and where to."""
+    """One file to copy, and its destination."""
 
     shard: StoredShard
     path: str
@@ -50,21 +50,21 @@ def pull_files(
     ignore_pattern: list[str] | None = None,
     s3_credentials: S3Credentials | None = None,
 ) -> None:
-    """Bring the files under `model_path`, at any depth, to the directory `dst`.
+    """Copy the files under `model_path`, at any depth, to the directory `dst`.
 
-    Each appears whole, in place of an earlier one of its name; of a call that fails, the files that
-    were finished stay.
+    Each file appears whole, and replaces an earlier file of its name. If the call fails, the files
+    that were finished stay.
 
     Args:
         model_path: an object-store prefix, or a directory.
-        dst: the directory to bring them to; made if it is not there.
-        allow_pattern: globs; bring only what any of them takes.
-        ignore_pattern: globs; leave out what any of them takes.
-        s3_credentials: win over the environment.
+        dst: the directory to copy to; it is made if it does not exist.
+        allow_pattern: globs; only matches are copied.
+        ignore_pattern: globs; matches are left out.
+        s3_credentials: used in place of the environment's.
 
     Raises:
-        ValueError: there is nothing under `model_path`, it cannot be read, or a key would leave
-            `dst`; also a StreamerError.
+        ValueError: there is nothing under `model_path`, a file cannot be read, or a key would lead
+            out of `dst`; also a StreamerError.
     """
 
     def taken(uri: str, relative: str) -> bool:
@@ -76,7 +76,7 @@ def pull_files(
 def pull_chosen(
     source: str, dst: str, chosen: Choice, credentials: S3Credentials | None = None
 ) -> None:
-    """Bring the files that `chosen(uri, name from the source on)` takes; else as `pull_files`."""
+    """Copy files as `pull_files` does, if `chosen(uri, name below the source)` is true."""
     began_s = time.perf_counter()
     with as_value_error():
         directory = real_path(dst)
@@ -98,17 +98,17 @@ def pull_chosen(
 
 
 def destination(directory: str, relative: str, uri: str) -> str:
-    """Where a file goes: always under `directory`.
+    """The path to which a file is copied, always under `directory`.
 
     Args:
-        directory: without symbolic links in it.
-        relative: the file's name from its source.
+        directory: path without symbolic links.
+        relative: the file's name below its source.
         uri: the file, for the text of errors.
 
     Raises:
-        SourceError: the name or a link in its way leads elsewhere.
+        SourceError: the name, or a link on its way, leads elsewhere.
     """
-    # Keys may begin with a slash or have several in a row; as a path, such a key has each once.
+    # Keys may begin with a slash or have several in a row; a path needs one between its parts.
     parts = [part for part in relative.split("/") if part]
     path = os.path.join(directory, *parts)
     inside = os.path.realpath(os.path.dirname(path))
@@ -126,10 +126,10 @@ def destination(directory: str, relative: str, uri: str) -> str:
 
 
 def _check_distinct(jobs: Sequence[_Job]) -> None:
-    """Check that no two files go to one place, where either might be found afterwards.
+    """Check that no two files have one destination, where one would replace the other.
 
     Raises:
-        SourceError: naming both.
+        SourceError: two files do; the text names both.
     """
     taken: dict[str, str] = {}
     for shard, path in jobs:
@@ -175,10 +175,10 @@ def _pull_one(storage: Storage, job: _Job) -> None:
 
 
 class PartialFile:
-    """A file that has no name until it is left without error, and then the name `path`.
+    """A file without a name, which gets the name `path` once its block is left without error.
 
     Readers of an earlier file at `path` keep what they have. A process that is killed leaves
-    nothing, where the file system knows files without a name; else a file named `.HEX.part`.
+    nothing if the file system has files without a name, or else a file named `.HEX.part`.
     """
 
     def __init__(self, path: str) -> None:
@@ -209,7 +209,7 @@ class PartialFile:
             self._is_named = True
 
     def write(self, data: memoryview, start: int) -> None:
-        """Put bytes at `start`."""
+        """Write bytes at offset `start`."""
         while data:
             written = os.pwrite(self._fd, data, start)
             data, start = data[written:], start + written
@@ -226,12 +226,12 @@ class PartialFile:
                 self._take_name(folder)
         finally:
             os.close(self._fd)
-            with contextlib.suppress(FileNotFoundError):  # it goes by its name now, or had none
+            with contextlib.suppress(FileNotFoundError):  # it has its final name, or never had one
                 os.unlink(self._temporary, dir_fd=folder)
             os.close(folder)
 
     def _take_name(self, folder: int) -> None:
-        # A file without a name is given one that is free; only a rename replaces another file.
+        # A file without a name can only take a free name; only a rename replaces another file.
         if not self._is_named:
             opened = f"/proc/self/fd/{self._fd}"
             os.link(opened, self._temporary, dst_dir_fd=folder, follow_symlinks=True)

@@ -1,8 +1,8 @@
-"""Ranges of files read through a feed, whatever the files are.
+"""Reads ranges of files through a feed, whatever the files are.
 
-Owns the plan: a pass reads each block once and in order, so ranges that overlap go to passes of
-their own. What the bytes mean is left to the caller, who names dtype and shape of each range. Used
-by one thread at a time.
+Owns the plan: a pass reads each block once and in order, so overlapping ranges need several passes.
+The caller knows what the bytes mean, and names dtype and shape of each range. One thread at a time
+uses it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from streamer_client.tensors.iteration import tensors
 
 
 class Range(NamedTuple):
-    """Bytes `start` to `stop` of shard number `shard`, and the form they are handed out in."""
+    """Bytes `start` to `stop` of shard number `shard`, with their dtype and shape."""
 
     shard: int
     start: int
     stop: int
     dtype: str
-    """The kind of the elements, as safetensors names it."""
+    """The dtype of the elements, as safetensors names it."""
     shape: tuple[int, ...]
 
 
 def byte_range(shard: int, start: int, size_bytes: int) -> Range:
-    """A range of plain bytes, handed out as `(1, size_bytes)`."""
+    """A range of plain bytes, which is handed out with shape `(1, size_bytes)`."""
     return Range(shard, start, start + size_bytes, "U8", (1, size_bytes))
 
 
@@ -49,16 +49,16 @@ def read_ranges(
             while batch:
                 entry, tensor = batch.pop()
                 yield int(entry.name), tensor
-                del entry, tensor  # the caller alone decides how long it lives
+                del entry, tensor  # only the caller decides how long it lives
 
 
 class RangeStream:
     """Ranges of files that are handed out once.
 
     Args:
-        feed: the files' bytes; closed with the stream.
-        ranges: what to hand out.
-        device: where the tensors are wanted.
+        feed: the feed of the files; the stream closes it.
+        ranges: the ranges to hand out.
+        device: device that the tensors are wanted on.
     """
 
     def __init__(self, feed: Feed, ranges: Sequence[Range], device: torch.device) -> None:
@@ -70,19 +70,19 @@ class RangeStream:
 
     @property
     def route(self) -> Route:
-        """Where the bytes come from; see `Feed.route`."""
+        """The way that the bytes come; see `Feed.route`."""
         return self._feed.route
 
     def once(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """As `read_ranges`, the first time; nothing after that. Closes the feed at its end."""
+        """Yield as `read_ranges` does, but only once. Closes the feed at its end."""
         if self._begun:
             return
         self._begun = True
         try:
             for place, tensor in read_ranges(self._feed, self._ranges, self._device):
                 yield place, tensor
-                del tensor  # the caller alone decides how long it lives
-                if self._closed:  # the pass itself notices nothing once it has read to its end
+                del tensor  # only the caller decides how long it lives
+                if self._closed:  # a pass that has read to its end does not notice it
                     raise FeedClosed
         finally:
             self._feed.close()
@@ -97,7 +97,7 @@ def check_ranges(shards: Sequence[FeedShard], ranges: Sequence[Range]) -> None:
     """Check that every range lies in its file; an empty one may lie anywhere.
 
     Raises:
-        SourceError: naming the first that does not.
+        SourceError: a range does not; the text names the first such.
     """
     for shard, start, stop, _, _ in ranges:
         uri, size_bytes = shards[shard]
@@ -109,7 +109,7 @@ def check_ranges(shards: Sequence[FeedShard], ranges: Sequence[Range]) -> None:
 
 
 def _layers(ranges: Sequence[Range]) -> list[list[int]]:
-    """Places of ranges, each list in file order and free of overlaps; nearly always one list."""
+    """Indices of ranges in lists that are in file order and free of overlaps; mostly one list."""
     layers: list[list[int]] = []
     ends: list[tuple[int, int]] = []
     for place in sorted(range(len(ranges)), key=lambda place: ranges[place][:3]):
@@ -124,7 +124,7 @@ def _layers(ranges: Sequence[Range]) -> list[list[int]]:
 
 
 class _Planned:
-    """The wanted ranges in the place of a feed's headers, for a pass that asks for those."""
+    """Stands for the headers of a feed in a pass, with the wanted ranges in place of tensors."""
 
     def __init__(
         self, shards: Sequence[FeedShard], ranges: Sequence[Range], places: Sequence[int]

@@ -1,7 +1,7 @@
 """The clients of one streamer: made when they are needed, closed when the streamer is left.
 
-Owns which daemon or storage answers and how much it may hold at once, by the environment and the
-caller's options. Used by one thread at a time.
+Owns which daemon or storage answers and how much it may hold at once, as the environment and the
+caller's options say. One thread at a time uses it.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ LABEL = "runai api"
 
 
 class Session:
-    """Opens files with the credentials that each call brings. For one thread."""
+    """Opens files with the credentials of each call. For one thread."""
 
     def __init__(self) -> None:
         self._client: Client | None = None
         self._environ: Mapping[str, str] = {}
 
     def enter(self) -> None:
-        """Check what the environment says before anything is read.
+        """Check the variables of the environment before anything is read.
 
         Raises:
-            ConfigError: a variable makes no sense.
+            ConfigError: a variable has an impossible value.
         """
         for source in ("file", "s3://"):
             concurrency(os.environ, source)
@@ -42,16 +42,16 @@ class Session:
         hold: bool,
         memory_limit_bytes: int,
     ) -> Feed:
-        """The files' bytes; the caller closes the feed.
+        """Open files and return their feed, which the caller closes.
 
         Args:
-            files: of one kind of source, each once.
-            credentials: win over the environment.
-            hold: shards stay resident as a whole as long as views of them live.
+            files: the files, each once, of one kind of source.
+            credentials: used in place of the environment's.
+            hold: whether whole shards stay resident as long as views of them live.
             memory_limit_bytes: see `Client.open`.
 
         Raises:
-            StreamerError: they cannot be read.
+            StreamerError: the files cannot be read.
         """
         environ = with_credentials(os.environ, credentials)
         return self._connected(environ).open_feed(

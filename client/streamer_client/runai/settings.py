@@ -1,4 +1,4 @@
-"""What Run:ai's and this project's variables say about a stream. Pure."""
+"""Settings of a stream from the variables of Run:ai and of this project. Pure."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MEMORY_LIMIT_ENV: Final = "RUNAI_STREAMER_MEMORY_LIMIT"
 
 
 def integer_variable(environ: Mapping[str, str], variable: str) -> int | None:
-    """The number in a variable; None where it is unset or empty.
+    """The number in a variable; None if it is unset or empty.
 
     Raises:
-        ConfigError: it is not an integer.
+        ConfigError: the value is not an integer.
     """
     text = environ.get(variable, "").strip()
     if not text:
@@ -31,10 +31,11 @@ def integer_variable(environ: Mapping[str, str], variable: str) -> int | None:
 
 
 def checked_concurrency(number: int | None, origin: str) -> int | None:
-    """Reads at once.
+    """Check the number of simultaneous reads and return it.
 
     Raises:
-        ConfigError: not positive, or more than any machine has; names `origin`.
+        ConfigError: the number is not positive, or more than any machine has; the text names
+            `origin`.
     """
     if number is not None and number <= 0:
         raise ConfigError(f"{origin} is {number}; it must be a positive integer")
@@ -44,12 +45,12 @@ def checked_concurrency(number: int | None, origin: str) -> int | None:
 
 
 def checked_memory_limit(number: int | None, origin: str) -> int:
-    """Bytes a load may hold at once; -1, the default, is no limit of its own.
+    """How many bytes a load may hold at once; -1, the default, is no limit of its own.
 
-    A number larger than any memory is as good as no limit, as Run:ai has it.
+    A number larger than any memory counts as no limit, as in Run:ai's streamer.
 
     Raises:
-        ConfigError: less than -1; names `origin`.
+        ConfigError: the number is less than -1; the text names `origin`.
     """
     if number is None:
         return -1
@@ -62,7 +63,7 @@ def checked_memory_limit(number: int | None, origin: str) -> int:
 
 
 def concurrency(environ: Mapping[str, str], source: str) -> int | None:
-    """Reads of a source at once that the environment asks for; None leaves it to the reader."""
+    """How many simultaneous reads of a source the environment asks for; None if it does not."""
     own = _positive(environ, OBJECT_CONCURRENCY_ENV) if is_remote(source) else None
     return _positive(environ, CONCURRENCY_ENV) if own is None else own
 
@@ -72,14 +73,14 @@ def _positive(environ: Mapping[str, str], variable: str) -> int | None:
 
 
 def memory_limit(environ: Mapping[str, str], given_bytes: int | None) -> tuple[int, str]:
-    """Bytes that a load may hold at once, or -1, and the option or variable that says so.
+    """How many bytes a load may hold at once, or -1, and the option or variable that says so.
 
     Args:
         environ: the process's environment.
-        given_bytes: the caller's option, which wins; None where there is none.
+        given_bytes: the caller's option, which wins; None if it is not given.
 
     Raises:
-        ConfigError: the variable is no number.
+        ConfigError: the variable is not a number.
     """
     if given_bytes is not None:
         return given_bytes, "memory_limit"
@@ -88,7 +89,7 @@ def memory_limit(environ: Mapping[str, str], given_bytes: int | None) -> tuple[i
 
 
 def mode(environ: Mapping[str, str]) -> Mode:
-    """How to read. `off` is said to vLLM's plugin; here it means: leave the daemon alone.
+    """The mode of reading. For vLLM's plugin `off` has another meaning; here it means: no daemon.
 
     Raises:
         ConfigError: there is no such mode.

@@ -1,1 +1,1 @@
-"""Where checkpoints come from: one contract, one module or folder per kind of source. No torch."""
+"""Sources of checkpoints: one contract, one module or folder per kind of source. No torch."""

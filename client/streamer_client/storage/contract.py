@@ -1,7 +1,7 @@
 """The contract that every kind of source fulfils.
 
 Owns the types between the kinds of sources and everybody else; leaves the choice of a kind to
-`registry.py`. Fetch workers of the daemon and, without a daemon, the client read through it.
+`registry.py`. Workers of the daemon and, without a daemon, the client read through it.
 Implementations are thread-safe: several threads read different blocks of one `Reader` at once.
 """
 
@@ -17,25 +17,25 @@ from streamer_client.contract.errors import SourceNotFound
 
 
 class BucketNotFound(SourceNotFound):
-    """The bucket or container of a source does not exist, so that nothing of it can be listed.
+    """The bucket or container of a source does not exist, so nothing of the source can be listed.
 
-    It has the code of `SourceNotFound` and arrives as that where it crosses the socket.
+    It has the code of `SourceNotFound`, and so the other side of the socket raises that class.
     """
 
 
 class StoredShard(msgspec.Struct, frozen=True):
-    """One file or object, and what proves its content."""
+    """One file or object, and the identity that proves its content."""
 
     uri: str
-    """An absolute path for a local file, else `scheme://...`."""
+    """An absolute path for a local file, or else `scheme://...`."""
     size_bytes: int
     identity: str
-    """Changes whenever the content may have changed."""
+    """A text that changes whenever the content may have changed."""
     validated: bool = True
-    """False where only the size tells one content from another; then each load reads it anew."""
+    """False if only the size tells contents apart; then each load reads the shard anew."""
     looked_at: bool = True
-    """False where only a listing told of it. Whoever may list it may still not be allowed to read
-    it, so its bytes may be given out only after a request for the object itself."""
+    """False if only a listing told of the object. Credentials that allow listing may not allow
+    reading, so its bytes may be given out only after a request for the object itself."""
 
 
 Arrived = Callable[[memoryview], object]
@@ -46,7 +46,7 @@ class Reader(Protocol):
 
     @property
     def piece_bytes(self) -> int:
-        """How long each read should be; 0: as long as possible, since each costs a request."""
+        """How many bytes each read should take; 0 for as many as possible, to save requests."""
         ...
 
     @property
@@ -58,18 +58,18 @@ class Reader(Protocol):
         """Fill the whole of `buffer` from byte `start` on.
 
         Args:
-            buffer: is filled in order.
-            start: place of its first byte in the shard.
-            arrived: called with each part of `buffer` once that is filled, in order, no part twice.
-                Whoever looks at the bytes then finds them in the processor's cache.
+            buffer: the memory to fill, in order.
+            start: offset in the shard of the buffer's first byte.
+            arrived: called with each part of `buffer` once it is filled, in order, no part twice.
+                The callee can then read these bytes from the processor's cache.
 
         Returns:
             Bytes that came from the device or the network rather than from the page cache, as far
             as the reader can tell (-1: cannot tell).
 
         Raises:
-            SourceChanged: the object is not what it was, or ended early.
-            SourceError: it could not be read.
+            SourceChanged: the object has changed, or ended early.
+            SourceError: the object could not be read.
         """
         ...
 
@@ -79,14 +79,14 @@ class Reader(Protocol):
 
 
 class SourceEnvironment(Protocol):
-    """Finds the environment that the reading of one source needs. Runs in the client's process."""
+    """Finds the environment for reading one source. Runs in the client's process."""
 
     def resolved(self) -> dict[str, str]:
         """The variables to send with an open: credentials, region, endpoint, options.
 
-        Empty for files. Credentials are resolved in the client's process, which has the profiles,
-        token files and metadata services, so that the daemon needs none of them. A call is cheap;
-        it returns renewed values where the earlier ones are about to expire.
+        The result is empty for files. Credentials are resolved in the client's process, which has
+        the profiles, token files and metadata services, so that the daemon needs none of them. A
+        call is cheap; it returns renewed values if the earlier ones are about to expire.
 
         Raises:
             ConfigError: a profile, region or endpoint is malformed or unknown.
@@ -104,10 +104,10 @@ class Storage(Protocol):
         """The shards of a source, in natural order of their names (part-2 before part-10).
 
         `files` (in the order given) wins over `pattern`, a glob on names directly under `source`,
-        by default `*.safetensors`. A `source` that is itself a file is its only shard.
+        by default `*.safetensors`. If `source` is itself a file, that file is the only shard.
 
         Raises:
-            SourceNotFound: nothing there; the text names pattern and what is there instead.
+            SourceNotFound: nothing is there; the text names the pattern and what is there instead.
             SourceForbidden: no permission.
             SourceError: a directory in place of a file, a dead link, and so on.
         """
@@ -118,27 +118,27 @@ class Storage(Protocol):
     ) -> tuple[StoredShard, ...]:
         """Every file or object under `source`, at any depth, in natural order of the names.
 
-        For what is not weights: configuration, tokenizer, code. Hidden names are included.
+        This is for files other than weights: configuration, tokenizer, code. Hidden names are
+        included.
 
         Args:
-            source: a directory or prefix, or a file itself.
-            take: asked of each URI before the object is looked at, which costs a request; None
-                takes all.
+            source: a directory or prefix, or a single file.
+            take: asked for each URI before a request for its object; None takes all.
 
         Raises:
-            SourceNotFound: nothing there.
+            SourceNotFound: nothing is there.
             SourceForbidden: no permission.
-            SourceError: it cannot be listed for another reason.
+            SourceError: the source cannot be listed for another reason.
         """
         ...
 
     def open(self, shard: StoredShard) -> Reader:
         """Open a shard for reading.
 
-        Where each read proves the content, nothing is asked here, and the first read raises.
+        If each read proves the content, nothing is asked here, and the first read raises.
 
         Raises:
-            SourceChanged: it is no longer what `shard.identity` says, or it vanished.
+            SourceChanged: the shard is no longer that of `shard.identity`, or has vanished.
             SourceForbidden: no permission.
         """
         ...
@@ -146,7 +146,7 @@ class Storage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CredentialsReport:
-    """What `streamerctl doctor` tells of an environment's credentials; never a secret."""
+    """The facts about an environment's credentials that `streamerctl doctor` tells; no secrets."""
 
     state: Literal["ok", "note", "warn"]
     text: str
@@ -154,7 +154,7 @@ class CredentialsReport:
 
 
 def names_alone(environment: Mapping[str, str]) -> CredentialsReport | None:
-    """The report of a kind that has no better one: only names, since a value may be a secret."""
+    """The report for a kind without a better one: only names, since a value may be a secret."""
     if not environment:
         return None
     return CredentialsReport("note", f"sent along with an open: {', '.join(sorted(environment))}")
@@ -162,20 +162,20 @@ def names_alone(environment: Mapping[str, str]) -> CredentialsReport | None:
 
 @dataclass(frozen=True, slots=True)
 class SourceKind:
-    """One kind of source: all that the rest of the program asks of it.
+    """One kind of source, with everything that the rest of the program asks of it.
 
-    Each kind has one, `KIND`, in the module that the table in `registry.py` names.
+    Each kind has one instance, `KIND`, in the module that the table in `registry.py` names.
     """
 
     storage: Callable[[Mapping[str, str]], Storage]
-    """Makes a storage of the environment that a client sent."""
+    """Makes a storage from the environment that a client sent."""
     environment: Callable[[str, Mapping[str, str]], SourceEnvironment]
-    """Takes a source or shard, and all variables of the client's process."""
+    """Makes the `SourceEnvironment` of a source or shard from all variables of the process."""
     public_uri: Callable[[str], str]
-    """The source or shard as it may be sent, stored, logged and shown."""
+    """Returns the source or shard in the form that may be sent, stored, logged and shown."""
     credentials: Callable[[Mapping[str, str]], CredentialsReport | None] = names_alone
-    """Describes an environment's credentials; None where there is nothing to tell."""
+    """Describes an environment's credentials; None if there is nothing to tell."""
     late_modules: tuple[str, ...] = ()
-    """Modules that reading imports only when the first request is made, for they are large."""
+    """Large modules that reading imports only with the first request."""
     is_object_store: bool = False
-    """Whether it can list whatever lies under a prefix, over a network."""
+    """Whether the kind can list everything under a prefix, over a network."""

@@ -1,9 +1,9 @@
-"""Environments of sources that are read over HTTP: the variables that all stores share.
+"""Variables in the environments of all sources that are read over HTTP.
 
 Owns which variables stand for the settings of connections and retries, and how certificates travel
-in place of a file's path; leaves a store's own variables to its folder, and the settings themselves
-to `http/`. `http_environment` and `authorities_of` run in the client's process; everything else
-also in fetch workers, on what a client sent.
+in place of a file's path. Each store's folder owns its own variables, and `http/` owns the settings
+themselves. `http_environment` and `authorities_of` run in the client's process; everything else
+also runs in workers, on the environment that a client sent.
 
 | variable | meaning |
 |---|---|
@@ -28,7 +28,7 @@ from streamer_client.storage.http.transport.tls import read_bundle
 
 AUTHORITIES: Final = "STREAMER_TLS_AUTHORITIES"
 """Certificates in PEM to trust instead of the system's. A client sends them in place of the path
-that its user set; nobody sets this variable by hand."""
+that its user set; no user sets this variable."""
 
 _VERIFY: Final = "STREAMER_TLS_VERIFY"
 _TIMEOUT_MS: Final = "RUNAI_STREAMER_S3_REQUEST_TIMEOUT_MS"
@@ -36,7 +36,7 @@ _RETRIES: Final = "RUNAI_STREAMER_S3_MAX_RETRIES"
 _ATTEMPTS: Final = "AWS_MAX_ATTEMPTS"
 
 _LARGEST: Final = 1_000_000_000
-"""The largest number that a variable may have; as milliseconds it is eleven days."""
+"""The largest number that a variable may have; in milliseconds it is eleven days."""
 
 HTTP_VARIABLES: Final = (
     _VERIFY,
@@ -49,7 +49,7 @@ HTTP_VARIABLES: Final = (
     _RETRIES,
     _ATTEMPTS,
 )
-"""The variables that are sent with an open as the client has them set."""
+"""The variables that are sent with an open just as the client has them."""
 
 _NAMES: Final = SettingNames("AWS_CA_BUNDLE or SSL_CERT_FILE", _TIMEOUT_MS)
 
@@ -73,7 +73,8 @@ def authorities_of(environ: Mapping[str, str], *, profile: str = "") -> dict[str
         profile: the file that a profile's `ca_bundle` names.
 
     Returns:
-        Nothing where no file is named: then each process trusts its own system's authorities.
+        The variable with the certificates; nothing if no file is named, and then each process
+        trusts its own system's authorities.
 
     Raises:
         ConfigError: the file cannot be used; the text says which variable names it.
@@ -104,10 +105,12 @@ def http_settings(environment: Mapping[str, str]) -> HttpSettings:
 
 
 def retry_policy(environment: Mapping[str, str]) -> RetryPolicy:
-    """`RUNAI_STREAMER_S3_MAX_RETRIES` (after the first attempt), else `AWS_MAX_ATTEMPTS` (in all).
+    """The retries that `RUNAI_STREAMER_S3_MAX_RETRIES` or `AWS_MAX_ATTEMPTS` allow.
+
+    The former counts attempts after the first one and wins; the latter counts all attempts.
 
     Raises:
-        ConfigError: one is malformed.
+        ConfigError: a variable is malformed.
     """
     retries = whole_number(environment, _RETRIES)
     attempts = whole_number(environment, _ATTEMPTS)
@@ -121,10 +124,10 @@ def retry_policy(environment: Mapping[str, str]) -> RetryPolicy:
 
 
 def flag(environment: Mapping[str, str], name: str, *, default: bool) -> bool:
-    """A variable that is 0 or 1, or false or true.
+    """The value of a variable that is 0 or 1, or false or true.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: the variable has another value.
     """
     text = environment.get(name, "").strip().lower()
     if not text:
@@ -137,17 +140,17 @@ def flag(environment: Mapping[str, str], name: str, *, default: bool) -> bool:
 
 
 def whole_number(environment: Mapping[str, str], name: str) -> int | None:
-    """A variable that is a number from 0 to a thousand million; None where it is not set.
+    """The value of a variable that is a number from 0 to a thousand million; None if not set.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: the variable has another value.
     """
     text = environment.get(name, "").strip()
     if not text:
         return None
     if not text.isascii() or not text.isdigit():
         raise ConfigError(f"{name}={text!r}: not a whole number; give one, or unset it")
-    # The system's calls take no longer timeout, and `int` no longer text than some 4300 digits.
+    # System calls take no longer timeout, and `int` takes no text of more than some 4300 digits.
     if len(text) > len(str(_LARGEST)) or int(text) > _LARGEST:
         raise ConfigError(f"{name}: is larger than {_LARGEST}; give a smaller number, or unset it")
     return int(text)
@@ -158,8 +161,8 @@ def missing_extra(uri: str, extra: str, error: ImportError) -> ConfigError:
 
     Args:
         uri: the source.
-        extra: the extra of this distribution that brings the library.
-        error: tells which library was not found.
+        extra: the extra of this distribution that installs the library.
+        error: the error that names the missing library.
     """
     return ConfigError(
         f"{uri}: the library {error.name or error} is needed for these credentials and is not "

@@ -1,8 +1,8 @@
 """Local checkpoints: a directory of files, or files by name.
 
-Owns finding and naming files, and opening one by its path with this process's rights;
-`local_files.py` holds them open, `local_reader.py` reads. Runs where a path means what the user
-means by it: in the client, in `streamerctl`, and for what a daemon's own configuration names.
+Owns finding and naming files, and opening one by its path with this process's rights.
+`local_files.py` holds them open, and `local_reader.py` reads. Runs where a path means what the user
+means: in the client, in `streamerctl`, and in the daemon for its own configuration's paths.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class LocalStorage:
         directory.
 
         Raises:
-            SourceNotFound: nothing there, or nothing that the pattern takes.
+            SourceNotFound: nothing is there, or no file matches the pattern.
             SourceForbidden: no permission.
             SourceError: a directory in place of a file, a dead link, and so on.
             ConfigError: `files` is empty or names a file twice.
@@ -67,9 +67,9 @@ class LocalStorage:
         """Open a shard for reading.
 
         Raises:
-            SourceChanged: it is no longer what `shard.identity` says, or it vanished.
+            SourceChanged: the file is no longer that of `shard.identity`, or has vanished.
             SourceForbidden: no permission.
-            SourceError: it cannot be opened for another reason.
+            SourceError: the file cannot be opened for another reason.
         """
         fd = _open_again(shard)
         try:
@@ -143,14 +143,14 @@ def _files_under(directory: str) -> Iterator[str]:
 def open_regular(path: str) -> tuple[int, os.stat_result]:
     """A descriptor of a regular file, and its status. The caller closes the descriptor.
 
-    The file is looked at before it is opened, because opening a device may do something to it, and
-    once more afterwards, because only the descriptor tells what was opened. O_NONBLOCK keeps the
-    open from waiting where a FIFO was put there in between.
+    The file is checked before it is opened, because opening a device may have effects. It is
+    checked again afterwards, because only the descriptor tells what was opened. O_NONBLOCK keeps
+    the open from waiting at a FIFO that was put there in between.
 
     Raises:
         SourceNotFound: there is no such file.
         SourceForbidden: no permission.
-        SourceError: a directory, a FIFO and so on in its place, or too many open files.
+        SourceError: a directory, a FIFO and so on is in its place, or too many files are open.
     """
     _refuse_irregular(path, _status(path))
     try:
@@ -195,7 +195,7 @@ def _status(path: str) -> os.stat_result:
 
 
 def _open_again(shard: StoredShard) -> int:
-    """A descriptor of the file that lies at the shard's path now."""
+    """Open the file that lies at the shard's path now, and return its descriptor."""
     try:
         fd, _ = open_regular(shard.uri)
     except SourceNotFound as error:
@@ -207,7 +207,7 @@ def _open_again(shard: StoredShard) -> int:
 
 
 class LocalEnvironment:
-    """The environment of local files. It is empty: each process reads with its own rights."""
+    """The environment of local files; it is empty, as each process reads with its own rights."""
 
     def resolved(self) -> dict[str, str]:
         """See `SourceEnvironment`."""

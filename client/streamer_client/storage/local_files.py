@@ -1,9 +1,9 @@
 """Local checkpoints held open: files that one process opened, to read or to pass on.
 
-Owns the descriptors of a load: each file is opened once, with the rights of this process. The
-descriptor stays with that file, whatever its name means later. Runs in the client, which passes the
-descriptors to a daemon and reads through them itself where there is none, and in the daemon for
-files that its own configuration names.
+Owns the descriptors of a load: each file is opened once, with the rights of this process. A
+descriptor stays with its file, whatever the file's name means later. Runs in the client, which
+passes the descriptors to a daemon, or reads through them itself without one. Also runs in the
+daemon for files that its own configuration names.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ class LocalFile:
 
     Args:
         uri: absolute path, as the user names the file.
-        direct: open it a second time, for O_DIRECT alone.
+        direct: whether to open the file a second time, for O_DIRECT alone.
 
     Attributes:
-        uri: as given.
-        fd: opened for reading; it reads the page cache. -1 once closed.
-        direct_fd: of the same file, opened with O_DIRECT; None where the file system refuses that,
+        uri: absolute path, as given.
+        fd: descriptor for reading through the page cache; -1 once closed.
+        direct_fd: descriptor of the same file, opened with O_DIRECT; None if the file system
+            refuses that, or if it was not asked for. It is no copy of `fd`, because copies share
+            their flags.
             or where it was not asked for. It is no copy of `fd`: copies share their flags.
         shard: path, size and identity; the identity lacks disk and owner, which a daemon adds.
         ctime_ns: the file's ctime when it was opened.
@@ -41,7 +43,8 @@ class LocalFile:
     Raises:
         SourceNotFound: there is no such file.
         SourceForbidden: no permission.
-        SourceError: it is no regular file, or too many files are open (the text names `ulimit -n`).
+        SourceError: the file is not regular, or too many files are open (the text names `ulimit
+            -n`).
     """
 
     __slots__ = ("ctime_ns", "direct_fd", "fd", "shard", "uri")
@@ -61,7 +64,7 @@ class LocalFile:
 
     @property
     def inode(self) -> tuple[int, int]:
-        """Device and inode: what two names of one file have in common."""
+        """Device and inode, which are the same for two names of one file."""
         _, device, inode, *_ = self.shard.identity.split(":")
         return int(device), int(inode)
 
@@ -83,19 +86,18 @@ def open_local(
 ) -> tuple[LocalFile, ...]:
     """Open the files that `LocalStorage.list_shards` lists, in its order.
 
-    Where two names that the pattern takes lead to one file (by hard or symbolic links), that file
-    is opened once, under the first name. Files that are named one by one are each opened.
+    If two names that match the pattern lead to one file (by hard or symbolic links), the file is
+    opened once, under the first name. Files that are named one by one are each opened.
 
     Args:
-        source: as `list_shards` takes it.
-        pattern: as `list_shards` takes it.
-        files: as `list_shards` takes it.
-        direct: open each a second time, for O_DIRECT.
-        room_for: tells, before any file is opened, whether there are descriptors enough to open
-            this many files twice.
+        source: as in `list_shards`.
+        pattern: as in `list_shards`.
+        files: as in `list_shards`.
+        direct: whether to open each file a second time, for O_DIRECT.
+        room_for: asked before any file is opened whether so many files can be opened twice.
 
     Raises:
-        SourceError: as `list_shards` says, or too many files are open.
+        SourceError: as in `list_shards`, or too many files are open.
         ConfigError: `files` is empty or names a file twice.
     """
     listed = LocalStorage().list_shards(source, pattern, files)
@@ -116,7 +118,7 @@ def open_local(
 
 
 class DescriptorStorage:
-    """A storage of files that are open already; whoever opened them closes them."""
+    """A storage of files that are already open; whoever opened them closes them."""
 
     def __init__(self, files: Iterable[LocalFile]) -> None:
         self._files = {file.uri: file for file in files}
@@ -148,7 +150,7 @@ class DescriptorStorage:
 
         Raises:
             SourceNotFound: no file of that name was opened, or it was closed.
-            SourceChanged: the file is no longer what `shard.identity` says.
+            SourceChanged: the file is no longer that of `shard.identity`.
             SourceError: too many files are open.
         """
         file = self._files.get(shard.uri)
@@ -176,13 +178,13 @@ def _copy_of(fd: int, uri: str) -> int:
 
 
 def _open_direct(path: str, fd: int, status: os.stat_result) -> int | None:
-    """A second, independent opening of the same file; None where O_DIRECT is refused.
+    """Open the same file a second time, independently; None if O_DIRECT is refused.
 
     Raises:
         OSError: too many files are open.
     """
-    # /proc leads to the open file itself. Its path, which is used where there is no /proc, may lead
-    # elsewhere by now.
+    # /proc leads to the open file itself. Without /proc the path is used, which may lead elsewhere
+    # by now.
     for way in (f"/proc/self/fd/{fd}", path):
         try:
             direct_fd = os.open(way, DIRECT_FLAGS)

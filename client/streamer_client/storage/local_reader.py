@@ -1,14 +1,14 @@
-"""Reads one local file, from the page cache where that holds it, else past it.
+"""Reads one local file, from the page cache if it has the bytes, or else past it.
 
 Owns the descriptors, and chooses how each run of bytes is read. A cached run is read with
 RWF_NOWAIT, at memory speed. Another run is read with O_DIRECT on a second descriptor, which costs a
 tenth of the CPU time of a buffered read and leaves the page cache to others. Bytes that O_DIRECT
 cannot read (unaligned, the file's tail, a file system that refuses) are read plainly. Any number of
-threads of a fetch worker, or of a client without a daemon, read through one reader at once.
+threads of a worker, or of a client without a daemon, read through one reader at once.
 
-A file is known by its descriptor alone, never by its path: the path may mean one file to the
-process that opened it and another to the process that reads, and a descriptor stays with its file
-when the name is moved, removed or given to another file.
+A file is known by its descriptor alone, never by its path. The path may mean one file to the
+process that opened it and another to the process that reads. A descriptor stays with its file when
+the name is moved, removed or given to another file.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from streamer_client.storage.page_cache import PageCache
 logger = logging.getLogger(__name__)
 
 DIRECT_ALIGNMENT_BYTES: Final = 4096
-"""Enough for every logical block size in use, for the address, the offset and the length."""
+"""The alignment of address, offset and length; it suits every logical block size in use."""
 
 DIRECT_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT
 
 PIECE_BYTES: Final = 1 << 20
-"""Fits a processor's own cache, so that checksum and copy find it there; devices want no more."""
+"""How many bytes one read takes; they fit a processor's own cache, for the checksum."""
 
 SETTLING_READS: Final = 3
-"""How many times bytes are read whose file's ctime changes during each read. One chmod or link
-costs one more read; a file whose ctime changes during all of them is being written to."""
+"""How often bytes are read at most while the file's ctime changes during each read. One chmod or
+link costs one more read. A file whose ctime changes during all of them is being written to."""
 
 _UNKNOWN: Final = -1
 
@@ -46,16 +46,16 @@ T = TypeVar("T")
 
 
 def identity_of(status: os.stat_result, disk: str = "", owner: str = "") -> str:
-    """What proves a local file's content.
+    """The text that proves a local file's content.
 
-    That is device, inode, size and the time of the last change of content (mtime). It is not ctime,
-    which chmod, link and rename change too.
+    It has device, inode, size and the time of the last change of content (mtime). It has no ctime,
+    because chmod, link and rename change that, too.
 
     Args:
-        status: of the open file.
-        disk: the block device's `diskseq`, where there is one. An image that is mounted later at
-            the same device number may repeat everything else.
-        owner: the id of the user who passed the file, where its file system is served by a process
+        status: status of the open file.
+        disk: the block device's `diskseq`, if it has one. An image that is mounted later at the
+            same device number may repeat everything else.
+        owner: the id of the user who passed the file, if its file system is served by a process
             (FUSE), which may claim anything.
     """
     base = f"file:{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
@@ -63,20 +63,20 @@ def identity_of(status: os.stat_result, disk: str = "", owner: str = "") -> str:
 
 
 class LocalReader:
-    """One open file of a known identity.
+    """Reads one open file of a known identity.
 
-    Closes `fd` and `direct_fd` in `close`; where the constructor raises, they stay open.
+    `close` closes `fd` and `direct_fd`; if the constructor raises, they stay open.
 
     Args:
-        fd: opened for reading, without O_DIRECT.
-        shard: what the file should be. Disk and owner at the end of its identity are not compared,
-            since the descriptor does not tell them.
-        direct_fd: the same file, opened once more with O_DIRECT. None: the reader tries to open it
-            so with its process's own rights, and does without where that is refused.
+        fd: descriptor for reading, without O_DIRECT.
+        shard: the expected shard. Disk and owner at the end of its identity are not compared, since
+            the descriptor does not tell them.
+        direct_fd: descriptor of the same file, opened once more with O_DIRECT. If None, the reader
+            tries to open it with its own process's rights, and does without if that is refused.
 
     Raises:
-        SourceChanged: the file is not what `shard` says.
-        SourceError: it cannot be looked at.
+        SourceChanged: the file is not the expected shard.
+        SourceError: the status of the file cannot be read.
     """
 
     piece_bytes = PIECE_BYTES
@@ -98,15 +98,15 @@ class LocalReader:
         """Fill the whole of `buffer` from byte `start` on.
 
         Args:
-            buffer: is filled in order.
-            start: place of its first byte in the file.
+            buffer: the memory to fill, in order.
+            start: offset in the file of the buffer's first byte.
             arrived: called with the whole buffer; callers ask for pieces that fit a cache.
 
         Returns:
             Bytes that were not in the page cache; -1 when the file system does not tell.
 
         Raises:
-            SourceChanged: the file is not what it was, or ended early.
+            SourceChanged: the file has changed, or ended early.
             SourceError: the device or mount failed.
         """
         target = buffer.cast("B")
@@ -132,25 +132,24 @@ class LocalReader:
         return from_device if told else _UNKNOWN
 
     def check(self) -> None:
-        """Raise SourceChanged unless the open file still is the known content."""
+        """Raise SourceChanged unless the open file still has the known content."""
         found, known = identity_of(self._status()), self._shard.identity
         if known != found and not known.startswith(found + ":"):
             raise changed(self._shard, found)
 
     def ctime_ns(self) -> int:
-        """The file's ctime, as its file system says now.
+        """The file's ctime, as its file system tells it now.
 
         Raises:
-            SourceError: it cannot be looked at any more.
+            SourceError: the status of the file cannot be read any more.
         """
         return self._status().st_ctime_ns
 
     def settled(self, read: Callable[[], T]) -> tuple[T, int]:
-        """Call `read`, and repeat it where the file's ctime changed during the call.
+        """Call `read`, and repeat the call if the file's ctime changed during it.
 
         Args:
-            read: reads bytes through this reader; the result of a call is void if it is called
-                again.
+            read: reads bytes through this reader; only the result of the last call counts.
 
         Returns:
             The result of the last call, and the ctime that held while all its bytes were read.
@@ -185,7 +184,7 @@ class LocalReader:
         self._fd, self._direct_fd = -1, None
 
     def _read_cached(self, part: memoryview, start: int) -> int:
-        """Fill `part` from the cache; returns how many bytes at its end the cache did not hold."""
+        """Fill `part` from the cache; return how many bytes at its end the cache did not hold."""
         if not self._cache.nowait:
             self._read_device(part, start, known=False)
             return 0
@@ -198,7 +197,7 @@ class LocalReader:
         return len(part) - done
 
     def _read_device(self, part: memoryview, start: int, *, known: bool) -> None:
-        """Fill `part`, past the cache only if it is `known` not to hold these bytes."""
+        """Fill `part`; read past the cache only if it is `known` not to hold these bytes."""
         done = 0
         while done < len(part):
             rest = part[done:]
@@ -209,7 +208,7 @@ class LocalReader:
                 done += self._some(self._fd, rest, start + done, 0)
 
     def _direct_bytes(self, rest: memoryview, start: int) -> int:
-        """How many bytes O_DIRECT may read next; 0 where it may not be used."""
+        """How many bytes O_DIRECT may read next; 0 if it may not be used."""
         if self._direct_refused or len(rest) < DIRECT_ALIGNMENT_BYTES:
             return 0
         address = ctypes.addressof(ctypes.c_char.from_buffer(rest))
@@ -218,7 +217,7 @@ class LocalReader:
         return len(rest) - len(rest) % DIRECT_ALIGNMENT_BYTES
 
     def _some_direct(self, part: memoryview, start: int) -> int:
-        """Bytes read past the cache; 0 when the file system refuses, which is remembered."""
+        """Read past the cache; return the bytes read, or 0 once the file system refuses."""
         try:
             fd = self._direct()
         except OSError as error:
@@ -236,7 +235,7 @@ class LocalReader:
         return 0
 
     def _direct(self) -> int:
-        """The descriptor for O_DIRECT; opened from the open file, not by a path."""
+        """The descriptor for O_DIRECT; it is opened from the open file, not by a path."""
         with self._opening:
             if self._direct_fd is None:
                 self._direct_fd = os.open(f"/proc/self/fd/{self._fd}", DIRECT_FLAGS)
@@ -254,7 +253,7 @@ class LocalReader:
 
 
 def changed(shard: StoredShard, found: str) -> SourceChanged:
-    """The error for a file that is not what it was when it was listed."""
+    """The error for a file that has changed since it was listed."""
     return SourceChanged(
         f"{shard.uri}: changed since the load began (expected {shard.identity}, found {found}); "
         "open the checkpoint again when nothing writes to it"

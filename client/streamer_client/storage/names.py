@@ -1,6 +1,6 @@
-"""Names of shards: which of them a pattern takes, their order, and how errors list them.
+"""Names of shards: which match a pattern, their order, and their form in errors.
 
-Shared by all kinds of source. Pure.
+All kinds of source share this. Pure.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def natural_key(name: str) -> tuple[tuple[str | tuple[int, str], ...], str]:
 
 
 def select(names: Iterable[str], pattern: str) -> list[str]:
-    """Names that the glob takes, in natural order.
+    """The names that match a glob, in natural order.
 
-    As in a shell, case counts, and only a pattern that starts with a dot takes hidden names: some
+    As in a shell, case counts, and only a pattern that starts with a dot matches hidden names. Some
     systems leave a `._model.safetensors` beside each file, which is no shard.
     """
     hidden = pattern.startswith(".")

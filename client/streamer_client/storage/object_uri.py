@@ -1,7 +1,7 @@
-"""`scheme://bucket/key`, taken apart and put together. Pure.
+"""`scheme://bucket/key`, parsed and formatted. Pure.
 
 Keys are taken literally, as the stores' own command lines do: a percent sign is a percent sign, and
-what follows `?` or `#` belongs to the name.
+text after `?` or `#` belongs to the name.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Final
 from streamer_client.contract.errors import ConfigError
 
 _USERINFO: Final = re.compile(r"(?!arn:)[^/@]*:.*@|[^/]*@", re.DOTALL)
-"""Credentials before a bucket, where somebody wrote `key:secret@bucket`. A secret key may have
-slashes, so a colon before the first slash is what tells it from an object's name with an `@`: no
-bucket has a colon."""
+"""Credentials before a bucket, in a URI of the form `key:secret@bucket`. A secret key may have
+slashes. So a colon before the first slash is the mark of credentials, which tells them from an
+object's name with an `@`: no bucket has a colon."""
 HIDDEN: Final = "***@"
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectUri:
-    """An object, or with an empty key or one that ends in a slash, what lies under it."""
+    """An object, or everything under a prefix if the key is empty or ends in a slash."""
 
     scheme: str
     bucket: str
-    """What holds the objects; Azure calls it a container."""
+    """The bucket that holds the objects; Azure calls it a container."""
     key: str
 
     def __str__(self) -> str:
@@ -34,11 +34,11 @@ class ObjectUri:
 
     @property
     def prefix(self) -> str:
-        """What the keys under it begin with; empty for the whole bucket."""
+        """The beginning of all keys under this URI; empty for the whole bucket."""
         return f"{self.key.rstrip('/')}/" if self.key.strip("/") else ""
 
     def under(self, name: str) -> ObjectUri:
-        """The object of this name under it."""
+        """The object of this name under this prefix."""
         return ObjectUri(self.scheme, self.bucket, self.prefix + name)
 
     def named(self, key: str) -> ObjectUri:
@@ -47,20 +47,20 @@ class ObjectUri:
 
 
 def without_user(text: str) -> str:
-    """A URI of an object as it may be shown: credentials in it are hidden."""
+    """A URI of an object in the form that may be shown, without credentials."""
     scheme, sign, rest = text.partition("://")
     found = _USERINFO.match(rest)
     if found:
         return f"{scheme}{sign}{HIDDEN}{rest[found.end() :]}"
     bucket, slash, _ = rest.partition("/")
-    # Somebody may have forgotten the @; no bucket has a colon.
+    # Somebody may have forgotten the @; a colon then shows that these are credentials.
     if ":" in bucket and not bucket.startswith("arn:"):
         return f"{scheme}{sign}***{slash}..." if slash else f"{scheme}{sign}***"
     return text
 
 
 def split_uri(text: str, scheme: str) -> tuple[str, str]:
-    """Bucket and key as they stand in a URI; an empty bucket where the URI has another scheme.
+    """Bucket and key of a URI; the bucket is empty if the URI has another scheme.
 
     Raises:
         ConfigError: the URI holds credentials, which would be shown and are not used.

@@ -1,9 +1,8 @@
-"""What the operating system's refusals mean to somebody who loads a checkpoint.
+"""The meaning of the operating system's refusals to somebody who loads a checkpoint.
 
-Owns the step from `OSError` to a typed error with a remedy. `source_error` is for files that are
-reached by a path; `descriptor_error` is for those that are read through a descriptor that another
-process opened, and looks at no path; `absolute_path` and `real_path` tell of a working directory
-that is gone.
+Turns an `OSError` into a typed error with a remedy. `source_error` is for files that are reached by
+a path. `descriptor_error` is for files that are read through another process's descriptor; it looks
+at no path. `absolute_path` and `real_path` detect a working directory that is gone.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ def source_error(path: str, error: OSError, doing: str) -> SourceError:
     """The typed error for a system call on `path` that failed.
 
     Args:
-        path: what was touched.
-        error: how the system refused.
-        doing: what was tried, for example `open` or `read bytes 0 to 4096`.
+        path: the path of the system call.
+        error: the system's refusal.
+        doing: the attempted action, for example `open` or `read bytes 0 to 4096`.
     """
     if isinstance(error, PermissionError):
         return SourceForbidden(
@@ -50,13 +49,13 @@ def source_error(path: str, error: OSError, doing: str) -> SourceError:
 def descriptor_error(uri: str, error: OSError, doing: str) -> SourceError:
     """The typed error for a system call on an open file that failed.
 
-    Looks at no path: another process named the file, and the same path may mean another file here,
-    or a mount that hangs.
+    No path is looked at. Another process named the file, and the same path may mean another file
+    here, or a mount that hangs.
 
     Args:
         uri: the name that the process which opened the file gave it.
-        error: how the system refused.
-        doing: what was tried.
+        error: the system's refusal.
+        doing: the attempted action.
     """
     if isinstance(error, PermissionError):
         return SourceForbidden(
@@ -85,7 +84,7 @@ def _remedy(error: OSError) -> str:
 
 
 def _refused_at(path: str) -> str:
-    """The first directory on the way that may not be entered, else the path itself."""
+    """The first directory on the way that may not be entered, or else the path itself."""
     ancestor = "/"
     for part in os.path.dirname(absolute_path(path)).split("/"):
         ancestor = os.path.join(ancestor, part)
@@ -98,7 +97,7 @@ def working_directory() -> str:
     """This process's working directory.
 
     Raises:
-        ConfigError: it was removed, so that no relative path means anything.
+        ConfigError: the directory was removed, so that no relative path means anything.
     """
     try:
         return os.getcwd()
@@ -109,19 +108,19 @@ def working_directory() -> str:
 
 
 def absolute_path(path: str) -> str:
-    """The absolute path that a path means in this process.
+    """The absolute form of a path in this process.
 
     Raises:
-        ConfigError: it is relative, and the working directory was removed.
+        ConfigError: the path is relative, and the working directory was removed.
     """
     return os.path.normpath(_from_root(path))
 
 
 def real_path(path: str) -> str:
-    """The path without symbolic links that a path means in this process.
+    """The path without symbolic links.
 
     Raises:
-        ConfigError: it is relative, and the working directory was removed.
+        ConfigError: the path is relative, and the working directory was removed.
     """
     return os.path.realpath(_from_root(path))
 

@@ -1,9 +1,9 @@
-"""What the page cache holds of one open file, asked without making it read anything.
+"""Finds out which bytes of an open file the page cache holds, without making it read any.
 
-It is asked because trying costs: a read with RWF_NOWAIT answers from the cache or refuses at once,
-but on Linux since 5.10 each refusal starts the device's read-ahead. When O_DIRECT then reads the
+Asking first is cheaper than trying. A read with RWF_NOWAIT answers from the cache or refuses at
+once, but since Linux 5.10 each refusal starts the device's read-ahead. When O_DIRECT then reads the
 rest, the device reads those bytes twice (with blocks and read-ahead of 8 MiB: 2.00 x the bytes of a
-cold file; if asked first: 1.00 x). cachestat(2), Linux 6.5, answers exactly and reads nothing, but
+cold file; if asked first: 1.00 x). cachestat(2), Linux 6.5, answers exactly and reads nothing. It
 may be refused to a user who neither owns the file nor may write to it. Then one page is tried with
 RWF_NOWAIT, which brings in that page and no other (1.0005 x).
 """
@@ -19,14 +19,14 @@ from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 SEGMENT_BYTES: Final = 1 << 20
-"""A partly cached block is taken apart into segments of this size."""
+"""A partly cached block is cut into segments of this size."""
 
 _CACHESTAT: Final = 451
-"""System call number, the same on every architecture."""
+"""The number of the system call, the same on every architecture."""
 
 
 class CachedRun(NamedTuple):
-    """Bytes `start` to `stop` (half-open); `cached` is None where it cannot be told."""
+    """Bytes `start` to `stop` (half-open); `cached` is None if that cannot be told."""
 
     start: int
     stop: int
@@ -48,21 +48,21 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class PageCache:
-    """The page cache as seen through one descriptor, which stays its owner's.
+    """The page cache of one file, through a descriptor that stays its owner's.
 
     Attributes:
-        nowait: whether reads with RWF_NOWAIT work on this file. Where they do not (tmpfs,
-            overlayfs), another file may hold its pages, so that a count of none proves nothing.
+        nowait: whether reads with RWF_NOWAIT work on this file. If not (tmpfs, overlayfs), another
+            file may hold its pages, so that a count of none proves nothing.
     """
 
     def __init__(self, fd: int, size_bytes: int) -> None:
         self._fd = fd
         self._countable = True
-        # Asked at the file's end, where there is nothing to read ahead.
+        # The question is put at the file's end, where there is nothing to read ahead.
         self.nowait = self._answers(size_bytes) is not None
 
     def runs(self, start: int, stop: int) -> list[CachedRun]:
-        """Cut bytes `start` to `stop` (not empty) into cached runs and others."""
+        """Cut bytes `start` to `stop` (not empty) into cached and uncached runs."""
         pages = self._cached_pages(start, stop)
         if pages is None:
             return [CachedRun(start, stop, self._one_page_cached(start, stop))]
@@ -76,7 +76,7 @@ class PageCache:
         )
 
     def _cached_pages(self, start: int, stop: int) -> int | None:
-        """Pages in the cache; None when the kernel does not tell."""
+        """How many pages are in the cache; None if the kernel does not tell."""
         if not self._countable:
             return None
         span, counts = _Range(start, stop - start), _Counts()
@@ -93,7 +93,7 @@ class PageCache:
         return self._answers(random.randrange(start, stop)) if self.nowait else None  # noqa: S311
 
     def _answers(self, position: int) -> bool | None:
-        """Whether the byte is in the cache; None where this file system does not say."""
+        """Whether the byte is in the cache; None if this file system does not tell."""
         try:
             os.preadv(self._fd, [bytearray(1)], position, os.RWF_NOWAIT)
         except BlockingIOError:
@@ -115,7 +115,7 @@ def _segments(start: int, stop: int) -> Iterator[tuple[int, int]]:
 
 
 def _merged(runs: Iterable[CachedRun]) -> list[CachedRun]:
-    """Neighbours of one kind as one run."""
+    """The runs, with neighbours of one kind joined."""
     merged: list[CachedRun] = []
     for run in runs:
         joins = bool(merged) and merged[-1].cached == run.cached

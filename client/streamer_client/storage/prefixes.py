@@ -1,11 +1,11 @@
-"""Finds the shards of a source where objects have keys, and prefixes stand for directories.
+"""Finds the shards of a source whose objects have keys, with prefixes in place of directories.
 
-Owns which objects a source means, and which of them are looked at; the `ObjectStore` behind it
-lists what there is. Runs in fetch workers and, without a daemon, in the client.
+Owns which objects a source means, and which of them are looked at; an `ObjectStore` lists them.
+Runs in workers and, without a daemon, in the client.
 
-Where a listing proves contents, one object of it is looked at and the others are taken as listed:
-the largest, since what was uploaded in parts is what stores list differently. If it differs, each
-object is looked at.
+If a listing proves contents, one object of it is looked at, and the others are taken as listed.
+That one is the largest, since objects that were uploaded in parts are those that some stores list
+differently. If it differs, each object is looked at.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from streamer_client.storage.object_uri import ObjectUri
 from streamer_client.storage.remembered import DOUBTED_LISTINGS, place_of
 
 LOOKS_AT_ONCE: Final = 16
-"""So many objects are looked at side by side, as each costs a connection for one delay."""
+"""How many objects are looked at side by side, as each request takes one delay of the network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class ListedObject:
     key: str
     size_bytes: int = 0
     identity: str = ""
-    """What a HEAD would make the object's identity; empty where the listing does not prove it."""
+    """The identity that a HEAD would give; empty if the listing does not prove the content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,33 +49,33 @@ class Page:
     """One page of a listing."""
 
     objects: tuple[ListedObject, ...]
-    """Without the objects that only stand for a directory."""
+    """The objects, without those that only stand for a directory."""
     prefixes: tuple[str, ...] = ()
     """Prefixes one level deeper, each once, with its slash; empty for a recursive listing."""
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Keys of the objects."""
+        """The keys of the objects."""
         return tuple(listed.key for listed in self.objects)
 
 
 Wanted = tuple[ObjectUri, ListedObject]
-"""An object that is meant, and what a listing tells of it."""
+"""A wanted object, and its entry in a listing."""
 
 
 class ObjectStore(Protocol):
-    """What one kind of store adds. Thread-safe."""
+    """The operations that one kind of store adds. Thread-safe."""
 
     def uri(self, text: str) -> ObjectUri:
         """Parse a source or shard.
 
         Raises:
-            ConfigError: it is malformed.
+            ConfigError: the text is malformed.
         """
         ...
 
     def pages(self, uri: ObjectUri, *, deep: bool) -> Iterator[Page]:
-        """What lies under a prefix: all of it, or only what is directly under it.
+        """List the objects under a prefix: all of them, or only those directly under it.
 
         Raises:
             SourceForbidden: the credentials do not allow listing.
@@ -94,7 +94,7 @@ class ObjectStore(Protocol):
 
 
 class Prefixes:
-    """The sources of one store, as its credentials allow to read them."""
+    """The sources of one store, as far as its credentials allow."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -151,7 +151,7 @@ class Prefixes:
         return listed, below
 
     def _pages(self, base: ObjectUri, *, deep: bool) -> Iterator[Page]:
-        """The pages of a listing that somebody holds as a whole.
+        """The pages of a listing that the caller holds in memory as a whole.
 
         Raises:
             SourceError: there are more than `MAX_LISTING_PAGES`.
@@ -165,10 +165,10 @@ class Prefixes:
             yield page
 
     def _told(self, uris: Sequence[ObjectUri]) -> list[Wanted]:
-        """What a listing tells of objects that a caller names, where it saves requests.
+        """The listing's entries for named objects, if a listing saves requests.
 
-        So many as are looked at side by side take one delay, as a listing does. A listing that
-        fails, or is much longer than what is named, leaves the objects to be looked at.
+        Looking at `LOOKS_AT_ONCE` objects side by side takes one delay, as a listing does. If a
+        listing fails, or has far more objects than are named, the objects are looked at.
         """
         folders = {(uri.bucket, uri.key.rpartition("/")[0]) for uri in uris}
         told: dict[str, ListedObject] = {}
@@ -187,7 +187,7 @@ class Prefixes:
             return False
 
     def _object(self, uri: ObjectUri) -> tuple[StoredShard, ...]:
-        """The one object that a URI means where nothing lies under it."""
+        """The one object that a URI means if nothing lies under it."""
         if not uri.key or uri.key.endswith("/"):
             raise SourceNotFound(
                 f"{uri}: nothing lies under it; check the name and the prefix for typing errors"
@@ -201,7 +201,7 @@ class Prefixes:
             ) from error
 
     def shards_of(self, wanted: Sequence[Wanted]) -> tuple[StoredShard, ...]:
-        """The objects as shards, taken as listed where one of them shows that this is right."""
+        """The objects as shards, taken as listed if looking at one of them agrees with that."""
         told = {str(uri): _stored(uri, listed) for uri, listed in wanted if listed.identity}
         if not told:
             return self._looks([uri for uri, _ in wanted])
@@ -252,7 +252,7 @@ def _same(listed: StoredShard, found: StoredShard) -> bool:
 
 
 class PrefixStorage(ABC):
-    """Base of an object store's `Storage`: lists through the `ObjectStore` that a subclass is."""
+    """The base of an object store's `Storage`; its subclass is also the `ObjectStore`."""
 
     @abstractmethod
     def uri(self, text: str) -> ObjectUri:
@@ -271,11 +271,11 @@ class PrefixStorage(ABC):
     ) -> tuple[StoredShard, ...]:
         """The shards under a prefix, in natural order of their names, or `files` in their own.
 
-        At least one was looked at with the storage's credentials; `looked_at` tells which.
+        At least one of them was looked at with the storage's credentials; `looked_at` tells which.
 
         Raises:
             BucketNotFound: no such bucket.
-            SourceNotFound: no such object, or nothing that the pattern takes.
+            SourceNotFound: there is no such object, or no object matches the pattern.
             SourceForbidden: the credentials do not allow listing or reading.
             CredentialsExpired: the credentials have expired.
             ConfigError: the source is malformed, or `files` is empty or names an object twice.
@@ -289,7 +289,7 @@ class PrefixStorage(ABC):
 
         Raises:
             BucketNotFound: no such bucket.
-            SourceNotFound: nothing there.
+            SourceNotFound: nothing is there.
             SourceForbidden: the credentials do not allow listing or reading.
         """
         return Prefixes(self).list_all(source, take)
@@ -304,10 +304,10 @@ class PrefixStorage(ABC):
         return Prefixes(self).look_at(uris)
 
     def shards_of(self, wanted: Sequence[Wanted]) -> tuple[StoredShard, ...]:
-        """The objects as shards, taken as listed where one of them shows that this is right.
+        """The objects as shards, taken as listed if looking at one of them agrees with that.
 
         Raises:
-            SourceNotFound: one that is looked at does not exist.
-            SourceForbidden: the credentials do not allow reading one that is looked at.
+            SourceNotFound: an object that is looked at does not exist.
+            SourceForbidden: the credentials do not allow reading an object that is looked at.
         """
         return Prefixes(self).shards_of(wanted)

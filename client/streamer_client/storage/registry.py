@@ -1,9 +1,9 @@
 """The table of kinds of sources, and every question whose answer depends on the kind.
 
 Owns which module reads a URI's scheme; leaves everything that a kind does to that module's `KIND`.
-A new kind of source is a folder of its own and one line of the table. Modules are imported when
-the first source of their kind is named, so that a process that reads files loads no store. Runs in
-clients, in `streamerctl` and in fetch workers.
+A new kind of source is a folder of its own and one line of the table. Modules are imported when the
+first source of their kind is named, so that a process that reads files loads no store. Runs in
+clients, in `streamerctl` and in workers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ KINDS: Final[dict[str, str]] = {
     "http": "streamer_client.storage.web.kind",
     "https": "streamer_client.storage.web.kind",
 }
-"""The module of each scheme's kind, as `scheme_of` tells schemes."""
+"""The module of each scheme's kind; the schemes are those of `scheme_of`."""
 
 
 def storage_for(uri: str, environment: Mapping[str, str]) -> Storage:
@@ -40,7 +40,7 @@ def storage_for(uri: str, environment: Mapping[str, str]) -> Storage:
 
     Args:
         uri: a path or a URI.
-        environment: what the client sent; it holds credentials, endpoint and options.
+        environment: the environment that the client sent: credentials, endpoint and options.
 
     Raises:
         ConfigError: nothing reads that kind, or a variable is malformed.
@@ -49,7 +49,7 @@ def storage_for(uri: str, environment: Mapping[str, str]) -> Storage:
 
 
 def source_environment(uri: str, environ: Mapping[str, str]) -> SourceEnvironment:
-    """The object that finds the environment which reading `uri` needs.
+    """The object that finds the environment for reading `uri`.
 
     Args:
         uri: a source or a shard.
@@ -62,25 +62,25 @@ def source_environment(uri: str, environ: Mapping[str, str]) -> SourceEnvironmen
 
 
 def public_uri(uri: str) -> str:
-    """The source or shard as it may be sent, stored, logged and shown.
+    """The source or shard in the form that may be sent, stored, logged and shown.
 
-    The password or signature in a web server's URL travels in the environment instead, which
-    `source_environment` takes from the URI as the user gave it. Object stores take no credentials
-    from a URI: their environments and storages refuse such a URI, and this hides what is in it.
+    The password or signature in a web server's URL travels in the environment instead;
+    `source_environment` takes it from the user's URI. Object stores take no credentials from a URI.
+    Their environments and storages refuse a URI that has some, and this function hides them.
     """
     scheme = scheme_of(uri)
     return _kind(scheme).public_uri(uri) if scheme in KINDS else shown(without_user(uri))
 
 
 def credentials_report(uri: str, environment: Mapping[str, str]) -> CredentialsReport | None:
-    """What may be told of an environment's credentials; None where there is nothing to tell."""
+    """The facts that may be told of an environment's credentials; None if there are none."""
     return _kind_of(uri).credentials(environment)
 
 
 def import_all() -> None:
-    """Import whatever the kinds import late, so that no reading waits for it.
+    """Import all modules that the kinds import late, so that no reading waits for it.
 
-    A process calls this that forks others which read; a module that is not installed is left out.
+    A process that forks readers calls this; a module that is not installed is left out.
     """
     for scheme in KINDS:
         for module in _kind(scheme).late_modules:

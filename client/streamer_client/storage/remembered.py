@@ -1,7 +1,7 @@
-"""A bounded dictionary for what a store's answers teach: redirects, regions, clock skews.
+"""A bounded dictionary for lessons from a store's answers: redirects, regions, clock skews.
 
-Owns the bound and the lock, and which listings are not to be believed; leaves the meaning of other
-keys and values to the stores. Thread-safe: the threads of a fetch worker, or of a client without a
+Owns the bound and the lock, and which listings must not be believed; leaves the meaning of other
+keys and values to the stores. Thread-safe: the threads of a worker, or of a client without a
 daemon, share one.
 """
 
@@ -17,7 +17,7 @@ V = TypeVar("V")
 
 
 class Remembered(Generic[K, V]):
-    """The entries that were learned last; the oldest is dropped when there are too many."""
+    """The entries learned last; the oldest is dropped if there are too many."""
 
     def __init__(self, max_entries: int) -> None:
         self._max_entries = max_entries
@@ -25,11 +25,11 @@ class Remembered(Generic[K, V]):
         self._lock = threading.Lock()
 
     def get(self, key: K) -> V | None:
-        """The value of a key; None where it was never learned, or is forgotten by now."""
+        """The value of a key; None if it was never learned, or is forgotten by now."""
         return self._values.get(key)
 
     def learn(self, key: K, value: V) -> bool:
-        """Remember a value; returns whether it is another one than before."""
+        """Remember a value; return whether it differs from the one before."""
         with self._lock:
             if self._values.get(key) == value:
                 return False
@@ -40,22 +40,22 @@ class Remembered(Generic[K, V]):
             return True
 
     def forget(self, key: K) -> bool:
-        """Drop a key; returns whether there was one."""
+        """Drop a key; return whether it was there."""
         with self._lock:
             return self._values.pop(key, None) is not None
 
 
 DOUBTED_LISTINGS: Final[Remembered[str, bool]] = Remembered(256)
-"""Places whose listing told something else than an object did, by `place_of`.
+"""The places, as `place_of` names them, whose listing contradicted an object.
 
-Most stores list the ETag and the size that a HEAD would tell, so that no object needs a HEAD of its
-own. Some list others than they serve. Where that was seen, each object is looked at, until a whole
-listing agreed with its objects again. Storages are made anew for each request, so this is kept for
-the process.
+Most stores list the ETag and the size that a HEAD would tell, so that no object needs its own HEAD.
+Some list others than they serve. After such a contradiction, each object is looked at, until a
+whole listing agrees with its objects again. Storages are made anew for each request, so the whole
+process shares this.
 """
 
 
 def place_of(identity: str, uri: str) -> str:
-    """The endpoint and the bucket of an object: what one listing has in common with the next."""
+    """The endpoint and the bucket of an object, which all listings of a bucket have in common."""
     scheme, _, path = uri.partition("://")
     return f"{identity.partition(' ')[0]} {scheme}://{path.partition('/')[0]}"

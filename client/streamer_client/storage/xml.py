@@ -1,7 +1,7 @@
-"""The little XML that S3 and Azure answer in, as a tree of texts. Pure.
+"""Parses the simple XML of S3's and Azure's answers into a tree of texts. Pure.
 
-expat alone parses it, because Python has it in memory anyway. A document type is refused: no answer
-has one, and it could define entities, by which XML attacks its readers.
+Only expat parses it, because Python has expat in memory anyway. A document type is refused: no
+answer has one, and it could define entities, through which XML attacks its readers.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from xml.parsers import expat
 
 @dataclass(slots=True)
 class Element:
-    """One element; names without their namespace."""
+    """One element; names have no namespace."""
 
     name: str
     text: str = ""
     children: list[Element] = field(default_factory=list)
 
     def all(self, name: str) -> Iterator[Element]:
-        """Children of that name."""
+        """The children of that name."""
         return (child for child in self.children if child.name == name)
 
     def value(self, name: str) -> str:
-        """The text of the first child of that name; empty without one."""
+        """The text of the first child of that name; empty if there is none."""
         return next((child.text for child in self.all(name)), "")
 
 
@@ -33,7 +33,7 @@ class NotXml(ValueError):
 
 
 def parse_xml(body: bytes) -> Element:
-    """The root element.
+    """Parse a document and return its root element.
 
     Raises:
         NotXml: the text is not XML.

@@ -1,1 +1,1 @@
-"""Making tensors of blocks: headers, selection, staging, handing out and filling targets."""
+"""Making tensors from blocks: headers, selection, staging, handing out and filling targets."""

@@ -1,11 +1,11 @@
-"""Filling targets: tensors that exist already, such as a model's parameters.
+"""Filling targets, which are existing tensors such as a model's parameters.
 
-Owns what goes where, the check that names match on both sides, and telling the caller. Plans and
-finishes in the caller's thread; a copier's threads write into the targets' own memory
-(`in_place.py`). A target of another dtype, shape or layout gets its bytes through a private tensor
-(`Destination`). So do targets that share memory, all but the first: they are copied at the end of
-the pass, in file order, so that the result is the same as if the tensors had been loaded one by
-one.
+Owns which stored bytes go to which target, the check that names match on both sides, and the calls
+to the user's callbacks. The caller's thread plans and finishes; a copier's threads write into the
+targets' own memory (`in_place.py`). A target of another dtype, shape or layout gets its bytes
+through a private tensor (`Destination`). If several targets share memory, the first is filled in
+place and the others through private tensors. These are copied at the end of the pass, in file
+order, so that the result is the same as if the tensors had been loaded one by one.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from streamer_client.tensors.in_place import (
 from streamer_client.tensors.selection import CatalogEntry, by_name, catalog_entry, reading_order
 
 OnMismatch = Callable[[str, CatalogEntry, torch.Tensor], None]
-"""Called with a target's name, what is stored under it, and the target."""
+"""Called with a target's name, the catalog entry stored under it, and the target."""
 
 NAMES_SHOWN: Final = 10
 
 
 class _Detour(NamedTuple):
-    """A stored tensor that reaches its target through a private tensor; a span of the shard."""
+    """A stored tensor that reaches its target through a private tensor. Serves as a `Span`."""
 
     start: int
     stop: int
@@ -48,7 +48,7 @@ class _Detour(NamedTuple):
     same: bool
     """Whether the target has the stored dtype and shape."""
     deferred: bool
-    """Whether the target is copied to at the end of the pass only."""
+    """Whether the target is filled only at the end of the pass."""
 
 
 class TargetFiller:
@@ -57,7 +57,7 @@ class TargetFiller:
     Args:
         feed: hands out the checkpoint's blocks.
         headers: the headers of its shards, as far as they are known.
-        targets: name to tensor or parameter.
+        targets: tensor or parameter by name.
         strict: whether every target must be stored and every stored tensor have a target.
         on_mismatch: called for each target whose dtype or shape is not the stored one.
         on_tensors: called with stored tensors once their targets are filled.
@@ -90,7 +90,7 @@ class TargetFiller:
         """Fill the targets.
 
         Returns:
-            The names of those that were filled.
+            The names of the filled targets.
 
         Raises:
             SourceError: names are missing or unexpected, or a tensor does not fit its target.
@@ -151,7 +151,7 @@ class TargetFiller:
         self._empty.clear()
 
     def _planned(self, entries: Sequence[TensorEntry]) -> Iterator[InPlace | _Detour]:
-        """The spans in which stored tensors go to their targets; notes their names as found."""
+        """The spans in which stored tensors go to their targets; notes the names found."""
         self._missing.difference_update(entry.name for entry in entries)
         straight = InPlaceSpans(self._uri)
         for entry in entries:
@@ -166,7 +166,7 @@ class TargetFiller:
         yield from straight.cut()
 
     def _place(self, span: InPlace | _Detour) -> InPlace | Destination:
-        """The memory of a span: the targets' own, or a private tensor that is made now."""
+        """The memory of a span: the targets' own, or a new private tensor."""
         if isinstance(span, InPlace):
             if not span.left_bytes:
                 self._empty.append(span)
@@ -185,7 +185,7 @@ class TargetFiller:
         return destination
 
     def _shares_later(self, name: str) -> bool:
-        """Whether an earlier tensor of this pass goes to the same memory; notes this one."""
+        """Whether an earlier tensor of this pass goes to the same memory; notes this tensor."""
         group = self._groups.get(name)
         if group is None:
             return False

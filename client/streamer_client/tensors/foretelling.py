@@ -1,10 +1,10 @@
-"""What a rank will cut out of coming layers, told by what it cut out of earlier ones.
+"""Predicts what a rank will cut out of coming layers from what it cut out of earlier ones.
 
-The layers of a model are alike: a rank takes the same slice of the same weight in each. So what was
-cut out of `layers.3.mlp.up_proj.weight` foretells the cuts of `layers.4.mlp.up_proj.weight`, if
-that has the same dtype and shape. Of the first tensor of each kind, the rank's place among the
-ranks foretells a cut. Pure: a wrong guess costs whoever acts on it time, never a wrong byte, since
-cuts are compared when they are asked for.
+The layers of a model are alike: a rank takes the same slice of the same weight in each. So the cuts
+of `layers.3.mlp.up_proj.weight` foretell the cuts of `layers.4.mlp.up_proj.weight`, if both have
+the same dtype and shape. For the first tensor of each kind, the rank's place among the ranks
+foretells a cut. Pure. A wrong guess costs time, but never yields a wrong byte, since cuts are
+compared when they are asked for.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from streamer_client.copy.cut import Cut, Dimension
 
 _FIRST_NUMBER: Final = re.compile(r"(?<![0-9A-Za-z])[0-9]+(?![0-9A-Za-z])")
 MOST_CUTS: Final = 64
-"""How many cuts of one tensor are foretold. Some loaders cut a tensor into more, one expert after
-the other; their further cuts are not."""
+"""How many cuts of one tensor are foretold. Some loaders make more cuts, one expert after the
+other; the further ones are not foretold."""
 MATRIX_DIMENSIONS: Final = 2
 
 
@@ -28,18 +28,18 @@ _BY_OUTPUTS: Final = re.compile(r"(?:embed_tokens|lm_head|\.(?:[qkv]|gate|up)_pr
 _BY_INPUTS: Final = re.compile(r"\.(?:o|down)_proj\.weight$")
 """Weights of which a rank takes a part of the second dimension, as ranks sum up their outputs."""
 _EXPERT: Final = re.compile(r"experts?\b")
-"""In the name of a weight that a rank takes whole or not at all where experts are shared out."""
+"""Marks the name of a weight that a rank takes whole or not at all if experts are shared out."""
 
 
 class RankPlace(NamedTuple):
-    """Which of so many ranks, each of which takes a part of most tensors, this one is."""
+    """The number of a rank, and of how many ranks, each of which takes a part of most tensors."""
 
     rank: int
     ranks: int
 
 
 class Kind(NamedTuple):
-    """Tensors that are alike in all layers: the name without its layer, dtype and shape."""
+    """Tensors that are alike in all layers: their name without the layer, dtype and shape."""
 
     name: str
     dtype: str
@@ -49,8 +49,8 @@ class Kind(NamedTuple):
 def kind_of(entry: TensorEntry) -> Kind:
     """The kind of a tensor.
 
-    The first number in a name that stands alone is its layer's; further ones, such as an expert's,
-    tell kinds apart.
+    The first number that stands alone in a name is its layer's. Further numbers, such as an
+    expert's, distinguish kinds.
     """
     return Kind(_without_layer(entry.name), entry.dtype, tuple(entry.shape))
 
@@ -61,7 +61,7 @@ def _without_layer(name: str) -> str:
 
 
 def likely_cut(entry: TensorEntry, place: RankPlace) -> Cut | None:
-    """The equal share of a rank, along the dimension that its name speaks for; None if none."""
+    """The equal share of a rank along the dimension that the name suggests; None if none does."""
     size_bytes = entry.stop - entry.start
     if len(entry.shape) != MATRIX_DIMENSIONS or not size_bytes or _EXPERT.search(entry.name):
         return None
@@ -77,10 +77,10 @@ def likely_cut(entry: TensorEntry, place: RankPlace) -> Cut | None:
 
 
 class Foretelling:
-    """What was cut out of each kind of tensor last.
+    """The latest cuts of each kind of tensor.
 
     Args:
-        place: of the rank that cuts; None where that tells nothing.
+        place: place of the rank that cuts; None if it tells nothing.
     """
 
     def __init__(self, place: RankPlace | None = None) -> None:
@@ -90,7 +90,7 @@ class Foretelling:
         """The one tensor of each kind whose cut was guessed by the rank's place."""
 
     def was_cut(self, entry: TensorEntry, cut: Cut) -> None:
-        """A rank asked for this cut of this tensor; its offset counts from the tensor's start."""
+        """Note that a rank asked for this cut; its offset counts from the tensor's start."""
         kind = kind_of(entry)
         name, cuts = self._cuts.get(kind, ("", []))
         if name != entry.name:
@@ -100,13 +100,13 @@ class Foretelling:
         self._cuts[kind] = entry.name, cuts
 
     def was_left(self, entry: TensorEntry) -> None:
-        """A rank was handed this tensor, and the next one, and asked for nothing of it."""
+        """Note that a rank was handed the next tensor, and cut nothing out of this one."""
         kind = kind_of(entry)
         if self._cuts.get(kind, ("", []))[0] != entry.name:
             self._cuts[kind] = entry.name, []
 
     def guess(self, entry: TensorEntry) -> tuple[Cut, ...] | None:
-        """What will be cut out of this tensor; None where nothing tells."""
+        """The cuts that this tensor will likely get; None if nothing foretells them."""
         kind = kind_of(entry)
         found = self._cuts.get(kind)
         if found is not None:

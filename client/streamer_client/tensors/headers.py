@@ -1,8 +1,9 @@
 """Reading the shards' headers out of a feed, each once.
 
-Owns collecting a header block by block, as it may be longer than the memory that a load may use at
-once, and the check that no two shards have a tensor of the same name. Parsing and validating a
-header is left to `contract/safetensors/header.py`. Runs in the thread that uses the checkpoint.
+Owns the check that no two shards have a tensor of the same name. Owns also collecting a header
+block by block, as it may be longer than the memory that a load may use at once.
+`contract/safetensors/header.py` parses and validates headers. Runs in the thread that uses the
+checkpoint.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ those, reading more costs less than reading twice."""
 
 
 class ShardHeaders(Protocol):
-    """What a pass asks about the shards that it reads. See `Headers` for each method."""
+    """What a pass asks about the headers of its shards. See `Headers` for each method."""
 
     def known(self, shard: int) -> ShardCatalog | None: ...
     def in_pass(self, number: int, shard: int) -> ShardCatalog: ...
@@ -37,8 +38,8 @@ class Headers:
     Args:
         feed: hands out the shards' blocks.
         unique: whether a name in two shards is an error, as it is in a checkpoint.
-        owners: which shard counts for a name that is in several; a name that it mentions is then no
-            error.
+        owners: for a name that is in several shards, the shard that counts. A name in `owners` may
+            be in several shards.
     """
 
     def __init__(
@@ -98,9 +99,9 @@ class Headers:
         """Every shard's header; those not known yet are read in passes of their own.
 
         The first pass reads the first block of each shard. Further passes read the rest of headers
-        longer than a block: several shards' in one pass, as long as these headers together are no
-        longer than `MAX_HEADER_BYTES`, so that a hostile checkpoint cannot fill the memory. Real
-        checkpoints need one such pass at most.
+        that are longer than a block. One pass reads several shards' headers as long as these have
+        at most `MAX_HEADER_BYTES` together, so that a hostile checkpoint cannot fill the memory.
+        Real checkpoints need at most one such pass.
         """
         unknown = [shard for shard in range(len(self._feed.shards)) if shard not in self._known]
         parts = {shard: _PartialHeader(self._feed, shard) for shard in unknown}
@@ -133,10 +134,10 @@ class Headers:
         return catalog
 
     def counts(self, name: str, place: int) -> bool:
-        """Whether a copy of a tensor is the one to take, or at least not known to be superseded.
+        """Whether a copy of a tensor counts, as far as the known headers tell.
 
         Args:
-            name: of a tensor whose shard's header is known.
+            name: name of a tensor whose shard's header is known.
             place: the number of copies in earlier shards.
         """
         copies = self.copies(name)
@@ -144,13 +145,13 @@ class Headers:
         return owner not in copies or copies.index(owner) >= place
 
     def copies(self, name: str) -> Sequence[int]:
-        """The shards, in their order, that are known to hold a name; empty if it is one alone."""
+        """The shards, in their order, known to hold a name; empty if only one holds it."""
         return sorted(self._copies.get(name, ()))
 
     def _own(self, catalog: ShardCatalog) -> None:
         """Note the shard of each name, or refuse the shard and note none.
 
-        There may be a million names, so this builds no collection of them beside the dict.
+        As there may be a million names, this builds no other collection of them than the dict.
         """
         owner = self._owner
         repeated = [entry.name for entry in catalog.entries if entry.name in owner]
@@ -169,7 +170,7 @@ class Headers:
             owner[entry.name] = catalog.uri
 
     def _note_copies(self, names: Sequence[str], uri: str) -> None:
-        """Note a shard's names that earlier shards had too, and that the owners mention."""
+        """Note those names of a shard that earlier shards had too, and that the owners mention."""
         numbers = {shard.uri: number for number, shard in enumerate(self._feed.shards)}
         for name in names:
             self._copies.setdefault(name, [numbers[self._owner[name]]]).append(numbers[uri])
@@ -205,11 +206,11 @@ class _PartialHeader:
         return self._total or 0
 
     def first_range(self) -> BlockRange:
-        """The shard's first block, which tells the header's length; nothing of an empty file."""
+        """The shard's first block, which tells the header's length; empty for an empty file."""
         return BlockRange(self._shard, 0, 1 if self._size else 0)
 
     def rest_range(self) -> BlockRange:
-        """The header's blocks after the first; known once that was taken."""
+        """The header's blocks after the first; known once the first was taken."""
         past = blocks_of_bytes(0, self._total or 0, self._block_bytes)[1]
         return BlockRange(self._shard, min(1, past), past)
 
@@ -243,8 +244,8 @@ class _PartialHeader:
         """The complete header.
 
         Raises:
-            CorruptCheckpoint: it is not the header of a safetensors file.
+            CorruptCheckpoint: the bytes are not the header of a safetensors file.
         """
-        if self._total is None:  # an empty file has no first block; this raises
+        if self._total is None:  # an empty file has no first block, so this raises
             self._total = header_bytes(b"", self._uri, self._size)
         return parse_header(self._header, self._uri, self._size)

@@ -1,10 +1,11 @@
-"""Targets that are filled in place: stored bytes are copied straight into their own memory.
+"""Targets that are filled in place: stored bytes go straight into the targets' own memory.
 
-Decides which targets can be filled so: those of the stored dtype and shape whose memory is laid out
-as the file is; and which share memory with others. Treating ten thousand small parameters one by
-one, at each step of a copy, costs more time than their bytes. So stored neighbours whose targets
-are filled in place make one span, which is planned, copied and counted as a whole, wherever the
-targets' memory lies. Copying threads use a span's memory; all else runs in the caller's thread.
+Decides which targets can be filled so, namely those of the stored dtype and shape whose memory is
+laid out as the file is, and which targets share memory. Treating ten thousand small parameters one
+by one, at each step of a copy, takes longer than copying their bytes. So stored neighbours whose
+targets are filled in place make one span. A span is planned, copied and counted as a whole,
+wherever its targets lie in memory. Copying threads use a span's memory; everything else runs in the
+caller's thread.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def matches(entry: TensorEntry, target: torch.Tensor) -> bool:
 
 
 def plain(target: torch.Tensor) -> bool:
-    """Whether the target's elements lie in memory in turn, as stored elements lie in the file."""
+    """Whether the target's elements lie in memory without gaps, in the order of the file."""
     return (
         target.layout == torch.strided
         and target.is_contiguous()
@@ -50,8 +51,8 @@ def sharing_groups(targets: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """A group number for each target whose memory overlaps another's; other names are left out.
 
     Such targets are tied parameters, or views of one tensor. Strided targets whose extents
-    interleave count as overlapping, although they may have no byte in common; then they are
-    filled the slower way, which is never wrong.
+    interleave count as overlapping even if they have no byte in common. They are then filled in the
+    slower way, which is always right.
     """
     by_device: dict[torch.device, list[str]] = {}
     for name, tensor in targets.items():
@@ -97,11 +98,11 @@ def _bytes_spanned(tensor: torch.Tensor) -> int:
 
 
 class InPlace:
-    """The memory of one span's targets. A `Target` itself.
+    """The memory of one span's targets. Serves as a `Target` itself.
 
     Args:
         entries: stored tensors, in file order and without a gap between them.
-        targets: the target of each, `matches` and `plain`; all on the host, or none.
+        targets: the target of each entry, `matches` and `plain`; all on the host, or none.
         uri: the shard, for the text of errors.
     """
 
@@ -122,7 +123,8 @@ class InPlace:
         self._targets = targets
         self._addresses = array.array("Q", [target.data_ptr() for target in targets])
         self._offsets = array.array("Q", [entry.start - start for entry in entries])
-        """Where each tensor begins, counted from `start`; at the end, where the last one ends."""
+        """Where each tensor begins, counted from `start`; one more entry tells where the last ends.
+        """
         self._offsets.append(self.left_bytes)
 
     def extents(self, start: int, stop: int) -> array.array[int]:
@@ -176,7 +178,7 @@ class InPlace:
 
 
 class InPlaceSpans:
-    """Joins one shard's tensors, added in file order, to spans.
+    """Joins one shard's tensors, added in file order, into spans.
 
     Args:
         uri: the shard, for the text of errors.
@@ -191,7 +193,7 @@ class InPlaceSpans:
         self._small = False
 
     def add(self, entry: TensorEntry, target: torch.Tensor) -> Sequence[InPlace]:
-        """Add a tensor to the open span, or close that and open another with it.
+        """Add a tensor to the open span, or close that span and open another with the tensor.
 
         Returns:
             The span that was closed, if one was.
@@ -216,7 +218,7 @@ class InPlaceSpans:
         """Close the open span.
 
         Returns:
-            That span; empty if no tensor was added since the last one was closed.
+            That span; nothing if no tensor was added since the last span was closed.
         """
         entries, self._entries = self._entries, []
         targets, self._targets = self._targets, []

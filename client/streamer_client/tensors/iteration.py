@@ -2,8 +2,7 @@
 
 On the CPU, tensors of a shard that stays in memory as a whole are views of its bytes; all others
 are private copies. On a device all tensors are private copies, and small neighbours share an
-allocation (`staging.py`). Runs in the thread that iterates. A copier's threads fill the copies
-ahead of the tensor that is handed out next, up to a bound in bytes.
+allocation (`staging.py`). Runs in the thread that iterates. A copier's threads fill copies
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ from streamer_client.tensors.staging import (
 
 DEVICE_AHEAD_BYTES: Final = 1 << 30
 """The most that is allocated on a device ahead of the caller; or two of the largest allocations, if
-that is more."""
+they are larger."""
 
 
 Copied = Callable[[int], None]
-"""Told how many bytes of tensors were copied; of views, none are."""
+"""Told how many bytes of tensors were copied; views need no copy."""
 
 
 def _uncounted(size_bytes: int) -> None:
@@ -55,11 +54,11 @@ def tensors(
     names: frozenset[str] | None,
     copied: Copied = _uncounted,
 ) -> Iterator[list[Handed]]:
-    """All tensors, or only the named ones, in file order; with names, all headers must be known.
+    """All tensors, or only the named ones, in file order; names require all headers to be known.
 
     Yields:
         Tensors that became ready together, in reverse file order. The caller takes them from the
-        list's end with `pop`, so that nothing refers to a tensor any more that the caller dropped.
+        list's end with `pop`, so that a tensor that the caller drops is freed at once.
 
     Raises:
         FeedClosed: the checkpoint was closed meanwhile, or another pass over it was begun.
@@ -75,7 +74,7 @@ def tensors(
 
 
 def _from(select: Select, first: int, place: int) -> Select:
-    """The same choice, but without the first `place` tensors that it makes in shard `first`."""
+    """The same choice as `select`, without the first `place` tensors of shard `first`."""
     return lambda shard, catalog: select(shard, catalog)[place if shard == first else 0 :]
 
 
@@ -85,7 +84,7 @@ def _all_views(
     """Views of as many shards as can be mapped.
 
     Returns:
-        Shard, and place among its chosen tensors, of the first tensor that has no view.
+        The shard of the first tensor without a view, and the tensor's place among the chosen ones.
     """
     for shard in range(len(feed.shards)):
         catalog = headers.in_view(shard) if feed.views(shard) else None
@@ -103,8 +102,8 @@ def _shard_views(
     """Views of one shard's tensors.
 
     Returns:
-        The place of the first tensor that has no view, as the shard cannot be mapped any more; None
-        if all have one.
+        The place of the first tensor without a view, if the shard cannot be mapped any more; None
+        if all tensors have one.
     """
     mapping: mmap.mmap | None = None
     waited = range(0)
@@ -120,10 +119,10 @@ def _shard_views(
 
 
 def _view(mapping: mmap.mmap | None, entry: TensorEntry, copied: Copied) -> torch.Tensor:
-    """A tensor over the shard's own bytes, or a copy where they are not aligned for its dtype.
+    """A tensor over the shard's own bytes, or a copy if these are not aligned for its dtype.
 
-    Each view has a torch storage of its own that ends where the tensor ends, so that saving one
-    tensor does not save the whole shard.
+    Each view has its own torch storage, which ends where the tensor ends, so that saving one tensor
+    does not save the whole shard.
     """
     dtype, shape = torch_form(entry.dtype, entry.shape)
     size = entry.stop - entry.start
@@ -204,7 +203,7 @@ class _Copies:
                 yield from self._finished()
 
     def _place(self, span: GroupSpan) -> Staged:
-        """The memory of a span. The group's allocation is made for its first span."""
+        """The memory of a span; the first span of a group makes the group's allocation."""
         if self._placed is None or span.group.spans[0] is span:
             self._placed = placed = StagedGroup(span.group, self._device)
             self._fence()
@@ -213,10 +212,10 @@ class _Copies:
         return Staged(self._placed, span)
 
     def _widen(self, groups: Sequence[StagingGroup]) -> None:
-        """Set how many bytes may be ahead, once the sizes of a shard's groups are known.
+        """Set the bound of bytes ahead, once the sizes of a shard's groups are known.
 
-        A job of one more block may allocate the block's small tensors and one more group: these
-        must still fit below the bound.
+        One more block's job may allocate the block's small tensors and one more group, which must
+        still fit within the bound.
         """
         largest = max((group.size_bytes for group in groups), default=0)
         self._largest_bytes = largest = max(largest, self._largest_bytes)
@@ -236,9 +235,9 @@ class _Copies:
             yield handed
 
     def _must_wait(self) -> bool:
-        """Whether to collect before planning more: too many bytes are ahead of the caller.
+        """Whether to collect before planning more, because too many bytes are ahead of the caller.
 
-        Never while the tensors that are handed out next lie in blocks not planned yet.
+        This is never so while the tensors that are handed out next lie in blocks not planned yet.
         """
         if not self._pending or self._ahead_bytes <= self._most_ahead_bytes:
             return False
@@ -247,10 +246,10 @@ class _Copies:
 
 
 def _count(completed: Iterator[Staged]) -> None:
-    """Subtract each completed span's bytes from what its group still waits for."""
+    """Subtract each completed span's bytes from those that its group still waits for."""
     for staged in completed:
         staged.owner.left_bytes -= staged.span.stop - staged.span.start
 
 
 def _no_fence() -> None:
-    """What stands for the engine's fence before the pass begins."""
+    """Stands for the engine's fence before the pass begins; does nothing."""

@@ -1,12 +1,12 @@
 """Tensors that stand for bytes of a checkpoint that are not fetched yet.
 
-vLLM hands each rank whole tensors, of which a rank of a tensor-parallel group keeps a part. A lazy
-tensor knows where its bytes lie; views of it are views of that knowledge, and what is at last
-copied is fetched, that slice alone. Everything that torch does with one is right, only not always
-cheap: what is no view fetches what the tensor names, as an ordinary tensor of the device that was
-promised.
+vLLM hands each rank whole tensors, of which a rank of a tensor-parallel group keeps only a part. A
+lazy tensor knows where its bytes lie, and so does each view of it. A copy from a view fetches the
+bytes of that view alone. Every operation of torch on a lazy tensor gives the right result, but some
+cost more. An operation that makes no view fetches all bytes that the tensor stands for, as an
+ordinary tensor of the promised device.
 
-Owns the semantics. The memory behind views is `stored`'s. Runs in the threads that load weights.
+Owns how lazy tensors behave; `stored` owns their memory. Runs in the threads that load weights.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NOTHING: Final = nullcontext()
 class LazyTensor(torch.Tensor):
     """Stands for a view of a stored tensor; made by `lazy`.
 
-    Size, strides, dtype and device are those of the tensor that it stands for.
+    Its size, strides, dtype and device are those of the tensor that it stands for.
     """
 
     _form: torch.Tensor
@@ -37,7 +37,8 @@ class LazyTensor(torch.Tensor):
     _stored: Stored
 
     def __new__(cls, form: torch.Tensor, stored: Stored) -> Self:
-        # An inference tensor could not be viewed outside of inference_mode, where loaders may be.
+        # An inference tensor could not be viewed outside of inference_mode, and loaders may run
+        # there.
         with _as_outside_inference():
             made: Self = torch.Tensor._make_wrapper_subclass(  # noqa: SLF001  torch's own way
                 cls,
@@ -49,14 +50,15 @@ class LazyTensor(torch.Tensor):
                 device=stored.device,
                 requires_grad=False,
             )
-        # It has no memory of its own. What would take address 0 for it raises instead of crashing.
-        torch._C._set_throw_on_mutable_data_ptr(made)  # noqa: SLF001  as torch's own FakeTensor
+        # The tensor has no memory. Code that would use its address 0 raises an error instead of
+        # crashing.
+        torch._C._set_throw_on_mutable_data_ptr(made)  # noqa: SLF001  as torch's FakeTensor does
         made._form = form
         made._stored = stored
         return made
 
     def __init__(self, *_: object) -> None:
-        """All is done in `__new__`, as torch makes tensors; `torch.Tensor(lazy)` calls it too."""
+        """Do nothing, as `__new__` does it all for tensors; `torch.Tensor(lazy)` calls this."""
 
     @classmethod
     def __torch_function__(
@@ -66,7 +68,7 @@ class LazyTensor(torch.Tensor):
         args: Any = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Have memory ready for what asks for it and never comes to the dispatcher."""
+        """Fetch memory for functions that need it and do not reach the dispatcher."""
         named = kwargs or {}
         if func in _READS_MEMORY:
             args, named = _all(ordinary, args), _all(ordinary, named)
@@ -75,7 +77,7 @@ class LazyTensor(torch.Tensor):
         elif func == _DATA_SETTER and isinstance(args[0], cls):
             args[0]._becomes(_as_lazy(args[1]))  # noqa: SLF001  of this class
             return None
-        with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001  as torch's own subclasses do
+        with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001  as torch's subclasses do
             return func(*args, **named)
 
     @classmethod
@@ -87,7 +89,7 @@ class LazyTensor(torch.Tensor):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         named = kwargs or {}
-        if _is_composite(func):  # in inference_mode nobody did so before
+        if _is_composite(func):  # in inference_mode, torch has not decomposed it
             parts = func.decompose(*args, **named)
             if parts is not NotImplemented:
                 return parts
@@ -108,13 +110,13 @@ class LazyTensor(torch.Tensor):
         return func(*_all(ordinary, args), **_all(ordinary, named))
 
     def _becomes(self, other: LazyTensor) -> None:
-        """Stand for what another lazy tensor stands for: what `data` is set to."""
+        """Stand for what another lazy tensor stands for, because `data` is set to that tensor."""
         with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001  as torch's own subclasses do
             _DATA_SETTER(self, other)
         self._form, self._stored = _form_like(other), other._stored
 
     def _turned(self, func: Any, args: Sequence[Any], named: dict[str, Any]) -> LazyTensor:
-        """Carry out `t_`, `unsqueeze_` and their kind: the same memory in another form."""
+        """Carry out `t_`, `unsqueeze_` and similar: the same memory in another form."""
         if func in _CHANGES_MEMORY:
             raise NotImplementedError(
                 f"{func} of a weight that is not fetched yet; use a copy: weight.clone()"
@@ -133,12 +135,12 @@ class LazyTensor(torch.Tensor):
 
 
 def lazy(size: Sequence[int], dtype: torch.dtype, stored: Stored) -> LazyTensor:
-    """A tensor of contiguous rows whose bytes come when they are needed.
+    """A tensor of contiguous rows, whose bytes are fetched when they are needed.
 
     Args:
-        size: its shape.
-        dtype: of its elements.
-        stored: the bytes.
+        size: shape of the tensor.
+        dtype: dtype of the tensor.
+        stored: where its bytes come from.
     """
     with _as_outside_inference():
         form = torch.empty(tuple(size), dtype=dtype, device="meta")
@@ -146,7 +148,7 @@ def lazy(size: Sequence[int], dtype: torch.dtype, stored: Stored) -> LazyTensor:
 
 
 def ordinary(tensor: torch.Tensor) -> torch.Tensor:
-    """The same values as a tensor that is not lazy; an ordinary tensor is returned as it is."""
+    """The same values as an ordinary tensor; a tensor that is not lazy is returned as it is."""
     if not isinstance(tensor, LazyTensor):
         return tensor
     return tensor._stored.ordinary(tensor._form)  # noqa: SLF001  of this module
@@ -175,13 +177,13 @@ def _as_lazy(tensor: torch.Tensor) -> LazyTensor:
 
 
 def _form_like(tensor: LazyTensor) -> torch.Tensor:
-    """A form of its own for something that stands for the same as a lazy tensor does."""
+    """A separate form for a tensor that stands for the same bytes as this lazy tensor."""
     with _as_outside_inference():
         return tensor._form.view_as(tensor._form)  # noqa: SLF001  of this module
 
 
 def _viewed(func: Any, args: Sequence[Any], named: dict[str, Any]) -> Any:
-    """The view, or views, that an operator makes: made of the form alone."""
+    """The view or views that an operator makes, computed from the form alone."""
     first: LazyTensor = args[0]
     stored = first._stored  # noqa: SLF001  of this module
     with _as_outside_inference():
@@ -192,7 +194,7 @@ def _viewed(func: Any, args: Sequence[Any], named: dict[str, Any]) -> Any:
 
 
 def _of_form(func: Any, args: Sequence[Any], named: dict[str, Any]) -> Any:
-    """What an operator makes of a tensor's size, strides, dtype and device alone."""
+    """The result of an operator that needs only a tensor's size, strides, dtype and device."""
     first: LazyTensor = args[0]
     on = dict(named)
     if on.get("device") is None:
@@ -201,9 +203,9 @@ def _of_form(func: Any, args: Sequence[Any], named: dict[str, Any]) -> Any:
 
 
 def _copied(target: torch.Tensor, source: LazyTensor, non_blocking: bool = False) -> torch.Tensor:
-    """`target.copy_(source)`; a meta tensor has no memory that bytes could go to."""
+    """Carry out `target.copy_(source)`; for a meta target, which has no memory, fetch nothing."""
     if target.device.type == "meta":
-        return target.copy_(source._form)  # noqa: SLF001  of this module; it compares the shapes
+        return target.copy_(source._form)  # noqa: SLF001  of this module; checks the shapes
     return target.copy_(ordinary(source), non_blocking=non_blocking)
 
 
@@ -221,9 +223,9 @@ def _written(func: Any, args: Sequence[Any], named: dict[str, Any]) -> list[Lazy
 def _written_to(
     func: Any, args: Sequence[Any], named: dict[str, Any], written: list[LazyTensor]
 ) -> Any:
-    """Carry out an operator that writes to lazy tensors: their whole memory is fetched for it.
+    """Carry out an operator that writes to lazy tensors, whose whole memory is fetched for it.
 
-    The operator returns what it wrote to, and so does this: the lazy tensors themselves.
+    The operator returns the tensors that it wrote to; this returns the lazy tensors in their place.
     """
     memories = {id(one): _lasting(one) for one in written}
 
@@ -244,7 +246,7 @@ def _as_outside_inference() -> AbstractContextManager[object]:
 
 @cache
 def _is_composite(func: Any) -> bool:
-    """Whether an operator is said in terms of others."""
+    """Whether an operator is defined in terms of other operators."""
     key = torch._C.DispatchKey.CompositeImplicitAutograd  # noqa: SLF001  its name
     known = torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)  # noqa: SLF001  as `decompose` asks
     return known or key in func.py_kernels
@@ -252,11 +254,11 @@ def _is_composite(func: Any) -> bool:
 
 @cache
 def _makes_views(func: Any) -> bool:
-    """Whether the operator reads no element, and what it returns are views of its first argument.
+    """Whether an operator reads no element and returns only views of its first argument.
 
-    The unsafe splits say that they make no views, so that autograd lets each part be written to;
-    what they return is one all the same. A conjugated or negated view is none here: its bit
-    would have to travel with the form.
+    The unsafe splits declare that they make no views, so that autograd lets each part be written
+    to; their results are views all the same. Conjugated or negated views do not count here, because
+    their bit would have to travel with the form.
     """
     if func in _BITS:
         return False
@@ -264,7 +266,7 @@ def _makes_views(func: Any) -> bool:
 
 
 def _reads_form_alone(func: Any, named: dict[str, Any]) -> bool:
-    """Whether the operator reads no element of its first argument."""
+    """Whether an operator reads no element of its first argument."""
     if func is aten._to_copy.default:  # noqa: SLF001  its name
         return named.get("device") == torch.device("meta")
     return func.overloadpacket in _LIKE
@@ -294,7 +296,7 @@ _CHANGES_MEMORY: Final = frozenset(
     for overload in packet.overloads()  # type: ignore[no-untyped-call]  # torch's lacks types
 )
 _WRITES_UNTOLD: Final = frozenset({"c10d"})
-"""Operators of these names write to arguments of which their schemas do not say so."""
+"""Namespaces of operators that write to arguments although their schemas do not say so."""
 
 
 _DATA_SETTER: Final = torch.Tensor.data.__set__  # type: ignore[attr-defined]  # a property of C
@@ -323,6 +325,7 @@ _KEEPS_MEMORY: Final = frozenset(
         torch.Tensor.untyped_storage,
     }
 )
-"""Functions that would answer for memory that a lazy tensor has not, or refuse; torch asks
-`__torch_function__` about them, and never the dispatcher. What the latter return refers to the
-memory, so that has to last as long as the lazy tensor does, and is that of its views."""
+"""`_READS_MEMORY` and `_KEEPS_MEMORY` are functions that would use memory that a lazy tensor does
+not have, or would fail. torch asks `__torch_function__` about them, and never the dispatcher. The
+results of `_KEEPS_MEMORY` refer to the memory, which must therefore last as long as the lazy tensor
+and its views."""

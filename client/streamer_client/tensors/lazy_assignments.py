@@ -1,8 +1,8 @@
 """Keeps lazy tensors out of a model while its weights are loaded.
 
-A model's loader may assign what it was handed: as a parameter's `data`, as a parameter, as a
-buffer, as an attribute. A lazy tensor there would crash or mislead whoever runs the model. What
-torch tells of is caught where it happens; what it does not tell of is found after the load, by
+A model's loader may assign the tensor that it was handed: as a parameter's `data`, as a parameter,
+as a buffer, or as an attribute. A lazy tensor there would crash or mislead whoever runs the model.
+Assignments that torch reports are caught where they happen. The others are found after the load, by
 looking through the modules. Runs in the thread that loads weights.
 """
 
@@ -24,18 +24,18 @@ from streamer_client.tensors.lazy import LazyTensor, ordinary
 
 _DATA_SETTER: Final = torch.Tensor.data.__set__  # type: ignore[attr-defined]  # a property of C
 CONTAINERS_DEPTH: Final = 4
-"""How deep lists, tuples and mappings of a module are looked into."""
+"""How deep a module's lists, tuples and mappings are searched."""
 
 
 @contextmanager
 def no_lazy_left(model: nn.Module) -> Iterator[None]:
-    """For the time of a load: what is assigned to a model, or to its parameters, is ordinary.
+    """For the time of a load, make every tensor that is assigned to the model an ordinary one.
 
-    On leaving without an error, every parameter, buffer and attribute of every module of `model` is
-    an ordinary tensor, also inside lists, tuples and mappings.
+    After a load without an error, every parameter, buffer and attribute of every module of `model`
+    is an ordinary tensor, also inside lists, tuples and mappings.
     """
-    parameter_hook: Any = _registered_parameter  # torch's types have a hook return None,
-    buffer_hook: Any = _registered_buffer  # its documentation what is to be registered
+    parameter_hook: Any = _registered_parameter  # torch's types say that a hook returns None,
+    buffer_hook: Any = _registered_buffer  # its documentation: the value to register
     with ExitStack() as hooks:
         hooks.callback(register_module_parameter_registration_hook(parameter_hook).remove)
         hooks.callback(register_module_buffer_registration_hook(buffer_hook).remove)
@@ -45,7 +45,7 @@ def no_lazy_left(model: nn.Module) -> Iterator[None]:
 
 
 class _OrdinaryData(TorchFunctionMode):
-    """Sees `parameter.data = weight`, which never comes to the dispatcher."""
+    """Catches `parameter.data = weight`, which never reaches the dispatcher."""
 
     def __torch_function__(
         self,
@@ -72,7 +72,7 @@ def _registered_buffer(
 
 
 def _ordinary_parameter(lazy: LazyTensor) -> nn.Parameter:
-    """`Parameter(weight)` of a lazy weight is that weight with a mark; made a real parameter."""
+    """Make a real parameter of `Parameter(weight)`, which is the lazy weight with a mark."""
     made = nn.Parameter(ordinary(lazy), requires_grad=False)
     made.__dict__.update(
         {name: value for name, value in vars(lazy).items() if name not in _OWN_ATTRIBUTES}
@@ -84,7 +84,7 @@ _OWN_ATTRIBUTES: Final = frozenset({"_form", "_stored", "_is_param"})
 
 
 def sweep(model: nn.Module) -> None:
-    """Make every lazy tensor in the modules of `model` an ordinary one, in its place."""
+    """Replace every lazy tensor in the modules of `model` by an ordinary one."""
     for module in model.modules():
         for values in (module._parameters, module._buffers, vars(module)):  # noqa: SLF001  torch has no public way to replace them
             _sweep_mapping(values, CONTAINERS_DEPTH)
@@ -98,7 +98,7 @@ def _sweep_mapping(values: MutableMapping[Any, Any], depth: int) -> None:
 
 
 def _swept(value: Any, depth: int) -> Any:
-    """The value without lazy tensors; the same object where there were none."""
+    """The value without lazy tensors; the same object if it had none."""
     if isinstance(value, LazyTensor):
         marked = getattr(value, "_is_param", False)
         return _ordinary_parameter(value) if marked else ordinary(value)

@@ -1,7 +1,7 @@
-"""Which tensors a checkpoint has, which of them are wanted, and which blocks a pass reads for them.
+"""The tensors of a checkpoint, the wanted ones among them, and the blocks to read for these.
 
-Works on headers that were read already (`headers.py`); plans only, and reads nothing itself. Runs
-in the thread that uses the checkpoint.
+Works on headers that were read already (`headers.py`); only plans, and reads nothing. Runs in the
+thread that uses the checkpoint.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class CatalogEntry(msgspec.Struct, frozen=True, gc=False):
 
     name: str
     dtype: str
-    """As safetensors names it, for example `BF16`."""
+    """The dtype's name in safetensors, for example `BF16`."""
     shape: tuple[int, ...]
     start: int
     stop: int
@@ -35,11 +35,11 @@ def catalog_entry(uri: str, entry: TensorEntry) -> CatalogEntry:
 
 
 class Catalog(Mapping[str, CatalogEntry]):
-    """Name to `CatalogEntry`, in file order.
+    """Each name's `CatalogEntry`, in file order.
 
     Args:
         shards: all shards of the checkpoint.
-        owners: which shard counts for a name that is in several.
+        owners: for a name that is in several shards, the shard that counts.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Catalog(Mapping[str, CatalogEntry]):
         """Each shard's `__metadata__`."""
 
     def _own(self, name: str, shard: ShardCatalog) -> None:
-        """Let a name be this shard's, if the shard has it: an index may be stale."""
+        """Give a name to this shard, but only if the shard has it: an index may be stale."""
         found = next((entry for entry in shard.entries if entry.name == name), None)
         if found is not None:
             self._entries[name] = (shard.uri, found)
@@ -76,7 +76,7 @@ Select = Callable[[int, ShardCatalog], Sequence[TensorEntry]]
 
 
 def by_name(names: frozenset[str] | None) -> Select:
-    """Chooses the tensors with these names, or all tensors for None."""
+    """Choose the tensors with these names, or all tensors for None."""
 
     def select(_shard: int, catalog: ShardCatalog) -> Sequence[TensorEntry]:
         if names is None:
@@ -89,10 +89,10 @@ def by_name(names: frozenset[str] | None) -> Select:
 def reading_order(
     feed: Feed, headers: ShardHeaders, select: Select, first: int = 0
 ) -> tuple[BlockRange, ...]:
-    """The blocks that a pass over shard `first` and all later shards reads.
+    """The blocks that a pass reads in shard `first` and all later shards.
 
-    Of a shard whose header is known, those that hold bytes of the chosen tensors. Of a shard whose
-    header is not known yet, all: the pass reads the header on its way, and `select` must then
+    If a shard's header is known, these are the blocks that hold bytes of the chosen tensors.
+    Otherwise they are all its blocks: the pass reads the header on its way, and `select` must then
     choose all tensors of that shard.
     """
     return tuple(

@@ -1,9 +1,8 @@
-"""Handing tensors out of which each rank fetches its part: large ones lazy, small ones as they are.
+"""Handing out tensors of which each rank fetches its part: large ones lazy, small ones ordinary.
 
-Owns what is fetched before it is asked for: small tensors, and slices that are foretold, within one
-bound. Tensors are handed out in the thread that loads weights, and may be used in others; the
-gatherer's threads fetch. Lazy tensors may be used until `close`, and afterwards if `keep` came
-before it.
+Owns what is fetched in advance, within one bound: small tensors, and slices that are foretold. The
+thread that loads weights hands tensors out; other threads may use them, and the gatherer's threads
+fetch. Lazy tensors may be used until `close`, and afterwards if `keep` was called before.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from streamer_client.tensors.staging import (
 from streamer_client.tensors.stored import Stored
 
 AHEAD_BYTES: Final = 1 << 30
-"""The most that is staged on the device before it is asked for."""
+"""The most that is staged on the device in advance."""
 
 
 def sliced(
@@ -52,11 +51,11 @@ def sliced(
     small_bytes: int = SMALL_BYTES,
     place: RankPlace | None = None,
 ) -> SlicedTensors | None:
-    """The tensors of a feed, or the named ones, large ones lazy.
+    """The tensors of a feed, or only the named ones; large ones are lazy.
 
     Returns:
-        None where slices cannot be fetched: not all shards stay in memory, or nothing gathers on
-        such a device.
+        The tensors; None if slices cannot be fetched, because not all shards stay in memory or no
+        engine gathers on such a device.
 
     Raises:
         StreamerError: a header could not be read, or the device cannot be used.
@@ -69,7 +68,7 @@ def sliced(
     engine = gather_engine_for(device, feed)
     if engine is None:
         return None
-    gatherer = Gatherer(engine, device)  # its threads pin memory while the headers are read
+    gatherer = Gatherer(engine, device)  # its threads pin memory while headers are read
     try:
         catalogs, number = headers.all(), _begun(feed)
     except BaseException:
@@ -83,12 +82,12 @@ def sliced(
 
 
 def _begun(feed: Feed) -> int:
-    """A pass over everything: where the files are in the page cache, it takes them from there."""
+    """Begin a pass over all blocks; it reads the page cache if the files are there."""
     return feed.begin(whole([shard.size_bytes for shard in feed.shards], feed.block_bytes))
 
 
 class _Place(NamedTuple):
-    """A group of small tensors of one shard, or one large tensor."""
+    """One large tensor, or a group of small ones, of one shard."""
 
     shard: int
     group: StagingGroup
@@ -105,14 +104,14 @@ class SlicedTensors:
     """The tensors of shards that stay in memory, large ones lazy.
 
     Args:
-        feed: whose shards are all held.
-        catalogs: of all its shards.
-        select: which tensors are wanted.
-        device: where they are wanted.
-        gatherer: fetches; closed with this.
-        foretelling: tells what will be fetched.
-        number: of the feed's pass in which that is done; it ends with this.
-        small_bytes: tensors of at most so many bytes are handed out as they are.
+        feed: the feed, whose shards are all held.
+        catalogs: headers of all its shards.
+        select: chooses the wanted tensors.
+        device: device that the tensors are wanted on.
+        gatherer: fetches slices; it is closed with this object.
+        foretelling: predicts the slices that will be asked for.
+        number: number of the pass in which slices are fetched; the pass ends with this object.
+        small_bytes: tensors of at most so many bytes are ordinary ones.
         ahead_bytes: see `AHEAD_BYTES`.
     """
 
@@ -140,24 +139,24 @@ class SlicedTensors:
             for group in small_together(select(shard, catalog), small_bytes)
         ]
         self._lent: WeakSet[Stored] = WeakSet()
-        """Stored tensors of which somebody has lazy tensors."""
+        """Stored tensors whose lazy tensors somebody still has."""
         self._lock = threading.Lock()
-        """Guards what is foretold and what is staged."""
+        """Guards the foretelling and the staged slices."""
         self._foretelling = foretelling
         self._staged: OrderedDict[tuple[int, int, Cut], Slice] = OrderedDict()
-        """Slices on their way or there, by shard, the tensor's first byte, and cut; the oldest
-        first."""
+        """Slices that are staged or being staged, by shard, the tensor's first byte, and cut; the
+        oldest first."""
         self._staged_bytes = 0
         self._handed = 0
         self._reached = 0
-        """The place from which on nothing is staged yet."""
+        """The first place for which nothing was staged yet."""
         self.copied_bytes = 0
-        """Bytes that were fetched of all shards so far."""
+        """How many bytes of all shards were fetched so far."""
 
     def __iter__(self) -> Iterator[list[Handed]]:
-        """Yield small neighbours together and each large tensor alone; the last of a list first.
+        """Yield small neighbours together and each large tensor alone, in lists in reverse order.
 
-        Whoever takes the tensors pops them from the end of the list.
+        The caller pops the tensors from the end of each list.
         """
         with self._lock:
             self._stage_ahead()
@@ -177,13 +176,13 @@ class SlicedTensors:
                     self._foretelling.was_left(entry)
 
     def keep(self) -> None:
-        """Fetch what lazy tensors stand for that somebody has still: they outlive `close`.
+        """Fetch the bytes of lazy tensors that somebody still has, so that they outlive `close`.
 
-        A loader that puts weights aside, as vLLM's layerwise loading does for layers that are not
-        complete at the end, uses them later.
+        Loaders may put weights aside and use them later. vLLM's layerwise loading does so for
+        layers that are not complete at the end.
 
         Raises:
-            StreamerError: bytes cannot be had.
+            StreamerError: bytes cannot be fetched.
         """
         for stored in list(self._lent):
             stored.keep()
@@ -191,15 +190,15 @@ class SlicedTensors:
             self._count_as_read()
 
     def _count_as_read(self) -> None:
-        """Have the daemon bring the files in after the close, as when all of them were read."""
+        """Make the daemon bring the files in after the close, as if all blocks had been read."""
         sizes_bytes = [shard.size_bytes for shard in self._feed.shards]
-        with suppress(FeedClosed):  # another pass was begun meanwhile
+        with suppress(FeedClosed):  # another pass has begun meanwhile
             for shard, block in blocks(whole(sizes_bytes, self._feed.block_bytes)):
                 self._feed.consumed(self._number, shard, block)
 
     def close(self) -> None:
-        """Fetch nothing any more, and stage nothing. Idempotent."""
-        self._feed.end(self._number)  # first: who gathers may be waiting for a block
+        """Stop fetching and staging. Idempotent."""
+        self._feed.end(self._number)  # first, as gathering threads may wait for a block
         self._gatherer.close()
         with self._lock:
             self._staged.clear()
@@ -246,7 +245,7 @@ class SlicedTensors:
     # --- ahead, by whoever holds the lock --------------------------------------------------------
 
     def _stage_ahead(self) -> None:
-        """Begin what comes next, as far as it is known and there is room."""
+        """Begin to stage the next slices, as far as they are known and there is room."""
         while self._reached < len(self._places):
             wanted = self._known(self._places[self._reached])
             if wanted is None:
@@ -263,7 +262,7 @@ class SlicedTensors:
             self._reached += 1
 
     def _known(self, place: _Place) -> list[tuple[int, Cut, str]] | None:
-        """What a place will need: where its tensor begins, the cut, a name. None if unknown."""
+        """The slices a place will need: its tensor's start, cut and name; None if unknown."""
         entry = place.large
         if entry is None:
             return [(span.start, _whole(span), span.entries[0].name) for span in place.group.spans]
@@ -271,7 +270,7 @@ class SlicedTensors:
         return None if cuts is None else [(entry.start, cut, entry.name) for cut in cuts]
 
     def _has_room(self, size_bytes: int) -> bool:
-        """Whether so much more may be staged; gives up on slices that nobody came for."""
+        """Whether so many more bytes may be staged; gives up staged slices that were not used."""
         while self._staged and self._staged_bytes + size_bytes > self._most_ahead_bytes:
             (shard, start, cut), made = next(iter(self._staged.items()))
             if not self._is_past(shard, start):

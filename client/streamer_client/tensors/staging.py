@@ -1,9 +1,9 @@
-"""Memory for tensors that are handed out as private copies, and the tensors made of it.
+"""Memory for tensors that are handed out as private copies, and the tensors in it.
 
-Allocating ten thousand small tensors one by one, copying to each and handing each out costs more
-time than their bytes. So neighbours that are small share an allocation, and where their bytes may
-lie in it as they lie in the file, one copy fills them all. The first half decides what shares, by
-arithmetic over byte ranges alone; the second half allocates. Runs in the thread that iterates.
+Allocating, filling and handing out ten thousand small tensors one by one takes longer than copying
+their bytes. So small neighbours share an allocation, and one copy fills all that may lie in it as
+they lie in the file. The first half decides which tensors share, by arithmetic over byte ranges
+alone; the second half allocates. Runs in the thread that iterates.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from streamer_client.copy.destination import Contiguous, fresh
 from streamer_client.copy.dtypes import torch_form
 
 SMALL_BYTES: Final = 1 << 20
-"""A larger tensor has an allocation of its own: the caller may hold it and drop its neighbours."""
+"""A larger tensor has its own allocation, as the caller may keep it and drop its neighbours."""
 GROUP_BYTES: Final = 64 << 20
 ALIGNMENT_BYTES: Final = 16
-"""The alignment that kernels which load vectors want of a tensor's address."""
+"""The alignment of a tensor's address that kernels need to load vectors."""
 
 Handed = tuple[TensorEntry, torch.Tensor]
 
@@ -30,7 +30,7 @@ Handed = tuple[TensorEntry, torch.Tensor]
 
 
 class GroupSpan:
-    """Bytes `start` to `stop` of the shard, which go to the group's memory from `at` on."""
+    """Bytes `start` to `stop` of the shard, which go into the group's memory from `at` on."""
 
     __slots__ = ("at", "entries", "group", "start", "stop")
 
@@ -44,8 +44,7 @@ class GroupSpan:
 class StagingGroup:
     """The tensors of one allocation, in file order.
 
-    The tensors of one span lie in the file without a gap. An empty tensor belongs to a span like
-    any other.
+    The tensors of one span lie in the file without a gap. Empty tensors belong to spans too.
     """
 
     __slots__ = ("size_bytes", "spans")
@@ -102,7 +101,7 @@ def small_together(
 
 
 class Staged(Contiguous):
-    """The memory of one span. A `Target`."""
+    """The memory of one span. Serves as a `Target`."""
 
     __slots__ = ("address", "flat", "left_bytes", "owner", "span")
 
@@ -149,9 +148,9 @@ class StagedGroup:
 
 
 def split(flat: torch.Tensor, span: GroupSpan) -> Iterator[Handed]:
-    """A span's tensors, whose first byte is that of `flat`.
+    """The tensors of a span; the first byte of `flat` is that of the span.
 
-    One call cuts all neighbours that differ at most in the first dimension: there may be
+    One call makes all neighbouring tensors that differ at most in the first dimension. There may be
     thousands, and making a view of each would take longer than copying its bytes.
     """
     forms = [torch_form(entry.dtype, entry.shape) for entry in span.entries]
@@ -169,7 +168,7 @@ def split(flat: torch.Tensor, span: GroupSpan) -> Iterator[Handed]:
 
 
 def _cut(flat: torch.Tensor, shapes: list[tuple[int, ...]]) -> Sequence[torch.Tensor]:
-    """Tensors of these shapes, which lie in `flat` in turn; only their first dimensions differ."""
+    """Tensors of these shapes, one after the other in `flat`; only first dimensions may differ."""
     if not (flat.numel() and all(shapes)):  # scalars, and tensors whose rows are empty
         parts = torch.unsafe_split_with_sizes(flat, [math.prod(shape) for shape in shapes])
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]

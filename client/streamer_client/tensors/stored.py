@@ -1,8 +1,7 @@
-"""One tensor of a checkpoint whose bytes are fetched when they are needed: the memory behind views.
+"""One stored tensor whose bytes are fetched when needed, and the memory behind its views.
 
-Owns which bytes are fetched for a view, and the memory that views share once that is needed. What
-the views are is said by `lazy`; who brings bytes is a `Fetch`. Runs in the threads that load
-weights.
+Owns which bytes are fetched for a view, and the memory that views share when they need to. `lazy`
+defines how views behave, and a `Fetch` brings the bytes. Runs in the threads that load weights.
 """
 
 from __future__ import annotations
@@ -15,33 +14,33 @@ import torch
 from streamer_client.copy.cut import Cut, Layout, cut_of
 
 MOST_TIMES: Final = 2
-"""How often the bytes of a tensor are fetched slice by slice. A loader that wants more of it, as
-one that converts the whole tensor for each expert, gets slices of one copy of the whole."""
+"""How many times a tensor's size is fetched slice by slice at most. After that the whole tensor is
+fetched once, for loaders that, for example, convert the whole tensor for each expert."""
 
 
 class Fetch(Protocol):
     """Brings rows of one stored tensor."""
 
     def __call__(self, cut: Cut) -> torch.Tensor:
-        """The cut's rows one after the other, in a new flat uint8 tensor on the promised device.
+        """Return the cut's rows, one after the other, in a new flat uint8 tensor on the device.
 
-        Its bytes are there for all later work on the current stream.
+        Later work on the current stream sees the bytes.
 
         Raises:
-            StreamerError: they cannot be had.
+            StreamerError: the bytes cannot be fetched.
         """
         ...
 
 
 class Stored:
-    """One tensor of a checkpoint, of which lazy tensors are views.
+    """One tensor of a checkpoint, whose views are lazy tensors.
 
     A view is described by its form: a meta tensor of the view's size, strides, offset and dtype.
 
     Args:
-        fetch: brings its rows.
-        device: of what is fetched.
-        size_bytes: of all of it.
+        fetch: brings rows of the tensor.
+        device: device that the bytes are fetched to.
+        size_bytes: size of the whole tensor.
     """
 
     __slots__ = (
@@ -61,11 +60,11 @@ class Stored:
         self._fetched_bytes = 0
         self._lock = threading.Lock()
         self._whole: torch.Tensor | None = None
-        """All of it, flat and of uint8, once its views need common memory."""
+        """All bytes, flat and of dtype uint8, once views need common memory."""
 
     @classmethod
     def on_memory_of(cls, tensor: torch.Tensor) -> Self:
-        """The storage of an ordinary tensor, as something that views can be taken of."""
+        """Wrap an ordinary tensor's storage, so that lazy views can be taken of it."""
         storage = tensor.untyped_storage()
         made = cls(_fetched_already, tensor.device, storage.nbytes())
         made._whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
@@ -89,17 +88,17 @@ class Stored:
     def lasting(self, form: torch.Tensor) -> torch.Tensor:
         """The view as an ordinary tensor on the memory that all views share from now on.
 
-        What is written there is seen by views that were made before and after.
+        Writes to this memory are seen by views that were made before and after.
         """
         whole = self.keep()
-        if whole.is_cuda:  # another stream may have fetched it, and its memory is that stream's
+        if whole.is_cuda:  # another stream may own the memory, if it fetched the bytes
             whole.record_stream(torch.cuda.current_stream(whole.device))
         item = form.element_size()
         typed = whole[: whole.numel() // item * item].view(form.dtype)
         return typed.as_strided(form.size(), form.stride(), form.storage_offset())
 
     def keep(self) -> torch.Tensor:
-        """Fetch all of it, if that was not done yet: no view needs `fetch` any more."""
+        """Fetch all bytes if that was not done yet, so that no view needs `fetch` any more."""
         with self._lock:
             if self._whole is None:
                 self._whole = (

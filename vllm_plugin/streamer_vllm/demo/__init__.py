@@ -1,1 +1,1 @@
-"""What `make demo` and the tests run: small models made on the spot, nothing downloaded."""
+"""Parts of `make demo` and of tests: small models that are made on the spot, not downloaded."""

@@ -12,13 +12,13 @@ from streamer_vllm.demo.run import run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted."""
+    """Run the demo. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="python -m streamer_vllm.demo", description=__doc__)
     parser.add_argument(
         "--directory", metavar="DIR", default=".demo", help="for model and logs (.demo)"
     )
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: nothing stays
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C, so nothing stays
     try:
         run(options.directory)
     except DemoFailed as error:

@@ -1,11 +1,11 @@
-"""The shapes of the small models: which tensors a checkpoint of each kind holds, and their scale.
+"""The shapes of the small models: the tensors in a checkpoint of each kind, and their scale.
 
 Owns names, shapes and standard deviations; `model.py` draws the numbers and writes the files. Pure:
 no torch.
 
-The scales keep a random network lively: every projection has the standard deviation
-1/sqrt(inputs), so activations keep their size from layer to layer, and the head's is wide enough
-that the next token is neither certain nor a uniform draw.
+The scales keep a random network lively. Every projection has the standard deviation 1/sqrt(inputs),
+so that activations keep their size from layer to layer. The head's is wide enough that the next
+token is neither certain nor a uniform draw.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ Kind = Literal["llama", "tied", "qwen3-moe"]
 KINDS: Final[tuple[Kind, ...]] = ("llama", "tied", "qwen3-moe")
 
 LOGIT_SCALE: Final = 3.0
-"""Standard deviation of the logits that a unit-size hidden state meets at the head."""
+"""The standard deviation of the logits for a hidden state of unit size."""
 
 BRANCH_GAIN: Final = 6.0
-"""Of what attention and MLP add to the residual stream: so much that it drowns the token's own
-embedding, or a model with tied embeddings would repeat its last token for ever."""
+"""The gain of attention and MLP in the residual stream. It is so large that the token's own
+embedding hardly counts; otherwise a model with tied embeddings would repeat its last token for
+ever."""
 
 FOCUS: Final = 2.0
-"""Gain of queries and of keys: heads attend to single places, so that the next token depends on
-more than the last one and greedy decoding does not soon run in a circle."""
+"""The gain of queries and of keys. It makes heads attend to single places, so that the next token
+depends on more than the last one, and greedy decoding does not soon run in a circle."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dimensions:
-    """How large a model is; `head_dim` is 64 throughout."""
+    """The size of a model; `head_dim` is 64 throughout."""
 
     hidden: int
     intermediate: int
@@ -60,7 +61,7 @@ class Weight:
 
 
 def hf_config(kind: Kind, size: Dimensions, vocabulary: int) -> dict[str, object]:
-    """The `config.json` of a model, as transformers names things."""
+    """The `config.json` of a model, with the names that transformers uses."""
     config: dict[str, object] = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",

@@ -1,4 +1,4 @@
-"""Child processes of the demo: each with a log of its own, none outlives it.
+"""Child processes of the demo: each has its own log, and none outlives the demo.
 
 Owns start, end and the tail of the log that an error shows. Runs in the demo's only thread.
 """
@@ -20,7 +20,7 @@ POLL_S: Final = 0.1
 
 
 class DemoFailed(Exception):
-    """A step did not work; the text says which, and shows what its program had to say."""
+    """A step did not work; the text names the step and shows the end of its program's log."""
 
 
 class Child:
@@ -44,7 +44,7 @@ class Child:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **environment},
                 pass_fds=pass_fds,
-                start_new_session=True,  # so that Ctrl-C is ours to pass on, and children are found
+                start_new_session=True,  # the demo passes Ctrl-C on, and finds children
             )
 
     def __enter__(self) -> Self:
@@ -59,13 +59,13 @@ class Child:
         self.stop()
 
     def check(self) -> None:
-        """Raise DemoFailed when it has ended."""
+        """Raise DemoFailed if the program has ended."""
         status = self._process.poll()
         if status is not None:
             raise self.failure(f"ended with status {status}")
 
     def wait(self, timeout_s: float) -> None:
-        """Wait for its good end."""
+        """Wait until the program ends without error."""
         try:
             status = self._process.wait(timeout_s)
         except subprocess.TimeoutExpired as error:
@@ -79,16 +79,16 @@ class Child:
         return DemoFailed(f"{self.name} {what}; the end of {self._log_path}:\n{tail}")
 
     def log(self) -> str:
-        """All that it has written so far."""
+        """Everything that the program has written so far."""
         with open(self._log_path, encoding="utf-8", errors="replace") as log:
             return log.read()
 
     def stop(self) -> None:
-        """Ask it to end, insist after a while, and leave nothing of its session behind."""
+        """Ask the program to end, then kill it after a while, with everything of its session."""
         if self._process.poll() is None:
             self._process.terminate()
         deadline_s = time.monotonic() + STOP_GRACE_S
-        # Its own children first: they take down what they shared, and may end after it.
+        # Its own children come first: they remove what they shared, and may end after the program.
         while self._session_lives() and time.monotonic() < deadline_s:
             time.sleep(POLL_S)
         with contextlib.suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""The demo's own streamerd: on a private socket, asked through streamerctl like any other."""
+"""The demo's own streamerd, on a private socket; the demo asks it through streamerctl."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ STATUS_COLUMNS: Final = 90
 
 
 class DemoDaemon:
-    """A running daemon and the streamerctl that goes with it."""
+    """A running daemon and the streamerctl that asks it."""
 
     def __init__(self, socket_path: str) -> None:
         self.socket_path = socket_path
 
     def streamerctl(self, *arguments: str) -> str:
-        """What a streamerctl command prints."""
+        """Run a streamerctl command and return its output."""
         done = subprocess.run(
             [*streamerctl_command(), *arguments, "--socket", self.socket_path],
             capture_output=True,
@@ -43,7 +43,7 @@ class DemoDaemon:
 
 
 def streamerctl_command() -> list[str]:
-    """How this environment's streamerctl is run."""
+    """The command line that runs this environment's streamerctl."""
     return [sys.executable, "-m", "streamerd.cli.main"]
 
 
@@ -51,7 +51,7 @@ def streamerctl_command() -> list[str]:
 def running_daemon(socket_path: str, log_path: str) -> Iterator[DemoDaemon]:
     """A daemon for the time of a `with` block; it answers when the block begins."""
     ready, tell_ready = os.pipe()
-    # Ephemeral: it leaves nothing in memory.
+    # An ephemeral daemon leaves nothing in memory.
     command = [sys.executable, "-m", "streamerd", "--ephemeral", "--idle-exit-s", "86400"]
     command += ["--socket", socket_path, "--ready-fd", str(tell_ready)]
     try:
@@ -70,6 +70,6 @@ def _wait_ready(child: Child, ready: int) -> None:
     readable, _, _ = select.select([ready], [], [], READY_TIMEOUT_S)
     if not readable:
         raise child.failure(f"is not ready after {READY_TIMEOUT_S:.0f} s")
-    if not os.read(ready, 16):  # its end of the pipe closed without a word
+    if not os.read(ready, 16):  # the daemon closed its end of the pipe without a word
         child.wait(READY_TIMEOUT_S)
         raise child.failure("ended before it was ready")

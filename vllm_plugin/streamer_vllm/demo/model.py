@@ -35,7 +35,7 @@ BYTES_PER_WEIGHT: Final = 2
 def build_model(
     directory: str, kind: Kind = "llama", size: Dimensions = SIZES["tiny"], seed: int = 0
 ) -> int:
-    """Write the whole model directory; returns the bytes of its tensors."""
+    """Write the whole model directory; return the number of bytes of its tensors."""
     os.makedirs(directory, exist_ok=True)
     _write_json(directory, "config.json", hf_config(kind, size, VOCABULARY))
     write_tokenizer(directory)
@@ -57,7 +57,7 @@ def _write_weights(directory: str, planned: Sequence[Weight], seed: int) -> int:
 
 
 def _groups(planned: Sequence[Weight], group_bytes: int) -> Iterator[list[Weight]]:
-    """Cut the tensors into `FILES` groups of about the same size, the order kept."""
+    """Cut the tensors into `FILES` groups of about the same size, in the same order."""
     groups: list[list[Weight]] = [[] for _ in range(FILES)]
     done = 0
     for weight in planned:

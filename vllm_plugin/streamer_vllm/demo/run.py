@@ -1,6 +1,6 @@
-"""The demo: a sharded model, loaded twice by vLLM; the second time nothing is read from storage.
+"""The demo: vLLM loads a sharded model twice; the second time nothing is read from storage.
 
-Owns the order of the steps and what is told about them. Everything runs as a user would run it:
+Owns the order of the steps and the text about them. Everything runs as a user would run it:
 `streamerctl shard`, `streamerd`, `vllm serve`, an HTTP completion, `streamerctl status`.
 """
 
@@ -34,12 +34,12 @@ class Start(NamedTuple):
 
     @property
     def loading_s(self) -> float:
-        """Weights are loaded when the slowest rank has them."""
+        """Seconds until the slowest rank has its weights, and so all weights are loaded."""
         return max(load.seconds for load in self.loads)
 
 
 class Story:
-    """What is told on the terminal."""
+    """The text on the terminal."""
 
     def __init__(self) -> None:
         self._number = 0
@@ -76,7 +76,7 @@ def run(directory: str) -> None:
     with story.step(f"streamerctl shard {model} {sharded} --tensor-parallel-size {RANKS}"):
         _shard(model, sharded, directory)
         story.tell(_listing(sharded))
-    # A short path: a unix socket's may have 107 bytes.
+    # The path must be short: that of a unix socket may have 107 bytes.
     with tempfile.TemporaryDirectory(prefix="streamerd-demo-") as private:
         _load_twice(story, sharded, os.path.join(private, "control.sock"), directory)
 
@@ -128,7 +128,7 @@ def _drop_page_cache(sharded: str) -> None:
     for path in _weight_files(sharded):
         fd = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(fd)  # dirty pages would stay
+            os.fsync(fd)  # otherwise dirty pages would stay
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(fd)

@@ -1,4 +1,4 @@
-"""A real `vllm serve` on CPU: started, asked over HTTP, and its log read for the loading times."""
+"""A real `vllm serve` on the CPU: starting it, asking it over HTTP, reading its loading times."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ CPU_ENVIRONMENT: Final = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # two ranks on one machine
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
-    MODE_ENV: Mode.REQUIRED.value,  # the demo is about the daemon: no quiet fallback
+    MODE_ENV: Mode.REQUIRED.value,  # the demo is about the daemon, so there is no fallback
 }
 _LOADED: Final = re.compile(
     r"streamerd: rank=(?P<rank>\d+) event=loaded .* bytes=(?P<bytes>\d+) "
     r".*seconds=(?P<seconds>[\d.]+)"
 )
-"""What this reads of `session.LOADED_LINE`; a test holds one to the other."""
+"""The part of `session.LOADED_LINE` that is read here; a test compares the two."""
 
 
 class RankLoad(NamedTuple):
-    """What one rank's log line says about its weights."""
+    """The facts about one rank's weights in its log line."""
 
     rank: int
     loaded_bytes: int
@@ -59,7 +59,7 @@ class Server:
             raise self._child.failure(f"did not answer a completion ({error})") from error
 
     def loads(self) -> list[RankLoad]:
-        """How each rank loaded its weights."""
+        """The loading of weights in each rank."""
         loads = rank_loads(self._child.log())
         if len(loads) != RANKS:
             raise self._child.failure(f"logged {len(loads)} loads through streamerd, not {RANKS}")
@@ -67,7 +67,7 @@ class Server:
 
 
 def rank_loads(log: str) -> list[RankLoad]:
-    """The loads that a log tells of, by rank. Pure."""
+    """The loads that a log tells of, in the order of ranks. Pure."""
     found = (
         RankLoad(int(match["rank"]), int(match["bytes"]), float(match["seconds"]))
         for match in _LOADED.finditer(log)
@@ -76,7 +76,7 @@ def rank_loads(log: str) -> list[RankLoad]:
 
 
 def serve_arguments(model: str) -> list[str]:
-    """What the README's vLLM line says."""
+    """The arguments of the README's vLLM line."""
     return [
         *("serve", model, "--load-format", "runai_streamer_sharded"),
         *("--tensor-parallel-size", str(RANKS)),
@@ -115,7 +115,7 @@ def _post(url: str, body: object) -> bytes:
         return bytes(answer.read())
 
 
-# Whatever proxy the environment names: the server is on this machine.
+# The server is on this machine, so no proxy of the environment is used.
 _direct: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 

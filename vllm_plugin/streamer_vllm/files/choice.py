@@ -1,7 +1,6 @@
-"""Which files a model's weights are in: a directory, an object store, or a Hugging Face id.
+"""Chooses the files of a model's weights, from a directory, an object store or a Hugging Face id.
 
-Downloading, caching and revisions of the latter are left to vLLM's own functions. Runs in
-each rank.
+vLLM's own functions download, cache and find revisions for Hugging Face ids. Runs in each rank.
 """
 
 from __future__ import annotations
@@ -32,16 +31,16 @@ CONSOLIDATED: Final = "consolidated*.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class ChosenFiles:
-    """What to read of a folder."""
+    """The files to read in a folder."""
 
     files: Sequence[str]
-    """Below the folder, in the order of reading."""
+    """The files, relative to the folder, in the order of reading."""
     owners: Mapping[str, str] | None = None
-    """Which of the files counts for a tensor that is in several; None where no index tells."""
+    """For a tensor that is in several files, the file that counts; None without an index."""
 
 
 def weights_folder(name: str, revision: str | None, load_config: LoadConfig) -> str:
-    """The directory or object-store prefix with the weights; downloads them if need be."""
+    """The directory or object-store prefix with the weights, which are downloaded if necessary."""
     if "://" in name:
         return name
     if os.path.isdir(name):
@@ -67,14 +66,14 @@ def weights_folder(name: str, revision: str | None, load_config: LoadConfig) -> 
 
 
 def chosen_files(folder: str) -> ChosenFiles | None:
-    """The safetensors files to read; None where all are, or there are none.
+    """The safetensors files to read; None if all files are to be read, or there are none.
 
-    The index decides where there is one. One that names no file that is there is left over from
-    another state of the folder, and told of. Without an index the consolidated copy of all weights
-    is left out where other files hold them.
+    An index decides if there is one. If it names no existing file, it is left over from another
+    state of the folder, and the log says so. Without an index, the consolidated copy of all weights
+    is left out if other files hold them.
 
     Raises:
-        SourceNotFound: the index of a directory names a file that is not there.
+        SourceNotFound: the index of a directory names a file that is missing.
         SourceError: the object store does not answer, or the index is malformed.
     """
     index = read_index(folder)

@@ -1,7 +1,7 @@
-"""The index beside a checkpoint's files: which file counts for which tensor. Free of vLLM.
+"""The index beside a checkpoint's files, which tells the file of each tensor. Imports no vLLM.
 
 Owns reading `model.safetensors.index.json`, from a directory or an object store, and the form of
-the names in it. Whether the named files are there is left to `choice.py`, or to whoever opens them.
+the names in it. `choice.py`, or whoever opens the named files, finds out whether they exist.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ MOST_BYTES: Final = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What an index says."""
+    """The content of an index."""
 
     uri: str
     owners: Mapping[str, str]
-    """Tensor to file, below the folder of the index; without `./`."""
+    """The file of each tensor, relative to the folder of the index, without `./`."""
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The files that it names, part-2 before part-10."""
+        """The files that the index names, part-2 before part-10."""
         return tuple(sorted(set(self.owners.values()), key=natural_key))
 
 
 def read_index(folder: str, name: str = INDEX_NAME) -> Index | None:
-    """The index in a directory or under a prefix; None where there is none.
+    """The index in a directory or under a prefix; None if there is none.
 
     Raises:
-        CorruptCheckpoint: it is malformed, or names a file outside of the folder.
+        CorruptCheckpoint: the index is malformed, or names a file outside of the folder.
         SourceError: the store does not answer.
     """
     content = _remote_content(folder, name) if is_remote(folder) else _content(folder, name)
@@ -54,10 +54,10 @@ def read_index(folder: str, name: str = INDEX_NAME) -> Index | None:
 
 
 def read_small_file(folder: str, name: str) -> bytes | None:
-    """A file of a directory or under a prefix, as a whole; None where it is not there.
+    """The content of a file in a directory or under a prefix; None if the file is missing.
 
     Raises:
-        CorruptCheckpoint: it is larger than any such file is.
+        CorruptCheckpoint: the file is larger than any such file can be.
         SourceError: the store does not answer.
     """
     return _remote_content(folder, name) if is_remote(folder) else _content(folder, name)
@@ -77,7 +77,7 @@ def _remote_content(prefix: str, name: str) -> bytes | None:
     try:
         (found,) = storage.list_shards(prefix, None, [name])
     except (SourceNotFound, SourceForbidden):
-        return None  # who may not list is told the latter of what is not there
+        return None  # without the right to list, missing files look forbidden
     return _object(storage, found)
 
 
@@ -102,10 +102,10 @@ def _check_size(uri: str, size_bytes: int) -> None:
 
 
 def _weight_map(content: bytes, uri: str) -> dict[str, str]:
-    """Tensor to file name.
+    """The file name of each tensor.
 
     Raises:
-        CorruptCheckpoint: it is no index.
+        CorruptCheckpoint: the content is no index.
     """
     try:
         weights = json.loads(content)["weight_map"]
@@ -121,7 +121,7 @@ def _normal(file: str, uri: str) -> str:
     """The file's name without `./` and the like.
 
     Raises:
-        CorruptCheckpoint: it leads out of the checkpoint.
+        CorruptCheckpoint: the name leads out of the checkpoint.
     """
     name = posixpath.normpath(file)
     if name.startswith(("/", "../")) or name in {"..", "."}:

@@ -1,4 +1,4 @@
-"""Checkpoints with one shard a rank: how files are named, who writes them, what they were made for.
+"""Checkpoints with one shard a rank: names of files, the writer, and the note of their purpose.
 
-`pattern.py` and `made_for.py` are read by the loader too; the rest runs in `streamerctl shard`.
+The loader reads `pattern.py` and `made_for.py`, too; the rest runs in `streamerctl shard`.
 """

@@ -1,9 +1,9 @@
 """Writes a pre-sharded checkpoint: `python -m streamer_vllm.sharding.command MODEL OUT ...`.
 
 `streamerctl shard` runs this as its own process. It starts real vLLM workers, each of which loads
-the model and writes its own shard (`writer.py`); no engine, no cache, no forward step. OUT appears
-whole or not at all: everything is written beside it and renamed at the end. Beside the shards it
-puts what they were made for (`made_for.py`).
+the model and writes its own shard (`writer.py`), without an engine, a cache or a forward step. OUT
+appears whole or not at all: everything is written beside it and renamed at the end. A note beside
+the shards tells what they were made for (`made_for.py`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to write, and where."""
+    """The model to write, and the directory to write to."""
 
     model: str
     out: str
@@ -56,28 +56,28 @@ class Job:
 
 
 def write_sharded(job: Job) -> list[str]:
-    """Write the sharded checkpoint; returns the names of its weight files.
+    """Write the sharded checkpoint; return the names of its weight files.
 
     Raises:
         ConfigError: OUT is not empty, or the pattern cannot tell ranks and parts apart.
     """
     place = Place(0, job.tensor_parallel_size, 0, job.pipeline_parallel_size)
-    file_name(job.pattern, place, 0)  # complain now, not after minutes of loading
+    file_name(job.pattern, place, 0)  # raise now, not after minutes of loading
     with _appearing(job.out) as directory:
         config = _load_and_write(job, directory)
         return complete_checkpoint(job, config, directory)
 
 
 def complete_checkpoint(job: Job, config: VllmConfig, directory: str) -> list[str]:
-    """Add what belongs beside the shards that the workers wrote; returns the shards' names.
+    """Add the files that belong beside the workers' shards; return the shards' names.
 
     Args:
-        job: what they were told.
-        config: what vLLM made of that.
-        directory: with the shards, and nothing else.
+        job: the job that the workers were given.
+        config: the configuration that vLLM made of the job.
+        directory: the directory with the shards, and nothing else.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are no shards.
     """
     written = _weight_files(directory)
     if not written:
@@ -117,7 +117,7 @@ def _appearing(out: str) -> Iterator[str]:
     directory = tempfile.mkdtemp(prefix=f".{os.path.basename(out)}.", dir=parent)
     try:
         yield directory
-        apply_umask(directory, 0o777)  # mkdtemp's is the owner's alone
+        apply_umask(directory, 0o777)  # mkdtemp makes it for the owner alone
         os.rename(directory, out)
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
@@ -126,9 +126,9 @@ def _appearing(out: str) -> Iterator[str]:
 
 @contextmanager
 def _local(job: Job) -> Iterator[tuple[str, str | None]]:
-    """What vLLM is to take for the model, and where its weights are if that is somewhere else.
+    """The model to give to vLLM, and the place of its weights if that is another.
 
-    vLLM lets only Run:ai's load formats near an object store, so it gets a directory.
+    The model is always a directory, as vLLM allows only Run:ai's load formats in object stores.
     """
     if not is_remote(job.model):
         yield job.model, None
@@ -139,7 +139,7 @@ def _local(job: Job) -> Iterator[tuple[str, str | None]]:
 
 
 def _load_and_write(job: Job, directory: str) -> VllmConfig:
-    """Start the workers, which write as they load, and stop them."""
+    """Start the workers, which load and write, and stop them."""
     with _local(job) as (model, weights):
         return _run_workers(job, directory, model, weights)
 
@@ -206,10 +206,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def part_bytes(text: str) -> int:
-    """A size on the command line; the form that argparse wants of a type.
+    """Parse a size on the command line; argparse calls this as the type of an argument.
 
     Raises:
-        argparse.ArgumentTypeError: not a size, or nothing to write files of.
+        argparse.ArgumentTypeError: the text is no size, or the size is too small for a file.
     """
     try:
         size_bytes = parse_size(text)
@@ -221,7 +221,7 @@ def part_bytes(text: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 failed, 2 usage, 78 bad configuration."""
+    """Run the command. Exit codes: 0 done, 1 failed, 2 usage, 78 bad configuration."""
     options = _parser().parse_args(arguments)
     _prepare_environment()
     try:
@@ -254,8 +254,8 @@ def _failed(error: Exception, code: int) -> int:
 
 
 def _prepare_environment() -> None:
-    """What the workers need, where the user did not say otherwise; before vLLM is imported."""
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # a check at start; no cache is made
+    """Set variables that the workers need and the user did not set, before vLLM is imported."""
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # checked at start; no cache is made
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # ranks may outnumber NUMA nodes
     os.environ[WRITER_ENV] = "1"
     if os.environ.get(MODE_ENV) == Mode.OFF:  # the workers need the plugin to write

@@ -1,8 +1,8 @@
-"""What a sharded checkpoint was made for, written beside it and checked before it is read.
+"""The note of what a sharded checkpoint was made for; it is checked before the checkpoint is read.
 
-Files for other ranks fit into parameters often enough to load, and then the model answers nonsense:
-so the writer notes ranks, expert parallelism and quantization, and the loader compares. A
-checkpoint without the note (vLLM's own writer makes none) is judged by its names. Free of vLLM.
+Files for other ranks often fit into the parameters, so that they load and the model answers
+nonsense. So the writer notes ranks, expert parallelism and quantization, and the loader compares. A
+checkpoint without the note (vLLM's own writer makes none) is judged by its names. Imports no vLLM.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FORMAT: Final = 1
 
 
 class MadeFor(msgspec.Struct, frozen=True, omit_defaults=False):
-    """The note; later formats may add fields, which are passed over here."""
+    """The note; later formats may add fields, which are ignored here."""
 
     format: int
     tensor_parallel_size: int
@@ -40,16 +40,16 @@ class MadeFor(msgspec.Struct, frozen=True, omit_defaults=False):
     quantization: str | None
     dtype: str
     vllm: str
-    """The version that wrote it."""
+    """The version of vLLM that wrote the checkpoint."""
     pattern: str | None
-    """The pattern of the files' names; None is vLLM's default."""
+    """The pattern of the files' names; None for vLLM's default."""
     files: tuple[str, ...]
-    """Every weight file, below the folder."""
+    """Every weight file, relative to the folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What this engine would note of itself if it wrote the checkpoint."""
+    """The note that this engine would make if it wrote the checkpoint."""
 
     place: Place
     expert_parallel: bool
@@ -58,16 +58,16 @@ class Wanted:
 
 
 def write_note(directory: str, note: MadeFor) -> None:
-    """Write it beside the shards."""
+    """Write the note beside the shards."""
     with open(os.path.join(directory, NOTE_NAME), "wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(note), indent=2) + b"\n")
 
 
 def read_note(folder: str) -> MadeFor | None:
-    """The note of a directory or prefix; None where there is none.
+    """The note of a directory or prefix; None if there is none.
 
     Raises:
-        CorruptCheckpoint: it is not what a writer writes.
+        CorruptCheckpoint: the file is not a note that a writer writes.
     """
     content = read_small_file(folder, NOTE_NAME)
     if content is None:
@@ -85,11 +85,11 @@ def check_made_for(folder: str, wanted: Wanted) -> MadeFor | None:
     """Refuse a checkpoint that was made for another engine.
 
     Returns:
-        Its note; None where there is none.
+        The checkpoint's note; None if there is none.
 
     Raises:
-        ConfigError: it was made for other ranks, another expert parallelism or quantization.
-        CorruptCheckpoint: beside this rank's files lies one that was not written with them.
+        ConfigError: the checkpoint was made for other ranks, expert parallelism or quantization.
+        CorruptCheckpoint: a file beside this rank's files was not written with them.
         SourceNotFound: a file of this rank is missing.
     """
     note = read_note(folder)
@@ -109,16 +109,16 @@ def check_made_for(folder: str, wanted: Wanted) -> MadeFor | None:
 
 @contextmanager
 def naming_writer(note: MadeFor | None, running: str) -> Iterator[None]:
-    """Add the vLLM that wrote a checkpoint to an error about its tensors, where it was another one.
+    """Name the vLLM that wrote a checkpoint in errors about its tensors, if it is another version.
 
-    Most versions name and shape parameters alike, so that another version alone is no error.
+    Most versions name and shape parameters alike, so another version alone is no error.
 
     Args:
-        note: of the checkpoint; None where there is none.
+        note: the note of the checkpoint; None if there is none.
         running: this vLLM's version.
 
     Raises:
-        SourceError: what was raised inside.
+        SourceError: the error that was raised inside.
     """
     try:
         yield
@@ -133,7 +133,7 @@ def naming_writer(note: MadeFor | None, running: str) -> Iterator[None]:
 
 
 def is_sharded(folder: str, wanted: str) -> bool:
-    """Whether a folder holds shards of ranks: it has the note, or a file of this rank."""
+    """Whether a folder holds shards of ranks, that is, has the note or a file of this rank."""
     if read_note(folder) is not None:
         return True
     return not is_remote(folder) and bool(_files_like(folder, wanted))
@@ -145,7 +145,7 @@ def _differences(note: MadeFor, wanted: Wanted) -> list[tuple[str, object, objec
         ("tensor-parallel size", note.tensor_parallel_size, place.tp_size),
         ("pipeline-parallel size", note.pipeline_parallel_size, place.pp_size),
         ("expert parallelism", _on(note.expert_parallel), _on(wanted.expert_parallel)),
-        # Which of its kernels vLLM names a method after depends on the device: not compared.
+        # The name that vLLM gives to its method depends on the device, so it is not compared.
         ("quantization", _on(note.quantization is not None), _on(wanted.quantization is not None)),
     )
     return [pair for pair in pairs if pair[1] != pair[2]]
@@ -156,7 +156,7 @@ def _on(flag: bool) -> str:
 
 
 def _check_files(folder: str, note: MadeFor, wanted: Wanted) -> None:
-    """This rank's files are those that the writer wrote, no fewer and no more."""
+    """Check that this rank's files are exactly those that the writer wrote."""
     glob = file_glob(wanted.pattern, wanted.place)
     own = fnmatch.filter(note.files, glob)
     missing = [name for name in own if not os.path.isfile(os.path.join(folder, name))]
@@ -174,7 +174,7 @@ def _check_files(folder: str, note: MadeFor, wanted: Wanted) -> None:
 
 
 def _files_like(folder: str, glob: str) -> list[str]:
-    """The files of a folder that fit a glob, of which the last part alone may hold wildcards."""
+    """The files of a folder that match a glob, which has wildcards only in its last component."""
     below, pattern = os.path.split(glob)
     try:
         names = os.listdir(os.path.join(folder, below))
@@ -184,9 +184,9 @@ def _files_like(folder: str, glob: str) -> list[str]:
 
 
 def _check_names(folder: str, wanted: Wanted) -> None:
-    """Without a note: files of a rank that this engine does not have tell of more ranks.
+    """Check a checkpoint without a note: files of ranks that this engine lacks are an error.
 
-    Where this rank has no file at all, the open says so, with the names that are there.
+    If this rank has no file at all, the open says so, with the names that are there.
     """
     place = wanted.place
     if not is_sharded(folder, file_glob(wanted.pattern, place)):
@@ -208,4 +208,4 @@ def _glob_or_nothing(pattern: str | None, place: Place) -> str:
     try:
         return file_glob(pattern, place)
     except ConfigError:
-        return ""  # a pattern for one rank alone
+        return ""  # the pattern is for one rank alone

@@ -1,6 +1,6 @@
-"""All of a model that is not weights: configuration, tokenizer, code. Copied beside new shards.
+"""A model's files that are not weights (configuration, tokenizer, code), copied beside new shards.
 
-The model is a directory, a Hugging Face id, or lies in an object store.
+The model is a directory, a Hugging Face id, or a prefix of an object store.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _DERIVED: Final = ("modules_in_block_to_quantize", "modules_to_not_convert")
 
 
 def copy_model_files(model: str, directory: str, revision: str | None) -> None:
-    """Copy what lies directly in the model's folder and is not weights.
+    """Copy the files directly in the model's folder that are not weights.
 
     Raises:
-        SourceError: the object store of the model does not give it.
+        SourceError: the object store of the model does not provide them.
     """
     if is_remote(model):
         pull_chosen(model, directory, lambda _uri, name: "/" not in name and not is_weights(name))
@@ -48,16 +48,16 @@ def copy_model_files(model: str, directory: str, revision: str | None) -> None:
 
 
 def is_weights(name: str) -> bool:
-    """Whether a file holds weights, or says where they are."""
+    """Whether a file holds weights, or an index of weights."""
     return any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in WEIGHTS)
 
 
 def untie_word_embeddings(directory: str) -> None:
     """Say in `config.json` that the head is not the embedding.
 
-    For a model whose configuration says they are one while its checkpoint has both. vLLM believes
-    the checkpoint then, but it cannot see that in a sharded one: there the configuration must be
-    right.
+    This is for a model whose checkpoint has both while its configuration says that they are one.
+    vLLM then believes the checkpoint. In a sharded checkpoint vLLM cannot see that, so the
+    configuration must be right.
     """
 
     def untie(config: dict[str, Any]) -> None:
@@ -69,13 +69,13 @@ def untie_word_embeddings(directory: str) -> None:
 
 
 def record_quantized_modules(directory: str, quantization: object) -> None:
-    """Write into the configuration which modules are quantised, where vLLM took that from names.
+    """Write the quantised modules into the configuration, if vLLM took them from tensors' names.
 
-    GPTQ and AWQ checkpoints need not say it: vLLM then looks at the tensors' names, and those of a
-    sharded checkpoint are other ones (fused).
+    GPTQ and AWQ checkpoints may leave them out; vLLM then looks at the tensors' names. The tensors
+    of a sharded checkpoint have other names, as they are fused.
 
     Args:
-        directory: of the new checkpoint, with its configuration.
+        directory: the new checkpoint, with its configuration.
         quantization: vLLM's quantization config after it looked; None for an unquantised model.
     """
     derived = {
@@ -116,7 +116,7 @@ def _change(path: str, change: Callable[[dict[str, Any]], None]) -> None:
 def apply_umask(path: str, mode: int) -> None:
     """Give a file or directory that was made private the permissions of any other new one.
 
-    The daemon may run as another user.
+    Otherwise a daemon that runs as another user could not read it.
     """
     umask = os.umask(0)
     os.umask(umask)

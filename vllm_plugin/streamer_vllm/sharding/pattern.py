@@ -1,4 +1,4 @@
-"""Names of shard files: which file belongs to which rank.
+"""The names of shard files, which tell the rank of each file.
 
 Owns the patterns, their rules and their errors, after vLLM's `sharded_state` format. Pure: no
 vLLM. A pattern is a format string with `{rank}` or `{tp_rank}` (the same number), `{pp_rank}` and
@@ -30,7 +30,7 @@ class Place:
 
 
 class _AnyPart(str):
-    """Fits every part, whatever width the pattern asks for."""
+    """Stands for every part, in whatever width the pattern asks for."""
 
     __slots__ = ()
 
@@ -39,7 +39,7 @@ class _AnyPart(str):
 
 
 def default_pattern(place: Place) -> str:
-    """The names that vLLM chooses itself."""
+    """The pattern that vLLM chooses by default."""
     return PP_TP_PATTERN if place.pp_size > 1 else TP_PATTERN
 
 
@@ -53,10 +53,10 @@ def file_glob(pattern: str | None, place: Place) -> str:
 
 
 def file_name(pattern: str | None, place: Place, part: int) -> str:
-    """The name to write one part to.
+    """The name of the file to write one part to.
 
     Raises:
-        ConfigError: as `file_glob`, or the pattern cannot tell the parts apart.
+        ConfigError: as in `file_glob`, or the pattern cannot tell the parts apart.
     """
     if pattern is not None and "part" not in _fields(pattern):
         raise ConfigError(

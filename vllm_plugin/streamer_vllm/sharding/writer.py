@@ -1,7 +1,7 @@
 """The private load format `streamerd_save`: vLLM's own loading, then writing this rank's shard.
 
-Writing happens at the end of `load_weights`, before vLLM repacks weights for the device: so the
-files hold what a loader is to put there, on every platform and for quantised methods too. Runs in
+Writing happens at the end of `load_weights`, before vLLM repacks weights for the device. So the
+files hold what a loader must put there, on every platform and also for quantised methods. Runs in
 each rank of the process tree that `command.py` starts.
 """
 
@@ -32,17 +32,17 @@ WRITER_KEYS: Final = ("directory", "pattern", "max_file_bytes", "weights")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where and how a rank writes."""
+    """The place where a rank writes, and the form of its files."""
 
     directory: str
     pattern: str | None = None
     max_file_bytes: int | None = None
     weights: str | None = None
-    """Where the weights are in an object store; None: where the model is."""
+    """The place of the weights in an object store; None if they lie with the model."""
 
 
 class ShardWriter(DefaultModelLoader):
-    """vLLM's default loader, with writing after it. Its extra config is a `Target`'s fields."""
+    """vLLM's default loader, which then writes. Its extra config has the fields of a `Target`."""
 
     def __init__(self, load_config: LoadConfig) -> None:
         extra = dict(load_config.model_loader_extra_config)
@@ -65,14 +65,14 @@ class ShardWriter(DefaultModelLoader):
 
 
 def write_shard(tensors: Mapping[str, torch.Tensor], target: Target) -> None:
-    """Write one rank's tensors, in parts of at most `max_file_bytes` where a tensor fits that."""
+    """Write one rank's tensors, in parts of at most `max_file_bytes`; a larger tensor is alone."""
     place = current_place()
     for part, group in enumerate(_parts(tensors, target.max_file_bytes)):
         path = os.path.join(target.directory, file_name(target.pattern, place, part))
         os.makedirs(os.path.dirname(path), exist_ok=True)
         stored = {name: tensor.detach().cpu().contiguous() for name, tensor in group.items()}
         save_file(stored, path)
-        apply_umask(path, 0o666)  # safetensors makes it the owner's alone
+        apply_umask(path, 0o666)  # safetensors makes it for the owner alone
 
 
 def _parts(

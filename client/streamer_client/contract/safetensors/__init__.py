@@ -1,1 +1,1 @@
-"""What a safetensors file says of itself: its header, and the tensors of all files together."""
+"""The contents that safetensors files declare: their headers, and the tensors of all together."""

@@ -1,9 +1,9 @@
-"""What a shard holds: its tensors, the kinds of their elements, and the rules that tensors obey.
+"""The contents of a shard: its tensors, their dtypes, and the rules that tensors must obey.
 
 Owns the outcome of reading a safetensors header, and every rule of the format that is about numbers
-(https://github.com/huggingface/safetensors#format): a known dtype, a shape that takes as many bytes
-as its offsets hold, and tensors that cover the file to its end without gap or overlap. `header.py`
-owns the header's text. Pure, on the thread of whoever reads a header.
+(https://github.com/huggingface/safetensors#format). A tensor has a known dtype, and a shape that
+takes as many bytes as its offsets hold; tensors cover the file to its end without gap or overlap.
+`header.py` owns the header's text. Pure; runs in the thread that reads a header.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from streamer_client.contract.limits import MAX_DIMENSIONS, MAX_SOURCE_CHARACTER
 from streamer_client.contract.printable import printable
 
 MAX_COUNT: Final = 2**64 - 1
-"""The largest count of elements, bytes or bits: the format has unsigned integers of 64 bits."""
+"""The largest count of elements, bytes or bits, as the format has unsigned 64-bit integers."""
 _SHOWN_CHARACTERS: Final = 120
 
 DTYPE_BITS: Final[Mapping[str, int]] = {
@@ -46,7 +46,7 @@ DTYPE_BITS: Final[Mapping[str, int]] = {
     "F64": 64,
     "C64": 64,
 }
-"""Bits of one element. The kinds of fewer than eight are packed, and end on a whole byte."""
+"""Bits of one element. Elements of fewer than eight bits are packed, to whole bytes in all."""
 
 
 class TensorEntry(msgspec.Struct, frozen=True, gc=False):
@@ -72,17 +72,17 @@ class ShardCatalog(msgspec.Struct, frozen=True):
 def refuse_tensor(
     name: str, dtype: str, shape: Sequence[int], offsets: tuple[int, int], uri: str
 ) -> None:
-    """Find what is wrong with a tensor as the header tells it; nothing where nothing is.
+    """Raise an error that says what is wrong with a tensor's description, if anything is.
 
     Args:
-        name: of the tensor, for the error's text.
-        dtype: kind of its elements.
-        shape: its dimensions.
-        offsets: first byte and the one past the last, from the end of the header.
+        name: name of the tensor, for the error's text.
+        dtype: dtype of the tensor.
+        shape: dimensions of the tensor.
+        offsets: first byte and the one past the last, counted from the end of the header.
         uri: the file, for the error's text.
 
     Raises:
-        CorruptCheckpoint: names the tensor and the rule.
+        CorruptCheckpoint: the tensor breaks a rule; the text names both.
     """
     bits = DTYPE_BITS.get(dtype)
     if bits is None:
@@ -113,7 +113,7 @@ def _check_bytes(
     offsets: tuple[int, int],
     uri: str,
 ) -> None:
-    """Elements of so many bits each must take as many bytes as the offsets hold."""
+    """Check that elements of so many bits take as many bytes as the offsets hold."""
     start, stop = offsets
     needed_bits = _needed_bits(shape, bits)
     if needed_bits is None:
@@ -131,8 +131,8 @@ def _check_bytes(
 def _needed_bits(shape: Sequence[int], bits: int) -> int | None:
     """The product of the dimensions and an element's bits; None where it overflows 64 bits.
 
-    It stops at what overflows on the way, even where a later 0 makes the product small:
-    `safetensors` refuses that too, and no number here grows longer than that.
+    An overflow counts even if a later 0 makes the product small: `safetensors` refuses that too,
+    and so the numbers here stay short.
     """
     product = 1
     for factor in (*shape, bits):
@@ -143,10 +143,10 @@ def _needed_bits(shape: Sequence[int], bits: int) -> int | None:
 
 
 def check_cover(entries: Sequence[TensorEntry], data_start: int, uri: str, size_bytes: int) -> None:
-    """Tensors, by ascending offsets, must cover the data section without gap or overlap.
+    """Check that tensors, by ascending offsets, cover the data section without gap or overlap.
 
     Raises:
-        CorruptCheckpoint: names the tensors where they do not.
+        CorruptCheckpoint: the tensors do not; the text names them.
     """
     if entries and (first := entries[0].start - data_start):
         corrupt(
@@ -171,7 +171,7 @@ def check_cover(entries: Sequence[TensorEntry], data_start: int, uri: str, size_
 
 
 def shown_tensor(name: str) -> str:
-    """A tensor in an error's text."""
+    """A tensor's name in the form that the text of an error has."""
     return f"tensor {quoted(name)}"
 
 
@@ -181,7 +181,7 @@ def _described(name: str, dtype: str, shape: Sequence[int]) -> str:
 
 
 def quoted(text: str) -> str:
-    """A text out of a header, as it may stand in an error's text."""
+    """A text from a header in the form that the text of an error has."""
     return f"'{printable(text, _SHOWN_CHARACTERS)}'"
 
 
@@ -195,12 +195,12 @@ def corrupt(
 
     Args:
         uri: the file.
-        what: is wrong with it.
-        remedy: what the user can do.
-        cause: the error of the decoder that found it.
+        what: the fault, worded to follow the file in the text.
+        remedy: the user's remedy.
+        cause: the error of the decoder that found the fault.
 
     Raises:
-        CorruptCheckpoint: in any case.
+        CorruptCheckpoint: always.
     """
     shown = printable(uri, MAX_SOURCE_CHARACTERS)
     raise CorruptCheckpoint(f"{shown}: {what}; {remedy}") from cause

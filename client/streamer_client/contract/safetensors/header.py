@@ -3,14 +3,14 @@
 Owns every rule of the format that is about the text
 (https://github.com/huggingface/safetensors#format): eight bytes of little-endian header length,
 that many bytes of JSON, then the tensors' bytes. `catalog.py` owns the rules about the tensors'
-numbers. Accepts nothing that the `safetensors` package rejects, and is stricter where that package
-would silently drop what somebody wrote: duplicate keys, fields of a tensor that the format does not
-define, and tensors of more dimensions than anything computes with. Pure: the caller has read the
-bytes, on any thread.
+numbers. Accepts nothing that the `safetensors` package rejects. It is stricter where that package
+would silently drop something: duplicate keys, and fields of a tensor that the format does not
+define. It also refuses more dimensions than torch and numpy work with. Pure: the caller has read
+the bytes, in any thread.
 
 A header may be 100 MB long and say anything. It is cut into pieces between two tensors, and each
-piece is decoded, checked and let go before the next. So memory is what the catalog itself takes and
-what one piece does, and time is in proportion to the header's length.
+piece is decoded, checked and freed before the next. So the memory in use is that of the catalog and
+of one piece, and the time is in proportion to the header's length.
 """
 
 from __future__ import annotations
@@ -48,30 +48,30 @@ from streamer_client.contract.safetensors.catalog import (
 LENGTH_BYTES: Final = 8
 
 _DTYPES: Final = {dtype: dtype for dtype in DTYPE_BITS}
-"""The names of kinds of elements, so that tensors of a kind share one string in memory."""
+"""The names of dtypes, so that all tensors of one dtype share one string in memory."""
 
 _METADATA: Final = "__metadata__"
 _LFS_POINTER: Final = b"version "
 _SPACE: Final = b" \t\n\r"
 _LONG_FIELD_BYTES: Final = 4096
-"""No tensor is described so long, unless with spaces or more dimensions than there may be."""
+"""A description this long has spaces in it or too many dimensions."""
 _FIELD_COMMAS: Final = MAX_DIMENSIONS + 2
-"""At most, in a tensor's description: between its dimensions, its offsets and its three members."""
+"""The most commas in a tensor's description: between dimensions, offsets and three members."""
 _SHARED_SHAPES: Final = 4096
-"""Different shapes that entries share; models have some dozens."""
+"""How many different shapes entries share; models have some dozens."""
 
 _OPENED: Final = re.compile(rb"[ \t\n\r]*+\{")
 _STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _MEMBER: Final = re.compile(
     rb"\s*+%b\s*+:\s*+(?:null|\{(?:[^\"{}]++|%b)*+\})\s*+" % (_STRING, _STRING), re.DOTALL
 )
-"""A name and an object that holds no other; what else it is, the decoder says."""
+"""A name and an object without another inside; the decoder checks everything else."""
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class _Field(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """A tensor as the header tells it; offsets count from the end of the header."""
+    """A tensor as the header describes it; offsets count from the end of the header."""
 
     dtype: str
     shape: tuple[_Count, ...]
@@ -90,12 +90,12 @@ def header_bytes(prefix: bytes | bytearray, uri: str, size_bytes: int) -> int:
     """Length of the whole header, its own eight length bytes included.
 
     Args:
-        prefix: the file's first eight bytes, or more; all of a shorter file.
+        prefix: the file's first eight bytes or more, or all of a shorter file.
         uri: the file, for the text of errors.
         size_bytes: the file's size.
 
     Raises:
-        CorruptCheckpoint: the file is too short, or its first bytes tell no possible length.
+        CorruptCheckpoint: the file is too short, or its first bytes give an impossible length.
     """
     if size_bytes == 0:
         corrupt(uri, "the file is empty")
@@ -148,7 +148,7 @@ def parse_header(header: bytes | bytearray, uri: str, size_bytes: int) -> ShardC
 
 
 def _pieces(header: bytes | bytearray, uri: str) -> Iterator[bytes]:
-    """A long header as JSON objects, each of some of its members, in their order."""
+    """Cut a long header into JSON objects, each with some of its members, in their order."""
     at, stop = _inside(header, uri)
     while True:
         cut = _cut(header, at, stop, uri)
@@ -162,7 +162,7 @@ def _pieces(header: bytes | bytearray, uri: str) -> Iterator[bytes]:
 
 
 def _inside(header: bytes | bytearray, uri: str) -> tuple[int, int]:
-    """Where the members of the header's one object start and stop: what is between its braces."""
+    """Where the members of the header's one object start and stop, between its braces."""
     stop = len(header)
     while stop > LENGTH_BYTES:
         tail = header[max(LENGTH_BYTES, stop - HEADER_PIECE_BYTES) : stop]
@@ -178,8 +178,9 @@ def _inside(header: bytes | bytearray, uri: str) -> tuple[int, int]:
 def _cut(header: bytes | bytearray, at: int, stop: int, uri: str) -> int:
     """Where the piece from `at` ends: at the comma behind a member, or at `stop`.
 
-    What looks like the end of a member may lie within a name. Then the quotes before it are odd in
-    number, and the members are walked one by one; so they are where nothing looks like that.
+    Something that looks like the end of a member may be part of a name. Then the number of quotes
+    before it is odd, and the members are walked one by one. They are also walked if nothing looks
+    like the end of a member.
     """
     if stop - at <= HEADER_PIECE_BYTES:
         return stop
@@ -201,7 +202,7 @@ def _cut(header: bytes | bytearray, at: int, stop: int, uri: str) -> int:
 
 
 class _HeaderReading:
-    """The tensors found so far."""
+    """The tensors of one header, as far as its pieces were read."""
 
     def __init__(self, uri: str, size_bytes: int, data_start: int) -> None:
         self._uri = uri
@@ -214,11 +215,11 @@ class _HeaderReading:
         """Whether each tensor found so far starts where the one before it stops."""
         self._at = data_start
         self._shapes: dict[tuple[int, ...], tuple[tuple[int, ...], int]] = {}
-        """Shapes met so far, to be shared, with their numbers of elements."""
+        """Shapes found so far, to be shared, with their numbers of elements."""
         self._pieces = 0
 
     def take(self, piece: bytes) -> None:
-        """Add the tensors and the metadata that are members of a JSON object."""
+        """Add the tensors and the metadata that are members of one piece."""
         self._pieces += 1
         fields = self._decoded(piece)
         if len(self._entries) + len(fields) > MAX_CATALOG_ENTRIES:
@@ -226,12 +227,12 @@ class _HeaderReading:
         self._add(fields)
 
     def _decoded(self, piece: bytes) -> dict[str, _Field]:
-        """Decode a piece: by one call where it is right, else one by one to tell what is wrong."""
+        """Decode a piece in one call, or member by member to tell what is wrong with it."""
         if len(piece) <= 2 * HEADER_PIECE_BYTES and b"-0" not in piece:
             try:
                 fields = _piece_decoder.decode(piece)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                pass  # `__metadata__` is among them, or something is wrong
+                pass  # a member is `__metadata__`, or something is wrong
             else:
                 _check_duplicates(piece, 5 * len(fields), self._uri)
                 return fields
@@ -248,9 +249,10 @@ class _HeaderReading:
         return fields
 
     def _add(self, fields: dict[str, _Field]) -> None:
-        """Check each tensor for itself, and note it; a loop without calls: there may be a million.
+        """Check each tensor and note it, in a loop without calls, as there may be a million.
 
-        Equal shapes and kinds, and an end that is the next one's start, become one object.
+        To save memory, equal shapes and dtypes share one object, and so do an end and the next
+        start.
         """
         shapes, base, at, gapless = self._shapes, self._data_start, self._at, self._gapless
         add = self._entries.append
@@ -273,13 +275,13 @@ class _HeaderReading:
         self._at, self._gapless = at, gapless
 
     def catalog(self) -> ShardCatalog:
-        """All tensors, once every piece was taken."""
+        """The catalog of all tensors, once every piece was taken."""
         entries = self._entries
         if self._pieces > 1:
             self._check_names()
         if not self._gapless:
-            entries.sort(key=attrgetter("stop"))  # which settles the order of empty ones,
-            entries.sort(key=attrgetter("start"))  # since sorting keeps the order of equals
+            entries.sort(key=attrgetter("stop"))  # orders empty tensors, which share a start,
+            entries.sort(key=attrgetter("start"))  # as the next sort keeps the order of equals
         if not self._gapless or self._at != self._size_bytes:
             check_cover(entries, self._data_start, self._uri, self._size_bytes)
         return ShardCatalog(
@@ -287,7 +289,7 @@ class _HeaderReading:
         )
 
     def _check_names(self) -> None:
-        """Refuse a name that is in two pieces."""
+        """Refuse a name that occurs in two pieces."""
         names = {entry.name for entry in self._entries}
         if len(names) < len(self._entries):
             seen: set[str] = set()
@@ -330,17 +332,17 @@ def _field(name: str, raw: msgspec.Raw, uri: str) -> _Field:
         field = _field_decoder.decode(told)
     except msgspec.DecodeError as error:
         corrupt(uri, f"{shown_tensor(name)} is described wrongly ({_said(error)})", cause=error)
-    if b"-" in told:  # only `-0` gets here: a number, and no unsigned integer
+    if b"-" in told:  # only `-0` gets here, which is no unsigned integer
         corrupt(uri, f"{shown_tensor(name)} has a negative zero among its numbers")
     return field
 
 
 def _quotes(text: bytes | bytearray) -> int:
-    """How many quotes begin or end a string of a JSON text: those without a backslash before."""
+    """How many quotes of a JSON text begin or end a string: those without a backslash before."""
     quotes = text.count(b'"')
     if b"\\" in text:
         if b"\\\\" in text:
-            text = text.replace(b"\\\\", b"")  # they escape one another
+            text = text.replace(b"\\\\", b"")  # a backslash that escapes another escapes no quote
         quotes -= text.count(b'\\"')
     return quotes
 
@@ -348,9 +350,9 @@ def _quotes(text: bytes | bytearray) -> int:
 def _check_duplicates(piece: bytes, strings: int, uri: str) -> None:
     """Refuse duplicate keys, which the decoder lets pass.
 
-    Each tensor accounts for five strings (name, three keys, dtype) and each metadata entry for two,
-    so their count tells whether anything was dropped. Only then the text is parsed a second, slower
-    time, to name the key.
+    Each tensor accounts for five strings (name, three keys, dtype) and each metadata entry for two.
+    So the count of strings tells whether the decoder dropped anything. Only then the text is parsed
+    again, by a slower parser, to find the key.
     """
     if _quotes(piece) == 2 * strings:
         return
@@ -363,7 +365,7 @@ def _check_duplicates(piece: bytes, strings: int, uri: str) -> None:
             seen.add(key)
 
     if len(piece) <= 2 * HEADER_PIECE_BYTES:
-        with contextlib.suppress(ValueError, RecursionError):  # of what nobody decoded
+        with contextlib.suppress(ValueError, RecursionError):  # in parts that msgspec skipped
             json.loads(piece, object_pairs_hook=look)
     corrupt(uri, "the header has a key twice in one object")
 
@@ -373,5 +375,5 @@ def _twice(key: str, uri: str) -> NoReturn:
 
 
 def _said(error: Exception) -> str:
-    """What the decoder says; it may quote what it does not know."""
+    """The decoder's message, which may quote unknown input."""
     return printable(str(error))

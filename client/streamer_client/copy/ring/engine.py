@@ -2,7 +2,7 @@
 
 Owns the choice of the ring, each thread's lane, and the text of errors. A thread reads a block's
 bytes into its own lane's slots and sends each slot. The block may be consumed as soon as its bytes
-were read, while the slots are still on their way to the device.
+are read, while the slots are still on their way to the device.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class RingEngine:
 
     def enter(self) -> None:
         """Pin the thread's first slot while the first blocks are still being read."""
-        with contextlib.suppress(CudaFailure):  # the first copy meets the same failure and raises
+        with contextlib.suppress(CudaFailure):  # the first copy fails in the same way and raises
             lane, _ = self._lane()
             lane.slot()
 
@@ -102,7 +102,7 @@ class RingEngine:
             lane.send(skip, total, part.pieces)
 
     def gather(self, image: Image, part: Part, to: Slice) -> int:
-        """Fill a part of a slice from an image; else as `copy`."""
+        """Fill a part of a slice from an image; threads and errors are as in `copy`."""
         try:
             lane, number = self._lane()
             try:
@@ -161,14 +161,14 @@ class RingEngine:
 
 
 class _OpenLane:
-    """A lane until its thread closes it, which frees what other threads wait with."""
+    """A lane until its thread closes it, which frees the memory that `wait` would use."""
 
     def __init__(self, lane: RingLane) -> None:
         self._lane: RingLane | None = lane
         self._lock = threading.Lock()
 
     def wait(self, sent: int) -> None:
-        """As the lane's; of one that was closed all has arrived."""
+        """Wait as the lane does; in a closed lane, everything has arrived."""
         with self._lock:
             if self._lane is not None:
                 self._lane.wait(sent)
@@ -183,7 +183,7 @@ class _OpenLane:
 def slot_parts(run: CopyRun[Target], slot_bytes: int) -> Iterator[CopyRun[Any]]:
     """The run cut into parts that each fit a slot.
 
-    A part's first byte lies as far behind a page boundary in its slot as it does in the shard.
+    The offset of a part's first byte from a page boundary is the same in its slot as in the shard.
     """
     start, parts = run.start, iter(run.pieces)
     piece = next(parts, None)
@@ -241,7 +241,7 @@ def _shape(feed: Feed, cores: int) -> RingShape:
 
 
 def _ring(device: torch.device, shape: RingShape) -> Ring:
-    """The compiled ring where its library and CUDA's driver load, else the one made of torch."""
+    """The compiled ring if its library and CUDA's driver load, or else the one made of torch."""
     _, slots, slot_bytes = shape
     path = native.library_path()
     if path is not None:

@@ -1,8 +1,8 @@
-"""What the engine asks of a ring, whether the ring is compiled or made of torch.
+"""The interface of a ring to the engine, for the compiled ring and for the one made of torch.
 
 A ring has lanes, one for each copying thread. A lane is a few pinned slots that its thread fills
-and sends in turn. Before a slot is filled again, only that slot's own last copy is waited for: so a
-lane fills one slot while its others are on their way to the device.
+and sends in turn. Before a slot is filled again, the thread waits only for that slot's own last
+copy. So a lane fills one slot while its others are on their way to the device.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ShortImage(Exception):
 
 
 class RingLane(Protocol):
-    """One copying thread's slots. Other threads may call `wait`, and nothing else."""
+    """One copying thread's slots. Other threads may call only `wait`."""
 
     @property
     def sent(self) -> int:
@@ -52,11 +52,11 @@ class RingLane(Protocol):
     def copy(self, image: Image, start: int, total: int, pieces: Sequence[Piece[Target]]) -> bool:
         """Read `total` bytes of an image from `start` on and send them, slot by slot.
 
-        On return all of them were read; the last ones may be on their way to the device.
+        On return all bytes were read; the last ones may still be on their way to the device.
 
         Returns:
-            Whether this kind of lane reads images itself; if not, nothing was done, and the engine
-            fills slots instead.
+            True if this kind of lane reads images itself. If False, nothing was done, and the
+            engine must fill slots instead.
 
         Raises:
             CudaFailure: a copy could not be sent, or an earlier one failed.
@@ -69,13 +69,13 @@ class RingLane(Protocol):
         """Read a part of a cut's rows and send it, slot by slot; on return it is read.
 
         Args:
-            image: what the cut names rows of.
+            image: the file that holds the rows.
             cut: the rows.
-            part: which of their bytes.
-            address: device memory that the part's first byte goes to, the others behind it.
+            part: which bytes of the rows to read.
+            address: device memory for the part's first byte; the others follow.
 
         Returns:
-            As `copy`, and raises as it does.
+            The same as `copy`; this raises the same errors, too.
         """
         ...
 
@@ -118,18 +118,17 @@ class Ring(Protocol):
     slot_bytes: int
 
     def fence(self) -> None:
-        """Order later copies after the work that the caller's current stream has now.
+        """Order later copies after the work that is queued on the caller's current stream now.
 
         That work may still use memory which was freed, and allocated again as a destination. Fences
-        add up: those of other streams still hold. Called by one thread at a time, never after
-        `close`.
+        of several streams all hold. One thread at a time calls this, never after `close`.
         """
         ...
 
     def lane(self) -> RingLane:
-        """A new lane, for the calling thread."""
+        """Make a new lane for the calling thread."""
         ...
 
     def close(self) -> None:
-        """Free what the lanes share. All of them were closed before."""
+        """Free what the lanes share; all lanes were closed before."""
         ...

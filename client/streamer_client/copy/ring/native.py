@@ -1,8 +1,8 @@
 """The compiled ring (`ring.c`), called through ctypes.
 
 Owns finding the library, which the package's build left beside this module, and converting
-arguments and errors. Copying threads call it and do not hold the interpreter lock meanwhile. The
-comment at the head of `ring.c` says what the C code does and what it leaves to Python.
+arguments and errors. Copying threads call it, without the interpreter lock. The comment at the head
+of `ring.c` says what the C code does and what it leaves to Python.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ logger = logging.getLogger(__name__)
 LIBRARY_ENV: Final = "STREAMERD_RING_LIBRARY"
 """Environment variable: path of the compiled library, or `off` to do without it."""
 LIBRARY: Final = "_ring.so"
-"""The library's file beside this module: no Python's tag, since one build serves every Python."""
+"""The library's file beside this module; its name has no Python tag, as it serves every Python."""
 DRIVER: Final = "libcuda.so.1"
 _ABI: Final = 4
 MOST_DIMENSIONS: Final = 8
-"""Repetitions that `lane_gather` takes."""
+"""How many repetitions `lane_gather` takes."""
 _FAILED_CUDA, _FAILED_SYSTEM, _FAILED_SHORT, _FAILED_DRIVER = 1, 2, 3, 4
 
 
@@ -73,7 +73,7 @@ _SIGNATURES: Final = {
 
 
 def library_path() -> str | None:
-    """Path of the compiled library; None where it was not built, or is switched off."""
+    """Path of the compiled library; None if it was not built, or is switched off."""
     chosen = os.environ.get(LIBRARY_ENV)
     if chosen:
         return None if chosen == "off" else chosen
@@ -104,7 +104,7 @@ class NativeRing:
     """The compiled ring. See `lanes.Ring`.
 
     Args:
-        library: see `load_library`.
+        library: the library from `load_library`.
         device: CUDA's ordinal of the device, in this process.
         slots: how many slots each lane has.
         slot_bytes: size of a slot, a multiple of the page size.
@@ -166,7 +166,7 @@ class _Images:
         self._mapped: dict[Image, tuple[int | None, int]] = {}
 
     def address(self, image: Image, stop: int) -> int | None:
-        """Where an image is mapped; None if it cannot be mapped, or ends before byte `stop`."""
+        """The address of an image's mapping; None if it has none, or ends before `stop`."""
         found = self._mapped.get(image)
         if found is None:
             with self._lock:
@@ -236,7 +236,7 @@ class NativeLane:
             _raise(self._failure)
 
     def wait(self, sent: int) -> None:
-        failure = _Failure()  # not the lane's own: other threads wait while it copies
+        failure = _Failure()  # own memory, as other threads wait during a copy
         if self._library.lane_wait(self._lane, sent, ctypes.byref(failure)):
             _raise(failure)
 
@@ -246,7 +246,7 @@ class NativeLane:
 
 
 def _addresses(pieces: Sequence[Piece[Target]]) -> array.array[int]:
-    """C's array of `struct piece`: address and size of each extent that the pieces cover."""
+    """C's array of `struct piece`: the address and size of each extent that the pieces cover."""
     flat = array.array("Q")
     for target, start, stop in pieces:
         flat += target.extents(start, stop)

@@ -1,9 +1,9 @@
-"""How large a ring is, and on which cores its threads run.
+"""The size of a ring, and the cores that its threads run on.
 
 A shape is threads, slots per thread and bytes per slot; docs/performance.md has the measurements
-behind the figures. More threads copy faster until the host's memory is the limit. A slot must be so
-large that the time of the device's commands does not count, and so small that the bytes read into
-it are still in the processor's cache when the device fetches them.
+behind the figures. More threads copy faster until the host's memory is the limit. A slot must be
+large enough that the time of the device's commands does not count. It must also be small enough
+that its bytes are still in the processor's cache when the device fetches them.
 
 The first half is pure; the second half asks sysfs, the environment and torch about the machine.
 """
@@ -20,20 +20,20 @@ from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.sizes import parse_size
 
 MOST_PINNED_BYTES: Final = 160 << 20
-"""Bytes that one rank may pin at most."""
+"""How many bytes one rank may pin at most."""
 SHAPE_ENV: Final = "STREAMERD_RING"
 SLOT_ALIGNMENT_BYTES: Final = 4096
 MOST_THREADS: Final = 10
 MOST_THREADS_SHARED: Final = 12
 SLOT_BYTES: Final = 4 << 20
 SLOT_BYTES_SHARED: Final = 2 << 20
-"""For several ranks on one machine: they share its caches as well as its memory."""
+"""Size of a slot if several ranks run on one machine, as they share its caches and memory."""
 SLOTS: Final = 2
 SYSFS: Final = "/sys"
 
 
 class RingShape(NamedTuple):
-    """Threads, slots of each thread, and bytes of each slot."""
+    """Number of threads, slots of each thread, and bytes of each slot."""
 
     threads: int
     slots: int
@@ -53,9 +53,9 @@ def ring_shape(cores: int, ranks: int) -> RingShape:
 
 
 def storage_shape(threads: int, block_bytes: int) -> RingShape:
-    """The shape for reading storage itself: a slot takes a whole block, so that one request does.
+    """The shape for reading storage: a slot takes a whole block, so that one request reads it.
 
-    Each thread has one slot: copying out of it takes a fraction of the time that reading takes.
+    Each thread has one slot, since copying out of a slot is much faster than reading into it.
     """
     return RingShape(max(1, min(threads, MOST_PINNED_BYTES // block_bytes)), 1, block_bytes)
 
@@ -89,7 +89,7 @@ def parse_shape(text: str) -> RingShape:
 
 
 def cores_of(node: int, sysfs: str = SYSFS) -> frozenset[int]:
-    """The processors of a NUMA node; empty where sysfs does not say."""
+    """The processors of a NUMA node; empty if sysfs does not tell them."""
     try:
         with open(f"{sysfs}/devices/system/node/node{node}/cpulist", encoding="ascii") as file:
             text = file.read().strip()
@@ -104,7 +104,7 @@ def cores_of(node: int, sysfs: str = SYSFS) -> frozenset[int]:
 
 
 def node_of(pci_address: str, sysfs: str = SYSFS) -> int:
-    """The NUMA node of a device on the PCI bus; -1 where it has none, or sysfs does not say."""
+    """The NUMA node of a device on the PCI bus; -1 if it has none, or sysfs does not tell it."""
     try:
         with open(f"{sysfs}/bus/pci/devices/{pci_address}/numa_node", encoding="ascii") as file:
             return int(file.read())
@@ -119,7 +119,7 @@ def near(allowed: frozenset[int], pci_address: str | None, sysfs: str = SYSFS) -
 
 
 def pci_address(device: torch.device) -> str | None:
-    """A CUDA device's address on the PCI bus, as sysfs writes it; None if torch does not say."""
+    """A CUDA device's address on the PCI bus, in sysfs's form; None if torch hides it."""
     properties = torch.cuda.get_device_properties(device)
     domain, bus, place = (
         getattr(properties, f"pci_{part}_id", -1) for part in ("domain", "bus", "device")

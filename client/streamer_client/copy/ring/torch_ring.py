@@ -1,8 +1,8 @@
 """A ring made of torch alone, for installations without the compiled one.
 
-It has the same slots and streams, but Python starts each copy; so it also shows what compiling
-gains. All calls to a device are in `Device`, so that the rest is tested on machines without a GPU.
-Runs in the copier's threads.
+It has the same slots and streams as the compiled ring, but Python starts each copy. So it also
+shows what compiling gains. `Device` has all calls to a device, so that the rest can be tested on
+machines without a GPU. Runs in the copier's threads.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ _cuda: Final[Any] = torch.cuda  # its events and streams have no types
 
 
 class Sending(Protocol):
-    """A thread's stream of copies, which run in the background in the order of their start."""
+    """One thread's stream of copies, which run in the background in the order of their start."""
 
     def catch_up(self) -> None:
-        """Let the copies that follow begin only after the last fence."""
+        """Make the copies that follow wait for the last fence."""
         ...
 
     def copy(self, to: torch.Tensor, source: torch.Tensor) -> None: ...
 
     def mark(self, slot: int) -> Callable[[], None]:
-        """A function that waits until all copies started so far are done.
+        """Return a function that waits until all copies started so far are done.
 
-        A slot's next mark replaces its last, whose function must not be called any more.
+        A new mark replaces the slot's last one, whose function must not be called any more.
         """
         ...
 
 
 class Device(Protocol):
-    """What a ring asks of a kind of device: pinned memory, streams and fences."""
+    """The operations that a ring needs of a device: pinned memory, streams and fences."""
 
     def pin(self, size_bytes: int) -> torch.Tensor: ...
     def unpin(self, memory: torch.Tensor) -> None: ...
@@ -50,7 +50,7 @@ class Device(Protocol):
 
 
 class TorchRing:
-    """See `lanes.Ring`."""
+    """A ring in Python. See `lanes.Ring`."""
 
     def __init__(self, device: Device, slots: int, slot_bytes: int) -> None:
         self.slot_bytes = slot_bytes
@@ -64,11 +64,11 @@ class TorchRing:
         return TorchLane(self._device, self._slots, self.slot_bytes)
 
     def close(self) -> None:
-        """Nothing to free: slots belong to the lanes."""
+        """Do nothing, as slots belong to the lanes."""
 
 
 class TorchLane:
-    """See `lanes.RingLane`. Slots are pinned at their first use."""
+    """A lane in Python. See `lanes.RingLane`. Slots are pinned at their first use."""
 
     def __init__(self, device: Device, slots: int, slot_bytes: int) -> None:
         self._device = device
@@ -143,17 +143,17 @@ def _translated(call: Callable[[], T]) -> T:
 class CudaDevice:
     """CUDA through torch.
 
-    Slots are ordinary memory that is registered with CUDA. torch's own pinned memory is not used:
-    torch would cache it for the process's life.
+    Slots are ordinary memory that is registered with CUDA. torch's own pinned memory is not used,
+    because torch would cache it for the process's life.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._order = _cuda.Stream(device)
-        """Waits for each fence's stream, and does nothing else."""
+        """A stream that waits for each fence's stream, and does nothing else."""
         self._fence = _cuda.Event()
-        """What streams of callers had to do at all fences until now: a copy waits for earlier ones
-        too, of other streams, that it has not caught up with."""
+        """Stands for the work of callers' streams at all fences until now. A copy that waits for it
+        also waits for earlier fences, on whatever stream."""
         self._fences = 0
 
     def pin(self, size_bytes: int) -> torch.Tensor:
@@ -174,7 +174,7 @@ class CudaDevice:
         self._fences += 1
 
     def after_fence(self, stream: Any, seen: int) -> int:
-        """Let a stream wait for the last fence, unless that is the one numbered `seen`.
+        """Make a stream wait for the last fence, unless that is the one numbered `seen`.
 
         Returns:
             The last fence's number.
@@ -191,7 +191,7 @@ def _checked(code: Any) -> None:
 
 
 class _CudaSending:
-    """A CUDA stream, made the current one of the copying thread that constructs it."""
+    """A CUDA stream; constructing it makes it the current stream of the copying thread."""
 
     def __init__(self, device: CudaDevice, place: torch.device, slots: int) -> None:
         self._device = device

@@ -1,9 +1,9 @@
 """Run:ai's `DistributedStreamer`: the same reading for every rank of a node.
 
-Run:ai divides the reading among ranks and broadcasts it. Here the daemon has read each byte once
-already, so each rank takes what it asks for, and no process group is touched. With
-RUNAI_STREAMER_DIST=1 the ranks still end together: what fails in one fails in all. Used by one
-thread at a time in each rank.
+Run:ai divides the reading among ranks and broadcasts it. Here the daemon has already read each byte
+once, so each rank reads for itself and no process group is touched. With RUNAI_STREAMER_DIST=1 the
+ranks still end together: an error in one is an error in all. One thread at a time in each rank uses
+it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 RUNAI_STREAMER_CUDA_ALIGNMENT_ENV_VAR: Final = "RUNAI_STREAMER_CUDA_ALIGNMENT"
-"""Run:ai's constant for the alignment of what it broadcasts; here it may be set, for nothing."""
+"""Run:ai's variable for the alignment of broadcasts; it may be set and has no effect here."""
 DIST_ENV: Final = "RUNAI_STREAMER_DIST"
 DIST_TIMEOUT_ENV: Final = "RUNAI_STREAMER_DIST_TIMEOUT"
 DEFAULT_BROADCAST_TIMEOUT: Final = timedelta(seconds=600)
@@ -95,7 +95,7 @@ class RankGroup:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What is done inside succeeds in all ranks, or raises in all.
+        """Make the actions inside succeed in all ranks, or raise in all.
 
         Raises:
             RuntimeError: another rank failed, is gone or late; also a StreamerError if it failed.
@@ -147,7 +147,7 @@ class DistributedStreamer:
         self.file_streamer.__exit__(exc_type, exc_value, traceback)
 
     def get_group_size(self) -> int:
-        """Ranks of torch's default process group; 1 without one."""
+        """The number of ranks in torch's default process group; 1 without one."""
         if not dist.is_available() or not dist.is_initialized():
             return 1
         return dist.get_world_size()
@@ -175,15 +175,15 @@ class DistributedStreamer:
         is_distributed: bool,
         owned: bool = True,
     ) -> None:
-        """Begin to read; as `FileStreamer.stream_files`."""
+        """Begin to read, as `FileStreamer.stream_files` does."""
         self.set_is_distributed(is_distributed, device)
         self.file_streamer.stream_files(file_stream_requests, credentials, device, owned=owned)
 
     def ring_info(self) -> tuple[int, int, int] | None:
-        """None: there is no ring of buffers that tensors would have to be copied out of."""
+        """None: there is no ring of buffers that tensors must be copied out of."""
         return None
 
     def get_chunks(self) -> Iterator[Chunk]:
-        """What was asked for; as `FileStreamer.get_chunks`, and see `RankGroup`."""
+        """Yield ranges as `FileStreamer.get_chunks` does; ranks may fail together."""
         with self.ranks.together():
             yield from self.file_streamer.get_chunks()

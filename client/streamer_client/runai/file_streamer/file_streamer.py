@@ -1,7 +1,7 @@
 """Reading ranges of any files, with Run:ai's `FileStreamer` interface.
 
-Owns what a call means and at which call an error comes; which daemon or storage answers is left to
-`session.py`, how ranges are read to `ranges.py`. Used by one thread at a time.
+Owns the meaning of each call, and which call raises an error. `session.py` chooses the daemon or
+storage, and `ranges.py` reads. One thread at a time uses it.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ Chunk = tuple[int, int, torch.Tensor]
 
 
 class RunaiStreamerInvalidInputException(ConfigError):
-    """What was asked for cannot be streamed as it is."""
+    """The requested ranges cannot be streamed as they are."""
 
 
 class FileStreamer:
     """Reads ranges of files. A context manager: leaving it ends the reading.
 
-    Tensors that were handed out stay valid, and nothing else writes to their memory.
+    Tensors that were handed out stay valid, and nobody else writes to their memory.
     """
 
     def __init__(self) -> None:
@@ -71,17 +71,17 @@ class FileStreamer:
         allow_patterns: list[str] | None = None,
         ignore_patterns: list[str] | None = None,
     ) -> list[tuple[str, int]]:
-        """Paths or URIs under `prefix`, with their sizes in bytes; also outside the context.
+        """Paths or URIs under `prefix`, with sizes in bytes; callable outside the context.
 
         Args:
             prefix: a directory or an object-store prefix.
-            is_recursive: at any depth, or directly under `prefix` only.
-            allow_patterns: globs on whole paths; keep what any of them takes. An empty list
-                keeps all, as Run:ai's.
-            ignore_patterns: globs on whole paths; drop what any of them takes.
+            is_recursive: whether to list at any depth, or only directly under `prefix`.
+            allow_patterns: globs on whole paths; only matches are kept. An empty list keeps all, as
+                in Run:ai's streamer.
+            ignore_patterns: globs on whole paths; matches are dropped.
 
         Raises:
-            ValueError: it cannot be listed; also a StreamerError.
+            ValueError: the files cannot be listed; also a StreamerError.
         """
         with as_value_error():
             return list_files(
@@ -96,19 +96,20 @@ class FileStreamer:
         memory_limit: int | None = None,
         owned: bool = True,
     ) -> None:
-        """Begin to read ranges; `get_chunks` hands them out. Ends what was being read before.
+        """Begin to read ranges, which `get_chunks` hands out, and end any earlier reading.
 
         A file that cannot be read, or that ends before a range does, is an error of `get_chunks`.
 
         Args:
-            file_stream_requests: all of one kind of source.
-            credentials: win over the environment.
-            device: where the bytes are wanted; None is the CPU.
-            memory_limit: bytes to hold at once, in place of the environment's; see `Client.open`.
-            owned: accepted; each tensor is its caller's own either way.
+            file_stream_requests: the files and ranges, all of one kind of source.
+            credentials: used in place of the environment's.
+            device: device that the bytes are wanted on; None for the CPU.
+            memory_limit: bytes to hold at once, in place of the environment's limit; see
+                `Client.open`.
+            owned: accepted without effect; each tensor is always its caller's own.
 
         Raises:
-            ValueError: a device, an offset or a limit makes no sense; also a StreamerError.
+            ValueError: a device, an offset or a limit is impossible; also a StreamerError.
         """
         del owned
         if not self._entered:
@@ -134,7 +135,8 @@ class FileStreamer:
         device: torch.device,
         limit: int,
     ) -> None:
-        # Run:ai asks a store for bytes alone: an object of which none are wanted may be missing.
+        # Run:ai asks a store only for bytes, so an object of which no byte is wanted may be
+        # missing.
         files = list(
             dict.fromkeys(
                 path for path, request in requests if not is_remote(path) or any(request.sizes)
@@ -155,7 +157,7 @@ class FileStreamer:
         device: torch.device,
     ) -> list[Range]:
         ranges: list[Range] = []
-        places: Counter[int] = Counter()  # requests that share an id are counted on
+        places: Counter[int] = Counter()  # requests that share an id continue its count
         for path, request in requests:
             for start, size in zip(request.offsets, request.sizes, strict=True):
                 owner = (request.id, places[request.id])
@@ -169,7 +171,7 @@ class FileStreamer:
         return ranges
 
     def get_chunks(self) -> Iterator[Chunk]:
-        """What `stream_files` asked for: every range once, empty ones first, in file order.
+        """The ranges of `stream_files`: every range once, empty ones first, in file order.
 
         Raises:
             ValueError: a file could not be read or lacks a range, or the streamer is not open.
@@ -186,7 +188,7 @@ class FileStreamer:
                 return
             for index, tensor in self._stream.once():
                 yield (*owners[index], tensor)
-                del tensor  # the caller alone decides how long it lives
+                del tensor  # only the caller decides how long it lives
 
     def _end(self) -> None:
         stream, self._stream, self._owners = self._stream, None, []
@@ -204,7 +206,7 @@ def _check_offsets(path: str, request: FileChunks) -> None:
 
 
 def usable_device(device: Any) -> torch.device:
-    """The device as torch knows it; None is the CPU.
+    """The device as torch knows it; None means the CPU.
 
     Raises:
         RunaiStreamerInvalidInputException: torch knows no such device.
@@ -220,7 +222,7 @@ def usable_device(device: Any) -> torch.device:
 
 
 def host_or_device(device: Any) -> str:
-    """The device's name as torch writes it; None is the CPU. Raises as `usable_device`."""
+    """The device's name as torch writes it; None means the CPU. Raises as `usable_device` does."""
     return str(usable_device(device))
 
 
@@ -233,7 +235,7 @@ def check_one_kind(paths: Sequence[str]) -> None:
     """Check that all paths are files, or all objects of one kind of store.
 
     Raises:
-        RunaiStreamerInvalidInputException: naming the two kinds.
+        RunaiStreamerInvalidInputException: there are two kinds; the text names both.
     """
     kinds = sorted({scheme_of(path) for path in paths})
     if len(kinds) > 1:

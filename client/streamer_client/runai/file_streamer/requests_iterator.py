@@ -1,6 +1,6 @@
 """Ranges of one file that a caller wants read, and the error of a memory limit too small for one.
 
-Pure. The module has Run:ai's name, so that code which imports from it goes on to.
+Pure. The module has Run:ai's name, so that code which imports from it works unchanged.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from streamer_client.contract.errors import MemoryLimitError
 
 RUNAI_STREAMER_MEMORY_LIMIT_ENV_VAR_NAME: Final = "RUNAI_STREAMER_MEMORY_LIMIT"
 
-# Programs name Run:ai's variables by its constants. These size its buffers; here they may be set
-# and change nothing.
+# Programs use these constants to name Run:ai's variables, which size its buffers. Here the
+# variables may be set and have no effect.
 RUNAI_STREAMER_MAX_PADS_PER_BUFFER_ENV_VAR_NAME: Final = "RUNAI_STREAMER_MAX_PADS_PER_BUFFER"
 RUNAI_STREAMER_RING_BUFFERS_ENV_VAR_NAME: Final = "RUNAI_STREAMER_RING_BUFFERS"
 
 
 class RunaiStreamerMemoryLimitException(MemoryLimitError, ValueError):
-    """The caller's memory limit is smaller than one range that has to be in memory at once."""
+    """The caller's memory limit is smaller than one range, which must be in memory as a whole."""
 
 
 class FileChunks:
     """A file and the ranges to read from it, in any order; they may overlap and leave gaps.
 
     Args:
-        id: the caller's number for this file; `get_chunks` hands it out with each range.
-        path: a path, or a URI of an object.
+        id: the caller's number for this file; `get_chunks` yields it with each range.
+        path: a path, or the URI of an object.
         offsets: first byte of each range.
-        sizes: bytes of each range.
+        sizes: number of bytes of each range.
 
     Raises:
-        ValueError: there are not as many offsets as sizes.
+        ValueError: the number of offsets is not that of sizes.
     """
 
     def __init__(self, id: int, path: str, offsets: Sequence[int], sizes: Sequence[int]) -> None:  # noqa: A002  the name is Run:ai's
@@ -56,11 +56,11 @@ class FileChunks:
         return FileChunks(id, path, offsets, sizes)
 
     def total_size(self) -> int:
-        """Bytes of all ranges."""
+        """The number of bytes of all ranges."""
         return sum(self.sizes)
 
     def max_chunk_size(self) -> int:
-        """Bytes of the longest range."""
+        """The number of bytes of the longest range."""
         return max(self.sizes)
 
     def __repr__(self) -> str:
@@ -74,12 +74,13 @@ def check_memory_limit(limit_bytes: int, largest_bytes: int, origin: str) -> Non
     """Check that a limit leaves room for the largest range; -1 and 0 always do.
 
     Args:
-        limit_bytes: -1 no limit, 0 the smallest that works, else bytes.
-        largest_bytes: bytes of the largest range that is read.
+        limit_bytes: -1 for no limit, 0 for the smallest that works, or a number of bytes.
+        largest_bytes: number of bytes of the largest range that is read.
         origin: the parameter or variable that set the limit.
 
     Raises:
-        RunaiStreamerMemoryLimitException: naming both numbers and the origin.
+        RunaiStreamerMemoryLimitException: there is no room; the text names both numbers and the
+            origin.
     """
     if limit_bytes < -1 or 0 < limit_bytes < largest_bytes:
         raise RunaiStreamerMemoryLimitException(

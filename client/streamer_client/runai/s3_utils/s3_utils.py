@@ -1,7 +1,7 @@
-"""Credentials that a caller passes, the environment that says the same, and kinds of paths. Pure.
+"""Credentials that a caller passes, their form as variables, and kinds of paths. Pure.
 
-The module has Run:ai's name, so that code which imports from it goes on to. Files are listed and
-pulled by `listing` and `pulling`.
+The module has Run:ai's name, so that code which imports from it works unchanged. `listing` and
+`pulling` list and copy files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ENDPOINT_VARIABLES: Final = (
 
 
 class S3Credentials:
-    """An identity at an S3 store, its region and endpoint; a None is left to the environment."""
+    """An identity at an S3 store, its region and endpoint; None means the environment's."""
 
     def __init__(
         self,
@@ -51,8 +51,8 @@ def with_credentials(
 ) -> Mapping[str, str]:
     """The environment with the credentials in place of its own.
 
-    A key replaces key, token and profile together: a store refuses the key of one identity with
-    the token of another. No profile and no configuration file is read then.
+    A key replaces key, token and profile together, because a store refuses the key of one identity
+    with the token of another. No profile and no configuration file is read then.
     """
     if credentials is None:
         return environ
@@ -100,12 +100,12 @@ def is_azure_path(path: str) -> bool:
 
 
 def filter_allow(paths: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    """The paths that at least one glob takes."""
+    """The paths that match at least one glob."""
     return [path for path in paths if _matches(path, patterns)]
 
 
 def filter_ignore(paths: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    """The paths that no glob takes."""
+    """The paths that match no glob."""
     return [path for path in paths if not _matches(path, patterns)]
 
 
@@ -114,5 +114,5 @@ def _matches(path: str, patterns: Sequence[str]) -> bool:
 
 
 def removeprefix(s: str, prefix: str) -> str:
-    """The text without a prefix that it may have."""
+    """The text without the prefix, if it has it."""
     return s.removeprefix(prefix)

@@ -1,7 +1,8 @@
-"""What a safetensors header says of each tensor, before the tensor is read, as Run:ai tells it.
+"""The metadata of tensors in safetensors headers, in Run:ai's form, before tensors are read.
 
-Owns the metadata that callers see and the headers of a list of files; what a header may say is the
-contract's catalog. The module has Run:ai's name, so that code which imports from it goes on to.
+Owns the metadata that callers see, and the headers of a list of files. The contract's catalog
+defines what a header may say. The module has Run:ai's name, so that code which imports from it
+works unchanged.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Offsets:
         self.start, self.end = offsets
 
     def get_diff(self) -> int:
-        """Bytes between the two."""
+        """The number of bytes between `start` and `end`."""
         return self.end - self.start
 
 
@@ -56,8 +57,8 @@ class SafetensorMetadata:
     """One stored tensor.
 
     Args:
-        name: its name.
-        safetensorMetadata: its object in the header: `dtype`, `shape`, `data_offsets`.
+        name: name of the tensor.
+        safetensorMetadata: the tensor's object in the header: `dtype`, `shape`, `data_offsets`.
 
     Raises:
         ConfigError: the dtype is unknown, or shape and offsets disagree; also a ValueError.
@@ -81,19 +82,19 @@ class SafetensorMetadata:
             )
 
     def get_bytesize(self) -> int:
-        """Stored bytes."""
+        """The number of stored bytes."""
         return self.offsets.get_diff()
 
     def get_item_count(self) -> int:
-        """Elements, as the header counts them."""
+        """The number of elements, as the header counts them."""
         return prod(self.shape)
 
     def get_torch_dtype(self) -> torch.dtype:
-        """The dtype in which it is handed out."""
+        """The dtype in which the tensor is handed out."""
         return torch_form(self.dtype, tuple(self.shape))[0]
 
     def get_element_size(self) -> int:
-        """Bytes of one element of that dtype."""
+        """The number of bytes of one element in the dtype of `get_torch_dtype`."""
         return self.get_torch_dtype().itemsize
 
     def __repr__(self) -> str:
@@ -105,7 +106,7 @@ class SafetensorsMetadata:
 
     Args:
         blob: the header's JSON object.
-        offset: bytes of the file before its data section.
+        offset: number of bytes before the file's data section.
     """
 
     __slots__ = ("offset", "read_sizes", "tensors_metadata")
@@ -126,15 +127,15 @@ class SafetensorsMetadata:
         filenames: Sequence[str],
         s3_credentials: S3Credentials | None,
     ) -> list[SafetensorsMetadata]:
-        """The headers of files; nothing else of them is read.
+        """Read the headers of files, and nothing else of them.
 
         Args:
-            fs: an open streamer, through which they are read.
-            filenames: of one kind of source; a name may be there twice.
-            s3_credentials: win over the environment.
+            fs: an open streamer, which reads them.
+            filenames: files of one kind of source; a name may occur twice.
+            s3_credentials: used in place of the environment's.
 
         Raises:
-            ValueError: a file cannot be read, or is no safetensors file; also a StreamerError.
+            ValueError: a file cannot be read, or is not a safetensors file; also a StreamerError.
         """
         files = [os.fspath(name) for name in filenames]
         unique = list(dict.fromkeys(files))
@@ -171,7 +172,7 @@ def _header_object(catalog: ShardCatalog) -> tuple[dict[str, Any], int]:
 
 
 def metadata_of(catalog: ShardCatalog, names: frozenset[str] | None) -> list[SafetensorMetadata]:
-    """A shard's tensors, or the named ones of them, in file order."""
+    """A shard's tensors, or only the named ones, in file order."""
     described, _ = _header_object(catalog)
     return [
         SafetensorMetadata(name, one)
@@ -181,7 +182,7 @@ def metadata_of(catalog: ShardCatalog, names: frozenset[str] | None) -> list[Saf
 
 
 class Catalogs(NamedTuple):
-    """The headers of a feed's shards, and an error that comes when the tensors are read."""
+    """The headers of a feed's shards, and an error to raise when the tensors are read."""
 
     found: tuple[ShardCatalog, ...]
     later: SourceError | None
@@ -190,12 +191,12 @@ class Catalogs(NamedTuple):
 def catalogs_of(feed: Feed) -> Catalogs:
     """The headers of all shards.
 
-    An object that ends before its last tensor does is an error of the reading, as Run:ai has it,
-    which looks at the size of local files alone.
+    If an object ends before its last tensor does, the error comes when the tensors are read, as in
+    Run:ai's streamer. Only for local files does that streamer look at the size first.
 
     Raises:
-        CorruptCheckpoint: a shard is no safetensors file, or a local file has another size than
-            its header says.
+        CorruptCheckpoint: a shard is not a safetensors file, or a local file has another size than
+            its header tells.
     """
     try:
         return Catalogs(Headers(feed, unique=False).all(), None)
@@ -212,7 +213,7 @@ def catalogs_of(feed: Feed) -> Catalogs:
 
 
 def _as_declared(feed: Feed, shard: int) -> ShardCatalog:
-    """A header, of a file of the size that it speaks of."""
+    """A header, read as if the file had the size that the header tells."""
     uri, size_bytes = feed.shards[shard]
     prefix = _read(feed, shard, min(LENGTH_BYTES, size_bytes))
     header = _read(feed, shard, header_bytes(prefix, uri, size_bytes))
@@ -221,7 +222,7 @@ def _as_declared(feed: Feed, shard: int) -> ShardCatalog:
         stops = [one["data_offsets"][1] for name, one in described.items() if name != _METADATA_KEY]
         declared = len(header) + int(max(stops, default=0))
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
-        declared = size_bytes  # the contract's own reading says what is wrong with it
+        declared = size_bytes  # the contract's parser then says what is wrong
     return parse_header(header, uri, max(declared, size_bytes))
 
 
@@ -237,10 +238,10 @@ def prepare_request(
     paths: Sequence[str],
     s3_credentials: S3Credentials | None,
 ) -> list[tuple[int, list[SafetensorMetadata], list[int]]]:
-    """For each file: bytes before its data section, its tensors, and the bytes of each.
+    """For each file: the bytes before its data section, its tensors, and the size of each.
 
     Raises:
-        ValueError: as `SafetensorsMetadata.from_files`.
+        ValueError: as in `SafetensorsMetadata.from_files`.
     """
     return [
         (one.offset, one.tensors_metadata, one.read_sizes)
@@ -249,7 +250,7 @@ def prepare_request(
 
 
 def get_safetensors_dtype_map() -> dict[str, torch.dtype]:
-    """The torch dtype of each dtype that a header may name and this torch has."""
+    """The torch dtype for each dtype of safetensors that this torch has."""
     known = {}
     for name in DTYPE_BITS:
         with suppress(ConfigError):
@@ -261,21 +262,21 @@ safetensors_to_torch_dtype: Final = get_safetensors_dtype_map()
 
 
 def element_size_of(torch_dtype: torch.dtype) -> int:
-    """Bytes of one element."""
+    """The number of bytes of one element."""
     return torch_dtype.itemsize
 
 
 def requires_alignment_copy(buffer: torch.Tensor, tensor_metadata: SafetensorMetadata) -> bool:
-    """Whether the bytes begin where no element of the tensor's dtype may begin."""
+    """Whether the bytes begin at an address that is not aligned for the tensor's dtype."""
     return buffer.data_ptr() % tensor_metadata.get_element_size() != 0
 
 
 def create_torch_tensor(buffer: torch.Tensor, tensor_metadata: SafetensorMetadata) -> torch.Tensor:
-    """The tensor that a range's bytes are; it shares their memory.
+    """Make a tensor of a range's bytes; it shares their memory.
 
     Args:
-        buffer: `uint8`, as many as the tensor has bytes, of any shape.
-        tensor_metadata: what the header says of it.
+        buffer: the bytes as `uint8`, in any shape, as many as the tensor has.
+        tensor_metadata: the tensor's metadata in the header.
 
     Raises:
         RuntimeError: the bytes are too many, too few or not aligned.

@@ -1,9 +1,9 @@
-"""Streaming safetensors files, with Run:ai's `SafetensorsStreamer` interface, and its mirror.
+"""Streaming safetensors files with Run:ai's `SafetensorsStreamer`, and mirroring models.
 
-Owns which tensors of which files are wanted and at which call an error comes; `ranges.py` reads
-them. Tests of other people replace `pull_files` in this module and expect `ObjectStorageModel` to
-call theirs, so that class is here, and `model_directory.py` has the turns of processes. Used by one
-thread at a time.
+Owns which tensors of which files are wanted, and which call raises an error; `ranges.py` reads.
+Other projects' tests replace `pull_files` in this module and expect `ObjectStorageModel` to call
+theirs. So that class is here, while `model_directory.py` lets processes take turns. One thread at a
+time uses it.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ _NOT_OPEN: Final = "the streamer is not open; use it as `with SafetensorsStreame
 
 
 class ObjectStorageModel:
-    """Files of a model in an object store, mirrored to a directory.
+    """A model's files in an object store, mirrored to a directory.
 
-    A context manager. The first process that comes brings the files; others wait for it and find
-    them there. Left without error the directory counts as complete, else the next process begins
-    anew.
+    A context manager. The first process brings the files; others wait for it and find them there.
+    The directory counts as complete when the block is left without error; otherwise the next
+    process begins anew.
 
     Args:
-        model_path: the model's prefix.
-        dst: the directory; see `ModelDirectory` for which are refused.
-        s3_credentials: win over the environment.
+        model_path: prefix of the model.
+        dst: the directory; see `ModelDirectory` for those that are refused.
+        s3_credentials: used in place of the environment's.
 
     Raises:
         ValueError: `model_path` is in no object store, or `dst` cannot be this model's own
@@ -91,7 +91,7 @@ class ObjectStorageModel:
         allow_pattern: list[str] | None = None,
         ignore_pattern: list[str] | None = None,
     ) -> None:
-        """Bring files; see `pull_files`. Does nothing where the directory is complete."""
+        """Copy files, as the function `pull_files` does, unless the directory is complete."""
         if not self._skip:
             pull_files(self._model_path, self.dir, allow_pattern, ignore_pattern, self._credentials)
 
@@ -117,22 +117,23 @@ class ObjectStorageModel:
 
 
 class SafetensorsStreamer:
-    """Streams tensors out of safetensors files. A context manager: leaving it ends the reading.
+    """Streams tensors from safetensors files. A context manager: leaving it ends the reading.
 
     Tensors that were handed out stay valid as long as they are referenced, also after the end.
     """
 
     def __init__(self) -> None:
         self.files_to_tensors_metadata: dict[int, list[SafetensorMetadata]] = {}
-        """The place of a file in `paths` to its wanted tensors; there once `stream_files` is."""
+        """The wanted tensors of each file, by the file's place in `paths`; set by `stream_files`.
+        """
         self.total_size = 0
-        """Bytes of all wanted tensors. Both stay after the streamer was left."""
+        """The number of bytes of all wanted tensors. It stays after the streamer was left."""
         self.device_str: str | None = None
         self.start_time: float | None = None
         self.file_streamer = DistributedStreamer()
-        """What reads the files; it is opened and closed with this streamer."""
+        """Reads the files; it is opened and closed with this streamer."""
         self.unaligned_copies = 0
-        """Tensors that had to be copied to be aligned; always 0, as in no case they are."""
+        """How many tensors had to be copied for alignment; always 0, as none have to be."""
         self._entered = False
         self._stream: RangeStream | None = None
         self._names: list[str] = []
@@ -162,7 +163,7 @@ class SafetensorsStreamer:
         tensor_names: Collection[str] | None = None,
         owned: bool = True,
     ) -> None:
-        """Begin to read one file; as `stream_files`."""
+        """Begin to read one file, as `stream_files` does."""
         self.stream_files(
             [path],
             s3_credentials=s3_credentials,
@@ -181,20 +182,20 @@ class SafetensorsStreamer:
         tensor_names: Collection[str] | None = None,
         owned: bool = True,
     ) -> None:
-        """Begin to read; `get_tensors` hands the tensors out. Ends what was being read before.
+        """Begin to read tensors, which `get_tensors` hands out, and end any earlier reading.
 
         Args:
             paths: files or objects, all of one kind of source.
-            s3_credentials: win over the environment.
-            device: where the tensors are wanted, `cpu` or `cuda:N`; None is the CPU.
-            is_distributed: the daemon reads once for all ranks either way; with
-                RUNAI_STREAMER_DIST=1, ranks that say so fail together.
-            tensor_names: only these, each of which must be in exactly one file; None is all.
-            owned: accepted; each tensor is its caller's own either way.
+            s3_credentials: used in place of the environment's.
+            device: device that the tensors are wanted on, `cpu` or `cuda:N`; None for the CPU.
+            is_distributed: has no effect on reading, since the daemon reads once for all ranks;
+                with RUNAI_STREAMER_DIST=1, ranks that set it fail together.
+            tensor_names: names of the only tensors to read, each in exactly one file; None for all.
+            owned: accepted without effect; each tensor is always its caller's own.
 
         Raises:
-            ValueError: a file cannot be read or is no safetensors file, or a name is in none or in
-                several; a StreamerError too where it is about files.
+            ValueError: a file cannot be read or is not a safetensors file, or a name is in no file
+                or in several. An error about files is also a StreamerError.
         """
         del owned
         if not self._entered:
@@ -220,7 +221,7 @@ class SafetensorsStreamer:
         names: frozenset[str] | None,
     ) -> None:
         unique = list(dict.fromkeys(files))
-        # Views of whole shards cost no copy; of a few tensors, only their blocks are read.
+        # Views of whole shards need no copy. For a few tensors, only their blocks are read instead.
         hold = names is None and device.type == "cpu"
         limit, origin = told_memory_limit(os.environ, None)
         check_memory_limit(limit, 0, origin)
@@ -267,7 +268,7 @@ class SafetensorsStreamer:
         ]
 
     def get_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """What `stream_files` asked for: each tensor once, with its name, in file order.
+        """The wanted tensors: each once, with its name, in file order.
 
         Raises:
             ValueError: a file could not be read to its end; also a StreamerError.
@@ -284,7 +285,7 @@ class SafetensorsStreamer:
             for index, tensor in stream.once():
                 handed_out = True
                 yield names[index], tensor
-                del tensor  # the caller alone decides how long it lives
+                del tensor  # only the caller decides how long it lives
         if handed_out:
             self._report(stream.route)
 

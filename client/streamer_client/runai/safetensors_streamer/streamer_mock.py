@@ -1,7 +1,7 @@
-"""A directory in the place of an object store, for tests of code that streams from one.
+"""A directory that stands for an object store, for tests of code that streams from one.
 
-Owns the mapping of `s3://` and `gs://` URIs to paths and the three functions that tests put in the
-place of the API's own. The module has Run:ai's name, as vLLM's tests import it.
+Owns the mapping of `s3://` and `gs://` URIs to paths, and the three functions with which tests
+replace those of the API. The module has Run:ai's name, as vLLM's tests import it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from streamer_client.runai.safetensors_streamer.safetensors_streamer import Safe
 
 
 class StreamerPatcher:
-    """Answers for object stores out of a directory.
+    """Answers for object stores from a directory.
 
     Args:
-        local_bucket_path: the directory that holds what every bucket would.
+        local_bucket_path: the directory that stands for every bucket.
     """
 
     class MockSafetensorsStreamer(SafetensorsStreamer):
@@ -31,7 +31,7 @@ class StreamerPatcher:
             self.patcher = patcher
 
         def stream_files(self, paths: Sequence[str], *args: Any, **kwargs: Any) -> None:
-            """As `SafetensorsStreamer.stream_files`."""
+            """Begin to read, as `SafetensorsStreamer.stream_files` does."""
             files = [self.patcher.convert_remote_path_to_local_path(path) for path in paths]
             super().stream_files(files, *args, **kwargs)
 
@@ -43,7 +43,7 @@ class StreamerPatcher:
         return is_s3_path(path) or is_gs_path(path)
 
     def convert_remote_path_to_local_path(self, path: str) -> str:
-        """Where an object is: its key below the directory. Other paths stay as they are."""
+        """The path of an object: its key below the directory. Other paths stay as they are."""
         if not self.is_remote_path(path):
             return path
         _, _, key = path.partition("://")[2].partition("/")
@@ -52,7 +52,7 @@ class StreamerPatcher:
     def convert_local_path_to_mocked_remote_path(
         self, local_path_result: str, original_remote_path: str
     ) -> str:
-        """The URI of a file below the directory, in the bucket of the URI that was asked for."""
+        """The URI of a file below the directory, in the bucket of the requested URI."""
         scheme, _, rest = original_remote_path.partition("://")
         key = os.path.relpath(local_path_result, self.local_path)
         return f"{scheme}://{rest.partition('/')[0]}/{key}"
@@ -60,7 +60,7 @@ class StreamerPatcher:
     def shim_list_safetensors(
         self, path: str, s3_credentials: S3Credentials | None = None
     ) -> list[str]:
-        """As `list_safetensors`."""
+        """List files as `list_safetensors` does."""
         if not self.is_remote_path(path):
             return list_safetensors(path, s3_credentials)
         return [
@@ -76,10 +76,10 @@ class StreamerPatcher:
         ignore_pattern: list[str] | None = None,
         s3_credentials: S3Credentials | None = None,
     ) -> None:
-        """As `pull_files`, of object-store prefixes alone. Empty lists of patterns take all.
+        """Copy files as `pull_files` does, but only from object stores. Empty patterns match all.
 
         Raises:
-            NotImplementedError: `model_path` is no URI that the directory answers for.
+            NotImplementedError: `model_path` is not a URI that the directory answers for.
         """
         del s3_credentials
         if not self.is_remote_path(model_path):
@@ -99,6 +99,6 @@ class StreamerPatcher:
     def create_mock_streamer(
         self, *args: Any, **kwargs: Any
     ) -> StreamerPatcher.MockSafetensorsStreamer:
-        """A streamer to put in the place of `SafetensorsStreamer`."""
+        """Make a streamer that stands for `SafetensorsStreamer`."""
         del args, kwargs
         return self.MockSafetensorsStreamer(self)

@@ -1,4 +1,4 @@
-"""`az://`: Azure Blob Storage, and Azurite.
+"""`az://`: Azure Blob Storage and its emulator Azurite.
 
 `kind.py` describes this kind to the registry, and `storage.py` lists and opens blobs.
 `environment.py` runs in the client's process and resolves the variables that the daemon's workers

@@ -1,4 +1,4 @@
-"""Azure's connection strings, taken apart. Pure.
+"""Parses Azure's connection strings. Pure.
 
 https://learn.microsoft.com/azure/storage/common/storage-configure-connection-string
 """
@@ -17,7 +17,7 @@ DEFAULT_SUFFIX: Final = "core.windows.net"
 
 @dataclass(frozen=True, slots=True)
 class ConnectionString:
-    """The parts of a connection string; a part that it does not name is empty."""
+    """The parts of a connection string; a part that is missing there is empty."""
 
     endpoint: str
     account: str = ""
@@ -30,7 +30,7 @@ def connection_string(text: str) -> ConnectionString:
 
     Raises:
         ConfigError: `text` is no connection string, or names no account. The error does not repeat
-            it, because it may hold a key.
+            the text, because it may hold a key.
     """
     fields = _fields(text)
     account = fields.get("accountname", "")

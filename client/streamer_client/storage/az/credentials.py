@@ -1,8 +1,8 @@
 """Makes short-lived signatures and access tokens with Azure's own libraries.
 
-Runs in the client's process, where account keys and logins stay: the daemon is sent only what is
-made here. The functions import azure-storage-blob or azure-identity when they are called, so that a
-client which needs neither does without them.
+Runs in the client's process, where account keys and logins stay: only the secrets that this module
+makes are sent to the daemon. The functions import azure-storage-blob or azure-identity when they
+are called, so that a client which needs neither does without them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ShortLived:
 
     secret: str = field(repr=False)
     expiry: dt.datetime
-    """In UTC."""
+    """The end of its validity, in UTC."""
 
 
 def signature(account: str, key: str, container: str, now: dt.datetime) -> ShortLived:
@@ -80,6 +80,6 @@ def token(uri: str) -> ShortLived:
 
 
 def _tried(error: Exception) -> str:
-    """What azure-identity tried, in one line, without its links and repetitions."""
+    """The credentials that azure-identity tried, in one line, without links and repetitions."""
     lines = [line.strip() for line in str(error).splitlines() if ": " in line]
     return "; ".join(lines)[:1000] or type(error).__name__

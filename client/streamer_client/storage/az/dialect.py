@@ -17,8 +17,8 @@ from streamer_client.storage.http.retry import Transient
 from streamer_client.storage.xml import Element, NotXml, parse_xml
 
 API_VERSION: Final = "2019-12-12"
-"""The first version of the API that reports versions of blobs; what is used here has not changed
-since."""
+"""The first version of the API that reports versions of blobs. The parts that are used here have
+not changed since."""
 
 _PASSING: Final = frozenset(
     {"ServerBusy", "InternalError", "OperationTimedOut", "AccountBeingCreated"}
@@ -51,11 +51,11 @@ class AzDialect:
         return replace(request, url=url, headers=headers)
 
     def refusal(self, request: Request, sent: Request, answer: Answer) -> Verdict:
-        """What a refusal of Azure's means; see `Dialect`."""
+        """Judge a refusal of Azure's; see `Dialect`."""
         error = _error_element(answer)
         code = answer.headers.get("x-ms-error-code") or error.value("Code")
         detail = error.value("AuthenticationErrorDetail")
-        # Further lines of the message repeat the request id and the time, which headers tell.
+        # Further lines of the message repeat the request id and the time, which headers tell, too.
         words = (error.value("Message").strip().partition("\n")[0].strip(), detail)
         told = ErrorDetail(code, " ".join(word for word in words if word))
         text = refusal_text(sent, answer, told)
@@ -80,7 +80,7 @@ class AzDialect:
 
 
 def _error_element(answer: Answer) -> Element:
-    """The `<Error>` of a refusal; an empty one where the body is not Azure's (a proxy's page)."""
+    """The `<Error>` of a refusal; an empty one if the body is not Azure's (a proxy's page)."""
     try:
         root = parse_xml(answer.body.removeprefix(b"\xef\xbb\xbf"))
     except NotXml:

@@ -43,7 +43,7 @@ KEYS: Final = ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY")
 SUFFIX: Final = "AZURE_STORAGE_ENDPOINT_SUFFIX"
 
 RENEW_BEFORE: Final = dt.timedelta(minutes=10)
-"""How long a secret is valid at least when it is sent."""
+"""How long a secret must still be valid when it is sent."""
 
 
 class AzEnvironment:
@@ -86,7 +86,7 @@ class AzEnvironment:
         return found
 
     def _account(self) -> ConnectionString:
-        """What the variables say, in the form of a connection string."""
+        """The account as the variables describe it, in the form of a connection string."""
         text = self._get(VARIABLE)
         if text:
             return connection_string(text)
@@ -103,7 +103,7 @@ class AzEnvironment:
         return next(filter(None, values), "")
 
     def _short_lived(self, make: Callable[[], ShortLived]) -> str:
-        """The last secret, or a new one where the last is about to expire."""
+        """The last secret, or a new one if the last is about to expire."""
         if self._last is None or self._last.expiry - self._clock() < RENEW_BEFORE:
             try:
                 self._last = make()

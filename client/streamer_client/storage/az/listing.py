@@ -20,14 +20,14 @@ class MarkedPage:
 
     page: Page
     marker: str
-    """Empty after the last page."""
+    """The position of the next page; empty after the last page."""
 
 
 def parse_page(uri: ObjectUri, endpoint: str, body: bytes) -> MarkedPage:
-    """One page of a listing with metadata.
+    """Parse one page of a listing with metadata.
 
     Raises:
-        SourceError: the answer is something else.
+        SourceError: the answer is no listing.
     """
     try:
         root = parse_xml(body)
@@ -54,11 +54,11 @@ def _object(blob: Element, endpoint: str) -> ListedObject:
 
 
 def _is_directory(blob: Element) -> bool:
-    """Whether a blob stands for a directory; accounts with a hierarchical namespace list such."""
+    """Whether a blob stands for a directory, as in accounts with a hierarchical namespace."""
     if blob.value("Name").endswith("/"):
         return True
     metadata = next(blob.all("Metadata"), Element("Metadata"))
-    # The service is known to capitalise names of metadata at times.
+    # The service sometimes capitalises the names of metadata.
     flags = (field.text for field in metadata.children if field.name.lower() == "hdi_isfolder")
     return "true" in flags
 

@@ -1,4 +1,4 @@
-"""What a user can do about each error code of Azure's. Pure."""
+"""The user's remedy for each error code of Azure's. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from streamer_client.storage.http.dialect import Request
 
 
 def remedy(settings: AzSettings, request: Request, code: str) -> str:
-    """What to do, for the end of an error's text; `code` is Azure's own word, empty without one."""
+    """The remedy at the end of an error's text; `code` is Azure's own word, or empty."""
     match code:
         case "ContainerNotFound":
             return "check the container's name for typing errors, and whether it is this account's"

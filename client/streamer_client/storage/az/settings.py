@@ -1,4 +1,4 @@
-"""What an environment says about Azure Blob Storage. Parsed once, at the edge. Pure.
+"""The settings of Azure Blob Storage in an environment, parsed once, at the edge. Pure.
 
 | variable | meaning |
 |---|---|
@@ -7,7 +7,7 @@
 | `STREAMER_AZURE_BEARER` | the access token that requests carry, if any |
 | `STREAMER_AZURE_ANONYMOUS` | 1: no credentials, for public containers |
 
-`environment.py` resolves what else a user may set (account, key, connection string) into these.
+`environment.py` turns the user's other variables (account, key, connection string) into these.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from streamer_client.storage.http.urls import check_bearer, parse_endpoint
 
 
 def expiry_of(sas: str) -> dt.datetime | None:
-    """When a signature expires, in UTC; None where only a stored access policy says so.
+    """The time at which a signature expires, in UTC; None if only a stored access policy has it.
 
     Args:
         sas: a query without its question mark.
@@ -47,12 +47,12 @@ ANONYMOUS: Final = "STREAMER_AZURE_ANONYMOUS"
 
 @dataclass(frozen=True, slots=True)
 class AzSettings:
-    """How an account is reached, and with which credentials."""
+    """The way to reach an account, and the credentials for it."""
 
     endpoint: str
-    """Holds the account in the host's name or, with Azurite, in the path."""
+    """The blob endpoint; it names the account in the host's name or, for Azurite, in the path."""
     sas: str = field(default="", repr=False)
-    """A query without its question mark; empty: URLs are not signed."""
+    """A signature as a query without its question mark; if empty, URLs are not signed."""
     bearer: str = field(default="", repr=False)
     http: HttpSettings = field(default_factory=HttpSettings)
     policy: RetryPolicy = field(default_factory=RetryPolicy)

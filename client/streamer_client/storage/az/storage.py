@@ -1,8 +1,8 @@
 """Azure Blob Storage as a kind of source: looking at, listing and opening blobs.
 
-`prefixes.py` finds the shards, `http/reader.py` reads them. Runs in the daemon's fetch workers and,
-without a daemon, in the client. It reads the environment that the client sent with the open, never
-the variables of its own process.
+`prefixes.py` finds the shards, `http/reader.py` reads them. Runs in the daemon's workers and,
+without a daemon, in the client. It reads only the environment that the client sent with the open,
+never the variables of its own process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class AzStorage(PrefixStorage):
     """Blobs of one account, read with the credentials of one client.
 
     Args:
-        environment: what the client sent; see `settings.py`.
+        environment: the environment that the client sent; see `settings.py`.
         waits: clock and sleep, for tests.
         page_keys: how many blobs one page of a listing holds at most; Azure's own bound is 5000.
 
@@ -55,7 +55,7 @@ class AzStorage(PrefixStorage):
         """Open a blob for reading; a HEAD is sent only where its ETag is not strong.
 
         Raises:
-            SourceChanged: it is no longer what `shard.identity` says, or it vanished.
+            SourceChanged: the blob is no longer the one of `shard.identity`, or has vanished.
             SourceForbidden: the credentials do not allow reading it.
         """
         request = self._head(az_uri(shard.uri))

@@ -1,6 +1,6 @@
 """`az://container/blob`, and the URLs that lead to it. Pure.
 
-The account is no part of the URI: variables name it, as with Run:ai's streamer.
+The account is no part of the URI: variables name the account, as for Run:ai's streamer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def az_uri(text: str) -> ObjectUri:
     """Parse a source or shard.
 
     Raises:
-        ConfigError: it is not `az://container/blob`, or holds a signature, which would be shown.
+        ConfigError: the text is not `az://container/blob`, or holds a signature, which would be
+            shown.
     """
     container, key = split_uri(text, SCHEME)
     if _SIGNED.search(key):
@@ -42,10 +43,10 @@ def az_uri(text: str) -> ObjectUri:
 
 
 def blob_url(endpoint: str, uri: ObjectUri) -> str:
-    """Where a blob is."""
+    """The URL of a blob."""
     return f"{endpoint}/{quote(uri.bucket)}/{quote(uri.key, safe='/~')}"
 
 
 def listing_url(endpoint: str, uri: ObjectUri, query: Mapping[str, str]) -> str:
-    """Where a container's blobs are listed."""
+    """The URL at which a container's blobs are listed."""
     return f"{endpoint}/{quote(uri.bucket)}?{urlencode(query, quote_via=quote, safe='')}"

@@ -1,4 +1,4 @@
-"""Access tokens from google-auth: of a credential file, gcloud's login or the metadata server.
+"""Access tokens from google-auth: from a credential file, gcloud's login or a metadata server.
 
 Runs in the client's process. Importing this module imports google-auth; `environment.py` does so
 when a token is first needed.
@@ -22,15 +22,15 @@ from streamer_client.storage.gs.settings import ANONYMOUS, BEARER, USER_PROJECT
 logger = logging.getLogger(__name__)
 
 SCOPES: Final = ("https://www.googleapis.com/auth/devstorage.read_only",)
-"""All that the token can be used for, whatever the account may do."""
+"""The only use of the token, whatever rights the account has."""
 
 
 class GoogleCredentials:
     """Credentials that are found once, and whose token is renewed when it is about to expire.
 
     Args:
-        uri: the source, for errors.
-        file: a credential file; empty: Application Default Credentials.
+        uri: the source, for the text of errors.
+        file: a credential file; if empty, Application Default Credentials are used.
     """
 
     def __init__(self, uri: str, file: str) -> None:
@@ -40,7 +40,7 @@ class GoogleCredentials:
         self._credentials: Credentials | None = None
 
     def variables(self) -> dict[str, str]:
-        """The token and project as sent with an open, and `universe`; empty where none is found.
+        """The token, project and `universe` to send with an open; empty without credentials.
 
         Raises:
             SourceForbidden: credentials are configured and could not be obtained.

@@ -16,7 +16,7 @@ from streamer_client.storage.http.retry import Transient
 _PASSING: Final = frozenset(
     {"rateLimitExceeded", "userRateLimitExceeded", "backendError", "internalError"}
 )
-"""Reasons of refusals that may pass by themselves, whatever their status (403 among them)."""
+"""Reasons of refusals that may pass by themselves, whatever their status (even 403)."""
 
 
 class GsDialect:
@@ -35,7 +35,7 @@ class GsDialect:
         return replace(request, headers=headers)
 
     def refusal(self, request: Request, sent: Request, answer: Answer) -> Verdict:
-        """What a refusal of Cloud Storage's means; see `Dialect`."""
+        """Judge a refusal of Cloud Storage's; see `Dialect`."""
         told = told_by(answer)
         text = refusal_text(sent, answer, told)
         if told.code in _PASSING:

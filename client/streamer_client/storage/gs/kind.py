@@ -19,7 +19,7 @@ def _storage(environment: Mapping[str, str]) -> Storage:
 KIND: Final = SourceKind(
     storage=_storage,
     environment=GsEnvironment,
-    # The name of an object may have ? and = in it, so nothing after a ? is taken for a secret.
+    # An object's name may have ? and = in it, so no text after a ? is taken for a secret.
     public_uri=without_user,
     late_modules=("streamer_client.storage.gs.storage",),
     is_object_store=True,

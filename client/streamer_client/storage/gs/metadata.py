@@ -18,10 +18,10 @@ LISTING_FIELDS = "items(name,size,generation,contentEncoding),prefixes,nextPageT
 
 
 class ObjectMetadata(msgspec.Struct, rename="camel", frozen=True):
-    """What proves an object's content: each content has a generation of its own."""
+    """The metadata that prove an object's content: each content has its own generation."""
 
     size: str
-    """Decimal; the API writes 64-bit numbers as strings."""
+    """The size in decimal digits, as the API writes 64-bit numbers as strings."""
     generation: str
     content_encoding: str = ""
 
@@ -40,7 +40,7 @@ class Item(msgspec.Struct, rename="camel", frozen=True):
 
     @property
     def metadata(self) -> ObjectMetadata | None:
-        """What the object's own metadata would be; None where the listing does not tell."""
+        """The object's metadata as far as the listing has them; None if it lacks a part."""
         numbers = (self.size, self.generation)
         if not all(_NUMBER.fullmatch(number) for number in numbers) or int(self.generation) == 0:
             return None
@@ -69,7 +69,7 @@ class _Refusal(msgspec.Struct):
 
 
 def object_metadata(about: str, body: bytes) -> ObjectMetadata:
-    """The metadata of one object.
+    """Parse the metadata of one object.
 
     Raises:
         SourceError: the answer is something else.
@@ -84,7 +84,7 @@ def object_metadata(about: str, body: bytes) -> ObjectMetadata:
 
 
 def listing(about: str, body: bytes) -> Listing:
-    """One page of a listing.
+    """Parse one page of a listing.
 
     Raises:
         SourceError: the answer is something else.
@@ -96,7 +96,7 @@ def listing(about: str, body: bytes) -> Listing:
 
 
 def told_by(answer: Answer) -> ErrorDetail:
-    """What a refusal says, mostly in JSON; in plain text where an object's content was wanted."""
+    """The store's words in a refusal: mostly JSON, or plain text after a request for content."""
     try:
         error = msgspec.json.decode(answer.body, type=_Refusal).error
     except msgspec.DecodeError:

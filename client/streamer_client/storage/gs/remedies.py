@@ -1,4 +1,4 @@
-"""What a user can do about what Google Cloud Storage says. Pure."""
+"""The user's remedy for each refusal of Google Cloud Storage. Pure."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _LOOKED: Final = (
 
 
 def remedy(settings: GsSettings, request: Request, told: ErrorDetail) -> str:
-    """What to do, for the end of an error's text.
+    """The remedy at the end of an error's text.
 
     Args:
-        settings: how the store was asked.
-        request: what was asked for.
+        settings: the settings of the request.
+        request: the request that was refused.
         told: the store's own words.
     """
     message = told.message.lower()

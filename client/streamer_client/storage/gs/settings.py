@@ -1,4 +1,4 @@
-"""What an environment says about Google Cloud Storage. Parsed once, at the edge. Pure.
+"""The settings of Google Cloud Storage in an environment, parsed once, at the edge. Pure.
 
 | variable | meaning |
 |---|---|
@@ -7,7 +7,7 @@
 | `GOOGLE_CLOUD_QUOTA_PROJECT` | the project that is billed, for buckets whose reader pays |
 | `RUNAI_STREAMER_GCS_USE_ANONYMOUS_CREDENTIALS` | 1: no credentials, for public buckets |
 
-`environment.py` resolves what else a user may set (credential files, emulators) into these.
+`environment.py` turns the user's other variables (credential files, emulators) into these.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ DEFAULT_ENDPOINT: Final = "https://storage.googleapis.com"
 
 @dataclass(frozen=True, slots=True)
 class GsSettings:
-    """How the store is reached, and with which credentials."""
+    """The way to reach the store, and the credentials for it."""
 
     endpoint: str = DEFAULT_ENDPOINT
     bearer: str = field(default="", repr=False)
-    """Empty: requests are anonymous."""
+    """The access token; if empty, requests are anonymous."""
     anonymous: bool = False
-    """Whether the user asked for no credentials; False where merely none were found."""
+    """Whether the user asked for no credentials; False if merely none were found."""
     user_project: str = ""
     http: HttpSettings = field(default_factory=HttpSettings)
     policy: RetryPolicy = field(default_factory=RetryPolicy)

@@ -1,8 +1,8 @@
 """Google Cloud Storage as a kind of source: looking at, listing and opening objects.
 
-`prefixes.py` finds the shards, `http/reader.py` reads them. Runs in the daemon's fetch workers and,
-without a daemon, in the client. It reads the environment that the client sent with the open, never
-the variables of its own process.
+`prefixes.py` finds the shards, `http/reader.py` reads them. Runs in the daemon's workers and,
+without a daemon, in the client. It reads only the environment that the client sent with the open,
+never the variables of its own process.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class GsStorage(PrefixStorage):
     """Objects of one store, read with the credentials of one client.
 
     Args:
-        environment: what the client sent; see `settings.py`.
+        environment: the environment that the client sent; see `settings.py`.
         waits: clock and sleep, for tests.
 
     Raises:
@@ -56,11 +56,11 @@ class GsStorage(PrefixStorage):
         )
 
     def open(self, shard: StoredShard) -> ObjectReader:
-        """Open an object for reading; each read names the generation, so that nothing is asked.
+        """Open an object for reading, without a request: each read names the generation.
 
         Raises:
-            SourceChanged: `shard.identity` is none of this store's.
-            SourceError: it is stored compressed, so that its ranges are not those of the file.
+            SourceChanged: `shard.identity` is not one of this store's.
+            SourceError: the object is stored compressed, so its ranges are not those of the file.
         """
         generation = self._generation(shard)
         query = {"alt": "media", "ifGenerationMatch": generation}
@@ -102,7 +102,7 @@ class GsStorage(PrefixStorage):
         return ListedObject(item.name, found.size_bytes, self._identity(found))
 
     def _identity(self, found: ObjectMetadata) -> str:
-        """What stands for a content: its generation, and its encoding where it has one."""
+        """The text that identifies a content: its generation, and its encoding if it has one."""
         plain = leaves_bytes_alone(found.content_encoding)
         encoding = "" if plain else f" {found.content_encoding}"
         return f"{KIND}:{self._endpoint} {found.size_bytes} {found.generation}{encoding}"
@@ -112,7 +112,7 @@ class GsStorage(PrefixStorage):
 
         Raises:
             SourceChanged: the identity was made for another endpoint or by another program.
-            SourceError: it is stored compressed.
+            SourceError: the object is stored compressed.
         """
         start = f"{KIND}:{self._endpoint} {shard.size_bytes} "
         generation, _, encoding = shard.identity.removeprefix(start).partition(" ")

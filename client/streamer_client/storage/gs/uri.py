@@ -1,7 +1,7 @@
 """`gs://bucket/object`, and the URLs of the JSON API that lead to it. Pure.
 
-https://cloud.google.com/storage/docs/request-endpoints#encoding: an object's name is one segment of
-the path, its slashes encoded like everything else.
+An object's name is one segment of the path, with its slashes encoded like everything else:
+https://cloud.google.com/storage/docs/request-endpoints#encoding
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def gs_uri(text: str) -> ObjectUri:
     """Parse a source or shard.
 
     Raises:
-        ConfigError: it is not `gs://bucket/object`.
+        ConfigError: the text is not `gs://bucket/object`.
     """
     bucket, key = split_uri(text, SCHEME)
     if not _BUCKET.fullmatch(bucket):
@@ -33,17 +33,17 @@ def gs_uri(text: str) -> ObjectUri:
 
 
 def object_url(endpoint: str, uri: ObjectUri, query: Mapping[str, str]) -> str:
-    """Where an object's metadata, or with `alt=media` its content, is."""
+    """The URL of an object's metadata or, with `alt=media`, of its content."""
     return f"{objects_url(endpoint, uri)}/{quote(uri.key, safe='')}?{_encoded(query)}"
 
 
 def listing_url(endpoint: str, uri: ObjectUri, query: Mapping[str, str]) -> str:
-    """Where a bucket's objects are listed."""
+    """The URL at which a bucket's objects are listed."""
     return f"{objects_url(endpoint, uri)}?{_encoded(query)}"
 
 
 def objects_url(endpoint: str, uri: ObjectUri) -> str:
-    """A bucket's collection of objects."""
+    """The URL of a bucket's collection of objects."""
     return f"{endpoint}/storage/v1/b/{quote(uri.bucket, safe='')}/o"
 
 

@@ -1,4 +1,4 @@
-"""What is asked of a server and what it answers, and what a kind of store adds to that.
+"""Requests to a server, its answers, and the interface that each kind of store implements.
 
 Owns the types between the HTTP engine and the stores: `Request`, `Answer`, `Dialect`. No I/O.
 """
@@ -19,19 +19,19 @@ class Request:
 
     method: str
     url: str
-    """Absolute and percent-encoded, as it is sent; may hold secrets, so never shown."""
+    """The URL as sent, absolute and percent-encoded; never shown, as it may hold secrets."""
     about: str
-    """What a person calls the thing asked for; every error's text begins with it."""
+    """The name of the requested object for people; the text of every error begins with it."""
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer with a body short enough to hold."""
+    """One answer whose body is short enough for memory."""
 
     status: int
     headers: Mapping[str, str]
-    """Names in lower case."""
+    """The headers; their names are in lower case."""
     body: bytes = b""
 
 
@@ -39,25 +39,25 @@ Verdict = StreamerError | Transient | SendAgain
 
 
 class Dialect(Protocol):
-    """How one kind of store is spoken to. Thread-safe."""
+    """The way to speak to one kind of store. Thread-safe."""
 
     def prepared(self, request: Request) -> Request:
-        """The request as it is sent now: addressed, signed. Asked anew for each attempt.
+        """Address and sign the request for sending now. Called anew for each attempt.
 
         Raises:
-            StreamerError: it cannot be sent at all.
+            StreamerError: the request cannot be sent at all.
         """
         ...
 
     def refusal(self, request: Request, sent: Request, answer: Answer) -> Verdict:
-        """What an answer other than 2xx means.
+        """Judge an answer other than 2xx.
 
         A `Transient` may pass by itself. After a `SendAgain` the dialect has learned from the
         refusal, and the next `prepared` will be right. An error is final.
 
         Args:
-            request: as it was asked for.
-            sent: as `prepared` made it.
-            answer: the refusal; without a body if it was a HEAD.
+            request: the request before `prepared`.
+            sent: the request that `prepared` made of it.
+            answer: the refusal, which has no body if the request was a HEAD.
         """
         ...

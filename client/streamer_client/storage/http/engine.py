@@ -1,6 +1,6 @@
 """Sends requests until they are answered: connections, retries and refusals in one place.
 
-Runs in the threads of fetch workers and, without a daemon, of the client. Thread-safe.
+Runs in the threads of workers and, without a daemon, of the client. Thread-safe.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 REFUSAL_BYTES: Final = 64 << 10
 ANSWER_BYTES: Final = 16 << 20
-"""Room for a page of a listing."""
+"""The most bytes of an answer, enough for a page of a listing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +66,12 @@ class HttpEngine:
         """Send a request, repeat it while that may help, and return the whole answer.
 
         Args:
-            request: not yet prepared.
-            unjudged: statuses that are returned as an answer, and not taken for a refusal.
+            request: the request, not yet prepared.
+            unjudged: statuses that are returned as an answer and not judged as refusals.
             limit_bytes: how many bytes of the body are wanted at most.
 
         Raises:
-            StreamerError: as the dialect and `faults.py` say.
+            StreamerError: the dialect or `faults.py` says so.
         """
         body_bytes = 0 if request.method == "HEAD" else limit_bytes
 
@@ -85,9 +85,9 @@ class HttpEngine:
         """One page of a bucket's listing, as the store sends it.
 
         Raises:
-            BucketNotFound: the store says that there is no such page. A prefix without objects has
-                an empty page, so it is the bucket that does not exist.
-            StreamerError: as `ask` says.
+            BucketNotFound: the store says that there is no such page. Since a prefix without
+                objects has an empty page, the bucket must be missing.
+            StreamerError: as in `ask`.
         """
         try:
             return self.ask(request).body
@@ -103,13 +103,13 @@ class HttpEngine:
         """Call `once` until it returns, waiting after each `Transient`.
 
         Args:
-            request: what is asked for, for errors.
-            once: makes one attempt; tells `Attempts` of progress.
+            request: the request, for the text of errors.
+            once: makes one attempt, and tells `Attempts` of progress.
             on_again: called before each attempt but the first.
 
         Raises:
             SourceError: the fault did not pass within the policy's bounds.
-            StreamerError: whatever else `once` raises.
+            StreamerError: any other error of `once`.
         """
         waits = self._waits
         attempts = Attempts(self._policy, waits.clock())
@@ -153,15 +153,15 @@ class HttpEngine:
     def sent(
         self, request: Request, unjudged: frozenset[int] = frozenset(), size_bytes: int = 0
     ) -> Iterator[Sent]:
-        """One attempt: an exchange that was answered by 2xx or by one of `unjudged`.
+        """Make one attempt: an exchange that was answered by 2xx or by one of `unjudged`.
 
         A connection that breaks inside the `with` block raises the same errors as one that breaks
-        before it. The attempt's time limit grows with the size of the body that is wanted, and
-        holds also for a server that sends a byte now and then.
+        before it. The attempt's time limit grows with the size of the wanted body, and ends also an
+        answer whose bytes only trickle in.
 
         Raises:
-            Transient, SendAgain: another attempt may pass.
-            StreamerError: it will not.
+            Transient, SendAgain: another attempt may succeed.
+            StreamerError: no attempt will succeed.
         """
         prepared = self._dialect.prepared(request)
         try:

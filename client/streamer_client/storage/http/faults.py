@@ -1,8 +1,7 @@
-"""What the failure of a request means: by the answer's status, or by how no answer came. Pure.
+"""The meaning of a failed request, by the answer's status or by how no answer came. Pure.
 
-Owns the step from a status, an `OSError` or an exception of `http.client` to `Transient` (it may
-pass by itself) or to a typed error with its remedy. Leaves a store's own error codes to its
-dialect.
+Turns a status, an `OSError` or an exception of `http.client` into `Transient` (it may pass by
+itself) or a typed error with its remedy. Leaves a store's own error codes to its dialect.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ _REQUEST_IDS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ErrorDetail:
-    """What the store's own error says, as far as it says anything."""
+    """The store's own description of an error, as far as there is one."""
 
     code: str = ""
     message: str = ""
@@ -74,12 +73,12 @@ def refusal(
     """The meaning of a status alone.
 
     Args:
-        request: what was asked.
-        answer: what was answered.
-        told: what the store's own error says.
+        request: the request that was sent.
+        answer: the refusal.
+        told: the store's own description of the error.
         forbidden: the remedy for 401 and 403.
         missing: the remedy for 404.
-        other: the remedy for statuses that mean nothing in particular.
+        other: the remedy for all statuses without a special meaning.
     """
     text = refusal_text(request, answer, told)
     match answer.status:
@@ -105,7 +104,7 @@ def refusal(
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float:
-    """Seconds that Retry-After asks to wait (RFC 9110, section 10.2.3); 0 without one."""
+    """The seconds that Retry-After asks to wait (RFC 9110, section 10.2.3); 0 without one."""
     text = headers.get("retry-after", "").strip()
     if text.isascii() and text.isdigit():
         return float(text)
@@ -121,7 +120,7 @@ _UNREACHABLE = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno
 def transport_fault(
     error: Fault, request: Request, settings: HttpSettings
 ) -> Transient | SourceError:
-    """The meaning of a request that failed without an answer, or in the middle of one."""
+    """The meaning of a failure without an answer, or in the middle of one."""
     origin = origin_of(request.url)
     proxy = settings.proxies.of(origin)
     where = f"{origin} (through the proxy {proxy})" if proxy else str(origin)
@@ -194,7 +193,7 @@ def _tls_fault(
             "started, to a PEM file with the authority that signed it, or correct the endpoint's "
             "name"
         )
-    # Errors that the ssl module makes without OpenSSL have no reason.
+    # Errors that the ssl module raises without OpenSSL have no reason.
     reason = str(getattr(error, "reason", None) or error).replace("_", " ").lower()
     if "wrong version number" in reason or "http request" in reason:
         return SourceError(

@@ -1,7 +1,8 @@
-"""What an answer's headers say of its body: dates, ranges, sizes, encodings.
+"""The headers that describe an answer's body: dates, ranges, sizes, encodings.
 
-Owns the reading of standard HTTP headers, and the clock that their dates are compared with. Does no
-other I/O, so that any thread may call it; `proof.py` owns those that prove an object's content.
+Owns the reading of standard HTTP headers, and the clock that their dates are compared with. Reading
+the clock is its only I/O, so any thread may call it. `proof.py` owns the headers that prove an
+object's content.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def utc_now() -> dt.datetime:
 
 
 def date_of(text: str) -> dt.datetime | None:
-    """An HTTP date as a time in UTC; None where the text is no date."""
+    """An HTTP date as a time in UTC; None if the text is no date."""
     try:
         found = email.utils.parsedate_to_datetime(text)
     except ValueError:
@@ -30,7 +31,7 @@ def date_of(text: str) -> dt.datetime | None:
 
 
 _MAX_DIGITS: Final = 18
-"""Of a size in bytes; a server could send more digits than `int` takes."""
+"""The most digits of a size in bytes; a server could send more digits than `int` takes."""
 
 _SIZE: Final = rf"\d{{1,{_MAX_DIGITS}}}"
 _CONTENT_RANGE: Final = re.compile(rf"bytes\s+({_SIZE})-({_SIZE})/({_SIZE}|\*)", re.IGNORECASE)
@@ -46,14 +47,14 @@ def range_header(start: int, stop: int) -> dict[str, str]:
 def check_range(
     about: str, status: int, headers: Mapping[str, str], start: int, stop: int, size_bytes: int
 ) -> int:
-    """How many bytes of the range the body brings; a server may cut the range short.
+    """How many bytes of the range the body has; a server may cut the range short.
 
-    A server may ignore Range and send everything (200): that is right only when everything was
-    asked for.
+    A server may ignore Range and send everything (200), which is right only if everything was asked
+    for.
 
     Raises:
-        SourceChanged: the object has another size by now.
-        SourceError: the answer holds other bytes than those asked for.
+        SourceChanged: the object has another size now.
+        SourceError: the answer has other bytes than those asked for.
     """
     if status == 206:
         first, last, total = _content_range(about, headers)
@@ -78,9 +79,9 @@ def check_range(
 
 
 def total_size(status: int, headers: Mapping[str, str]) -> int | None:
-    """The size of the whole object by an answer to HEAD, or to GET of its first byte.
+    """The size of the whole object, from an answer to a HEAD or to a GET of its first byte.
 
-    416 is how an empty object answers the latter.
+    An empty object answers such a GET with 416.
     """
     if status in (206, 416):
         text = headers.get("content-range", "")
@@ -114,7 +115,7 @@ def _number(text: str | None) -> int | None:
 
 
 _NO_ENCODINGS: Final = frozenset({"", "identity", "aws-chunked", "utf-8", "utf8"})
-"""Values of Content-Encoding that say nothing of the bytes: `aws-chunked` tells how an object was
+"""Values of Content-Encoding that do not concern the bytes: `aws-chunked` tells how an object was
 uploaded, and `utf-8` is a charset that somebody wrote into the wrong header."""
 
 

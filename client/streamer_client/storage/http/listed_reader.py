@@ -1,8 +1,8 @@
-"""Opens objects without asking for them first, where their identity says all that a HEAD would.
+"""Opens objects without a HEAD, if their identity already has all that a HEAD would tell.
 
 Owns what happens when the store then serves another content than its listing told: one HEAD tells
-the truth of it. Leaves reading to `reader.py`. Runs in the threads of fetch workers and, without a
-daemon, of the client.
+which is right. Leaves reading to `reader.py`. Runs in the threads of workers and, without a daemon,
+of the client.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from streamer_client.storage.remembered import DOUBTED_LISTINGS, place_of
 def opened(
     engine: HttpEngine, request: Request, shard: StoredShard, kind: str, endpoint: str
 ) -> ObjectReader:
-    """A reader of a shard; a HEAD is sent only where the identity holds no strong ETag.
+    """A reader of a shard; it sends a HEAD only if the identity has no strong ETag.
 
-    With a strong ETag each GET says `If-Match`, so that a change is noticed by the first read.
+    With a strong ETag each GET carries `If-Match`, so that the first read notices a change.
 
     Args:
         engine: sends the requests.
         request: a HEAD of the object, not yet prepared.
-        shard: what is read.
-        kind: of the store, as the identity begins.
-        endpoint: of the store, as the identity goes on.
+        shard: the shard to read.
+        kind: the kind of store, with which the identity begins.
+        endpoint: the store's endpoint, which follows in the identity.
 
     Raises:
         SourceChanged: the HEAD found another object, or none.
@@ -43,13 +43,13 @@ def opened(
 
 
 class ListedReader(ObjectReader):
-    """Reads an object of which only a listing told.
+    """Reads an object that is known only from a listing.
 
     Args:
         engine: sends the requests.
-        shard: what is read.
+        shard: the shard to read.
         request: a HEAD of the object, not yet prepared, without conditions.
-        proof: what the listing told.
+        proof: the proof that the listing gave.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ListedReader(ObjectReader):
         self._asks = engine
 
     def readinto(self, buffer: memoryview, start: int, arrived: Arrived | None = None) -> int:
-        """As `ObjectReader.readinto`; where the object seems changed, one HEAD tells how."""
+        """Read as `ObjectReader.readinto` does; if the object seems changed, a HEAD tells how."""
         try:
             return super().readinto(buffer, start, arrived)
         except SourceChanged as error:
@@ -71,7 +71,7 @@ class ListedReader(ObjectReader):
             raise truth from error
 
     def _truth(self) -> SourceChanged | None:
-        """What a HEAD says against the listing; None where it says nothing against it."""
+        """How a HEAD contradicts the listing; None if it does not."""
         shard = self._listed
         kind, _, endpoint = shard.identity.partition(" ")[0].partition(":")
         try:

@@ -20,15 +20,15 @@ from streamer_client.storage.http.transport.deadline import Deadline
 from streamer_client.storage.http.urls import Origin, origin_of
 
 MAX_IDLE: Final = 64
-"""Idle connections of one pool, over all its origins."""
+"""The most idle connections of one pool, to all its origins together."""
 
 MAX_IDLE_S: Final = 30.0
-"""Stores close idle connections after some 20 to 60 s, so an older one is not tried."""
+"""How long a connection may be idle: stores close idle ones after some 20 to 60 s."""
 
 MAX_POOLS: Final = 16
 
 _STALE: Final = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
-"""How a connection fails that the server had closed while it was idle."""
+"""The errors of a connection that the server had closed while it was idle."""
 
 
 class ConnectionPool:
@@ -52,8 +52,8 @@ class ConnectionPool:
         """Send a request over an idle or a new connection; a stale one is replaced at once.
 
         Args:
-            request: prepared.
-            size_bytes: of the body that is wanted; the larger, the longer the answer may take.
+            request: the prepared request.
+            size_bytes: size of the wanted body; the larger it is, the longer the answer may take.
 
         Raises:
             OSError, http.client.HTTPException: `faults.py` says what they mean.
@@ -79,7 +79,7 @@ class ConnectionPool:
                 return Sent(exchange, connection, self.give_back)
 
     def reached(self, url: str) -> bool:
-        """Whether this origin ever answered; if so, a failed connection is no wrong address."""
+        """Whether this origin ever answered; if so, its address is not the cause of a failure."""
         return origin_of(url) in self._reached
 
     def give_back(self, connection: HttpConnection) -> None:
@@ -105,7 +105,7 @@ class ConnectionPool:
                 connection.close()
 
     def _take(self, origin: Origin) -> HttpConnection | None:
-        """The connection used last, if it still stands."""
+        """The connection used last, if it is still open."""
         while True:
             with self._lock:
                 idle = self._idle.get(origin)
@@ -122,7 +122,7 @@ _pools_lock: Final = threading.Lock()
 
 
 def pool_for(settings: HttpSettings) -> ConnectionPool:
-    """The process's pool for these settings; pools that were not asked for lately are dropped."""
+    """The process's pool for these settings; pools that were not used lately are dropped."""
     with _pools_lock:
         pool = _pools.pop(settings, None) or ConnectionPool(settings)
         _pools[settings] = pool

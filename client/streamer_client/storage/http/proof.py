@@ -1,4 +1,4 @@
-"""What proves an object's content: taken from an answer's headers, compared with others'. Pure."""
+"""Proofs of an object's content, taken from an answer's headers and compared with others. Pure."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from streamer_client.storage.http.headers import date_of
 _VERSION_HEADERS: Final = ("x-amz-version-id", "x-goog-generation", "x-ms-version-id")
 _NO_VERSION: Final = ("", "null")
 _NOT_STRONG: Final = "~"
-"""In an identity, where one with a strong ETag has `-`: a date or a weak ETag follows."""
+"""Stands in an identity in place of `-` if a date or a weak ETag follows, not a strong ETag."""
 _QUOTED: Final = re.compile(r'"[\x21\x23-\x7e\x80-\xff]*"')
-"""An opaque tag as RFC 9110, section 8.8.3, has it."""
+"""An opaque tag, as defined by RFC 9110, section 8.8.3."""
 _BARE: Final = re.compile(r"[\x21\x23-\x7e\x80-\xff]+")
 _SIZE: Final = re.compile(r"[0-9]{1,18}")
 
 SETTLED_S: Final = 60.0
-"""A date has whole seconds, so two contents that were written in one second have the same date.
-Where an answer's own Date is later by this much, that second has passed on any clock, and contents
-that are written later have another date (RFC 9110, section 8.8.2.2; the minute is RFC 7232's)."""
+"""A date has whole seconds, so two contents that were written in one second have the same date. If
+an answer's own Date is later by this much, that second has passed on any clock, and contents that
+are written later have another date (RFC 9110, section 8.8.2.2; RFC 7232 has the minute)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectProof:
-    """An object's content as its store names it."""
+    """An object's content as its store identifies it."""
 
     size_bytes: int
     etag: str = ""
-    """As sent, with its quotes."""
+    """The ETag as sent, with its quotes."""
     modified: str = ""
     version: str = ""
     settled: bool = False
-    """Whether `modified` was `SETTLED_S` ago or more when the server sent it."""
+    """Whether the server sent `modified` at least `SETTLED_S` after that time."""
 
     @property
     def strong(self) -> bool:
@@ -43,20 +43,20 @@ class ObjectProof:
 
     @property
     def proves(self) -> bool:
-        """Whether there is anything to compare but the size."""
+        """Whether there is anything to compare besides the size."""
         return bool(self.etag or self.modified or self.version)
 
     @property
     def lasting(self) -> bool:
-        """Whether an equal proof means equal bytes, so that another load may get what is in memory.
+        """Whether an equal proof means equal bytes, so that resident bytes may serve another load.
 
-        A strong ETag or a version does; a date once it is settled. A weak ETag alone does not: it
-        says that contents mean the same, not that they are.
+        This holds for a strong ETag, for a version, and for a settled date. It does not hold for a
+        weak ETag alone, which says that contents mean the same, not that their bytes are equal.
         """
         return self.strong or bool(self.version) or (bool(self.modified) and self.settled)
 
     def conditions(self) -> dict[str, str]:
-        """Headers that make the server refuse (412) when the object is another one by now."""
+        """Headers that make the server refuse (412) if the object is another one now."""
         if self.strong:
             return {"If-Match": self.etag}
         return {"If-Unmodified-Since": self.modified} if self.modified else {}
@@ -64,7 +64,7 @@ class ObjectProof:
     def difference(self, headers: Mapping[str, str]) -> str:
         """How an answer's headers contradict this proof; empty if they do not.
 
-        Servers exist that ignore conditions, so each answer is looked at.
+        Some servers ignore conditions, so each answer is checked.
         """
         found = proof_of(headers, self.size_bytes)
         if self.etag and found.etag and _bare(self.etag) != _bare(found.etag):
@@ -78,9 +78,9 @@ class ObjectProof:
     def identity(self, kind: str, endpoint: str) -> str:
         """The text that stands for this content in a `StoredShard`.
 
-        A strong ETag and the size are all of it, since equal strong ETags of one object mean equal
-        bytes. A version says no more of the bytes, and a listing does not tell it: with it, what a
-        listing tells and what a HEAD tells would be two identities of one content.
+        If there is a strong ETag, the text has only that and the size, since equal strong ETags of
+        one object mean equal bytes. It has no version, because a listing does not tell the version:
+        otherwise a listing and a HEAD would give two identities of one content.
         """
         if self.strong:
             return f"{kind}:{endpoint} {self.size_bytes} - {self.etag}"
@@ -92,8 +92,8 @@ def proof_of(headers: Mapping[str, str], size_bytes: int) -> ObjectProof:
     """The proof that an answer's headers give.
 
     Args:
-        headers: names in lower case.
-        size_bytes: of the whole object.
+        headers: headers with names in lower case.
+        size_bytes: size of the whole object.
     """
     versions = (headers.get(name, "") for name in _VERSION_HEADERS)
     modified = headers.get("last-modified", "")
@@ -107,10 +107,10 @@ def proof_of(headers: Mapping[str, str], size_bytes: int) -> ObjectProof:
 
 
 def proof_in(identity: str, kind: str, endpoint: str) -> ObjectProof | None:
-    """The inverse of `ObjectProof.identity` where that holds a strong ETag in its quotes.
+    """The inverse of `ObjectProof.identity`, for an identity with a strong ETag in quotes.
 
-    Such a proof is as good as the one that a HEAD would give: each GET says `If-Match`. None for
-    every other identity, and for one of another kind or endpoint; then a HEAD has to tell.
+    Such a proof is as good as the one that a HEAD would give, since each GET carries `If-Match`.
+    The result is None for every other identity, kind or endpoint; then a HEAD is needed.
     """
     start = f"{kind}:{endpoint} "
     size, _, rest = identity.removeprefix(start).partition(" ")
@@ -120,11 +120,11 @@ def proof_in(identity: str, kind: str, endpoint: str) -> ObjectProof | None:
 
 
 def listed_proof(size: str, etag: str) -> ObjectProof | None:
-    """The proof that an entry of a listing gives; None where it tells no size or no strong ETag.
+    """The proof that an entry of a listing gives; None if it has no size or no strong ETag.
 
     Args:
-        size: in decimal digits, as the listing has it.
-        etag: as the listing has it; some leave out the quotes that headers have.
+        size: the size in decimal digits, as the listing has it.
+        etag: the ETag as the listing has it; some listings leave out the quotes that headers have.
     """
     size, etag = size.strip(), etag.strip()
     quoted = f'"{etag}"' if _BARE.fullmatch(etag) and not etag.startswith("W/") else etag

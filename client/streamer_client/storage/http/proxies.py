@@ -1,11 +1,11 @@
-"""Which proxy leads to an origin, by the customary variables. Pure.
+"""Chooses the proxy to an origin by the customary variables. Pure.
 
 `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are read in small letters first, then in
-capitals. curl ignores `HTTP_PROXY` in capitals, because a CGI program gets it from its caller;
-nothing here is a CGI program, so it counts.
+capitals. curl ignores `HTTP_PROXY` in capitals, because a CGI program gets that from its caller. No
+part of streamerd is a CGI program, so the variable counts here.
 
-The value of a variable is parsed when a connection would go through that proxy, and not before. So
-a SOCKS proxy that is meant for other programs, or a proxy that `NO_PROXY` rules out, is no error.
+The value of a variable is parsed only when a connection would go through that proxy. So a SOCKS
+proxy that is meant for other programs, or a proxy that `NO_PROXY` rules out, is no error.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from streamer_client.storage.http.urls import MALFORMED, Origin, shown
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """An HTTP proxy; TLS goes through it by a CONNECT tunnel."""
+    """An HTTP proxy; TLS goes through a CONNECT tunnel."""
 
     host: str
     port: int
     authorization: str = field(default="", repr=False)
-    """Value of Proxy-Authorization; empty for none."""
+    """The value of Proxy-Authorization; empty if there is none."""
     variable: str = field(default="HTTPS_PROXY", compare=False)
-    """The variable that names it, for errors."""
+    """The variable that names the proxy, for the text of errors."""
 
     def __str__(self) -> str:
         return f"http://{self.host}:{self.port}"
@@ -46,7 +46,7 @@ class ProxyVariable:
 
 @dataclass(frozen=True, slots=True)
 class Proxies:
-    """What the variables say."""
+    """The proxies that the variables name."""
 
     http: ProxyVariable | None = None
     https: ProxyVariable | None = None
@@ -54,7 +54,7 @@ class Proxies:
     """The entries of `NO_PROXY`, in lower case."""
 
     def of(self, origin: Origin) -> Proxy | None:
-        """The proxy to use for `origin`; None: connect to it directly.
+        """The proxy to use for `origin`; None to connect to it directly.
 
         Raises:
             ConfigError: the proxy that would be used is no http:// URL; the text names the
@@ -111,7 +111,7 @@ def _basic(user: str | None, password: str | None) -> str:
 
 
 def _covers(rule: str, origin: Origin) -> bool:
-    """Whether a NO_PROXY entry means this origin: `*`, a name and what is below, or a network."""
+    """Whether a NO_PROXY entry covers this origin: `*`, a name with all below it, or a network."""
     if rule == "*":
         return True
     try:

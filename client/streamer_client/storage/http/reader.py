@@ -1,9 +1,9 @@
-"""Looks at one object, and reads it by ranged GETs: one for each block, another where one broke.
+"""Looks at one object, and reads it by ranged GETs: one for each block, and one more after a break.
 
 Owns the answer to "is this still the object that was listed?", for HEAD and for each range; leaves
-sending to `engine.py`. The bytes that a broken attempt brought stay, and the next attempt asks for
-the missing ones. Any number of threads of a fetch worker, or of a client without a daemon, read
-through one reader.
+sending to `engine.py`. The bytes that came before a connection broke are kept, and the next attempt
+asks only for the missing ones. Any number of threads of a worker, or of a client without a daemon,
+read through one reader.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from streamer_client.storage.http.retry import Attempts
 from streamer_client.storage.http.transport.connection import CutOff, Exchange
 
 PART_BYTES: Final = 1 << 20
-"""At most so much is received at once. It fits a processor's second cache, where whoever takes a
-checksum of each part as it comes finds it. In 12.9 GB at sixteen processors the checksums took 2.4
-s of processor time when each was taken after its block, from memory."""
+"""The most bytes that are received at once. A part this long fits a processor's second cache, so
+that its checksum is taken there as it arrives. When checksums were taken from memory, after whole
+blocks, those of 12.9 GB took 2.4 s of processor time at sixteen processors."""
 
 _SILENT: Final = frozenset({400, 401, 403, 404, 405, 501})
-"""Refusals of HEAD that a GET of one byte explains, since an answer to HEAD has no body.
+"""Refusals of HEAD after which a GET of one byte is sent, since an answer to HEAD has no body that
+explains it.
 
-The GET succeeds where only GET was signed, as with presigned URLs, or where a server does not know
-HEAD."""
+The GET succeeds if only GET was signed, as in presigned URLs, or if the server has no HEAD."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An object that is there."""
+    """An object that exists."""
 
     proof: ObjectProof
     media_type: str
@@ -47,8 +47,8 @@ def look_at(engine: HttpEngine, request: Request) -> Found:
 
     Raises:
         SourceNotFound: there is no such object.
-        SourceForbidden: it may not be read.
-        SourceError: the server does not say its size, or did not answer.
+        SourceForbidden: the object may not be read.
+        SourceError: the server does not tell the size, or did not answer.
     """
     answer = engine.ask(replace(request, method="HEAD"), unjudged=_SILENT)
     if answer.status in _SILENT:
@@ -70,10 +70,10 @@ def look_at(engine: HttpEngine, request: Request) -> Found:
 
 
 def stored_shard(engine: HttpEngine, request: Request, kind: str, endpoint: str) -> StoredShard:
-    """The object as a shard; its name is what `request` is about.
+    """The object as a shard, whose name is `request.about`.
 
     Raises:
-        SourceError: as `look_at` says.
+        SourceError: as in `look_at`.
     """
     proof = look_at(engine, request).proof
     identity = proof.identity(kind, endpoint)
@@ -83,11 +83,11 @@ def stored_shard(engine: HttpEngine, request: Request, kind: str, endpoint: str)
 def unchanged(
     engine: HttpEngine, request: Request, shard: StoredShard, kind: str, endpoint: str
 ) -> ObjectProof:
-    """The proof of a shard that is still what it was when it was listed.
+    """The proof of a shard that has not changed since it was listed.
 
     Raises:
-        SourceChanged: it is another one, or gone.
-        SourceError: as `look_at` says.
+        SourceChanged: the object has changed or vanished.
+        SourceError: as in `look_at`.
     """
     try:
         proof = look_at(engine, request).proof
@@ -100,7 +100,7 @@ def unchanged(
 
 
 def changed(shard: StoredShard, how: str) -> SourceChanged:
-    """The error for an object that is not what it was when it was listed."""
+    """The error for an object that has changed since it was listed."""
     return SourceChanged(
         f"{shard.uri}: changed since the load began ({how}); "
         "open the checkpoint again when nothing writes to it"
@@ -108,7 +108,7 @@ def changed(shard: StoredShard, how: str) -> SourceChanged:
 
 
 def vanished(shard: StoredShard, error: SourceNotFound) -> SourceChanged:
-    """The error for an object that was there when it was listed."""
+    """The error for an object that has vanished since it was listed."""
     told = str(error).removeprefix(f"{shard.uri}: ")
     return SourceChanged(
         f"{shard.uri}: vanished since the load began ({told}); "
@@ -117,11 +117,11 @@ def vanished(shard: StoredShard, error: SourceNotFound) -> SourceChanged:
 
 
 class ObjectReader:
-    """One object of a known content.
+    """Reads one object of a known content.
 
     Args:
         engine: sends the requests.
-        shard: what is read.
+        shard: the shard to read.
         request: a GET of the whole object, not yet prepared, without conditions.
         proof: tells this content from any other.
     """
@@ -142,24 +142,24 @@ class ObjectReader:
 
     @property
     def retries(self) -> int:
-        """Requests that were made again so far."""
+        """How many requests were repeated so far."""
         return self._retries
 
     def readinto(self, buffer: memoryview, start: int, arrived: Arrived | None = None) -> int:
         """Fill the whole of `buffer` from byte `start` on.
 
         Args:
-            buffer: is filled in order, whatever breaks and is asked for again.
-            start: place of its first byte in the object.
+            buffer: the memory to fill, in order, even after breaks and retries.
+            start: offset in the object of the buffer's first byte.
             arrived: called with each part as it comes, at most `PART_BYTES` long.
 
         Returns:
-            The buffer's length: all of it came over the network.
+            The buffer's length, since all of it came over the network.
 
         Raises:
-            SourceChanged: the object is not what it was, or vanished.
-            CredentialsExpired: they must be renewed.
-            SourceError: it could not be read, also after retries.
+            SourceChanged: the object has changed or vanished.
+            CredentialsExpired: the credentials must be renewed.
+            SourceError: the object could not be read, even after retries.
         """
         target = buffer.cast("B")
         stop = start + len(target)
@@ -187,7 +187,7 @@ class ObjectReader:
         """Do nothing: connections belong to the pool. Idempotent."""
 
     def _some(self, target: memoryview, start: int) -> Iterator[int]:
-        """One request for all of `target`; yields how many bytes came, as they come."""
+        """Make one request for all of `target`; yield the number of bytes at each arrival."""
         stop = start + len(target)
         request = replace(
             self._request, headers={**self._request.headers, **range_header(start, stop)}
@@ -203,7 +203,7 @@ class ObjectReader:
                 yield count
 
     def _checked(self, exchange: Exchange, start: int, stop: int) -> int:
-        """How many bytes the body will bring; raises unless they are the ones asked for."""
+        """How many bytes the body will bring; raises if they are not the ones asked for."""
         how = self._proof.difference(exchange.headers)
         if how:
             raise changed(self._shard, how)

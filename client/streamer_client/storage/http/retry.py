@@ -1,7 +1,7 @@
-"""Whether and when a failed request is repeated. Pure: time and random numbers come in as values.
+"""Decides whether and when a failed request is repeated. Pure: time and chance are arguments.
 
 Waits grow exponentially with full jitter: each is drawn evenly from zero to its bound, so that many
-readers that failed together do not come back together
+readers that failed together do not retry together
 (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 UNREACHED_ATTEMPTS: Final = 4
-"""Attempts at a server that has never answered: its address is probably wrong."""
+"""The most attempts at a server that has never answered: its address is probably wrong."""
 
 
 class Transient(Exception):
@@ -20,10 +20,10 @@ class Transient(Exception):
     A user never sees it: if it lasts, the engine raises a `SourceError` with its text.
 
     Args:
-        reason: what happened, for the error if it does not pass.
+        reason: the failure, for the text of the error if it lasts.
         after_s: how long the server asks to wait; 0 if it does not.
-        remedy: what a person can do if it does not pass.
-        connecting: no connection came about at all.
+        remedy: the user's remedy if the failure lasts.
+        connecting: whether no connection came about at all.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Transient(Exception):
 
 
 class SendAgain(Exception):
-    """A refusal that said how to ask (region, place, the server's time): send again at once."""
+    """A refusal that told how to ask (region, place, the server's time): send again at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +49,15 @@ class RetryPolicy:
     """How patient to be with one request."""
 
     max_attempts: int = 10
-    """Failures in a row that brought nothing, the first included."""
+    """The most failures in a row that brought no byte, the first included."""
     first_delay_s: float = 0.25
     max_delay_s: float = 10.0
     max_asked_delay_s: float = 30.0
-    """Longest wait that a server may ask for."""
+    """The longest wait that a server may ask for."""
     deadline_s: float = 300.0
-    """From the first attempt; no wait goes beyond it."""
+    """Seconds from the first attempt; no wait goes beyond it."""
     max_corrections: int = 4
-    """Times that a request may be sent again because its refusal said how."""
+    """How often a request may be sent again because its refusal told how."""
 
 
 class Attempts:
@@ -65,29 +65,29 @@ class Attempts:
 
     def __init__(self, policy: RetryPolicy, started_s: float) -> None:
         self.made = 0
-        """Attempts that failed."""
+        """How many attempts failed."""
         self._policy = policy
         self._started_s = started_s
         self._in_vain = 0
         self._corrections = 0
 
     def progressed(self) -> None:
-        """Some bytes came, so the server is alive: attempts in vain are counted anew."""
+        """Count failures anew, because some bytes came and so the server is alive."""
         self._in_vain = 0
 
     def corrected(self) -> bool:
-        """Count a refusal that said how to ask; returns whether to send once more."""
+        """Count a refusal that told how to ask; return whether to send once more."""
         self._corrections += 1
         return self._corrections <= self._policy.max_corrections
 
     def delay_s(
         self, fault: Transient, now_s: float, chance: float, *, reached: bool
     ) -> float | None:
-        """How long to wait before the next attempt; None: give up.
+        """Seconds to wait before the next attempt; None to give up.
 
         Args:
-            fault: what happened.
-            now_s: the clock that `started_s` was taken from.
+            fault: the failure.
+            now_s: the time on the clock that `started_s` was taken from.
             chance: a random number, evenly from 0 to 1.
             reached: whether the server ever answered.
         """
@@ -106,8 +106,8 @@ class Attempts:
     def summary(self, now_s: float) -> str:
         """How many attempts failed, in what time, and how many of them since bytes last came.
 
-        Bytes that came in between give a request more attempts than the policy's bound, so that
-        the whole count alone would not say why it was given up.
+        Failures since then are told apart because bytes that came in between allow more attempts
+        than the policy's bound, so that the whole count alone would not explain the error.
         """
         text = f"{self.made} attempts in {now_s - self._started_s:.1f} s"
         if self._in_vain == self.made:

@@ -1,4 +1,4 @@
-"""How connections are made: certificates, proxies, timeouts. Pure.
+"""Settings of connections: certificates, proxies, timeouts. Pure.
 
 Settings are hashable, so that readers with equal settings share connections. They hold no
 credentials of a store. `storage/environment.py` reads the variables that they come from.
@@ -13,19 +13,18 @@ from streamer_client.storage.http.proxies import NO_PROXIES, Proxies
 
 CONNECT_TIMEOUT_S: Final = 10.0
 READ_TIMEOUT_S: Final = 30.0
-"""The longest time without a single byte. Run:ai's default of one second is what its users stumble
-over."""
+"""The longest time without a single byte. Run:ai's default is one second, over which its users
+stumble."""
 
 FLOOR_BYTES_S: Final = 64 << 10
-"""The slowest average at which an answer may come. 32 connections that share a line of 20 Mbit/s
-have 76 KiB/s each; a block of 8 MiB may take two minutes after its first byte. The bytes of a
-broken attempt stay, so that a line half as fast still gets the block in the attempts that
-follow."""
+"""The slowest average speed of an answer. 32 connections that share a line of 20 Mbit/s have 76
+KiB/s each, and a block of 8 MiB may take two minutes after its first byte. Since the bytes of a
+broken attempt are kept, a line half as fast still gets the block in several attempts."""
 
 
 @dataclass(frozen=True, slots=True)
 class SettingNames:
-    """The names under which users know two of the settings, for the remedies of errors."""
+    """The names that users know two of the settings by, for the remedies of errors."""
 
     authorities: str = "the setting of trusted certificates"
     read_timeout: str = "read timeout"
@@ -33,10 +32,10 @@ class SettingNames:
 
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
-    """How to connect."""
+    """The settings of a connection."""
 
     authorities: str = field(default="", repr=False)
-    """Certificates in PEM, the only ones to trust; empty: the system's."""
+    """The only certificates to trust, in PEM; if empty, the system's are trusted."""
     verify: bool = True
     proxies: Proxies = NO_PROXIES
     connect_timeout_s: float = CONNECT_TIMEOUT_S
@@ -45,6 +44,6 @@ class HttpSettings:
     names: SettingNames = field(default_factory=SettingNames, compare=False)
 
     def attempt_s(self, size_bytes: int) -> float:
-        """How long one attempt may take: to connect, to begin, and for a body of this size."""
+        """How long one attempt may take: to connect, and to receive a body of this size."""
         begin_s = self.connect_timeout_s + self.read_timeout_s
         return begin_s + size_bytes / self.floor_bytes_s

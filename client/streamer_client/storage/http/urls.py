@@ -1,7 +1,7 @@
-"""URLs: how they are shown without secrets, where they lead, how users write them. Pure.
+"""URLs: their form without secrets, their origins, and the forms that users write. Pure.
 
-Owns the taking apart of absolute http:// and https:// URLs, for every kind of store that is read
-over HTTP. Knows no store and no connection.
+Owns the parsing of absolute http:// and https:// URLs, for every kind of store that is read over
+HTTP. Knows no store and no connection.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 from streamer_client.contract.errors import ConfigError
 
-# Parameters of presigned URLs of Amazon (both versions), Google, CloudFront and Azure, and what
-# others call a token.
+# Parameters of presigned URLs of Amazon (both versions), Google, CloudFront and Azure, and other
+# services' names for a token.
 _HIDDEN: Final = (
     r"x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)|signature|sig|"
     r"awsaccesskeyid|googleaccessid|[\w.-]*token|[\w.-]*secret|password|policy|key-pair-id|"
@@ -24,24 +24,24 @@ _HIDDEN: Final = (
 _HIDDEN_PARAMETER: Final = re.compile(rf"(?i)(?<=[?&;#])({_HIDDEN})=[^&;#\s\"'<>]*")
 _USERINFO: Final = re.compile(
     r"(?<=://)(?:"
-    # up to the host, as it should be written
+    # This is user information up to the host, as it should be written.
     r"[^/?#\s@\"']*@|"
-    # A password with / ? # in it ends where a URL's host would: what follows the colon is no port,
-    # and up to the last @ everything may belong to it.
+    # A password with / ? # in it ends where a URL's host would. It is recognised because the text
+    # after the colon is no port; then everything up to the last @ may belong to it.
     r"[^/?#\s@\"':\[\]]*:(?!\d*(?:[/?#\s\"']|$))[^\s\"']*@)"
 )
 
 
 def shown(text: str) -> str:
-    """The text with user names, passwords, tokens and signatures taken out of its URLs."""
+    """The text, with user names, passwords, tokens and signatures removed from its URLs."""
     return _HIDDEN_PARAMETER.sub(r"\1=***", _USERINFO.sub("", text))
 
 
 def without_secrets(url: str) -> str:
     """The URL without user information and without parameters that carry a secret.
 
-    What is left names the object and no more: two signatures of one object give the same text. So a
-    fragment, which no server is ever sent, goes too.
+    The rest names the object and no more, so that two signatures of one object give the same text.
+    A fragment, which is never sent to a server, is removed too.
     """
     base, question, query = without_user(url).partition("#")[0].partition("?")
     kept = "&".join(part for part in query.split("&") if not is_secret(part))
@@ -49,7 +49,7 @@ def without_secrets(url: str) -> str:
 
 
 def without_user(uri: str) -> str:
-    """The URI without user information, which stands in an object's URI by mistake alone."""
+    """The URI without user information, which is in an object's URI only by mistake."""
     return _USERINFO.sub("", uri, count=1)
 
 
@@ -60,7 +60,7 @@ def is_secret(parameter: str) -> bool:
 
 
 def endpoint_of(url: str) -> str:
-    """`scheme://host:port` of a URL, to be named in errors."""
+    """The URL's `scheme://host:port`, for the text of errors."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
@@ -69,23 +69,23 @@ MALFORMED: Final = (
     "host and port cannot be told; write a port as a number, an IPv6 address in brackets, and "
     "/ ? # @ of a password as %2F %3F %23 %40"
 )
-"""urllib's own words would repeat a part of the password for the port that it takes it for."""
+"""This replaces urllib's own words, which would repeat a part of a password as the port."""
 
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Scheme, host and port: what one connection serves."""
+    """Scheme, host and port, which one connection serves."""
 
     scheme: str
     host: str
-    """In lower case; an IPv6 address without its brackets."""
+    """The host in lower case; an IPv6 address has no brackets."""
     port: int
 
     @property
     def authority(self) -> str:
-        """The value of the Host header: the port only where it is not the scheme's own."""
+        """The value of the Host header; it has the port only if that is not the default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
@@ -97,7 +97,7 @@ def origin_of(url: str) -> Origin:
     """The origin of an absolute URL.
 
     Raises:
-        ConfigError: it is no http:// or https:// URL with a host and a valid port.
+        ConfigError: the URL is not http:// or https:// with a host and a valid port.
     """
     try:
         parts = urlsplit(url)
@@ -110,7 +110,7 @@ def origin_of(url: str) -> Origin:
 
 
 def target_of(url: str) -> str:
-    """Path and query, as they stand in the request line."""
+    """Path and query, in the form of the request line."""
     parts = urlsplit(url)
     return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
@@ -119,15 +119,15 @@ _THIS_HOST: Final = "localhost"
 
 
 def parse_endpoint(name: str, text: str, *, scheme: str = "https") -> str:
-    """`scheme://host[:port][/path]` without a slash at its end.
+    """Parse a user's endpoint into `scheme://host[:port][/path]` without a slash at its end.
 
     Args:
-        name: of the variable, for errors.
-        text: its value, with or without a scheme.
-        scheme: of a value that has none.
+        name: name of the variable, for the text of errors.
+        text: value of the variable, with or without a scheme.
+        scheme: the scheme if the value has none.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: the value is no endpoint.
     """
     text = text.strip()
     url = (text if "://" in text else f"{scheme}://{text}").rstrip("/")
@@ -145,17 +145,17 @@ def parse_endpoint(name: str, text: str, *, scheme: str = "https") -> str:
 
 
 def check_bearer(name: str, endpoint: str) -> None:
-    """Refuse to send a token in plain text over a network: whoever reads it there can use it.
+    """Refuse to send a token in plain text over a network, where whoever reads it can use it.
 
-    Signatures are not refused, because each is valid for one request. Plain text within this
+    Signatures are not refused, because each is valid for one request only. Plain text within this
     machine is allowed.
 
     Args:
-        name: of the variable that gives the endpoint.
-        endpoint: where the token would be sent.
+        name: name of the variable that gives the endpoint.
+        endpoint: URL that the token would be sent to.
 
     Raises:
-        ConfigError: it would be sent in plain text over a network.
+        ConfigError: the token would be sent in plain text over a network.
     """
     origin = origin_of(endpoint)
     if origin.scheme == "http" and not _is_this_host(origin):

@@ -1,8 +1,8 @@
 """Speaks S3: addresses and signs each request, and understands refusals.
 
-What a refusal teaches (the bucket's region, another host, the store's time) is remembered for the
-whole process, since each job makes its own storage; the next attempt is then right. Thread-safe;
-what is remembered is bounded and holds nothing secret.
+Lessons from refusals (the bucket's region, another host, the store's time) are remembered for the
+whole process, since each job makes its own storage; the next attempt is then right. Thread-safe.
+The memory of lessons is bounded and holds nothing secret.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ MAX_BUCKETS: Final = 1024
 
 
 class Lessons:
-    """All that refusals teach, by endpoint and, where it is about one, bucket."""
+    """The lessons from refusals, by endpoint and, if they concern one, by bucket."""
 
     def __init__(self) -> None:
         self.regions: Remembered[tuple[str, str], str] = Remembered(MAX_BUCKETS)
-        """Region of a bucket."""
+        """The region of each bucket."""
         self.hosts: Remembered[tuple[str, str], str] = Remembered(MAX_BUCKETS)
-        """`scheme://host` that a bucket's requests were redirected to."""
+        """The `scheme://host` that a bucket's requests were redirected to."""
         self.skews: Remembered[str, float] = Remembered(MAX_BUCKETS)
-        """Seconds that a store's clock is ahead of ours, by endpoint."""
+        """How many seconds a store's clock is ahead of this machine's, by endpoint."""
 
 
 LESSONS: Final = Lessons()
-"""The process's own."""
+"""The lessons that this process shares."""
 
 
 logger = logging.getLogger(__name__)
 
 SKEW_S: Final = 60.0
-"""A clock that is wrong by less than this is not why a request was refused."""
+"""A request is not refused for a clock that is wrong by less than this."""
 
 _MOVED: Final = (301, 302, 307, 308)
 
@@ -58,8 +58,8 @@ class S3Dialect:
     """Requests and refusals of one store, with the credentials of one client.
 
     Args:
-        settings: how the store is reached and asked.
-        lessons: what refusals taught; the process's own unless given.
+        settings: the way to reach the store, and its options.
+        lessons: the lessons from refusals; by default the process's own.
         clock: the time, in UTC.
     """
 
@@ -71,7 +71,7 @@ class S3Dialect:
     ) -> None:
         self.settings = settings
         self.endpoint = settings.endpoint or "aws"
-        """Part of each object's identity: tells the objects of one store from another's."""
+        """The part of each object's identity that tells stores apart."""
         self._lessons = lessons
         self._clock = clock
 
@@ -92,7 +92,7 @@ class S3Dialect:
         return replace(request, url=url, headers=signed)
 
     def refusal(self, request: Request, sent: Request, answer: Answer) -> Verdict:
-        """What a refusal of S3's means; see `Dialect`."""
+        """Judge a refusal of S3's; see `Dialect`."""
         error = _error_element(answer)
         told = ErrorDetail(error.value("Code"), error.value("Message"))
         uri = requested(request.url)
@@ -135,7 +135,7 @@ class S3Dialect:
     def _lesson(
         self, bucket: str, sent: Request, answer: Answer, error: Element
     ) -> SendAgain | None:
-        """What the refusal teaches; None where it teaches nothing new."""
+        """Learn from a refusal; None if it teaches nothing new."""
         region = answer.headers.get("x-amz-bucket-region") or error.value("Region")
         wrong_region = answer.status in (*_MOVED, 400) or (
             answer.status == 403 and error.value("Code") == "AuthorizationHeaderMalformed"
@@ -151,7 +151,7 @@ class S3Dialect:
 
     def _moved(self, bucket: str, url: str, location: str) -> SendAgain | None:
         old, new = urlsplit(url), urlsplit(location)
-        # A redirect may not lead from TLS to plain text.
+        # A redirect must not lead from TLS to plain text.
         if new.scheme != old.scheme or not new.netloc or new.netloc == old.netloc:
             return None
         host = f"{new.scheme}://{new.netloc}"
@@ -172,7 +172,7 @@ class S3Dialect:
 
 
 def _error_element(answer: Answer) -> Element:
-    """The `<Error>` of a refusal; an empty one where the body is not S3's (a proxy's page)."""
+    """The `<Error>` of a refusal; an empty one if the body is not S3's (a proxy's page)."""
     try:
         root = parse_xml(answer.body)
     except NotXml:

@@ -1,4 +1,4 @@
-"""Which URL an object has: the endpoints of Amazon's regions, and how buckets are addressed. Pure.
+"""The URL of an object: the endpoints of Amazon's regions, and how buckets are addressed. Pure.
 
 The names follow Amazon's published rules (docs.aws.amazon.com/general/latest/gr/s3.html); the tests
 compare them with botocore's own rules, whose resolver would cost each worker several megabytes.
@@ -25,12 +25,12 @@ _PARTITIONS: Final = (
 """The beginning of a region's name, the region's domain, and the domain of its dual-stack endpoints
 if it has any."""
 
-# A name that can be one label of a host's name, by the rules of DNS and certificates.
+# This matches a name that can be one label of a host's name, by the rules of DNS and certificates.
 _LABEL: Final = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 
 
 def store_url(settings: S3Settings, region: str) -> str:
-    """The store's own URL, without bucket."""
+    """The store's own URL, without a bucket."""
     return settings.endpoint or f"https://{_amazon_host(settings, region)}"
 
 
@@ -47,8 +47,8 @@ def virtual_addressing(settings: S3Settings, endpoint: str, bucket: str) -> bool
     """Whether the bucket stands in the host's name.
 
     Amazon expects it there; other stores expect it in the path unless the user says otherwise. It
-    cannot stand there where the bucket's name is not a single label (no certificate covers the
-    host's name then), or where the host is an IP address.
+    must be in the path if the bucket's name is not a single label, since no certificate covers the
+    host's name then, or if the host is an IP address.
     """
     wanted = not settings.endpoint if settings.virtual is None else settings.virtual
     host = urlsplit(endpoint).hostname or ""

@@ -1,9 +1,9 @@
 """Resolves the environment that S3 is read with: credentials, region, endpoint and options.
 
-Runs in the client's process (a vLLM rank, streamerctl), never in the daemon. Where a program's call
-gave the keys (`EXPLICIT`), they are used as they are. Where the variables say everything, as in
-most containers, they are used without botocore, whose import takes 0.3 s. Whatever else there may
-be is botocore's to find: see `profiles.py`.
+Runs in the client's process (a vLLM rank, streamerctl), never in the daemon. Keys that a program's
+call gave (`EXPLICIT`) are used as they are. If the variables say everything, as in most containers,
+they are used without botocore, whose import takes 0.3 s. In all other cases botocore finds the
+rest: see `profiles.py`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FILES: Final = (
     ("AWS_CONFIG_FILE", "~/.aws/config"),
     ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
 )
-"""Where botocore looks for profiles: the variable that names a file, and its path without that."""
+"""The places of profiles: the variable that names a file, and the path used without it."""
 
 
 class S3Environment:
@@ -58,13 +58,13 @@ class S3Environment:
             SourceForbidden: configured credentials could not be obtained; the text says why.
         """
         found = self._given(VARIABLES)
-        # Raises here, in the process whose variables are malformed, and with the user's own names.
+        # This raises in the process whose variables are malformed, and with the user's own names.
         s3_settings(found | self._given((*ENDPOINTS, *SECRETS)))
         if self._environ.get(EXPLICIT) or self._variables_say_all():
             found |= self._from_variables()
         else:
             found |= self._from_profiles(found)
-        s3_settings(found)  # raises for what a profile has malformed
+        s3_settings(found)  # raises if a profile's value is malformed
         return found
 
     def _given(self, names: Iterable[str]) -> dict[str, str]:
@@ -82,7 +82,7 @@ class S3Environment:
         return not any(map(os.path.lexists, paths))
 
     def _from_variables(self) -> dict[str, str]:
-        """Keys that a call or variables gave; a profile's region is not meant for them."""
+        """The keys from a call or from variables; a profile's region is not meant for them."""
         unsigned = flag(self._environ, UNSIGNED, default=False)
         found = {} if unsigned and not self._environ.get(EXPLICIT) else self._given(SECRETS)
         region = self._environ.get("AWS_REGION") or self._environ.get("AWS_DEFAULT_REGION")

@@ -28,7 +28,7 @@ def _environment(uri: str, environ: Mapping[str, str]) -> SourceEnvironment:
 
 
 def credentials_report(environment: Mapping[str, str]) -> CredentialsReport:
-    """Which keys would sign requests, and where the requests would go. Pure."""
+    """The report on which keys would sign requests, and where the requests would go. Pure."""
     key_id, _, token = (environment.get(name) for name in SECRETS)
     where = environment.get(SENT_ENDPOINT) or "the provider's own endpoint"
     if environment.get(UNSIGNED, "0") not in ("", "0"):
@@ -44,7 +44,7 @@ def credentials_report(environment: Mapping[str, str]) -> CredentialsReport:
 KIND: Final = SourceKind(
     storage=_storage,
     environment=_environment,
-    # The name of an object may have ? and = in it, so nothing after a ? is taken for a secret.
+    # An object's name may have ? and = in it, so no text after a ? is taken for a secret.
     public_uri=without_user,
     credentials=credentials_report,
     late_modules=("streamer_client.storage.s3.storage", "streamer_client.storage.s3.signing"),

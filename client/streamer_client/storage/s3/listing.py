@@ -1,4 +1,4 @@
-"""Lists what lies under a prefix, page by page (ListObjectsV2)."""
+"""Lists the objects under a prefix, page by page (ListObjectsV2)."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ PAGE_KEYS: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One page of a listing, and what asks for the next one."""
+    """One page of a listing, and the token that asks for the next one."""
 
     page: Page
     keys: tuple[str, ...]
-    """All of them, those of directory markers too."""
+    """All keys, including those of directory markers."""
     token: str
-    """For the next page; empty after the last one, or where the store gives none."""
+    """The token for the next page; empty after the last one, or if the store gives none."""
     truncated: bool
 
 
 def list_keys(engine: HttpEngine, uri: ObjectUri, endpoint: str, *, deep: bool) -> Iterator[Page]:
-    """The objects under a prefix, directory markers left out.
+    """The objects under a prefix, without directory markers.
 
     Args:
         engine: sends the requests.
         uri: a bucket, or a prefix without or with its slash.
-        endpoint: of the store, as identities have it.
-        deep: everything, not only what is directly under it.
+        endpoint: the store's endpoint, as identities have it.
+        deep: whether to list everything, not only objects directly under the prefix.
 
     Raises:
         SourceForbidden: the credentials do not allow listing.
@@ -65,10 +65,10 @@ def list_keys(engine: HttpEngine, uri: ObjectUri, endpoint: str, *, deep: bool) 
 
 
 def parse_page(uri: ObjectUri, endpoint: str, body: bytes) -> Listed:
-    """One page of a listing, parsed.
+    """Parse one page of a listing.
 
     Raises:
-        SourceError: the answer is something else.
+        SourceError: the answer is no listing.
     """
     try:
         root = parse_xml(body)
@@ -104,8 +104,8 @@ def _object(key: str, entry: Element, endpoint: str) -> ListedObject:
 def _query(prefix: str, *, deep: bool, token: str, after: str) -> str:
     """The query of one page.
 
-    A store that knows only the first version of ListObjects ignores `list-type` and gives no token;
-    it goes on from `marker`, as one of the second version would from `start-after`.
+    A store that knows only the first version of ListObjects ignores `list-type` and gives no token.
+    Such a store continues from `marker`, as one of the second version would from `start-after`.
     """
     fields = {"list-type": "2", "encoding-type": "url", "max-keys": str(PAGE_KEYS)}
     if prefix:

@@ -1,4 +1,4 @@
-"""What botocore finds in profiles, files and services: credentials, region, endpoint and options.
+"""Settings from profiles, files and services: credentials, region, endpoint and options.
 
 botocore finds the credentials as the AWS command line does: environment, profile, SSO, web
 identity, assumed role, process, container and instance metadata. Runs in the client's process.
@@ -18,14 +18,14 @@ from streamer_client.storage.environment import authorities_of, flag
 from streamer_client.storage.s3.settings import PROFILES, SECRETS, SENT_ENDPOINT, UNSIGNED, VIRTUAL
 
 _NO_PROFILE: Final[dict[str, Any]] = {"profile": (None, None, None, None)}
-"""For a session that looks for no profile in variables: else botocore looks for one named ""."""
+"""For a session without a profile from variables; without it botocore looks for one named ""."""
 
 
 class Profiles:
     """Asks botocore; credentials that renew themselves are kept, and renewed when they are due.
 
     Args:
-        uri: the source, for errors.
+        uri: the source, for the text of errors.
         environ: all variables of the client's process. botocore itself reads `os.environ`.
     """
 
@@ -36,7 +36,7 @@ class Profiles:
         self._renewing: RefreshableCredentials | None = None
 
     def resolved(self, given: Mapping[str, str], endpoint: str) -> dict[str, str]:
-        """What adds to the variables in `given`; `endpoint` is empty where no variable names it.
+        """The additions to the variables `given`; `endpoint` is empty if no variable names one.
 
         Raises:
             ConfigError: a profile, region or endpoint is malformed or unknown, or a CA bundle
@@ -50,9 +50,9 @@ class Profiles:
                 f"{self._uri}: {error}; correct AWS_PROFILE, or the file it should be in"
             ) from error
         except StreamerError:
-            raise  # before the next: a ConfigError is a ValueError too
+            raise  # first, as a ConfigError is also a ValueError
         except ValueError as error:
-            # So botocore says that a number is none, or that a URI has no host it would ask.
+            # botocore raises it for a malformed number, or for a URI whose host it would not ask.
             raise ConfigError(
                 f"{self._uri}: a variable or a profile's setting of AWS makes no sense: {error}; "
                 "correct it, for example AWS_CONTAINER_CREDENTIALS_FULL_URI or "
@@ -68,7 +68,7 @@ class Profiles:
     def _resolved(self, given: Mapping[str, str], endpoint: str) -> dict[str, str]:
         session = self._session if self._renewing else None
         if session is None:
-            # A new session each time, because somebody may have renewed a file or variable.
+            # A new session is made each time, because somebody may have renewed a file or variable.
             named = any(self._environ.get(name) for name in PROFILES)
             session = self._session = Session(session_vars=None if named else _NO_PROFILE)
         found = _configured(session, given, endpoint)
@@ -93,7 +93,7 @@ class Profiles:
 
 
 def _configured(session: Session, given: Mapping[str, str], endpoint: str) -> dict[str, str]:
-    """What a profile says, where no variable says otherwise."""
+    """The settings of a profile, as far as no variable overrides them."""
     scoped: dict[str, Any] = session.get_scoped_config()
     s3 = scoped.get("s3")
     options: dict[str, Any] = s3 if isinstance(s3, dict) else {}
@@ -114,7 +114,7 @@ def _configured(session: Session, given: Mapping[str, str], endpoint: str) -> di
 
 
 def _configured_endpoint(session: Session, scoped: Mapping[str, Any]) -> str:
-    """`endpoint_url` of the profile's services section for s3, else of the profile."""
+    """The `endpoint_url` of the profile's services section for s3, or else of the profile."""
     if str(scoped.get("ignore_configured_endpoint_urls", "")).lower() == "true":
         return ""
     services: Mapping[str, Any] = session.full_config.get("services", {})

@@ -1,4 +1,4 @@
-"""What a user can do about each error code of S3's. Pure."""
+"""The user's remedy for each error code of S3's. Pure."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _LOOKED: Final = (
 
 
 def remedy(settings: S3Settings, code: str) -> str:
-    """What to do, for the end of an error's text; empty where the code alone does not say it.
+    """The remedy at the end of an error's text; empty if the code alone does not tell it.
 
     Args:
-        settings: how the store was asked.
-        code: the store's own word; empty where it said none.
+        settings: the settings of the request.
+        code: the store's own word, or empty.
     """
     match code:
         case "NoSuchBucket":
@@ -63,12 +63,12 @@ def remedy(settings: S3Settings, code: str) -> str:
 
 
 def permission(settings: S3Settings, uri: ObjectUri, *, listing: bool) -> str:
-    """Who was refused, and which permission is needed.
+    """Whose request was refused, and which permission is needed.
 
     Args:
-        settings: how the store was asked.
+        settings: the settings of the request.
         uri: the bucket, and the key or prefix.
-        listing: a listing was asked for, not an object.
+        listing: whether a listing was asked for, not an object.
     """
     arn = f"arn:aws:s3:::{uri.bucket}"
     action = f"s3:ListBucket on {arn}" if listing else f"s3:GetObject on {arn}/{uri.key}"

@@ -1,4 +1,4 @@
-"""What an environment says about S3. Parsed once, at the edge. Pure.
+"""The settings of S3 in an environment, parsed once, at the edge. Pure.
 
 | variable | meaning |
 |---|---|
@@ -34,8 +34,8 @@ ENDPOINTS: Final = ("RUNAI_STREAMER_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_EN
 SENT_ENDPOINT: Final = "AWS_ENDPOINT_URL_S3"
 """The name under which the client sends the endpoint that it found."""
 EXPLICIT: Final = "STREAMER_S3_EXPLICIT_KEYS"
-"""Set by a program's own call that gave access key and secret. It says that no profile, file or
-service is asked for anything. It never leaves the process."""
+"""Set when a program's own call gave access key and secret, so that no profile, file or service is
+asked. This variable never leaves the process."""
 PROFILES: Final = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
 SECRETS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
@@ -44,12 +44,12 @@ VARIABLES: Final = (
     *(VIRTUAL, UNSIGNED),
     *HTTP_VARIABLES,
 )
-"""The variables that are sent as the client has them set, besides endpoint and credentials."""
+"""The variables, besides endpoint and credentials, that are sent just as the client has them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What requests are signed with. Never shown."""
+    """The keys that sign requests. Never shown."""
 
     access_key_id: str = field(repr=False)
     secret_access_key: str = field(repr=False)
@@ -58,17 +58,17 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class S3Settings:
-    """How a store is reached, and with which credentials."""
+    """The way to reach a store, and the credentials for it."""
 
     keys: Keys | None = None
-    """None: requests are not signed."""
+    """The keys; if None, requests are not signed."""
     region: str = DEFAULT_REGION
     endpoint: str = ""
-    """`scheme://host[:port][/path]` without a slash at its end; empty: Amazon's own."""
+    """`scheme://host[:port][/path]` without a slash at its end; if empty, Amazon's own endpoint."""
     virtual: bool | None = None
-    """None: as is usual for the endpoint; see `endpoints.py`."""
+    """Whether the bucket is in the host's name; None to let `endpoints.py` decide."""
     unsigned: bool = False
-    """Whether the user asked not to sign; False where merely no credentials were found."""
+    """Whether the user asked not to sign; False if merely no credentials were found."""
     requester_pays: bool = False
     fips: bool = False
     dualstack: bool = False

@@ -1,7 +1,8 @@
 """Signs requests with botocore's own signer (AWS Signature Version 4).
 
-About 60 microseconds a request, of which one reads 8 MiB: not worth caching. Imported with the
-first signed request: botocore's part costs some 10 MB of memory.
+Signing takes about 60 microseconds for each request of 8 MiB, so it is not worth caching. This
+module is imported with the first signed request, because botocore's part costs some 10 MB of
+memory.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ def signed_headers(
     headers: Mapping[str, str],
     now: dt.datetime,
 ) -> dict[str, str]:
-    """`headers`, and those that sign the request.
+    """`headers`, together with those that sign the request.
 
-    botocore's `add_auth` signs with this machine's time, so its parts are called here, with the
-    store's.
+    botocore's `add_auth` signs with this machine's time. So its parts are called here with the
+    store's time instead.
 
     Args:
-        keys: what to sign with.
-        region: of the bucket.
+        keys: the keys to sign with.
+        region: region of the bucket.
         method: GET or HEAD.
-        url: as it will be sent.
-        headers: all that will be sent, but Host.
+        url: the URL as it will be sent.
+        headers: all headers that will be sent, except Host.
         now: the store's time, in UTC.
     """
     signer = S3SigV4Auth(Credentials(keys.access_key_id, keys.secret_access_key), SERVICE, region)

@@ -1,8 +1,8 @@
 """S3 as a kind of source: looking at, listing and opening objects.
 
-`prefixes.py` finds the shards, `http/reader.py` reads them. Runs in the daemon's fetch workers and,
-without a daemon, in the client. It reads the environment that the client sent with the open, never
-the variables of its own process.
+`prefixes.py` finds the shards, `http/reader.py` reads them. Runs in the daemon's workers and,
+without a daemon, in the client. It reads only the environment that the client sent with the open,
+never the variables of its own process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class S3Storage(PrefixStorage):
     """Objects of one store, read with the credentials of one client.
 
     Args:
-        environment: what the client sent; see `settings.py`.
+        environment: the environment that the client sent; see `settings.py`.
         waits: clock and sleep, for tests.
 
     Raises:
@@ -43,7 +43,7 @@ class S3Storage(PrefixStorage):
         """Open an object for reading; a HEAD is sent only where its ETag is not strong.
 
         Raises:
-            SourceChanged: it is no longer what `shard.identity` says, or it vanished.
+            SourceChanged: the object is no longer that of `shard.identity`, or has vanished.
             SourceForbidden: the credentials do not allow reading it.
         """
         request = _head(s3_uri(shard.uri))

@@ -1,4 +1,4 @@
-"""`s3://bucket/key`, taken apart and put together. Pure.
+"""`s3://bucket/key`, parsed and formatted. Pure.
 
 Keys are taken literally, as the AWS command line does: a percent sign is a percent sign.
 """
@@ -13,7 +13,7 @@ from streamer_client.contract.errors import ConfigError
 from streamer_client.storage.object_uri import ObjectUri, split_uri
 
 SCHEME: Final = "s3"
-# What buckets are called on AWS, and on stores that allow more (capitals, underscores).
+# This matches bucket names of AWS, and of stores that allow more (capitals, underscores).
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _EXPRESS: Final = "--x-s3"
 
@@ -22,7 +22,8 @@ def s3_uri(text: str) -> ObjectUri:
     """Parse a source or shard.
 
     Raises:
-        ConfigError: it is not `s3://bucket/key`, or is of a kind that cannot be read.
+        ConfigError: the text is not `s3://bucket/key`, or names a kind of bucket that cannot be
+            read.
     """
     bucket, key = split_uri(text, SCHEME)
     if bucket.startswith("arn:"):
@@ -38,7 +39,7 @@ def s3_uri(text: str) -> ObjectUri:
 
 
 def request_url(uri: ObjectUri, query: str = "") -> str:
-    """The URL of a request until `S3Dialect.prepared` puts the host in the place of `s3://`."""
+    """The URL of a request, in which `S3Dialect.prepared` will replace `s3://` by the host."""
     path = quote(uri.key, safe="/~")
     return f"{SCHEME}://{uri.bucket}/{path}" + (f"?{query}" if query else "")
 

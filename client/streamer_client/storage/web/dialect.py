@@ -1,8 +1,8 @@
 """Speaks to web servers: follows redirects, and understands refusals.
 
-The place that a URL was redirected to is remembered, so that each block costs one request. A place
+A redirected URL is remembered with its new place, so that each block costs one request. A place
 that refuses later (a signed URL that expired) is forgotten, and the first server is asked again.
-Holds no secrets: each request brings its own. Thread-safe; used by all threads that read.
+Holds no secrets, since each request brings its own. Thread-safe; used by all threads that read.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class WebDialect:
 
     def __init__(self) -> None:
         self._places: Remembered[str, str] = Remembered(MAX_PLACES)
-        """Where each URL was redirected to."""
+        """The place that each URL was redirected to."""
 
     def prepared(self, request: Request) -> Request:
         """The request at the place it was redirected to; another server gets no authorization."""
@@ -48,7 +48,7 @@ class WebDialect:
         return replace(request, url=place, headers=headers)
 
     def refusal(self, request: Request, sent: Request, answer: Answer) -> Verdict:
-        """What a web server means; see `Dialect`."""
+        """Judge a web server's refusal; see `Dialect`."""
         if answer.status in _MOVED:
             return self._moved(request, sent, answer)
         if answer.status in (401, 403, 404, 410) and self._places.forget(request.url):

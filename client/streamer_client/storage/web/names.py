@@ -1,7 +1,7 @@
-"""Which files a checkpoint on a web server has, since web servers list nothing. Pure.
+"""Names of a checkpoint's files on a web server, since web servers list nothing. Pure.
 
-A checkpoint is expected as Hugging Face lays it out: one `model.safetensors`, or several files with
-an index.
+A checkpoint must be laid out as on Hugging Face: one `model.safetensors`, or several files with an
+index.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BESIDE: Final = (
     "params.json",
     "tekken.json",
 )
-"""What usually lies beside the weights."""
+"""The files that usually lie beside the weights."""
 
 
 class _Index(msgspec.Struct):
@@ -44,7 +44,7 @@ def files_of_index(about: str, body: bytes) -> list[str]:
     """The files that an index names, each once, in its order.
 
     Raises:
-        SourceError: it is no index, or names a file outside of its directory.
+        SourceError: the body is no index, or names a file outside of its directory.
     """
     try:
         index = msgspec.json.decode(body, type=_Index)

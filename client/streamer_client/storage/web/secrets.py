@@ -26,7 +26,7 @@ VARIABLES: Final = (USERINFO, QUERY, BEARER)
 
 @dataclass(frozen=True, slots=True)
 class UrlSecrets:
-    """What a request for a URL adds to it."""
+    """The secrets that a request for a URL adds to it."""
 
     userinfo: str = field(default="", repr=False)
     query: str = field(default="", repr=False)
@@ -49,13 +49,13 @@ class UrlSecrets:
         return f"{url}{'&' if '?' in url else '?'}{self.query}"
 
     def as_environment(self) -> dict[str, str]:
-        """The variables under which they are sent with an open."""
+        """The variables under which the secrets are sent with an open."""
         values = (self.userinfo, self.query, self.bearer)
         return {name: value for name, value in zip(VARIABLES, values, strict=True) if value}
 
 
 def secrets_of(url: str, environment: Mapping[str, str]) -> UrlSecrets:
-    """The secrets that stand in a URL, else those of the variables."""
+    """The secrets in a URL, or else those of the variables."""
     parts = urlsplit(url)
     userinfo = parts.netloc.rpartition("@")[0]
     query = "&".join(part for part in parts.query.split("&") if is_secret(part))

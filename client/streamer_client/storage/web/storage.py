@@ -1,8 +1,8 @@
 """Web servers as a kind of source: files by their URLs, or a checkpoint with an index.
 
-Runs in the daemon's fetch workers and, without a daemon, in the client. The URIs of its shards hold
-no secrets: these come with the environment, or stand in the URLs that a caller lists, and each
-request carries the secrets of its own URL.
+Runs in the daemon's workers and, without a daemon, in the client. The URIs of its shards hold no
+secrets. Secrets come with the environment or in the URLs that a caller lists, and each request
+carries the secrets of its own URL.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ KIND: Final = "http"
 HEADS_AT_ONCE: Final = 8
 
 MAX_URLS: Final = 4096
-"""URLs whose secrets one storage remembers between listing and opening."""
+"""For how many URLs one storage remembers secrets between listing and opening."""
 
 
 class WebStorage:
     """Files of web servers, read with the secrets of one client. Thread-safe.
 
     Args:
-        environment: what the client sent; see `secrets.py`.
+        environment: the environment that the client sent; see `secrets.py`.
         waits: clock and sleep, for tests.
 
     Raises:
@@ -53,7 +53,7 @@ class WebStorage:
     def __init__(self, environment: Mapping[str, str], waits: Waits | None = None) -> None:
         self._environment = environment
         self._secrets: Remembered[str, UrlSecrets] = Remembered(MAX_URLS)
-        """The secrets of each listed URL, by the URL without them."""
+        """The secrets of each listed URL; the keys are the URLs without secrets."""
         self._engine = HttpEngine(
             pool_for(http_settings(environment)), WebDialect(), retry_policy(environment), waits
         )
@@ -61,10 +61,11 @@ class WebStorage:
     def list_shards(
         self, source: str, pattern: str | None, files: Sequence[str] | None
     ) -> tuple[StoredShard, ...]:
-        """The file that `source` is, the `files` named, or what the index under `source` names.
+        """The file `source` itself, the named `files`, or the files of the index under `source`.
 
         Raises:
-            SourceNotFound: no such file; under a directory, no index and no single file either.
+            SourceNotFound: there is no such file; under a directory, neither an index nor a single
+                file.
             SourceForbidden: the server wants other credentials.
             SourceError: the server gives no size, or nothing that proves the content.
             ConfigError: `files` is empty or names a file twice, or the URL is malformed.
@@ -105,7 +106,7 @@ class WebStorage:
         """Open a file for reading; a HEAD is sent only where its ETag is not strong.
 
         Raises:
-            SourceChanged: it is no longer what `shard.identity` says, or it vanished.
+            SourceChanged: the file is no longer that of `shard.identity`, or has vanished.
             SourceForbidden: the server wants other credentials.
         """
         default = secrets_of("", self._environment)
@@ -113,7 +114,7 @@ class WebStorage:
         return opened(self._engine, request, shard, KIND, str(origin_of(shard.uri)))
 
     def _secrets_in(self, source: str, files: Sequence[str] | None = None) -> UrlSecrets:
-        """The secrets that the URLs of one listing hold, else those of the environment."""
+        """The secrets in the URLs of one listing, or else those of the environment."""
         origin_of(source)
         given = {
             secrets_of(url, self._environment)
@@ -153,7 +154,7 @@ class WebStorage:
         return [_under(base, name) for name in matches]
 
     def _weights(self, base: str, secrets: UrlSecrets) -> list[str]:
-        """Names of the weights under a directory; empty where it has neither index nor weights."""
+        """Names of the weights in a directory; empty if it has neither index nor weights."""
         url = _under(base, INDEX)
         try:
             return files_of_index(url, self._engine.ask(_request("GET", url, secrets)).body)
@@ -161,13 +162,14 @@ class WebStorage:
             return [SINGLE] if self._existing([_under(base, SINGLE)], secrets) else []
 
     def _file(self, url: str, secrets: UrlSecrets) -> StoredShard | None:
-        """The file that a URL without a slash at its end names; None for a page, or nothing."""
+        """The file at a URL without a slash at its end; None for a page, or if nothing is there."""
         named = urlsplit(url).path.endswith(".safetensors")
         try:
             found = look_at(self._engine, _request("HEAD", url, secrets))
         except SourceError:
             # For a directory a server may answer 403 or 404, or a page without its length. The
-            # directory's index is asked for next; if the trouble is another, that fails as well.
+            # directory's
+            # index is asked for next; if the trouble has another cause, that request fails as well.
             if named:
                 raise
             return None

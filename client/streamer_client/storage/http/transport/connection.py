@@ -4,10 +4,10 @@ Owns the sockets and the framing, both by `http.client`, and the refusal to conn
 services of clouds. A body goes from the socket straight into the reader's memory. One thread uses a
 connection at a time; `pool.py` hands connections out.
 
-Metadata services give the credentials of a *machine* to whoever asks from it. A daemon that reads
-for others would ask in its own name, at an endpoint or URL that a client gives; so would a client
+Metadata services give the credentials of a *machine* to every process on it. A daemon that reads
+for others would ask them in its own name if a client's endpoint or URL led there. So would a client
 that reads a source which somebody else named. The address behind a name is known only once the
-connection stands, so the connection's peer is looked at then, before anything is sent.
+connection stands, so the peer is checked then, before anything is sent.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ METADATA_NETWORKS: Final[tuple[Network, ...]] = tuple(
 
 
 def is_metadata_address(address: str) -> bool:
-    """Whether a metadata service may be at this IP address, so that no request goes there."""
+    """Whether a metadata service may have this IP address, so that no request goes there."""
     found = ipaddress.ip_address(address)
     if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped:
         found = found.ipv4_mapped
@@ -59,7 +59,7 @@ def check_peer(about: str, connected: socket.socket) -> None:
     """Refuse a connection that leads to a metadata service.
 
     Args:
-        about: what is asked for, for the error.
+        about: the name of the requested object, for the text of the error.
         connected: a TCP connection.
 
     Raises:
@@ -74,15 +74,15 @@ def check_peer(about: str, connected: socket.socket) -> None:
 
 
 _UNUSED_BODY_BYTES: Final = 64 << 10
-"""An unread rest of a body up to this length is read, so that the connection can be used again;
-with a longer rest the connection is closed."""
+"""The longest unread rest of a body that is read, so that the connection can be used again; with a
+longer rest the connection is closed."""
 
 _WAKE_BYTES: Final = 256 << 10
 """How many bytes arrive before the kernel wakes the thread that reads a body.
 
 This takes a quarter less processor time for each byte. A thread that was woken for each packet read
-20 to 60 times for 8 MiB; each time cost a system call, a turn of the interpreter lock and a smaller
-buffer in the kernel.
+20 to 60 times for 8 MiB. Each time it needed a system call and a turn of the interpreter lock, and
+the kernel's buffer stayed small.
 """
 
 
@@ -90,8 +90,8 @@ class CutOff(http.client.HTTPException):
     """The connection ended before the body did.
 
     Args:
-        got: bytes that came.
-        expected: bytes that were announced.
+        got: how many bytes came.
+        expected: how many bytes were announced.
     """
 
     def __init__(self, got: int, expected: int) -> None:
@@ -102,10 +102,10 @@ class HttpConnection:
     """A connection that is made when it is first used, and stays open for the next exchange.
 
     Args:
-        origin: where to.
-        settings: how.
-        context: for TLS, in place of the one that the settings ask for; whoever is asked may want
-            to see a certificate.
+        origin: the origin to connect to.
+        settings: the settings of the connection.
+        context: a TLS context in place of the one that the settings ask for, for a server that
+            wants to see a client's certificate.
     """
 
     def __init__(
@@ -114,22 +114,22 @@ class HttpConnection:
         self.origin = origin
         self.proxy = settings.proxies.of(origin)
         self.used = False
-        """Whether an exchange on it has succeeded. If so, a failure of the next one may only mean
-        that the server closed the connection while it was idle."""
+        """Whether an exchange on this connection has succeeded. If so, a failure of the next one
+        may only mean that the server closed the connection while it was idle."""
         self._connected = False
         self._settings = settings
         self._deadline: Deadline | None = None
         self._last: http.client.HTTPResponse | None = None
         self._http = _connection(origin, settings, self.proxy, context)
-        # http.client makes a proxy's answer to CONNECT with this class, too.
+        # http.client also makes a proxy's answer to CONNECT with this class.
         self._http.response_class = cast("type[http.client.HTTPResponse]", self._response)
 
     def exchange(self, request: Request, deadline: Deadline) -> Exchange:
         """Send a request and receive the head of its answer.
 
         Args:
-            request: prepared.
-            deadline: when the whole answer must be there, its body included.
+            request: the prepared request.
+            deadline: the time at which the whole answer, body included, must be there.
 
         Raises:
             OSError, http.client.HTTPException: `faults.py` says what they mean.
@@ -176,8 +176,9 @@ class HttpConnection:
 
     def close(self) -> None:
         """Close the sockets. Idempotent."""
-        # http.client does not close every answer itself (not a proxy's, and not one after which
-        # the server closes the connection), and an open answer keeps the socket open.
+        # http.client leaves some answers open: a proxy's, and those after which the server closes
+        # the
+        # connection. An open answer keeps the socket open.
         if self._last is not None:
             self._last.close()
         self._http.close()
@@ -195,19 +196,19 @@ class Exchange:
         }
         self._response = response
         self._length = response.length or 0
-        self._left = response.length  # None: chunked, or until the server closes
+        self._left = response.length  # None if chunked, or if the body ends with the connection
         self._socket = connected
         self._wake_bytes = 1
 
     def readinto(self, buffer: memoryview) -> int:
         """Receive some bytes of the body; 0 at its end.
 
-        `HTTPResponse.readinto` would fill the whole buffer, and not tell how much of it is filled
-        when the connection breaks meanwhile.
+        `HTTPResponse.readinto` would fill the whole buffer; if the connection broke meanwhile, it
+        would not tell how many bytes had come.
 
         Raises:
             CutOff: the connection ended before the body did.
-            OSError, http.client.HTTPException: it broke.
+            OSError, http.client.HTTPException: the connection broke.
         """
         if self._left is None:
             return self._response.readinto(buffer)
@@ -223,9 +224,9 @@ class Exchange:
     def _set_low_water_mark(self, left: int) -> None:
         """Set how many bytes must arrive before the kernel wakes this thread (socket(7)).
 
-        Any byte does near the end of the body. "Near" is twice `_WAKE_BYTES`, because up to some
-        40 KiB of what is left may be in the buffers of http.client and TLS, and will never arrive
-        at the socket.
+        Near the end of the body, any byte wakes the thread. "Near" is twice `_WAKE_BYTES`, because
+        up to some 40 KiB of the rest may be in the buffers of http.client and TLS, and will never
+        arrive at the socket.
         """
         wake_bytes = _WAKE_BYTES if left >= 2 * _WAKE_BYTES else 1
         if wake_bytes != self._wake_bytes and self._socket is not None:
@@ -244,7 +245,7 @@ class Exchange:
         return bytes(target[:done])
 
     def finish(self) -> bool:
-        """End the exchange; returns whether the connection may carry another one."""
+        """End the exchange; return whether the connection may carry another one."""
         self._set_low_water_mark(0)  # the next answer's head is short
         left = self._left
         if left is None:
@@ -280,8 +281,9 @@ class Sent:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # After an error a connection is in an unknown state. After a refusal it is not: its body
-        # was read before the refusal was raised.
+        # After an error a connection is in an unknown state. After a refusal its state is known,
+        # because
+        # the body was read before the refusal was raised.
         if (kind is None or self.exchange.status >= 300) and self._finished():
             self._connection.used = True
             self._give_back(self._connection)

@@ -1,4 +1,4 @@
-"""When one attempt at a request ends, however slowly its server sends.
+"""The end of one attempt at a request, however slowly its server sends.
 
 A socket's timeout limits only silence: a server that sends a byte now and then would hold a thread
 for ever, and with it the load that waits for its block. So no wait for bytes of an answer (head or
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class TooSlow(TimeoutError):
-    """The answer was not there in the time that its size allows."""
+    """The answer was not complete in the time that its size allows."""
 
 
 class Deadline:
@@ -43,9 +43,9 @@ class Timed(io.RawIOBase):
     """A socket's stream whose reads end with the attempt.
 
     Args:
-        stream: as `socket.makefile` gives it, unbuffered; closed with this one.
-        connected: its socket, whose timeout is lowered towards the end.
-        deadline: of the attempt.
+        stream: the unbuffered stream of `socket.makefile`; it is closed with this one.
+        connected: the socket, whose timeout is lowered towards the end.
+        deadline: the end of the attempt.
     """
 
     def __init__(self, stream: io.RawIOBase, connected: socket.socket, deadline: Deadline) -> None:
@@ -91,5 +91,5 @@ class Timed(io.RawIOBase):
 def timed(
     stream: io.BufferedIOBase, connected: socket.socket, deadline: Deadline
 ) -> io.BufferedReader:
-    """The same stream, whose reads end with the attempt."""
+    """The same stream with reads that end with the attempt."""
     return io.BufferedReader(Timed(stream.detach(), connected, deadline))

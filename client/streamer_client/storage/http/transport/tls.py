@@ -1,9 +1,9 @@
-"""TLS contexts, one for each set of trusted certificates in a process; and files of certificates.
+"""TLS contexts, one for each set of trusted certificates in a process, and certificate files.
 
-A client reads the file that its user names, and sends the certificates in it, not the path: a
-daemon has other files and other rights, and would tell by its errors, or by hanging in a FIFO,
-what lies at a path. So `read_bundle` runs in the client's process, and `tls_context` opens no file
-that a client named.
+A client reads the file that its user names, and sends the certificates in it, not the path. A
+daemon has other files and other rights; by its errors, or by hanging at a FIFO, it would tell what
+lies at a path. So `read_bundle` runs in the client's process, and `tls_context` opens no file that
+a client named.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.sizes import format_size
 
 MAX_BUNDLE_BYTES: Final = 384 << 10
-"""Of one file. Debian's whole bundle has 220 KiB, certifi's with its comments 290; a request's
-environment (`MAX_ENVIRONMENT_BYTES`) has to hold it beside credentials."""
+"""The most bytes of one file. Debian's whole bundle has 220 KiB, and certifi's with its comments
+290 KiB; a request's environment (`MAX_ENVIRONMENT_BYTES`) must hold it beside credentials."""
 
 _CERTIFICATE: Final = re.compile(
     r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----"
@@ -30,16 +30,16 @@ _CERTIFICATE: Final = re.compile(
 
 @functools.lru_cache(maxsize=8)
 def tls_context(authorities: str, verify: bool, variable: str = "") -> ssl.SSLContext:
-    """A client's context; certificates and host names are verified unless told otherwise.
+    """A client's context; it verifies certificates and host names unless told otherwise.
 
     Args:
-        authorities: certificates in PEM of the only authorities to trust; empty: the system's, or
-            where the system has none (slim containers) those that come with botocore.
-        verify: False trusts anybody.
-        variable: what users name trusted certificates by, for errors.
+        authorities: the only certificates to trust, in PEM. If empty, these are the system's, or
+            those of botocore if the system has none, as in slim containers.
+        verify: whether to verify; False trusts any server.
+        variable: the variable that names trusted certificates, for the text of errors.
 
     Raises:
-        ConfigError: they are no certificates, or the system's cannot be read.
+        ConfigError: the certificates are malformed, or the system's cannot be read.
     """
     context = _trusting(authorities, variable) if authorities else _trusting_the_system(variable)
     context.set_alpn_protocols(["http/1.1"])
@@ -74,7 +74,7 @@ def _fallback_bundle() -> str | None:
     paths = ssl.get_default_verify_paths()
     if paths.cafile or (paths.capath and any(os.scandir(paths.capath))):
         return None
-    botocore = find_spec("botocore")  # looked up, not imported
+    botocore = find_spec("botocore")  # looks it up without importing it
     if botocore is None or botocore.origin is None:
         return None
     bundle = os.path.join(os.path.dirname(botocore.origin), "cacert.pem")
@@ -82,14 +82,14 @@ def _fallback_bundle() -> str | None:
 
 
 def read_bundle(who: str, path: str) -> str:
-    """The certificates in a PEM file, and nothing else of it: a key beside them stays here.
+    """The certificates in a PEM file; a key beside them in the file is left out.
 
     Args:
-        who: names the file, for errors.
-        path: of a regular file; a FIFO or device would be waited for.
+        who: the name of the file for the text of errors.
+        path: path of a regular file; a FIFO or device is refused, as reading it could hang.
 
     Raises:
-        ConfigError: it is none, is too long, may not be read, or holds no certificate.
+        ConfigError: the file is not regular, too long, not readable, or holds no certificate.
     """
     found = _CERTIFICATE.findall(_read(who, path).decode("ascii", errors="replace"))
     if not found:
