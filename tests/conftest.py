@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from streamer_client.storage.http.pool import close_idle
 from tests.support.daemon import DaemonProcess, Daemons, daemons
@@ -21,6 +22,11 @@ does not serve again yet belong to nobody for a while."""
 
 def pytest_configure() -> None:
     mark_session()
+    # Both limits are of wall-clock time, which another process may take from this one.
+    settings.register_profile(
+        "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)

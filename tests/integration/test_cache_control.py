@@ -106,6 +106,8 @@ class StatusBody(msgspec.Struct, forbid_unknown_fields=True):
     workers: list[int]
     """Added to what INTERFACE promises."""
     bandwidth_limit_bytes_per_s: int
+    fleet: None
+    """None where there is no fleet; `tests/integration/fleet` reads what it is where there is one."""
 
 
 def status(daemon: DaemonProcess) -> StatusBody:
