@@ -107,7 +107,7 @@ class StatusBody(msgspec.Struct, forbid_unknown_fields=True):
     """Added to what INTERFACE promises."""
     bandwidth_limit_bytes_per_s: int
     fleet: None
-    """None where there is no fleet; `tests/integration/fleet` reads what it is where there is one."""
+    """None, since there is no fleet here; `tests/integration/fleet` has daemons in one."""
 
 
 def status(daemon: DaemonProcess) -> StatusBody:
