@@ -44,7 +44,7 @@ class FleetTotals:
     """Number of connections of other nodes that are open now."""
 
 
-class Lane:
+class ReadSlots:
     """Lets a bounded number of calls be under way at once; others wait for their turn."""
 
     def __init__(self, count: int) -> None:
@@ -76,8 +76,8 @@ class PeerReads:
 
     def __init__(self, connections: int) -> None:
         self.totals = FleetTotals()
-        self.peers = Lane(PEER_READS)
-        self.store = Lane(connections)
+        self.peers = ReadSlots(PEER_READS)
+        self.store = ReadSlots(connections)
         self.from_store: set[tuple[ShardKey, int]] = set()
         """Blocks that are read from the store now or next, so that no other node is waited for."""
         self._early: list[Callable[[], None]] | None = []

@@ -235,7 +235,7 @@ def _shape(feed: Feed, cores: int) -> RingShape:
         return parse_shape(chosen)
     if feed.route is Route.DIRECT:
         return storage_shape(feed.threads, feed.block_bytes)
-    if feed.route is Route.PAGE_CACHE:  # where no request is saved by a slot of a whole block
+    if feed.route is Route.PAGE_CACHE:  # a slot that takes a whole block saves no request here
         return storage_shape(feed.threads, min(feed.block_bytes, DEFAULT_BLOCK_BYTES))
     return ring_shape(cores, ranks_here())
 
