@@ -153,7 +153,7 @@ def test_a_direct_descriptor_of_another_file_is_not_read_through(
 
 
 def _all_resident(daemon: DaemonProcess, uri: str, size_bytes: int) -> bool:
-    """Whether the one shard of that name is in memory; if not, the status is in the error's text."""
+    """Whether the one shard of that name is in memory; if not, an error shows the status."""
     status = status_of(daemon.socket)
     shards = [row for source in status["sources"] for row in source["shards"]]
     found = [row["resident_bytes"] for row in shards if row["uri"] == uri]
