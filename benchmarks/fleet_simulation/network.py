@@ -2,8 +2,8 @@
 
 Stands for the daemon, the network and the store; leaves every decision to `streamerd.fleet.plan`. A
 tick is the time of one block over a link. Time goes in steps of a quarter of a tick. In each step
-each node, and the store, sends a quarter of a block to one node. Its uploads take turns, and each
-node receives at most one quarter. A question takes an eighth of a tick.
+each node, and the store, sends a quarter of a block to one node. The blocks that it sends take
+turns, and each node receives at most one quarter. A question takes an eighth of a tick.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from streamerd.fleet.plan.ranking import BlockName
 from streamerd.fleet.plan.search import Rules, Search, View
 from streamerd.fleet.plan.standing import Standing
 from streamerd.fleet.plan.uploads import Give, Later, Nothing, SendTo, Uploads
+from streamerd.reading.peer_reads import ReadSlots, store_reads_at_once
 
 BLOCK_BYTES: Final = 8 << 20
 PIECES: Final = 4
@@ -42,6 +43,8 @@ class Ways:
     on_their_way: int = 96
     """How many blocks a node has on their way at once: as many as a daemon reads from peers and
     from the store, by default."""
+    connections: int = 32
+    """How many blocks a node that nobody else loads with reads from the store at once."""
     hold_s: float = 1.0
     """How long a node holds back its answer if it cannot hand the block over yet."""
 
@@ -86,6 +89,9 @@ class Node:
     """Questions for blocks that this node does not have yet, by block."""
     queue: deque[Question] = field(default_factory=deque)
     """Questions for blocks that this node has, while all its uploads are busy."""
+    to_store: set[int] = field(default_factory=set)
+    """Blocks that are read from the store now or next."""
+    store: ReadSlots = field(default_factory=lambda: ReadSlots(lambda _: 1))
     store_blocks: int = 0
     ended_s: float | None = None
     dead: bool = False
@@ -125,6 +131,7 @@ class Simulation:
         self._chance = random.Random(3)
         for node in nodes:
             node.uploads = Uploads(ways.uploads)
+            node.store = ReadSlots(lambda here, node=node: self._at_the_store(node, here))  # type: ignore[misc]  # mypy cannot infer a lambda's default
 
     def run(self) -> Outcome:
         """Run until each living node has all blocks."""
@@ -143,6 +150,10 @@ class Simulation:
             self._now_s = step * step_s
             self._send()
         return Outcome(nodes, self._blocks, self._ways.tick_s)
+
+    def _at_the_store(self, node: Node, here: int) -> int:
+        searches = len(node.searches) - len(node.to_store)
+        return store_reads_at_once(self._ways.connections, here, searches)
 
     def _at(self, at_s: float, action: Callable[[], object]) -> None:
         self._number += 1
@@ -185,7 +196,8 @@ class Simulation:
                 self._at(until_s, lambda: self._tell(node, block, events.PauseOver(self._now_s)))
             case events.ReadStore():
                 node.store_blocks += 1
-                self._flows[STORE].append(Flow(STORE, node, block))
+                node.to_store.add(block)
+                node.store.begin(lambda: self._flows[STORE].append(Flow(STORE, node, block)))
             case events.Done():
                 self._has(node, block)
             case _:
@@ -244,6 +256,11 @@ class Simulation:
     def _has(self, node: Node, block: int) -> None:
         node.blocks.add(block)
         del node.searches[block]
+        if block in node.to_store:
+            node.to_store.remove(block)
+            node.store.end()
+        else:
+            node.store.go_on()
         for question in node.held_back.pop(block, ()):
             if not self._answer(node, question, last=False):
                 node.queue.append(question)
@@ -275,7 +292,7 @@ class Simulation:
                 flow.pieces -= 1
                 if not flow.pieces:
                     ended.append(flow)
-                elif flow.source != STORE:
+                else:
                     flows.append(flows.pop(at))
                 break
         for flow in ended:

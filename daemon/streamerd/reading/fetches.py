@@ -22,7 +22,7 @@ from streamer_client.contract.layout import block_span
 from streamer_client.contract.uris import is_remote
 from streamerd.reading.backing import Backing
 from streamerd.reading.bandwidth import Pace, Rate, TokenBucket
-from streamerd.reading.peer_reads import PeerReads
+from streamerd.reading.peer_reads import STALE_S, PeerReads
 from streamerd.reading.sources import Pair, Sources
 from streamerd.reading.totals import PEER_KIND, Read, ReadTotals, kind_of
 from streamerd.settings.config import Settings
@@ -167,18 +167,31 @@ class Fetches:
         reads.store.begin(alone)
 
     def _to_store(
-        self, peer_reads: PeerReads, command: FetchBlock, lent: Lent, reason: str
+        self, peer_reads: PeerReads, command: FetchBlock, lent: Lent, reason: str, search: int
     ) -> None:
-        """Read a block from the store that no peer hands over.
+        """Read a block from the store that no peer hands over, when its turn comes.
 
-        The search may have taken long, so the newest credentials of a load that still lives are
-        used.
+        If the turn comes late, peers are searched a second time. The search may have taken long, so
+        the newest credentials of a load that still lives are used.
         """
-        peer_reads.totals.store_reads[reason] += 1
-        peer_reads.from_store.add((command.shard, command.block))
+        decided_s, which = self._loop.time(), (command.shard, command.block)
+        peer_reads.from_store.add(which)
         now = self._lent(command) if command.credentials_of in self._environments else lent
+
         # The block was backed for the attempt to read it from peers.
-        peer_reads.store.begin(lambda: self._read_store(command, now, backed=True))
+        def search_again() -> None:
+            self._read(command, None, now, attempt=search + 1, backed=True, peers=True)
+
+        def turn() -> None:
+            if search == 1 and self._loop.time() - decided_s > STALE_S and peer_reads.useful:
+                peer_reads.from_store.discard(which)
+                peer_reads.peers.begin(search_again, first=True)
+                peer_reads.store.end()
+                return
+            peer_reads.totals.store_reads[reason] += 1
+            self._read_store(command, now, backed=True)
+
+        peer_reads.store.begin(turn, first=search > 1)
 
     def _left_peers(
         self,
@@ -187,6 +200,7 @@ class Fetches:
         lent: Lent,
         job: jobs.Fetch,
         answer: jobs.Answer | None,
+        search: int,
     ) -> bool:
         """Note that one stage of a read ended; returns whether the store is read next."""
         size_bytes = job.stop - job.start
@@ -196,9 +210,9 @@ class Fetches:
             if isinstance(answer, jobs.Fetched):
                 peer_reads.totals.store_bytes += size_bytes
             return False
-        peer_reads.peers.end()
+        peer_reads.end_search()
         if isinstance(answer, jobs.JobFailed) and answer.code == jobs.FROM_STORE:
-            self._to_store(peer_reads, command, lent, answer.message)
+            self._to_store(peer_reads, command, lent, answer.message, search)
             return True
         if isinstance(answer, jobs.Fetched):
             peer_reads.totals.peer_blocks += 1
@@ -264,7 +278,7 @@ class Fetches:
         if (
             reads is not None
             and job.source is None
-            and self._left_peers(reads, command, lent, job, answer)
+            and self._left_peers(reads, command, lent, job, answer, attempt)
         ):
             return
         match answer:

@@ -47,6 +47,8 @@ class Rules:
     """How long a block waits at most, even while other blocks arrive."""
     branches: int = 2
     """How many nodes ask the same node for a block: the branches of the tree at each node."""
+    late_questions: int = 3
+    """How many nodes an owner asks for its block before it reads the store."""
     silences: int = 3
     """How many peers may be silent to one search before it reads the store."""
     redirects: int = 3
@@ -144,7 +146,7 @@ class Search:
             return self._ask(above, patient=True, at_s=at_s)
         # A node that came late owns blocks that the nodes below it may have already. So it asks
         # each of them, but waits for none, since that node may be waiting for this one.
-        below = order[mine + 1 : mine + 1 + self._rules.branches]
+        below = order[mine + 1 : mine + 1 + self._rules.late_questions]
         for peer in below:
             if peer not in out:
                 return self._ask(peer, patient=False, at_s=at_s)

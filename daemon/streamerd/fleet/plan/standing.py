@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 FIRST_PAUSE_S: Final = 2.0
+ELSEWHERE_PAUSE_S: Final = 0.25
+"""The first pause of a peer that does not load a shard. Nodes that start together open it one after
+the other, and what a node that is early reads meanwhile is read twice."""
 SLOW_PAUSE_S: Final = 60.0
 """The first pause of a peer for which a search waited in vain until its waiting time was over."""
 LONGEST_PAUSE_S: Final = 300.0
@@ -64,7 +67,7 @@ class Standing:
     def __init__(self) -> None:
         self._silent = _Pauses(FIRST_PAUSE_S)
         self._slow = _Pauses(SLOW_PAUSE_S)
-        self._elsewhere = _Pauses(FIRST_PAUSE_S)
+        self._elsewhere = _Pauses(ELSEWHERE_PAUSE_S)
         self._liars: set[str] = set()
         self.helped_s: float | None = None
         """When a peer last handed a block over; None before the first time."""
