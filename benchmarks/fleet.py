@@ -6,8 +6,9 @@
   The table has the bytes from the store over the file's size. It also has the last node's time over
   the least time in which all could get everything from the store. Needs root.
 - `loopback`: a second node loads the object that a first one has in memory, without any cap, plain
-  and with TLS. Beside it stands sendfile to recv_into on four connections in the same run. The
-  processor time is that of all processes of the receiving node, and of the sending one.
+  and with TLS. Beside it stand bare loops on four connections in the same run: sendfile to
+  recv_into, and the same bytes over TLS, by Python's `ssl`, into memory that is there already. The
+  processor time is that of all processes of the receiving side, and of the sending one.
 
 The network, the store and the daemons are those of the tests.
 """
@@ -18,6 +19,7 @@ import argparse
 import mmap
 import os
 import socket
+import ssl
 import tempfile
 import threading
 import time
@@ -38,7 +40,12 @@ from tests.support.raw_client import RawClient
 from tests.support.waiting import eventually
 from tests.support.worlds import processes_of
 
+from streamerd.fleet.tls import client_context, server_context
+from streamerd.settings.fleet import Certificates
+
 LOOPBACK_BYTES: Final = 512 << 20
+SENT_BYTES: Final = 1 << 20
+"""How many bytes one call sends over TLS; the daemon's sender does the same."""
 CONNECTIONS: Final = 4
 JOIN_S: Final = 30.0
 _TICKS_S: Final = os.sysconf("SC_CLK_TCK")
@@ -123,23 +130,33 @@ class Moved(NamedTuple):
 def loopback_table(tries: int) -> None:
     """Print the table of a peer's bytes against plain TCP, with the best of so many transfers."""
     print("| way | GB/s | over sendfile | CPU s a GiB, receiver | sender |\n|---|---|---|---|---|")
-    reference = max(plain_tcp(LOOPBACK_BYTES) for _ in range(tries))
-    print(f"| sendfile to recv_into, 4 connections | {reference / 1e9:.2f} | 1 | | |", flush=True)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="strd-")))
         for name in ("store", "etcd"):
             (folder / name).mkdir()
+        files = Certificates(
+            str(folder / "bare.crt"), str(folder / "bare.key"), str(folder / "authority.pem")
+        )
+        Authority(folder).node_files(folder, "bare")
+        sendfile = max(bare(LOOPBACK_BYTES, None) for _ in range(tries))
+        reference = sendfile.bytes_per_s
+        _way("sendfile to recv_into, 4 connections", sendfile, reference)
+        tls = max(bare(LOOPBACK_BYTES, files) for _ in range(tries))
+        _way("the same over TLS", tls, reference)
         store = stack.enter_context(counting_store(folder / "store", (), "127.0.0.1"))
         etcd = stack.enter_context(etcd_server(folder / "etcd"))
         authority = Authority(folder)
         for way, own in (("plain", ()), ("TLS", certificate_flags(authority, folder, "node"))):
             moved = _peer_to_slab(folder, store, etcd, (way, *own), tries)
-            print(
-                f"| peer to slab, {way} | {moved.bytes_per_s / 1e9:.2f} | "
-                f"{moved.bytes_per_s / reference:.2f} | {moved.receiver_s_per_gib:.2f} | "
-                f"{moved.sender_s_per_gib:.2f} |",
-                flush=True,
-            )
+            _way(f"peer to slab, {way}", moved, reference)
+
+
+def _way(name: str, moved: Moved, reference: float) -> None:
+    print(
+        f"| {name} | {moved.bytes_per_s / 1e9:.2f} | {moved.bytes_per_s / reference:.2f} | "
+        f"{moved.receiver_s_per_gib:.2f} | {moved.sender_s_per_gib:.2f} |",
+        flush=True,
+    )
 
 
 def _peer_to_slab(
@@ -199,51 +216,71 @@ def _processor_s(daemon: DaemonProcess) -> float:
     return ticks / _TICKS_S
 
 
-def plain_tcp(size_bytes: int) -> float:
-    """Bytes a second from shared memory to shared memory, by sendfile and recv_into."""
+def bare(size_bytes: int, files: Certificates | None) -> Moved:
+    """From shared memory to shared memory on four connections, without a daemon.
+
+    Args:
+        size_bytes: how much is sent.
+        files: the certificates of both sides; None for plain TCP by sendfile.
+    """
     part = size_bytes // CONNECTIONS
     source, target = (os.memfd_create(name) for name in ("source", "target"))
     for fd in (source, target):
         os.posix_fallocate(fd, 0, size_bytes)
+    context = None if files is None else client_context(files)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         child = os.fork()
         if child == 0:
-            _send_parts(listening, source, part)
+            _send_parts(listening, source, part, files)
         with mmap.mmap(target, size_bytes) as mapping, memoryview(mapping) as view:
-            began_s = time.monotonic()
+            before_s, began_s = time.process_time(), time.monotonic()
             parts = [view[index * part : (index + 1) * part] for index in range(CONNECTIONS)]
             with ThreadPoolExecutor(CONNECTIONS) as pool:
-                list(pool.map(lambda each: _receive(listening.getsockname(), each), parts))
-            took_s = time.monotonic() - began_s
+                list(pool.map(lambda each: _receive(listening.getsockname(), each, context), parts))
+            took_s, used_s = time.monotonic() - began_s, time.process_time() - before_s
             for each in parts:
                 each.release()
-    os.waitpid(child, 0)
+    sender = os.wait4(child, 0)[2]
     for fd in (source, target):
         os.close(fd)
-    return size_bytes / took_s
+    gib = size_bytes / (1 << 30)
+    return Moved(size_bytes / took_s, used_s / gib, (sender.ru_utime + sender.ru_stime) / gib)
 
 
-def _send_parts(listening: socket.socket, source: int, part: int) -> None:
-    """Send each connection its part in turn; the child of `plain_tcp` runs this."""
+def _send_parts(
+    listening: socket.socket, source: int, part: int, files: Certificates | None
+) -> None:
+    """Send each connection its part in turn; the child of `bare` runs this."""
+    context = None if files is None else server_context(files)
 
-    def send(connected: socket.socket, start: int) -> None:
+    def send(connected: socket.socket, start: int, view: memoryview) -> None:
+        if context is not None:
+            with context.wrap_socket(connected, server_side=True) as wrapped:
+                for at in range(start, start + part, SENT_BYTES):
+                    wrapped.sendall(view[at : at + SENT_BYTES])
+                wrapped.recv(1)  # until the receiver has all
+            return
         with connected:
             sent = 0
             while sent < part:
                 sent += os.sendfile(connected.fileno(), source, start + sent, part - sent)
 
+    view = memoryview(mmap.mmap(source, CONNECTIONS * part, prot=mmap.PROT_READ))
     threads = []
     for index in range(CONNECTIONS):
         connected, _ = listening.accept()
-        threads.append(threading.Thread(target=send, args=(connected, index * part)))
+        threads.append(threading.Thread(target=send, args=(connected, index * part, view)))
         threads[-1].start()
     for thread in threads:
         thread.join()
     os._exit(0)
 
 
-def _receive(address: tuple[str, int], target: memoryview) -> None:
-    with socket.create_connection(address) as connected:
+def _receive(address: tuple[str, int], target: memoryview, context: ssl.SSLContext | None) -> None:
+    with ExitStack() as stack:
+        connected = stack.enter_context(socket.create_connection(address))
+        if context is not None:
+            connected = stack.enter_context(context.wrap_socket(connected))
         got = 0
         while got < len(target):
             got += connected.recv_into(target[got:])
