@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import secrets
 import stat
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer_client.contract.errors import ConfigError
+from streamer_client.contract.errors import ConfigError, MemoryLimitError
 from streamerd.memory.room import SHM_MOUNT
 from streamerd.shm.slabs import (
     create_slab,
@@ -41,6 +42,17 @@ def slab(name: str) -> Iterator[int]:
     fd = create_slab(name, SIZE)
     yield fd
     os.close(fd)
+
+
+def test_a_limit_of_files_sizes_is_named(name: str) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE // 2, before[1]))
+    try:
+        with pytest.raises(MemoryLimitError, match="LimitFSIZE"):
+            create_slab(name, SIZE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not Path(SHM_MOUNT + name).exists()
 
 
 @pytest.mark.parametrize("umask", [0, 0o777])

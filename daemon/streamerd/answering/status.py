@@ -107,7 +107,8 @@ def _sources(facts: Facts) -> tuple[SourceStatus, ...]:
         if uri not in known:
             by_source[os.path.dirname(uri)].append(_failed(uri, failure))
     return tuple(
-        SourceStatus(uri=uri, shards=tuple(shards)) for uri, shards in sorted(by_source.items())
+        SourceStatus(uri=uri, shards=tuple(sorted(shards, key=lambda shard: shard.uri)))
+        for uri, shards in sorted(by_source.items())
     )
 
 

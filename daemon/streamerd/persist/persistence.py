@@ -135,7 +135,8 @@ class Persistence:
     # --- while it runs --------------------------------------------------------------------------
 
     def _flush_again(self) -> None:
-        self._writer.flush(self._started_s)
+        decisions = self._decisions
+        self._writer.keep_up(decisions.changes, decisions.now_s, self._started_s)
         self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self._flush_again)
 
     # --- end ------------------------------------------------------------------------------------

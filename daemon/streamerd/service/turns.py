@@ -13,7 +13,7 @@ from typing import Final
 
 from streamerd.state.commands import AnyCommand
 from streamerd.state.core import Core
-from streamerd.state.events import AnyEvent
+from streamerd.state.events import AnyEvent, Tick
 from streamerd.state.model import Model
 
 TURN_GAP_S: Final = 0.002
@@ -45,6 +45,7 @@ class Turns:
         self._events: list[AnyEvent] = []
         self._turn_due = False
         self._turned_s = 0.0
+        self.changes = 0
         self.started_s = self.now_s
 
     def attach(self, carry_out: Carrier) -> None:
@@ -83,6 +84,8 @@ class Turns:
         self._turned_s = self.now_s
         happened, self._events = self._events, []
         decided = self._core.handle(happened)
+        if decided or not all(isinstance(event, Tick) for event in happened):
+            self.changes += 1
         self._watch(happened, decided)
         self._carry_out(decided)
 

@@ -84,6 +84,14 @@ class Events(Protocol):
 class Decisions(Events, Protocol):
     """Lets a request that depends on the core's decision have it at once."""
 
+    @property
+    def changes(self) -> int:
+        """The number of turns in which more happened than that time passed.
+
+        While it stays the same, so do all shards.
+        """
+        ...
+
     def decide(self, *events: AnyEvent) -> None:
         """Let the core decide at once on the events that wait and on these."""
         ...

@@ -16,6 +16,7 @@ import msgspec
 from streamer_client.connecting.trust import find_socket
 from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES, MIN_BLOCK_BYTES, PAGE_BYTES
+from streamer_client.contract.limits import MAX_HEARTBEAT_S
 from streamer_client.contract.socket import SYSTEM_SOCKET
 from streamerd.memory.check import default_limit
 from streamerd.memory.room import SHM_MOUNT, MemoryRoom
@@ -30,6 +31,8 @@ LogFormat = Literal["text", "json"]
 Count = Annotated[int, msgspec.Meta(ge=1, le=256)]
 Connections = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Heartbeat = Annotated[float, msgspec.Meta(gt=0, le=MAX_HEARTBEAT_S)]
+"""Clients refuse a daemon that tells a longer one."""
 BlockBytes = Annotated[int, msgspec.Meta(ge=MIN_BLOCK_BYTES, multiple_of=PAGE_BYTES)]
 Bytes = Annotated[int, msgspec.Meta(ge=0)]
 FleetName = Annotated[str, msgspec.Meta(pattern="^([A-Za-z0-9][A-Za-z0-9-]{0,62})?$")]
@@ -195,8 +198,8 @@ KEYS: Final = (
         accepts="a multiple of 4096 bytes, 64KiB or more"),
     Key("idle_exit_s", "idle_exit_s", Seconds, "S", "with --ephemeral: exit when idle this long",
         _fixed(600.0)),
-    Key("heartbeat_s", "heartbeat_s", Seconds, "S", "time between a client's heartbeats",
-        _fixed(2.0)),
+    Key("heartbeat_s", "heartbeat_s", Heartbeat, "S", "time between a client's heartbeats",
+        _fixed(2.0), accepts=f"seconds, more than 0, {MAX_HEARTBEAT_S:.0f} at most"),
     Key("lag_s", "lag_s", Seconds, "S", "a reader stuck this long loses its claim to a window",
         _fixed(30.0)),
     Key("space_wait_s", "space_wait_s", Seconds, "S", "wait this long for room on /dev/shm",

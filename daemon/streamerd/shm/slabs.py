@@ -75,7 +75,12 @@ def create_slab(name: str, size_bytes: int) -> int:
 
 
 def _creation_error(name: str, size_bytes: int, error: OSError) -> StreamerError:
-    if error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
+    if error.errno == errno.EFBIG:
+        return MemoryLimitError(
+            f"cannot create {SHM_MOUNT}{name} of {size_bytes} bytes: the daemon may not make files "
+            "of this size; raise its limit (LimitFSIZE, `ulimit -f`)"
+        )
+    if error.errno in (errno.ENOSPC, errno.ENOMEM):
         return MemoryLimitError(
             f"cannot create {SHM_MOUNT}{name} of {size_bytes} bytes: {error.strerror}; "
             f"free memory on {SHM_MOUNT} or enlarge it"

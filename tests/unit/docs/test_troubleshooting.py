@@ -19,7 +19,12 @@ FILLED_IN = re.compile(r"\.\.\.|\b(?:PATH|FILE|NAME|N)\b")
 QUOTED = re.compile(r"`([^`]+)`")
 WITH_A_SENTENCE = 3
 """Words from which on what stands in quotes is a text, and no name or option."""
-OF_OTHERS = {"avc: denied { use }", "No package metadata was found for vllm"}
+OF_OTHERS = {
+    "avc: denied { use }",
+    "No package metadata was found for vllm",
+    "Insufficient space in /dev/shm for shared-memory allocation",
+    "Permission denied: '/.cache'",
+}
 """Texts of the kernel and of vLLM."""
 
 

@@ -59,7 +59,7 @@ def watch_page(
     left -= bool(status.memory.lingering_bytes)
     if waiting:
         left -= len(status.waiting) + 2
-    parts += [Text(), *_sources(status.sources, max(left, 1)), Text()]
+    parts += [Text(), *_sources(status.sources, rates, max(left, 1)), Text()]
     if waiting:
         parts += [*waiting, Text()]
     return Group(*parts, totals_part(status.totals))
@@ -76,7 +76,7 @@ def watch_line(status: StatusDocument, rates: NodeRates) -> str:
     told += [
         f"{source.uri} {_loaded(source)}, ETA {duration(eta_s)}"
         for source in status.sources
-        if (eta_s := source_eta_s(source)) is not None
+        if (eta_s := source_eta_s(source, rates)) is not None
     ]
     if status.waiting:
         told.append(f"{len(status.waiting)} waiting for memory")
@@ -88,14 +88,14 @@ def _node(status: StatusDocument, rates: NodeRates) -> Text:
         ("now", "bold"),
         f"     read {rate_text(rates.read)}, served {rate_text(rates.served)}",
     )
-    etas = [eta for source in status.sources if (eta := source_eta_s(source)) is not None]
+    etas = [eta for source in status.sources if (eta := source_eta_s(source, rates)) is not None]
     return text.append(f", all there in {duration(max(etas))}") if etas else text
 
 
 # --- sources --------------------------------------------------------------------------------------
 
 
-def _sources(sources: Sequence[SourceStatus], lines: int) -> list[RenderableType]:
+def _sources(sources: Sequence[SourceStatus], rates: NodeRates, lines: int) -> list[RenderableType]:
     if not sources:
         return [Text("nothing in memory yet", style="bright_black")]
     whole = _unfolded(sources, lines)
@@ -106,7 +106,7 @@ def _sources(sources: Sequence[SourceStatus], lines: int) -> list[RenderableType
     folded = [source for source in sources if source.uri not in whole]
     if folded:
         used = sum(source_lines(source) for source in sources if source.uri in whole)
-        parts += _folded(sorted(folded, key=_interest), lines - used)
+        parts += _folded(sorted(folded, key=_interest), rates, lines - used)
     return parts
 
 
@@ -130,7 +130,7 @@ def _interest(source: SourceStatus) -> tuple[bool, bool, bool]:
     return (not moves, ShardState.FAILED not in states, not used)
 
 
-def _folded(sources: Sequence[SourceStatus], lines: int) -> list[RenderableType]:
+def _folded(sources: Sequence[SourceStatus], rates: NodeRates, lines: int) -> list[RenderableType]:
     """A row for each source, as many as have room, and a line that counts the others."""
     rows = max(lines - 1, 1)
     if len(sources) > rows:
@@ -141,7 +141,7 @@ def _folded(sources: Sequence[SourceStatus], lines: int) -> list[RenderableType]
     for title in ("size", "loaded", "rate", "ETA", "consumed"):
         table.add_column(title, justify="right", no_wrap=True)
     for source in sources[:rows]:
-        eta_s, rate = source_eta_s(source), source_rate(source)
+        eta_s, rate = source_eta_s(source, rates), source_rate(source, rates)
         table.add_row(
             Text(source.uri, style="bold", no_wrap=True, overflow="ellipsis"),
             _shards(source),

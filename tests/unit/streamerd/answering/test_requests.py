@@ -74,3 +74,14 @@ async def test_only_errors_meant_for_clients_are_answered() -> None:
         daemon.parts.requests.on(Unheard, refuse)
         daemon.parts.requests.receive(client.session, Unheard())  # type: ignore[arg-type]
         assert "not now" in client.hears(m.Failed).message
+
+
+@in_loop
+async def test_status_has_shards_in_the_order_of_their_names() -> None:
+    async with paper_daemon() as daemon:
+        client = daemon.connect()
+        client.open(file(3), file(1), file(2))
+        await daemon.work()
+        client.say(m.GetStatus(9))
+        (source,) = parse_status(client.hears(m.Status).body).sources
+        assert [shard.uri for shard in source.shards] == ["/world/1", "/world/2", "/world/3"]

@@ -10,8 +10,10 @@ from tests.support.in_loop import in_loop
 from tests.support.paper_daemon import PaperClient, PaperDaemon, file, paper_daemon
 
 from streamer_client.contract import messages as m
-from streamerd.persist.sidecar_writer import LAST_USE_S, SidecarWriter
+from streamerd.persist.sidecar_writer import LAST_USE_S, LOOK_S, SidecarWriter
+from streamerd.reading.backing import Name
 from streamerd.shm.sidecars import Sidecar, SidecarFolder
+from streamerd.state.events import Tick
 
 
 class Written:
@@ -115,3 +117,36 @@ async def test_all_are_written_again_after_the_folder_was_removed(
         assert caplog.text.count("event=sidecar_not_written") == 1
         assert written.flush()
         assert [sidecar.uri for sidecar in written.sidecars()] == ["/world/1", "/world/2"]
+
+
+@in_loop
+async def test_shards_are_compared_again_only_after_a_change_or_a_while(tmp_path: Path) -> None:
+    async with paper_daemon() as daemon:
+        client = await loaded(daemon, 1)
+        written, turns = Written(daemon, tmp_path), daemon.parts.turns
+
+        def names(after_s: float) -> list[str]:
+            written.writer.keep_up(turns.changes, 1000 + after_s, 0.0)
+            (sidecar,) = written.sidecars()
+            return [label.text for label in sidecar.labels]
+
+        assert names(0) == ["/world/1"]
+        (backing,) = daemon.parts.backings.values()
+        backing.note_name(Name(1000, 1, "/other"))
+        turns.decide(Tick(turns.now_s))
+        assert names(LOOK_S / 2) == ["/world/1"]
+        assert names(LOOK_S) == ["/world/1", "/other"]
+        backing.note_name(Name(1000, 1, "/third"))
+        client.say(m.Pin(5, "/world/1"))
+        assert names(LOOK_S) == ["/world/1", "/other", "/third"]
+
+
+@in_loop
+async def test_what_could_not_be_written_is_tried_again_without_a_change(tmp_path: Path) -> None:
+    async with paper_daemon() as daemon:
+        await loaded(daemon, 1)
+        written = Written(daemon, tmp_path)
+        shutil.rmtree(written.folder.path)
+        for _ in range(2):
+            written.writer.keep_up(daemon.parts.turns.changes, 1000, 0.0)
+        assert [sidecar.uri for sidecar in written.sidecars()] == ["/world/1"]

@@ -66,6 +66,16 @@ async def test_a_decision_is_made_at_once_with_all_that_waits() -> None:
 
 
 @in_loop
+async def test_time_that_passes_is_no_change() -> None:
+    turns = Carried().turns
+    turns.decide(Tick(turns.now_s))
+    turns.decide()
+    assert turns.changes == 0
+    turns.decide(Tick(turns.now_s), LimitChanged(turns.now_s, 1))
+    assert turns.changes == 1
+
+
+@in_loop
 async def test_a_turn_without_a_carrier_is_a_defect() -> None:
     turns = Turns(Core(64 * BLOCK, Rules(BLOCK, 2)))
     with pytest.raises(RuntimeError, match="before anybody was attached"):

@@ -218,6 +218,8 @@ def test_the_system_daemon_makes_the_system_socket() -> None:
         ("workers", "many", "whole number from 1 to 256"),
         ("heartbeat_s", "-1", "seconds, more than 0"),
         ("heartbeat_s", "nan", "seconds, more than 0"),
+        ("heartbeat_s", "inf", "3600 at most"),
+        ("heartbeat_s", "3601", "3600 at most"),
         ("memory_limit", "6 apples", "'6 apples' is not a size"),
         ("block_size", "100000", "multiple of 4096"),
         ("block_size", "4096", "64KiB or more"),

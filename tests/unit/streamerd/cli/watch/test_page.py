@@ -17,10 +17,16 @@ from streamerd.cli.watch.rates import NodeRates, Rates
 RATES = NodeRates(2.5e9, 850e3)
 
 
-def _page(body: dict[str, Any], width: int = 80, height: int = 24, note: str = "") -> list[str]:
+def _page(
+    body: dict[str, Any],
+    width: int = 80,
+    height: int = 24,
+    note: str = "",
+    rates: NodeRates = RATES,
+) -> list[str]:
     console = Console(file=io.StringIO(), width=width, height=height, highlight=False)
     with console.capture() as captured:
-        console.print(watch_page(parse_status(body), RATES, height, note))
+        console.print(watch_page(parse_status(body), rates, height, note))
     return [line.rstrip() for line in captured.get().splitlines()]
 
 
@@ -149,3 +155,15 @@ def test_rates_are_means_over_some_seconds_and_begin_anew_with_a_new_daemon() ->
         last = rates.see(_status(100, 400), float(second))
     assert last == NodeRates(0.0, 0.0)
     assert rates.see(_status(50, 50, pid=2), 21.0) == NodeRates()
+
+
+def test_the_rate_of_a_model_counts_shards_that_are_complete_meanwhile() -> None:
+    rates, model = Rates(), _model("big", 60)
+    slow = {"state": "streaming", "resident_bytes": 0, "bytes_per_s": 1000.0}
+    model["shards"] = [each | slow for each in model["shards"]]
+    rates.see(parse_status(_with(model)), 0.0)
+    model["shards"][:30] = _model("big", 30, of=60)["shards"]
+    body = _with(model, _model("small", 2))
+    lines = _page(body, rates=rates.see(parse_status(body), 3.0))
+    (row,) = (line for line in lines if line.startswith("/models/big"))
+    assert row.split()[-4:] == ["50%", "10.7", "GB/s", "3s"]
