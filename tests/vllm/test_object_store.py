@@ -6,8 +6,6 @@ Run:ai's package cannot be imported where these run; vLLM finds ours in its plac
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +15,7 @@ import pytest
 from tests.support.daemon import BLOCK, DaemonProcess
 from tests.support.guarded_store import GuardedStore, Seen, guarded_store
 from tests.vllm.conftest import checkpoint_bytes
-from tests.vllm.starts import START_TIMEOUT_S, Answer, Start, Starts, clean_environment
+from tests.vllm.starts import Answer, Start, Starts
 from tests.vllm.test_same_answers import (
     ISSUE_OPTIONS,
     Environment,
@@ -67,22 +65,21 @@ def unsharded(store: GuardedStore, model: Model, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="module")
-def shards(unsharded: str, store: GuardedStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shards(
+    unsharded: str,
+    store: GuardedStore,
+    starts: Starts,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """The model for two ranks, made from the store, with the shards in a folder of their own."""
     out = tmp_path_factory.mktemp("objects") / "sharded"
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "streamer_vllm.sharding.command", unsharded, str(out)),
-            *("--tensor-parallel-size", "2", "--pattern", PATTERN, "--max-file-size", "1MiB"),
-        ],
-        env=clean_environment() | store.environ() | {"STREAMERD_MODE": "direct"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=START_TIMEOUT_S,
-        check=False,
+    done = starts.run(
+        *("streamer_vllm.sharding.command", unsharded, str(out)),
+        *("--tensor-parallel-size", "2", "--pattern", PATTERN, "--max-file-size", "1MiB"),
+        **store.environ(),
+        STREAMERD_MODE="direct",
     )
-    assert done.returncode == 0, done.stdout[-6000:]
+    assert done.returncode == 0, done.output[-6000:]
     return out
 
 
@@ -123,6 +120,7 @@ def test_unsharded(
             extra=ISSUE_OPTIONS,
             environment=(*through(daemon), *user),
             import_path=absent,
+            cold=True,
         )
     )
     assert_same(answer, starts(Start(model("llama"), tensor_parallel_size=2)))

@@ -21,8 +21,9 @@ import pytest
 from tests.support.daemon import Daemons
 from tests.support.networked import NetworkedNode, needs_a_network, two_nodes
 from tests.support.visitor import REPOSITORY
-from tests.vllm.starts import HERE, START_TIMEOUT_S, Start, Starts, clean_environment
+from tests.vllm.starts import HERE, Start, Starts, clean_environment
 from tests.vllm.test_same_answers import LOADED, Model
+from tests.vllm.warm import START_TIMEOUT_S
 
 pytestmark = [needs_a_network(), pytest.mark.full]
 
