@@ -108,7 +108,7 @@ class Starts:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._answers: dict[Start, Answer] = {}
-        self._places = [str(_probe_distribution(directory / "site")), str(HERE / "probe")]
+        self._places = [str(_site(directory / "site")), str(HERE / "probe")]
         self._warm = Warm(directory, with_places(clean_environment(), *self._places))
 
     def __call__(self, start: Start) -> Answer:
@@ -153,8 +153,14 @@ class Starts:
 
     def run(self, module: str, *arguments: str, **environment: str) -> Done:
         """Run another program that uses vLLM."""
-        own = with_places(clean_environment(), *self._places) | environment
-        return self._warm.run(module, *arguments, environment=own)
+        return self._warm.run(module, *arguments, environment=self._own(environment))
+
+    def run_cold(self, module: str, *arguments: str, **environment: str) -> Done:
+        """Run another program in an interpreter that has to import vLLM."""
+        return run_cold(module, *arguments, environment=self._own(environment))
+
+    def _own(self, more: Mapping[str, str]) -> dict[str, str]:
+        return {**with_places(clean_environment(), *self._places), **more}
 
     def end(self) -> None:
         self._warm.end()
@@ -173,8 +179,11 @@ def with_places(environment: Mapping[str, str], *places: str) -> dict[str, str]:
     return {**environment, "PYTHONPATH": os.pathsep.join(place for place in every if place)}
 
 
-def _probe_distribution(site: Path) -> Path:
-    """What an installed plugin leaves behind, so that vLLM finds the probe."""
+def _site(site: Path) -> Path:
+    """A folder to import from, by which vLLM finds the probe and does not find Run:ai's package.
+
+    It has what an installed plugin leaves behind, and a module like one that is not installed.
+    """
     info = site / "streamerd_test_probe-0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(
@@ -183,4 +192,5 @@ def _probe_distribution(site: Path) -> Path:
     (info / "entry_points.txt").write_text(
         "[vllm.general_plugins]\nstreamerd_test_probe = streamerd_test_probe:register\n"
     )
+    (site / "runai_model_streamer.py").write_text("raise ImportError('not installed')\n")
     return site

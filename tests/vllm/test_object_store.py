@@ -1,13 +1,12 @@
 """`s3://` models on two ranks: config, tokenizer and weights from the store, tokens as from disk.
 
-Run:ai's package cannot be imported where these run; vLLM finds ours in its place.
+Run:ai's package cannot be imported where these run (`starts.py`); vLLM finds ours in its place.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -34,16 +33,6 @@ PATTERN = f"{FOLDER}/model-rank-{{rank}}-part-{{part}}.safetensors"
 def store() -> Iterator[GuardedStore]:
     with guarded_store() as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def absent(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An import path on which Run:ai's package is as good as not installed."""
-    if find_spec("runai_model_streamer") is None:
-        return ""
-    directory = tmp_path_factory.mktemp("absent")
-    (directory / "runai_model_streamer.py").write_text("raise ImportError('not installed')\n")
-    return str(directory)
 
 
 @pytest.fixture
@@ -109,7 +98,6 @@ def test_unsharded(
     daemon: DaemonProcess,
     store: GuardedStore,
     user: Environment,
-    absent: str,
 ) -> None:
     store.seen.clear()
     answer = starts(
@@ -119,7 +107,6 @@ def test_unsharded(
             tensor_parallel_size=2,
             extra=ISSUE_OPTIONS,
             environment=(*through(daemon), *user),
-            import_path=absent,
             cold=True,
         )
     )
@@ -139,7 +126,6 @@ def test_sharded(
     daemon: DaemonProcess,
     store: GuardedStore,
     user: Environment,
-    absent: str,
 ) -> None:
     store.seen.clear()
     answer = starts(
@@ -149,7 +135,6 @@ def test_sharded(
             tensor_parallel_size=2,
             extra=(*ISSUE_OPTIONS, ("pattern", PATTERN), ("distributed", True)),
             environment=(*through(daemon), *user, ("RUNAI_STREAMER_LOG_TO_STDERR", "1")),
-            import_path=absent,
         )
     )
     assert_same(answer, starts(Start(model("llama"), tensor_parallel_size=2)))
@@ -204,7 +189,6 @@ def test_vllms_own_loader_streams_with_ours(
     model: Model,
     starts: Starts,
     user: Environment,
-    absent: str,
 ) -> None:
     """`mode` = `off` leaves it in place, and without the package it could not stream."""
     answer = starts(
@@ -214,7 +198,6 @@ def test_vllms_own_loader_streams_with_ours(
             action="load",
             extra=(("mode", "off"),),
             environment=(*user, ("STREAMERD_MODE", "direct")),
-            import_path=absent,
         )
     )
     assert answer.digests == starts(Start(model("llama"))).digests

@@ -6,6 +6,7 @@ which imports vLLM and lets it start its ranks, as for users. `starts.py` says w
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -75,24 +76,28 @@ class Warm:
         self._asked += 1
         output = self._directory / f"output-{self._asked}"
         request = Request(module, list(arguments), dict(environment), str(directory), str(output))
-        ended = self._ask(request, output)
+        try:
+            ended = self._ask(request)
+        except BaseException:  # the next program is not to get this one's answer
+            self._kill()
+            self._start()
+            raise
         return Done(ended.returncode, output.read_text(errors="replace"))
 
-    def _ask(self, request: Request, output: Path) -> Ended:
-        asked, answers = self._process.stdin, self._process.stdout
-        assert asked is not None
-        assert answers is not None
-        asked.write(msgspec.json.encode(request) + b"\n")
-        asked.flush()
-        told, _, _ = select.select([answers], [], [], START_TIMEOUT_S)
-        line = answers.readline() if told else b""
+    def _ask(self, request: Request) -> Ended:
+        with contextlib.suppress(BrokenPipeError):  # told below
+            self._asks.write(msgspec.json.encode(request) + b"\n")
+            self._asks.flush()
+        told, _, _ = select.select([self._answers], [], [], START_TIMEOUT_S)
+        line = self._answers.readline() if told else b""
         if line:
             return msgspec.json.decode(line, type=Ended)
-        said = output.read_text(errors="replace") if output.exists() else self._log.read_text()
-        self._kill()
-        self._start()
-        words = f"did not end within {START_TIMEOUT_S} s" if not told else "took its parent along"
-        raise AssertionError(f"{request.module} {words}:\n{said[-6000:]}")
+        logs = (path for path in (self._log, Path(request.output)) if path.exists())
+        said = "".join(log.read_text(errors="replace") for log in logs)[-6000:]
+        words = "the process that had imported vLLM has ended"
+        if not told:
+            words = f"{request.module} has not ended within {START_TIMEOUT_S} s"
+        raise AssertionError(f"{words}:\n{said}")
 
     def _start(self) -> None:
         with self._log.open("ab") as log:
@@ -105,6 +110,9 @@ class Warm:
                 stderr=log,
                 start_new_session=True,
             )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._asks, self._answers = self._process.stdin, self._process.stdout
 
     @property
     def _log(self) -> Path:
@@ -112,16 +120,16 @@ class Warm:
 
     def end(self) -> None:
         """Let it go; it ends with its stdin."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
+        self._asks.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            self._kill()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._kill()
 
     def _kill(self) -> None:
-        """Kill it with the program that it runs."""
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        """Kill it with the program that it runs, if it has not ended."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        with contextlib.suppress(BrokenPipeError):  # of a request that was not read
+            self._asks.close()
+        self._answers.close()

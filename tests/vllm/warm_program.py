@@ -8,9 +8,9 @@ takes longer than most of them, is made once for all.
 Two more things take as long as that import, and a child does both differently from vLLM: vLLM for
 the CPU starts a fresh interpreter for each rank, where a child forks ranks as vLLM does for GPUs,
 and it looks at a model's class in a fresh interpreter, where a child looks at it by itself.
-`warm.py` says which starts of the tests leave all of this to vLLM.
+`Start.may_be_warm` says which starts of the tests leave all of this to vLLM.
 
-This process starts no thread and calculates nothing, so its children may fork it.
+This process starts no thread and calculates nothing, so it may be forked.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _import_vllm() -> None:
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(name)
     registry: Any = importlib.import_module("vllm.model_executor.models.registry")
-    registry._run_in_subprocess = lambda look: look()
+    registry._run_in_subprocess = lambda look: look()  # at a model's class
     platform: Any = importlib.import_module("vllm.platforms").current_platform
     following = platform.check_and_update_config
 
@@ -126,7 +126,9 @@ def _run(request: Request) -> NoReturn:
         runpy.run_module(request.module, run_name="__main__", alter_sys=True)
         returncode = 0
     except SystemExit as end:
-        returncode = end.code if isinstance(end.code, int) else int(bool(end.code))
+        if isinstance(end.code, str):
+            sys.stderr.write(end.code + "\n")
+        returncode = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:  # noqa: BLE001  as the interpreter tells it
         traceback.print_exc()
     finally:
