@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.daemon import DaemonProcess, Daemons, daemons
 from tests.vllm.starts import Start, Starts
-from tests.vllm.warm import START_TIMEOUT_S
+from tests.vllm.warm import START_TIMEOUT_S, Done
 
 CUSTOM_PATTERN = "weights-{{of}}-{rank}.{part}.safetensors"
 
@@ -68,7 +68,9 @@ def custom_shards(
 ) -> str:
     """The Llama model for two tensor-parallel ranks, in several parts with names of our own."""
     out = tmp_path_factory.mktemp("sharded") / "custom"
-    _shard(starts, model("llama"), out, "2", "--pattern", CUSTOM_PATTERN, "--max-file-size", "1MiB")
+    _shard(
+        starts.run, model("llama"), out, "2", "--pattern", CUSTOM_PATTERN, "--max-file-size", "1MiB"
+    )
     return str(out)
 
 
@@ -90,15 +92,15 @@ def default_shards(custom_shards: str) -> str:
 def pipeline_shards(
     model: Callable[[str], str], starts: Starts, tmp_path_factory: pytest.TempPathFactory
 ) -> str:
-    """The Llama model for two pipeline stages."""
+    """The Llama model for two pipeline stages, by the command as a user runs it."""
     out = tmp_path_factory.mktemp("sharded") / "pipeline"
-    _shard(starts, model("llama"), out, "1", "--pipeline-parallel-size", "2")
+    _shard(starts.run_cold, model("llama"), out, "1", "--pipeline-parallel-size", "2")
     return str(out)
 
 
-def _shard(starts: Starts, model: str, out: Path, ranks: str, *options: str) -> None:
+def _shard(run: Callable[..., Done], model: str, out: Path, ranks: str, *options: str) -> None:
     words = (model, str(out), "--tensor-parallel-size", ranks, *options)
-    done = starts.run("streamer_vllm.sharding.command", *words)
+    done = run("streamer_vllm.sharding.command", *words)
     assert done.returncode == 0, done.output[-6000:]
 
 
