@@ -126,9 +126,11 @@ def _run(request: Request) -> NoReturn:
         runpy.run_module(request.module, run_name="__main__", alter_sys=True)
         returncode = 0
     except SystemExit as end:
-        if isinstance(end.code, str):
-            sys.stderr.write(end.code + "\n")
-        returncode = end.code if isinstance(end.code, int) else int(end.code is not None)
+        said: object = end.code or 0  # whatever it was raised with
+        if isinstance(said, int):
+            returncode = said
+        else:
+            sys.stderr.write(f"{said}\n")
     except BaseException:  # noqa: BLE001  as the interpreter tells it
         traceback.print_exc()
     finally:
