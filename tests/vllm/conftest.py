@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -14,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import DaemonProcess, Daemons, daemons
-from tests.vllm.starts import START_TIMEOUT_S, Start, Starts, clean_environment
+from tests.vllm.starts import Start, Starts
+from tests.vllm.warm import START_TIMEOUT_S, Done
 
 CUSTOM_PATTERN = "weights-{{of}}-{rank}.{part}.safetensors"
 
@@ -39,8 +38,10 @@ def _missing() -> str:
 
 
 @pytest.fixture(scope="session")
-def starts(tmp_path_factory: pytest.TempPathFactory) -> Starts:
-    return Starts(tmp_path_factory.mktemp("starts"))
+def starts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starts]:
+    made = Starts(tmp_path_factory.mktemp("starts"))
+    yield made
+    made.end()
 
 
 @pytest.fixture(scope="session")
@@ -62,10 +63,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 
 
 @pytest.fixture(scope="session")
-def custom_shards(model: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> str:
+def custom_shards(
+    model: Callable[[str], str], starts: Starts, tmp_path_factory: pytest.TempPathFactory
+) -> str:
     """The Llama model for two tensor-parallel ranks, in several parts with names of our own."""
     out = tmp_path_factory.mktemp("sharded") / "custom"
-    _shard(model("llama"), out, "2", "--pattern", CUSTOM_PATTERN, "--max-file-size", "1MiB")
+    _shard(
+        starts.run, model("llama"), out, "2", "--pattern", CUSTOM_PATTERN, "--max-file-size", "1MiB"
+    )
     return str(out)
 
 
@@ -84,27 +89,19 @@ def default_shards(custom_shards: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def pipeline_shards(model: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The Llama model for two pipeline stages."""
+def pipeline_shards(
+    model: Callable[[str], str], starts: Starts, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """The Llama model for two pipeline stages, by the command as a user runs it."""
     out = tmp_path_factory.mktemp("sharded") / "pipeline"
-    _shard(model("llama"), out, "1", "--pipeline-parallel-size", "2")
+    _shard(starts.run_cold, model("llama"), out, "1", "--pipeline-parallel-size", "2")
     return str(out)
 
 
-def _shard(model: str, out: Path, ranks: str, *options: str) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "streamer_vllm.sharding.command", model, str(out)),
-            *("--tensor-parallel-size", ranks, *options),
-        ],
-        env=clean_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=START_TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-6000:]
+def _shard(run: Callable[..., Done], model: str, out: Path, ranks: str, *options: str) -> None:
+    words = (model, str(out), "--tensor-parallel-size", ranks, *options)
+    done = run("streamer_vllm.sharding.command", *words)
+    assert done.returncode == 0, done.output[-6000:]
 
 
 @pytest.fixture(scope="session")

@@ -1,20 +1,20 @@
-"""Starting vLLM from tests: one subprocess a configuration, each configuration once.
+"""Starting vLLM from tests: one process a configuration, each configuration once.
 
-A start takes half a minute on two cores, so answers are kept for the session and tests share them.
+A start takes many seconds on two cores, so answers are kept for the session and tests share them.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from tests.vllm.warm import REPOSITORY, Done, Warm, run_cold
+
 HERE: Final = Path(__file__).parent
-START_TIMEOUT_S: Final = 600
 
 BASE_ENVIRONMENT: Final = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -23,8 +23,14 @@ BASE_ENVIRONMENT: Final = {
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
+    "TORCHDYNAMO_DISABLE": "1",
 }
-"""One thread a rank: sums are then made in the same order each time."""
+"""One thread a rank: sums are then made in the same order each time. Nothing is compiled: models
+are not in any case, and the count of better tokens beside each log-probability, which no test
+reads, takes longer to compile than all the rest of a start."""
+READ_BY_IMPORTS: Final = frozenset({"HF_HOME"})
+"""Variables that tests set and that libraries read once."""
+JOB: Final = "tests.vllm.vllm_job"
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ class Start:
     """A folder with a LoRA adapter that answers are asked of."""
     save: bool = False
     """Whether the probe keeps the shards that vLLM's own writer makes."""
+    cold: bool = False
+    """Whether a fresh interpreter imports vLLM, and vLLM starts one for each rank, as for users."""
 
     def arguments(self) -> dict[str, Any]:
         return {
@@ -63,6 +71,11 @@ class Start:
             "seed": 0,
             **json.loads(self.more),
         }
+
+    def may_be_warm(self) -> bool:
+        """Whether nothing is other that is read while vLLM and its libraries are imported."""
+        names = {name for name, _ in self.environment}
+        return not (self.cold or self.import_path or names & READ_BY_IMPORTS)
 
 
 @dataclass(frozen=True)
@@ -95,7 +108,8 @@ class Starts:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._answers: dict[Start, Answer] = {}
-        self._plugins = _probe_distribution(directory / "site")
+        self._places = [str(_site(directory / "site")), str(HERE / "probe")]
+        self._warm = Warm(directory, with_places(clean_environment(), *self._places))
 
     def __call__(self, start: Start) -> Answer:
         """The answer of a start that succeeds."""
@@ -119,35 +133,37 @@ class Starts:
             "reload_paths": start.reload_paths,
         }
         job.write_text(json.dumps(asked))
-        done = subprocess.run(
-            [sys.executable, str(HERE / "vllm_job.py"), str(job), str(result)],
-            env=self._environment(start, digests, saved),
-            cwd=own,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=START_TIMEOUT_S,
-            check=False,
-        )
+        environment = self._environment(start, digests, saved)
+        run = self._warm.run if start.may_be_warm() else run_cold
+        done = run(JOB, str(job), str(result), environment=environment, directory=own)
         return Answer(
             done.returncode,
-            done.stdout,
+            done.output,
             {path.stem: json.loads(path.read_text()) for path in sorted(digests.iterdir())},
             saved,
             **(json.loads(result.read_text()) if result.exists() else {}),
         )
 
     def _environment(self, start: Start, digests: Path, saved: Path) -> dict[str, str]:
-        environment = clean_environment()
-        places = [start.import_path, str(self._plugins), str(HERE / "probe")]
-        places.append(environment.get("PYTHONPATH", ""))
-        environment |= {
-            "PYTHONPATH": os.pathsep.join(place for place in places if place),
-            "LOAD_PROBE_DIR": str(digests),
-        }
+        environment = with_places(clean_environment(), start.import_path, *self._places)
+        environment["LOAD_PROBE_DIR"] = str(digests)
         if start.save:
             environment["LOAD_PROBE_SAVE"] = str(saved)
         return environment | dict(start.environment)
+
+    def run(self, module: str, *arguments: str, **environment: str) -> Done:
+        """Run another program that uses vLLM."""
+        return self._warm.run(module, *arguments, environment=self._own(environment))
+
+    def run_cold(self, module: str, *arguments: str, **environment: str) -> Done:
+        """Run another program in an interpreter that has to import vLLM."""
+        return run_cold(module, *arguments, environment=self._own(environment))
+
+    def _own(self, more: Mapping[str, str]) -> dict[str, str]:
+        return {**with_places(clean_environment(), *self._places), **more}
+
+    def end(self) -> None:
+        self._warm.end()
 
 
 def clean_environment() -> dict[str, str]:
@@ -157,8 +173,17 @@ def clean_environment() -> dict[str, str]:
     return kept | BASE_ENVIRONMENT
 
 
-def _probe_distribution(site: Path) -> Path:
-    """What an installed plugin leaves behind, so that vLLM finds the probe."""
+def with_places(environment: Mapping[str, str], *places: str) -> dict[str, str]:
+    """An environment by which Python imports from these folders first, and finds these tests."""
+    every = [*places, environment.get("PYTHONPATH", ""), str(REPOSITORY)]
+    return {**environment, "PYTHONPATH": os.pathsep.join(place for place in every if place)}
+
+
+def _site(site: Path) -> Path:
+    """A folder to import from, by which vLLM finds the probe and does not find Run:ai's package.
+
+    It has what an installed plugin leaves behind, and a module like one that is not installed.
+    """
     info = site / "streamerd_test_probe-0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(
@@ -167,4 +192,5 @@ def _probe_distribution(site: Path) -> Path:
     (info / "entry_points.txt").write_text(
         "[vllm.general_plugins]\nstreamerd_test_probe = streamerd_test_probe:register\n"
     )
+    (site / "runai_model_streamer.py").write_text("raise ImportError('not installed')\n")
     return site

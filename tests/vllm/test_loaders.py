@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.vllm.starts import clean_environment
+from tests.vllm.starts import Starts
 
 torch = pytest.importorskip("torch")
 
@@ -225,30 +223,17 @@ def _or_error(render: Callable[[], str]) -> str:
         return "an error"
 
 
-REGISTERED = """
-import logging
-from vllm.plugins import load_general_plugins
-load_general_plugins()
-from vllm.model_executor.model_loader import _LOAD_FORMAT_TO_MODEL_LOADER as table
-print({name: loader.__module__ for name, loader in table.items() if "runai" in name})
-print("streamerd_save" in table)
-"""
-
-
 @pytest.mark.parametrize(
     ("mode", "package"),
     [("auto", "streamer_vllm"), ("off", "vllm.model_executor.model_loader")],
 )
-def test_the_installed_plugin_takes_the_stock_names(mode: str, package: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", REGISTERED],
-        env=clean_environment() | {"STREAMERD_MODE": mode},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-        check=True,
-    )
-    assert done.stdout.count(f": '{package}.") == 2
-    assert "will be overwritten" not in done.stdout
-    assert done.stdout.rstrip().endswith("False")
+def test_the_installed_plugin_takes_the_stock_names(
+    mode: str, package: str, starts: Starts
+) -> None:
+    """With `auto` in a fresh interpreter, where the plugin comes before vLLM's loaders."""
+    run = starts.run_cold if mode == "auto" else starts.run
+    done = run("tests.vllm.registered", STREAMERD_MODE=mode)
+    assert done.returncode == 0, done.output
+    assert done.output.count(f": '{package}.") == 2
+    assert "will be overwritten" not in done.output
+    assert done.output.rstrip().endswith("False")

@@ -1,15 +1,12 @@
 """`s3://` models on two ranks: config, tokenizer and weights from the store, tokens as from disk.
 
-Run:ai's package cannot be imported where these run; vLLM finds ours in its place.
+Run:ai's package cannot be imported where these run (`starts.py`); vLLM finds ours in its place.
 """
 
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,7 +14,7 @@ import pytest
 from tests.support.daemon import BLOCK, DaemonProcess
 from tests.support.guarded_store import GuardedStore, Seen, guarded_store
 from tests.vllm.conftest import checkpoint_bytes
-from tests.vllm.starts import START_TIMEOUT_S, Answer, Start, Starts, clean_environment
+from tests.vllm.starts import Answer, Start, Starts
 from tests.vllm.test_same_answers import (
     ISSUE_OPTIONS,
     Environment,
@@ -36,16 +33,6 @@ PATTERN = f"{FOLDER}/model-rank-{{rank}}-part-{{part}}.safetensors"
 def store() -> Iterator[GuardedStore]:
     with guarded_store() as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def absent(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An import path on which Run:ai's package is as good as not installed."""
-    if find_spec("runai_model_streamer") is None:
-        return ""
-    directory = tmp_path_factory.mktemp("absent")
-    (directory / "runai_model_streamer.py").write_text("raise ImportError('not installed')\n")
-    return str(directory)
 
 
 @pytest.fixture
@@ -67,22 +54,21 @@ def unsharded(store: GuardedStore, model: Model, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="module")
-def shards(unsharded: str, store: GuardedStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shards(
+    unsharded: str,
+    store: GuardedStore,
+    starts: Starts,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """The model for two ranks, made from the store, with the shards in a folder of their own."""
     out = tmp_path_factory.mktemp("objects") / "sharded"
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "streamer_vllm.sharding.command", unsharded, str(out)),
-            *("--tensor-parallel-size", "2", "--pattern", PATTERN, "--max-file-size", "1MiB"),
-        ],
-        env=clean_environment() | store.environ() | {"STREAMERD_MODE": "direct"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=START_TIMEOUT_S,
-        check=False,
+    done = starts.run(
+        *("streamer_vllm.sharding.command", unsharded, str(out)),
+        *("--tensor-parallel-size", "2", "--pattern", PATTERN, "--max-file-size", "1MiB"),
+        **store.environ(),
+        STREAMERD_MODE="direct",
     )
-    assert done.returncode == 0, done.stdout[-6000:]
+    assert done.returncode == 0, done.output[-6000:]
     return out
 
 
@@ -112,7 +98,6 @@ def test_unsharded(
     daemon: DaemonProcess,
     store: GuardedStore,
     user: Environment,
-    absent: str,
 ) -> None:
     store.seen.clear()
     answer = starts(
@@ -122,7 +107,7 @@ def test_unsharded(
             tensor_parallel_size=2,
             extra=ISSUE_OPTIONS,
             environment=(*through(daemon), *user),
-            import_path=absent,
+            cold=True,
         )
     )
     assert_same(answer, starts(Start(model("llama"), tensor_parallel_size=2)))
@@ -141,7 +126,6 @@ def test_sharded(
     daemon: DaemonProcess,
     store: GuardedStore,
     user: Environment,
-    absent: str,
 ) -> None:
     store.seen.clear()
     answer = starts(
@@ -151,7 +135,6 @@ def test_sharded(
             tensor_parallel_size=2,
             extra=(*ISSUE_OPTIONS, ("pattern", PATTERN), ("distributed", True)),
             environment=(*through(daemon), *user, ("RUNAI_STREAMER_LOG_TO_STDERR", "1")),
-            import_path=absent,
         )
     )
     assert_same(answer, starts(Start(model("llama"), tensor_parallel_size=2)))
@@ -206,7 +189,6 @@ def test_vllms_own_loader_streams_with_ours(
     model: Model,
     starts: Starts,
     user: Environment,
-    absent: str,
 ) -> None:
     """`mode` = `off` leaves it in place, and without the package it could not stream."""
     answer = starts(
@@ -216,7 +198,6 @@ def test_vllms_own_loader_streams_with_ours(
             action="load",
             extra=(("mode", "off"),),
             environment=(*user, ("STREAMERD_MODE", "direct")),
-            import_path=absent,
         )
     )
     assert answer.digests == starts(Start(model("llama"))).digests

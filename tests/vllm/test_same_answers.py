@@ -171,6 +171,7 @@ def test_a_daemon_that_auto_starts_serves_both_ranks(
             "runai_streamer_sharded",
             tensor_parallel_size=2,
             environment=environment,
+            cold=True,
         )
     )
     assert_same(answer, starts(Start(model("llama"), tensor_parallel_size=2)))

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -16,14 +14,13 @@ import pytest
 
 from tests.support.daemon import DaemonProcess, Daemons
 from tests.vllm.slice_drafts import DRAFTS
-from tests.vllm.starts import START_TIMEOUT_S, Start, Starts, clean_environment
+from tests.vllm.starts import Start, Starts
 from tests.vllm.test_same_answers import Model, assert_same, through
 
 SMALL_BYTES: Final = 4096
 SLICED: Final = ("STREAMERD_SLICES_ON_CPU", str(SMALL_BYTES))
 AHEAD_BYTES: Final = 128 << 10
 """What may be foretold of later layers, which a stage of a pipeline may not have."""
-REPOSITORY: Final = Path(__file__).parents[2]
 
 
 class Parallel(NamedTuple):
@@ -74,8 +71,9 @@ IDS: Final = [f"{name}-tp{where.tensor}-pp{where.pipeline}" for where, name in C
 class Jobs:
     """Runs one job for all models of a kind of parallelism, and remembers each rank's answers."""
 
-    def __init__(self, directory: Path, daemon: DaemonProcess) -> None:
+    def __init__(self, directory: Path, starts: Starts, daemon: DaemonProcess) -> None:
         self._directory = directory
+        self._starts = starts
         self._daemon = daemon
         self._answers: dict[tuple[Parallel, tuple[str, ...]], list[dict[str, Any]]] = {}
 
@@ -99,22 +97,13 @@ class Jobs:
             "models": str(self._directory / "models"),
         }
         (directory / "job.json").write_text(json.dumps(job))
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "tests.vllm.slices_job"),
-                *(str(directory / "job.json"), str(directory)),
-            ],
-            env=clean_environment() | dict([*through(self._daemon), SLICED]),
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=START_TIMEOUT_S,
-            check=False,
+        done = self._starts.run(
+            *("tests.vllm.slices_job", str(directory / "job.json"), str(directory)),
+            **dict([*through(self._daemon), SLICED]),
         )
         ranks = range(parallel.tensor * parallel.pipeline)
         files = [directory / f"rank-{rank}.json" for rank in ranks]
-        assert all(file.exists() for file in files), done.stdout[-6000:]
+        assert all(file.exists() for file in files), done.output[-6000:]
         return [json.loads(file.read_text()) for file in files]
 
 
@@ -133,10 +122,10 @@ def _case(name: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def jobs(tmp_path_factory: pytest.TempPathFactory, many_daemons: Daemons) -> Jobs:
+def jobs(tmp_path_factory: pytest.TempPathFactory, starts: Starts, many_daemons: Daemons) -> Jobs:
     directory = tmp_path_factory.mktemp("slices")
     (directory / "models").mkdir()
-    return Jobs(directory, many_daemons.start("--memory-limit=256MiB"))
+    return Jobs(directory, starts, many_daemons.start("--memory-limit=256MiB"))
 
 
 @pytest.mark.parametrize(("parallel", "name"), CASES, ids=IDS)

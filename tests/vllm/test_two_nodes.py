@@ -6,12 +6,13 @@ without Ray: the same words on both, but for the number of the node.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ import pytest
 from tests.support.daemon import Daemons
 from tests.support.networked import NetworkedNode, needs_a_network, two_nodes
 from tests.support.visitor import REPOSITORY
-from tests.vllm.starts import HERE, START_TIMEOUT_S, Start, Starts, clean_environment
+from tests.support.waiting import eventually
+from tests.vllm.starts import HERE, Start, Starts, clean_environment
 from tests.vllm.test_same_answers import LOADED, Model
+from tests.vllm.warm import START_TIMEOUT_S
 
 pytestmark = [needs_a_network(), pytest.mark.full]
 
@@ -70,37 +73,36 @@ def _answer(
     job, answer = directory / "job.json", directory / "answer.json"
     asked = {"action": "generate", "adapter": "", "reload_paths": ()}
     job.write_text(json.dumps({**asked, "arguments": {**arguments, "node_rank": 0}}))
-    with _helping(nodes[1], arguments, socket, directory / "second.log") as log:
-        done = subprocess.run(
-            [*nodes[0].enter(), sys.executable, str(HERE / "vllm_job.py"), str(job), str(answer)],
-            env=_environment(nodes[0], socket),
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=START_TIMEOUT_S,
-            check=False,
-        )
-        output = log.read_text()
-    assert done.returncode == 0, f"{done.stdout[-4000:]}\n--- the second node\n{output[-4000:]}"
-    for rank, text in enumerate((done.stdout, output)):
+    first = [str(HERE / "vllm_job.py"), str(job), str(answer)]
+    second = ["-m", "streamer_vllm.demo.vllm_cli", "serve", arguments.pop("model")]
+    second += ["--headless", "--node-rank", "1", *_flags(arguments)]
+    logs = [directory / "first.log", directory / "second.log"]
+    with (
+        _running(nodes[0], first, socket, logs[0]) as answering,
+        _running(nodes[1], second, socket, logs[1]) as helping,
+    ):
+        with contextlib.suppress(AssertionError):  # told below, with what the nodes said
+            eventually(lambda: {answering.poll(), helping.poll()} != {None}, START_TIMEOUT_S)
+            eventually(lambda: answering.poll() is not None, ENDS_WITHIN_S)
+        said = [log.read_text() for log in logs]
+        ended = answering.poll(), helping.poll()
+    told = "".join(f"\n--- node {node} {text[-4000:]}" for node, text in enumerate(said))
+    assert ended[0] == 0, f"exit codes {ended}, where None had not ended:{told}"
+    for rank, text in enumerate(said):
         ((number, *_, used),) = LOADED.findall(text)
         assert (int(number), used) == (rank, str(socket))
-    told: dict[str, Any] = json.loads(answer.read_text())
-    return told
+    answered: dict[str, Any] = json.loads(answer.read_text())
+    return answered
 
 
 @contextmanager
-def _helping(
-    node: NetworkedNode, arguments: Mapping[str, Any], socket: Path, log: Path
-) -> Iterator[Path]:
-    """A node that has a rank and answers nobody; its log."""
-    words = [*node.enter(), sys.executable, "-m", "streamer_vllm.demo.vllm_cli", "serve"]
-    words += [arguments["model"], "--headless", "--node-rank", "1"]
-    words += _flags({name: value for name, value in arguments.items() if name != "model"})
+def _running(
+    node: NetworkedNode, words: Sequence[str], socket: Path, log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Python with these words on a node; it is ended afterwards."""
     with log.open("wb") as file:
         process = subprocess.Popen(
-            words,
+            [*node.enter(), sys.executable, *words],
             env=_environment(node, socket),
             cwd=REPOSITORY,
             stdin=subprocess.DEVNULL,
@@ -109,7 +111,7 @@ def _helping(
             start_new_session=True,
         )
     try:
-        yield log
+        yield process
     finally:
         process.terminate()
         try:

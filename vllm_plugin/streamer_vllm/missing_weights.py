@@ -156,8 +156,27 @@ def _untouched(model: nn.Module, loaded: set[str]) -> Iterator[str]:
         if isinstance(method, BaseKVCacheMethod) or getattr(method, "uses_meta_device", False):
             prefix = f"{module_name}." if module_name else ""
             own |= {prefix + name for name, _ in module.named_parameters()}
-    known = loaded | own
-    for name, parameter in model.named_parameters():
+    parameters = dict(model.named_parameters())
+    known = loaded | own | told_by_a_holder(loaded - parameters.keys(), parameters)
+    for name, parameter in parameters.items():
         built = name.rpartition(".")[2] in _BUILT_FROM_CONFIG
         if parameter.numel() and not built and name not in known:
             yield name
+
+
+def told_by_a_holder(told: set[str], parameters: Iterable[str]) -> set[str]:
+    """Parameters whose names were told without the module that has them. Pure.
+
+    The experts of vLLM 0.30 let the module that they hold load the weights, and pass on the names
+    that it tells: `mlp.experts.w13_weight`, for `mlp.experts.routed_experts.w13_weight`.
+
+    Args:
+        told: names that were told and that no parameter has.
+        parameters: the names of all parameters.
+    """
+    found = set()
+    for name in parameters:
+        owner, _, last = name.rpartition(".")
+        if f"{owner.rpartition('.')[0]}.{last}" in told:
+            found.add(name)
+    return found

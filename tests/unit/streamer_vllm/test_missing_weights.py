@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("torch")
 
 from streamer_client.contract.errors import CorruptCheckpoint
-from streamer_vllm.missing_weights import check_weights, missing_siblings
+from streamer_vllm.missing_weights import check_weights, missing_siblings, told_by_a_holder
 
 PACKED = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}
 
@@ -50,6 +50,15 @@ def test_an_expert_and_a_weight_of_one() -> None:
 def test_a_file_may_name_any_number_of_an_expert(number: str) -> None:
     names = {f"m.experts.{each}.up.weight" for each in ("0", "1", number)}
     assert missing_siblings(names, {}) == []
+
+
+def test_experts_whose_names_are_told_without_the_module_that_has_them() -> None:
+    """As those of vLLM 0.30 are; a parameter whose own name is not told stays missing."""
+    held = {f"m.0.mlp.experts.routed_experts.{name}" for name in ("w13_weight", "w2_weight")}
+    others = {"m.0.mlp.gate.weight", "m.1.mlp.experts.routed_experts.w13_weight", "norm.weight"}
+    told = {"m.0.mlp.experts.w13_weight", "m.0.mlp.experts.w2_weight"}
+    assert told_by_a_holder(told, held | others) == held
+    assert told_by_a_holder(set(), held | others) == set()
 
 
 def quantised(layer: int, parts: str = "qkv") -> set[str]:

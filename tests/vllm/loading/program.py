@@ -8,6 +8,7 @@ it found beside the job.
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import multiprocessing
 import os
@@ -74,6 +75,8 @@ def run(job: Job) -> int:
     torch.use_deterministic_algorithms(True, warn_only=True)  # memory that nobody wrote is alike
     torch.accelerator.empty_cache = lambda: None  # as vLLM's runner for the CPU has it
     cast("Any", load_general_plugins)()
+    registry: Any = importlib.import_module("vllm.model_executor.models.registry")
+    registry._run_in_subprocess = lambda look: look()  # a fresh interpreter for each rank and kind
     make_models(job)
     context = multiprocessing.get_context("fork")
     ranks = [context.Process(target=_rank_process, args=(job, rank)) for rank in range(job.ranks)]
