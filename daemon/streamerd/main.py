@@ -24,6 +24,7 @@ from streamerd.log_lines import last_words, stderr_handler
 from streamerd.persist.persistence import clean
 from streamerd.settings.arguments import daemon_parser, settings_of
 from streamerd.settings.config import Settings, check_user
+from streamerd.settings.fleet import terms_of
 from streamerd.shm.slabs import readonly_mount
 
 EXIT_FAILED: Final = 1
@@ -72,11 +73,25 @@ def _check(settings: Settings, origins: dict[str, str]) -> None:
         ConfigError: a start would fail with this error.
     """
     readonly_mount(settings.readonly_shm)
+    if settings.fleet:
+        _check_certificates(settings)
     limit = format_size(settings.memory_limit_bytes)
     sys.stderr.write(
         f"streamerd: the configuration is good: memory_limit {limit} ({origins['memory_limit']}), "
         f"socket {settings.socket}\n"
     )
+
+
+def _check_certificates(settings: Settings) -> None:
+    """Say which certificates cannot be used. A daemon starts without them, and reads the store."""
+    from streamerd.fleet.tls import server_context  # noqa: PLC0415  only a fleet imports it
+
+    files = terms_of(settings).certificates
+    try:
+        if files is not None:
+            server_context(files)
+    except ConfigError as error:
+        sys.stderr.write(f"streamerd: warning: {error}. Until then loads read the store\n")
 
 
 def _clean(settings: Settings) -> None:

@@ -53,6 +53,18 @@ def test_a_wrong_one_ends_with_78_and_says_what_is_wrong(
     assert says in done.stderr
 
 
+def test_certificates_that_cannot_be_used_are_told_and_keep_no_daemon_from_starting(
+    tmp_path: Path,
+) -> None:
+    """A daemon without its fleet reads the store, so the check does not fail."""
+    fleet = ["fleet = 'f'", "fleet_members = 'dns://nodes:1'", "fleet_listen = '0.0.0.0:1'"]
+    files = [f"fleet_tls_{name} = '{tmp_path}/{name}.pem'" for name in ("cert", "key", "ca")]
+    done = _check(tmp_path / "c.toml", "\n".join([*fleet, *files]))
+    assert done.returncode == 0
+    assert f"warning: the fleet's certificates cannot be used ({tmp_path}/cert.pem," in done.stderr
+    assert "Until then loads read the store" in done.stderr
+
+
 def test_a_reload_with_a_mistake_changes_nothing(daemon_maker: Daemons, tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text("lag_s = 5\n")

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import msgspec
 
-from streamer_client.contract.uris import is_remote
-from streamer_client.storage.registry import public_uri
+from streamer_client.contract.uris import is_remote, scheme_of
+from streamer_client.storage.registry import KINDS, public_uri
 
 LOOPBACK: Final = "127.0.0.1"
 _HOST_PORT: Final = re.compile(r"(?:(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]+):|:)?(?P<port>\d{1,5})")
@@ -63,4 +63,7 @@ def prefetch_list(given: object) -> tuple[Prefetched, ...]:
             raise ValueError(f"{public_uri(each.source)!r} has a NUL, which no name can have")
         if not os.path.isabs(each.source) and not is_remote(each.source):
             raise ValueError(f"{public_uri(each.source)!r} is neither an absolute path nor a URI")
+        if scheme_of(each.source) not in KINDS:
+            schemes = ", ".join(f"{name}://" for name in sorted(KINDS) if name)
+            raise ValueError(f"{public_uri(each.source)!r} is of no kind that is read: {schemes}")
     return sources

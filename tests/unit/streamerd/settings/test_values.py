@@ -51,6 +51,7 @@ def test_sources_are_texts_or_tables() -> None:
     ("given", "says"),
     [
         ("models/m", "neither an absolute path nor a URI"),
+        (["ftp://host/m"], "of no kind that is read: az://, gs://, http://, https://, s3://"),
         ('[{"source": "/m", "pinned": true}]', "pinned"),
         ("[1]", "Expected `str | object`"),
         ("[", "Expecting value"),
