@@ -199,8 +199,10 @@ class Connection:
                 done.set_exception(error)
 
         handover = Handover(number, files, ended)
-        self._wire.put(lambda: self._begin_handover(handover))
         try:
+            # The files may be with the daemon before `put` has returned, and an interrupt may come
+            # at that moment.
+            self._wire.put(lambda: self._begin_handover(handover))
             done.result()
         except StreamerError as error:
             raise type(error)(*error.args) from error
