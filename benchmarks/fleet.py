@@ -40,12 +40,11 @@ from tests.support.raw_client import RawClient
 from tests.support.waiting import eventually
 from tests.support.worlds import processes_of
 
+from streamerd.fleet.serve.sending import PIECE_BYTES
 from streamerd.fleet.tls import client_context, server_context
 from streamerd.settings.fleet import Certificates
 
 LOOPBACK_BYTES: Final = 512 << 20
-SENT_BYTES: Final = 1 << 20
-"""How many bytes one call sends over TLS; the daemon's sender does the same."""
 CONNECTIONS: Final = 4
 JOIN_S: Final = 30.0
 _TICKS_S: Final = os.sysconf("SC_CLK_TCK")
@@ -256,8 +255,8 @@ def _send_parts(
     def send(connected: socket.socket, start: int, view: memoryview) -> None:
         if context is not None:
             with context.wrap_socket(connected, server_side=True) as wrapped:
-                for at in range(start, start + part, SENT_BYTES):
-                    wrapped.sendall(view[at : at + SENT_BYTES])
+                for at in range(start, start + part, PIECE_BYTES):
+                    wrapped.sendall(view[at : at + PIECE_BYTES])
                 wrapped.recv(1)  # until the receiver has all
             return
         with connected:
