@@ -116,8 +116,8 @@ class PaperFeed:
         mapping[: stop * BLOCK] = self.files[shard][: stop * BLOCK]  # later bytes read as zeros
         return mapping
 
-    def standing(self, number: int, shard: int, start: int, stop: int) -> None:
-        del number, shard, start, stop
+    def standing(self, number: int, span: BlockRange, *, wait: bool = True) -> None:
+        del number, span, wait
 
     def settle(self) -> None: ...
 

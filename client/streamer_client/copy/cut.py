@@ -128,12 +128,6 @@ class Part(NamedTuple):
     stop: int
 
 
-def parts_of(cut: Cut, part_bytes: int) -> Iterator[Part]:
-    """The parts of a cut, each of at most so many bytes."""
-    for start in range(0, cut.size_bytes, part_bytes):
-        yield Part(start, min(start + part_bytes, cut.size_bytes))
-
-
 def reach_of(cut: Cut, part: Part) -> tuple[int, int]:
     """The range of stored bytes from a part's first byte to its last, since rows ascend."""
     return place_of(cut, part.start), place_of(cut, part.stop - 1) + 1

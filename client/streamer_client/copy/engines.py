@@ -18,7 +18,8 @@ import torch
 
 from streamer_client.copy.destination import Target, host_memory
 from streamer_client.copy.feed import Feed
-from streamer_client.copy.gather import GatherEngine, HostGather
+from streamer_client.copy.gather import GatherEngine
+from streamer_client.copy.host_gather import HostGather
 from streamer_client.copy.plan import CopyRun
 from streamer_client.copy.ring.engine import cuda_engine
 

@@ -178,14 +178,15 @@ class Feed(Protocol):
         """
         ...
 
-    def standing(self, number: int, shard: int, start: int, stop: int) -> Image | None:
-        """Wait for blocks `start` to `stop` of a shard, in a pass over everything.
+    def standing(self, number: int, span: BlockRange, *, wait: bool = True) -> Image | None:
+        """Wait for blocks of a shard, in a pass over everything.
 
         Any thread may call this, as often as it likes; nothing is consumed. The bytes read are
         right if `settle` raises nothing afterwards.
 
         Returns:
             A file that holds those blocks, for system calls; None if blocks come only in passes.
+            If `wait` is false, also None if the blocks are not there yet.
 
         Raises:
             FeedClosed: the pass is over.

@@ -1,31 +1,39 @@
 """Gathering slices of stored tensors into new memory of a device.
 
-Owns the threads that gather, and their order of work. Each slice is cut into parts, so that several
-threads can work on one. A thread waits until the source has a part's bytes, reads its rows into a
-slot and sends the slot. Slices that somebody asked for are gathered before foretold ones.
+Owns the threads that gather, and their order of work. A thread claims bytes of the next slices,
+waits until the source has them, and lets the engine read their rows into slots and send those.
+Slices that somebody asked for are gathered before foretold ones. All threads share a slice that
+somebody waits for. Of foretold slices a thread claims many bytes at a time, as each claim costs
+steps of the interpreter, for which the threads and the loader wait in one queue.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple, Protocol, Self
 
 import torch
 
 from streamer_client.contract.errors import StreamerError
-from streamer_client.copy.cut import Cut, Part, parts_of, pieces_of, reach_of
-from streamer_client.copy.destination import Contiguous, memory_at
+from streamer_client.copy.cut import Cut, Part, reach_of
+from streamer_client.copy.destination import Contiguous
 from streamer_client.copy.feed import Image
 
 PART_BYTES: Final = 16 << 20
-"""How much of a slice that nobody waits for one thread gathers at a time. For each part the thread
-has to wait for the interpreter lock. Slices of a Llama 70B came at 41 GB/s with 16 MiB, 38 with 8,
-26 with 4 and 16 with 2 (one H100, 10 threads)."""
+"""The most bytes that one thread claims of a slice that somebody waits for."""
 SMALLEST_PART_BYTES: Final = 1 << 20
-"""The smallest part of a slice that somebody waits for; all threads share such a slice."""
+"""The fewest bytes that one thread claims of such a slice; all threads share it."""
+BATCH_BYTES: Final = 32 << 20
+"""The most bytes of foretold slices that one thread claims at a time. Two ranks loaded a Llama 8B
+of 16 GB in 0.47, 0.32, 0.27 and 0.21 s when a thread claimed 4, 8, 16 and 32 MiB of one slice at a
+time (two H200s, 12 threads each)."""
+SMALLEST_BATCH_BYTES: Final = 8 << 20
+"""The fewest bytes of foretold slices that one thread claims at a time, if there are as many."""
+BATCH_STEP_BYTES: Final = 4 << 20
+"""Batches are multiples of this, so that they fill slots."""
 
 
 class GatherEngine(Protocol):
@@ -35,7 +43,7 @@ class GatherEngine(Protocol):
     def threads(self) -> int: ...
     def fence(self) -> None: ...
     def enter(self) -> None: ...
-    def gather(self, image: Image, part: Part, to: Slice) -> int: ...
+    def gather(self, parts: Sequence[Readable]) -> int: ...
     def settle(self, ticket: int) -> None: ...
     def leave(self) -> None: ...
     def close(self) -> None: ...
@@ -44,8 +52,10 @@ class GatherEngine(Protocol):
 class Source(Protocol):
     """The bytes that a slice is cut from."""
 
-    def __call__(self, start: int, stop: int) -> Image:
-        """Wait until bytes `start` to `stop` can be read, and return the image that has them.
+    def __call__(self, start: int, stop: int, *, wait: bool) -> Image | None:
+        """Return the image that has bytes `start` to `stop`.
+
+        If they cannot be read yet, wait for them, or return None if `wait` is false.
 
         Raises:
             StreamerError: the bytes will never be there.
@@ -60,20 +70,36 @@ class Slice(Contiguous):
         cut: the rows, counted from the image's first byte.
         device: device of the memory.
         told: name of the slice, for the text of errors.
-        part_bytes: size of the parts in which it is gathered.
+        source: the bytes that the rows are cut from.
     """
 
-    __slots__ = ("_told", "address", "cut", "errors", "flat", "left_bytes", "left_parts", "tickets")
+    __slots__ = (
+        "_told",
+        "address",
+        "awaited",
+        "claimed_bytes",
+        "cut",
+        "errors",
+        "flat",
+        "left_bytes",
+        "source",
+        "tickets",
+    )
 
-    def __init__(self, cut: Cut, device: torch.device, told: str, part_bytes: int) -> None:
+    def __init__(self, cut: Cut, device: torch.device, told: str, source: Source) -> None:
         self.cut = cut
+        self.source = source
         # An inference tensor could not be written to outside of inference_mode.
         with torch.inference_mode(mode=False):
             self.flat = torch.empty(cut.size_bytes, dtype=torch.uint8, device=device)
         self.address = self.flat.data_ptr()
         self._told = told
+        self.claimed_bytes = 0
+        """How many bytes, from the first on, threads have claimed."""
         self.left_bytes = cut.size_bytes
-        self.left_parts = len(range(0, cut.size_bytes, part_bytes))
+        """How many bytes are neither gathered nor given up."""
+        self.awaited = False
+        """Whether somebody waits until no bytes are left."""
         self.tickets: list[int] = []
         self.errors: list[BaseException] = []
 
@@ -81,10 +107,19 @@ class Slice(Contiguous):
         return f"bytes {start} to {stop} of a slice of {self._told}"
 
 
-class _Job(NamedTuple):
+class Claim(NamedTuple):
+    """Bytes of a slice that one thread gathers."""
+
     slice: Slice
     part: Part
-    source: Source
+
+
+class Readable(NamedTuple):
+    """A claim whose bytes can be read from an image."""
+
+    slice: Slice
+    part: Part
+    image: Image
 
 
 class Gatherer:
@@ -107,8 +142,11 @@ class Gatherer:
         wait for jobs on another condition. If each slice woke them all, they would queue for the
         interpreter lock."""
         self._queued = threading.Condition(self._lock)
-        self._asked: deque[_Job] = deque()
-        self._foretold: deque[_Job] = deque()
+        self._asked: deque[Slice] = deque()
+        self._foretold: deque[Slice] = deque()
+        """Slices of which bytes can still be claimed, the next first."""
+        self._foretold_bytes = 0
+        """How many bytes of foretold slices can be claimed."""
         self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"streamer-gather-{place}", daemon=True)
@@ -126,22 +164,25 @@ class Gatherer:
             told: name of the slice, for the text of errors.
             foretold: whether nobody has asked for the slice yet.
         """
-        part_bytes = PART_BYTES if foretold else self._shared(cut)
-        made = Slice(cut, self._device, told, part_bytes)
-        jobs = [_Job(made, part, source) for part in parts_of(cut, part_bytes)]
+        made = Slice(cut, self._device, told, source)
         with self._fencing:
             if self._closed:  # the engine may be closed too; `wait` raises
                 return made
             self._engine.fence()
-        with self._lock:
-            (self._foretold if foretold else self._asked).extend(jobs)
-            self._queued.notify(len(jobs))
+        if cut.size_bytes:
+            with self._lock:
+                self._enqueue(made, foretold=foretold)
         return made
 
-    def _shared(self, cut: Cut) -> int:
-        """The size of parts that gives each thread one."""
-        share = -(-cut.size_bytes // len(self._threads))
-        return min(PART_BYTES, max(SMALLEST_PART_BYTES, share))
+    def _enqueue(self, made: Slice, *, foretold: bool) -> None:
+        size_bytes = made.cut.size_bytes
+        if foretold:
+            self._foretold.append(made)
+            self._foretold_bytes += size_bytes
+            self._queued.notify(-(-size_bytes // SMALLEST_BATCH_BYTES))
+        else:
+            self._asked.append(made)
+            self._queued.notify(-(-size_bytes // self._share_bytes(made)))
 
     def wait(self, made: Slice) -> torch.Tensor:
         """Wait for all bytes of a slice, and return them flat.
@@ -151,8 +192,8 @@ class Gatherer:
         """
         with self._lock:
             self._hurry(made)
-            self._arrived.wait_for(lambda: made.left_parts == 0 or self._closed)
-            if made.left_parts and not made.errors:
+            self._await(made)
+            if made.left_bytes and not made.errors:
                 raise StreamerError(f"{made.told(0, made.cut.size_bytes)} was not gathered: closed")
         if made.errors:
             with suppress(StreamerError):  # no other part may arrive in freed memory
@@ -162,16 +203,27 @@ class Gatherer:
         return made.flat
 
     def forget(self, made: Slice) -> None:
-        """Give up a foretold slice that nobody wants; parts that were not begun are left out.
+        """Give up a foretold slice that nobody wants; bytes that no thread claimed are left out.
 
         On return, later work on the current stream may use its memory for something else.
         """
         with self._lock:
-            others = deque(job for job in self._foretold if job.slice is not made)
-            made.left_parts -= len(self._foretold) - len(others)
-            self._foretold = others
-            self._arrived.wait_for(lambda: made.left_parts == 0 or self._closed)
+            made.left_bytes -= self._take_back(made)
+            self._await(made)
         self._settle(made)
+
+    def _await(self, made: Slice) -> None:
+        made.awaited = True
+        self._arrived.wait_for(lambda: made.left_bytes == 0 or self._closed)
+
+    def _take_back(self, made: Slice) -> int:
+        """Take a slice from the foretold ones; returns how many of its bytes are unclaimed."""
+        unclaimed_bytes = made.cut.size_bytes - made.claimed_bytes
+        if not unclaimed_bytes or made not in self._foretold:
+            return 0
+        self._foretold.remove(made)
+        self._foretold_bytes -= unclaimed_bytes
+        return unclaimed_bytes
 
     def _settle(self, made: Slice) -> None:
         """Order later work on the current stream after the copies into a slice."""
@@ -182,10 +234,8 @@ class Gatherer:
 
     def _hurry(self, made: Slice) -> None:
         """Gather a foretold slice before others, as somebody asks for it now."""
-        waiting = [job for job in self._foretold if job.slice is made]
-        if waiting:
-            self._foretold = deque(job for job in self._foretold if job.slice is not made)
-            self._asked.extend(waiting)
+        if self._take_back(made):
+            self._asked.append(made)
 
     def close(self) -> None:
         """End the threads; nothing is gathered any more after this returns. Idempotent."""
@@ -209,82 +259,93 @@ class Gatherer:
 
     def _work(self) -> None:
         self._engine.enter()
-        while (job := self._next()) is not None:
-            ticket, error = 0, None
-            try:
-                ticket = self._carry_out(job)
-            except BaseException as failure:  # noqa: BLE001  raised in the caller's thread
-                error = failure
-            self._done(job.slice, ticket, error)
-            del job  # otherwise the thread keeps its memory while it waits
+        while claims := self._next():
+            self._carry_out(claims)
+            del claims  # otherwise the thread keeps their memory while it waits
         self._engine.leave()
 
-    def _next(self) -> _Job | None:
+    def _next(self) -> list[Claim]:
+        """Claim bytes, once there are any to claim; empty if the gatherer was closed."""
         with self._lock:
             while not (self._asked or self._foretold or self._closed):
                 self._queued.wait()
             if self._closed:
-                return None
-            return (self._asked or self._foretold).popleft()
+                return []
+            if self._asked:
+                return [self._claim(self._asked, self._share_bytes(self._asked[0]))]
+            return self._batch()
 
-    def _carry_out(self, job: _Job) -> int:
-        start, stop = reach_of(job.slice.cut, job.part)
-        image = job.source(start, stop)
-        return self._engine.gather(image, job.part, job.slice)
+    def _share_bytes(self, made: Slice) -> int:
+        """How much of a slice each thread gathers if they share it."""
+        share = -(-made.cut.size_bytes // len(self._threads))
+        return min(PART_BYTES, max(SMALLEST_PART_BYTES, share))
 
-    def _done(self, made: Slice, ticket: int, error: BaseException | None) -> None:
-        with self._lock:
-            made.left_parts -= 1
-            if error is None:
-                made.tickets.append(ticket)
+    def _batch(self) -> list[Claim]:
+        """Claim bytes of foretold slices; fewer if few are left, so that all threads have some."""
+        left_bytes = self._foretold_bytes // (2 * len(self._threads))
+        left_bytes -= left_bytes % BATCH_STEP_BYTES
+        left_bytes = min(BATCH_BYTES, max(SMALLEST_BATCH_BYTES, left_bytes))
+        claims = []
+        while self._foretold and left_bytes > 0:
+            claim = self._claim(self._foretold, left_bytes)
+            size_bytes = claim.part.stop - claim.part.start
+            left_bytes -= size_bytes
+            self._foretold_bytes -= size_bytes
+            claims.append(claim)
+        return claims
+
+    def _claim(self, queue: deque[Slice], most_bytes: int) -> Claim:
+        """Claim bytes of the first slice of a queue, which it leaves with its last byte."""
+        made = queue[0]
+        start = made.claimed_bytes
+        made.claimed_bytes = min(start + most_bytes, made.cut.size_bytes)
+        if made.claimed_bytes == made.cut.size_bytes:
+            queue.popleft()
+        return Claim(made, Part(start, made.claimed_bytes))
+
+    def _carry_out(self, claims: Sequence[Claim]) -> None:
+        """Gather claims, together as long as their bytes can be read without waiting."""
+        ready: list[Readable] = []
+        for claim in claims:
+            reach = reach_of(claim.slice.cut, claim.part)
+            try:
+                image = claim.slice.source(*reach, wait=not ready)
+                if image is None:
+                    self._gather(ready)
+                    ready = []
+                    image = claim.slice.source(*reach, wait=True)
+                assert image is not None
+            except BaseException as error:  # noqa: BLE001  raised in the caller's thread
+                self._done([claim], 0, error)
             else:
-                made.errors.append(error)
-            if not made.left_parts:
+                ready.append(Readable(*claim, image))
+        self._gather(ready)
+
+    def _gather(self, ready: Sequence[Readable]) -> None:
+        if not ready:
+            return
+        try:
+            ticket = self._engine.gather(ready)
+        except BaseException as error:  # noqa: BLE001  raised in the caller's thread
+            if len(ready) == 1:
+                self._done(ready, 0, error)
+            else:  # once more one by one, so that only slices that are to blame have errors
+                for one in ready:
+                    self._gather([one])
+        else:
+            self._done(ready, ticket, None)
+
+    def _done(
+        self, parts: Sequence[Claim | Readable], ticket: int, error: BaseException | None
+    ) -> None:
+        with self._lock:
+            arrived = False
+            for made, part, *_ in parts:
+                made.left_bytes -= part.stop - part.start
+                if error is None:
+                    made.tickets.append(ticket)
+                else:
+                    made.errors.append(error)
+                arrived |= made.awaited and not made.left_bytes
+            if arrived:
                 self._arrived.notify_all()
-
-
-class HostGather:
-    """Gathers rows into memory of this process, by system calls."""
-
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-
-    def fence(self) -> None: ...
-
-    def enter(self) -> None: ...
-
-    def gather(self, image: Image, part: Part, to: Slice) -> int:
-        memory = memory_at(to.address + part.start, part.stop - part.start)
-        read_rows(image, to.cut, part, memory, to.told(part.start, part.stop))
-        return 0
-
-    def settle(self, ticket: int) -> None: ...
-
-    def leave(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-def read_rows(image: Image, cut: Cut, part: Part, memory: memoryview, told: str) -> None:
-    """Read a part of a cut's rows into the beginning of `memory`.
-
-    Args:
-        image: the file that holds the rows.
-        cut: the rows.
-        part: which bytes of the rows to read.
-        memory: memory of at least the part's size.
-        told: name of the slice, for the text of errors.
-
-    Raises:
-        StreamerError: the image ends before the rows do.
-        OSError: the image cannot be read.
-    """
-    at = 0
-    for start, size in pieces_of(cut, part):
-        done = 0
-        while done < size:
-            count = os.preadv(image.fd, [memory[at + done : at + size]], start + done)
-            if not count:
-                raise image.ended(told)
-            done += count
-        at += size

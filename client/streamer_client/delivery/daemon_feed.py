@@ -205,17 +205,18 @@ class DaemonFeed:
         load = self._held(BlockRange(shard, start, stop), lambda: self._closed)
         return None if load is None else load.mapping(shard)
 
-    def standing(self, number: int, shard: int, start: int, stop: int) -> Image | None:
-        span = BlockRange(shard, start, stop)
-        load = self._held(span, lambda: self._closed or number != self._pass)
+    def standing(self, number: int, span: BlockRange, *, wait: bool = True) -> Image | None:
+        load = self._held(span, lambda: self._closed or number != self._pass, wait=wait)
         if load is not None:
-            return load.image(shard)
+            return load.image(span.shard)
         if self.route is Route.PAGE_CACHE:
-            return self._cached.image(shard)
-        return None if self._direct is None else self._direct.standing(number, *span)
+            return self._cached.image(span.shard)
+        return None if self._direct is None else self._direct.standing(number, span, wait=wait)
 
-    def _held(self, span: BlockRange, over: Callable[[], bool]) -> LeasedLoad | None:
-        """Wait for a load that holds these blocks; None if no load does any more."""
+    def _held(
+        self, span: BlockRange, over: Callable[[], bool], *, wait: bool = True
+    ) -> LeasedLoad | None:
+        """Wait for a load that holds these blocks; None if no load does any more, or yet."""
         if self._state.state is State.UNDECIDED:
             with self._repair:
                 if self._state.state is State.UNDECIDED:
@@ -224,7 +225,7 @@ class DaemonFeed:
             for load in self._sources:
                 if load.shards[span.shard].held and load.account.has(*span):
                     return load
-            if (running := self._load) is None or not running.shards[span.shard].held:
+            if not wait or (running := self._load) is None or not running.shards[span.shard].held:
                 return None
             self._await(running, span, over)
         raise FeedClosed

@@ -193,18 +193,20 @@ class DirectFeed:
         del shard, start, stop
         return None
 
-    def standing(self, number: int, shard: int, start: int, stop: int) -> FetchedBlocks:
-        """The blocks, read for this caller only."""
+    def standing(self, number: int, span: BlockRange, *, wait: bool = True) -> FetchedBlocks | None:
+        """The blocks, read for this caller only; None if `wait` is false, as reading takes time."""
         del number  # may belong to a feed that reads on through this one
-        size_bytes = self.shards[shard].size_bytes
+        if not wait:
+            return None
+        size_bytes = self.shards[span.shard].size_bytes
         image = FetchedBlocks(size_bytes)
-        for block in range(start, stop):
+        for block in range(span.start, span.stop):
             first, past = block_span(block, size_bytes, self.block_bytes)
             with (
                 mmap.mmap(image.fd, past - first, offset=first) as memory,
                 memoryview(memory) as buffer,
             ):
-                self._read(shard, buffer, first)
+                self._read(span.shard, buffer, first)
         return image
 
     def settle(self) -> None:

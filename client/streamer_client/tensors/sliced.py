@@ -17,7 +17,7 @@ from weakref import WeakSet
 import torch
 
 from streamer_client.contract.errors import DaemonUnavailable
-from streamer_client.contract.layout import blocks_of_bytes
+from streamer_client.contract.layout import BlockRange, blocks_of_bytes
 from streamer_client.contract.safetensors.catalog import ShardCatalog, TensorEntry
 from streamer_client.copy.cut import Cut, moved
 from streamer_client.copy.dtypes import torch_form
@@ -293,10 +293,10 @@ class SlicedTensors:
         self.copied_bytes += cut.size_bytes
         uri, rows = self._feed.shards[shard].uri, moved(cut, start)
 
-        def source(start: int, stop: int) -> Image:
-            span = blocks_of_bytes(start, stop, self._feed.block_bytes)
-            image = self._feed.standing(self._number, shard, *span)
-            if image is None:
+        def source(start: int, stop: int, *, wait: bool) -> Image | None:
+            span = BlockRange(shard, *blocks_of_bytes(start, stop, self._feed.block_bytes))
+            image = self._feed.standing(self._number, span, wait=wait)
+            if image is None and wait:
                 raise DaemonUnavailable(f"{uri} cannot be read slice by slice any more")
             return image
 

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import torch
@@ -20,8 +20,9 @@ from streamer_client.contract.errors import DaemonUnavailable
 from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES
 from streamer_client.copy.cut import Part
 from streamer_client.copy.destination import Target
-from streamer_client.copy.feed import Feed, Image, Route
-from streamer_client.copy.gather import Slice, read_rows
+from streamer_client.copy.feed import Feed, Route
+from streamer_client.copy.gather import Readable
+from streamer_client.copy.host_gather import read_rows
 from streamer_client.copy.plan import CopyRun, Piece
 from streamer_client.copy.ring import native
 from streamer_client.copy.ring.lanes import CopyFailed, CudaFailure, Ring, RingLane, ShortImage
@@ -101,21 +102,27 @@ class RingEngine:
             feed.read_into([lane.slot()[skip : skip + total]], shard, part.start)
             lane.send(skip, total, part.pieces)
 
-    def gather(self, image: Image, part: Part, to: Slice) -> int:
-        """Fill a part of a slice from an image; threads and errors are as in `copy`."""
+    def gather(self, parts: Sequence[Readable]) -> int:
+        """Fill parts of slices from images. Threads and errors are as in `copy`.
+
+        An error of several parts names the first; gathered alone, each part raises its own.
+        """
+        to, part, image = parts[0]
         try:
             lane, number = self._lane()
             try:
-                if not lane.gather(image, to.cut, part, to.address + part.start):
-                    self._gather_by_slots(lane, image, part, to)
+                if not lane.gather(parts):
+                    for one in parts:
+                        self._gather_by_slots(lane, one)
             except ShortImage as error:
                 raise image.ended(to.told(part.start, part.stop)) from error
         except CudaFailure as failure:
-            told = to.told(part.start + failure.at_bytes, part.stop)
+            told = to.told(min(part.start + failure.at_bytes, part.stop - 1), part.stop)
             raise CopyFailed(f"copying {told} to the GPU failed: {failure.what}") from failure
         return number << LANE_SHIFT | lane.sent
 
-    def _gather_by_slots(self, lane: RingLane, image: Image, part: Part, to: Slice) -> None:
+    def _gather_by_slots(self, lane: RingLane, readable: Readable) -> None:
+        to, part, image = readable
         for start in range(part.start, part.stop, self._ring.slot_bytes):
             stop = min(start + self._ring.slot_bytes, part.stop)
             read_rows(image, to.cut, Part(start, stop), lane.slot(), to.told(start, stop))

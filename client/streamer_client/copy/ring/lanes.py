@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from streamer_client.contract.errors import StreamerError
-from streamer_client.copy.cut import Cut, Part
 from streamer_client.copy.destination import Target
 from streamer_client.copy.feed import Image
+from streamer_client.copy.gather import Readable
 from streamer_client.copy.plan import Piece
 
 
@@ -65,17 +65,12 @@ class RingLane(Protocol):
         """
         ...
 
-    def gather(self, image: Image, cut: Cut, part: Part, address: int) -> bool:
-        """Read a part of a cut's rows and send it, slot by slot; on return it is read.
-
-        Args:
-            image: the file that holds the rows.
-            cut: the rows.
-            part: which bytes of the rows to read.
-            address: device memory for the part's first byte; the others follow.
+    def gather(self, parts: Sequence[Readable]) -> bool:
+        """Read rows of parts of slices and send them, slot by slot; on return they are read.
 
         Returns:
-            The same as `copy`; this raises the same errors, too.
+            The same as `copy`; this raises the same errors, too. The place of an error is counted
+            in the bytes of the part in which it occurred.
         """
         ...
 

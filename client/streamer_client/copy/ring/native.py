@@ -14,12 +14,13 @@ import functools
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from typing import Final
 
-from streamer_client.copy.cut import Cut, Part
 from streamer_client.copy.destination import Target, memory_at
 from streamer_client.copy.feed import Image
+from streamer_client.copy.gather import Readable
 from streamer_client.copy.plan import Piece
 from streamer_client.copy.ring.lanes import CudaFailure, ShortImage
 
@@ -30,7 +31,7 @@ LIBRARY_ENV: Final = "STREAMERD_RING_LIBRARY"
 LIBRARY: Final = "_ring.so"
 """The library's file beside this module; its name has no Python tag, as it serves every Python."""
 DRIVER: Final = "libcuda.so.1"
-_ABI: Final = 4
+_ABI: Final = 5
 MOST_DIMENSIONS: Final = 8
 """How many repetitions `lane_gather` takes."""
 _FAILED_CUDA, _FAILED_SYSTEM, _FAILED_SHORT, _FAILED_DRIVER = 1, 2, 3, 4
@@ -61,7 +62,7 @@ _SIGNATURES: Final = {
     "ring_close": (None, (_POINTER,)),
     "lane_open": (_POINTER, (_POINTER, _POINTER)),
     "lane_copy": (_INT, (_POINTER, _INT, _POINTER, _U64, _U64, _POINTER, _POINTER)),
-    "lane_gather": (_INT, (_POINTER, _INT, _POINTER, _POINTER, _U64, _U64, _U64, _POINTER)),
+    "lane_gather": (_INT, (_POINTER, _POINTER, _U64, _POINTER)),
     "lane_slot": (_POINTER, (_POINTER, _POINTER)),
     "lane_send": (_INT, (_POINTER, _U64, _U64, _POINTER, _POINTER)),
     "lane_sent": (_U64, (_POINTER,)),
@@ -70,6 +71,11 @@ _SIGNATURES: Final = {
     "image_map": (_POINTER, (_INT, _U64)),
     "image_unmap": (None, (_POINTER, _U64)),
 }
+
+
+_AT_ONCE: Final = ("lane_sent",)
+"""Functions that return at once, and are called without giving up the interpreter lock. A thread
+that gives it up queues for it again behind all others."""
 
 
 def library_path() -> str | None:
@@ -90,9 +96,11 @@ def load_library(path: str) -> ctypes.CDLL:
     """
     try:
         library = ctypes.CDLL(path)
+        at_once = ctypes.PyDLL(path)
         for name, (result, arguments) in _SIGNATURES.items():
-            function = getattr(library, name)
+            function = getattr(at_once if name in _AT_ONCE else library, name)
             function.restype, function.argtypes = result, arguments
+            setattr(library, name, function)
     except (OSError, AttributeError) as error:
         raise NoLibrary(f"{path}: {error}") from error
     if library.ring_abi() != _ABI:
@@ -208,20 +216,26 @@ class NativeLane:
             _raise(self._failure)
         return True
 
-    def gather(self, image: Image, cut: Cut, part: Part, address: int) -> bool:
-        if len(cut.outer) > MOST_DIMENSIONS:
+    def gather(self, parts: Sequence[Readable]) -> bool:
+        if any(len(one.slice.cut.outer) > MOST_DIMENSIONS for one in parts):
             return False
-        rows = array.array("Q", (cut.start, cut.row_bytes, len(cut.outer)))
-        for dimension in cut.outer:
-            rows.extend(dimension)
-        mapped = self._images.address(image, cut.stop) if image.stays else None
-        there, _ = rows.buffer_info()
-        size = part.stop - part.start
-        if self._library.lane_gather(
-            self._lane, image.fd, mapped, there, part.start, size, address, self._told
-        ):
+        flat = array.array("Q")
+        for one in parts:
+            flat.extend(self._gathering(one))
+        there, _ = flat.buffer_info()
+        if self._library.lane_gather(self._lane, there, len(parts), self._told):
             _raise(self._failure)
         return True
+
+    def _gathering(self, one: Readable) -> Iterator[int]:
+        """The fields of C's `struct gathering`."""
+        cut, part, image = one.slice.cut, one.part, one.image
+        mapped = self._images.address(image, cut.stop) if image.stays else None
+        yield from (image.fd, mapped or 0, part.start, part.stop - part.start)
+        yield from (one.slice.address + part.start, cut.start, cut.row_bytes, len(cut.outer))
+        for dimension in cut.outer:
+            yield from dimension
+        yield from repeat(0, 2 * (MOST_DIMENSIONS - len(cut.outer)))
 
     def slot(self) -> memoryview:
         address = self._library.lane_slot(self._lane, self._told)

@@ -20,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define ABI 4
+#define ABI 5
 #define HUGE_PAGE ((uintptr_t)2 << 20)
 #define NAME_LENGTH 64
 #define STREAMS 2
@@ -607,32 +607,52 @@ static int fill_slot(
     return 0;
 }
 
-static int gather_all(
-    struct lane *lane, int fd, const char *mapped, const struct rows *rows, uint64_t first,
-    uint64_t total, address to, struct failure *failure) {
-    if (catch_up(lane, failure)) return -1;
-    for (uint64_t at = 0; at < total;) {
-        uint64_t bytes = total - at;
+/* Bytes `first` to `first + total` of the gathered rows of a file, and where on the device they go.
+ * Python fills it with 64-bit numbers. `mapped` is where the file is mapped, or NULL. */
+struct gathering {
+    uint64_t fd;
+    const char *mapped;
+    uint64_t first, total;
+    address to;
+    struct rows rows;
+};
+
+static int gather_one(
+    struct lane *lane, const struct gathering *one, struct failure *failure) {
+    for (uint64_t at = 0; at < one->total;) {
+        uint64_t bytes = one->total - at;
         char *memory;
         if (bytes > lane->ring->slot_bytes) bytes = lane->ring->slot_bytes;
-        struct piece piece = {to + at, bytes};
+        struct piece piece = {one->to + at, bytes};
         struct cursor cursor = {&piece, 0};
         failure->at = at;
         if (free_slot(lane, &memory, failure)) return -1;
-        if (fill_slot(memory, fd, mapped, rows, first + at, bytes, failure)) return -1;
+        if (fill_slot(
+                memory, (int)one->fd, one->mapped, &one->rows, one->first + at, bytes, failure))
+            return -1;
         if (send_slot(lane, memory, bytes, &cursor, failure)) return -1;
         at += bytes;
     }
     return 0;
 }
 
-/* Sends bytes `first` to `first + total` of the gathered rows of `fd` to the device's memory at `to`.
- * On return they are read, as after `lane_copy`. */
+static int gather_all(
+    struct lane *lane, const struct gathering *gatherings, uint64_t count,
+    struct failure *failure) {
+    failure->at = 0;
+    if (catch_up(lane, failure)) return -1;
+    for (uint64_t place = 0; place < count; place++)
+        if (gather_one(lane, &gatherings[place], failure)) return -1;
+    return 0;
+}
+
+/* Sends the rows of each gathering to the device. On return they are read, as after `lane_copy`.
+ * A failure tells its place in the gathering that failed. */
 int lane_gather(
-    struct lane *lane, int fd, const char *mapped, const struct rows *rows, uint64_t first,
-    uint64_t total, address to, struct failure *failure) {
+    struct lane *lane, const struct gathering *gatherings, uint64_t count,
+    struct failure *failure) {
     if (enter(lane->ring, failure)) return -1;
-    int failed = gather_all(lane, fd, mapped, rows, first, total, to, failure);
+    int failed = gather_all(lane, gatherings, count, failure);
     leave(lane->ring);
     return failed;
 }

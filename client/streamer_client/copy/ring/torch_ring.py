@@ -13,9 +13,9 @@ from typing import Any, Final, Protocol, TypeVar
 
 import torch
 
-from streamer_client.copy.cut import Cut, Part
 from streamer_client.copy.destination import Target, host_memory
 from streamer_client.copy.feed import Image
+from streamer_client.copy.gather import Readable
 from streamer_client.copy.plan import Piece
 from streamer_client.copy.ring.lanes import CudaFailure
 
@@ -82,8 +82,8 @@ class TorchLane:
         del image, start, total, pieces
         return False
 
-    def gather(self, image: Image, cut: Cut, part: Part, address: int) -> bool:
-        del image, cut, part, address
+    def gather(self, parts: Sequence[Readable]) -> bool:
+        del parts
         return False
 
     def slot(self) -> memoryview:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -14,7 +13,8 @@ from tests.support.rings import OpenFile
 from streamer_client.contract.errors import DaemonUnavailable, SourceNotFound, StreamerError
 from streamer_client.copy import gather
 from streamer_client.copy.cut import Cut, Dimension, Part
-from streamer_client.copy.gather import Gatherer, HostGather, read_rows
+from streamer_client.copy.gather import Gatherer, Readable, Source
+from streamer_client.copy.host_gather import HostGather, read_rows
 
 CPU = torch.device("cpu")
 DATA = bytes(range(256)) * 400
@@ -33,17 +33,29 @@ def stored() -> Iterator[OpenFile]:
     os.close(fd)
 
 
+def always(stored: OpenFile) -> Source:
+    """A source whose bytes can be read at any time."""
+
+    def source(start: int, stop: int, *, wait: bool) -> OpenFile:
+        return stored
+
+    return source
+
+
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gather, "PART_BYTES", 64)
     monkeypatch.setattr(gather, "SMALLEST_PART_BYTES", 16)
+    monkeypatch.setattr(gather, "BATCH_BYTES", 64)
+    monkeypatch.setattr(gather, "SMALLEST_BATCH_BYTES", 32)
+    monkeypatch.setattr(gather, "BATCH_STEP_BYTES", 16)
 
 
 @pytest.mark.usefixtures("small_parts")
 def test_every_byte_of_the_rows(stored: OpenFile) -> None:
     asked: list[tuple[int, int]] = []
 
-    def source(start: int, stop: int) -> OpenFile:
+    def source(start: int, stop: int, *, wait: bool) -> OpenFile:
         asked.append((start, stop))
         return stored
 
@@ -56,14 +68,15 @@ def test_every_byte_of_the_rows(stored: OpenFile) -> None:
 
 @pytest.mark.usefixtures("small_parts")
 def test_what_is_asked_for_goes_before_what_is_foretold(stored: OpenFile) -> None:
-    gate, order = threading.Event(), []
+    gate = threading.Event()
+    order: list[str] = []
 
     class Noting(HostGather):
-        def gather(self, image: Any, part: Part, to: Any) -> int:
-            order.append(to.told(0, 1).rsplit(" ", 1)[-1])
-            return super().gather(image, part, to)
+        def gather(self, parts: Sequence[Readable]) -> int:
+            order.extend(one.slice.told(0, 1).rsplit(" ", 1)[-1] for one in parts)
+            return super().gather(parts)
 
-    def held(start: int, stop: int) -> OpenFile:
+    def held(start: int, stop: int, *, wait: bool) -> OpenFile:
         gate.wait(10)
         return stored
 
@@ -75,7 +88,7 @@ def test_what_is_asked_for_goes_before_what_is_foretold(stored: OpenFile) -> Non
         gatherer.forget(ahead[0])
         hurried = threading.Thread(target=gatherer.wait, args=(ahead[2],))
         hurried.start()
-        while gatherer._foretold and gatherer._foretold[-1].slice is ahead[2]:
+        while gatherer._foretold and gatherer._foretold[-1] is ahead[2]:
             pass
         gate.set()
         for one in (first, asked, ahead[1]):
@@ -86,7 +99,7 @@ def test_what_is_asked_for_goes_before_what_is_foretold(stored: OpenFile) -> Non
 
 @pytest.mark.usefixtures("small_parts")
 def test_an_error_of_the_source_is_raised_where_it_is_waited_for(stored: OpenFile) -> None:
-    def source(start: int, stop: int) -> OpenFile:
+    def source(start: int, stop: int, *, wait: bool) -> OpenFile:
         if start > 300:
             raise SourceNotFound("gone")
         return stored
@@ -108,7 +121,7 @@ def test_an_error_is_raised_when_nothing_is_on_its_way_any_more(stored: OpenFile
         def settle(self, ticket: int) -> None:
             settled.append(ticket)
 
-    def source(start: int, stop: int) -> OpenFile:
+    def source(start: int, stop: int, *, wait: bool) -> OpenFile:
         if stop == CUT.stop:
             failed.set()
             raise SourceNotFound("gone")
@@ -120,7 +133,7 @@ def test_an_error_is_raised_when_nothing_is_on_its_way_any_more(stored: OpenFile
         broken = gatherer.begin(source, CUT, "w")
         with pytest.raises(SourceNotFound, match="gone"):
             gatherer.wait(broken)
-        assert broken.left_parts == 0
+        assert broken.left_bytes == 0
         assert len(settled) == parts - 1
 
 
@@ -128,7 +141,7 @@ def test_a_closed_gatherer_says_so(stored: OpenFile) -> None:
     gatherer = Gatherer(HostGather(1), CPU)
     gatherer.close()
     gatherer.close()
-    left = gatherer.begin(lambda _start, _stop: stored, CUT, "weight of a.safetensors")
+    left = gatherer.begin(always(stored), CUT, "weight of a.safetensors")
     with pytest.raises(StreamerError, match=r"weight of a\.safetensors"):
         gatherer.wait(left)
 
@@ -152,7 +165,105 @@ def test_a_closed_engine_is_asked_for_nothing(stored: OpenFile) -> None:
             self.closed = True
 
     gatherer = Gatherer(Closing(1), CPU)
-    gatherer.wait(gatherer.begin(lambda _start, _stop: stored, CUT, "w"))
+    gatherer.wait(gatherer.begin(always(stored), CUT, "w"))
     gatherer.close()
     with pytest.raises(StreamerError, match="closed"):
-        gatherer.wait(gatherer.begin(lambda _start, _stop: stored, CUT, "w"))
+        gatherer.wait(gatherer.begin(always(stored), CUT, "w"))
+
+
+class Batches(HostGather):
+    """Notes what is gathered together; the batch before waits until `gate` is open."""
+
+    def __init__(self, threads: int = 1) -> None:
+        super().__init__(threads)
+        self.gate = threading.Event()
+        self.batches: list[list[tuple[str, Part]]] = []
+
+    def gather(self, parts: Sequence[Readable]) -> int:
+        self.gate.wait(10)
+        self.batches.append([(one.slice.told(0, 1).rsplit(" ", 1)[-1], one.part) for one in parts])
+        return super().gather(parts)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_foretold_slices_are_gathered_together_and_fewer_towards_the_end(stored: OpenFile) -> None:
+    engine = Batches()
+    with Gatherer(engine, CPU) as gatherer:
+        first = gatherer.begin(always(stored), Cut(0, 1, ()), "first")
+        ahead = [
+            gatherer.begin(always(stored), Cut(10 * place, size, ()), name, foretold=True)
+            for place, (name, size) in enumerate([("one", 10), ("two", 100), ("three", 30)])
+        ]
+        engine.gate.set()
+        for made in (first, *ahead):
+            start, size = made.cut.start, made.cut.size_bytes
+            assert bytes(gatherer.wait(made).tolist()) == DATA[start : start + size]
+        assert gatherer._foretold_bytes == 0
+    assert engine.batches == [
+        [("first", Part(0, 1))],
+        [("one", Part(0, 10)), ("two", Part(0, 54))],
+        [("two", Part(54, 86))],
+        [("two", Part(86, 100)), ("three", Part(0, 18))],
+        [("three", Part(18, 30))],
+    ]
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_what_can_be_read_does_not_wait_for_what_cannot(stored: OpenFile) -> None:
+    engine, late = Batches(), threading.Event()
+
+    def source(start: int, stop: int, *, wait: bool) -> OpenFile | None:
+        return stored if late.wait(10 if wait else 0) else None
+
+    with Gatherer(engine, CPU) as gatherer:
+        first = gatherer.begin(always(stored), Cut(0, 1, ()), "first")
+        there = gatherer.begin(always(stored), Cut(0, 10, ()), "there", foretold=True)
+        awaited = gatherer.begin(source, Cut(0, 10, ()), "awaited", foretold=True)
+        engine.gate.set()
+        gatherer.wait(first)
+        assert bytes(gatherer.wait(there).tolist()) == DATA[:10]
+        late.set()
+        assert bytes(gatherer.wait(awaited).tolist()) == DATA[:10]
+    assert [[name for name, _ in batch] for batch in engine.batches] == [
+        ["first"],
+        ["there"],
+        ["awaited"],
+    ]
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_only_the_slice_that_cannot_be_read_has_the_error(stored: OpenFile) -> None:
+    engine = Batches()
+    with Gatherer(engine, CPU) as gatherer:
+        first = gatherer.begin(always(stored), Cut(0, 1, ()), "first")
+        cuts = [Cut(0, 10, ()), Cut(len(DATA) - 5, 10, ()), Cut(20, 10, ())]
+        made = [
+            gatherer.begin(always(stored), cut, name, foretold=True)
+            for cut, name in zip(cuts, ("one", "short", "two"), strict=True)
+        ]
+        engine.gate.set()
+        gatherer.wait(first)
+        assert bytes(gatherer.wait(made[2]).tolist()) == DATA[20:30]
+        with pytest.raises(DaemonUnavailable, match="bytes 0 to 10 of a slice of short"):
+            gatherer.wait(made[1])
+        assert bytes(gatherer.wait(made[0]).tolist()) == DATA[:10]
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_slice_that_is_given_up_half_way(stored: OpenFile) -> None:
+    engine = Batches()
+    with Gatherer(engine, CPU) as gatherer:
+        long = gatherer.begin(always(stored), Cut(0, 1000, ()), "long", foretold=True)
+        while not long.claimed_bytes:
+            pass
+        forgetting = threading.Thread(target=gatherer.forget, args=(long,))
+        forgetting.start()
+        while gatherer._foretold:
+            pass
+        engine.gate.set()
+        forgetting.join()
+        assert (long.left_bytes, gatherer._foretold_bytes) == (0, 0)
+        assert long.claimed_bytes < 1000
+        after = gatherer.begin(always(stored), Cut(0, 10, ()), "after")
+        assert bytes(gatherer.wait(after).tolist()) == DATA[:10]
+    assert [name for batch in engine.batches for name, _ in batch][-1] == "after"

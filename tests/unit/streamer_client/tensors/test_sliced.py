@@ -14,10 +14,12 @@ import torch
 from tests.support.rings import OpenFile
 
 from streamer_client.contract.errors import DaemonUnavailable
+from streamer_client.contract.layout import BlockRange
 from streamer_client.contract.safetensors.catalog import ShardCatalog, TensorEntry
 from streamer_client.copy.cut import Cut
 from streamer_client.copy.feed import FeedClosed, FeedShard, Route
-from streamer_client.copy.gather import Gatherer, HostGather, Slice, Source
+from streamer_client.copy.gather import Gatherer, Slice, Source
+from streamer_client.copy.host_gather import HostGather
 from streamer_client.tensors.foretelling import Foretelling, RankPlace
 from streamer_client.tensors.lazy import LazyTensor
 from streamer_client.tensors.selection import by_name
@@ -64,8 +66,8 @@ class StandingFeed:
         self.gone = False
         self._fd = fd
 
-    def standing(self, number: int, shard: int, start: int, stop: int) -> OpenFile | None:
-        assert (number, shard, start < stop) == (1, 0, True)
+    def standing(self, number: int, span: BlockRange, *, wait: bool = True) -> OpenFile | None:
+        assert (number, span.shard, span.start < span.stop) == (1, 0, True)
         return None if self.gone else OpenFile(self._fd)
 
     def end(self, number: int) -> None:
@@ -245,12 +247,14 @@ def test_a_load_that_is_given_up_waits_for_no_block(feed: StandingFeed) -> None:
     waiting, ended = threading.Event(), threading.Event()
 
     class SlowFeed(StandingFeed):
-        def standing(self, number: int, shard: int, start: int, stop: int) -> OpenFile | None:
-            if start:
+        def standing(self, number: int, span: BlockRange, *, wait: bool = True) -> OpenFile | None:
+            if span.start and not wait:
+                return None
+            if span.start:
                 waiting.set()
                 assert ended.wait(30), "the pass was not ended"
                 raise FeedClosed
-            return super().standing(number, shard, start, stop)
+            return super().standing(number, span, wait=wait)
 
         def end(self, number: int) -> None:
             super().end(number)

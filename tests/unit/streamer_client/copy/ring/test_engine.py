@@ -17,10 +17,14 @@ from tests.unit.streamer_client.copy.ring.conftest import DATA, MakeRing
 from streamer_client.contract.errors import DaemonUnavailable
 from streamer_client.copy.cut import Cut, Dimension, Part
 from streamer_client.copy.destination import host_memory
-from streamer_client.copy.gather import Slice
+from streamer_client.copy.gather import Readable, Slice
 from streamer_client.copy.ring.engine import RingEngine, slot_parts
 from streamer_client.copy.ring.lanes import CopyFailed
 from streamer_client.copy.ring.torch_ring import TorchRing
+
+
+def no_source(start: int, stop: int, *, wait: bool) -> OpenFile:
+    raise AssertionError("an engine gets its images")
 
 
 def in_thread(call: Callable[[], None]) -> None:
@@ -248,10 +252,10 @@ def test_a_slab_that_was_cut(compiled: CompiledRing, shard_fd: int) -> None:
 def test_rows_arrive_and_settle(make_ring: MakeRing, shard_fd: int) -> None:
     engine = RingEngine(make_ring(2, 8192), 2)
     cut, part = Cut(5, 300, (Dimension(100, 1900),)), Part(100, 29_000)
-    target = Slice(cut, torch.device("cpu"), "w", cut.size_bytes)
+    target = Slice(cut, torch.device("cpu"), "w", no_source)
 
     def work() -> None:
-        engine.settle(engine.gather(OpenFile(shard_fd), part, target))
+        engine.settle(engine.gather([Readable(target, part, OpenFile(shard_fd))]))
         engine.leave()
 
     in_thread(work)
@@ -266,11 +270,11 @@ def test_rows_that_the_device_refuses_name_what_they_are(
 ) -> None:
     engine = RingEngine(compiled.ring(), 1)
     compiled.fail("cuMemcpyHtoDAsync_v2", after=1)
-    target = Slice(Cut(0, 8192, ()), torch.device("cpu"), "w", 8192)
+    target = Slice(Cut(0, 8192, ()), torch.device("cpu"), "w", no_source)
 
     def work() -> None:
         with pytest.raises(CopyFailed, match="bytes 4096 to 8192 of a slice of w"):
-            engine.gather(OpenFile(shard_fd), Part(0, 8192), target)
+            engine.gather([Readable(target, Part(0, 8192), OpenFile(shard_fd))])
         engine.leave()
 
     in_thread(work)

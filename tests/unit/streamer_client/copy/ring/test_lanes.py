@@ -14,6 +14,7 @@ from tests.unit.streamer_client.copy.ring.conftest import DATA, MakeRing
 from streamer_client.contract.safetensors.catalog import TensorEntry
 from streamer_client.copy.cut import Cut, Dimension, Part
 from streamer_client.copy.destination import Target, host_memory
+from streamer_client.copy.gather import Readable, Slice
 from streamer_client.copy.plan import Piece
 from streamer_client.copy.ring import native
 from streamer_client.copy.ring.lanes import CudaFailure, ShortImage
@@ -290,6 +291,15 @@ def test_of_memory_that_cuda_does_not_know_each_tensor_is_a_copy(copies: Counted
 GATHERED = Cut(7, 100, (Dimension(3, 40_000), Dimension(50, 640)))
 
 
+def a_slice(cut: Cut) -> Slice:
+    """Memory of this process, which the driver of these tests takes for a device's."""
+
+    def source(start: int, stop: int, *, wait: bool) -> OpenFile:
+        raise AssertionError("lanes get their images")
+
+    return Slice(cut, torch.device("cpu"), "w", source)
+
+
 @pytest.mark.parametrize("slot_bytes", [4096, 16 << 10])
 @pytest.mark.parametrize("part", [Part(0, 15_000), Part(0, 1), Part(4096, 9999), Part(99, 14_901)])
 @pytest.mark.parametrize("mapped", [True, False])
@@ -306,11 +316,14 @@ def test_rows_are_gathered(
         monkeypatch.setattr(native._Images, "address", lambda *_: None)
     ring = compiled.ring(2, slot_bytes)
     lane = ring.lane()
-    target = Memory(part.stop - part.start)
-    assert lane.gather(OpenFile(shard_fd), GATHERED, part, target.address)
+    target, other = a_slice(GATHERED), a_slice(Cut(50_000, 9000, ()))
+    image = OpenFile(shard_fd)
+    assert lane.gather([Readable(target, part, image), Readable(other, Part(0, 9000), image)])
     lane.wait(lane.sent)
     rows = b"".join(DATA[at : at + 100] for at in GATHERED.starts())
-    assert target.bytes == rows[part.start : part.stop]
+    arrived = bytes(host_memory(target.flat))
+    assert arrived[part.start : part.stop] == rows[part.start : part.stop]
+    assert bytes(host_memory(other.flat)) == DATA[50_000:59_000]
     lane.close()
     ring.close()
 
@@ -320,7 +333,7 @@ def test_rows_past_the_end_of_a_file(compiled: CompiledRing, shard_fd: int) -> N
     lane = ring.lane()
     cut = Cut(len(DATA) - 50, 100, ())
     with pytest.raises(ShortImage):
-        lane.gather(OpenFile(shard_fd), cut, Part(0, 100), Memory(100).address)
+        lane.gather([Readable(a_slice(cut), Part(0, 100), OpenFile(shard_fd))])
     lane.close()
     ring.close()
 
@@ -330,7 +343,9 @@ def test_rows_of_too_many_dimensions_are_left_to_slots(
 ) -> None:
     ring = compiled.ring(2, 4096)
     lane = ring.lane()
-    cut = Cut(0, 1, (Dimension(1, 1),) * 9)
-    assert not lane.gather(OpenFile(shard_fd), cut, Part(0, 1), 0)
+    simple, deep = Cut(0, 1, ()), Cut(0, 1, (Dimension(1, 1),) * 9)
+    image, sent = OpenFile(shard_fd), lane.sent
+    assert not lane.gather([Readable(a_slice(cut), Part(0, 1), image) for cut in (simple, deep)])
+    assert lane.sent == sent
     lane.close()
     ring.close()
