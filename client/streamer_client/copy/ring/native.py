@@ -66,6 +66,7 @@ _SIGNATURES: Final = {
     "lane_slot": (_POINTER, (_POINTER, _POINTER)),
     "lane_send": (_INT, (_POINTER, _U64, _U64, _POINTER, _POINTER)),
     "lane_sent": (_U64, (_POINTER,)),
+    "lane_arrived": (_INT, (_POINTER, _U64)),
     "lane_wait": (_INT, (_POINTER, _U64, _POINTER)),
     "lane_close": (_INT, (_POINTER, _POINTER)),
     "image_map": (_POINTER, (_INT, _U64)),
@@ -73,7 +74,7 @@ _SIGNATURES: Final = {
 }
 
 
-_AT_ONCE: Final = ("lane_sent",)
+_AT_ONCE: Final = ("lane_sent", "lane_arrived")
 """Functions that return at once, and are called without giving up the interpreter lock. A thread
 that gives it up queues for it again behind all others."""
 
@@ -250,6 +251,8 @@ class NativeLane:
             _raise(self._failure)
 
     def wait(self, sent: int) -> None:
+        if self._library.lane_arrived(self._lane, sent):
+            return
         failure = _Failure()  # own memory, as other threads wait during a copy
         if self._library.lane_wait(self._lane, sent, ctypes.byref(failure)):
             _raise(failure)

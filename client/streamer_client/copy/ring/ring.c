@@ -680,6 +680,16 @@ int lane_send(
     return failed;
 }
 
+/* Whether the first `sent` slots that the lane sent have arrived. Any thread may call it. */
+int lane_arrived(struct lane *lane, uint64_t sent) {
+    if (sent == 0) return 1;
+    if (lane->flags == NULL) return 0;
+    volatile uint32_t *flag = &lane->flags[(sent - 1) % lane->ring->slots * FLAG_STRIDE];
+    if ((int32_t)(*flag - (uint32_t)sent) < 0) return 0;
+    atomic_thread_fence(memory_order_acquire);
+    return 1;
+}
+
 /* Waits until the first `sent` slots that the lane sent have arrived. Any thread may call it. */
 int lane_wait(struct lane *lane, uint64_t sent, struct failure *failure) {
     if (sent == 0) return 0;

@@ -185,27 +185,48 @@ class Batches(HostGather):
         return super().gather(parts)
 
 
+class Late(HostGather):
+    """Its threads claim nothing before `gate` is open."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.gate = threading.Event()
+
+    def enter(self) -> None:
+        self.gate.wait(10)
+
+
 @pytest.mark.usefixtures("small_parts")
-def test_foretold_slices_are_gathered_together_and_fewer_towards_the_end(stored: OpenFile) -> None:
-    engine = Batches()
+@pytest.mark.parametrize(
+    ("waiting", "batches"),
+    [
+        (0, [[("one", 0, 10), ("two", 0, 54)], [("two", 54, 100), ("three", 0, 18)]]),
+        (
+            1,
+            [
+                [("one", 0, 10), ("two", 0, 54)],
+                [("two", 54, 86)],
+                [("two", 86, 100), ("three", 0, 18)],
+                [("three", 18, 30)],
+            ],
+        ),
+    ],
+)
+def test_foretold_slices_are_claimed_together_and_fewer_towards_the_end(
+    stored: OpenFile, waiting: int, batches: list[list[tuple[str, int, int]]]
+) -> None:
+    engine = Late()
     with Gatherer(engine, CPU) as gatherer:
-        first = gatherer.begin(always(stored), Cut(0, 1, ()), "first")
-        ahead = [
-            gatherer.begin(always(stored), Cut(10 * place, size, ()), name, foretold=True)
-            for place, (name, size) in enumerate([("one", 10), ("two", 100), ("three", 30)])
-        ]
+        for name, size in (("one", 10), ("two", 100), ("three", 30)):
+            gatherer.begin(always(stored), Cut(0, size, ()), name, foretold=True)
+        gatherer._waiting = waiting
+        found = []
+        while gatherer._foretold_bytes >= gatherer._batch_bytes():
+            found.append(
+                [(made.told(0, 1).rsplit(" ", 1)[-1], *part) for made, part in gatherer._batch()]
+            )
         engine.gate.set()
-        for made in (first, *ahead):
-            start, size = made.cut.start, made.cut.size_bytes
-            assert bytes(gatherer.wait(made).tolist()) == DATA[start : start + size]
-        assert gatherer._foretold_bytes == 0
-    assert engine.batches == [
-        [("first", Part(0, 1))],
-        [("one", Part(0, 10)), ("two", Part(0, 54))],
-        [("two", Part(54, 86))],
-        [("two", Part(86, 100)), ("three", Part(0, 18))],
-        [("three", Part(18, 30))],
-    ]
+    assert found == batches
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -267,3 +288,18 @@ def test_a_slice_that_is_given_up_half_way(stored: OpenFile) -> None:
         after = gatherer.begin(always(stored), Cut(0, 10, ()), "after")
         assert bytes(gatherer.wait(after).tolist()) == DATA[:10]
     assert [name for batch in engine.batches for name, _ in batch][-1] == "after"
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_less_than_a_batch_is_gathered_once_somebody_waits(stored: OpenFile) -> None:
+    engine = Batches(2)
+    engine.gate.set()
+    with Gatherer(engine, CPU) as gatherer:
+        ahead = [
+            gatherer.begin(always(stored), Cut(0, 20, ()), name, foretold=True)
+            for name in ("one", "two", "three")
+        ]
+        assert [made.claimed_bytes for made in ahead] == [0, 0, 0]
+        for made in reversed(ahead):
+            assert bytes(gatherer.wait(made).tolist()) == DATA[:20]
+    assert {name for batch in engine.batches for name, _ in batch} == {"one", "two", "three"}

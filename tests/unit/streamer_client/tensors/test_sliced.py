@@ -16,6 +16,7 @@ from tests.support.rings import OpenFile
 from streamer_client.contract.errors import DaemonUnavailable
 from streamer_client.contract.layout import BlockRange
 from streamer_client.contract.safetensors.catalog import ShardCatalog, TensorEntry
+from streamer_client.copy import gather
 from streamer_client.copy.cut import Cut
 from streamer_client.copy.feed import FeedClosed, FeedShard, Route
 from streamer_client.copy.gather import Gatherer, Slice, Source
@@ -242,8 +243,11 @@ def test_what_is_kept_outlives_the_gatherer(feed: StandingFeed) -> None:
         assert torch.equal(weight.flip(0), stored(name).flip(0))
 
 
-def test_a_load_that_is_given_up_waits_for_no_block(feed: StandingFeed) -> None:
+def test_a_load_that_is_given_up_waits_for_no_block(
+    feed: StandingFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was foretold may be far from being read."""
+    monkeypatch.setattr(gather, "BATCH_BYTES", 256)
     waiting, ended = threading.Event(), threading.Event()
 
     class SlowFeed(StandingFeed):
