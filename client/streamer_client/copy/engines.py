@@ -18,10 +18,10 @@ import torch
 
 from streamer_client.copy.destination import Target, host_memory
 from streamer_client.copy.feed import Feed
-from streamer_client.copy.gather import GatherEngine
 from streamer_client.copy.host_gather import HostGather
 from streamer_client.copy.plan import CopyRun
 from streamer_client.copy.ring.engine import cuda_engine
+from streamer_client.copy.slice import GatherEngine
 
 STAGE_BYTES: Final = 8 << 20
 ARRIVED: Final = 0

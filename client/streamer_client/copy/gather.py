@@ -14,14 +14,13 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final, NamedTuple, Protocol, Self
+from typing import Final, Self
 
 import torch
 
 from streamer_client.contract.errors import StreamerError
 from streamer_client.copy.cut import Cut, Part, reach_of
-from streamer_client.copy.destination import Contiguous
-from streamer_client.copy.feed import Image
+from streamer_client.copy.slice import Claim, GatherEngine, Readable, Slice, Source
 
 PART_BYTES: Final = 16 << 20
 """The most bytes that one thread claims of a slice that somebody waits for."""
@@ -39,92 +38,6 @@ BATCH_STEP_BYTES: Final = 4 << 20
 """Batches are multiples of this, so that they fill slots."""
 
 
-class GatherEngine(Protocol):
-    """Gathers parts of slices; see `CopyEngine` for who calls which method."""
-
-    @property
-    def threads(self) -> int: ...
-    def fence(self) -> None: ...
-    def enter(self) -> None: ...
-    def gather(self, parts: Sequence[Readable]) -> int: ...
-    def settle(self, ticket: int) -> None: ...
-    def leave(self) -> None: ...
-    def close(self) -> None: ...
-
-
-class Source(Protocol):
-    """The bytes that a slice is cut from."""
-
-    def __call__(self, start: int, stop: int, *, wait: bool) -> Image | None:
-        """Return the image that has bytes `start` to `stop`.
-
-        If they cannot be read yet, wait for them, or return None if `wait` is false.
-
-        Raises:
-            StreamerError: the bytes will never be there.
-        """
-        ...
-
-
-class Slice(Contiguous):
-    """New memory for the rows of one cut. Serves as a `Target`.
-
-    Args:
-        cut: the rows, counted from the image's first byte.
-        device: device of the memory.
-        told: name of the slice, for the text of errors.
-        source: the bytes that the rows are cut from.
-    """
-
-    __slots__ = (
-        "_told",
-        "address",
-        "awaited",
-        "claimed_bytes",
-        "cut",
-        "errors",
-        "flat",
-        "left_bytes",
-        "source",
-        "tickets",
-    )
-
-    def __init__(self, cut: Cut, device: torch.device, told: str, source: Source) -> None:
-        self.cut = cut
-        self.source = source
-        # An inference tensor could not be written to outside of inference_mode.
-        with torch.inference_mode(mode=False):
-            self.flat = torch.empty(cut.size_bytes, dtype=torch.uint8, device=device)
-        self.address = self.flat.data_ptr()
-        self._told = told
-        self.claimed_bytes = 0
-        """How many bytes, from the first on, threads have claimed."""
-        self.left_bytes = cut.size_bytes
-        """How many bytes are neither gathered nor given up."""
-        self.awaited = False
-        """Whether somebody waits until no bytes are left."""
-        self.tickets: list[int] = []
-        self.errors: list[BaseException] = []
-
-    def told(self, start: int, stop: int) -> str:
-        return f"bytes {start} to {stop} of a slice of {self._told}"
-
-
-class Claim(NamedTuple):
-    """Bytes of a slice that one thread gathers."""
-
-    slice: Slice
-    part: Part
-
-
-class Readable(NamedTuple):
-    """A claim whose bytes can be read from an image."""
-
-    slice: Slice
-    part: Part
-    image: Image
-
-
 class Gatherer:
     """Gathers slices by its own threads. A context manager: leaving it ends the threads.
 
@@ -135,6 +48,7 @@ class Gatherer:
 
     def __init__(self, engine: GatherEngine, device: torch.device) -> None:
         self._engine = engine
+        self._queue = engine.queue
         self._device = device
         self._fencing = threading.Lock()
         """Held during a fence and while closing is announced; taken before the other lock. A fence
@@ -174,10 +88,22 @@ class Gatherer:
             if self._closed:  # the engine may be closed too; `wait` raises
                 return made
             self._engine.fence()
-        if cut.size_bytes:
+        if cut.size_bytes and not self._pushed(made, foretold=foretold):
             with self._lock:
                 self._enqueue(made, foretold=foretold)
+            if self._queue is not None:
+                self._queue.call()
         return made
+
+    def _pushed(self, made: Slice, *, foretold: bool) -> bool:
+        """Give a slice to the engine's own queue, if there is one and all bytes can be read."""
+        if self._queue is None:
+            return False
+        try:
+            image = made.source(made.cut.start, made.cut.stop, wait=False)
+        except StreamerError:  # a thread asks again, and its error is raised in `wait`
+            return False
+        return image is not None and self._queue.push(made, image, foretold=foretold)
 
     def _enqueue(self, made: Slice, *, foretold: bool) -> None:
         size_bytes = made.cut.size_bytes
@@ -195,6 +121,10 @@ class Gatherer:
         Raises:
             StreamerError: the bytes cannot be read, or the gatherer was closed.
         """
+        if self._queue is not None and made.number is not None:
+            self._queue.wait(made)
+            self._is_used_now(made)
+            return made.flat
         with self._lock:
             self._hurry(made)
             self._await(made)
@@ -212,6 +142,9 @@ class Gatherer:
 
         On return, later work on the current stream may use its memory for something else.
         """
+        if self._queue is not None and made.number is not None:
+            self._queue.withdraw(made)
+            return
         with self._lock:
             made.left_bytes -= self._take_back(made)
             self._await(made)
@@ -222,6 +155,8 @@ class Gatherer:
             return
         made.awaited = True
         self._waiting += 1
+        if self._queue is not None:
+            self._queue.call()
         self._queued.notify(-(-self._foretold_bytes // SMALLEST_BATCH_BYTES))
         self._arrived.wait_for(lambda: made.left_bytes == 0 or self._closed)
         self._waiting -= 1
@@ -239,6 +174,9 @@ class Gatherer:
         """Order later work on the current stream after the copies into a slice."""
         for ticket in made.tickets:
             self._engine.settle(ticket)
+        self._is_used_now(made)
+
+    def _is_used_now(self, made: Slice) -> None:
         if made.flat.is_cuda:  # its user may be on another stream than its maker
             made.flat.record_stream(torch.cuda.current_stream(made.flat.device))
 
@@ -257,6 +195,8 @@ class Gatherer:
             self._arrived.notify_all()
         if closed:
             return
+        if self._queue is not None:
+            self._queue.end()
         for thread in self._threads:
             thread.join()
         self._engine.close()
@@ -271,15 +211,26 @@ class Gatherer:
 
     def _work(self) -> None:
         self._engine.enter()
-        while claims := self._next():
-            self._carry_out(claims)
+        queue = self._queue
+        while not self._closed:
+            calls = 0 if queue is None else queue.calls()
+            claims = self._next(wait=queue is None)
+            if claims:
+                self._carry_out(claims)
+            elif queue is not None and not queue.serve(calls):
+                queue = None
             del claims  # otherwise the thread keeps their memory while it waits
         self._engine.leave()
 
-    def _next(self) -> list[Claim]:
-        """Claim bytes, once there are any to claim; empty if the gatherer was closed."""
+    def _next(self, *, wait: bool) -> list[Claim]:
+        """Claim bytes. If there are none to claim, wait for them; or return at once, with none.
+
+        Waiting ends when the gatherer is closed, and then nothing is claimed.
+        """
         with self._lock:
             while not (self._asked or self._closed or self._foretold_bytes >= self._batch_bytes()):
+                if not wait:
+                    return []
                 self._queued.wait()
             if self._closed:
                 return []

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from streamer_client.copy.cut import Cut, Part, pieces_of
 from streamer_client.copy.destination import memory_at
 from streamer_client.copy.feed import Image
-from streamer_client.copy.gather import Readable
+from streamer_client.copy.slice import Readable
 
 
 class HostGather:
@@ -19,6 +19,7 @@ class HostGather:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
+        self.queue = None
 
     def fence(self) -> None: ...
 

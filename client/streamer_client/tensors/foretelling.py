@@ -76,6 +76,13 @@ def likely_cut(entry: TensorEntry, place: RankPlace) -> Cut | None:
     return None
 
 
+class _Latest(NamedTuple):
+    """The cuts of the latest tensor of a kind."""
+
+    number: int
+    cuts: list[Cut]
+
+
 class Foretelling:
     """The latest cuts of each kind of tensor.
 
@@ -85,32 +92,36 @@ class Foretelling:
 
     def __init__(self, place: RankPlace | None = None) -> None:
         self._place = place
-        self._cuts: dict[Kind, tuple[str, list[Cut]]] = {}
+        self._cuts: dict[Kind, _Latest] = {}
         self._assumed: dict[Kind, str] = {}
         """The one tensor of each kind whose cut was guessed by the rank's place."""
 
-    def was_cut(self, entry: TensorEntry, cut: Cut) -> None:
-        """Note that a rank asked for this cut; its offset counts from the tensor's start."""
-        kind = kind_of(entry)
-        name, cuts = self._cuts.get(kind, ("", []))
-        if name != entry.name:
-            cuts = []
-        if cut not in cuts and len(cuts) < MOST_CUTS:
-            cuts.append(cut)
-        self._cuts[kind] = entry.name, cuts
+    def was_cut(self, number: int, entry: TensorEntry, cut: Cut) -> None:
+        """Note that a rank asked for this cut; its offset counts from the tensor's start.
 
-    def was_left(self, entry: TensorEntry) -> None:
-        """Note that a rank was handed the next tensor, and cut nothing out of this one."""
+        Tensors are numbered in the order in which they are handed out. Loaders may cut them in
+        another order; then the cuts of the tensor with the highest number count.
+        """
         kind = kind_of(entry)
-        if self._cuts.get(kind, ("", []))[0] != entry.name:
-            self._cuts[kind] = entry.name, []
+        latest = self._cuts.get(kind)
+        if latest is None or latest.number < number:
+            latest = self._cuts[kind] = _Latest(number, [])
+        if latest.number == number and cut not in latest.cuts and len(latest.cuts) < MOST_CUTS:
+            latest.cuts.append(cut)
+
+    def was_left(self, number: int, entry: TensorEntry) -> None:
+        """Note that a rank dropped this tensor; if it cut nothing out of it, that counts, too."""
+        kind = kind_of(entry)
+        latest = self._cuts.get(kind)
+        if latest is None or latest.number < number:
+            self._cuts[kind] = _Latest(number, [])
 
     def guess(self, entry: TensorEntry) -> tuple[Cut, ...] | None:
         """The cuts that this tensor will likely get; None if nothing foretells them."""
         kind = kind_of(entry)
         found = self._cuts.get(kind)
         if found is not None:
-            return tuple(found[1])
+            return tuple(found.cuts)
         if self._place is None or self._assumed.setdefault(kind, entry.name) != entry.name:
             return None
         cut = likely_cut(entry, self._place)

@@ -21,7 +21,6 @@ from streamer_client.contract.layout import DEFAULT_BLOCK_BYTES
 from streamer_client.copy.cut import Part
 from streamer_client.copy.destination import Target
 from streamer_client.copy.feed import Feed, Route
-from streamer_client.copy.gather import Readable
 from streamer_client.copy.host_gather import read_rows
 from streamer_client.copy.plan import CopyRun, Piece
 from streamer_client.copy.ring import native
@@ -37,7 +36,9 @@ from streamer_client.copy.ring.shape import (
     ring_shape,
     storage_shape,
 )
+from streamer_client.copy.ring.slice_queue import RingSliceQueue
 from streamer_client.copy.ring.torch_ring import CudaDevice, TorchRing
+from streamer_client.copy.slice import Readable
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,14 @@ class RingEngine:
         self._lock = threading.Lock()
         self._lanes: list[_OpenLane] = []
         self._failed: CopyFailed | None = None
+        self._queue: RingSliceQueue | None = None
+        if isinstance(ring, native.NativeRing) and threads <= native.MOST_LANES:
+            self._queue = RingSliceQueue(ring.queue(), self._lane, self._settle)
+
+    @property
+    def queue(self) -> RingSliceQueue | None:
+        """See `GatherEngine`; only the compiled ring has a queue."""
+        return self._queue
 
     def fence(self) -> None:
         try:
@@ -151,10 +160,12 @@ class RingEngine:
 
     def settle(self, ticket: int) -> None:
         number = ticket >> LANE_SHIFT
-        if not number:
-            return
+        if number:
+            self._settle(number, ticket & (1 << LANE_SHIFT) - 1)
+
+    def _settle(self, number: int, sent: int) -> None:
         try:
-            self._lanes[number - 1].wait(ticket & (1 << LANE_SHIFT) - 1)
+            self._lanes[number - 1].wait(sent)
         except CudaFailure as failure:
             raise CopyFailed(
                 f"copies to the GPU did not arrive: {failure.what}; an earlier operation on the "

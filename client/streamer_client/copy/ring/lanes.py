@@ -13,8 +13,8 @@ from typing import Protocol
 from streamer_client.contract.errors import StreamerError
 from streamer_client.copy.destination import Target
 from streamer_client.copy.feed import Image
-from streamer_client.copy.gather import Readable
 from streamer_client.copy.plan import Piece
+from streamer_client.copy.slice import Readable
 
 
 class CopyFailed(StreamerError):

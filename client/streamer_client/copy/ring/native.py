@@ -16,13 +16,14 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
-from typing import Final
+from typing import Final, NoReturn
 
+from streamer_client.copy.cut import Part
 from streamer_client.copy.destination import Target, memory_at
 from streamer_client.copy.feed import Image
-from streamer_client.copy.gather import Readable
 from streamer_client.copy.plan import Piece
 from streamer_client.copy.ring.lanes import CudaFailure, ShortImage
+from streamer_client.copy.slice import Readable, Slice
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +32,11 @@ LIBRARY_ENV: Final = "STREAMERD_RING_LIBRARY"
 LIBRARY: Final = "_ring.so"
 """The library's file beside this module; its name has no Python tag, as it serves every Python."""
 DRIVER: Final = "libcuda.so.1"
-_ABI: Final = 5
+_ABI: Final = 6
 MOST_DIMENSIONS: Final = 8
-"""How many repetitions `lane_gather` takes."""
+"""How many repetitions C's `struct rows` has."""
+MOST_LANES: Final = 64
+"""How many lanes may serve the queue of slices."""
 _FAILED_CUDA, _FAILED_SYSTEM, _FAILED_SHORT, _FAILED_DRIVER = 1, 2, 3, 4
 
 
@@ -69,12 +72,25 @@ _SIGNATURES: Final = {
     "lane_arrived": (_INT, (_POINTER, _U64)),
     "lane_wait": (_INT, (_POINTER, _U64, _POINTER)),
     "lane_close": (_INT, (_POINTER, _POINTER)),
+    "lane_serve": (_INT, (_POINTER, _U32, _U64, _POINTER)),
+    "ring_add": (_POINTER, (_POINTER, _POINTER, _INT)),
+    "ring_calls": (_U64, (_POINTER,)),
+    "ring_call": (None, (_POINTER,)),
+    "ring_end": (None, (_POINTER,)),
+    "slice_arrived": (_INT, (_POINTER, _POINTER)),
+    "slice_wait": (_INT, (_POINTER, _POINTER, _POINTER, _POINTER)),
+    "slice_withdraw": (None, (_POINTER, _POINTER)),
+    "slice_free": (None, (_POINTER, _POINTER)),
     "image_map": (_POINTER, (_INT, _U64)),
     "image_unmap": (None, (_POINTER, _U64)),
 }
 
 
-_AT_ONCE: Final = ("lane_sent", "lane_arrived")
+_AT_ONCE: Final = (
+    *("lane_sent", "lane_arrived", "ring_fence"),
+    *("ring_add", "ring_calls", "ring_call", "ring_end"),
+    *("slice_arrived", "slice_withdraw", "slice_free"),
+)
 """Functions that return at once, and are called without giving up the interpreter lock. A thread
 that gives it up queues for it again behind all others."""
 
@@ -137,7 +153,7 @@ class NativeRing:
         self.slot_bytes = slot_bytes
         self._library = library
         self._stream = stream
-        self._images = _Images(library)
+        self._images = Images(library)
         failure = _Failure()
         self._ring: int | None = library.ring_open(
             driver.encode(), device, slots, slot_bytes, ctypes.byref(failure)
@@ -159,6 +175,10 @@ class NativeRing:
             _raise(failure)
         return NativeLane(self._library, lane, self.slot_bytes, self._images)
 
+    def queue(self) -> NativeQueue:
+        """The queue of slices that this ring's lanes serve."""
+        return NativeQueue(self._library, self._ring, self._images)
+
     def close(self) -> None:
         ring, self._ring = self._ring, None
         if ring:
@@ -166,7 +186,7 @@ class NativeRing:
             self._library.ring_close(ring)
 
 
-class _Images:
+class Images:
     """The mappings of shard images that lanes read from; each is made at its first use."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
@@ -194,10 +214,75 @@ class _Images:
         self._mapped.clear()
 
 
+class NativeQueue:
+    """The slices that lanes of a `NativeRing` gather without the interpreter; see `queue.h`.
+
+    A slice is known by the number that `add` gives, until `free`. Nothing is called once the ring
+    is closed.
+    """
+
+    DONE, BROKEN, ENDED, NOT_YET = range(4)
+
+    def __init__(self, library: ctypes.CDLL, ring: int | None, images: Images) -> None:
+        self._library = library
+        self._ring = ring
+        self._images = images
+
+    def add(self, made: Slice, image: Image, *, asked: bool) -> int | None:
+        """Have a whole slice gathered; None if C cannot hold it."""
+        if len(made.cut.outer) > MOST_DIMENSIONS:
+            return None
+        whole = Readable(made, Part(0, made.cut.size_bytes), image)
+        there, _ = (flat := array.array("Q", gathering(self._images, whole))).buffer_info()
+        number: int | None = self._library.ring_add(self._ring, there, asked)
+        del flat
+        return number
+
+    def calls(self) -> int:
+        """How often `call` was called."""
+        return int(self._library.ring_calls(self._ring))
+
+    def call(self) -> None:
+        """Make all lanes that serve return to Python."""
+        self._library.ring_call(self._ring)
+
+    def end(self) -> None:
+        """Let nothing more be gathered, and make every `wait` return."""
+        self._library.ring_end(self._ring)
+
+    def arrived(self, number: int) -> bool:
+        """Whether all bytes of a slice are on the device, and nothing failed."""
+        return bool(self._library.slice_arrived(self._ring, number))
+
+    def wait(self, number: int) -> tuple[int, Sequence[int], int, Exception | None]:
+        """Wait a tenth of a second at most until a slice is gathered, before foretold ones.
+
+        Returns:
+            What became of it; of each lane how many slots must arrive; and, if it is `BROKEN`, the
+            byte of the slice at which it failed, and how: `CudaFailure`, `ShortImage`, or OSError.
+        """
+        failure, sent = _Failure(), (ctypes.c_uint64 * MOST_LANES)()
+        found = int(self._library.slice_wait(self._ring, number, sent, ctypes.byref(failure)))
+        if found != self.BROKEN:
+            return found, list(sent), 0, None
+        try:
+            _raise(failure)
+        except (CudaFailure, ShortImage, OSError) as error:
+            return found, list(sent), failure.at, error
+
+    def withdraw(self, number: int) -> None:
+        """Give up what no lane has begun of a slice; `wait` waits for the rest."""
+        self._library.slice_withdraw(self._ring, number)
+
+    def free(self, number: int) -> None:
+        """Forget a slice that was waited for."""
+        self._library.slice_free(self._ring, number)
+
+
 class NativeLane:
     """A lane of a `NativeRing`. See `lanes.RingLane`."""
 
-    def __init__(self, library: ctypes.CDLL, lane: int, slot_bytes: int, images: _Images) -> None:
+    def __init__(self, library: ctypes.CDLL, lane: int, slot_bytes: int, images: Images) -> None:
         self._library = library
         self._images = images
         self._lane = lane
@@ -222,21 +307,16 @@ class NativeLane:
             return False
         flat = array.array("Q")
         for one in parts:
-            flat.extend(self._gathering(one))
+            flat.extend(gathering(self._images, one))
         there, _ = flat.buffer_info()
         if self._library.lane_gather(self._lane, there, len(parts), self._told):
             _raise(self._failure)
         return True
 
-    def _gathering(self, one: Readable) -> Iterator[int]:
-        """The fields of C's `struct gathering`."""
-        cut, part, image = one.slice.cut, one.part, one.image
-        mapped = self._images.address(image, cut.stop) if image.stays else None
-        yield from (image.fd, mapped or 0, part.start, part.stop - part.start)
-        yield from (one.slice.address + part.start, cut.start, cut.row_bytes, len(cut.outer))
-        for dimension in cut.outer:
-            yield from dimension
-        yield from repeat(0, 2 * (MOST_DIMENSIONS - len(cut.outer)))
+    def serve(self, number: int, calls: int) -> None:
+        """Gather slices of the ring's queue until the queue ends or `calls` is outdated."""
+        if self._library.lane_serve(self._lane, number, calls, self._told):
+            _raise(self._failure)
 
     def slot(self) -> memoryview:
         address = self._library.lane_slot(self._lane, self._told)
@@ -262,6 +342,17 @@ class NativeLane:
             _raise(self._failure)
 
 
+def gathering(images: Images, one: Readable) -> Iterator[int]:
+    """The fields of C's `struct gathering`."""
+    cut, part, image = one.slice.cut, one.part, one.image
+    mapped = images.address(image, cut.stop) if image.stays else None
+    yield from (image.fd, mapped or 0, part.start, part.stop - part.start)
+    yield from (one.slice.address + part.start, cut.start, cut.row_bytes, len(cut.outer))
+    for dimension in cut.outer:
+        yield from dimension
+    yield from repeat(0, 2 * (MOST_DIMENSIONS - len(cut.outer)))
+
+
 def _addresses(pieces: Sequence[Piece[Target]]) -> array.array[int]:
     """C's array of `struct piece`: the address and size of each extent that the pieces cover."""
     flat = array.array("Q")
@@ -270,7 +361,7 @@ def _addresses(pieces: Sequence[Piece[Target]]) -> array.array[int]:
     return flat
 
 
-def _raise(failure: _Failure) -> None:
+def _raise(failure: _Failure) -> NoReturn:
     name = failure.name.decode(errors="replace")
     if failure.kind == _FAILED_SYSTEM:
         raise OSError(failure.code, f"{name}: {os.strerror(failure.code)}")

@@ -10,6 +10,7 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -20,13 +21,14 @@
 #include <time.h>
 #include <unistd.h>
 
-#define ABI 5
+#define ABI 6
 #define HUGE_PAGE ((uintptr_t)2 << 20)
 #define NAME_LENGTH 64
 #define STREAMS 2
 #define PAGE 4096
 #define FLAG_STRIDE 16        /* flags of slots lie in cache lines of their own */
 #define MOST_DIMENSIONS 8
+#define MOST_LANES 64         /* that serve the queue */
 #define MOST_SLOTS (PAGE / 4 / FLAG_STRIDE)
 #define SPINS 2000            /* some tens of microseconds, about what a small copy takes */
 #define QUERY_EVERY 64
@@ -125,6 +127,14 @@ struct ring {
     handle streams[STREAMS];   /* shared: creating one takes a millisecond while others pin */
     uint32_t slots;
     uint64_t slot_bytes;
+
+    pthread_mutex_t lock;      /* guards the queue of slices, see queue.h */
+    pthread_cond_t work, done;
+    struct slice *first[2], *last[2]; /* foretold ones, and those that somebody asked for */
+    struct slice *newest;
+    struct lane *serving[MOST_LANES];
+    _Atomic uint64_t calls;
+    int ended;
 };
 
 struct lane {
@@ -210,8 +220,12 @@ static int open_device(struct ring *ring, int ordinal, struct failure *failure) 
     return failed;
 }
 
+static void free_slices(struct ring *ring);
+static void stop_serving(struct lane *lane);
+
 void ring_close(struct ring *ring) {
     struct failure ignored;
+    free_slices(ring);
     if (ring->context != NULL && !enter(ring, &ignored)) {
         for (uint32_t place = 0; place < STREAMS; place++)
             if (ring->streams[place] != NULL) ring->cuda.cuStreamDestroy_v2(ring->streams[place]);
@@ -222,6 +236,9 @@ void ring_close(struct ring *ring) {
     }
     if (ring->context != NULL) ring->cuda.cuDevicePrimaryCtxRelease_v2(ring->device);
     if (ring->library != NULL) dlclose(ring->library);
+    pthread_cond_destroy(&ring->work);
+    pthread_cond_destroy(&ring->done);
+    pthread_mutex_destroy(&ring->lock);
     free(ring);
 }
 
@@ -233,6 +250,9 @@ struct ring *ring_open(
         fail(failure, FAILED_SYSTEM, ENOMEM, "calloc");
         return NULL;
     }
+    pthread_mutex_init(&ring->lock, NULL);
+    pthread_cond_init(&ring->work, NULL);
+    pthread_cond_init(&ring->done, NULL);
     ring->slots = slots < MOST_SLOTS ? slots : MOST_SLOTS;
     ring->slot_bytes = slot_bytes;
     if (load_driver(ring, driver, failure) || open_device(ring, ordinal, failure)) {
@@ -305,6 +325,7 @@ static int begin_lane(struct lane *lane, struct failure *failure) {
 /* Waits for all that was sent and gives everything back; tells the first error. */
 int lane_close(struct lane *lane, struct failure *failure) {
     struct ring *ring = lane->ring;
+    stop_serving(lane);
     int failed = enter(ring, failure);
     if (!failed) {
         if (lane->stream != NULL)
@@ -698,3 +719,5 @@ int lane_wait(struct lane *lane, uint64_t sent, struct failure *failure) {
     leave(lane->ring);
     return failed;
 }
+
+#include "queue.h"

@@ -15,9 +15,9 @@ import torch
 
 from streamer_client.copy.destination import Target, host_memory
 from streamer_client.copy.feed import Image
-from streamer_client.copy.gather import Readable
 from streamer_client.copy.plan import Piece
 from streamer_client.copy.ring.lanes import CudaFailure
+from streamer_client.copy.slice import Readable
 
 T = TypeVar("T")
 _cuda: Final[Any] = torch.cuda  # its events and streams have no types

@@ -13,8 +13,9 @@ from tests.support.rings import OpenFile
 from streamer_client.contract.errors import DaemonUnavailable, SourceNotFound, StreamerError
 from streamer_client.copy import gather
 from streamer_client.copy.cut import Cut, Dimension, Part
-from streamer_client.copy.gather import Gatherer, Readable, Source
+from streamer_client.copy.gather import Gatherer
 from streamer_client.copy.host_gather import HostGather, read_rows
+from streamer_client.copy.slice import Readable, Source
 
 CPU = torch.device("cpu")
 DATA = bytes(range(256)) * 400

@@ -26,9 +26,9 @@ def test_nothing_is_known_at_first() -> None:
 
 def test_the_same_weight_of_the_next_layer_is_cut_alike() -> None:
     told = Foretelling()
-    told.was_cut(up(0), FIRST)
-    told.was_cut(up(0), SECOND)
-    told.was_cut(up(0), FIRST)
+    told.was_cut(0, up(0), FIRST)
+    told.was_cut(0, up(0), SECOND)
+    told.was_cut(0, up(0), FIRST)
     assert told.guess(up(1)) == (FIRST, SECOND)
     assert told.guess(up(77)) == (FIRST, SECOND)
 
@@ -44,25 +44,25 @@ def test_the_same_weight_of_the_next_layer_is_cut_alike() -> None:
 )
 def test_another_kind_of_tensor_is_not_foretold(other: TensorEntry) -> None:
     told = Foretelling()
-    told.was_cut(up(0), FIRST)
+    told.was_cut(0, up(0), FIRST)
     assert told.guess(other) is None
 
 
 def test_the_latest_layer_counts() -> None:
     told = Foretelling()
-    told.was_cut(up(0), FIRST)
-    told.was_cut(up(1), SECOND)
+    told.was_cut(0, up(0), FIRST)
+    told.was_cut(1, up(1), SECOND)
     assert told.guess(up(2)) == (SECOND,)
 
 
 def test_a_tensor_that_nobody_wanted_foretells_that_nobody_will() -> None:
     told = Foretelling()
-    told.was_cut(up(0), FIRST)
-    told.was_left(up(0))
+    told.was_cut(0, up(0), FIRST)
+    told.was_left(0, up(0))
     assert told.guess(up(1)) == (FIRST,)
-    told.was_left(up(1))
+    told.was_left(1, up(1))
     assert told.guess(up(2)) == ()
-    told.was_cut(up(1), SECOND)  # later than its turn, as where weights are collected first
+    told.was_cut(1, up(1), SECOND)  # later than its turn, as where weights are collected first
     assert told.guess(up(2)) == (SECOND,)
 
 
@@ -75,12 +75,20 @@ def test_experts_are_kinds_of_their_own_and_layers_are_not() -> None:
     assert kind_of(entry("h2o.w1")).name == "h2o.w1"
 
 
+def test_what_is_learned_late_does_not_count_for_more_than_what_is_newer() -> None:
+    told = Foretelling()
+    told.was_cut(1, up(1), SECOND)
+    told.was_left(0, up(0))
+    told.was_cut(0, up(0), FIRST)
+    assert told.guess(up(2)) == (SECOND,)
+
+
 def test_of_one_tensor_a_bounded_number_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(foretelling, "MOST_CUTS", 3)
     told = Foretelling()
     cuts = [Cut(start, 1, ()) for start in range(10)]
     for cut in cuts:
-        told.was_cut(up(0), cut)
+        told.was_cut(0, up(0), cut)
     assert told.guess(up(1)) == tuple(cuts[:3])
 
 
@@ -89,7 +97,7 @@ def test_the_place_of_a_rank_foretells_the_first_tensor_of_a_kind_alone() -> Non
     assert told.guess(up(0)) == (Cut(200, 200, ()),)
     assert told.guess(up(0)) == (Cut(200, 200, ()),)
     assert told.guess(up(1)) is None
-    told.was_cut(up(0), FIRST)
+    told.was_cut(0, up(0), FIRST)
     assert told.guess(up(1)) == (FIRST,)
 
 

@@ -19,8 +19,9 @@ from streamer_client.contract.safetensors.catalog import ShardCatalog, TensorEnt
 from streamer_client.copy import gather
 from streamer_client.copy.cut import Cut
 from streamer_client.copy.feed import FeedClosed, FeedShard, Route
-from streamer_client.copy.gather import Gatherer, Slice, Source
+from streamer_client.copy.gather import Gatherer
 from streamer_client.copy.host_gather import HostGather
+from streamer_client.copy.slice import Slice, Source
 from streamer_client.tensors.foretelling import Foretelling, RankPlace
 from streamer_client.tensors.lazy import LazyTensor
 from streamer_client.tensors.selection import by_name
@@ -174,6 +175,28 @@ def test_every_layer_but_the_first_is_foretold(feed: StandingFeed) -> None:
         cut for cut, foretold in gatherer.begun if not foretold and cut.size_bytes > SMALL_BYTES
     ]
     assert len(asked) == 2
+    assert found.copied_bytes == LAYERS * (LARGE_BYTES + SMALL_BYTES)
+
+
+@pytest.mark.parametrize("ahead_bytes", [2 * LAYER_BYTES, 1 << 20])
+def test_layers_that_are_cut_once_they_are_complete(feed: StandingFeed, ahead_bytes: int) -> None:
+    """As vLLM does where it quantises each layer while it loads."""
+    gatherer = Watched()
+    found = tensors(feed, gatherer, ahead_bytes)
+    layer: list[tuple[TensorEntry, torch.Tensor]] = []
+    for number, batch in enumerate(found):
+        layer.extend(batch)
+        batch.clear()
+        if number % 3 == 2:
+            for entry, weight in layer:
+                if "norm" not in entry.name:
+                    half = halves(0, entry.name, weight) + 0
+                    assert torch.equal(half, halves(0, entry.name, stored(entry.name)))
+            layer.clear()
+            del weight
+    found.close()
+    asked = [cut for cut, foretold in gatherer.begun if not foretold]
+    assert len([cut for cut in asked if cut.size_bytes > SMALL_BYTES]) <= 4
     assert found.copied_bytes == LAYERS * (LARGE_BYTES + SMALL_BYTES)
 
 

@@ -17,10 +17,10 @@ from tests.unit.streamer_client.copy.ring.conftest import DATA, MakeRing
 from streamer_client.contract.errors import DaemonUnavailable
 from streamer_client.copy.cut import Cut, Dimension, Part
 from streamer_client.copy.destination import host_memory
-from streamer_client.copy.gather import Readable, Slice
 from streamer_client.copy.ring.engine import RingEngine, slot_parts
 from streamer_client.copy.ring.lanes import CopyFailed
 from streamer_client.copy.ring.torch_ring import TorchRing
+from streamer_client.copy.slice import Readable, Slice
 
 
 def no_source(start: int, stop: int, *, wait: bool) -> OpenFile:

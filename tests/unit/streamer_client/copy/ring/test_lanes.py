@@ -14,11 +14,11 @@ from tests.unit.streamer_client.copy.ring.conftest import DATA, MakeRing
 from streamer_client.contract.safetensors.catalog import TensorEntry
 from streamer_client.copy.cut import Cut, Dimension, Part
 from streamer_client.copy.destination import Target, host_memory
-from streamer_client.copy.gather import Readable, Slice
 from streamer_client.copy.plan import Piece
 from streamer_client.copy.ring import native
 from streamer_client.copy.ring.lanes import CudaFailure, ShortImage
 from streamer_client.copy.ring.native import NoLibrary, load_library
+from streamer_client.copy.slice import Readable, Slice
 from streamer_client.tensors.in_place import InPlace
 
 CountedCopy = Callable[[InPlace], int]
@@ -313,7 +313,7 @@ def test_rows_are_gathered(
     mapped: bool,
 ) -> None:
     if not mapped:
-        monkeypatch.setattr(native._Images, "address", lambda *_: None)
+        monkeypatch.setattr(native.Images, "address", lambda *_: None)
     ring = compiled.ring(2, slot_bytes)
     lane = ring.lane()
     target, other = a_slice(GATHERED), a_slice(Cut(50_000, 9000, ()))
