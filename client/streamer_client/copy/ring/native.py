@@ -87,7 +87,7 @@ _SIGNATURES: Final = {
 
 
 _AT_ONCE: Final = (
-    *("lane_sent", "lane_arrived", "ring_fence"),
+    *("lane_sent", "lane_arrived"),
     *("ring_add", "ring_calls", "ring_call", "ring_end"),
     *("slice_arrived", "slice_withdraw", "slice_free"),
 )

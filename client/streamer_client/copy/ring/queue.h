@@ -6,7 +6,7 @@
  * claim a few megabytes at a time, so that it is rarely held. */
 
 #define CLAIM_BYTES ((uint64_t)4 << 20)
-#define SHARED_BYTES ((uint64_t)1 << 20) /* of a slice that somebody waits for */
+#define SHARED_BYTES ((uint64_t)1 << 20) /* at least, of a slice that all lanes share */
 
 enum { DONE, BROKEN, ENDED, NOT_YET };
 
@@ -57,11 +57,19 @@ struct slice *ring_add(struct ring *ring, const struct gathering *whole, int ask
     return one;
 }
 
+/* How many bytes of a slice a lane claims. All lanes share a slice that somebody waits for, but only
+ * where they have nothing else to do: less than a slot costs as much time as a whole one. */
+static uint64_t most_bytes(struct ring *ring, const struct slice *one) {
+    uint64_t share = one->whole.total / (atomic_load(&ring->lanes) + 1);
+    if (!one->asked || ring->first[0] != NULL || share > CLAIM_BYTES) return CLAIM_BYTES;
+    return share < SHARED_BYTES ? SHARED_BYTES : share;
+}
+
 /* Claims bytes of the next slice. */
 static struct slice *claim(struct ring *ring, struct gathering *part) {
     struct slice *one = ring->first[1] != NULL ? ring->first[1] : ring->first[0];
     if (one == NULL) return NULL;
-    uint64_t bytes = one->whole.total - one->claimed, most = one->asked ? SHARED_BYTES : CLAIM_BYTES;
+    uint64_t bytes = one->whole.total - one->claimed, most = most_bytes(ring, one);
     if (bytes > most) bytes = most;
     *part = one->whole;
     part->first += one->claimed;
