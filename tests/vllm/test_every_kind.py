@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from streamer_vllm.versions import installed_version, parsed
 from tests.support.daemon import DaemonProcess
 from tests.vllm.loading.job import Engine
 from tests.vllm.loading.kinds import KINDS
@@ -35,6 +36,10 @@ PLACES = tuple(
     for kind in engine.kinds
 )
 AGAIN = ("reloaded", "from-caller", "other-path", "other-path-again")
+CANNOT_RELOAD = {"gptq"} if (parsed(installed_version()) or (0, 30)) < (0, 30) else frozenset[str]()
+"""Kinds of which vLLM itself fails to load the weights again. Until 0.30 it counts GPTQ's group
+indices for each of q, k and v, which share them, and takes the layer to be complete before its last
+scales came."""
 
 Runs = Callable[[int], Run]
 
@@ -70,6 +75,9 @@ def test_the_whole_checkpoint(runs: Runs, ranks: int, engine: str, kind: str) ->
 def test_loading_again(runs: Runs, ranks: int, engine: str, kind: str) -> None:
     """After sleep at level 2 parameters are anything: each reload begins with such."""
     for found in runs(ranks).of(engine, kind):
+        if kind in CANNOT_RELOAD:
+            assert found["runai_streamer/reloaded"] == found["auto/reloaded"]
+            continue
         for stage in AGAIN:
             assert_same(found, f"runai_streamer/{stage}", f"auto/{stage}")
         assert found["auto/other-path"] != found["auto/reloaded"]
@@ -161,6 +169,8 @@ def assert_same(found: Found, ours: str, stock: str) -> None:
     """The same names, forms and bytes."""
     expected: dict[str, Any] = found[stock]
     assert expected
+    for stage in (ours, stock):
+        assert not isinstance(found[stage], str), f"{stage}: {found[stage]}"
     differing = {
         name: (found[ours].get(name), expected.get(name))
         for name in found[ours].keys() | expected.keys()

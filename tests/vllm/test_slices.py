@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import socket
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -40,6 +41,9 @@ RESHAPED: Final = {
     ("falcon", Parallel(4)): 0.49,
 }
 """These reshape fused weights before they cut, so that each rank needs those whole."""
+OWN_NEOX: Final = {("neox", Parallel(2)): 0.67, ("neox", Parallel(4)): 0.51}
+"""So does vLLM's own class for GPT-NeoX, which there is before 0.32. Here its fused weights are a
+third of the checkpoint, so that two ranks need 2/3 of it, and four a half."""
 KINDS: Final = (
     *("experts", "experts, expert parallel", "mixtral", "llama", "llama, loaded again", "tied"),
     *("gpt2", "gemma2", "phi3", "neox", "bert", "bloom", "falcon", "gptq", "awq", "int8"),
@@ -136,7 +140,14 @@ def test_parameters_and_bytes(parallel: Parallel, name: str, jobs: Jobs) -> None
         assert found["parameters"]
         assert (rank, found["differing"], found["differing_reloaded"]) == (rank, [], [])
         share = found["copied"] / found["bytes"]
-        assert share <= RESHAPED.get((name, parallel), MOST[parallel]), (rank, share)
+        assert share <= _most(name, parallel), (rank, share)
+
+
+def _most(name: str, parallel: Parallel) -> float:
+    """The bound of `found["copied"]` by `found["bytes"]`."""
+    own = find_spec("vllm.model_executor.models.gpt_neox") is not None
+    reshaped = RESHAPED | OWN_NEOX if own else RESHAPED
+    return reshaped.get((name, parallel), MOST[parallel])
 
 
 @pytest.mark.full

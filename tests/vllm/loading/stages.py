@@ -104,7 +104,10 @@ def _note_whole(found: Found, load_format: str, loaded: Loaded, other: Path) -> 
         ("other-path-again", {}),
     ):
         discard(loaded.model)
-        found[f"{load_format}/{stage}"] = reload(loaded, **how)
+        told = _or_error(partial(reload, loaded, **how))
+        found[f"{load_format}/{stage}"] = told
+        if isinstance(told, str):
+            break  # the model is half loaded
 
 
 def _note_shards(found: Found, load_format: str, loaded: Loaded) -> None:
