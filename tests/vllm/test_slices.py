@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pytest
+import torch
 
 from tests.support.daemon import DaemonProcess, Daemons
 from tests.vllm.slice_drafts import DRAFTS
@@ -57,13 +58,14 @@ RARE: Final = (
     "llama, eagle",
     "llama, transformers",
     "llama, overridden",
+    *(["experts, quantised while loading"] if torch.cpu._is_avx512_bf16_supported() else []),
 )
-"""In `make test-vllm-full` alone. None quantises while it loads, to fp8 or experts to int8: of the
-build for the CPU, the libraries `_C_AVX2` and `_C_AVX512` lack the operators, and `_C`, which has
-them, is for newer processors than this was written on."""
+"""In `make test-vllm-full` alone. Of the build for the CPU, the library for processors with AVX-512
+BF16 alone has the operator that quantises experts, and none has those for fp8."""
 MORE: Final[dict[str, dict[str, Any]]] = {
     "expert parallel": {"enable_expert_parallel": True},
     "transformers": {"model_impl": "transformers"},
+    "quantised while loading": {"quantization": "int8_per_channel_weight_only"},
     "overridden": {"hf_overrides": {"rope_theta": 20000.0}},
 }
 """By what stands behind a model's name: further arguments of the engine."""
