@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import DaemonProcess, Daemons, daemons
+from tests.vllm.own_daemon import OwnDaemon, place_for_own_daemon
 from tests.vllm.starts import Start, Starts
 from tests.vllm.warm import START_TIMEOUT_S, Done
 
@@ -140,6 +141,13 @@ def counted_daemon(many_daemons: Daemons) -> DaemonProcess:
 def small_daemon(many_daemons: Daemons, model: Callable[[str], str]) -> DaemonProcess:
     """One whose memory is an eighth of the Llama model."""
     return many_daemons.start(f"--memory-limit={checkpoint_bytes(model('llama')) // 8}")
+
+
+@pytest.fixture
+def own_daemon() -> Iterator[OwnDaemon]:
+    """A place where no daemon runs, and where a rank starts one."""
+    with place_for_own_daemon() as place:
+        yield place
 
 
 def checkpoint_bytes(directory: str) -> int:

@@ -132,6 +132,8 @@ def _join(job: dict[str, Any], rank: int) -> None:
     from vllm.distributed import init_distributed_environment, initialize_model_parallel
 
     ranks = job["tensor_parallel"] * job["pipeline_parallel"]
+    # As vLLM's worker for the CPU sets it: what its ranks call the memory that they share.
+    os.environ["VLLM_DIST_IDENT"] = str(job["port"])
     init_distributed_environment(ranks, rank, f"tcp://127.0.0.1:{job['port']}", rank, "gloo")
     initialize_model_parallel(job["tensor_parallel"], job["pipeline_parallel"], backend="gloo")
 

@@ -5,6 +5,7 @@ A start takes many seconds on two cores, so answers are kept for the session and
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -107,6 +108,7 @@ class Starts:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._numbers = itertools.count()
         self._answers: dict[Start, Answer] = {}
         self._places = [str(_site(directory / "site")), str(HERE / "probe")]
         self._warm = Warm(directory, with_places(clean_environment(), *self._places))
@@ -120,8 +122,11 @@ class Starts:
         return self._answers[start]
 
     def attempt(self, start: Start) -> Answer:
-        """The answer of a start that may fail; never remembered."""
-        own = self._directory / f"start-{len(list(self._directory.iterdir()))}"
+        """The answer of a start that may fail; never remembered.
+
+        Several threads may ask for cold starts at once.
+        """
+        own = self._directory / f"start-{next(self._numbers)}"
         digests, saved = own / "digests", own / "saved"
         digests.mkdir(parents=True)
         saved.mkdir()

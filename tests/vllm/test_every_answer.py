@@ -82,7 +82,19 @@ def test_weights_of_four_bits(
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("kind", "more"), [("remote-code", {}), ("transformers", {}), ("multi-modal", TEXT_ALONE)]
+    ("kind", "more"),
+    [
+        ("remote-code", {}),
+        ("transformers", {}),
+        ("multi-modal", TEXT_ALONE),
+        pytest.param(
+            *("online", {}),
+            marks=pytest.mark.skipif(
+                not torch.cpu._is_avx512_bf16_supported(),
+                reason="vLLM quantises experts on processors with AVX-512 BF16 alone",
+            ),
+        ),
+    ],
 )
 def test_one_model(
     kind: str, more: dict[str, Any], made: Made, starts: Starts, daemon: DaemonProcess

@@ -141,6 +141,34 @@ def test_no_file_names_the_pattern_and_what_is_there(tmp_path: Path, load: Load)
     assert "model-rank-1-part-0.safetensors" in str(caught.value)
 
 
+def test_a_model_that_vllm_quantises_while_it_loads_takes_no_shards(
+    tmp_path: Path, load: Load
+) -> None:
+    """Its parameters have no memory until weights come; stock fails with a KeyError."""
+    from streamer_client import ConfigError
+
+    store(tmp_path, weight=torch.ones(2, 3), bias=torch.ones(2))
+    module = linear()
+    module.weight = torch.nn.Parameter(module.weight.to("meta"))
+    with pytest.raises(ConfigError, match=r"quantises weights.* of weight\).* runai_streamer,"):
+        load(module)
+
+
+def test_shards_of_such_a_model_are_not_written(tmp_path: Path) -> None:
+    from vllm.config.load import LoadConfig
+
+    from streamer_client import ConfigError
+    from streamer_vllm.sharding.writer import ShardWriter
+
+    config = LoadConfig(
+        load_format="streamerd_save", model_loader_extra_config={"directory": str(tmp_path)}
+    )
+    model: Any = SimpleNamespace(quantization="fp8")
+    with pytest.raises(ConfigError, match="quantization=fp8, for example of weight"):
+        ShardWriter(config).load_weights(torch.nn.Linear(3, 2, device="meta"), model)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
 def test_an_object_store_is_refused_by_name(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     from streamer_client import ConfigError
     from streamer_vllm import loaders

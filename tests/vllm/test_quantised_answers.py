@@ -1,8 +1,15 @@
-"""Answers of a quantised model: tokens and log-probabilities as with `auto`, bit for bit."""
+"""Answers of a quantised model: tokens and log-probabilities as with `auto`, bit for bit.
+
+And what `streamerctl shard` says where vLLM quantises while it loads.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+import pytest
+import torch
 
 from tests.support.daemon import DaemonProcess
 from tests.vllm.loading.kinds import KINDS
@@ -17,3 +24,21 @@ def test_a_quantised_model(starts: Starts, daemon: DaemonProcess, tmp_path: Path
     ours = starts(Start(str(model), "runai_streamer", environment=through(daemon), more=more))
     assert_same(ours, starts(Start(str(model), more=more)))
     assert ours.tokens
+
+
+@pytest.mark.skipif(
+    not torch.cpu._is_avx512_bf16_supported(),
+    reason="vLLM has the operator that quantises experts for processors with AVX-512 BF16 alone",
+)
+def test_no_shards_of_what_vllm_quantises_while_it_loads(starts: Starts, tmp_path: Path) -> None:
+    """Told in the last line, though it is a worker that finds it; and nothing is left."""
+    kind = KINDS["online"]
+    model, out = tmp_path / "experts", tmp_path / "out"
+    kind.make(model, 0)
+    done = starts.run(
+        *("streamer_vllm.sharding.command", str(model), str(out), "--tensor-parallel-size", "1"),
+        *("--quantization", kind.arguments["quantization"]),
+    )
+    assert done.returncode == os.EX_CONFIG
+    assert "\nstreamerctl shard: vLLM quantises weights while it loads them" in done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["experts"]

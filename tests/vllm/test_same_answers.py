@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import re
-import signal
 import statistics
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import streamer_client
 from tests.support.daemon import DaemonProcess
 from tests.support.waiting import eventually
 from tests.vllm.conftest import CUSTOM_PATTERN, checkpoint_bytes
+from tests.vllm.own_daemon import OwnDaemon
 from tests.vllm.starts import Answer, Start, Starts
 
 ISSUE_OPTIONS = (("concurrency", 16), ("memory_limit", 5368709120))
@@ -134,54 +130,34 @@ def test_a_limit_of_an_eighth_of_the_checkpoint(
     assert small_daemon.allocated_bytes() <= checkpoint_bytes(model("llama")) // 8
 
 
-def assert_announced_once(socket: str, answer: Answer) -> None:
-    """The one rank that started the daemon said so, among vLLM's lines, and where its log is."""
-    ((used, log),) = STARTED.findall(answer.output)
+def assert_announced_once(socket: str, *answers: Answer) -> str:
+    """The one rank that started the daemon said so, among vLLM's lines, and where its log is.
+
+    Returns:
+        What is in that log.
+    """
+    ((used, log),) = STARTED.findall("".join(answer.output for answer in answers))
     assert used == socket
-    assert "event=ready" in Path(log).read_text()
-
-
-@pytest.fixture
-def runtime_directory() -> Iterator[Path]:
-    """Where this user's own daemon lives; the daemon that was started there is ended."""
-    with tempfile.TemporaryDirectory(prefix="strd-") as directory:
-        yield Path(directory)
-        pid = _own_daemon(directory)["pid"]
-        assert isinstance(pid, int)
-        os.kill(pid, signal.SIGTERM)
-        eventually(lambda: not Path(f"/proc/{pid}").exists(), 15)
-
-
-def _own_daemon(directory: str) -> dict[str, object]:
-    with streamer_client.connect(f"{directory}/streamerd/control.sock") as client:
-        return client.admin.status()
+    told = Path(log).read_text()
+    assert "event=ready" in told
+    return told
 
 
 def test_a_daemon_that_auto_starts_serves_both_ranks(
-    default_shards: str, model: Model, starts: Starts, runtime_directory: Path
+    default_shards: str, model: Model, starts: Starts, own_daemon: OwnDaemon
 ) -> None:
-    environment = (
-        ("XDG_RUNTIME_DIR", str(runtime_directory)),
-        ("STREAMERD_BLOCK_SIZE", "64KiB"),
-        ("STREAMERD_MEMORY_LIMIT", "64MiB"),
-    )
     answer = starts(
         Start(
             default_shards,
             "runai_streamer_sharded",
             tensor_parallel_size=2,
-            environment=environment,
+            environment=own_daemon.environment,
             cold=True,
         )
     )
     assert_same(answer, starts(Start(model("llama"), tensor_parallel_size=2)))
-    socket = f"{runtime_directory}/streamerd/control.sock"
-    assert_loaded_through(socket, answer, ranks=2, cached=True)
-    assert_announced_once(socket, answer)
-
-    def read_bytes() -> int:
-        totals = json.loads(json.dumps(_own_daemon(str(runtime_directory))["totals"]))
-        return int(totals["source_read_bytes"])
-
+    assert_loaded_through(own_daemon.socket, answer, ranks=2, cached=True)
+    assert_announced_once(own_daemon.socket, answer)
     # What came from the page cache is brought in when both have loaded.
-    eventually(lambda: read_bytes() == checkpoint_bytes(default_shards), deadline_s=60)
+    size_bytes = checkpoint_bytes(default_shards)
+    eventually(lambda: own_daemon.read_bytes() == size_bytes, deadline_s=60)

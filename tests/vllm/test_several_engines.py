@@ -2,21 +2,30 @@
 
 Two data-parallel engines of one model and two engines of another, as one for prefill stands beside
 one for decode. Their configurations are vLLM's own and their loads the plugin's; no engine is
-started, so that the test takes as long as importing vLLM does.
+started, so that the test takes as long as importing vLLM does. `make test-vllm-full` starts two.
 """
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from tests.support.daemon import DaemonProcess, Daemons
+from tests.support.waiting import eventually
 from tests.vllm.conftest import checkpoint_bytes
-from tests.vllm.starts import BASE_ENVIRONMENT
+from tests.vllm.own_daemon import OwnDaemon
+from tests.vllm.starts import BASE_ENVIRONMENT, Start, Starts
+from tests.vllm.test_same_answers import (
+    assert_announced_once,
+    assert_loaded_through,
+    assert_same,
+)
 
 
 @pytest.fixture
@@ -61,6 +70,26 @@ def test_engines_of_one_node_are_told_apart_and_share_reads(
     assert len(engine_ids - {"", "-"}) == len(engines)
     expected = checkpoint_bytes(model("llama")) + checkpoint_bytes(model("qwen3-moe"))
     assert node.totals()["source_read_bytes"] == expected
+
+
+LABEL: Final = re.compile(r"event=client_connected .* label='(llama rank 0 engine [^']+)'")
+
+
+@pytest.mark.full
+def test_two_engines_that_start_at_once_share_the_daemon_that_one_starts(
+    model: Callable[[str], str], starts: Starts, own_daemon: OwnDaemon
+) -> None:
+    start = Start(model("llama"), "runai_streamer", environment=own_daemon.environment, cold=True)
+    with ThreadPoolExecutor(2) as both:
+        answers = list(both.map(starts.attempt, [start, start]))
+    for answer in answers:
+        assert answer.returncode == 0, answer.output[-6000:]
+        assert_same(answer, starts(Start(model("llama"))))
+        assert_loaded_through(own_daemon.socket, answer, ranks=1, cached=True)
+    told = assert_announced_once(own_daemon.socket, *answers)
+    assert len(set(LABEL.findall(told))) == 2
+    size_bytes = checkpoint_bytes(model("llama"))
+    eventually(lambda: own_daemon.read_bytes() == size_bytes, deadline_s=60)
 
 
 def _configuration(arguments: Any, dp_rank: int | None, monkeypatch: pytest.MonkeyPatch) -> Any:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import socket
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pytest
+import torch
 
 from tests.support.daemon import DaemonProcess, Daemons
 from tests.vllm.slice_drafts import DRAFTS
@@ -40,6 +42,9 @@ RESHAPED: Final = {
     ("falcon", Parallel(4)): 0.49,
 }
 """These reshape fused weights before they cut, so that each rank needs those whole."""
+OWN_NEOX: Final = {("neox", Parallel(2)): 0.67, ("neox", Parallel(4)): 0.51}
+"""So does vLLM's own class for GPT-NeoX, which there is before 0.32. Here its fused weights are a
+third of the checkpoint, so that two ranks need 2/3 of it, and four a half."""
 KINDS: Final = (
     *("experts", "experts, expert parallel", "mixtral", "llama", "llama, loaded again", "tied"),
     *("gpt2", "gemma2", "phi3", "neox", "bert", "bloom", "falcon", "gptq", "awq", "int8"),
@@ -53,13 +58,14 @@ RARE: Final = (
     "llama, eagle",
     "llama, transformers",
     "llama, overridden",
+    *(["experts, quantised while loading"] if torch.cpu._is_avx512_bf16_supported() else []),
 )
-"""In `make test-vllm-full` alone. None quantises while it loads, to fp8 or experts to int8: of the
-build for the CPU, the libraries `_C_AVX2` and `_C_AVX512` lack the operators, and `_C`, which has
-them, is for newer processors than this was written on."""
+"""In `make test-vllm-full` alone. Of the build for the CPU, the library for processors with AVX-512
+BF16 alone has the operator that quantises experts, and none has those for fp8."""
 MORE: Final[dict[str, dict[str, Any]]] = {
     "expert parallel": {"enable_expert_parallel": True},
     "transformers": {"model_impl": "transformers"},
+    "quantised while loading": {"quantization": "int8_per_channel_weight_only"},
     "overridden": {"hf_overrides": {"rope_theta": 20000.0}},
 }
 """By what stands behind a model's name: further arguments of the engine."""
@@ -136,7 +142,14 @@ def test_parameters_and_bytes(parallel: Parallel, name: str, jobs: Jobs) -> None
         assert found["parameters"]
         assert (rank, found["differing"], found["differing_reloaded"]) == (rank, [], [])
         share = found["copied"] / found["bytes"]
-        assert share <= RESHAPED.get((name, parallel), MOST[parallel]), (rank, share)
+        assert share <= _most(name, parallel), (rank, share)
+
+
+def _most(name: str, parallel: Parallel) -> float:
+    """The bound of `found["copied"]` by `found["bytes"]`."""
+    own = find_spec("vllm.model_executor.models.gpt_neox") is not None
+    reshaped = RESHAPED | OWN_NEOX if own else RESHAPED
+    return reshaped.get((name, parallel), MOST[parallel])
 
 
 @pytest.mark.full

@@ -27,6 +27,7 @@ from vllm.model_executor.model_loader.runai_streamer_loader import RunaiModelStr
 from vllm.model_executor.model_loader.sharded_state_loader import ShardedStateLoader
 
 from streamer_client.checkpoint import Checkpoint
+from streamer_client.contract.errors import ConfigError
 from streamer_client.contract.options import Mode
 from streamer_client.contract.printable import printable
 from streamer_client.tensors.selection import CatalogEntry
@@ -34,6 +35,7 @@ from streamer_vllm.files.choice import chosen_files, weights_folder
 from streamer_vllm.missing_weights import check_weights
 from streamer_vllm.options import Options, parse_options
 from streamer_vllm.ranks import current_place, expert_parallel
+from streamer_vllm.registration import UNSHARDED_FORMAT
 from streamer_vllm.secondary_weights import secondary_weights
 from streamer_vllm.session import opened
 from streamer_vllm.sharding.made_for import Wanted, check_made_for, is_sharded, naming_writer
@@ -156,6 +158,7 @@ class ShardedLoader(StreamerLoader, ShardedStateLoader):
         if _is_draft(model_config) and not is_sharded(folder, wanted):
             self._as(UnshardedLoader).load_weights(model, model_config)
             return
+        check_takes_shards(model, model_config.quantization)
         note = check_made_for(
             folder,
             Wanted(place, expert_parallel(), model_config.quantization, self.options.pattern),
@@ -178,6 +181,25 @@ class ShardedLoader(StreamerLoader, ShardedStateLoader):
         folder = os.path.dirname(paths[0])
         with opened(self.options, folder, files=paths, hold=True, bar=False) as checkpoint:
             yield from checkpoint.tensors()
+
+
+def check_takes_shards(model: nn.Module, quantization: str | None) -> None:
+    """Check that vLLM does not quantise this model while it loads it.
+
+    Such a parameter has no memory until weights of an ordinary checkpoint come, in whose place vLLM
+    then puts the quantised ones. Neither its own sharded loader nor ours can fill it.
+
+    Raises:
+        ConfigError: it does.
+    """
+    waiting = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if waiting:
+        raise ConfigError(
+            f"vLLM quantises weights while it loads them (quantization={quantization}, for example "
+            f"of {printable(waiting[0])}), which it does with ordinary checkpoints alone; load the "
+            f"checkpoint itself with --load-format {UNSHARDED_FORMAT}, or shard and load it "
+            "without this quantization"
+        )
 
 
 def state_dict_to_load(model: nn.Module) -> dict[str, torch.Tensor]:

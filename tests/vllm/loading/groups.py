@@ -5,6 +5,7 @@ Owns which groups an engine's configuration needs, and joining and leaving them.
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,8 @@ class Group:
             parallel.data_parallel_master_port = self._port()
             parallel._data_parallel_master_port_list = []
         method = f"file://{self.directory}/groups-{self.number}"
+        # As vLLM's worker for the CPU sets it: what its ranks call the memory that they share.
+        os.environ["VLLM_DIST_IDENT"] = f"harness-{os.getppid()}-{self.number}"
         with set_current_vllm_config(config):
             init_worker_distributed_environment(config, parallel.rank, method, self.rank, "gloo")
 

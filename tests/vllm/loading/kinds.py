@@ -41,6 +41,8 @@ class Kind:
     """Whether its layers are wrapped for LoRA once it is loaded."""
     hub: bool = False
     """Whether it is named by its id on the hub."""
+    online: bool = False
+    """Whether vLLM quantises it while it loads it, so that it takes no shards."""
     located: dict[str, Any] = field(default_factory=dict)
     """For `EngineArgs`, where its own checkpoint is loaded and not shards of it."""
 
@@ -174,6 +176,8 @@ def _rename(directory: Path, prefix: str, published: str) -> None:
     path.write_text(json.dumps(index | {"weight_map": owners}))
 
 
+ONLINE: Final = {"quantization": "int8_per_channel_weight_only"}
+"""Of experts alone; layers of other kinds stay as they are."""
 KINDS: Final[dict[str, Kind]] = {
     "dense": Kind(_demo("llama")),
     "tied": Kind(_demo("tied")),
@@ -181,6 +185,7 @@ KINDS: Final[dict[str, Kind]] = {
     "gptq": Kind(_quantized("gptq")),
     "awq": Kind(_quantized("awq")),
     "int8": Kind(_quantized("int8")),
+    "online": Kind(_demo("qwen3-moe"), ONLINE, online=True),
     "lora": Kind(_demo("llama"), {"enable_lora": True, "max_lora_rank": 8}, lora=True),
     "draft": Kind(_demo("llama"), draft=True),
     "embedding": Kind(_bert, {"runner": "pooling"}),

@@ -64,6 +64,22 @@ def _rank_process(job: Job, rank: int) -> None:
     os._exit(0)  # groups that other ranks have left are not taken down in order
 
 
+def _keep_weights() -> None:
+    """Keep the weights of linear layers where they are once vLLM has packed them for a kernel.
+
+    On processors with AVX-512 it keeps the packed form alone, behind a function where nothing can
+    be compared.
+    """
+    layers: Any = importlib.import_module("vllm.model_executor.layers.utils")
+    pack = layers.dispatch_cpu_unquantized_gemm
+
+    def packed(layer: Any, remove_weight: bool) -> None:
+        del remove_weight
+        pack(layer, remove_weight=False)
+
+    layers.dispatch_cpu_unquantized_gemm = packed
+
+
 def run(job: Job) -> int:
     """Exit code: 1 if a rank did not end well."""
     import torch
@@ -77,6 +93,7 @@ def run(job: Job) -> int:
     cast("Any", load_general_plugins)()
     registry: Any = importlib.import_module("vllm.model_executor.models.registry")
     registry._run_in_subprocess = lambda look: look()  # a fresh interpreter for each rank and kind
+    _keep_weights()
     make_models(job)
     context = multiprocessing.get_context("fork")
     ranks = [context.Process(target=_rank_process, args=(job, rank)) for rank in range(job.ranks)]

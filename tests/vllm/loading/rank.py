@@ -17,7 +17,9 @@ import torch
 from torch import nn
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.engine.arg_utils import EngineArgs
+from vllm.model_executor.layers import rotary_embedding
 from vllm.model_executor.model_loader import base_loader, get_model
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 Digests = dict[str, str]
 
@@ -40,6 +42,8 @@ def engine_config(arguments: dict[str, Any]) -> VllmConfig:
 
 def load_config(config: VllmConfig, *, lora: bool = False) -> Loaded:
     """Load as a worker of vLLM does; of an engine with a draft model, that one alone."""
+    # Models of one process share what is in here, and a worker's process has one model.
+    rotary_embedding._ROPE_DICT.clear()
     digests: Digests = {}
     with set_current_vllm_config(config), _looking(digests):
         if config.speculative_config is None:
@@ -108,9 +112,28 @@ def discard(model: nn.Module) -> None:
 
 def reload(loaded: Loaded, **how: Any) -> Digests:
     """`reload_weights` as a worker calls it."""
-    from vllm.model_executor.model_loader.reload.inplace import reload_weights
-
-    given = {"weights_iterator": None, "weights_path": None, "is_checkpoint_format": True}
     with set_current_vllm_config(loaded.config):
-        reload_weights(loaded.config, loaded.model, **(given | how))
+        _Runner(loaded).reload_weights(**how)
     return digests_of(loaded.model)
+
+
+class _Runner(GPUModelRunner):
+    """What `reload_weights` needs of vLLM's runner, and none of what else a runner makes.
+
+    Versions differ in which attributes they read: the engine's configuration (from 0.32) or its
+    parts.
+    """
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.model = loaded.model
+        self.vllm_config = loaded.config
+        self.model_config = loaded.config.model_config
+        self.load_config = loaded.config.load_config
+        self.lora_config = loaded.config.lora_config
+
+    def reset_lora_state(self) -> None:
+        """Do nothing, as the two methods below: no adapter was added and no request served."""
+
+    def reset_encoder_cache(self) -> None: ...
+
+    def reset_mm_cache(self) -> None: ...

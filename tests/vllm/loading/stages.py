@@ -61,6 +61,9 @@ def stages_of(job: Job, engine: Engine, name: str, group: Group) -> Found:
         found["wrong"] = _or_error(
             lambda: load_config(config_of(shards, SHARDED[1]), lora=kind.lora).digests
         )
+    if kind.online:
+        found["refused"] = _or_error(lambda: _write_shards(job, engine, name, group, config_of))
+        return found
     shards = _write_shards(job, engine, name, group, config_of)
     for load_format, other in ((SHARDED[1], model), (WHOLE[1], shards)) if kind.draft else ():
         found[f"{load_format}/beside-another"] = load_config(config_of(other, load_format)).digests
@@ -104,7 +107,10 @@ def _note_whole(found: Found, load_format: str, loaded: Loaded, other: Path) -> 
         ("other-path-again", {}),
     ):
         discard(loaded.model)
-        found[f"{load_format}/{stage}"] = reload(loaded, **how)
+        told = _or_error(partial(reload, loaded, **how))
+        found[f"{load_format}/{stage}"] = told
+        if isinstance(told, str):
+            break  # the model is half loaded
 
 
 def _note_shards(found: Found, load_format: str, loaded: Loaded) -> None:
@@ -126,7 +132,7 @@ def _weights(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
         yield from load_file(file).items()
 
 
-def _or_error(step: Callable[[], Digests]) -> Digests | str:
+def _or_error(step: Callable[[], Digests | str]) -> Digests | str:
     try:
         return step()
     except Exception as error:  # noqa: BLE001  the test compares the words

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from streamer_client.contract.errors import ConfigError, SourceError
+from streamer_client.contract.errors import ConfigError, StreamerError
 from streamer_client.contract.options import MODE_ENV, Mode
 from streamer_client.contract.sizes import parse_size
 from streamer_client.contract.uris import is_remote
@@ -32,6 +32,7 @@ from streamer_vllm.sharding.model_files import (
     untie_word_embeddings,
 )
 from streamer_vllm.sharding.pattern import Place, file_name
+from streamer_vllm.sharding.worker_errors import raising_left_errors
 from streamer_vllm.versions import installed_version, untied_by_checkpoint
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def write_sharded(job: Job) -> list[str]:
 
     Raises:
         ConfigError: OUT is not empty, or the pattern cannot tell ranks and parts apart.
+        StreamerError: a worker failed with it.
     """
     place = Place(0, job.tensor_parallel_size, 0, job.pipeline_parallel_size)
     file_name(job.pattern, place, 0)  # raise now, not after minutes of loading
@@ -168,7 +170,8 @@ def _run_workers(job: Job, directory: str, model: str, weights: str | None) -> V
         model_loader_extra_config=target,
         enforce_eager=True,
     ).create_engine_config()
-    executor = Executor.get_class(config)(config)
+    with raising_left_errors(directory):
+        executor = Executor.get_class(config)(config)
     executor.shutdown()
     return config
 
@@ -242,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except ConfigError as error:
         return _failed(error, os.EX_CONFIG)
-    except SourceError as error:
+    except StreamerError as error:
         return _failed(error, 1)
     print(f"{options.out}: {len(written)} shard files")  # noqa: T201  a program's own answer
     return 0

@@ -21,11 +21,12 @@ from vllm.config.load import LoadConfig
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
 from streamer_client.contract.errors import ConfigError
-from streamer_vllm.loaders import UnshardedLoader, state_dict_to_load
+from streamer_vllm.loaders import UnshardedLoader, check_takes_shards, state_dict_to_load
 from streamer_vllm.ranks import current_place
 from streamer_vllm.registration import UNSHARDED_FORMAT
 from streamer_vllm.sharding.model_files import apply_umask
 from streamer_vllm.sharding.pattern import file_name
+from streamer_vllm.sharding.worker_errors import leaving_errors
 
 WRITER_KEYS: Final = ("directory", "pattern", "max_file_bytes", "weights")
 
@@ -55,13 +56,18 @@ class ShardWriter(DefaultModelLoader):
         super().__init__(LoadConfig(load_format="auto", download_dir=load_config.download_dir))
 
     def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
+        with leaving_errors(self.target.directory):
+            check_takes_shards(model, model_config.quantization)
+            self._load(model, model_config)
+        write_shard(state_dict_to_load(model), self.target)
+
+    def _load(self, model: nn.Module, model_config: ModelConfig) -> None:
         if self.target.weights is None:
             super().load_weights(model, model_config)
         else:
             stored = copy.copy(model_config)
             stored.model_weights = self.target.weights
             UnshardedLoader(LoadConfig(load_format=UNSHARDED_FORMAT)).load_weights(model, stored)
-        write_shard(state_dict_to_load(model), self.target)
 
 
 def write_shard(tensors: Mapping[str, torch.Tensor], target: Target) -> None:
