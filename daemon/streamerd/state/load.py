@@ -32,6 +32,10 @@ RUN_BLOCKS: Final = 4
 """Number of neighbouring blocks whose fetches are started together where slots allow it. See
 `reading/runs.py`, which backs them with memory in one call."""
 
+SKIPPED_BLOCKS: Final = 32
+"""Blocks at the head of a queued range that need no fetch are cut off only when they are as many:
+to skip them again costs less than to make a shorter range for each block."""
+
 SLABS_AT_ONCE: Final = 4
 """Number of shards that a held load fetches from in turn.
 
@@ -180,7 +184,7 @@ class Load:
             while block >= 0 and phases[block] != Phase.CLAIMED:
                 block = states.find(BlockState.ABSENT, block + 1, stop)
             if block >= 0:
-                if block != start:
+                if block - start >= SKIPPED_BLOCKS:
                     self.to_fetch[place] = BlockRange(index, block, stop)
                 return index, block
             if index == self.last_fetched:
@@ -201,12 +205,14 @@ class Load:
         if not self.held or not self.to_fetch:
             return 0 if self.to_fetch else None
         places: dict[int, int] = {}
-        for place, item in enumerate(islice(self.to_fetch, 4 * SLABS_AT_ONCE)):
-            places.setdefault(item.shard, place)
+        for place, (index, _, _) in enumerate(islice(self.to_fetch, 4 * SLABS_AT_ONCE)):
+            if index in places:
+                continue
+            if index == self.last_fetched and self.run_left:
+                return place
+            places[index] = place
             if len(places) == SLABS_AT_ONCE:
                 break
-        if self.run_left and self.last_fetched in places:
-            return places[self.last_fetched]
         shards = list(places)
         last = shards.index(self.last_fetched) if self.last_fetched in places else -1
         return places[shards[(last + 1) % len(shards)]]

@@ -24,7 +24,7 @@ ILLEGAL = sorted(set(product(BlockState, Trigger)) - set(TRANSITIONS))
 def in_state(state: BlockState) -> Shard:
     shard = Shard(ShardKey("/a", "1"), 2 * BLOCK + 1, BLOCK)
     shard.states[1] = state
-    shard.resident_bytes = BLOCK * (state is BlockState.RESIDENT)
+    shard.resident_blocks = int(state is BlockState.RESIDENT)
     return shard
 
 
