@@ -161,8 +161,9 @@ class Parts:
             self.doubts.is_outdated, self.read_totals, self.peer_reads,
         )  # fmt: skip
         self.runs = Runs(
-            settings.block_bytes, fleet, self.backings, self.fetches.prepared, turns.post
-        )
+            settings.block_bytes, fleet, self.backings, self.environments, self.fetches.begin,
+            turns.post,
+        )  # fmt: skip
         self.proofs = Proofs(settings, fleet, self.backings, turns.post)
 
     def _make_service(self) -> None:

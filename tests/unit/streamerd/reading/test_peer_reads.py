@@ -26,7 +26,7 @@ from streamerd.settings.config import load_settings
 from streamerd.state.commands import FetchBlock
 from streamerd.state.events import AnyEvent, BlockFetched, LoadKey, ShardKey
 from streamerd.workers import jobs
-from streamerd.workers.in_daemon.environments import Environments
+from streamerd.workers.in_daemon.environments import NOTHING, Environments
 
 BLOCK = 1 << 20
 BLOCKS = 10
@@ -139,7 +139,7 @@ class World:
         )  # fmt: skip
 
     def want(self, block: int) -> None:
-        self.fetches.prepared(FetchBlock(KEY, block, LoadKey("client", 1)))(True)
+        self.fetches.begin(FetchBlock(KEY, block, LoadKey("client", 1)), NOTHING, backed=True)
 
     def arrived(self) -> list[int]:
         return [event.block for event in self.events if isinstance(event, BlockFetched)]

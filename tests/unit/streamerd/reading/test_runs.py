@@ -18,6 +18,7 @@ from streamerd.reading.runs import Runs, runs_of
 from streamerd.state.commands import FetchBlock
 from streamerd.state.events import AnyEvent, FailureKind, FetchFailed, LoadKey, ShardKey
 from streamerd.workers import jobs
+from streamerd.workers.in_daemon.environments import NOTHING, Environments, Sent
 
 LOAD = LoadKey("a", 1)
 A, B = ShardKey("s3://b/a", "etag"), ShardKey("s3://b/b", "etag")
@@ -44,6 +45,8 @@ class Turn:
     def __init__(self) -> None:
         self.fleet = Fleet()
         self.read: list[tuple[FetchBlock, bool]] = []
+        self.environments = Environments()
+        self.sent: list[Sent] = []
         self.posted: list[AnyEvent] = []
         self.backings = {
             key: Backing(StoredShard(key.uri, SIZE, "etag"), Checksums(10), "/slab", slab)
@@ -53,9 +56,14 @@ class Turn:
             BLOCK,
             self.fleet,  # type: ignore[arg-type]
             self.backings,
-            lambda command: lambda backed: self.read.append((command, backed)),
+            self.environments,
+            self._begin,
             self.posted.append,
         )
+
+    def _begin(self, command: FetchBlock, sent: Sent, *, backed: bool) -> None:
+        self.read.append((command, backed))
+        self.sent.append(sent)
 
     def begin(self, *blocks: tuple[ShardKey, int]) -> None:
         for shard, block in blocks:
@@ -105,6 +113,17 @@ async def test_what_cannot_be_backed_fails_block_by_block(
 
 
 @in_loop
+async def test_blocks_are_read_with_what_the_client_had_sent_when_the_core_decided() -> None:
+    turn = Turn()
+    turn.environments.put(LOAD, {"KEY": "1"})
+    turn.begin((A, 1), (A, 2))
+    turn.environments.keep_only(())
+    ((_, answered),) = turn.fleet.asked
+    answered(jobs.Finished(1))
+    assert [sent.environment for sent in turn.sent] == [{"KEY": "1"}] * 2
+
+
+@in_loop
 async def test_a_shard_without_a_slab_is_left_to_the_reader_that_tells_why() -> None:
     turn = Turn()
     turn.backings[A].slab_error = StreamerError("no slab")
@@ -116,10 +135,11 @@ async def test_a_shard_without_a_slab_is_left_to_the_reader_that_tells_why() -> 
 @given(st.lists(st.tuples(st.sampled_from([A, B]), st.integers(0, 9)), unique=True))
 def test_runs_hold_each_block_once_in_order(blocks: list[tuple[ShardKey, int]]) -> None:
     commands = [FetchBlock(shard, block, LOAD) for shard, block in blocks]
-    runs = list(runs_of(commands))
-    found = [command for run in runs for command in run]
-    assert sorted(map(commands.index, found)) == list(range(len(commands)))
+    due = [(command, NOTHING) for command in commands]
+    runs = runs_of(due)
+    found = [each for run in runs for each in run]
+    assert sorted(map(due.index, found)) == list(range(len(due)))
     for run in runs:
-        assert len({command.shard for command in run}) == 1
-        first = run[0].block
-        assert [command.block for command in run] == list(range(first, first + len(run)))
+        assert len({command.shard for command, _ in run}) == 1
+        first = run[0][0].block
+        assert [command.block for command, _ in run] == list(range(first, first + len(run)))

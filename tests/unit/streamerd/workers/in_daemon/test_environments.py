@@ -78,9 +78,9 @@ async def test_a_read_that_begins_after_its_load_ended_has_the_loads_credentials
     environments, fleet = Environments(), Fleet()
     fetches = reading(fleet, environments)
     environments.put(A, {"KEY": "secret"})
-    read = fetches.prepared(FetchBlock(KEY, 0, A))
+    sent = environments.sent(A)
     environments.keep_only(())
-    read(True)
+    fetches.begin(FetchBlock(KEY, 0, A), sent, backed=True)
     ((job, _),) = fleet.asked
     assert (job.environment, job.digest) == ({"KEY": "secret"}, jobs.digest_of(job.environment))
     assert job.backed
@@ -91,7 +91,7 @@ async def test_a_read_that_ends_after_its_load_has_its_environment_forgotten_aga
     environments, fleet = Environments(), Fleet()
     fetches = reading(fleet, environments)
     environments.put(A, {"KEY": "secret"})
-    fetches.prepared(FetchBlock(KEY, 0, A))(False)
+    fetches.begin(FetchBlock(KEY, 0, A), environments.sent(A), backed=False)
     environments.keep_only(())
     assert len(environments.take_gone()) == 1
     (job, on_answer) = fleet.asked.pop()
@@ -167,8 +167,8 @@ async def test_no_object_holds_a_secret_once_its_load_and_reads_have_ended(
     environments.put(A, {"AWS_SECRET_ACCESS_KEY": secret})
     environments.put(B, {"AWS_SECRET_ACCESS_KEY": "another"})
     del secret
-    fetches.prepared(FetchBlock(KEY, 0, A))(False)
-    fetches.prepared(FetchBlock(KEY, 1, A))(False)
+    fetches.begin(FetchBlock(KEY, 0, A), environments.sent(A), backed=False)
+    fetches.begin(FetchBlock(KEY, 1, A), environments.sent(A), backed=False)
     assert seen() is not None
     environments.keep_only({B})
     while fleet.asked:
