@@ -252,7 +252,7 @@ def replace_wants(model: Model, load: Load, ranges: tuple[BlockRange, ...]) -> N
     for index, phases in enumerate(load.phases):
         if Phase.CLAIMED in phases:
             _unclaim_pending(model, load, index)
-    load.to_fetch.clear()
+    load.clear_queue()
     load.want(ranges)
     model.eviction.rescan = True
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from streamer_client.contract.errors import MemoryLimitError, StreamerError
-from streamer_client.contract.layout import BlockRange
 from streamerd.state.commands import FetchBlock, ReleaseBlocks, ReplaceSlab
 from streamerd.state.events import BlockFetched, BlocksReleased, FailureKind, FetchFailed, LoadKey
 from streamerd.state.eviction import Victim
@@ -32,19 +31,22 @@ def dispatch(model: Model, now_s: float) -> None:
         load.note_fetch(index)
         shard.move(block, Trigger.RESERVE)
         ledger.used_bytes += size_bytes
-        model.fetching[shard.key, block] = load.key
+        model.fetching[shard.key, block] = load
         model.busy[shard.remote] += 1
         model.emit(FetchBlock(shard.key, block, credentials_of))
 
 
 def _next_fetch(model: Model) -> tuple[Load, int, int, LoadKey] | None:
     """The load whose turn it is, the block that it needs next, and whose credentials to use."""
-    for _ in range(len(model.rotation)):
-        load = model.rotation[0]
-        model.rotation.rotate(-1)
-        if not _may_begin(model, load):
+    rotation, busy = model.rotation, None  # `busy` is the kind of source that has no free slot
+    for _ in range(len(rotation)):
+        load = rotation[0]
+        rotation.rotate(-1)
+        if load.remote is busy:
             continue
-        if due := load.next_fetch():
+        if model.free_slots(remote=load.remote) <= 0:
+            busy = load.remote
+        elif _may_begin(model, load) and (due := load.next_fetch()):
             index, block = due
             credentials_of = load_with_credentials(model, load, index)
             if credentials_of is not None:
@@ -57,11 +59,8 @@ def _may_begin(model: Model, load: Load) -> bool:
 
     A run never waits for more than a quarter of the slots, so that nearly all are in use.
     """
-    remote = load.remote
-    slots = model.rules.remote_slots if remote else model.rules.slots
-    free = slots - model.busy[remote]
-    if free <= 0:
-        return False
+    slots = model.rules.slots_of(remote=load.remote)
+    free = slots - model.busy[load.remote]
     most = load.options.concurrency
     if most is not None:
         slots, free = min(slots, most), min(free, most - load.in_flight)
@@ -74,14 +73,14 @@ def _make_room(model: Model, size_bytes: int, now_s: float, *, remote: bool) -> 
 
     Blocks that only stuck loads want are released too, but only for the one block that is due.
     """
-    queued = sum(
-        stop - start
+    blocks = sum(
+        queued.stop - queued.start
         for load in model.loads.values()
         if load.remote == remote
-        for _, start, stop in load.to_fetch
+        for queued in load.to_fetch
     )
     free_slots = model.free_slots(remote=remote)
-    demand_bytes = max(size_bytes, min(free_slots, queued) * model.rules.block_bytes)
+    demand_bytes = max(size_bytes, min(free_slots, blocks) * model.rules.block_bytes)
     demand_bytes = min(demand_bytes, model.ledger.usable_bytes)
     _release_victims(model, model.eviction.unwanted(), demand_bytes)
     if model.ledger.shortage(size_bytes) > 0:
@@ -208,9 +207,7 @@ def _worker_died(model: Model, shard: Shard, event: FetchFailed) -> None:
 
 def _end_fetch(model: Model, shard: Shard, block: int) -> None:
     model.busy[shard.remote] -= 1
-    load = model.loads.get(model.fetching.pop((shard.key, block)))
-    if load is not None:
-        load.in_flight -= 1
+    model.fetching.pop((shard.key, block)).in_flight -= 1
 
 
 def _no_space(model: Model, shard: Shard, event: FetchFailed) -> None:
@@ -245,4 +242,4 @@ def _fetch_again(model: Model, shard: Shard, block: int) -> None:
     for key, index in shard.loads.items():
         load = model.loads[key]
         if load.phases[index][block] == Phase.CLAIMED:
-            load.to_fetch.appendleft(BlockRange(index, block, block + 1))
+            load.fetch_first(index, block)

@@ -78,7 +78,7 @@ def _check_load(model: Model, load: Load) -> None:
     _same("pending blocks", load.pending_blocks, pending)
     if load.cap_bytes is not None and not load.held:
         assert charged <= load.cap_bytes, "a load's own limit"
-    mine = sum(owner == load.key for owner in model.fetching.values())
+    mine = sum(owner is load for owner in model.fetching.values())
     _same("fetches in flight", load.in_flight, mine)
 
 

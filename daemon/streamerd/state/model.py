@@ -132,7 +132,7 @@ class Model:
     waiting: deque[LoadKey] = field(default_factory=deque)
     rotation: deque[Load] = field(default_factory=deque)
     """Admitted loads; the first one is the next to fetch a block."""
-    fetching: dict[tuple[ShardKey, int], LoadKey] = field(default_factory=dict)
+    fetching: dict[tuple[ShardKey, int], Load] = field(default_factory=dict)
     """Blocks that workers read now, each with the load for which the fetch was started."""
     busy: dict[bool, int] = field(default_factory=lambda: {False: 0, True: 0})
     """Number of fetches under way over the network (True) and from local files (False)."""
