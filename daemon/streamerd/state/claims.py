@@ -29,9 +29,7 @@ def claim_all(model: Model) -> None:
     wanting = [
         load
         for load in model.loads.values()
-        if load.wants
-        and load.admitted
-        and load.pending_blocks < model.rules.slots_of(remote=load.remote)
+        if load.wants and load.admitted and load.pending_blocks < model.slots[load.remote]
     ]
     if wanting:
         fair_bytes = _fair_bytes(model)

@@ -32,21 +32,18 @@ def dispatch(model: Model, now_s: float) -> None:
         shard.move(block, Trigger.RESERVE)
         ledger.used_bytes += size_bytes
         model.fetching[shard.key, block] = load
-        model.busy[shard.remote] += 1
+        model.free_slots[shard.remote] -= 1
         model.emit(FetchBlock(shard.key, block, credentials_of))
 
 
 def _next_fetch(model: Model) -> tuple[Load, int, int, LoadKey] | None:
     """The load whose turn it is, the block that it needs next, and whose credentials to use."""
-    rotation, busy = model.rotation, None  # `busy` is the kind of source that has no free slot
+    rotation, free_slots = model.rotation, model.free_slots
     for _ in range(len(rotation)):
         load = rotation[0]
         rotation.rotate(-1)
-        if load.remote is busy:
-            continue
-        if model.free_slots(remote=load.remote) <= 0:
-            busy = load.remote
-        elif _may_begin(model, load) and (due := load.next_fetch()):
+        free = free_slots[load.remote]
+        if free and _may_begin(model, load, free) and (due := load.next_fetch()):
             index, block = due
             credentials_of = load_with_credentials(model, load, index)
             if credentials_of is not None:
@@ -54,18 +51,20 @@ def _next_fetch(model: Model) -> tuple[Load, int, int, LoadKey] | None:
     return None
 
 
-def _may_begin(model: Model, load: Load) -> bool:
-    """Whether this load may start a fetch: one slot must be free, or a few if it begins a run.
+def _may_begin(model: Model, load: Load, free: int) -> bool:
+    """Whether this load may start a fetch where `free` slots are free: some must be for a new run.
 
     A run never waits for more than a quarter of the slots, so that nearly all are in use.
     """
-    slots = model.rules.slots_of(remote=load.remote)
-    free = slots - model.busy[load.remote]
     most = load.options.concurrency
     if most is not None:
-        slots, free = min(slots, most), min(free, most - load.in_flight)
-    wanted = 1 if load.run_left else min(RUN_BLOCKS, max(1, slots // 4))
-    return free >= wanted
+        free = min(free, most - load.in_flight)
+    if load.run_left:
+        return free > 0
+    slots = model.slots[load.remote]
+    if most is not None:
+        slots = min(slots, most)
+    return free >= min(RUN_BLOCKS, max(1, slots // 4))
 
 
 def _make_room(model: Model, size_bytes: int, now_s: float, *, remote: bool) -> None:
@@ -79,8 +78,7 @@ def _make_room(model: Model, size_bytes: int, now_s: float, *, remote: bool) -> 
         if load.remote == remote
         for queued in load.to_fetch
     )
-    free_slots = model.free_slots(remote=remote)
-    demand_bytes = max(size_bytes, min(free_slots, blocks) * model.rules.block_bytes)
+    demand_bytes = max(size_bytes, min(model.free_slots[remote], blocks) * model.rules.block_bytes)
     demand_bytes = min(demand_bytes, model.ledger.usable_bytes)
     _release_victims(model, model.eviction.unwanted(), demand_bytes)
     if model.ledger.shortage(size_bytes) > 0:
@@ -206,7 +204,7 @@ def _worker_died(model: Model, shard: Shard, event: FetchFailed) -> None:
 
 
 def _end_fetch(model: Model, shard: Shard, block: int) -> None:
-    model.busy[shard.remote] -= 1
+    model.free_slots[shard.remote] += 1
     model.fetching.pop((shard.key, block)).in_flight -= 1
 
 

@@ -49,10 +49,6 @@ class Rules(msgspec.Struct, frozen=True):
         """The smallest window."""
         return WINDOW_BLOCKS * self.block_bytes
 
-    def slots_of(self, *, remote: bool) -> int:
-        """How many fetches of one kind may run at once; disks and stores have their own slots."""
-        return self.remote_slots if remote else self.slots
-
 
 GROWTH_QUARTERS: Final = 3
 """Windows grow beyond the smallest until promises fill this many quarters of the limit; the rest is
@@ -134,8 +130,10 @@ class Model:
     """Admitted loads; the first one is the next to fetch a block."""
     fetching: dict[tuple[ShardKey, int], Load] = field(default_factory=dict)
     """Blocks that workers read now, each with the load for which the fetch was started."""
-    busy: dict[bool, int] = field(default_factory=lambda: {False: 0, True: 0})
-    """Number of fetches under way over the network (True) and from local files (False)."""
+    slots: dict[bool, int] = field(init=False)
+    """How many fetches over the network (True) and from local files (False) may be under way."""
+    free_slots: dict[bool, int] = field(init=False)
+    """How many of these slots are free."""
     totals: Totals = field(default_factory=Totals)
     no_space_since_s: float | None = None
     eviction: Eviction = field(init=False)
@@ -152,10 +150,8 @@ class Model:
 
     def __post_init__(self) -> None:
         self.eviction = Eviction(self.shards, self.loads, self.rules.lag_s)
-
-    def free_slots(self, *, remote: bool) -> int:
-        """Fetches of one kind that may still be started."""
-        return self.rules.slots_of(remote=remote) - self.busy[remote]
+        self.slots = {False: self.rules.slots, True: self.rules.remote_slots}
+        self.free_slots = dict(self.slots)
 
     def add(self, shard: Shard) -> None:
         """Make a shard known."""
