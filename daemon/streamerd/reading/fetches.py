@@ -37,7 +37,7 @@ from streamerd.state.events import (
 )
 from streamerd.workers import jobs
 from streamerd.workers.in_daemon.environments import NOTHING, Environments, Sent
-from streamerd.workers.in_daemon.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Workers
 
 ALONE: Final = "alone"
 """The reason for reading a block from the store if no other node is known. It also stands for an
@@ -55,7 +55,7 @@ class Fetches:
 
     Args:
         settings: block size, the cap on remote reads, and the time limit for file systems.
-        fleet: the workers that read.
+        workers: the workers that read.
         backings: the backings of the core's shards.
         environments: the environments that loads' clients sent.
         sources: the descriptors that local shards are read through.
@@ -69,7 +69,7 @@ class Fetches:
     def __init__(
         self,
         settings: Settings,
-        fleet: Fleet,
+        workers: Workers,
         backings: Mapping[ShardKey, Backing],
         environments: Environments,
         sources: Sources,
@@ -85,7 +85,7 @@ class Fetches:
         self._sources = sources
         self._is_outdated = is_outdated
         self._totals = totals
-        self._fleet = fleet
+        self._workers = workers
         self._backings = backings
         self._environments = environments
         self._post = post
@@ -226,7 +226,7 @@ class Fetches:
         stored = backing.stored if pair is None else pair.stored
         start, stop = block_span(command.block, stored.size_bytes, self._block_bytes)
         handle = None if pair is None else pair.handle
-        number = self._fleet.next_job()
+        number = self._workers.next_job()
         # No credentials of a store are sent to another node.
         used = NOTHING if peers else sent
         job = jobs.Fetch(
@@ -236,7 +236,7 @@ class Fetches:
         self._totals.kinds[_kind(job)].requests += 1
         limit_s = None if pair is None else self._wait_s
         ended = partial(self._ended, command, sent, job, attempt, self._loop.time())
-        self._fleet.submit(job, ended, limit_s=limit_s)
+        self._workers.submit(job, ended, limit_s=limit_s)
 
     def _fail(self, command: FetchBlock, kind: FailureKind, error: StreamerError) -> None:
         said = error.code, str(error)

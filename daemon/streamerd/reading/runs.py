@@ -21,7 +21,7 @@ from streamerd.state.commands import FetchBlock
 from streamerd.state.events import AnyEvent, FailureKind, FetchFailed, ShardKey
 from streamerd.workers import jobs
 from streamerd.workers.in_daemon.environments import Environments, Sent
-from streamerd.workers.in_daemon.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Workers
 
 Due = tuple[FetchBlock, Sent]
 """A block to read, and the environment that the load's client had sent when the core decided on
@@ -39,7 +39,7 @@ class Runs:
 
     Args:
         block_bytes: size of a block.
-        fleet: the workers that back memory.
+        workers: the workers that back memory.
         backings: the backings of the core's shards.
         environments: the environments that loads' clients sent.
         begin: has a block read.
@@ -49,7 +49,7 @@ class Runs:
     def __init__(
         self,
         block_bytes: int,
-        fleet: Fleet,
+        workers: Workers,
         backings: Mapping[ShardKey, Backing],
         environments: Environments,
         begin: Begin,
@@ -57,7 +57,7 @@ class Runs:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._block_bytes = block_bytes
-        self._fleet = fleet
+        self._workers = workers
         self._backings = backings
         self._environments = environments
         self._begin_read = begin
@@ -85,8 +85,8 @@ class Runs:
         size_bytes = backing.stored.size_bytes
         start, _ = block_span(first.block, size_bytes, self._block_bytes)
         _, stop = block_span(last.block, size_bytes, self._block_bytes)
-        job = jobs.Back(self._fleet.next_job(), backing.slab, start, stop)
-        self._fleet.submit(job, partial(self._backed, run))
+        job = jobs.Back(self._workers.next_job(), backing.slab, start, stop)
+        self._workers.submit(job, partial(self._backed, run))
 
     def _backed(self, run: Sequence[Due], answer: jobs.Answer | None) -> None:
         match answer:

@@ -26,7 +26,7 @@ BLOCK = 64 << 10
 SIZE = 9 * BLOCK + 100
 
 
-class Fleet:
+class Workers:
     """Takes jobs; the test answers them."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Turn:
     """Runs over two shards, and what became of the blocks."""
 
     def __init__(self) -> None:
-        self.fleet = Fleet()
+        self.workers = Workers()
         self.read: list[tuple[FetchBlock, bool]] = []
         self.environments = Environments()
         self.sent: list[Sent] = []
@@ -54,7 +54,7 @@ class Turn:
         }
         self.runs = Runs(
             BLOCK,
-            self.fleet,  # type: ignore[arg-type]
+            self.workers,  # type: ignore[arg-type]
             self.backings,
             self.environments,
             self._begin,
@@ -77,10 +77,10 @@ async def test_a_run_is_backed_and_then_read_block_by_block() -> None:
     turn = Turn()
     turn.begin((A, 7), (B, 0), (A, 8), (A, 9))
     assert turn.read == [(FetchBlock(B, 0, LOAD), False)], "one block alone makes its own memory"
-    ((job, answered),) = turn.fleet.asked
+    ((job, answered),) = turn.workers.asked
     assert job == jobs.Back(1, 0, 7 * BLOCK, SIZE)
     turn.runs.after_turn()
-    assert len(turn.fleet.asked) == 1, "a turn begins what it decided, once"
+    assert len(turn.workers.asked) == 1, "a turn begins what it decided, once"
     answered(jobs.Finished(1))
     assert turn.read[1:] == [(FetchBlock(A, block, LOAD), True) for block in (7, 8, 9)]
     assert not turn.posted
@@ -101,7 +101,7 @@ async def test_what_cannot_be_backed_fails_block_by_block(
 ) -> None:
     turn = Turn()
     turn.begin((A, 1), (A, 2))
-    ((_, answered),) = turn.fleet.asked
+    ((_, answered),) = turn.workers.asked
     answered(answer)
     assert not turn.read
     failed = [event for event in turn.posted if isinstance(event, FetchFailed)]
@@ -118,7 +118,7 @@ async def test_blocks_are_read_with_what_the_client_had_sent_when_the_core_decid
     turn.environments.put(LOAD, {"KEY": "1"})
     turn.begin((A, 1), (A, 2))
     turn.environments.keep_only(())
-    ((_, answered),) = turn.fleet.asked
+    ((_, answered),) = turn.workers.asked
     answered(jobs.Finished(1))
     assert [sent.environment for sent in turn.sent] == [{"KEY": "1"}] * 2
 
@@ -129,7 +129,7 @@ async def test_a_shard_without_a_slab_is_left_to_the_reader_that_tells_why() -> 
     turn.backings[A].slab_error = StreamerError("no slab")
     turn.begin((A, 1), (A, 2))
     assert [backed for _, backed in turn.read] == [False, False]
-    assert not turn.fleet.asked
+    assert not turn.workers.asked
 
 
 @given(st.lists(st.tuples(st.sampled_from([A, B]), st.integers(0, 9)), unique=True))

@@ -62,7 +62,7 @@ async def test_one_transfer_serves_several_requests() -> None:
 async def test_a_look_is_limited_in_time() -> None:
     async with paper_daemon() as daemon:
         daemon.connect().hand_over(file(1))
-        (asked,) = daemon.fleet.asked
+        (asked,) = daemon.workers.asked
         assert asked.limit_s == daemon.parts.settings.source_wait_s
 
 
@@ -87,7 +87,7 @@ async def test_workers_that_die_over_a_batch_are_followed_by_others_a_few_times(
         assert not client.heard(m.Failed)
         await daemon.lose(jobs.Examine)
         assert "ended fetch workers" in client.hears(m.Failed).message
-        assert not daemon.fleet.asked
+        assert not daemon.workers.asked
         client.leave()
         await all_closed(daemon)
 

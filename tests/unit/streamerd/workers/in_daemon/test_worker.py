@@ -75,7 +75,7 @@ class PaperSpawner:
 
 
 class Scene:
-    """A worker that has started, the fleet that owns it, and a clock that a test sets."""
+    """A worker that has started, the set of workers that owns it, and a clock that a test sets."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 100.0
@@ -83,7 +83,7 @@ class Scene:
         self.paper = PaperSpawner()
         self.spawner = cast("Spawner", self.paper)
         self.told: list[object] = []
-        """What the fleet and the jobs' owners were told, in order."""
+        """What that set and the jobs' owners were told, in order."""
         self.channels: list[PaperChannel] = []
         self.worker = Worker(self, 3)
         monkeypatch.setattr(worker_module, "_now_s", lambda: self.now_s)
