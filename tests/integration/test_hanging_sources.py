@@ -47,7 +47,7 @@ def healthy(tmp_path: Path) -> StoredShard:
 
 @pytest.fixture
 def slabs(tmp_path: Path) -> Iterator[tuple[str, str]]:
-    """One for what hangs, one for what does not."""
+    """Two slabs: one for the file that hangs, and one for a file that does not."""
     instance = secrets.token_hex(4)
     names = [slab_name(instance, f"/{number}", "1", 1) for number in range(2)]
     for name in names:

@@ -1,4 +1,4 @@
-"""Workers that die, hang or cannot start: their jobs are answered, and others take their place."""
+"""Workers die, hang or cannot start: their jobs are answered, and others take their place."""
 
 from __future__ import annotations
 

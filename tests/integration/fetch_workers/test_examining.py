@@ -1,4 +1,4 @@
-"""What workers find out through descriptors: identity, refusals, and pages that differ."""
+"""Workers examine files through descriptors: identity, refusals, and pages that differ."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.slab_bytes import bytes_of
 
 
 def of_every_kind(stored: StoredShard, here: str) -> dict[str, int]:
-    """Descriptors by what they are of."""
+    """Descriptors of each kind of file, by the kind."""
     os.close(os.open(f"{here}/empty", os.O_CREAT | os.O_WRONLY))
     os.mkfifo(f"{here}/fifo")
     return {

@@ -1,4 +1,4 @@
-"""The jobs of fetch workers, carried out by real processes on real files and slabs."""
+"""Real worker processes carry out each kind of job on real files and slabs."""
 
 from __future__ import annotations
 
