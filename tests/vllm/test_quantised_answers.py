@@ -1,4 +1,6 @@
-"""Answers of a quantised model: tokens and log-probabilities as with `auto`, bit for bit."""
+"""Answers of a quantised model: its tokens and log-probabilities are those of `auto`,
+bit for bit.
+"""
 
 from __future__ import annotations
 

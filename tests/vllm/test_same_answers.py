@@ -46,7 +46,10 @@ def assert_same(answer: Answer, reference: Answer) -> None:
 
 
 def assert_loaded_through(socket: str, answer: Answer, ranks: int, *, cached: bool = False) -> None:
-    """Each rank said that it loaded through this daemon, or `cached` what was not in it yet."""
+    """Check that each rank's log says that it loaded through this daemon.
+
+    With `cached`, ranks may also have taken the files from the page cache.
+    """
     lines = LOADED.findall(answer.output)
     assert sorted(int(rank) for rank, *_ in lines) == list(range(ranks)), answer.output[-4000:]
     ways = {"daemon", "page-cache"} if cached else {"daemon"}
@@ -135,7 +138,9 @@ def test_a_limit_of_an_eighth_of_the_checkpoint(
 
 
 def assert_announced_once(socket: str, answer: Answer) -> None:
-    """The one rank that started the daemon said so, among vLLM's lines, and where its log is."""
+    """Check that the one rank that started the daemon said so among vLLM's lines, with the path of
+    the daemon's log.
+    """
     ((used, log),) = STARTED.findall(answer.output)
     assert used == socket
     assert "event=ready" in Path(log).read_text()
@@ -143,7 +148,7 @@ def assert_announced_once(socket: str, answer: Answer) -> None:
 
 @pytest.fixture
 def runtime_directory() -> Iterator[Path]:
-    """Where this user's own daemon lives; the daemon that was started there is ended."""
+    """The folder of this user's own daemon; the fixture ends the daemon that was started there."""
     with tempfile.TemporaryDirectory(prefix="strd-") as directory:
         yield Path(directory)
         pid = _own_daemon(directory)["pid"]

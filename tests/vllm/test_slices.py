@@ -1,6 +1,7 @@
-"""Ranks that fetch slices have the parameters of stock vLLM, and copied no more than their part.
+"""Ranks that fetch slices get the parameters of stock vLLM, and copy no more than their part.
 
-One start of vLLM loads all models one after the other, each stock and then with slices.
+One start of vLLM loads all models one after the other, each with the stock loader and then with
+slices.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from tests.vllm.test_same_answers import Model, assert_same, through
 SMALL_BYTES: Final = 4096
 SLICED: Final = ("STREAMERD_SLICES_ON_CPU", str(SMALL_BYTES))
 AHEAD_BYTES: Final = 128 << 10
-"""What may be foretold of later layers, which a stage of a pipeline may not have."""
+"""Weights that are not foretold from earlier layers, and that a pipeline stage may lack."""
 
 
 class Parallel(NamedTuple):
-    """How many ranks a model is spread over."""
+    """The number of ranks over which a model is spread."""
 
     tensor: int
     pipeline: int = 1
 
 
 MOST: Final = {Parallel(2): 0.53, Parallel(4): 0.29, Parallel(1, 2): 0.7}
-"""Of the checkpoint's bytes, what a rank may copy. A stage of a pipeline takes its layers, and
+"""The part of the checkpoint's bytes that a rank may copy. A pipeline stage takes its layers, and
 perhaps the embedding."""
 RESHAPED: Final = {
     ("bloom", Parallel(2)): 0.63,
@@ -39,12 +40,14 @@ RESHAPED: Final = {
     ("falcon", Parallel(2)): 0.66,
     ("falcon", Parallel(4)): 0.49,
 }
-"""These reshape fused weights before they cut, so that each rank needs those whole."""
+"""Architectures that reshape fused weights before they cut them, so that each rank needs those
+whole."""
 KINDS: Final = (
     *("experts", "experts, expert parallel", "mixtral", "llama", "llama, loaded again", "tied"),
     *("gpt2", "gemma2", "phi3", "neox", "bert", "bloom", "falcon", "gptq", "awq", "int8"),
 )
-"""A model with experts first: by the first one vLLM decides which groups of ranks there are."""
+"""The models, one with experts first: from the first model vLLM decides which groups of ranks there
+are."""
 FOUR_RANKS: Final = tuple(kind for kind in KINDS if kind not in ("mixtral", "llama, loaded again"))
 STAGES: Final = ("experts", "llama", "gpt2")
 RARE: Final = (
@@ -54,15 +57,15 @@ RARE: Final = (
     "llama, transformers",
     "llama, overridden",
 )
-"""In `make test-vllm-full` alone. None quantises while it loads, to fp8 or experts to int8: of the
-build for the CPU, the libraries `_C_AVX2` and `_C_AVX512` lack the operators, and `_C`, which has
-them, is for newer processors than this was written on."""
+"""Models that only `make test-vllm-full` loads. None quantises while it loads, to fp8 or experts to
+int8: the CPU build's libraries `_C_AVX2` and `_C_AVX512` lack the operators, and `_C`, which has
+them, needs newer processors than the one that this was written on."""
 MORE: Final[dict[str, dict[str, Any]]] = {
     "expert parallel": {"enable_expert_parallel": True},
     "transformers": {"model_impl": "transformers"},
     "overridden": {"hf_overrides": {"rope_theta": 20000.0}},
 }
-"""By what stands behind a model's name: further arguments of the engine."""
+"""Further arguments of the engine, by the text behind a model's name."""
 NAMES: Final = {Parallel(2): KINDS, Parallel(4): FOUR_RANKS, Parallel(1, 2): STAGES}
 CASES: Final = [(where, name) for where, names in NAMES.items() for name in names]
 IDS: Final = [f"{name}-tp{where.tensor}-pp{where.pipeline}" for where, name in CASES]
@@ -142,7 +145,7 @@ def test_parameters_and_bytes(parallel: Parallel, name: str, jobs: Jobs) -> None
 @pytest.mark.full
 @pytest.mark.parametrize("name", RARE)
 def test_rare_kinds(name: str, jobs: Jobs) -> None:
-    """The same bits; how much is copied depends on the architecture."""
+    """The bits are the same; the architecture decides how many bytes are copied."""
     for rank, answers in enumerate(jobs(Parallel(2), RARE)):
         found = answers[name]
         assert "error" not in found, found["error"]
