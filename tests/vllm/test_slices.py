@@ -21,7 +21,8 @@ from tests.vllm.test_same_answers import Model, assert_same, through
 SMALL_BYTES: Final = 4096
 SLICED: Final = ("STREAMERD_SLICES_ON_CPU", str(SMALL_BYTES))
 AHEAD_BYTES: Final = 128 << 10
-"""Weights that are not foretold from earlier layers, and that a pipeline stage may lack."""
+"""Bytes that a rank may copy beyond its part: those foretold of later layers, which a pipeline
+stage may not have."""
 
 
 class Parallel(NamedTuple):
