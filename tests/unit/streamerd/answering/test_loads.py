@@ -1,4 +1,4 @@
-"""Loads of clients: which opens are refused, and what goes with a client that leaves."""
+"""Loads of clients: the opens that are refused, and the end of a client's loads when it leaves."""
 
 from __future__ import annotations
 

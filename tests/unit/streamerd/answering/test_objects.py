@@ -1,4 +1,4 @@
-"""Whom objects are given to of which only a listing told."""
+"""The callers who get objects of which only a listing has told."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ async def looked(
     refused: bool = False,
     etag: str = "x",
 ) -> None:
-    """Answer the HEADs that are asked for; they are of these objects, with these credentials."""
+    """Answer the HEADs that were asked for, which are of these objects and with these
+    credentials.
+    """
     asked = daemon.workers.take(jobs.LookAt)
     assert isinstance(asked.job, jobs.LookAt)
     assert asked.job.uris == tuple(f"s3://bucket/{number}" for number in numbers)

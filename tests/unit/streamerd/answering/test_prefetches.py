@@ -1,4 +1,4 @@
-"""Prefetches: what is counted against a user, and until when."""
+"""Prefetches: the bytes that count against a user, and how long they count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Records of loads in the daemon's loop: how they begin and end, what is counted and logged."""
+"""Records of loads in the daemon's loop: their beginning and end, their figures, and their log
+lines.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocks are proven a few at a time, again when a worker dies, and refused with a reason."""
+"""Blocks are proven a few at a time, again if a worker dies, and refused with a reason."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BLOCK = 64 << 10
 
 
 class Workers:
-    """Takes jobs; the test answers them."""
+    """Keeps the jobs that it gets; the test answers them."""
 
     slots = 4
 

@@ -1,4 +1,4 @@
-"""Blocks side by side that a turn begins are backed by one job, and read when that is done."""
+"""Neighbouring blocks that a turn begins are backed by one job, and read when that is done."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIZE = 9 * BLOCK + 100
 
 
 class Workers:
-    """Takes jobs; the test answers them."""
+    """Keeps the jobs that it gets; the test answers them."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[jobs.Back, Callable[[Any], None]]] = []
@@ -40,7 +40,7 @@ class Workers:
 
 
 class Turn:
-    """Runs over two shards, and what became of the blocks."""
+    """The runs of two shards, and the outcome for each block."""
 
     def __init__(self) -> None:
         self.workers = Workers()

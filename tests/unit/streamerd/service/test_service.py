@@ -1,4 +1,4 @@
-"""What is left of shards, sources, environments and slabs once the core has forgotten them."""
+"""Nothing is left of shards, sources, environments and slabs once the core has forgotten them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A few pages of each file are compared with its slab before a load counts."""
+"""A few pages of each file are compared with its slab before a load may succeed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_at_least_sixteen_and_none_of_an_empty_file() -> None:
 
 
 async def resident(daemon: PaperDaemon, one: PaperFile) -> None:
-    """Bring a file in, and leave."""
+    """Bring a file into memory, with a client that then leaves."""
     client = daemon.connect()
     client.open(one, hold=True)
     await daemon.work()
@@ -50,7 +50,7 @@ async def resident(daemon: PaperDaemon, one: PaperFile) -> None:
 
 
 async def opened(daemon: PaperDaemon, one: PaperFile, uid: int = 1000) -> PaperClient:
-    """A client that was answered, while the comparison is still to come."""
+    """A client whose open was answered, while the comparison is still under way."""
     client = daemon.connect(uid)
     client.open(one, hold=True)
     await daemon.answer(jobs.Examine)

@@ -1,4 +1,4 @@
-"""A touched file is read again, and its checksums decide whether anything about it has changed."""
+"""A touched file is read again, and the checksums decide whether it has other bytes now."""
 
 from __future__ import annotations
 

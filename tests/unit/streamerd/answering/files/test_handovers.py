@@ -1,4 +1,6 @@
-"""Transfers: received batch by batch, examined by workers, named by requests."""
+"""Transfers: the daemon receives them batch by batch, workers examine them, and
+requests name them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from streamerd.workers import jobs
 
 
 async def all_closed(daemon: PaperDaemon) -> None:
-    """Nobody has anything open any more, once the threads that close are done."""
+    """Check that no descriptor is open any more, once the closing threads are done."""
     await daemon.work()
     await until(lambda: daemon.open_descriptors() == 0)
 

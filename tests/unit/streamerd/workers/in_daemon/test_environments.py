@@ -1,4 +1,4 @@
-"""Environments of loads: kept as long as the load, compared as a whole, never shown."""
+"""Environments of loads are kept as long as the load, compared as a whole, and never shown."""
 
 from __future__ import annotations
 
@@ -106,13 +106,13 @@ def test_nothing_is_shown() -> None:
 
 
 class Secret(str):
-    """A text that can be looked for: plain ones are in no list of the garbage collector's."""
+    """A text that can be found in memory; plain texts are in no list of the garbage collector."""
 
     __slots__ = ("__weakref__",)
 
 
 class Workers:
-    """Takes jobs; the test answers them."""
+    """Keeps the jobs that it gets; the test answers them."""
 
     slots = 4
 

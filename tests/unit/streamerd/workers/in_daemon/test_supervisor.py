@@ -1,4 +1,4 @@
-"""Which worker gets a job, and what becomes of jobs where no worker lives."""
+"""The worker that gets a job, and the fate of jobs where no worker lives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from streamerd.workers.lanes import lane_of
 
 
 class PaperWorker:
-    """Notes the orders that it is given."""
+    """Notes the orders that it gets."""
 
     def __init__(self, *, alive: bool = True) -> None:
         self.alive = alive
@@ -41,7 +41,7 @@ def supervised(*workers: PaperWorker) -> Workers:
 
 
 def ignored(_answer: Answer | None) -> None:
-    """The answer of a job that a test does not look at."""
+    """Take the answer of a job that the test does not check."""
 
 
 def jobs_of(worker: PaperWorker) -> list[int]:
