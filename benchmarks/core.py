@@ -23,7 +23,7 @@ from unittest import mock
 
 import msgspec
 
-from benchmarks.paper_parts import PaperDescriptors, PaperFleet, PaperSessions, PaperSocket
+from benchmarks.paper_parts import PaperDescriptors, PaperSessions, PaperSocket, PaperWorkers
 from streamer_client.contract import messages
 from streamer_client.contract.checks import check
 from streamer_client.contract.codec import decode_client, decode_daemon, encode
@@ -85,7 +85,7 @@ class Node:
         ):  # no real mount has room for such a checkpoint
             settings, _ = load_settings(overrides, {}, os.devnull)
         self.shards = shards
-        self.fleet = PaperFleet(1, slots // 2)
+        self.workers = PaperWorkers(1, slots // 2)
         self.socket = PaperSocket()
         self.sessions: PaperSessions
 
@@ -98,7 +98,7 @@ class Node:
         with mock.patch.object(Closing, "discard", _discard_nothing):
             self.parts = Parts(
                 settings,
-                self.fleet,
+                self.workers,
                 "0" * 8,
                 dict,
                 sessions,
@@ -145,11 +145,11 @@ class Node:
     def _examine(self) -> float:
         """Answer handed-over files; return the seconds of the loop."""
         of = {shard.uri: shard for shard in self.shards}
-        asked = [pair for pair in self.fleet.submitted if isinstance(pair[0], jobs.Examine)]
+        asked = [pair for pair in self.workers.submitted if isinstance(pair[0], jobs.Examine)]
         sent: list[bytes] = []
         callbacks: dict[int, OnAnswer] = {}
         for job, on_answer in asked:
-            self.fleet.submitted.remove((job, on_answer))
+            self.workers.submitted.remove((job, on_answer))
             files = job.files if isinstance(job, jobs.Examine) else ()
             found = (jobs.ExaminedFile(of[file.uri], 1, direct_ok=True) for file in files)
             sent.append(frames.frame(jobs.Examined(job.job, tuple(found))))
@@ -163,7 +163,7 @@ class Node:
             self.parts.requests.receive(session, message)
 
     def _answer(self, data: bytes, callbacks: dict[int, OnAnswer]) -> None:
-        self.fleet.receive(data, callbacks)
+        self.workers.receive(data, callbacks)
         self.parts.turns.turn()
 
     def _timed(self, part: Callable[[], None]) -> float:
@@ -192,8 +192,8 @@ class Node:
         """Answers to the oldest `blocks` fetches, and to all jobs before them."""
         sent: list[bytes] = []
         callbacks: dict[int, OnAnswer] = {}
-        while self.fleet.submitted and blocks:
-            job, on_answer = self.fleet.submitted.popleft()
+        while self.workers.submitted and blocks:
+            job, on_answer = self.workers.submitted.popleft()
             callbacks[job.job] = on_answer
             if isinstance(job, jobs.Fetch):
                 fetched = jobs.Fetched(job.job, 0x0123456789ABCDEF, 0, ctime_ns=1)

@@ -21,10 +21,10 @@ from streamerd.control.descriptors import DescriptorSocket, SlabOpener
 from streamerd.control.sessions import Session, Sessions
 from streamerd.control.socket import ControlSocket
 from streamerd.workers import frames, jobs
-from streamerd.workers.in_daemon.supervisor import Fleet, OnAnswer
+from streamerd.workers.in_daemon.supervisor import OnAnswer, Workers
 
 
-class PaperFleet(Fleet):
+class PaperWorkers(Workers):
     """Workers without processes: jobs are encoded and kept until the benchmark answers them."""
 
     def __init__(self, workers: int, threads: int) -> None:

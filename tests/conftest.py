@@ -16,8 +16,9 @@ from tests.support.loader import LoaderServer, loader_server
 from tests.support.waiting import eventually
 
 SETTLE_S = 60.0 if "PYTEST_XDIST_WORKER" in os.environ else 5.0
-"""Beside other processes that run tests, the slabs of a daemon that one of these has killed and
-does not serve again yet belong to nobody for a while."""
+"""Seconds in which the leftovers of a test may go. They take longer beside other processes that run
+tests: one of those may have killed a daemon that does not serve again yet, and for that while the
+daemon's slabs seem to belong to nobody."""
 
 
 def pytest_configure() -> None:
@@ -33,9 +34,9 @@ def pytest_configure() -> None:
 def nothing_leaks() -> Iterator[None]:
     """Fail a test that leaves a descriptor, thread, process or segment behind.
 
-    Set up before the test's own function-scoped fixtures and so checked after their ends; what a
-    fixture of wider scope keeps was there before and is no leak. Ends that take a moment are
-    waited for.
+    This fixture is set up before the test's own function-scoped fixtures, and so checks after their
+    ends. Whatever a fixture of wider scope keeps was there before, and is no leak. Ends that take a
+    moment are waited for.
     """
     before = snapshot()
     yield
@@ -55,7 +56,7 @@ def nothing_leaks() -> Iterator[None]:
 
 @pytest.fixture
 def daemon_maker() -> Iterator[Daemons]:
-    """Makes real daemons, and ends them after the test."""
+    """Makes real daemons for a test, and ends them after it."""
     with daemons() as made:
         yield made
 

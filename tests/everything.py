@@ -27,7 +27,7 @@ TESTS: Final = Path(__file__).parent
 BESIDE_OTHERS: Final[tuple[str, ...]] = ("unit", "property", "contract")
 MOST_AT_ONCE: Final = 8
 _NONE_CHOSEN: Final = 5
-"""pytest's exit status where no test was chosen, for example by `-k`."""
+"""pytest's exit status if no test was chosen, for example by `-k`."""
 _ADDRESSED: Final = ("failures", "errors", "skipped")
 
 
@@ -44,7 +44,9 @@ def names_tests(arguments: Sequence[str]) -> bool:
 
 
 def at_once() -> int:
-    """How many processes run tests at a time: one a core that this process may use."""
+    """The number of processes that run tests at a time: one for each core that this process may
+    use.
+    """
     return min(MOST_AT_ONCE, len(os.sched_getaffinity(0)))
 
 
@@ -62,7 +64,9 @@ def run(names: Sequence[str], flags: Sequence[str]) -> tuple[int, Counter[str]]:
 
 
 def counted(results: str) -> Counter[str]:
-    """How the tests ended, by pytest's words, from its results in JUnit's format."""
+    """The number of tests for each way in which they ended, in pytest's words, from its results in
+    JUnit's format.
+    """
     counts: Counter[str] = Counter()
     for suite in ET.fromstring(results).iter("testsuite"):  # noqa: S314 - pytest wrote it
         ended = {name: int(suite.get(name, "0")) for name in _ADDRESSED}
@@ -74,7 +78,7 @@ def counted(results: str) -> Counter[str]:
 
 
 def last_line(counts: Counter[str], seconds: float) -> str:
-    """One line as pytest ends with."""
+    """One line in the form of pytest's last line."""
     ways = ("failed", "passed", "skipped", "error" if counts["errors"] == 1 else "errors")
     numbers = (counts["failed"], counts["passed"], counts["skipped"], counts["errors"])
     words = [f"{number} {way}" for number, way in zip(numbers, ways, strict=True) if number]
@@ -83,7 +87,7 @@ def last_line(counts: Counter[str], seconds: float) -> str:
 
 
 def main(flags: Sequence[str]) -> int:
-    """Run all, or what `flags` name; returns the exit status."""
+    """Run all tests, or those that `flags` name; returns the exit status."""
     if names_tests(flags):
         return subprocess.run([sys.executable, "-m", "pytest", *flags], check=False).returncode
     began_s = time.monotonic()

@@ -36,7 +36,7 @@ from streamerd.settings.config import Settings, config_body
 from streamerd.shm.slabs import mount_bytes
 from streamerd.start_list import StartList
 from streamerd.state import events
-from streamerd.workers.in_daemon.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Daemon:
         self._signs = SignsOfLife(watchdog_s(os.environ, os.getpid()), TICK_S)
         self._persists = not settings.ephemeral
         """Whether the slabs stay in memory at the end, for the next daemon to adopt."""
-        fleet = Fleet(
+        workers = Workers(
             settings.workers,
             settings.threads,
             settings.log_level,
@@ -79,7 +79,7 @@ class Daemon:
             log_format=settings.log_format,
         )
         self._start_list = StartList(settings.socket, settings.prefetch, settings.log_format)
-        self.parts = parts = Parts(settings, fleet, instance.name, self._config)
+        self.parts = parts = Parts(settings, workers, instance.name, self._config)
         self._metrics = MetricsListener(registry(parts.observed()), self._loop.time)
         self._persistence = Persistence(
             settings, instance.name, parts.model, parts.turns, parts.shards, parts.slabs,
@@ -107,7 +107,7 @@ class Daemon:
 
     async def _serve(self) -> None:
         parts = self.parts
-        await parts.fleet.start()
+        await parts.workers.start()
         await self._start_list.prepare()
         self._persistence.enter_adopted()
         with self._listening() as (messages, files):

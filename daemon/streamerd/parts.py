@@ -54,7 +54,7 @@ from streamerd.state.core import Core
 from streamerd.state.events import AnyEvent, ShardKey
 from streamerd.state.model import Rules
 from streamerd.workers.in_daemon.environments import Environments
-from streamerd.workers.in_daemon.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Workers
 
 if TYPE_CHECKING:
     from streamerd.peering.beside import Beside
@@ -96,7 +96,7 @@ class Parts:
 
     Args:
         settings: the daemon's settings.
-        fleet: the daemon's workers.
+        workers: the daemon's workers.
         instance: the instance, which is a part of the names of this daemon's slabs.
         config: makes the body of `Config`.
         make_sessions: makes the sessions; called with the function to call when a session ends.
@@ -107,7 +107,7 @@ class Parts:
     def __init__(
         self,
         settings: Settings,
-        fleet: Fleet,
+        workers: Workers,
         instance: str,
         config: Body,
         make_sessions: Callable[[Callable[[Session], None]], Sessions] = Sessions,
@@ -115,16 +115,16 @@ class Parts:
         make_descriptors: MakeDescriptors = descriptor_socket,
     ) -> None:
         self.settings = settings
-        self.fleet = fleet
+        self.workers = workers
         self.instance = instance
         self.sessions = make_sessions(self._gone)
         self.control = make_control(settings.socket, self.sessions)
         self.closing = Closing()
         self.handovers = Handovers(
-            fleet, self.closing.discard, self.closing.unclosed, settings.source_wait_s
+            workers, self.closing.discard, self.closing.unclosed, settings.source_wait_s
         )
         self.descriptors = make_descriptors(self.sessions, self.handovers, self.closing)
-        self.turns = Turns(Core(settings.memory_limit_bytes, rules_of(settings, fleet.slots)))
+        self.turns = Turns(Core(settings.memory_limit_bytes, rules_of(settings, workers.slots)))
         self.model = self.turns.model
         self._make_memory()
         self._make_reading()
@@ -141,29 +141,30 @@ class Parts:
         self.environments = Environments()
         self.shards = Shards(self.model, self.sources, settings.block_bytes)
         self.backings = self.shards.backings
-        self.slabs = Slabs(settings, self.instance, self.fleet, self.backings, self.model, turns)
+        self.slabs = Slabs(settings, self.instance, self.workers, self.backings, self.model, turns)
 
     def _make_reading(self) -> None:
         """Make the parts that have sources read, and that compare sources with blocks in memory."""
-        settings, turns, fleet = self.settings, self.turns, self.fleet
+        settings, turns, workers = self.settings, self.turns, self.workers
         self.read_totals = ReadTotals()
         self.comparisons = Comparisons(
-            self.model, turns, self.backings, self.editions, fleet, self.control.send,
+            self.model, turns, self.backings, self.editions, workers, self.control.send,
             settings.source_wait_s,
         )  # fmt: skip
         self.doubts = Doubts(
-            self.model, self.backings, self.sources, fleet, self.read_totals, settings,
+            self.model, self.backings, self.sources, workers, self.read_totals, settings,
             self.comparisons,
         )  # fmt: skip
         self.peer_reads = PeerReads(settings.connections) if settings.fleet else None
         self.fetches = Fetches(
-            settings, fleet, self.backings, self.environments, self.sources, turns.post,
+            settings, workers, self.backings, self.environments, self.sources, turns.post,
             self.doubts.is_outdated, self.read_totals, self.peer_reads,
         )  # fmt: skip
         self.runs = Runs(
-            settings.block_bytes, fleet, self.backings, self.fetches.prepared, turns.post
-        )
-        self.proofs = Proofs(settings, fleet, self.backings, turns.post)
+            settings.block_bytes, workers, self.backings, self.environments, self.fetches.begin,
+            turns.post,
+        )  # fmt: skip
+        self.proofs = Proofs(settings, workers, self.backings, turns.post)
 
     def _make_service(self) -> None:
         """Make the part that carries the core's commands out."""
@@ -174,7 +175,7 @@ class Parts:
         )  # fmt: skip
         service = Service(
             self.model, turns, self.shards, self.slabs, self.answers, self.sources, self.fetches,
-            self.runs, self.proofs, self.environments, self.fleet,
+            self.runs, self.proofs, self.environments, self.workers,
         )  # fmt: skip
         turns.attach(service.carry_out)
 
@@ -193,7 +194,7 @@ class Parts:
         from streamerd.peering.beside import Beside  # noqa: PLC0415  only a fleet imports it
 
         self.beside = beside = Beside(
-            self.settings, self.fleet, self.peer_reads, self.model, self.shards, self.slabs
+            self.settings, self.workers, self.peer_reads, self.model, self.shards, self.slabs
         )
         watch = self.watch.turned
 
@@ -224,7 +225,7 @@ class Parts:
         )
         cache = Cache(model, turns, self.shards, self.sessions, files)
         rights = Rights(model, self.environments, other_nodes=bool(self.settings.fleet))
-        objects = Objects(self.shards, self.environments, rights, self.fleet, block_bytes)
+        objects = Objects(self.shards, self.environments, rights, self.workers, block_bytes)
         openings = Openings(turns, objects, files, self.handovers, self.answers, self.environments)
         self._loads = Loads(
             replies, model, turns, openings, self.answers, self.environments, block_bytes
@@ -233,13 +234,13 @@ class Parts:
             replies, model, turns, openings, self.answers, cache, block_bytes
         )
         means = Means(
-            model, turns, self.backings, self.fleet, self.fetches.pace, block_bytes,
+            model, turns, self.backings, self.workers, self.fetches.pace, block_bytes,
             self.settings.source_wait_s,
         )  # fmt: skip
         self._cache_requests = CacheRequests(replies, cache, files, self.handovers, means)
         self.facts = Facts(
             self.settings.socket, self.instance, turns, model, self.shards, self.slabs,
-            self.fetches, self.read_totals, self.fleet, self.sessions,
+            self.fetches, self.read_totals, self.workers, self.sessions,
             self.peer_reads.totals if self.peer_reads else None, self.settings.fleet,
         )  # fmt: skip
         conversation = Conversation(
@@ -277,7 +278,7 @@ class Parts:
         """End the workers, so that no slab changes any more, and close files and sockets."""
         if self.beside is not None:
             await self.beside.stop()
-        await self.fleet.stop(grace_s)
+        await self.workers.stop(grace_s)
         self.sources.close_all()
         await self.closing.end()
         self.slabs.close()

@@ -1,4 +1,7 @@
-"""What every storage must do, whatever is behind it. A backend inherits it and gives a fixture."""
+"""The contract that every storage must fulfil.
+
+A backend's test class inherits it and gives a fixture.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from streamer_client.storage.contract import Storage, StoredShard
 
 KIB: Final = 1 << 10
 SIZE: Final = 3 * 1024 * KIB + 1234
-"""More than two segments and no whole number of pages."""
+"""A size of more than two segments that is no whole number of pages."""
 
 
 def content(size: int, seed: int = 1) -> bytes:
@@ -26,7 +29,7 @@ class Backend(Protocol):
 
     storage: Storage
     source: str
-    """A directory, prefix or whatever holds the shards."""
+    """The directory, prefix or other place that holds the shards."""
 
     def put(self, name: str, data: bytes) -> None:
         """Create a shard, or change its content in place."""
@@ -35,12 +38,15 @@ class Backend(Protocol):
     def remove(self, name: str) -> None: ...
 
     def uri(self, name: str) -> str:
-        """What `list_shards` calls it."""
+        """The name by which `list_shards` calls the shard."""
         ...
 
 
 class ReadingContract:
-    """What also storages fulfil that cannot list. Inherit, and define the fixture `backend`."""
+    """The part of the contract that storages which cannot list fulfil too.
+
+    Inherit it, and define the fixture `backend`.
+    """
 
     def one(self, backend: Backend, data: bytes, name: str = "a.safetensors") -> StoredShard:
         backend.put(name, data)
@@ -159,7 +165,10 @@ class ReadingContract:
         self.expect_changed(shard, lambda: self.first_read(backend, shard))
 
     def first_read(self, backend: Backend, shard: StoredShard) -> None:
-        """Open and read: where each read proves the content, opening need not ask the store."""
+        """Open a shard and read it.
+
+        Where each read proves the content, opening need not ask the store.
+        """
         target = bytearray(10)
         reader = backend.storage.open(shard)
         try:
@@ -189,7 +198,7 @@ class ReadingContract:
 
 
 class StorageContract(ReadingContract):
-    """The whole contract. Inherit, and define the fixture `backend`."""
+    """The whole contract. Inherit it, and define the fixture `backend`."""
 
     def test_default_pattern_takes_safetensors_in_natural_order(self, backend: Backend) -> None:
         for name in ("m-10.safetensors", "m-2.safetensors", "m-1.safetensors", "config.json"):

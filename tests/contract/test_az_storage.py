@@ -1,4 +1,6 @@
-"""Azure: the contract against Azurite over real HTTP, and what only containers can do."""
+"""Azure: the contract against Azurite over real HTTP, and the properties that only
+containers have.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ class Container:
         self.storage = AzStorage(self.environment(), NO_WAITS)
 
     def environment(self) -> dict[str, str]:
-        """What travels for a caller that has the account's key."""
+        """The environment of a caller that has the account's key."""
         return AzEnvironment(
             self.source,
             {
@@ -69,7 +71,7 @@ def server() -> Iterator[Azurite]:
 
 @pytest.fixture
 def front(server: Azurite) -> Iterator[FaultProxy]:
-    """Records what the storage asks of Azurite; does no wrong by itself."""
+    """A proxy that records the requests that the storage sends to Azurite, and fails none."""
     with fault_proxy(Forward(server.url)) as proxy:
         yield proxy
 

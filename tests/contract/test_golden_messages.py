@@ -22,7 +22,7 @@ GOLDEN = Path(__file__).with_name("golden_messages.txt")
 
 
 class Side(NamedTuple):
-    """What one side says on one of the two sockets."""
+    """The messages that one side sends on one of the two sockets."""
 
     samples: Sequence[msgspec.Struct]
     encode: Callable[..., bytes]
@@ -35,7 +35,7 @@ SIDES = {
     "client.fd": Side(PACKETS_OF_CLIENT, h.encode_packet, h.decode_from_client),
     "daemon.fd": Side(PACKETS_OF_DAEMON, h.encode_packet, h.decode_from_daemon),
 }
-"""What ends in `.fd` goes over the descriptor socket."""
+"""The sides by name; those whose name ends in `.fd` speak on the descriptor socket."""
 
 
 def rendered() -> str:

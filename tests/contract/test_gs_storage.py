@@ -1,6 +1,6 @@
-"""Google Cloud Storage: the contract over real HTTP, and what only its buckets can do.
+"""Google Cloud Storage: the contract over real HTTP, and the properties that only its buckets have.
 
-Against the emulator from PyPI, and against a store that knows preconditions too.
+It runs against the emulator from PyPI, and against a store that also knows preconditions.
 """
 
 from __future__ import annotations

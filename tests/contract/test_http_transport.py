@@ -54,7 +54,7 @@ def secured(store: MemoryStore, authority: Authority) -> Iterator[FaultProxy]:
 
 
 def read(url: str, **environment: str) -> bytes:
-    """The object, read by S3 at this endpoint; nothing is waited for."""
+    """Read the object by S3 at this endpoint, without pauses between attempts."""
     given = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "hush", "AWS_ENDPOINT_URL": url}
     given |= environment | authorities_of(environment)
     storage = S3Storage(given, Waits(sleep=lambda _seconds: None))
@@ -185,7 +185,7 @@ def test_a_proxy_that_wants_to_know_who_asks(plain: FaultProxy, secured: FaultPr
 
 
 class GetOnly(MemoryStore):
-    """As with a presigned URL: HEAD is refused, GET passes."""
+    """A server that refuses HEAD and allows GET, as with a presigned URL."""
 
     def answer(self, asked: Asked) -> Reply:
         if asked.method == "HEAD":
@@ -203,7 +203,7 @@ def test_where_head_is_refused_the_first_byte_tells() -> None:
 
 
 class Renewed(MemoryStore):
-    """Accepts a session token no longer than told."""
+    """A server that accepts a session token only for as long as the test says."""
 
     def answer(self, asked: Asked) -> Reply:
         if asked.headers.get("x-amz-security-token") == "old":
@@ -221,7 +221,7 @@ def test_what_a_refused_head_means_is_found_out() -> None:
 
 
 class Chunked(MemoryStore):
-    """As some gateways send a body: without its length."""
+    """A server that sends bodies without their length, as some gateways do."""
 
     def answer(self, asked: Asked) -> Reply:
         reply = super().answer(asked)

@@ -1,4 +1,4 @@
-"""The way that the bytes of a local file take: page cache, device, or both."""
+"""The route by which the bytes of a local file come: page cache, device, or both."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def big(storage: LocalStorage, open_dir: Path) -> StoredShard:
 
 
 def read_all(storage: LocalStorage, shard: StoredShard, *, count: bool = True) -> int:
-    """Read and compare everything; returns what the reader told."""
+    """Read and compare the whole file; returns the reader's report."""
     reader = storage.open(shard)
     reader._cache._countable = count
     with mmap.mmap(-1, shard.size_bytes) as memory:
@@ -94,12 +94,12 @@ def test_of_a_partly_cached_block_only_the_rest_is_fetched(
 
 
 def test_a_stranger_to_the_file_reads_it_right_too(storage: LocalStorage, big: StoredShard) -> None:
-    """Whoever may only read a file may not ask cachestat(2) about it on newer kernels."""
+    """On newer kernels, a user who may only read a file may not ask cachestat(2) about it."""
     assert as_nobody(lambda: read_all(storage, big)) == str(BIG)
 
 
 class WithoutDirect(LocalReader):
-    """As on a file system that refuses O_DIRECT."""
+    """A file system that refuses O_DIRECT."""
 
     refusals = 0
 

@@ -1,4 +1,4 @@
-"""Local files: the contract on disk and on tmpfs, and what only files can do."""
+"""Local files: the contract on disk and on tmpfs, and the properties that only files have."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class TestOnDisk(StorageContract):
 
 
 class TestOnTmpfs(StorageContract):
-    """Where RWF_NOWAIT, and on older kernels O_DIRECT, are refused."""
+    """tmpfs refuses RWF_NOWAIT, and on older kernels O_DIRECT."""
 
     @pytest.fixture
     def backend(self) -> Iterator[Directory]:
@@ -68,7 +68,7 @@ class TestOnTmpfs(StorageContract):
 
 
 def test_links_are_followed_under_their_own_names(storage: LocalStorage, tmp_path: Path) -> None:
-    """As in the Hugging Face cache: a snapshot of links into a directory of blobs."""
+    """A snapshot of links into a directory of blobs, as in the Hugging Face cache."""
     (tmp_path / "blobs").mkdir()
     (tmp_path / "blobs" / "8f3a").write_bytes(b"weights")
     snapshot = tmp_path / "snapshots"

@@ -27,7 +27,9 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Toys:
-    """What the contract's tests write to, and the storage that the registry gives for it."""
+    """The backend that the contract's tests write to, with the storage that the registry gives for
+    it.
+    """
 
     source = SOURCE
 

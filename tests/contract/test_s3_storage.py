@@ -1,4 +1,6 @@
-"""S3: the contract against moto's server over real HTTP, and what only buckets can do."""
+"""S3: the contract against moto's server over real HTTP, and the properties that only
+buckets have.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,7 @@ def client(moto: str) -> Iterator[Any]:
 
 @pytest.fixture
 def front(moto: str) -> Iterator[FaultProxy]:
-    """Records what the storage asks of moto; does no wrong by itself."""
+    """A proxy that records the requests that the storage sends to moto, and fails none."""
     with fault_proxy(Forward(moto)) as proxy:
         yield proxy
 

@@ -1,4 +1,6 @@
-"""Web servers: the reading part of the contract, in plain text and over TLS, and their own ways."""
+"""Web servers: the reading part of the contract, in plain text and over TLS, and properties of
+their own.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,7 @@ class TestHttps(ReadingContract):
 
 
 class TestHttpWithoutEtags(ReadingContract):
-    """Last-Modified and the size have to do."""
+    """A server without ETags, so that only Last-Modified and the size can tell contents apart."""
 
     @pytest.fixture
     def backend(self, site: Site) -> Site:
@@ -194,7 +196,7 @@ def test_a_server_that_proves_nothing_or_packs(site: Site) -> None:
 
 
 class Redirecting(MemoryStore):
-    """Sends whoever asks for /from/... to /to/... of another server, or of this one."""
+    """Redirects requests for /from/... to /to/... of another server, or of this one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -259,7 +261,7 @@ def test_different_signatures_for_files_of_one_load(site: Site) -> None:
 
 
 class Halting(MemoryStore):
-    """Lets the first index wait until it is told to go on."""
+    """Holds the first index back until it is told to go on."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Whatever happens to a daemon: metrics, status and report tell the same, and nothing goes back.
+"""Whatever happens to a daemon, metrics, status and report agree, and no counter goes back.
 
-One daemon lives through most of it; the counters of each test begin where the last one's ended.
+One daemon lives through most of the tests; each test's counters begin where the last test's ended.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def counters(config: Path) -> Iterator[Counters]:
 
 @pytest.fixture
 def own_counters(daemon_maker: Daemons, config: Path) -> Counters:
-    """Of a daemon for one test, one that makes new processes."""
+    """The counters of a daemon for one test alone, which makes new processes."""
     return counters_of(daemon_maker, config)
 
 
@@ -49,7 +49,7 @@ def counters_of(made: Daemons, config: Path) -> Counters:
 
 
 def nobody_is_left(counters: Counters) -> Told:
-    """What is told once no client is there: no gauge of what clients have is above zero."""
+    """Check that, once no client is left, every gauge of things that clients have is zero."""
 
     def alone() -> Told:
         told = counters.agree()

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(not may_mount(), reason="no right to mount in a 
 
 
 class FullMount:
-    """A daemon whose /dev/shm is filled by somebody else."""
+    """A daemon whose /dev/shm another program fills."""
 
     def __init__(self, maker: Daemons, free_blocks: int, *flags: str) -> None:
         filler_bytes = (MOUNT_BLOCKS - free_blocks) * BLOCK

@@ -1,4 +1,6 @@
-"""Each process of the system is killed or stopped in the middle of a load; the load is right."""
+"""Each process of the system is killed or stopped in the middle of a load, and the load
+is right.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from tests.support.raw_client import RawClient
 from tests.support.waiting import eventually
 
 BIG = 64
-"""Blocks of a checkpoint of four times the limit."""
+"""The number of blocks of a checkpoint of four times the limit."""
 
 
 def stored(files: list[Path]) -> str:
@@ -58,7 +60,7 @@ def test_kill_a_worker_that_is_reading(daemon_maker: Daemons, tmp_path: Path, wo
 
 
 def test_a_worker_that_is_killed_again_and_again(streamerd: DaemonProcess, tmp_path: Path) -> None:
-    """The same blocks may cost two workers; after each the load goes on."""
+    """Two workers in a row may die over the same blocks; after each the load goes on."""
     (file,) = write_model(tmp_path / "m", shards=1, blocks=20)
     with RawClient(streamerd.socket) as client:
         load = client.open(str(tmp_path / "m"), memory_limit=0)
@@ -211,7 +213,7 @@ def test_stop_the_daemon_while_clients_wait_for_memory(
 
 
 def test_a_daemon_that_is_stopped_for_a_while(daemon_maker: Daemons, tmp_path: Path) -> None:
-    """Its clients take it for dead after three heartbeats, and end the load without it."""
+    """The daemon's clients take it for dead after three heartbeats, and end the load without it."""
     daemon = daemon_maker.start("--heartbeat-s=0.2")
     files = write_model(tmp_path / "m", shards=2, blocks=BIG // 2)
     with (

@@ -1,7 +1,8 @@
-"""Stores whose answers contradict each other, and odd keys: a typed error or the right bytes.
+"""Stores whose answers contradict each other, and odd keys: a load ends with a typed error or the
+right bytes.
 
-A real daemon and real clients; afterwards the same daemon loads an honest checkpoint, so that no
-answer that was too long is taken for the beginning of the next one.
+The daemon and the clients are real. Afterwards the same daemon loads an honest checkpoint, so that
+a rest of an answer that was too long is not taken for the beginning of the next one.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from tests.support.waiting import eventually
 Tensors = dict[str, torch.Tensor]
 
 HARMLESS: Final = frozenset({"body-long", "length-long", "length-short"})
-"""Lies by which the bytes that were asked for can still be right, since Content-Range is."""
+"""Lies after which the requested bytes can still be right, because Content-Range is."""
 
 ODD_KEYS: Final = (
     "a b+c%2Fd",
@@ -73,7 +74,7 @@ def proxy(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fault
 
 
 def load(client: Client, source: str | list[str]) -> Tensors | StreamerError:
-    """Every tensor of a checkpoint, or the error that the load ended with."""
+    """Every tensor of a checkpoint, or the error with which the load ended."""
     try:
         with client.open(source) as checkpoint:
             return {name: tensor.clone() for name, tensor in checkpoint.tensors()}
@@ -90,7 +91,7 @@ def same(found: Tensors | StreamerError, expected: Tensors) -> bool:
 
 
 def check_honest(client: Client, daemon: DaemonProcess, store: MemoryStore, shard: Path) -> None:
-    """The daemon still loads, and nothing of what failed is left behind."""
+    """Check that the daemon still loads, and that nothing is left of the loads that failed."""
     store.put("/bucket/honest/model.safetensors", shard.read_bytes())
     assert same(load(client, "s3://bucket/honest"), load_file(shard))
     eventually(lambda: not any(found["leases"] for found in daemon.shards().values()))

@@ -1,7 +1,8 @@
 """Checkpoints of more files than a process may have open by default, and ranks beside each other.
 
-Promise shown: 520 shards load within 1,024 descriptors, of the daemon and of the client, soft limit
-and hard one; where they cannot, what is wrong is told, and `auto` reads by itself.
+Promise shown: 520 shards load within 1,024 descriptors of the daemon and of the client, whether
+that is the soft or the hard limit. Where descriptors do not suffice, the error names the limit, and
+`auto` reads by itself.
 """
 
 from __future__ import annotations
@@ -40,14 +41,16 @@ def digests(model: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[DaemonProcess]:
-    """One whose soft limit is 1,024, as is usual."""
+    """A daemon whose soft limit is 1,024, as is usual."""
     with daemons() as made:
         yield made.start(f"--memory-limit={MEMORY_BYTES}", before=with_limit(LIMIT, 16 * LIMIT))
 
 
 @pytest.fixture
 def small_daemon(daemon_maker: Daemons) -> DaemonProcess:
-    """One that may not raise it: 520 slabs and 520 files are more than it may have open."""
+    """A daemon that may not raise its limit: 520 slabs and 520 files are more than it may have
+    open.
+    """
     return daemon_maker.start(f"--memory-limit={MEMORY_BYTES}", before=with_limit(LIMIT, LIMIT))
 
 
@@ -64,7 +67,7 @@ def test_520_shards_within_a_soft_limit_of_1024(
 def test_auto_loads_520_shards_within_a_hard_limit_of_1024(
     daemon: DaemonProcess, model: Path, digests: dict[str, str]
 ) -> None:
-    """Files and slabs together are more than that: it reads the files by itself."""
+    """Files and slabs together are more than the limit, so the client reads the files by itself."""
     with Visitor(with_limit(LIMIT, LIMIT)) as client:
         found = client.load(daemon.socket, model, mode="auto")
     assert found["digests"] == digests
@@ -99,7 +102,7 @@ def test_a_daemon_whose_hard_limit_does_not_suffice_says_so_and_lives(
 def test_where_descriptors_do_not_suffice_the_limit_is_named_and_auto_goes_on(
     daemon: DaemonProcess, model: Path
 ) -> None:
-    """300 cannot hold 520 files, however they are read."""
+    """A limit of 300 cannot hold 520 files, however they are read."""
     with Visitor(with_limit(300, 300)) as client:
         client.ask("connect", socket=daemon.socket)
         refused = client.refused("open", source=str(model))
@@ -111,7 +114,7 @@ def test_where_descriptors_do_not_suffice_the_limit_is_named_and_auto_goes_on(
 def test_eight_ranks_of_520_shards_at_once(
     daemon: DaemonProcess, model: Path, digests: dict[str, str]
 ) -> None:
-    """Of one user, whose descriptors on their way the kernel counts together."""
+    """All ranks run as one user, whose descriptors on their way the kernel counts together."""
     before = totals_of(daemon.socket)["source_read_bytes"]
     resident = status_of(daemon.socket)["memory"]["used_bytes"] > 0
     with contextlib.ExitStack() as ranks:
@@ -139,7 +142,9 @@ def test_eight_ranks_of_520_shards_at_once(
 def test_a_daemon_that_has_no_descriptor_left_for_more_slabs_says_so_and_lives(
     daemon_maker: Daemons, tmp_path: Path
 ) -> None:
-    """Each shard in memory takes some: one small checkpoint after another fills a low limit."""
+    """Each shard in memory takes descriptors, so one small checkpoint after another exhausts a low
+    limit.
+    """
     daemon = daemon_maker.start(f"--memory-limit={MEMORY_BYTES}", before=with_limit(400, 400))
     files = [_write_few(tmp_path / str(number), number) for number in range(14)]
     with Visitor() as client:

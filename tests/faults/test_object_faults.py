@@ -36,10 +36,11 @@ GIVEN_UP: Final = re.compile(
     r"given up after (10 attempts in [\d.]+ s"
     r"|[1-9]\d+ attempts in [\d.]+ s, 10 of them since bytes last came): "
 )
-"""Ten attempts in a row; those before them, if any, ended with a piece of the block."""
+"""The error after ten attempts in a row that brought nothing; if there were attempts before these,
+they ended with a part of the block."""
 
 Block = tuple[str, int]
-"""The path of an object, and where the block ends: what a resumed range has in common with it."""
+"""An object's path and the end of a block: the request for the rest of a range has the same two."""
 
 
 @pytest.fixture
@@ -57,7 +58,9 @@ def proxy(store: MemoryStore) -> Iterator[FaultProxy]:
 
 
 def s3_storage(proxy: FaultProxy, seed: int = 0, *, timeout_ms: int = 100) -> S3Storage:
-    """Patient in attempts, not in time: waits are not slept, a silent server is soon given up."""
+    """A storage that makes many attempts in little time: it does not pause between them, and soon
+    gives a silent server up.
+    """
     environment = {
         "AWS_ACCESS_KEY_ID": "TESTKEYID",
         "AWS_SECRET_ACCESS_KEY": HUSH,
@@ -71,7 +74,7 @@ def s3_storage(proxy: FaultProxy, seed: int = 0, *, timeout_ms: int = 100) -> S3
 
 @dataclass
 class Outcome:
-    """What became of one load."""
+    """The outcome of one load."""
 
     error: StreamerError | None = None
     retries: int = 0
@@ -79,7 +82,7 @@ class Outcome:
 
 
 def load(storage: S3Storage, store: MemoryStore, place: int) -> Outcome:
-    """List, open and read one shard in blocks; every byte that is handed out is compared."""
+    """List, open and read one shard in blocks, and compare every byte that is handed out."""
     path = f"/bucket/m/m-{place}.safetensors"
     outcome = Outcome()
     try:
@@ -191,7 +194,7 @@ def test_each_fault_that_stays_is_told_with_what_to_do(proxy: FaultProxy, fault:
 def test_a_connection_that_died_while_idle_is_no_failure(
     proxy: FaultProxy, store: MemoryStore
 ) -> None:
-    """The server closes after its answer, and the next request finds out."""
+    """The server closes the connection after its answer, and the next request finds that out."""
     storage = s3_storage(proxy, timeout_ms=20_000)
     (shard,) = storage.list_shards("s3://bucket/m", "m-2*", None)
     reader = storage.open(shard)
@@ -210,7 +213,7 @@ def test_a_connection_that_died_while_idle_is_no_failure(
 
 
 def daemon_load(daemon: DaemonProcess, environment: dict[str, str], source: str) -> bytes | str:
-    """One load by a client of its own: the bytes of its shard, or the error it ended with."""
+    """One load by a client of its own: its shard's bytes, or the error with which it ended."""
     with RawClient(daemon.socket) as client:
         load = RawLoad(client, source, hold=True, environment=environment)
         answer = client.receive()

@@ -1,7 +1,7 @@
-"""Clients in other containers: each gets its own bytes, from memory, and leaves nothing behind.
+"""Clients in other containers: each gets its own bytes from memory, and leaves nothing behind.
 
-Real namespaces. Promises shown: a path means something only to its own process; a container shares
-one folder with the daemon and nothing else; the connection is the lease.
+The namespaces are real. Promises shown: a path means something only to its own process; a container
+shares one folder with the daemon and nothing else; the connection is the lease.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MODEL_BYTES = 4 * BLOCK
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """A folder that a container has and the daemon has not, with a member's model in it."""
+    """A folder with a member's model, which a container has and the daemon does not have."""
     folder = tmp_path / "models"
     files = write_model(folder / "llama", shards=2, blocks=2)
     give([folder, folder / "llama"], MEMBER, 0o700)
@@ -52,7 +52,7 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def service(daemon_maker: Daemons, models: Path) -> Iterator[DaemonProcess]:
-    """A daemon of its own user, in a mount namespace that has not the models."""
+    """A daemon with a user of its own, in a mount namespace that does not have the models."""
     with shared_folder(SERVICE, GROUP) as folder:
         daemon = daemon_maker.make(
             "--socket-mode=0660",
@@ -66,7 +66,9 @@ def service(daemon_maker: Daemons, models: Path) -> Iterator[DaemonProcess]:
 def test_a_container_shares_one_folder_with_the_daemon_and_nothing_else(
     service: DaemonProcess, models: Path, tmp_path: Path
 ) -> None:
-    """Other user, /dev/shm, mounts, pids, ipc; and the model at a path that only it knows."""
+    """The client has another user, /dev/shm, mounts, pids and ipc, and the model at a path that
+    only it knows.
+    """
     files = sorted((models / "llama").iterdir())
     inside = tmp_path / "inside"
     inside.mkdir(mode=0o755)
@@ -108,7 +110,10 @@ def test_a_container_of_bubblewrap(service: DaemonProcess, models: Path) -> None
 def test_root_of_a_user_namespace_gets_what_its_user_gets(
     service: DaemonProcess, models: Path
 ) -> None:
-    """What it calls root is the member to the daemon, and foreign owners look like nobody."""
+    """The user that is root in the namespace is the member to the daemon.
+
+    Foreign owners look like nobody there.
+    """
     files = sorted((models / "llama").iterdir())
     command = [*as_member(), "unshare", "--user", "--map-root-user", "--mount", "--ipc"]
     with Visitor(command) as client:
@@ -125,7 +130,9 @@ def test_root_of_a_user_namespace_gets_what_its_user_gets(
 def test_one_path_in_two_mount_namespaces_is_two_models(
     streamerd: DaemonProcess, tmp_path: Path, mode: str
 ) -> None:
-    """Same path, same names, same sizes, same times: each gets what it has itself."""
+    """Path, names, sizes and times are the same, and each client gets the model that it
+    has itself.
+    """
     at = tmp_path / "models"
     at.mkdir()
     mine = write_model(tmp_path / "a" / "m", shards=2, blocks=2, seed=1)
@@ -144,7 +151,7 @@ def test_one_path_in_two_mount_namespaces_is_two_models(
 def test_what_the_daemon_itself_has_at_the_path_is_nobodys_model(
     streamerd: DaemonProcess, tmp_path: Path
 ) -> None:
-    """The daemon opens no path that a client said, also where it has something there."""
+    """The daemon opens no path that a client names, also if it has a file there."""
     daemons = write_model(tmp_path / "models" / "m", shards=1, blocks=2, seed=1)
     mine = write_model(tmp_path / "mine" / "m", shards=1, blocks=2, seed=2)
     world = World(bound=((tmp_path / "mine", tmp_path / "models"),), shm=True, pids=True)
@@ -179,7 +186,10 @@ def test_a_model_that_only_the_daemon_has_is_not_to_be_had(
 def test_a_client_killed_in_a_sibling_pid_namespace_leaves_no_lease(
     daemon_maker: Daemons, tmp_path: Path
 ) -> None:
-    """Neither can see the other's process; a heartbeat would have kept its leases for minutes."""
+    """Neither can see the other's process.
+
+    If only heartbeats told, the leases would last for minutes.
+    """
     before = World(shm=True).enter()
     daemon = daemon_maker.make("--heartbeat-s=60", before=before).start()
     write_model(tmp_path / "m", shards=1, blocks=4)
@@ -231,7 +241,7 @@ def test_a_forked_child_that_ends_takes_nothing_from_its_parent(
 def two_daemons(
     daemon_maker: Daemons, tmp_path: Path
 ) -> Iterator[list[tuple[DaemonProcess, World]]]:
-    """Both at one path, each in its own mount namespace, with a common /dev/shm."""
+    """Two daemons at one path, each in its own mount namespace, with a common /dev/shm."""
     at = tmp_path / "run"
     at.mkdir()
     made = []
@@ -246,7 +256,7 @@ def two_daemons(
 
 
 def _start_at(daemon: DaemonProcess, path: Path) -> None:
-    """Start a daemon that is told another path than the one by which this process finds it."""
+    """Start a daemon that gets another path than the one by which this process finds it."""
     found_at, daemon.socket = daemon.socket, str(path)
     # Beside the path that it is told, this process finds an instance too: not the daemon's.
     path.with_name("s.instance").write_text("00000000\n")
@@ -260,7 +270,7 @@ def _start_at(daemon: DaemonProcess, path: Path) -> None:
 def test_two_daemons_of_one_socket_path_leave_each_others_slabs(
     two_daemons: list[tuple[DaemonProcess, World]], tmp_path: Path
 ) -> None:
-    """Neither takes what the other has for what its former self left."""
+    """Neither daemon takes the other's slabs for those of its own earlier life."""
     path = tmp_path / "run" / "s"
     files = write_model(tmp_path / "m", shards=1, blocks=4)
 

@@ -1,4 +1,4 @@
-"""Somebody leaves, dies, stops or takes things away: the loads of the others go on.
+"""A client or worker leaves, dies, stops or takes things away, and the loads of the others go on.
 
 Promises shown: a read that fails through one caller's descriptor is repeated through another's; a
 promised prefetch outlives its connection; a stopped daemon's leases end with its client; a daemon
@@ -37,7 +37,8 @@ from tests.support.worlds import (
 )
 
 BLOCKS = 40
-"""More than twice the limit of the daemons here: most of it is read after what a test does."""
+"""More than twice the limit of the daemons here, so that most of it is read after the test has
+acted."""
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def begin(client: Visitor, daemon: DaemonProcess, model: Path, **options: object) -> None:
-    """Open, and read two blocks."""
+    """Open a load, and read two blocks of it."""
     client.ask("connect", socket=daemon.socket)
     client.ask("open", source=str(model), hold=False, **options)
     client.ask("read", most=2)
@@ -141,7 +142,7 @@ def test_what_was_read_from_the_page_cache_is_brought_in_after_its_client_is_gon
 
 
 def targets_for(model: Path) -> dict[str, torch.Tensor]:
-    """Room for each tensor of a file."""
+    """A target for each tensor of a file."""
     with direct_client() as client, client.open(str(model)) as checkpoint:
         return {name: torch.empty_like(tensor) for name, tensor in checkpoint.tensors()}
 
@@ -150,7 +151,7 @@ def targets_for(model: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_worker_that_has_the_descriptors_is_killed(streamerd: DaemonProcess, model: Path) -> None:
-    """Its successor is lent them again."""
+    """The worker that replaces it is lent the descriptors again."""
     with Visitor() as first, Visitor() as other:
         begin(first, streamerd, model)
         begin(other, streamerd, model)
@@ -167,7 +168,9 @@ def test_a_worker_that_has_the_descriptors_is_killed(streamerd: DaemonProcess, m
 def test_a_daemon_that_is_killed_and_started_again_reads_on_through_what_clients_kept(
     streamerd: DaemonProcess, model: Path
 ) -> None:
-    """Also where the file has no name any more: clients hand the same descriptors over again."""
+    """That works also if the file has no name any more: clients hand the same descriptors over
+    again.
+    """
     digests = digests_of([model])
     with Visitor() as first, Visitor() as other:
         for client in (first, other):
@@ -186,7 +189,7 @@ def test_a_daemon_that_is_killed_and_started_again_reads_on_through_what_clients
 def test_a_daemon_that_does_not_come_back_is_gone_on_without(
     streamerd: DaemonProcess, model: Path
 ) -> None:
-    """Through the same descriptors: the name leads elsewhere by now."""
+    """The client reads on through the same descriptors, since the name leads elsewhere by now."""
     digests = digests_of([model])
     with Visitor() as client:
         client.ask("connect", socket=streamerd.socket, reconnect_s=0.2)
@@ -201,7 +204,7 @@ def test_a_daemon_that_does_not_come_back_is_gone_on_without(
 def test_the_leases_of_a_client_that_left_a_stopped_daemon_are_free_at_once(
     daemon_maker: Daemons, tmp_path: Path
 ) -> None:
-    """It goes on directly after three heartbeats, closes, and lives on."""
+    """The client goes on directly after three heartbeats, closes its connection, and lives on."""
     daemon = daemon_maker.start("--heartbeat-s=0.1", f"--memory-limit={64 * BLOCK}")
     model = write_blocks(tmp_path / "m.safetensors", BLOCKS)
     with Visitor() as client:
@@ -273,7 +276,7 @@ def test_another_object_under_a_slabs_name_is_neither_served_nor_removed(
 
 @pytest.fixture
 def usurped(daemon_maker: Daemons, tmp_path: Path) -> Iterator[tuple[DaemonProcess, DaemonProcess]]:
-    """A daemon whose runtime folder was removed, and another that made it anew."""
+    """A daemon whose runtime folder was removed, and another daemon that made the folder anew."""
     run = tmp_path / "run"
     first = daemon_maker.make(socket_path=run / "s")
     second = daemon_maker.make(socket_path=run / "s")

@@ -35,7 +35,7 @@ memory_limit = "{16 * BLOCK >> 10}KiB"
 block_size = "{BLOCK >> 10}KiB"
 workers = 1
 """
-"""In the place of the manifest's, whose memory this machine may not have."""
+"""A limit in place of the manifest's, for which this machine may lack the memory."""
 FOLDER = SYSTEM_SOCKET.rpartition("/")[0]
 STARTS_WITHIN_S = 30.0
 ENDS_WITHIN_S = float(daemon_pod()["terminationGracePeriodSeconds"])
@@ -53,11 +53,13 @@ class Cluster:
 
     @property
     def socket(self) -> Path:
-        """The daemon's, as this machine finds it."""
+        """The daemon's socket, at its path on this machine."""
         return self.node.path(FOLDER) / "control.sock"
 
     def start_daemon(self) -> None:
-        """What a kubelet does of the DaemonSet: one container after the other, then the probe."""
+        """Do what a kubelet does for the DaemonSet: start one container after the other, then
+        probe.
+        """
         pod = daemon_pod()
         given = {"configuration": self.settings}
         first, last = containers(pod)
@@ -83,7 +85,7 @@ class Cluster:
         return True
 
     def stop_daemon(self) -> None:
-        """What a kubelet does to a container whose probe failed, or whose pod ends."""
+        """Do what a kubelet does to a container whose probe failed, or whose pod ends."""
         assert self._daemon is not None
         self.node.signal("daemon", signal.SIGTERM)
         assert self._daemon.wait(ENDS_WITHIN_S) == 0
@@ -107,7 +109,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def _model(cluster: Cluster, name: str) -> list[Path]:
-    """A model that the user of vLLM's pod may read, and the daemon's may not."""
+    """A model that the user of vLLM's pod may read, and the daemon's user may not."""
     files = write_model(cluster.models / name, shards=2, blocks=2, seed=len(name))
     user = vllm_pod()["securityContext"]["runAsUser"]
     give([cluster.models / name], user, 0o700)
@@ -116,7 +118,9 @@ def _model(cluster: Cluster, name: str) -> list[Path]:
 
 
 def _as_root(pod: Manifest) -> Manifest:
-    """The same pod as images run that say nothing of users: root, with an engine's capabilities."""
+    """The same pod for an image that names no user: it runs as root, with an engine's
+    capabilities.
+    """
     changed = copy.deepcopy(pod)
     changed["securityContext"] = {"runAsUser": 0, "runAsGroup": 0}
     for container in changed["containers"]:
@@ -139,7 +143,7 @@ def test_a_pod_loads_from_memory_bit_for_bit(cluster: Cluster) -> None:
 def test_what_a_pod_was_handed_it_can_read_and_nothing_else(
     cluster: Cluster, pod: Manifest
 ) -> None:
-    """Root too: slabs go out through the daemon's read-only mount."""
+    """Root cannot do more either: slabs go out through the daemon's read-only mount."""
     files = _model(cluster, "pried")
     with cluster.client("pries", pod) as client:
         found = client.load(SYSTEM_SOCKET, "/models/pried")
@@ -189,7 +193,7 @@ def test_the_doctor_knows_where_it_is_and_what_it_cannot_see(cluster: Cluster) -
 def started_again(cluster: Cluster) -> list[Path]:
     """A model that the daemon's container loaded before it was stopped and started again.
 
-    Of the module, since the daemon outlives the test that asks for it.
+    The fixture belongs to the module, since the daemon outlives the test that asks for it.
     """
     files = _model(cluster, "kept")
     with cluster.client("before", vllm_pod()) as client:
@@ -202,7 +206,7 @@ def started_again(cluster: Cluster) -> list[Path]:
 def test_a_container_of_the_daemon_that_starts_again_finds_its_memory(
     cluster: Cluster, started_again: list[Path]
 ) -> None:
-    """As after a failed probe: the pod's volumes stay, and what is on them."""
+    """As after a failed probe, the pod's volumes stay with their content."""
     with cluster.client("after", vllm_pod()) as client:
         found = client.load(SYSTEM_SOCKET, "/models/kept")
     assert found["digests"] == digests_of(started_again)

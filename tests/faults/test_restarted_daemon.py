@@ -1,4 +1,6 @@
-"""Clients in the middle of a load go on when the daemon is restarted, with what it left."""
+"""The daemon is restarted in the middle of loads: their clients go on, with the slabs
+that it left.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def read(tensors: object) -> dict[str, bytes]:
 
 
 def settled(daemon: DaemonProcess) -> bool:
-    """Nobody leases anything, and its memory is what the kernel counts."""
+    """Check that nobody leases anything, and that the daemon's account of memory is the
+    kernel's.
+    """
     leased = any(row["leases"] for row in daemon.shards().values())
     memory = daemon.status()["memory"]
     counted: int = daemon.allocated_bytes()
@@ -42,7 +46,7 @@ def settled(daemon: DaemonProcess) -> bool:
 def test_restarted_anywhere_in_a_load(
     daemon_maker: Daemons, tmp_path: Path, end: End, hold: bool, seed: int
 ) -> None:
-    """What was handed out before stays right to the end, also when its room is needed."""
+    """Bytes that were handed out before stay right to the end, also when their room is needed."""
     chance = random.Random(seed)
     daemon = daemon_maker.start(f"--memory-limit={(100 if hold else 16) * BLOCK}", "--threads=1")
     files = write_model(tmp_path / "m", shards=3, blocks=30)
@@ -66,7 +70,7 @@ def test_restarted_anywhere_in_a_load(
 
 
 def test_a_stop_in_good_order_loses_no_block(daemon_maker: Daemons, tmp_path: Path) -> None:
-    """Two lives of the daemon together read each byte once."""
+    """The daemon's two lives together read each byte once."""
     daemon = daemon_maker.start(f"--memory-limit={100 * BLOCK}")
     files = write_model(tmp_path / "m", shards=2, blocks=40)
     with (
@@ -89,7 +93,9 @@ def test_a_stop_in_good_order_loses_no_block(daemon_maker: Daemons, tmp_path: Pa
 def test_views_outlive_restarts_that_nobody_tells_them_of(
     streamerd: DaemonProcess, tmp_path: Path
 ) -> None:
-    """A client that only keeps views asks for nothing: no daemon knows of it, none may harm it."""
+    """A client that only keeps views sends no request, so no daemon knows of it; none
+    may harm it.
+    """
     files = write_model(tmp_path / "m", shards=2, blocks=6)
     write_model(tmp_path / "other", shards=1, blocks=60, seed=50)
     with daemon_client(streamerd.socket) as client:

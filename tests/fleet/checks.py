@@ -1,4 +1,4 @@
-"""What holds of a fleet over capped cables, whoever tells its nodes of each other."""
+"""Checks that hold for a fleet over capped cables, however its nodes learn of each other."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ from tests.support.fleet_nodes import fleet_of
 from tests.support.waiting import eventually
 
 TRIES: Final = 3
-"""A load that is to be fast is made up to so many times, and one of them has to be: other work on
-the machine slows all nodes down, since they share its processors, but not the store's cable. What
-is read from the store is looked at each time."""
+"""A load that has to be fast is made at most this often, and must be fast once. Other work on the
+machine slows all nodes down, since they share its processors, but it does not slow the store's
+cable. The bytes that the store sends are checked each time."""
 
 
 def alone_s(model: bytes, nodes: int) -> float:
-    """The least time in which so many nodes get all of it from the store.
+    """The least time in which this many nodes can get all of it from the store.
 
-    That is the arithmetic of the store's cable, which is less than any run would show.
+    It follows from the rate of the store's cable, and any real run takes longer.
     """
     return nodes * len(model) / RATE_BYTES
 
 
 def reasons(nodes: list[Node]) -> Mapping[str, Mapping[str, int]]:
-    """Why each node read the store until now, for the text of a failure."""
+    """The reasons for which each node has read the store until now, for the text of a failure."""
     return {node.address: fleet_of(node.daemon)["store_reads"] for node in nodes}
 
 
 def check_a_start_at_once(
     nodes: list[Node], store: CountingStore, model: bytes, pool: ThreadPoolExecutor, name: str
 ) -> None:
-    """The store is read at most 1.1 times each time, and the last node is fast at least once."""
+    """Check that each time the store sends at most 1.1 times the object, and that the last node is
+    fast at least once.
+    """
     ratios: list[float] = []
     for number in range(TRIES):
         uri = store.put(f"{name}-{number}.safetensors", model)
@@ -57,7 +59,9 @@ def check_that_others_go_on(
     name: str,
     fail: Callable[[Node], object],
 ) -> None:
-    """The last node fails in the middle of a load: the others read at most 0.3 of it again."""
+    """Check that, when the last node fails in the middle of a load, the others read at most 0.3 of
+    the object again.
+    """
     uri = store.put(f"{name}.safetensors", model)
     *others, victim = nodes
     loads = load_at_once(pool, nodes, uri, store.environ())

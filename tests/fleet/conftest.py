@@ -1,4 +1,6 @@
-"""One network, store and etcd for all tests of the fleet; each file's nodes live as long as it."""
+"""One network, store and etcd for all tests of the fleet; nodes live as long as the tests of their
+file.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,7 @@ def etcd(hosts: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[E
 
 @pytest.fixture(scope="package")
 def model() -> bytes:
-    """The bytes of an object; each test puts them under a name of its own."""
+    """The bytes of an object, which each test puts under a name of its own."""
     return os.urandom(MODEL_BYTES)
 
 

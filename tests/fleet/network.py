@@ -1,7 +1,7 @@
 """A network for one test session: hosts in namespaces of their own, on one bridge.
 
-Each host sends and receives at most `RATE`, by `tbf` on both ends of its cable, as does the store.
-The bridge lies in a namespace too, so that nothing of the machine's own network changes.
+`tbf` on both ends of its cable limits each host, and the store, to sending and receiving `RATE`.
+The bridge lies in a namespace too, so that the machine's own network does not change.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ RATE: Final = "200mbit"
 RATE_BYTES: Final = 200_000_000 // 8
 """`RATE` in bytes a second."""
 HUB_ADDRESS: Final = "10.77.0.254"
-"""Where the members' engine listens: in the namespace of the bridge, with no cap."""
+"""The address at which the members' engine listens: in the namespace of the bridge, without a cap.
+"""
 _SHAPE: Final = ("root", "tbf", "rate", RATE, "burst", "256k", "latency", "400ms")
 
 
 _TOOLS: Final = (
     ("ip", "iproute2"), ("tc", "iproute2"), ("etcd", "etcd-server"), ("dnsmasq", "dnsmasq-base"),
 )  # fmt: skip
-"""Programs, each with Debian's package."""
+"""The programs that the tests need, each with Debian's package."""
 
 
 def needs_network() -> pytest.MarkDecorator:
-    """For tests that make hosts, and a members' engine."""
+    """A mark for tests that make hosts and a members' engine."""
     return pytest.mark.skipif(bool(why := _why_not()), reason=why or "can make hosts")
 
 
@@ -70,7 +71,7 @@ class Host:
         _run("tc", "-n", self.space, "qdisc", "add", "dev", "eth0", *_SHAPE)
 
     def cut_off(self) -> None:
-        """Pull the cable: nothing arrives any more, and nobody is told."""
+        """Pull the cable: nothing arrives any more, and no side is told."""
         _run("ip", "-n", self._hub, "link", "set", self.cable, "down")
 
     def connect(self) -> None:
@@ -78,7 +79,7 @@ class Host:
         _run("ip", "-n", self._hub, "link", "set", self.cable, "up")
 
     def enter(self) -> list[str]:
-        """A command that goes on in this host."""
+        """A command that enters this host and executes the words that follow."""
         return ["ip", "netns", "exec", self.space]
 
 
@@ -107,7 +108,7 @@ class Network:
                 _run("ip", "netns", "delete", space)
 
     def enter_hub(self) -> list[str]:
-        """A command that goes on beside the bridge."""
+        """A command that enters the bridge's namespace and executes the words that follow."""
         return ["ip", "netns", "exec", self.hub]
 
 

@@ -1,4 +1,6 @@
-"""The nodes of a fleet, each with its host and a /dev/shm of its own, and what they load."""
+"""The nodes of a fleet, each with a host and a /dev/shm of its own, and the objects
+that they load.
+"""
 
 from __future__ import annotations
 
@@ -45,16 +47,16 @@ class Node:
         return data
 
     def resident_bytes(self, uri: str) -> int:
-        """How much of an object is here."""
+        """Bytes of an object that this node has in memory."""
         row = self.daemon.shards().get(uri)
         return int(row["resident_bytes"]) if row else 0
 
     def members(self) -> set[str]:
-        """Whom this node knows."""
+        """The members that this node knows."""
         return set(fleet_of(self.daemon)["members"])
 
     def kill(self) -> None:
-        """Kill the daemon and all that it started, as a machine that loses its power."""
+        """Kill the daemon and all processes that it started, as when a machine loses its power."""
         for pid in processes_of(self.daemon.pid):
             # The kernel ends those that the daemon started together with it.
             with contextlib.suppress(ProcessLookupError):
@@ -62,7 +64,7 @@ class Node:
         self.daemon.wait()
 
     def stop(self) -> None:
-        """Stop the daemon and all that it started, as a hung machine would."""
+        """Stop the daemon and all processes that it started, as on a machine that hangs."""
         for pid in processes_of(self.daemon.pid):
             os.kill(pid, signal.SIGSTOP)
 
@@ -79,11 +81,11 @@ class Loads:
     ended_s: dict[Node, float]
 
     def of(self, nodes: Sequence[Node]) -> list[bytes]:
-        """What these nodes got."""
+        """The bytes that these nodes got."""
         return [self.futures[node].result(120) for node in nodes]
 
     def longest_s(self, nodes: Sequence[Node]) -> float:
-        """How long the last of these nodes took."""
+        """The seconds that the last of these nodes took."""
         self.of(nodes)
         return max(self.ended_s[node] for node in nodes)
 
@@ -102,7 +104,7 @@ def load_at_once(
 
 
 def know_each_other(nodes: Sequence[Node]) -> None:
-    """Wait until each of these nodes knows all of them and no others."""
+    """Wait until each of these nodes knows all of them and no other node."""
     everyone = {node.address for node in nodes}
     eventually(_all_know(nodes, everyone), JOIN_S, "the nodes know each other")
 

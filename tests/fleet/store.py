@@ -24,7 +24,7 @@ PORT: Final = 9000
 DENIED: Final = "AKIADENIED"
 """The access key that may read nothing."""
 _NOTHING_LISTED: Final = b"<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>"
-"""An object's URI is no prefix: under it there is nothing."""
+"""An object's URI, used as a prefix, has nothing under it."""
 _PIECE_BYTES: Final = 256 << 10
 _RANGE: Final = re.compile(r"bytes=(\d+)-(\d+)")
 
@@ -52,7 +52,7 @@ class CountingStore:
         eventually(self._ready.exists, 20, "the store listens")
 
     def put(self, name: str, data: bytes) -> str:
-        """Put an object; its URI."""
+        """Put an object into the store; returns its URI."""
         path = self._objects / "bucket" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(".new")
@@ -72,7 +72,7 @@ class CountingStore:
         }
 
     def sent_bytes(self, uri: str) -> int:
-        """Bytes of an object that were sent."""
+        """Bytes of an object that the store has sent."""
         name = uri.removeprefix("s3:/")
         notes = (line.split() for line in self._notes.read_text().splitlines())
         return sum(int(size) for path, size in notes if path == name)
@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
-        """The object's descriptor; -1 where the caller was told that it gets nothing."""
+        """The object's descriptor; -1 if the caller got a refusal instead."""
         path = self.folder / self.path.partition("?")[0].lstrip("/")
         if f"Credential={DENIED}/" in self.headers.get("Authorization", ""):
             self._answer(403, 0)
@@ -173,7 +173,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 512
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A caller that is gone is no news."""
+        """Do nothing: callers may leave at any time."""
 
 
 def main() -> None:

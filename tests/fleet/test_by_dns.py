@@ -1,4 +1,6 @@
-"""The same where DNS tells the nodes of each other, as in Kubernetes, and one of them dies."""
+"""The checks of `checks.py` where nodes find each other by DNS, as in Kubernetes, and one of them
+dies.
+"""
 
 from __future__ import annotations
 

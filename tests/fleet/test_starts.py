@@ -1,4 +1,4 @@
-"""Four nodes load one object over capped cables: the store is read about once."""
+"""Four nodes load one object over capped cables, and the store is read about once."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def cut_off(node: Node) -> Callable[[], object]:
 
 @pytest.fixture
 def repairs(nodes: list[Node]) -> Iterator[list[Callable[[], object]]]:
-    """What puts the fleet right again after the test."""
+    """Calls that repair the fleet after the test."""
     due: list[Callable[[], object]] = []
     yield due
     for repair in due:

@@ -15,7 +15,9 @@ from streamer_client.copy.ring import native
 
 @pytest.fixture(scope="session", autouse=True)
 def _context() -> None:
-    """Makes the device's context before a test: its threads and descriptors are no leak of one."""
+    """Makes the device's context before a test, so that its threads and descriptors are no leak of
+    a test.
+    """
     import torch
 
     if not torch.cuda.is_available():
@@ -38,7 +40,9 @@ def _needs_a_gpu() -> None:
 
 @pytest.fixture(scope="session")
 def built_library(tmp_path_factory: pytest.TempPathFactory) -> str | None:
-    """The compiled ring: the installed one, else one built here; None without a compiler."""
+    """The compiled ring: the installed one, else one that is built here; None without a
+    compiler.
+    """
     found = native.library_path()
     compiler = shutil.which("cc")
     if found is not None or compiler is None:
@@ -53,7 +57,7 @@ def built_library(tmp_path_factory: pytest.TempPathFactory) -> str | None:
 def ring(
     request: pytest.FixtureRequest, built_library: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> str:
-    """Which ring a test's loads go through."""
+    """The ring that a test's loads use."""
     if request.param == "compiled":
         if built_library is None:
             pytest.skip("the compiled ring is not built, and there is no C compiler")

@@ -1,4 +1,6 @@
-"""Loads to a real GPU through both rings: every byte, whatever is pending on the device."""
+"""Loads to a real GPU through both rings: every byte is right, whatever work the device has
+pending.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ GPU = "cuda:0"
 
 
 class Way(NamedTuple):
-    """How bytes come; without a daemon directly."""
+    """A way in which bytes come: through a daemon, or directly where it is None."""
 
     daemon: DaemonProcess | None
     hold: bool = True
@@ -60,7 +62,9 @@ def expected(source: Path) -> dict[str, torch.Tensor]:
 
 
 def same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Bit by bit, as NaN equals nothing and some dtypes cannot be compared on a device."""
+    """Compare bit by bit, since NaN equals nothing, and a device cannot compare tensors of some
+    dtypes.
+    """
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
     flat = [tensor.cpu().reshape(-1).view(torch.uint8) for tensor in (one, other)]
@@ -114,7 +118,7 @@ def test_parameters_are_filled_in_place(model: Path, way: Way) -> None:
 
 @pytest.mark.parametrize("order", ["as stored", "mixed"])
 def test_many_small_parameters(tmp_path: Path, way: Way, order: str) -> None:
-    """Side by side on the GPU, where copies are joined, and not."""
+    """The parameters lie side by side on the GPU, so that copies are joined, or apart."""
     stored = {f"p{place:04d}": random_tensor("BF16", (32, 16), place) for place in range(500)}
     (tmp_path / "m").mkdir()
     write_shard(tmp_path / "m" / "small.safetensors", stored)
@@ -152,7 +156,7 @@ def test_what_does_not_fit_as_it_is_goes_the_slow_way(model: Path, way: Way) -> 
 
 
 def test_memory_that_is_still_in_use_is_waited_for(model: Path, streamerd: DaemonProcess) -> None:
-    """A block that torch hands out again may still be written to by what runs on the stream."""
+    """Work that still runs on the stream may write to memory that torch gives out again."""
     wanted = expected(model)
     with opened(model, Way(streamerd, hold=False)) as checkpoint:
         size = 2 * max(tensor.nbytes for tensor in wanted.values())

@@ -1,8 +1,8 @@
 """A crowd of clients at one daemon with a quarter of the memory: opens, closes, evictions, pins.
 
-Owns the driver: some processes with some clients each, of which some are killed. Whatever the
-others read must be right, and at the end the ledger must say what /dev/shm holds. What a client
-does is in `crowd_member.py`. Part of `make soak`; `test_crowd.py` has a small one.
+Owns the driver: several processes with several clients each, some of which are killed. The other
+clients must read right bytes, and at the end the ledger must agree with /dev/shm. `crowd_member.py`
+has the actions of a client. Part of `make soak`; `test_crowd.py` runs a small crowd.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ MODELS: Final = 10
 SHARDS, BLOCKS = 2, 16
 LIMIT_BYTES: Final = MODELS * SHARDS * BLOCKS * BLOCK // 4
 SMALL: Final = "small"
-"""The one that is pinned: who is killed takes no pin away."""
+"""The checkpoint that is pinned; a client that is killed takes no pin away."""
 MEMBER_S: Final = 400.0
 SETTLE_S: Final = 30.0
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of it."""
+    """The outcome of one run."""
 
     seed: int
     clients: int
@@ -64,7 +64,7 @@ class Outcome:
 
 
 def run(seed: int, processes: int, threads: int, actions: int, killed: int) -> Outcome:
-    """Let so many processes of so many clients act, and kill some processes of them."""
+    """Let this many processes of this many clients act, and kill some of the processes."""
     random = Random(seed)
     outcome = Outcome(seed, processes * threads, killed * threads)
     with tempfile.TemporaryDirectory(prefix="strd-crowd-") as name, daemons() as made:

@@ -1,7 +1,7 @@
 """One process of a crowd: a few clients, a thread for each, that do random things.
 
-Reads its orders from stdin, and says what came of them on stdout, both as JSON. Runs as a process
-of its own, started by `crowd.py`.
+It reads its orders from stdin and writes its report to stdout, both as JSON. It is a process of its
+own, which `crowd.py` starts.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ _LIMITS: Final = (-1, 0, 512 << 10)
 
 
 class Orders(msgspec.Struct, frozen=True):
-    """What a process is to do."""
+    """The orders of one process."""
 
     socket: str
     folder: str
     seed: int
     clients: int
     actions: int
-    """Of each client."""
+    """The number of actions of each client."""
     expected: dict[str, str]
-    """Checkpoint to the digest of its tensors."""
+    """For each checkpoint, the digest of its tensors."""
     pinned: str
     """The checkpoint that may be pinned."""
 
 
 class Report(msgspec.Struct):
-    """What came of it."""
+    """The outcome of one process."""
 
     done: Counter[str]
     wrong: list[str]
@@ -142,7 +142,7 @@ def _bytes(tensor: torch.Tensor) -> bytes:
 
 
 def main() -> int:
-    """Do what stdin says; the exit code."""
+    """Carry out the orders from stdin; returns the exit code."""
     orders = msgspec.json.decode(sys.stdin.buffer.read(), type=Orders)
     report = Report(Counter(), [], [])
     members = [_Member(orders, number, report) for number in range(orders.clients)]

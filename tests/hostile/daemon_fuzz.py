@@ -1,8 +1,8 @@
 """Hostile messages and packets against a real daemon that has few descriptors.
 
-Owns the episodes, each a peer of its own that does one kind of wrong, and the good client beside
-them: it must be answered, and how long that takes is told. The daemon may not end, hang, or swell.
-Part of `make soak`; `test_daemon.py` runs some thousand.
+Owns the episodes, and the good client beside them. Each episode is a peer of its own that does one
+kind of wrong. The good client must be answered, and the time that this takes is reported. The
+daemon may not end, hang or grow. Part of `make soak`; `test_daemon.py` runs some thousand messages.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from tests.support.waiting import eventually
 
 DESCRIPTORS: Final = 1024
 QUIET: Final = 200
-"""Questions that the good client asks before anything begins."""
+"""The number of questions that the good client asks before the first episode."""
 ASK_EVERY_S: Final = 0.02
 MOST_GROWTH_BYTES: Final = 2 * MAX_QUEUED_BYTES + (64 << 20)
-"""What one peer may leave unread, twice as one is let go while the next comes, and what decoding
-takes for a moment."""
+"""Bytes by which the daemon may grow: twice the bytes that one peer may leave unread, as one peer
+may be dropped while the next comes, and the memory that decoding takes for a moment."""
 SETTLE_S: Final = 60.0
 LONG_LABEL: Final = 20 << 20
 MESSAGES: Final = 300
-"""Of an episode at most."""
+"""The most messages of one episode."""
 
 
 _GOODBYE: Final = encode(Goodbye())
@@ -56,7 +56,7 @@ _GOODBYE: Final = encode(Goodbye())
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of it."""
+    """The outcome of one run."""
 
     seed: int
     sent: Counter[str] = field(default_factory=Counter)
@@ -106,7 +106,7 @@ class Fuzz:
         )
 
     def run(self, count: int, say: Callable[[str], None] = lambda _text: None) -> Outcome:
-        """Send so many; what came of it."""
+        """Send this many messages and packets; returns the outcome."""
         outcome, told = self.outcome, 0
         with _Watch(self._daemon) as watch:
             outcome.quiet_s = [watch.ask() for _ in range(QUIET)]
@@ -145,7 +145,7 @@ class Fuzz:
     # --- episodes -------------------------------------------------------------------------------
 
     def _mutate(self, peer: Peer) -> None:
-        """Messages with bytes or values changed, some of them under no or another token."""
+        """Send messages with changed bytes or values, some of them with no token or another one."""
         for _ in range(self._random.randint(1, MESSAGES)):
             body = next(self._mutated)
             if body == _GOODBYE and self._random.random() < 0.9:
@@ -156,7 +156,7 @@ class Fuzz:
         peer.hear()
 
     def _disorder(self, peer: Peer) -> None:
-        """Valid messages in any order, some of them about files that were handed over."""
+        """Send valid messages in any order, some of them about files that were handed over."""
         self._hand_over(peer, 1)
         for _ in range(MESSAGES // 10):
             for body in next(self._sequences):
@@ -179,7 +179,7 @@ class Fuzz:
             peer.pack(encode_packet(Files(transfer, told)), [file.fileno() for file in files])
 
     def _pack(self, peer: Peer) -> None:
-        """Packets with wrong descriptors, in wrong numbers, too long, or of wrong bytes."""
+        """Send packets with wrong descriptors, in wrong numbers, too long, or of wrong bytes."""
         for _ in range(self._random.randint(1, MESSAGES // 5)):
             self.outcome.sent["packets"] += 1
             with self._descriptors(self._random.randint(0, 70)) as descriptors:
@@ -223,13 +223,13 @@ class Fuzz:
         return os.open(self._random.choice(self._files), os.O_RDONLY)
 
     def _never_read(self, peer: Peer) -> None:
-        """Questions without end, whose answers nobody reads."""
+        """Ask questions without end, and read no answer."""
         for number in range(3 * MESSAGES):
             self.outcome.sent["never read"] += 1
             peer.say(encode(GetConfig(number)))
 
     def _exceed(self, peer: Peer) -> None:
-        """What is longer than anything may be."""
+        """Send messages and packets that are longer than any may be."""
         self.outcome.sent["too long"] += 3
         peer.greet("l" * (MAX_MESSAGE_BYTES - 100))
         peer.say(b"\xdd\x00\x10\x00\x00" + b"\x90" * (MAX_MESSAGE_BYTES - 5))
@@ -259,7 +259,7 @@ class Fuzz:
 
 
 class _Watch:
-    """The good client, and how long its questions took."""
+    """The good client, and the time that its questions took."""
 
     def __init__(self, daemon: DaemonProcess) -> None:
         self._client = daemon_client(daemon.socket, label="good", reconnect_s=0)
@@ -324,7 +324,7 @@ def _writable(file: Path) -> int:
 
 
 def run(seed: int, count: int, say: Callable[[str], None] = lambda _text: None) -> Outcome:
-    """A run of its own, with everything that it needs."""
+    """Make a run with a daemon and folder of its own."""
     with tempfile.TemporaryDirectory(prefix="strd-fuzz-") as folder, daemons() as made:
         daemon = made.start(before=("prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}"))
         return Fuzz(seed, daemon, Path(folder)).run(count, say)

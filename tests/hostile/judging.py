@@ -1,7 +1,9 @@
-"""What must hold of anything that arrives, whoever sent it; an AssertionError shows what did not.
+"""The conditions that anything that arrives must meet, whoever sent it.
 
-Time is counted in calls and not by a clock: what takes calls in proportion to what is claimed, and
-not to what came, is found on any machine.
+An AssertionError shows a broken one.
+
+Work is measured in calls and not by a clock. So work in proportion to a claimed size, and not to
+the bytes that came, is found on any machine.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from tests.support.safetensors_files import as_safetensors_reads
 
 URI: Final = "/m/x.safetensors"
 MOST_TOLD: Final = 1000
-"""Characters of an error's text."""
+"""The most characters of an error's text."""
 CALLS_BASE: Final = 400
 CALLS_A_BYTE: Final = 2
 SMALL_PIECE_BYTES: Final = 100
@@ -34,7 +36,9 @@ Decoder = Callable[[bytes], Message]
 
 
 def judge_frame(decode: Decoder, frame: bytes) -> bool:
-    """Whether a frame is a message that may be acted on; it is refused in the one right way."""
+    """Whether a frame is a message that may be acted on; any other is refused by the one right
+    error.
+    """
     try:
         message = decode(frame)
     except ProtocolMismatch as error:
@@ -50,7 +54,9 @@ def judge_frame(decode: Decoder, frame: bytes) -> bool:
 
 
 def judge_file(file: bytes) -> bool:
-    """Whether a file is safetensors to us; then the safetensors package says the same of it."""
+    """Whether this project takes a file for safetensors; if so, the safetensors package
+    must agree.
+    """
     told = _read(file)
     pieced = _read_in_pieces(file)
     assert pieced == told, f"in pieces it is another verdict: {file.hex()}"
@@ -106,6 +112,6 @@ class Calls:
 
 
 def _told(text: str, data: bytes) -> None:
-    """An error's text is one printable line of a bearable length."""
+    """Check that an error's text is one printable line of bounded length."""
     assert text.isprintable(), f"{text!r} of {data.hex()}"
     assert len(text) <= MOST_TOLD, f"{text!r} of {data.hex()}"

@@ -1,4 +1,4 @@
-"""What the kernel has counted for a process: memory at its peak, and processor time."""
+"""The kernel's accounts of a process: its peak memory, and its processor time."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def peak_bytes(pid: int) -> int:
 
 
 def processor_s(pid: int) -> float:
-    """Seconds of a processor that a process has had, user's and system's."""
+    """Seconds of processor time that a process has used, in user and system mode."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

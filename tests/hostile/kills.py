@@ -1,8 +1,10 @@
-"""Kills without a word, at seeded random points: a daemon, a worker, or a client, while loads run.
+"""Kills without warning, at seeded random points: a daemon, a worker or a client is killed while
+loads run.
 
-Owns the driver: one to three client processes load at once under a quarter of the memory that the
-checkpoints need; what was killed is started again. A client that was not killed must end with every
-byte right, and at the end nothing may be left. Part of `make soak`; `test_kills.py` runs a few.
+Owns the driver. One to three client processes load at once under a quarter of the memory that the
+checkpoints need, and killed processes are started again. A client that was not killed must end with
+every byte right, and at the end nothing may be left. Part of `make soak`; `test_kills.py` makes a
+few kills.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ MODELS: Final = (("a", 3, 40), ("b", 2, 56), ("c", 4, 24))
 LIMIT_BLOCKS: Final = sum(shards * blocks for _, shards, blocks in MODELS) // 4
 FLAGS: Final = (f"--memory-limit={LIMIT_BLOCKS * BLOCK}", "--workers=2", "--heartbeat-s=1")
 MOST_PAUSE_S: Final = 0.4
-"""Between kills; a load takes about so long."""
+"""Seconds between kills; a load takes about this long."""
 RECONNECT_S: Final = 20.0
 SETTLE_S: Final = 20.0
 _VICTIMS: Final = ("daemon", "worker", "worker", "client", "client")
@@ -38,7 +40,7 @@ _VICTIMS: Final = ("daemon", "worker", "worker", "client", "client")
 
 @dataclass(slots=True)
 class Tally:
-    """What came of it."""
+    """The outcome of one run."""
 
     seed: int
     kills: Counter[str] = field(default_factory=Counter)
@@ -74,7 +76,7 @@ class _Rank:
 
 
 class Killing:
-    """One run: a daemon, its clients, and who is killed when."""
+    """One run: a daemon, its clients, and the plan of kills."""
 
     def __init__(self, seed: int, folder: Path, made: Daemons, loaders: LoaderServer) -> None:
         self.tally = Tally(seed)
@@ -86,7 +88,7 @@ class Killing:
         self._round = 0
 
     def run(self, kills: int, say: Callable[[str], None] = lambda _text: None) -> Tally:
-        """Kill so often; what came of it."""
+        """Kill this many processes; returns the outcome."""
         told = 0
         while self.tally.kills.total() < kills:
             self._run_round(min(self._random.randint(1, 4), kills - self.tally.kills.total()))
@@ -124,7 +126,7 @@ class Killing:
         return _Rank(process, model, self._round)
 
     def _pause(self, ranks: Sequence[_Rank]) -> None:
-        """Let them load for a random while, or until one of them is done."""
+        """Let the clients load for a random while, or until one of them is done."""
         channels = [rank.process.channel for rank in ranks if not rank.killed]
         select.select(channels, [], [], self._random.uniform(0, MOST_PAUSE_S))
 
@@ -191,7 +193,7 @@ def _written(folder: Path, name: str, shards: int, blocks: int) -> str:
 
 
 def _settled(look: Callable[[], list[str]]) -> list[str]:
-    """What is still there after a while, in which it may go."""
+    """The leftovers that are still there after a while in which they may go."""
     with contextlib.suppress(AssertionError):
         eventually(lambda: not look(), SETTLE_S)
     return look()
@@ -202,7 +204,7 @@ def _lives(pid: int) -> bool:
 
 
 def run(seed: int, kills: int, say: Callable[[str], None] = lambda _text: None) -> Tally:
-    """A run of its own, with everything that it needs."""
+    """Make a run with a daemon and folder of its own."""
     with (
         tempfile.TemporaryDirectory(prefix="strd-kills-") as folder,
         loader_server() as loaders,

@@ -1,7 +1,7 @@
-"""What a daemon still has when nobody needs anything of it any more: nothing is right.
+"""The things that a daemon still has when nobody needs anything of it any more; there must be none.
 
-Owns looking, from outside by /proc and /dev/shm and by the daemon's own status; deciding when
-everybody has left is the caller's.
+Owns looking for them from outside, by /proc and /dev/shm, and by the daemon's own status. The
+caller decides when everybody has left.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DELETED = " (deleted)"
 
 
 def status_of(daemon: DaemonProcess) -> dict[str, Any]:
-    """What the daemon tells a client of its own kind."""
+    """The status that the daemon tells a client."""
     with daemon_client(daemon.socket, label="driver", reconnect_s=0) as client:
         told: dict[str, Any] = client.admin.status()
         return told
@@ -31,7 +31,7 @@ def evict_all(daemon: DaemonProcess) -> None:
 
 
 def leftovers(daemon: DaemonProcess, files: Path) -> list[str]:
-    """One line for each thing too much; `files` is the folder of the clients' checkpoints."""
+    """One line for each leftover; `files` is the folder of the clients' checkpoints."""
     told = status_of(daemon)
     lines = [f"waiting: {row}" for row in told["waiting"]]
     for source in told["sources"]:
@@ -52,12 +52,12 @@ def leftovers(daemon: DaemonProcess, files: Path) -> list[str]:
 
 
 def _is_leftover(target: str, files: Path) -> bool:
-    """A client's file, or a slab that has no name any more."""
+    """Whether this is a client's file, or a slab that has no name any more."""
     return target.startswith(str(files)) or target.endswith(_DELETED)
 
 
 def opened_by(pid: int) -> list[str]:
-    """What a process has open, as the kernel names it."""
+    """The files that a process has open, in the kernel's words."""
     found = []
     with contextlib.suppress(OSError):
         for name in os.listdir(f"/proc/{pid}/fd"):
@@ -71,7 +71,7 @@ def sockets_of(pid: int) -> int:
 
 
 def descendants(pid: int) -> Iterator[int]:
-    """Processes that a process started, and those that they did."""
+    """All processes that a process started, and those that they started."""
     for child in children(pid):
         yield child
         yield from descendants(child)
@@ -87,7 +87,7 @@ def children(pid: int) -> list[int]:
 
 
 def serving(socket_path: str) -> list[int]:
-    """Processes that name a daemon's socket in their command."""
+    """The processes whose command line names a daemon's socket."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != os.getpid():

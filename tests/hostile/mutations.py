@@ -1,8 +1,8 @@
-"""Hostile messages and headers without end, the same ones for the same seed.
+"""Endless hostile messages and headers, always the same ones for the same seed.
 
-Owns how they are made: from golden ones, by changing bytes, by changing what they say, and by
-saying valid things in the wrong order. Whom they are sent to is the caller's: `bombard` takes
-anything that a frame can be given to.
+Owns how they are made from golden messages: by changing bytes, by changing values, and by sending
+valid messages in the wrong order. The caller decides who gets them: `bombard` takes any function
+that accepts a frame.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.support.safetensors_files import field, with_length
 Edit = Callable[[bytes, Random], bytes]
 
 _KINDS: Final = bytes.fromhex("c0c1c2c3c4c5c6c7c8c9cacbcccdcecfd0d1d2d3d4d5d6d7d8d9dadbdcdddedf")
-"""The first bytes of msgpack's kinds that carry a length or a fixed value."""
+"""The first bytes of msgpack's types that carry a length or a fixed value."""
 _TEXTS: Final = (
     "", "\0", "/m/\0", "a\nERROR forged", "\x1b[2J", "\u202e", "../" * 50, "[red]", "%s%n",
     "é" * 99, "x" * 70_000, "type", "Hello", "all", "*", "s3://", "file:///", "\U0001f600",
@@ -41,7 +41,7 @@ _OTHERS: Final[tuple[Any, ...]] = (
 
 
 def frames(seed: int, samples: Sequence[Message]) -> Iterator[bytes]:
-    """Mutated messages, for ever; some stay valid."""
+    """Mutated messages without end; some of them stay valid."""
     random = Random(seed)
     golden = [encode(message) for message in samples]
     while True:
@@ -54,7 +54,7 @@ def frames(seed: int, samples: Sequence[Message]) -> Iterator[bytes]:
 
 
 def sequences(seed: int, length: int = 12) -> Iterator[list[bytes]]:
-    """Valid messages of a client in any order, numbers mixed up, for ever."""
+    """Valid messages of a client in any order and with mixed numbers, without end."""
     random = Random(seed)
     while True:
         chosen = (random.choice(CLIENT) for _ in range(random.randint(1, length)))
@@ -73,14 +73,16 @@ def bombard(send: Callable[[bytes], None], seed: int, count: int) -> None:
 
 
 def _renumbered(message: Message, random: Random) -> Message:
-    """With small numbers of requests, loads and shards, so that they meet one another."""
+    """A message with small numbers of requests, loads and shards, so that messages refer to the
+    same ones.
+    """
     names = set(message.__struct_fields__)
     fields = {name: random.randint(0, 3) for name in names & {"load", "request_id"}}
     return msgspec.structs.replace(message, **fields)
 
 
 def _said_otherwise(frame: bytes, random: Random) -> bytes:
-    """The message with one of the values in it replaced, left out, or put in."""
+    """A message of which one value is replaced, removed or added."""
     told: dict[str, Any] = msgspec.msgpack.decode(frame)
     spots = list(_spots(told))
     holder, key = random.choice(spots)
@@ -97,7 +99,7 @@ def _said_otherwise(frame: bytes, random: Random) -> bytes:
 
 
 def _spots(told: Any) -> Iterator[tuple[Any, Any]]:
-    """Every place in a value: what holds it, and by which key."""
+    """Every place in a value, as the container and the key."""
     for key, value in list(told.items() if isinstance(told, dict) else enumerate(told)):
         yield told, key
         if isinstance(value, dict | list):
@@ -141,7 +143,7 @@ def _kind(data: bytes, random: Random) -> bytes:
 
 
 def _length(data: bytes, random: Random) -> bytes:
-    """A kind with a length that no message has."""
+    """Change a type's length to one that no message has."""
     at = _place(data, random)
     kind = random.choice(b"\xc6\xc9\xdb\xdd\xdf")
     return data[:at] + bytes([kind]) + random.choice((b"\xff" * 4, b"\x7f" * 4)) + data[at:]
@@ -154,7 +156,7 @@ def _nest(data: bytes, random: Random) -> bytes:
 
 
 def _repeat(data: bytes, random: Random) -> bytes:
-    """A part of it a second time, such as a field."""
+    """Repeat a part of the message, such as a field."""
     start, stop = sorted((_place(data, random), _place(data, random)))
     return data[:stop] + data[start:stop] + data[stop:]
 
@@ -178,7 +180,7 @@ _WORDS: Final = (
 
 
 def files(seed: int) -> Iterator[bytes]:
-    """Small files: valid safetensors, such with a few bytes or words changed, and noise."""
+    """Small files: valid safetensors, safetensors with a few changed bytes or words, and noise."""
     random = Random(seed)
     while True:
         choice = random.random()
@@ -220,7 +222,7 @@ def _valid(random: Random) -> bytes:
 
 
 def _disturb(members: dict[str, Any], random: Random) -> None:
-    """Let one tensor, if there is any, be told otherwise than it is."""
+    """Change the description of one tensor, if there is any."""
     told = [each for each in members.values() if each and "shape" in each]
     if not told:
         return
@@ -242,7 +244,7 @@ def _disturb(members: dict[str, Any], random: Random) -> None:
 
 
 def _reworded(file: bytes, random: Random) -> bytes:
-    """With a word put into the header, its length told rightly."""
+    """A file with a word inserted into its header, and the right header length."""
     header, data = _parts(file)
     at = _place(header, random)
     word = random.choice(_WORDS).encode()

@@ -1,6 +1,7 @@
-"""A peer of the daemon that keeps to nothing: any bytes, descriptors and tokens, on either socket.
+"""A peer of the daemon that keeps no rules: it sends any bytes, descriptors and tokens, on either
+socket.
 
-Unlike `tests.support.raw_client` it expects no answer, and takes the end of a connection for one.
+Unlike `tests.support.raw_client` it expects no answer, and accepts the end of a connection as one.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from streamer_client.contract.messages import PROTOCOL, Hello
 from streamer_client.contract.socket import descriptor_socket
 
 ANSWER_S: Final = 20.0
-"""A daemon that takes nothing for so long hangs."""
+"""A daemon that takes nothing for this many seconds hangs."""
 LOOK_S: Final = 0.05
 
 
 class Hung(AssertionError):
-    """The daemon takes nothing and ends nothing."""
+    """The daemon takes no bytes and does not end the connection."""
 
 
 class Ended(Exception):
@@ -38,7 +39,7 @@ class Ended(Exception):
 
 
 class Peer:
-    """One peer. A context manager that leaves without a word."""
+    """One peer. A context manager that leaves without a goodbye."""
 
     def __init__(
         self,
@@ -68,7 +69,7 @@ class Peer:
             raise
 
     def greet(self, label: str = "hostile") -> None:
-        """Say Hello, as everybody should."""
+        """Say Hello, as an honest client does."""
         self.say(encode(Hello(1, PROTOCOL, "0.hostile", 1, label)))
 
     def say(self, body: bytes, token: bytes | None = None) -> None:

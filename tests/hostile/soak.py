@@ -1,9 +1,9 @@
-"""The soak: hostile messages, headers and peers, kills, and a crowd: `make soak`.
+"""The soak (`make soak`): hostile messages, headers and peers, kills, and a crowd.
 
-Runs its parts one after the other (`--only` some of them), prints how far each is, and a line of
-what came of it. All of them are seeded: what failed is run again with the seed that is printed.
-Fails where anything was accepted that is not right, ended, hung, was left behind, or where memory
-grew beyond what is due.
+Runs its parts one after the other (`--only` chooses some), and prints the progress and a line with
+the outcome of each. All parts are seeded, so a failure can be repeated with the seed that is
+printed. The soak fails where something wrong was accepted, where a process ended or hung, where
+anything was left behind, or where memory grew more than it may.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PARTS: Final = ("decoders", "headers", "daemon", "crowd", "kills")
 
 
 def run(what: str, source: Iterator[bytes], judge: Callable[[bytes], bool], count: int) -> int:
-    """Judge so many; how many passed."""
+    """Judge this many files; returns how many were accepted."""
     passed = 0
     for number in range(1, count + 1):
         passed += judge(next(source))
@@ -42,7 +42,7 @@ def run(what: str, source: Iterator[bytes], judge: Callable[[bytes], bool], coun
 
 
 def main() -> int:
-    """Run all; the exit code."""
+    """Run all parts; returns the exit code."""
     asked = _arguments()
     chosen: dict[str, Callable[[argparse.Namespace], bool]] = {
         "decoders": _decoders,
@@ -101,7 +101,7 @@ def _headers(asked: argparse.Namespace) -> bool:
 
 
 def _bounded(do: Callable[[], object]) -> bool:
-    """Whether it left memory as it should."""
+    """Whether the part left memory as it may."""
     began_bytes = _peak_bytes()
     do()
     grown_bytes = _peak_bytes() - began_bytes

@@ -1,7 +1,7 @@
-"""What was found to end, swell or stop a daemon or its client, each by a real one.
+"""Inputs that were found to end, inflate or stop a daemon or its client, each tried on a real one.
 
-Cases of descriptors are in `tests/faults/hostile_descriptors/`, of starting a daemon in
-`tests/integration/client_launch/`, of bytes and crowds in this folder's other files.
+Cases of descriptors are in `tests/faults/hostile_descriptors/`, cases of starting a daemon in
+`tests/integration/client_launch/`, and cases of bytes and crowds in this folder's other files.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from tests.support.waiting import eventually
 LITTLE_BYTES = 32 << 20
 ANSWER_MS = 500
 LITTLE_S = 5.0
-"""Of a processor; what these did took 26 s and more."""
+"""Seconds of processor time; before the mends, these inputs took 26 s and more."""
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_a_header_with_ten_thousand_dimensions(client: Client, tmp_path: Path) -
 
 
 def test_a_header_of_nothing_but_length(client: Client, sparse: Path) -> None:
-    """A fifth of what may be, and empty."""
+    """The header has a fifth of the most bytes that a header may have, and is empty."""
     path, header_bytes = sparse / "m.safetensors", MAX_HEADER_BYTES // 5
     path.write_bytes(header_bytes.to_bytes(8, "little"))
     os.truncate(path, 8 + header_bytes)
@@ -137,7 +137,7 @@ def test_a_long_label_is_cut(streamerd: DaemonProcess, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("presented", ["the old token", "zeros", "none"])
 def test_a_routing_id_of_somebody_who_is_gone(streamerd: DaemonProcess, presented: str) -> None:
-    """It gives no right: the token does, and it went with the connection."""
+    """A routing id gives no right. The token does, and it ended with its connection."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     with Peer(context, streamerd.socket, b"taken over") as first:
         first.greet()

@@ -1,4 +1,4 @@
-"""A small crowd under a quarter of the memory; sixty-four clients in `make soak`."""
+"""A small crowd under a quarter of the memory; `make soak` has sixty-four clients."""
 
 from __future__ import annotations
 

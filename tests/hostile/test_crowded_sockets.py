@@ -1,6 +1,6 @@
-"""More connections than a daemon has descriptors: it lives, and serves who speaks.
+"""More connections than a daemon has descriptors: it lives, and serves the clients that speak.
 
-libzmq ends the process where accept(2) finds no descriptor left, see `control/connections.py`.
+libzmq ends the process if accept(2) finds no descriptor left; see `control/connections.py`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def poor(daemon_maker: Daemons) -> DaemonProcess:
 
 @contextlib.contextmanager
 def silent(path: str, kind: socket.SocketKind, count: int = SILENT) -> Iterator[int]:
-    """Connections that say nothing; how many the kernel took."""
+    """Open connections that say nothing; yields how many the kernel accepted."""
     with contextlib.ExitStack() as kept:
         taken = 0
         for _ in range(count):
@@ -58,7 +58,7 @@ def descriptors_of(daemon: DaemonProcess) -> int:
 
 
 def served(daemon: DaemonProcess) -> float:
-    """Seconds until a client that is new was told the status."""
+    """Seconds until a new client gets the status."""
     began_s = time.monotonic()
     with daemon_client(daemon.socket, reconnect_s=0) as client:
         assert client.admin.status()["pid"] == daemon.pid
@@ -126,7 +126,9 @@ def test_what_a_client_leaves_unread_goes_with_its_session(poor: DaemonProcess) 
 
 
 def test_a_session_ends_no_connection_but_its_own(poor: DaemonProcess) -> None:
-    """Descriptors' numbers come again: what had the one's connection may have the other's."""
+    """Descriptors' numbers are used again: a number that belonged to one connection may belong to
+    another.
+    """
     context = zmq.Context()
     old = RawClient(poor.socket)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as link:

@@ -1,4 +1,4 @@
-"""Ten thousand hostile messages to a real daemon, and single ones that ended it once."""
+"""Ten thousand hostile messages to a real daemon, and single messages that once ended it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def peer(streamerd: DaemonProcess) -> Iterator[Peer]:
 def test_a_batch_of_no_files_whose_client_leaves_at_once(
     streamerd: DaemonProcess, peer: Peer
 ) -> None:
-    """Nothing was examined, for a transfer that nobody had any more: the daemon ended."""
+    """A worker examined no file, for a transfer whose client had left: this once ended
+    the daemon.
+    """
     peer.pack(encode_packet(Files(1, ())))
     peer.close()
     assert status_of(streamerd)["pid"] == streamerd.pid
@@ -64,7 +66,7 @@ def test_bytes_that_ended_it(
 
 
 def test_a_peer_that_asks_on_and_never_reads(streamerd: DaemonProcess) -> None:
-    """It is disconnected, and what it did not read is dropped."""
+    """The daemon disconnects the peer, and drops the messages that it did not read."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     before_bytes = _resident_bytes(streamerd.pid)
     with Peer(context, streamerd.socket) as peer:

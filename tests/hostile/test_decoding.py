@@ -1,4 +1,6 @@
-"""Ten thousand hostile frames to each side: refused in one line, or messages like others."""
+"""Ten thousand hostile frames to each side: each is refused in one line, or is a message like
+others.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ten thousand headers: refused as corrupt, or read as the safetensors package reads them."""
+"""Ten thousand headers: each is refused as corrupt, or read as the safetensors package reads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A few kills at seeded random points; three hundred in `make soak`."""
+"""A few kills at seeded random points; `make soak` has three hundred."""
 
 from __future__ import annotations
 

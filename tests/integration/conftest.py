@@ -1,4 +1,4 @@
-"""Fixtures of the client's tests against the scripted daemon."""
+"""Fixtures of the client's tests that run against the scripted daemon."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.scripted_daemon import ScriptedDaemon, scripted_daemon
 
 @pytest.fixture
 def socket_path() -> Iterator[Path]:
-    """A path short enough for a socket, whatever the test is called."""
+    """A path that is short enough for a socket, however long the test's name is."""
     with tempfile.TemporaryDirectory(prefix="strd-") as directory:
         yield Path(directory) / "control.sock"
 

@@ -1,4 +1,6 @@
-"""Taking over slabs: what must be true of an object, what is chosen, and what is removed."""
+"""Adopting slabs: the conditions that an object must meet, the choice among them, and the removal
+of the rest.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ LIMIT = 16 * BLOCK
 
 
 class Left:
-    """What a daemon left behind."""
+    """The slabs and sidecars that a daemon left behind."""
 
     def __init__(self, directory: Path) -> None:
         self.folder = SidecarFolder(str(directory / "s.sock"))
@@ -137,7 +139,9 @@ def test_who_has_it_open_shows(left: Left, how: str) -> None:
 
 @pytest.mark.parametrize("ended_well", [True, False])
 def test_a_slab_partly_filled_and_in_use(left: Left, ended_well: bool) -> None:
-    """Only after a good end is it certain that nobody was granted what is not claimed."""
+    """Only after a clean end is it certain that no client was granted a block that the sidecar does
+    not claim.
+    """
     sidecar = left.slab("110")
     if ended_well:
         left.folder.mark()

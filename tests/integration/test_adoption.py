@@ -24,7 +24,7 @@ ends = pytest.mark.parametrize("end", [DaemonProcess.stop, DaemonProcess.kill])
 
 @pytest.fixture
 def model(tmp_path: Path) -> list[Path]:
-    """Two shards of five blocks."""
+    """A model of two shards of five blocks."""
     return write_model(tmp_path / "m", shards=2, blocks=5)
 
 
@@ -34,7 +34,7 @@ def load(daemon: DaemonProcess, source: Path, **options: Any) -> list[bytes]:
 
 
 def loaded(daemon: DaemonProcess, source: Path) -> None:
-    """Load it, and wait until that is written down."""
+    """Load a model, and wait until the sidecars record it."""
     with RawClient(daemon.socket) as client:
         opened = client.open(str(source), hold=True)
         opened.await_grants(len(opened.blocks))
@@ -53,7 +53,7 @@ def bytes_of(files: list[Path]) -> list[bytes]:
 
 
 def read_by_workers(daemon: DaemonProcess) -> int:
-    """Bytes that they asked the kernel to read, files or slabs."""
+    """Bytes that the workers asked the kernel to read, from files or slabs."""
     total = 0
     for pid in daemon.status()["workers"]:
         for line in Path(f"/proc/{pid}/io").read_text().splitlines():
@@ -127,7 +127,7 @@ def test_a_file_that_changed_meanwhile_is_not_served(
 def test_a_file_that_was_rewritten_under_the_same_numbers_is_not_served(
     streamerd: DaemonProcess, tmp_path: Path, model: list[Path], end: End
 ) -> None:
-    """Size and time of last change are as before; only ctime raises the doubt."""
+    """The file's size and mtime are as before; only its ctime raises the doubt."""
     loaded(streamerd, tmp_path / "m")
     end(streamerd)
     before = model[1].stat()
@@ -158,7 +158,7 @@ def test_a_file_that_was_only_touched_is_not_read_again(
 def test_a_file_that_is_gone_stays_until_it_is_given_up_by_name(
     streamerd: DaemonProcess, tmp_path: Path, model: list[Path]
 ) -> None:
-    """A daemon looks at no source when it starts: what is in memory is its slab's affair."""
+    """A starting daemon looks at no source: it judges resident bytes by their slab alone."""
     loaded(streamerd, tmp_path / "m")
     with RawClient(streamerd.socket) as client:
         client.request(m.Pin(client.next_id(), str(model[0])), m.Done)
@@ -203,7 +203,7 @@ def test_pins_survive(
 def test_what_is_known_of_a_file_survives(
     streamerd: DaemonProcess, tmp_path: Path, model: list[Path], end: End
 ) -> None:
-    """Its edition, its names, when it was last proven, and who pinned it."""
+    """A shard's edition, names, time of its last proof, and the users who pinned it survive."""
     other_name = tmp_path / "m" / "other-name"
     os.link(model[0], other_name)
     loaded(streamerd, tmp_path / "m")
@@ -270,7 +270,7 @@ def test_adopted_shards_are_evicted_like_any_other(
 def test_a_slab_that_an_old_client_maps_is_never_punched(
     streamerd: DaemonProcess, tmp_path: Path, model: list[Path]
 ) -> None:
-    """Evicting it unlinks it: the old client's bytes stay."""
+    """Evicting the slab unlinks it, and the old client's bytes stay."""
     with RawClient(streamerd.socket) as old:
         opened = old.open(str(tmp_path / "m"), hold=True)
         opened.await_grants(10)
@@ -303,7 +303,7 @@ def test_windows_over_a_partly_resident_checkpoint(
 
 @pytest.mark.parametrize("seed", range(20))
 def test_killed_anywhere_in_a_load(streamerd: DaemonProcess, tmp_path: Path, seed: int) -> None:
-    """Whatever was written down by then: the next daemon's bytes are right, its limit holds."""
+    """Whatever was recorded by then, the next daemon serves right bytes and keeps its limit."""
     chance = random.Random(seed)
     files = write_model(tmp_path / "m", shards=3, blocks=chance.choice([4, 5, 12]))
     with RawClient(streamerd.socket) as client:

@@ -1,4 +1,4 @@
-"""What a caller of az:// sends along, and what Azurite says of it."""
+"""The variables that a caller of az:// sends along, and Azurite's answers to them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ SOURCE = "az://models/tiny"
 
 
 def _now() -> dt.datetime:
-    """Asked by each test: the first of a long session may have run half an hour before."""
+    """The time now.
+
+    Each test asks for it, because a session's first test may have run half an hour before.
+    """
     return dt.datetime.now(dt.UTC)
 
 
@@ -43,7 +46,7 @@ def server() -> Iterator[TokenServer]:
 
 @pytest.fixture
 def identity(server: TokenServer, monkeypatch: pytest.MonkeyPatch) -> TokenServer:
-    """A managed identity, as Azure's App Service has it."""
+    """A managed identity, as Azure's App Service provides it."""
     for name in ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "ManagedIdentityCredential")
@@ -187,7 +190,7 @@ def test_nobody_is_asked_for_a_token_that_would_travel_in_plain_text(
 
 
 def azure_token(expiry: dt.datetime) -> str:
-    """As Entra ID makes them; Azurite looks at all of it but the signature."""
+    """A token as Entra ID makes it; Azurite checks all of it except the signature."""
     claims = {
         "aud": "https://storage.azure.com",
         "iss": "https://sts.windows.net/ab1f708d-50f6-404c-a006-d71b2ac7a606/",

@@ -1,4 +1,6 @@
-"""Bad input, end to end: the right error, its object and remedy; the daemon serves the next."""
+"""Bad input, end to end: the error has the right class, object and remedy, and the daemon serves
+the next client.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def client(served: DaemonProcess) -> Iterator[Client]:
 def serves_the_next(
     served: DaemonProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
-    """After each: a good checkpoint loads, nothing is leased, no worker died, nothing crashed."""
+    """Check after a test that a good checkpoint loads, nothing is leased, no worker died and
+    nothing crashed.
+    """
     yield
     good = tmp_path_factory.mktemp("good")
     (file,) = write_model(good, shards=1, blocks=3)
@@ -55,7 +59,7 @@ def serves_the_next(
 
 
 def refusal(client: Client, source: Path, **options: object) -> StreamerError:
-    """The error of loading it, whether open tells it or reading does."""
+    """The error with which a load fails, whether opening raises it or reading does."""
     with pytest.raises(StreamerError) as caught, client.open(source, **options) as checkpoint:  # type: ignore[arg-type]
         dict(checkpoint.tensors())
     return caught.value
@@ -218,9 +222,9 @@ def test_a_file_that_changes_during_the_load(
 def test_a_name_that_leads_elsewhere_changes_no_load(
     client: Client, tmp_path: Path, change: Callable[[Path], None], which: int
 ) -> None:
-    """A file is opened once, and is what it was then: while it is read, and before it is reached.
+    """A load opens a file once and reads the file that it opened, wherever the name leads later.
 
-    Whoever opens the name after that gets what it leads to by then.
+    A client that opens the name after the change gets the file to which the name leads by then.
     """
     files = write_model(tmp_path / "m", shards=2, blocks=24)
     expected = {str(file): file.read_bytes() for file in files}
@@ -278,7 +282,7 @@ def test_no_permission(tmp_path: Path) -> None:
     reason="needs root, and setpriv to have the daemon run with less",
 )
 def test_the_rights_that_count_are_the_clients(tmp_path: Path) -> None:
-    """The client may read what the daemon may not: it is served from memory all the same."""
+    """The client may read a file that the daemon may not: it is served from memory all the same."""
     (file,) = write_model(tmp_path / "m", shards=1, blocks=2)
     expected = file.read_bytes()
     file.chmod(0)

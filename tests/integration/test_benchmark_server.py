@@ -1,4 +1,4 @@
-"""The object stores' benchmark: its real nginx, late answers, TLS and counted requests."""
+"""The benchmark of object stores uses a real nginx, with late answers, TLS and counted requests."""
 
 from __future__ import annotations
 

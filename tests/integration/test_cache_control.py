@@ -1,4 +1,4 @@
-"""Prefetch, pin, evict; what a lease is; and the status that shows it all."""
+"""Prefetch, pin and evict; what a lease prevents; and the status that shows all of it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Memory(msgspec.Struct, forbid_unknown_fields=True):
     leased_bytes: int
     pinned_bytes: int
     committed_bytes: int
-    """Added to what INTERFACE promises."""
+    """This name is not among those that INTERFACE promises; it was added later."""
     lingering_bytes: int
 
 
@@ -48,9 +48,9 @@ class ShardRow(msgspec.Struct, forbid_unknown_fields=True):
     id: str
     uri: str
     names: list[str]
-    """What else it is called."""
+    """Other names under which the shard was opened."""
     slab: str | None
-    """None for a failure of the past, and where none could be made."""
+    """None for a shard that failed earlier, and where no slab could be made."""
     size_bytes: int
     resident_bytes: int
     state: Literal["queued", "streaming", "resident", "partial", "failed"]
@@ -84,7 +84,7 @@ class Totals(msgspec.Struct, forbid_unknown_fields=True):
     errors: int
     worker_restarts: int
     source_device_bytes: int
-    """Added to what INTERFACE promises."""
+    """This name is not among those that INTERFACE promises; it was added later."""
     source_proof_bytes: int
     lost_threads: int
     retired_workers: int
@@ -104,7 +104,7 @@ class StatusBody(msgspec.Struct, forbid_unknown_fields=True):
     waiting: list[WaitingRow]
     totals: Totals
     workers: list[int]
-    """Added to what INTERFACE promises."""
+    """This name is not among those that INTERFACE promises; it was added later."""
     bandwidth_limit_bytes_per_s: int
     fleet: None
     """None, since there is no fleet here; `tests/integration/fleet` has daemons in one."""
@@ -307,7 +307,7 @@ def test_a_leased_shard_is_refused_with_its_holders(
 
 
 def test_evicting_and_opening_at_once(streamerd: DaemonProcess, tmp_path: Path) -> None:
-    """The slab's end and its source's next opening may meet in one turn of the daemon."""
+    """A slab's end and the next opening of its source may fall into one turn of the daemon."""
     (file,) = write_model(tmp_path / "m", shards=1, blocks=1)
     with RawClient(streamerd.socket) as client:
         for _ in range(60):
@@ -323,7 +323,7 @@ def test_evicting_and_opening_at_once(streamerd: DaemonProcess, tmp_path: Path) 
 
 
 def test_evicting_what_is_still_on_its_way(streamerd: DaemonProcess, tmp_path: Path) -> None:
-    """Blocks that arrive after the eviction go at once, and the answer waits for them."""
+    """Blocks that arrive after the eviction are released at once, and the answer waits for them."""
     write_model(tmp_path / "m", shards=1, blocks=8)
     (worker,) = streamerd.status()["workers"]
     with RawClient(streamerd.socket) as client:

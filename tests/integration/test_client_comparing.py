@@ -1,4 +1,4 @@
-"""A load counts only once what was in memory is known to be what its files hold now."""
+"""A load succeeds only once resident bytes are known to be the bytes that its files hold now."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def source(tmp_path: Path) -> Path:
 
 
 class Reading:
-    """Reads in a thread; what it has so far, and whether it is done."""
+    """A load read in a thread: the bytes that it has so far, and whether it is done."""
 
     def __init__(self, checkpoint: Checkpoint, read: Callable[[Reading, Checkpoint], None]) -> None:
         self.found: list[str] = []
@@ -105,7 +105,7 @@ def test_a_difference_is_told_at_the_end(
 def test_a_doubt_that_comes_later_counts_too(
     daemon: ScriptedDaemon, client: Client, source: Path
 ) -> None:
-    """A file was touched while the load ran."""
+    """A file is touched while the load runs."""
     with client.open(source) as checkpoint:
         daemon.doubt()
         client.admin.status()

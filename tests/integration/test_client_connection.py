@@ -1,4 +1,4 @@
-"""The control connection: greetings, refusals, waiting, and ends."""
+"""The control connection of a client: greetings, refusals, waiting, and ends."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_every_message_bears_the_token_of_its_connection(
 def test_who_cannot_prove_to_be_the_same_daemon_gets_no_secret(
     daemon: ScriptedDaemon, tmp_path: Path
 ) -> None:
-    """Somebody else may hold the control socket: what came there is Hello, and no more."""
+    """Somebody else may hold the control socket: the client sends Hello to it, and nothing more."""
     environ = {"AWS_SECRET_ACCESS_KEY": "hunter2", "AWS_ACCESS_KEY_ID": "a", "HOME": str(tmp_path)}
     with (
         pytest.raises(UntrustedSocket, match="is not the daemon of the descriptor socket"),
@@ -158,7 +158,9 @@ def test_close_says_goodbye_and_joins(daemon: ScriptedDaemon) -> None:
 def test_a_client_that_leaves_waits_until_its_last_messages_were_read(
     daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it asked for last, such as a prefetch, is lost if its token has ended before."""
+    """The daemon drops a client's last request, such as a prefetch, if the client's token ends
+    before it is read.
+    """
     waited = []
     wait_for_end = DescriptorLink.wait_for_end
 
@@ -287,7 +289,9 @@ def test_impossible_arguments(options: dict[str, object], text: str, tmp_path: P
 
 
 def test_something_else_listens_there(socket_path: Path) -> None:
-    """It takes the connection and drops it: told at once, and no thread stays."""
+    """Another program takes the connection and drops it: the client says so at once, and leaves no
+    thread.
+    """
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with contextlib.closing(listening) as listener:
         listener.bind(descriptor_socket(str(socket_path)))

@@ -1,4 +1,4 @@
-"""A load goes on when its daemon dies: from a new daemon, or straight from the files."""
+"""A load goes on when its daemon dies: through a new daemon, or straight from the files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ reads = pytest.mark.parametrize("read", [read_views, read_into])
 
 
 class Reading:
-    """Reads in a thread, so that the test can act on the daemon meanwhile."""
+    """A load read in a thread, so that the test can act on the daemon meanwhile."""
 
     def __init__(self, read: Read, checkpoint: Checkpoint) -> None:
         self.found: dict[str, torch.Tensor] = {}
@@ -154,7 +154,7 @@ def test_views_are_leased_again_from_a_daemon_that_adopted_their_slabs(
 
 
 def starts_apart(found: dict[str, torch.Tensor]) -> int:
-    """Bytes between the starts of neighbours."""
+    """Bytes between the starts of neighbouring tensors."""
     return found["0.1"].nbytes
 
 
@@ -192,7 +192,9 @@ def test_a_changed_file_is_not_mixed_when_read_directly(
 def test_a_file_that_was_replaced_by_name_is_read_to_its_end(
     daemon: ScriptedDaemon, script: Script, client: Client, source: Path, read: Read
 ) -> None:
-    """What was opened is what is loaded, by the daemon and without it, wherever its name leads."""
+    """A load reads the file that it opened, through the daemon and without it, wherever the name
+    leads.
+    """
     with client.open(source) as checkpoint:
         reading = Reading(read, checkpoint)
         eventually(lambda: script.allowed_grants == 0, what="all allowed grants")
@@ -229,7 +231,7 @@ def test_the_same_files_are_handed_to_a_new_daemon(
 
 
 def run_out_of_memory(daemon: ScriptedDaemon, script: Script) -> None:
-    """What was granted stays granted; nothing more of any shard comes."""
+    """Let the daemon run out of memory: granted blocks stay granted, and no further block comes."""
     eventually(lambda: script.allowed_grants == 0, what="all allowed grants")
     script.fail_shards = dict.fromkeys(range(2), MemoryLimitError("/dev/shm is full by others"))
     daemon.allow_grants(1)
@@ -304,7 +306,7 @@ def test_views_survive_their_daemon(tmp_path: Path, socket_path: Path, source: P
 
 @pytest.fixture
 def short_handshakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections, those to a silent daemon too, are given up after 1.5 s instead of 5 s."""
+    """Attempts to connect, also to a silent daemon, are given up after 1.5 s instead of 5 s."""
     monkeypatch.setattr(Connection, "to", functools.partial(Connection.to, timeout_s=1.5))
 
 
@@ -327,7 +329,10 @@ def test_a_silent_daemon_is_given_up(socket_path: Path, source: Path) -> None:
 def test_a_silent_daemon_is_left_with_the_last_of_its_loads(
     socket_path: Path, source: Path
 ) -> None:
-    """It may wake up: what it granted is given back by closing the connection, not by a message."""
+    """The daemon may wake up.
+
+    The client gives back its blocks by closing the connection, not by a message.
+    """
     script = Script(block_bytes=BLOCK, holds=False, allowed_grants=5, heartbeat_s=0.05)
     with (
         scripted_daemon(socket_path, script) as daemon,

@@ -1,4 +1,4 @@
-"""Files as the client hands them over: with each open and request, and no longer than needed."""
+"""The client hands files over with each open and request, and keeps them no longer than needed."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_source_that_is_not_there_is_told_without_the_daemon(
 def test_interrupted_while_files_are_on_their_way(
     daemon: ScriptedDaemon, script: Script, client: Client, source: Path
 ) -> None:
-    """The files are closed at once; nothing sends them any more, and the connection lives on."""
+    """The files are closed at once, nothing sends them any more, and the connection lives on."""
 
     def interrupt() -> None:
         eventually(lambda: daemon.ends.arrived)
@@ -168,7 +168,7 @@ def test_what_was_read_from_the_page_cache_is_brought_in_through_the_same_files(
 def test_a_pass_through_the_daemon_lets_the_files_go(
     daemon: ScriptedDaemon, script: Script, client: Client, cached: Path
 ) -> None:
-    """The daemon has it already."""
+    """The daemon has the file already, so the client closes it."""
     script.resident_bytes = 1 << 20
     with client.open(cached, page_cache=True) as checkpoint:
         checkpoint.load_into(targets())

@@ -1,4 +1,6 @@
-"""`load_into`: targets that are not what is stored, shared memory, and names that do not meet."""
+"""`load_into`: targets whose form differs from the stored tensor's, shared memory, and names
+without a counterpart.
+"""
 
 from __future__ import annotations
 

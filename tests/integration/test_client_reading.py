@@ -34,7 +34,9 @@ def big_and_small() -> dict[str, Stored]:
 
 @pytest.fixture
 def shards(tmp_path: Path) -> dict[str, Stored]:
-    """A checkpoint of four shards: all dtypes, many blocks, no tensors, a header of many blocks."""
+    """A checkpoint of four shards: one with all dtypes, one with many blocks, one without tensors,
+    and one whose header has many blocks.
+    """
     tiny = {f"tiny.{place:04d}": random_tensor("I16", (3,), place) for place in range(400)}
     parts = [one_of_each(), big_and_small(), {}, tiny]
     for place, tensors in enumerate(parts):

@@ -1,4 +1,4 @@
-"""Slabs as the client gets them: descriptors in batches, whenever they come, or not at all."""
+"""Slabs come to the client as descriptors in batches, at any time, or not at all."""
 
 from __future__ import annotations
 
@@ -90,7 +90,9 @@ def maps() -> str:
 
 
 def slab_descriptors() -> list[int]:
-    """Of slabs that this process has open for reading alone; the stand-in's are for both."""
+    """Descriptors of slabs that this process has open for reading only; the stand-in's own are open
+    for writing too.
+    """
     found = []
     for name in os.listdir("/proc/self/fd"):
         info = Path(f"/proc/self/fdinfo/{name}")

@@ -1,4 +1,6 @@
-"""Slices through a real daemon: the bytes of each, no others, and what was foretold."""
+"""Slices through a real daemon: each slice has its bytes, nothing else is copied, and later layers
+are foretold.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ ROWS, COLUMNS, LAYERS = 1024, 1024, 6
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
-    """Layers of large weights and small norms, over two shards."""
+    """A model of layers with large weights and small norms, over two shards."""
     directory = tmp_path_factory.mktemp("layers")
     tensors: dict[str, torch.Tensor] = {}
     for layer in range(LAYERS):
@@ -39,7 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, tor
 
 @pytest.fixture
 def streamerd(daemon_maker: Daemons) -> DaemonProcess:
-    """A daemon with room for all of it."""
+    """A daemon with room for the whole model."""
     return daemon_maker.start("--memory-limit=64MiB")
 
 
@@ -66,7 +68,7 @@ def test_each_slice_is_right_and_nothing_else_is_copied(
 
 
 def halved(name: str, weight: torch.Tensor) -> torch.Tensor:
-    """One of two ranks' part, as column and row parallel layers take it."""
+    """The part of one of two ranks, cut as column and row parallel layers cut it."""
     if "up" in name:
         return weight[ROWS // 2 :]
     return weight[:, : ROWS // 2] if "down" in name else weight
@@ -196,7 +198,7 @@ def test_threads_that_use_tensors_while_others_are_handed_out(
 
 
 class TestWhatIsCounted:
-    """`copied_bytes` in the ordinary ways."""
+    """`copied_bytes` of ordinary loads."""
 
     def test_views_are_no_copies(
         self, streamerd: DaemonProcess, model: tuple[Path, dict[str, torch.Tensor]]
@@ -229,7 +231,9 @@ def every_byte(tensors: dict[str, torch.Tensor]) -> int:
 def loaded_in_halves(
     checkpoint: Checkpoint, tensors: dict[str, torch.Tensor], after: Callable[[int], None]
 ) -> None:
-    """Load as one of two ranks; `after` is called with the number of each tensor that is in."""
+    """Load as one of two ranks; `after` is called with each tensor's number once the tensor is
+    loaded.
+    """
     with checkpoint.slices("cpu") as weights:
         for number, (name, weight) in enumerate(weights):
             assert torch.equal(halved(name, weight) + 0, halved(name, tensors[name])), name
@@ -238,7 +242,7 @@ def loaded_in_halves(
 
 
 class TestOtherWaysThanSlabs:
-    """Where a daemon's shared memory does not hold the files, or not any more."""
+    """Slices where a daemon's shared memory does not hold the files, or holds them no longer."""
 
     def test_slices_come_from_the_page_cache_and_the_daemon_reads_afterwards(
         self, streamerd: DaemonProcess, model: tuple[Path, dict[str, torch.Tensor]]

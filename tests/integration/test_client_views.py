@@ -1,4 +1,4 @@
-"""Views: nothing copied, writes stay private, and the lease lasts as long as any view."""
+"""Views copy nothing, writes to them stay private, and the lease lasts as long as any view."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def slab_ranges() -> list[tuple[int, int]]:
 
 
 def private_bytes() -> int:
-    """Memory that nobody else could share: anonymous pages, copies of file pages among them."""
+    """Memory that no other process could share: anonymous pages, among them private copies of file
+    pages.
+    """
     text = Path("/proc/self/smaps_rollup").read_text()
     return int(re.findall(r"^Anonymous:\s+(\d+) kB", text, re.MULTILINE)[0]) * 1024
 

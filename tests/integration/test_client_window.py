@@ -1,4 +1,4 @@
-"""Loads that do not stay resident: nothing is given back before it was read, and nothing stalls."""
+"""Loads through a window: no block is given back before it was read, and no load stalls."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_header_longer_than_the_window(
 def test_catalog_after_first_blocks_were_granted(
     daemon: ScriptedDaemon, client: Client, checkpoint_dir: Path
 ) -> None:
-    """The window is full of blocks of shard 0 when the headers of all shards are asked for."""
+    """The window is full of blocks of shard 0 when the client asks for all shards' headers."""
     with client.open(checkpoint_dir) as checkpoint:
         client.admin.status()
         assert len(checkpoint.catalog) == 27
@@ -154,7 +154,7 @@ def test_closing_in_the_middle_of_an_iteration(client: Client, checkpoint_dir: P
 def test_a_pass_over_some_names_where_two_windows_have_no_room(
     daemon_maker: Daemons, tmp_path: Path
 ) -> None:
-    """The load that holds blocks of the pass before makes room before it is opened anew."""
+    """The load that still holds blocks of the last pass releases them before it is opened anew."""
     source = tmp_path / "model"
     write_model(source, shards=3, blocks=5)
     daemon = daemon_maker.start(f"--memory-limit={4 * DAEMON_BLOCK}")

@@ -1,4 +1,6 @@
-"""The daemon's configuration as a process meets it: checked, kept at a bad reload, a start list."""
+"""The daemon's configuration as a process uses it: it is checked, kept at a bad reload, and has a
+start list.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,7 @@ def test_a_wrong_one_ends_with_78_and_says_what_is_wrong(
 def test_certificates_that_cannot_be_used_are_told_and_keep_no_daemon_from_starting(
     tmp_path: Path,
 ) -> None:
-    """A daemon without its fleet reads the store, so the check does not fail."""
+    """A daemon without its fleet reads from the store, so the check does not fail."""
     fleet = ["fleet = 'f'", "fleet_members = 'dns://nodes:1'", "fleet_listen = '0.0.0.0:1'"]
     files = [f"fleet_tls_{name} = '{tmp_path}/{name}.pem'" for name in ("cert", "key", "ca")]
     done = _check(tmp_path / "c.toml", "\n".join([*fleet, *files]))

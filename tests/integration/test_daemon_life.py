@@ -1,4 +1,4 @@
-"""The daemon as a process: start, signals, the one socket, the end."""
+"""The daemon as a process: its start, its signals, its one socket, and its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A daemon that meets a defect of its own stops: its account of memory may be untrue."""
+"""A daemon that meets a defect of its own stops, because its account of memory may be wrong."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_packages_built_for_another_torch_are_found_and_the_remedy_named(
 
 
 def _install(site: Path, name: str, module: str) -> None:
-    """What pip leaves behind of a package with this one module."""
+    """Install the files that pip leaves of a package with this one module."""
     (site / f"{name}.py").write_text(module)
     info = site / f"{name}-1.0.dist-info"
     info.mkdir()

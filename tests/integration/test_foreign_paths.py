@@ -1,4 +1,6 @@
-"""Who reads for a caller opens no path, runs no program and asks no service of its variables."""
+"""A process that reads for a caller opens no path, runs no program and asks no service that the
+caller's variables name.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ PATHS = (
     *("CLOUDSDK_CONFIG", "AZURE_FEDERATED_TOKEN_FILE", "AZURE_CLIENT_CERTIFICATE_PATH"),
     *("AZURE_CONFIG_DIR", "NETRC", "HOME", "TMPDIR", "XDG_CONFIG_HOME"),
 )
-"""What libraries of stores, of TLS and of HTTP take for a path."""
+"""Variables that libraries of stores, of TLS and of HTTP take for a path."""
 
 READ = """
 import json, sys
@@ -73,7 +75,7 @@ def store(authority: Authority) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def elsewhere() -> Iterator[FaultProxy]:
-    """What variables call a service that gives credentials."""
+    """A server at the address that variables name as a service for credentials."""
     with fault_proxy(MemoryStore()) as running:
         yield running
 
@@ -94,7 +96,7 @@ def hostile(fifo: Path, elsewhere: FaultProxy) -> dict[str, str]:
 
 
 def read(source: str, environment: dict[str, str]) -> dict[str, Any]:
-    """Read in a process of its own, which a FIFO that is opened holds for ever."""
+    """Read in a process of its own, which would hang for ever if it opened a FIFO."""
     given = json.dumps({"source": source, "environment": environment})
     ended = subprocess.run(
         [sys.executable, "-c", READ],
@@ -161,7 +163,7 @@ def test_a_daemons_worker_neither_hangs_in_a_path_nor_tells_of_it(
 def test_a_whole_systems_bundle_travels_to_the_workers(
     streamerd: DaemonProcess, store: FaultProxy, authority: Authority, tmp_path: Path
 ) -> None:
-    """Some 220 KiB beside each read that a worker is asked for."""
+    """Certificates of some 220 KiB travel beside each read that a worker is asked for."""
     paths = write_model(tmp_path / "m", shards=2, blocks=4)
     assert isinstance(store.backend, MemoryStore)
     for path in paths:

@@ -1,4 +1,6 @@
-"""What a caller of gs:// sends along: real files and token servers, no Google."""
+"""The credentials that a caller of gs:// sends along, with real files and token servers, and
+without Google.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ def private_key() -> str:
 
 @pytest.fixture
 def key_file(tmp_path: Path, server: TokenServer, private_key: str) -> str:
-    """A service account's, made here, whose tokens come from the server."""
+    """A key file of a service account, made here, whose tokens come from the test's server."""
     file = tmp_path / "account.json"
     fields = {
         "type": "service_account",

@@ -1,4 +1,4 @@
-"""Loads from gs:// and az:// through a real daemon, the requests that the stores got counted."""
+"""Loads from gs:// and az:// through a real daemon, with the stores' requests counted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def streamerd(daemon_maker: Daemons) -> DaemonProcess:
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, bytes]:
-    """A checkpoint of two shards of five blocks, on disk too."""
+    """A checkpoint of two shards of five blocks, in the store and on disk."""
     paths = write_model(tmp_path / "llama", shards=2, blocks=5)
     return {path.name: path.read_bytes() for path in paths}
 

@@ -20,7 +20,7 @@ from streamerd.workers import jobs
 from streamerd.workers.in_daemon.supervisor import LOST_THREADS
 from tests.support.fuse_files import FuseFile, fuse_file
 from tests.support.in_loop import in_loop, until
-from tests.support.lending import BLOCK, ask, fleet, lent, opened_by
+from tests.support.lending import BLOCK, ask, lent, opened_by, running_workers
 
 LIMIT_S = 0.3
 DATA = os.urandom(8 * BLOCK)
@@ -47,7 +47,7 @@ def healthy(tmp_path: Path) -> StoredShard:
 
 @pytest.fixture
 def slabs(tmp_path: Path) -> Iterator[tuple[str, str]]:
-    """One for what hangs, one for what does not."""
+    """Two slabs: one for the file that hangs, and one for a file that does not."""
     instance = secrets.token_hex(4)
     names = [slab_name(instance, f"/{number}", "1", 1) for number in range(2)]
     for name in names:
@@ -88,7 +88,7 @@ async def test_a_thread_that_was_given_up_never_writes_into_a_slab(
     slabs: tuple[str, str],
     mapped: bool,
 ) -> None:
-    async with fleet(threads=1, mapped=mapped) as made:
+    async with running_workers(threads=1, mapped=mapped) as made:
         with lent(made, slabs[0], shard) as given, lent(made, slabs[1], healthy) as other:
             assert isinstance(await ask(made, given.fetch(0)), jobs.Fetched)
             assert content(slabs[0], 0, BLOCK) == DATA[:BLOCK]
@@ -120,7 +120,7 @@ async def test_a_thread_that_was_given_up_never_writes_into_a_slab(
 async def test_a_worker_with_several_lost_threads_is_retired(
     dead: FuseFile, shard: StoredShard, healthy: StoredShard, slabs: tuple[str, str]
 ) -> None:
-    async with fleet(threads=2) as made:
+    async with running_workers(threads=2) as made:
         with lent(made, slabs[0], shard) as given, lent(made, slabs[1], healthy) as other:
             (old,) = made.pids
             with dead.hanging():
@@ -144,7 +144,7 @@ async def test_a_worker_with_several_lost_threads_is_retired(
 async def test_stopping_waits_for_nobody_who_is_stuck(
     dead: FuseFile, shard: StoredShard, slabs: tuple[str, str]
 ) -> None:
-    async with fleet(threads=LOST_THREADS) as made:
+    async with running_workers(threads=LOST_THREADS) as made:
         with lent(made, slabs[0], shard) as given, dead.hanging():
             asked = (ask(made, given.fetch(b), limit_s=LIMIT_S) for b in range(LOST_THREADS))
             for answer in await asyncio.gather(*asked):
@@ -160,7 +160,7 @@ async def test_examining_and_closing_hang_nobody_else(
 ) -> None:
     file = LocalFile(shard.uri, direct=False)
     files = (jobs.ExamineFile(shard.uri, False, 1234),)
-    async with fleet() as made:
+    async with running_workers() as made:
         answer = await ask(made, lambda job: jobs.Examine(job, files), (file.fd,))
         assert isinstance(answer, jobs.Examined)
         (found,) = answer.found

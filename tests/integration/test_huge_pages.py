@@ -1,4 +1,4 @@
-"""Backing a slab with huge pages takes just the memory that was asked for and loses no byte."""
+"""Backing a slab with huge pages takes exactly the memory that was asked for, and loses no byte."""
 
 from __future__ import annotations
 

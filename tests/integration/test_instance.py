@@ -1,4 +1,4 @@
-"""The instance in slabs' names: random, kept, and of one daemon alone."""
+"""The instance in slabs' names is random, is kept, and belongs to one daemon alone."""
 
 from __future__ import annotations
 

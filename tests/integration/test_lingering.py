@@ -1,4 +1,4 @@
-"""Unlinked slabs that clients still have open: counted for as long as they do."""
+"""Unlinked slabs count as lingering as long as clients have them open."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def lingering() -> Iterator[Lingering]:
 
 @pytest.fixture
 def unlinked() -> tuple[int, int]:
-    """A slab without a name: the daemon's descriptor, and a client's."""
+    """A slab without a name, as two descriptors: the daemon's and a client's."""
     name = slab_name(secrets.token_hex(4), "", "", 1)
     fd = create_slab(name, SIZE)
     theirs = os.open(SHM_MOUNT + name, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""The files of listening sockets: made with their mode, and only one's own taken away."""
+"""The files of listening sockets are made with their mode, and a daemon removes only its own."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 
 class Served:
-    """A ROUTER on a socket that was made before, as the daemon has it."""
+    """A ROUTER on a socket that was made beforehand, as the daemon does it."""
 
     def __init__(self, path: str) -> None:
         self.listening: Listening = listen(path, 0o600, socket.SOCK_STREAM)
@@ -139,7 +139,7 @@ def test_zeromq_serves_on_it_and_leaves_the_file_alone(socket_path: Path) -> Non
 
 
 def test_the_end_of_the_first_takes_nothing_of_the_second(socket_path: Path) -> None:
-    """The runtime folder was removed, and a second daemon started, before the first one ended."""
+    """Before the first daemon ends, its runtime folder is removed and a second daemon started."""
     path = str(socket_path)
     first = Served(path)
     shutil.rmtree(socket_path.parent)

@@ -1,4 +1,4 @@
-"""Slab bytes stay within the limit, as the kernel counts them, whatever is loaded."""
+"""The slabs' memory stays within the limit, as the kernel counts it, whatever is loaded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMIT = 16 * BLOCK
 
 
 class Sampler:
-    """Looks at the slabs' memory again and again while something else runs."""
+    """Measures the slabs' memory again and again while something else runs."""
 
     def __init__(self, daemon: DaemonProcess) -> None:
         self._daemon = daemon
@@ -35,7 +35,7 @@ class Sampler:
 
 @contextmanager
 def sampled(daemon: DaemonProcess) -> Iterator[Sampler]:
-    """Sample in a thread for as long as the block runs."""
+    """Measure in a thread for as long as the block runs."""
     sampler, done = Sampler(daemon), threading.Event()
 
     def run() -> None:
@@ -53,7 +53,7 @@ def sampled(daemon: DaemonProcess) -> Iterator[Sampler]:
 
 @pytest.fixture
 def eightfold(tmp_path: Path) -> list[bytes]:
-    """A checkpoint of 8 x the limit at `big`; its files' bytes."""
+    """Write a checkpoint of 8 times the limit at `big`; returns its files' bytes."""
     return [path.read_bytes() for path in write_model(tmp_path / "big", shards=4, blocks=32)]
 
 

@@ -31,7 +31,9 @@ NAME = re.compile(r"\bstreamerd_\w+")
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What is told after two loads of a checkpoint of six blocks, a failure and a refusal."""
+    """The text of the metrics after two loads of a checkpoint of six blocks, a failure and a
+    refusal.
+    """
     from tests.support.daemon import daemons
 
     with create_server(("127.0.0.1", 0)) as probe:
@@ -95,7 +97,7 @@ def test_promtool_finds_nothing(text: str) -> None:
 
 
 def _families(text: str) -> set[str]:
-    """Names as queries and pages use them."""
+    """The names of all metrics, as queries and pages use them."""
     names = set()
     for family in text_string_to_metric_families(text):
         suffix = "_total" if family.type == "counter" else ""

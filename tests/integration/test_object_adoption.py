@@ -1,4 +1,6 @@
-"""Adopted objects: the store is asked before anybody gets them, and only for what changed."""
+"""Adopted objects: the daemon asks the store before any client gets them, and reads only those that
+changed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""streamerctl over objects: prefetch, status, pin, evict, verify."""
+"""streamerctl with objects: prefetch, status, pin, evict and verify."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a load asks of an object store, request by request, through a real daemon."""
+"""The requests that a load sends to an object store, one by one, through a real daemon."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def environment(proxy: FaultProxy, key: str = "") -> dict[str, str]:
 
 
 def put_model(store: MemoryStore, folder: Path, count: int) -> list[bytes]:
-    """A checkpoint of so many objects of one block."""
+    """Put a checkpoint of this many objects of one block each into the store."""
     paths = write_model(folder / "llama", shards=count, blocks=1)
     for path in paths:
         store.put(f"/models/llama/{path.name}", path.read_bytes())

@@ -1,4 +1,6 @@
-"""First loads of what the page cache holds: read from there, and brought in afterwards."""
+"""A first load reads files from the page cache where they lie there, and the daemon brings them in
+afterwards.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ def files(tmp_path: Path) -> list[Path]:
 
 
 def cached(paths: list[Path]) -> bool:
-    """Whether all of them are in the page cache."""
+    """Whether all of the files are in the page cache."""
     with contextlib.ExitStack() as opened:
         files = [LocalFile(str(path), direct=False) for path in paths]
         for file in files:
@@ -56,7 +58,7 @@ def size_bytes(paths: list[Path]) -> int:
 
 
 def drop(paths: list[Path]) -> None:
-    """Drop the files from the page cache, or skip where they stay."""
+    """Drop the files from the page cache, or skip the test where they stay."""
     for path in paths:
         make_cold(path)
     if cached(paths):
@@ -64,12 +66,16 @@ def drop(paths: list[Path]) -> None:
 
 
 def stored_in(files: list[Path]) -> dict[str, torch.Tensor]:
-    """All tensors, in memory of their own: mapped files would stay in the page cache."""
+    """All tensors of the files in memory of their own, since mapped files would stay in the page
+    cache.
+    """
     return {name: one.clone() for file in files for name, one in load_file(file).items()}
 
 
 def filled(client: Client, paths: list[Path], **options: object) -> tuple[bool, str, int]:
-    """Load into tensors: whether all are right, the way they came, and how much was resident."""
+    """Load into tensors; returns whether all are right, the route that they came by, and how many
+    bytes were resident.
+    """
     stored = stored_in(paths)
     targets = {name: torch.zeros_like(one) for name, one in stored.items()}
     options = {"page_cache": True} | options
@@ -81,7 +87,7 @@ def filled(client: Client, paths: list[Path], **options: object) -> tuple[bool, 
 
 
 def settled(streamerd: DaemonProcess, size: int) -> bool:
-    """Whether the daemon has so much in memory and reads nothing more."""
+    """Whether the daemon has this many bytes in memory and reads nothing more."""
     resident = sum(one["resident_bytes"] for one in streamerd.shards().values())
     return resident == size and streamerd.reads_under_way() == 0
 

@@ -1,4 +1,4 @@
-"""What comes over the socket may be anything: the daemon answers clearly and goes on."""
+"""Anything may come over the socket: the daemon answers clearly and goes on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.waiting import eventually
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[DaemonProcess]:
-    """One daemon for all of them: each finds it whole after the others."""
+    """One daemon for all tests: each test finds it whole after the ones before."""
     with daemons() as made:
         yield made.start()
 
@@ -38,7 +38,9 @@ def model(tmp_path: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def goes_on(served: DaemonProcess, model: str) -> Iterator[None]:
-    """Whatever a test said, the next client is served, and nothing is left of the last one."""
+    """Check after each test that the next client is served, and that nothing is left of the last
+    one.
+    """
     yield
     with RawClient(served.socket) as client:
         load = client.open(model)
@@ -94,7 +96,10 @@ def test_a_message_without_a_token(served: DaemonProcess) -> None:
 
 
 def test_another_clients_token(served: DaemonProcess, model: str) -> None:
-    """The first peer that presents a token is its client; no other is, whatever it knows."""
+    """The first peer that presents a token is the token's client.
+
+    No other peer is, whatever it knows.
+    """
     with RawClient(served.socket) as victim, RawClient(served.socket) as thief:
         load = victim.open(model, hold=True)
         load.await_grants(6)
@@ -186,7 +191,9 @@ def test_impossible_opens(
     ],
 )
 def test_no_path_is_ever_opened_for_a_client(served: DaemonProcess, named: dict[str, Any]) -> None:
-    """What a path means differs between processes: only descriptors say which file is meant."""
+    """A path may mean different files in different processes; only a descriptor says which file is
+    meant.
+    """
     with RawClient(served.socket) as client:
         for message in (m.Open(1, 1, **named), m.Prefetch(1, **named)):
             failed = client.refused(message)

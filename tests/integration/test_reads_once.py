@@ -1,4 +1,4 @@
-"""Whatever number of processes opens the same files, each byte is read from storage once."""
+"""However many processes open the same files, each byte is read from storage once."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ def digest_of(files: list[Path]) -> str:
 
 
 CHANNEL_BYTES = 20_000
-"""Jobs that come to the workers over their socket pair are read calls too."""
+"""Jobs reach the workers over their socket pair by read calls too; this many bytes allow for them.
+"""
 COMPARED_BYTES = 2 * SAMPLES * PAGE_BYTES
-"""Of each file that a load brings: these pages of slab and file are compared."""
+"""Bytes of slab and file that are read to compare pages of each file that a load brings."""
 
 
 @pytest.mark.parametrize("processes", [2, 4])

@@ -24,7 +24,7 @@ CHROMIUM = ("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=std
 
 @pytest.fixture
 def loaded(streamerd: DaemonProcess, tmp_path: Path) -> DaemonProcess:
-    """Two ranks have each loaded a shard of their own and one that both want."""
+    """A daemon after two ranks have each loaded a shard of their own and one that both want."""
     files = [str(path) for path in write_model(tmp_path / "m", shards=3, blocks=4)]
 
     def rank(number: int) -> None:

@@ -1,6 +1,7 @@
-"""Programs written for Run:ai's API answer what they did, over files and over an S3 server.
+"""Programs written for Run:ai's API get the same answers here, over files and over an S3 server.
 
-`runai_0_17_cases.json` is the record of both packages; the page of differences is made from it.
+`runai_0_17_cases.json` records the answers of both packages; the page of differences is made from
+it.
 """
 
 from __future__ import annotations

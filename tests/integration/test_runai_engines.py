@@ -1,4 +1,6 @@
-"""Functions of SGLang and vLLM that call Run:ai's package, run against ours over an S3 server."""
+"""Functions of SGLang and vLLM that call Run:ai's package run against `streamer_client.runai` over
+an S3 server.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ BAR_FORMAT = "{desc}"
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, torch.Tensor]]:
-    """A model in a store, and Run:ai's name as the name of ours."""
+    """A model in a store, with `streamer_client.runai` importable under Run:ai's name."""
     for name in [name for name in os.environ if name.startswith(("AWS_", "RUNAI_"))]:
         monkeypatch.delenv(name)
     paths = write_model(tmp_path / "m", 2, 2)
@@ -187,7 +189,9 @@ def test_vllm_pulls_what_is_no_weight(model: dict[str, torch.Tensor], tmp_path: 
 
 
 class BaseLoader:
-    """What the engines' loaders inherit from, as far as streaming uses it."""
+    """A stand-in for the class from which the engines' loaders inherit, as far as streaming uses
+    it.
+    """
 
     def __init__(self, load_config: Any) -> None:
         self.load_config = load_config
@@ -223,7 +227,7 @@ def vllm_loader(**more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def settable(model: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Variables that a loader sets are restored."""
+    """Variables that a loader sets; the fixture restores them."""
     for name in ("CONCURRENCY", "MEMORY_LIMIT", "S3_ENDPOINT"):
         monkeypatch.setenv(f"RUNAI_STREAMER_{name}", "to be restored")
         monkeypatch.delenv(f"RUNAI_STREAMER_{name}")
@@ -251,7 +255,7 @@ def tpu_loader(**more: Any) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("settable")
 def test_the_tpu_plugin_loads(model: dict[str, torch.Tensor]) -> None:
-    """What it does with each tensor; arrays of numpy stand for those of jax, which is not here."""
+    """Arrays of numpy stand for those of jax, which is not installed here."""
     loaded: dict[str, Any] = {}
 
     def load_and_shard(*arguments: Any, **options: Any) -> None:
@@ -315,7 +319,7 @@ def test_sglang_loads(
 
 
 def test_sglang_reads_diffusion_models(model: dict[str, torch.Tensor]) -> None:
-    """Its reader copies every tensor, so that ours may be views."""
+    """SGLang's reader copies every tensor, so that views will do for it."""
     member = "multimodal_gen/runtime/loader/weight_readers/runai_streamer.py"
     more = {"HAS_RUNAI_MODEL_STREAMER": True, "SafetensorsStreamer": runai.SafetensorsStreamer}
     reader = sglang(member, "RunaiStreamerReader", **more)["RunaiStreamerReader"]()

@@ -29,14 +29,15 @@ from tests.support.runai_package import OURS, PROGRAM, answers, write_files
 
 RECORDED: dict[str, Any] = json.loads(PROGRAM.with_name("runai_0_17_answers.json").read_text())
 RECORDED["errors"]["listing nothing"] = "nothing"
-"""Of objects, as Run:ai does; `runai_0_17_cases.json` has all that is different for them."""
+"""Differences that concern objects only, as in Run:ai's package; `runai_0_17_cases.json` has all of
+them."""
 BLOCKS = 4
 URI = "s3://models/llama"
 
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[GuardedStore]:
-    """A server, and this process in the environment of its user."""
+    """A server; this process gets the environment of a user of that server."""
     for name in [name for name in os.environ if name.startswith(("AWS_", "RUNAI_"))]:
         monkeypatch.delenv(name)
     with guarded_store() as running:
@@ -57,7 +58,7 @@ def daemon(
 
 @pytest.fixture
 def model(store: GuardedStore, tmp_path: Path) -> tuple[str, list[Path]]:
-    """A model of two shards, and the files it was made of."""
+    """A model of two shards in the store, and the files that it was made of."""
     paths = write_model(tmp_path / "m", 2, BLOCKS)
     (tmp_path / "m" / "config.json").write_text("{}")
     (tmp_path / "m" / "sub").mkdir()

@@ -1,4 +1,7 @@
-"""Bringing a source's files to a directory; a local one stands for all, storage is one contract."""
+"""Pulling a source's files into a directory.
+
+A local source stands for all kinds, since storage has one contract.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +95,7 @@ def test_a_source_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.fixture
 def for_everyone() -> Iterator[Path]:
-    """A directory that other users may enter, as they may not enter pytest's."""
+    """A directory that other users may enter, which they may not do with pytest's own."""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         yield Path(directory)
@@ -142,7 +145,7 @@ def test_an_error_leaves_only_whole_files(
 def test_a_name_that_leads_elsewhere_stops_everything(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No file system has such names, object stores do."""
+    """No file system allows such names, but object stores do."""
     listed = LocalStorage.list_all
 
     def with_a_bad_key(

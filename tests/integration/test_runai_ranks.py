@@ -1,4 +1,4 @@
-"""Two ranks with a gloo group see of the distributed streamer what they see of Run:ai's."""
+"""Two ranks with a gloo group see the same of this distributed streamer as of Run:ai's."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXPECTED: Final[dict[str, Any]] = {
     "a missing file in one rank": FAILED,
     "a range past the end in one rank": FAILED,
 }
-"""What 0.17 answers, and ours."""
+"""The answers of 0.17, and those of this package."""
 
 
 @pytest.mark.parametrize("module", [OURS, PACKAGE])

@@ -1,7 +1,7 @@
-"""One program, run against `runai_model_streamer` 0.17 and against ours, sees the same.
+"""One program sees the same of `runai_model_streamer` 0.17 and of `streamer_client.runai`.
 
-What theirs told is recorded, so that the comparison needs no package; where one is at hand, the
-record is checked too.
+The answers of Run:ai's package are recorded, so that the comparison does not need that package.
+Where it is installed, the record is checked too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Run:ai's API through a real daemon and without one: what it reads, and how long tensors live."""
+"""Run:ai's API through a real daemon and without one: the bytes that it reads, and the lifetime of
+its tensors.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What systemd hears from a real daemon, over a real notify socket."""
+"""The messages that systemd gets from a real daemon, over a real notify socket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.raw_client import RawClient
 
 
 class Manager:
-    """Stands in for systemd."""
+    """A stand-in for systemd."""
 
     def __init__(self, address: Path) -> None:
         self.channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -24,7 +24,7 @@ class Manager:
         self.channel.settimeout(20)
 
     def hears(self, wanted: str) -> list[str]:
-        """Listen until a message with this in it has come; its lines."""
+        """Listen until a message that contains this text has come; returns its lines."""
         while True:
             message = self.channel.recv(4096).decode()
             if wanted in message:

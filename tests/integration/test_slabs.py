@@ -1,4 +1,4 @@
-"""Slabs as objects: whose they are, what is unlinked, and how a client gets at one."""
+"""Slabs as objects: to whom they belong, which are unlinked, and how a client gets at one."""
 
 from __future__ import annotations
 

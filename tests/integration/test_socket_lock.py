@@ -1,4 +1,4 @@
-"""One daemon a socket, by a lock that no crash leaves behind."""
+"""One socket has one daemon, by a lock that no crash leaves behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`status --watch` in a terminal: it lives on when the daemon does not, and says what happened."""
+"""`status --watch` in a terminal: it goes on when the daemon ends, and says what happened."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.waiting import eventually
 
 
 class Terminal:
-    """A command in a terminal of its own, with all that it wrote."""
+    """A command in a terminal of its own, and everything that it wrote."""
 
     def __init__(self, *command: str, columns: int, term: str) -> None:
         ours, theirs = pty.openpty()

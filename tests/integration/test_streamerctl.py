@@ -1,4 +1,4 @@
-"""streamerctl against a socket: what it asks, what it prints, and the code that it ends with."""
+"""streamerctl against a socket: its requests, its output, and its exit codes."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def test_status_json_is_the_body_exactly(
 def test_a_probe_says_by_its_exit_code_alone_whether_a_daemon_answers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """For the probes of Kubernetes: the greeting is enough, and no status is made."""
+    """Kubernetes' probes use it: the greeting suffices, and no status is made."""
     with AnsweringDaemon(tmp_path, _status) as daemon:
         path = daemon.socket_path
         assert main(["status", "--quiet", "--socket", path]) == 0

@@ -1,4 +1,7 @@
-"""Stores and proxies that send a byte now and then hold nobody beyond a limit. Real sockets."""
+"""Stores and proxies that send a byte now and then hold nobody up beyond a limit.
+
+The sockets are real.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from tests.support.trickling_server import Trickle, TricklingServer, trickling_s
 SIZE: Final = 1000
 BODY: Final = bytes(index % 251 for index in range(SIZE))
 WITHIN_S: Final = 5.0
-"""Far less than what the trickles below would take, some 20 s each attempt."""
+"""Far less than the trickles below would take, which is some 20 s for each attempt."""
 
 
 def start_of(request: str) -> int:

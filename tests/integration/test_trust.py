@@ -1,4 +1,4 @@
-"""Whom a client believes: the folders above a socket, who listens there, and the next place."""
+"""Whom a client trusts: the folders above a socket, the user who listens there, the next place."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be sever
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that every user may enter, below /tmp."""
+    """A folder below /tmp that every user may enter."""
     with tempfile.TemporaryDirectory(prefix="strd-") as directory:
         folder = Path(directory)
         folder.chmod(0o755)
@@ -139,7 +139,7 @@ def test_nobody_is_a_stranger_outside_of_user_namespaces(open_folder: Path) -> N
 
 @needs_root
 def test_in_a_user_namespace_foreign_owners_show_as_nobody(open_folder: Path) -> None:
-    """Root outside is one of them, to whom / belongs."""
+    """The host's root is one of these foreign owners, and / belongs to it."""
     theirs = made(open_folder / "theirs", uid=STRANGER)
     program = (
         "import os; from streamer_client.connecting.trust import check_socket_place\n"
@@ -209,7 +209,7 @@ def environ(open_folder: Path) -> dict[str, str]:
 
 
 UNUSED_UID = 4_000_111_222
-"""Nobody's, so that /tmp has no folder of that name."""
+"""A user id of nobody, so that /tmp has no folder of that name."""
 
 
 def test_what_is_named_comes_first(environ: dict[str, str]) -> None:
@@ -279,6 +279,6 @@ def test_places_that_are_only_tried_are_named_by_nobody(environ: dict[str, str])
 def test_a_runtime_folder_of_somebody_else_is_no_place(
     environ: dict[str, str], open_folder: Path
 ) -> None:
-    """As after `su`, which keeps XDG_RUNTIME_DIR."""
+    """This is the situation after `su`, which keeps XDG_RUNTIME_DIR."""
     found = as_user(ME, lambda: find_socket(environ, ME).path)
     assert found == f"/tmp/streamerd-{ME}/control.sock"

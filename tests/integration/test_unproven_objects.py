@@ -1,4 +1,4 @@
-"""Objects of which a store proves nothing that lasts, through a real daemon: read for each load."""
+"""Objects for which a store gives no lasting proof are read anew for each load of a real daemon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`streamerctl verify`: what is in memory against its checksums, and against its source."""
+"""`streamerctl verify` compares resident blocks with their checksums, and with their source."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(streamerd: DaemonProcess, capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 def _overwrite(daemon: DaemonProcess, uri: str, at: int) -> None:
-    """As faulty memory would."""
+    """Change a slab's bytes, as faulty memory would."""
     slab = daemon.shards()[uri]["slab"]
     fd = os.open(SHM_DIR / slab.lstrip("/"), os.O_RDWR)
     try:

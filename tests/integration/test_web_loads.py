@@ -1,4 +1,6 @@
-"""A checkpoint of a web server, by a URL with secrets in it: read once, and shown without them."""
+"""A checkpoint on a web server, loaded by a URL with secrets in it: read once, and shown without
+the secrets.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def site(tmp_path: Path) -> Iterator[FaultProxy]:
 
 
 def check(client: Client, site: FaultProxy, directory: Path) -> str:
-    """Load by a URL with a password and a signature; the name of the checkpoint and its shards."""
+    """Load by a URL with a password and a signature; returns the name of the checkpoint and its
+    shards.
+    """
     url = f"http://user:{HUSH}@{site.url.removeprefix('http://')}/llama?X-Amz-Signature={HUSH}"
     with client.open(url) as checkpoint:
         names = str([checkpoint, *checkpoint.catalog.values()])

@@ -44,7 +44,7 @@ def pipes(count: int) -> Iterator[list[int]]:
 
 
 class Reading:
-    """The other end, in a thread, from when it is told to."""
+    """The other end, read in a thread from the moment when it is told to."""
 
     def __init__(self, end: socket.socket) -> None:
         self.got: list[tuple[bytes, list[tuple[int, int]]]] = []

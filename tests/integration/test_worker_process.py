@@ -1,4 +1,4 @@
-"""A worker's inside, served in a thread of the test: what it says when it is told to give up."""
+"""The inside of a worker, served in a thread of the test: its answers when it shall give up."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIZE = 8192
 
 
 class Daemon:
-    """The other end of a server's channel."""
+    """The daemon's end of a worker's channel."""
 
     def __init__(self, threads: int = 1) -> None:
         self._ours, self._theirs = socket.socketpair()
@@ -56,7 +56,7 @@ class Daemon:
 
 
 class Blocking(LocalReader):
-    """Reads once it is let."""
+    """A reader that reads only once it is allowed to."""
 
     entered: threading.Event
     go: threading.Event
@@ -147,7 +147,7 @@ def test_what_may_hang_is_given_up_and_its_lane_goes_on(
 
 
 def _beyond_one() -> list[threading.Thread]:
-    """Threads of the lane besides the one that is there for the next job."""
+    """Threads of the lane beyond the one that is ready for the next job."""
     return [thread for thread in threading.enumerate() if thread.name == "disk"][1:]
 
 
@@ -161,7 +161,7 @@ def test_every_thread_of_a_worker_gives_way_to_other_processes(daemon_maker: Dae
 
 
 def named(name: bytes, ancestor: int) -> list[int]:
-    """The processes of this name that descend from another."""
+    """The processes of this name that descend from another process."""
     return [
         int(each.parent.name)
         for each in Path("/proc").glob("[0-9]*/comm")

@@ -1,4 +1,4 @@
-"""Our verdict on a header against that of the safetensors package itself."""
+"""This project's verdict on a header agrees with that of the safetensors package."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def theirs(file: bytes) -> dict[str, Any] | None:
 
 @st.composite
 def members(draw: st.DrawFn) -> tuple[dict[str, Any], int]:
-    """Header members of a valid file, in any order, and the length of its data."""
+    """The members of a valid file's header, in any order, and the length of its data."""
     names = draw(st.lists(st.text(max_size=12), max_size=6, unique=True))
     told: dict[str, Any] = {}
     place = 0
@@ -79,7 +79,7 @@ def test_valid_files_are_read_alike(
 def test_nothing_is_accepted_that_safetensors_rejects(
     content: tuple[dict[str, Any], int], edits: list[tuple[int, int, bytes]]
 ) -> None:
-    """Bytes anywhere, the header's length among them, are replaced, dropped or put in."""
+    """Bytes at any place, also in the header's length, are replaced, removed or inserted."""
     file = built(*content)
     for place, dropped, inserted in edits:
         left = place % (len(file) + 1)

@@ -1,7 +1,7 @@
-"""The core under random histories, held against an independent model of memory.
+"""The core under random histories, compared with an independent model of memory.
 
-The machine plays clients, workers and the clock. It keeps its own account of what is backed and
-what was granted, from the commands alone, and ends each history by letting everybody do their work:
+The machine plays clients, workers and the clock. It keeps its own account of the blocks that are
+backed and granted, from the commands alone. At the end of each history it lets everybody finish:
 every load must then end, or there was a deadlock.
 """
 
@@ -28,7 +28,7 @@ def single_blocks(specs: tuple[ShardSpec, ...]) -> list[BlockRange]:
 
 
 class CoreMachine(WatchedCore):
-    """Clients, workers and clock, in any order."""
+    """Clients, workers and the clock act in any order."""
 
     # --- clients --------------------------------------------------------------------------------
 
@@ -75,7 +75,7 @@ class CoreMachine(WatchedCore):
         self.turn(event)
 
     def specs_of(self, numbers: list[int]) -> tuple[ShardSpec, ...]:
-        """These files as shards; only those of the first one's kind, local or remote."""
+        """The specs of those of these files that are of the first one's kind, local or remote."""
         return tuple(
             ShardSpec(self.current(n), SIZES[n], REMOTE[n], transient=n == TRANSIENT)
             for n in numbers
@@ -83,7 +83,7 @@ class CoreMachine(WatchedCore):
         )
 
     def current(self, number: int) -> ShardKey:
-        """The shard of a file as it is now."""
+        """The shard that the file is now."""
         return ShardKey(f"f{number}", f"v{self.generation[number]}")
 
     @precondition(lambda self: self.loads)
@@ -142,7 +142,9 @@ class CoreMachine(WatchedCore):
 
     @rule(number=st.integers(0, len(SIZES) - 1))
     def supersede(self, number: int) -> None:
-        """Bytes were found to differ under the same identity: the next edition begins."""
+        """Let the file have other bytes under the same identity, so that its next
+        edition begins.
+        """
         key = self.current(number)
         self.generation[number] += 1
         self.turn(events.ShardSuperseded(self.now_s, key, "other bytes"))
@@ -150,7 +152,9 @@ class CoreMachine(WatchedCore):
     @precondition(lambda self: self.loads)
     @rule(data=st.data())
     def refuse(self, data: st.DataObject) -> None:
-        """What one load was granted could not be compared with its file."""
+        """Report that the blocks that one load was granted could not be compared with
+        their file.
+        """
         load = data.draw(st.sampled_from(sorted(self.loads)))
         specs = self.loads[load].shards
         spec = specs[data.draw(st.integers(0, len(specs) - 1))]
@@ -199,7 +203,7 @@ class CoreMachine(WatchedCore):
 
     @rule(data=st.data(), proven=st.booleans())
     def restart(self, data: st.DataObject, proven: bool) -> None:
-        """Another daemon takes over what the last one left, for clients that come anew."""
+        """Let another daemon adopt the last one's slabs, for new clients."""
         self.run_turns()
         old = self.core.model
         self.core = Core(old.ledger.limit_bytes, old.rules)
@@ -287,7 +291,7 @@ class CoreMachine(WatchedCore):
             assert shard.needs_source == (key in self.sourced), key
 
     def teardown(self) -> None:
-        """Everybody does their work: then every load ends."""
+        """Let everybody finish; then every load has to end."""
         self.run_turns()
         for key in list(self.core.model.shards):
             self.turn(events.UnpinRequested(self.now_s, (key,)))

@@ -1,4 +1,6 @@
-"""The fleet's plan under any lists, answers and deaths: searches end, nobody waits in a circle."""
+"""The fleet's plan under any lists, answers and deaths: every search ends, and no nodes wait in a
+circle.
+"""
 
 from __future__ import annotations
 

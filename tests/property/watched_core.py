@@ -1,6 +1,6 @@
 """A core whose commands are carried out as the service would, with every promise checked.
 
-Keeps its own account of what is backed and what was granted, from the commands alone.
+It keeps its own account of the blocks that are backed and granted, from the commands alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ BLOCK = 64 << 10
 SIZES = (3 * BLOCK, 2 * BLOCK + 5000, 1, 6 * BLOCK - 1, 0, 2 * BLOCK)
 REMOTE = (False, True, False, True, False, True)
 TRANSIENT = 5
-"""The file that nothing proves to be the same later: each open of it has a content of its own."""
+"""A file of which nothing proves that it stays the same: each open of it has a content of its own.
+"""
 RULES = Rules(BLOCK, slots=3, remote_slots=2, lag_s=30, space_wait_s=30, credentials_wait_s=40)
 Granted = dict[LoadKey, set[tuple[int, int]]]
 ForClients = (
@@ -47,7 +48,8 @@ class WatchedCore(RuleBasedStateMachine):
         self.held: set[LoadKey] = set()
         self.slabs: set[ShardKey] = set()
         self.sourced: set[ShardKey] = set()
-        """Shards that can be read: a load brought descriptors, which were not closed since."""
+        """Shards that can be read, because a load brought descriptors that were not closed since.
+        """
         self.reading: list[tuple[ShardKey, int]] = []
         self.backed: set[tuple[ShardKey, int]] = set()
         self.releasing: list[commands.ReleaseBlocks] = []
@@ -63,14 +65,14 @@ class WatchedCore(RuleBasedStateMachine):
     # --- carrying out commands, as the service would, with every promise checked ----------------
 
     def turn(self, *happened: events.AnyEvent) -> None:
-        """Give events to the core, at once or, in a gathering, with those to come."""
+        """Give events to the core: at once, or within `gather` together with those that follow."""
         self.gathered += happened
         if not self.gathering:
             self.run_turns()
 
     @rule()
     def gather(self) -> None:
-        """What happens from here on reaches the core in one turn."""
+        """Give the core all events of the block in one turn."""
         self.gathering = True
 
     @rule()

@@ -1,4 +1,4 @@
-"""A fleet of workers, a way to await its answers, and the slabs and files that it is lent."""
+"""Running workers, a way to await their answers, and the slabs and files that they are lent."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from streamer_client.storage.contract import StoredShard
 from streamer_client.storage.local_files import LocalFile
 from streamerd.memory.room import SHM_MOUNT
 from streamerd.workers import jobs
-from streamerd.workers.in_daemon.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Workers
 
 BLOCK: Final = 64 << 10
 ANSWER_S: Final = 20.0
 
 
 @contextlib.asynccontextmanager
-async def fleet(
+async def running_workers(
     workers: int = 1,
     threads: int = 2,
     backoff_s: tuple[float, ...] = (0.0,),
     *,
     mapped: bool | None = None,
-) -> AsyncIterator[Fleet]:
-    made = Fleet(workers, threads, "warning", backoff_s, mapped=mapped)
+) -> AsyncIterator[Workers]:
+    made = Workers(workers, threads, "warning", backoff_s, mapped=mapped)
     try:
         await made.start()
         yield made
@@ -36,7 +36,7 @@ async def fleet(
 
 
 async def ask(
-    made: Fleet,
+    made: Workers,
     build: Callable[[int], jobs.AnyJob],
     fds: tuple[int, ...] = (),
     limit_s: float | None = None,
@@ -56,7 +56,7 @@ def fds_of(file: LocalFile) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Lent:
-    """A slab and a file as a fleet's workers are lent them."""
+    """A slab and a file as workers are lent them."""
 
     slab: int
     source: int
@@ -68,7 +68,7 @@ class Lent:
 
 
 @contextlib.contextmanager
-def lent(made: Fleet, slab: str, stored: StoredShard) -> Iterator[Lent]:
+def lent(made: Workers, slab: str, stored: StoredShard) -> Iterator[Lent]:
     """Lend a slab and a file; take them back and close them at the end."""
     file = LocalFile(stored.uri)
     given = Lent(

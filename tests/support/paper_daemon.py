@@ -30,7 +30,7 @@ from streamerd.settings.config import load_settings
 from streamerd.state import invariants
 from streamerd.state.shard import Shard
 from streamerd.workers import jobs, lanes
-from streamerd.workers.in_daemon.supervisor import Fleet, OnAnswer
+from streamerd.workers.in_daemon.supervisor import OnAnswer, Workers
 from tests.support.load_fields import load_fields
 
 BLOCK: Final = 64 << 10
@@ -85,7 +85,7 @@ class Asked:
     limit_s: float | None = None
 
 
-class PaperFleet(Fleet):
+class PaperWorkers(Workers):
     """Workers that do nothing until the test lets them answer."""
 
     def __init__(self) -> None:
@@ -271,7 +271,7 @@ class PaperDaemon:
     """A daemon's loop; made by `paper_daemon`."""
 
     parts: Parts
-    fleet: PaperFleet
+    workers: PaperWorkers
     control: _PaperSocket
     descriptors: _PaperDescriptors
     clients: list[PaperClient] = field(default_factory=list)
@@ -291,8 +291,8 @@ class PaperDaemon:
     def open(self, file: PaperFile) -> int:
         """Make a descriptor that stands for a file."""
         fd = os.memfd_create(f"paper-{file.inode}")
-        self.fleet.slabs.pop(fd, None)  # the number may be that of a closed slab
-        self.fleet.opened[fd] = file
+        self.workers.slabs.pop(fd, None)  # the number may be that of a closed slab
+        self.workers.opened[fd] = file
         self.descriptors_made.append((fd, os.fstat(fd).st_ino))
         return fd
 
@@ -311,23 +311,23 @@ class PaperDaemon:
     async def work(self) -> None:
         """Let workers answer all their jobs, and all that follow from these."""
         await self.settle()
-        while self.fleet.asked:
-            asked, self.fleet.asked = self.fleet.asked, []
+        while self.workers.asked:
+            asked, self.workers.asked = self.workers.asked, []
             for one in asked:
-                one.on_answer(self.fleet.answer(one))
+                one.on_answer(self.workers.answer(one))
             await self.settle()
 
     async def answer(self, kind: type[jobs.Job], answer: jobs.Answer | None = None) -> None:
         """Answer the oldest job of a kind; with None, as a worker would."""
         await self.settle()
-        asked = self.fleet.take(kind)
-        asked.on_answer(self.fleet.answer(asked) if answer is None else answer)
+        asked = self.workers.take(kind)
+        asked.on_answer(self.workers.answer(asked) if answer is None else answer)
         await self.settle()
 
     async def lose(self, kind: type[jobs.Job]) -> None:
         """Let the worker die that has the oldest job of a kind."""
         await self.settle()
-        self.fleet.take(kind).on_answer(None)
+        self.workers.take(kind).on_answer(None)
         await self.settle()
 
     async def settle(self) -> None:
@@ -358,11 +358,11 @@ class PaperDaemon:
 @contextlib.asynccontextmanager
 async def paper_daemon(limit_blocks: int = 64) -> AsyncIterator[PaperDaemon]:
     """A daemon of paper for one test; nothing is left open after it."""
-    fleet = PaperFleet()
+    workers = PaperWorkers()
 
     def create(_name: str, _size_bytes: int) -> int:
         fd = os.memfd_create("paper-slab")
-        fleet.slabs[fd] = {}
+        workers.slabs[fd] = {}
         return fd
 
     settings, _ = load_settings(
@@ -379,13 +379,13 @@ async def paper_daemon(limit_blocks: int = 64) -> AsyncIterator[PaperDaemon]:
         control, descriptors = _PaperSocket(), _PaperDescriptors()
         parts = Parts(
             settings,
-            fleet,
+            workers,
             "0" * 8,
             dict,
             make_control=lambda _path, _sessions: control,
             make_descriptors=lambda *_parts: descriptors,
         )
-        daemon = PaperDaemon(parts, fleet, control, descriptors)
+        daemon = PaperDaemon(parts, workers, control, descriptors)
         try:
             yield daemon
         finally:

@@ -18,7 +18,7 @@ BUILDS_WITH = ("dpkg-buildpackage", "dh", "dh_installsysusers")
 
 @pytest.fixture(scope="session")
 def package() -> Path:
-    """`make deb`: the package's path."""
+    """The path of the package that `make deb` built."""
     missing = [name for name in BUILDS_WITH if shutil.which(name) is None]
     if missing:
         pytest.skip(f"needs {', '.join(missing)} (Debian: dpkg-dev, debhelper)")
@@ -58,14 +58,14 @@ def node(machine: Machine, package: Path) -> Iterator[Node]:
 
 @pytest.fixture
 def roomy(node: Node) -> Node:
-    """Started with room for everything."""
+    """The node, with the service started with room for everything."""
     started(node, memory_limit=ROOMY)
     return node
 
 
 @pytest.fixture
 def tight(node: Node) -> Node:
-    """Started with room for a window only."""
+    """The node, with the service started with room for only a window."""
     started(node, memory_limit=TIGHT)
     return node
 

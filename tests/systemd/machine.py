@@ -1,7 +1,8 @@
-"""A booted Debian to break: this machine's root below a throw-away overlay, under a real systemd.
+"""A booted Debian that tests may break: this machine's root below a throw-away overlay, under a
+real systemd.
 
-Owns mounts, boot, commands inside and the end. Everything that is written lies on a tmpfs in a
-mount namespace of its own, so that nothing is left whoever is killed.
+Owns mounts, boot, commands inside, and the end. Everything that is written lies on a tmpfs in a
+mount namespace of its own, so that nothing is left, whatever process is killed.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ exec systemd-nspawn --quiet --boot --directory="$0/root" --register=no --keep-un
 
 
 def why_not() -> str:
-    """Why no machine can be booted here; empty when one can."""
+    """The reason why no machine can be booted here; empty if one can."""
     if os.getuid() != 0:
         return "needs root, for mounts and namespaces"
     if shutil.which("systemd-nspawn") is None:
@@ -50,7 +51,9 @@ def why_not() -> str:
 
 
 class Machine:
-    """One boot; a context manager would end it before the tests do, so `close` does."""
+    """One boot. `close` ends it, and not a context manager, which would end it before
+    the tests do.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.console = directory / "console.log"
@@ -94,11 +97,11 @@ class Machine:
         return state in ("running", "degraded")
 
     def path(self, inside: str | Path) -> Path:
-        """A file of the machine as seen from here."""
+        """The path by which this process reaches a file of the machine."""
         return Path(f"/proc/{self.init}/root", str(inside).lstrip("/"))
 
     def enter(self, *command: str, user: str = "root") -> list[str]:
-        """The command line that runs a command inside."""
+        """The command that runs another one inside the machine."""
         switch = [] if user == "root" else ["runuser", "-u", user, "--"]
         namespaces = ["-m", "-u", "-i", "-n", "-p", "-C", "--wdns=/"]
         return ["nsenter", "-t", str(self.init), *namespaces, *switch, *command]
@@ -129,13 +132,13 @@ class Machine:
         return done
 
     def write(self, inside: str, text: str) -> None:
-        """Write a file of root's, and its directory where that is missing."""
+        """Write a file that belongs to root, and its directory if that is missing."""
         path = self.path(inside)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
     def close(self) -> None:
-        """Power off, at once when that takes long."""
+        """Power the machine off, and kill it if that takes long."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
@@ -148,7 +151,7 @@ class Machine:
 
 
 def _binds() -> Sequence[str]:
-    """What tests run inside, where it does not lie on the root's own file system."""
+    """Folders that tests need inside and that do not lie on the root's own file system."""
     folders = (REPOSITORY, Path(sys.prefix), Path(sys.base_prefix))
     return [f"--bind-ro={folder}" for folder in folders if _hidden(folder)]
 

@@ -1,4 +1,4 @@
-"""What the tests of the service ask and do on the booted machine."""
+"""The questions and actions of the service's tests on the booted machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ MODEL_BYTES: Final = 2 * SHARD_BLOCKS * BLOCK
 MEMBER, STRANGER = "alice", "bob"
 ROOMY: Final = 4 * MODEL_BYTES
 TIGHT: Final = 16 * BLOCK
-"""A checkpoint goes through a window, so that a load under way needs the daemon to its end."""
+"""A limit under which a checkpoint goes through a window, so that a load needs the daemon to its
+end."""
 CONFIG: Final = "/etc/streamerd/streamerd.toml"
 DROP_IN: Final = "/etc/systemd/system/streamerd.service.d/test.conf"
 READY_S: Final = 20.0
@@ -38,14 +39,14 @@ class Node:
         self.files_before: set[str] = set()
 
     def install(self, package: Path, *options: str) -> str:
-        """Install or upgrade; what apt said."""
+        """Install or upgrade the package; returns apt's output."""
         self.machine.path("/root/streamerd.deb").write_bytes(package.read_bytes())
         apt = ("apt-get", "install", "--yes", "--no-install-recommends", *options)
         done = self.run("env", "DEBIAN_FRONTEND=noninteractive", *apt, "/root/streamerd.deb")
         return done.stdout + done.stderr
 
     def configure(self, *, memory_limit: int) -> None:
-        """Small blocks, so that small checkpoints have many."""
+        """Write a configuration with small blocks, so that small checkpoints have many."""
         keys = f"memory_limit = {memory_limit}\nblock_size = {BLOCK}\nworkers = 2\nthreads = 2\n"
         self.machine.write(CONFIG, keys)
 
@@ -66,11 +67,11 @@ class Node:
         return self.main_pid not in (0, since_pid) and self.is_active
 
     def journal(self) -> str:
-        """What the unit and systemd logged of it in this boot."""
+        """The lines that the unit and systemd logged about it in this boot."""
         return self.run("journalctl", "-b", "-u", "streamerd", "-o", "cat", "--no-pager").stdout
 
     def status(self) -> dict[str, Any]:
-        """What a member of the group is told."""
+        """The status that a member of the group gets."""
         done = self.run("streamerctl", "status", "--json", user=MEMBER)
         body: dict[str, Any] = json.loads(done.stdout)
         return body
@@ -80,25 +81,27 @@ class Node:
         return sum(shard["resident_bytes"] for shard in shards)
 
     def processes(self) -> list[int]:
-        """Pids, as the machine counts them, of all that runs in the unit."""
+        """The pids of all processes in the unit, in the machine's own numbers."""
         tasks = self.run("cat", f"/sys/fs/cgroup/systemd{self.show('ControlGroup')}/cgroup.procs")
         return [int(pid) for pid in tasks.stdout.split()]
 
     def files_of_ours(self) -> set[str]:
-        """Every file outside homes that has our name, but for logs and pages that man formatted."""
+        """Every file outside homes that carries this project's name, except logs and pages that man
+        has formatted.
+        """
         places = ("/etc", "/opt", "/usr", "/var", "/run", "/dev/shm")
         others = ("-not", "-path", "/var/log/*", "-not", "-path", "/var/cache/man/*")
         found = self.run("find", *places, "-name", "*streamer[dc]*", *others)
         return set(found.stdout.splitlines())
 
     def model(self, name: str) -> str:
-        """A checkpoint of two shards of 4 MiB; its path inside."""
+        """Write a checkpoint of two shards of 4 MiB; returns its path inside the machine."""
         path = f"/srv/models/{name}"
         write_model(self.machine.path(path), shards=2, blocks=SHARD_BLOCKS, block_bytes=BLOCK)
         return path
 
     def digests(self, model: str) -> dict[str, str]:
-        """What a client should have read of it."""
+        """The digests that a client has to get from the checkpoint."""
         found = {}
         for file in sorted(self.machine.path(model).iterdir()):
             for name, tensor in load_file(file).items():
@@ -107,7 +110,7 @@ class Node:
 
 
 class Member:
-    """A client process of the group, in the machine; see `member.py`."""
+    """A client process of a member of the group, in the machine; see `member.py`."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -139,12 +142,12 @@ class Member:
         self._process.stdin.flush()
 
     def begin(self, model: str) -> None:
-        """Open it and read one tensor."""
+        """Open the checkpoint and read one tensor."""
         self._say(f"load {model}")
         self._expect("begun")
 
     def finish(self, model: str) -> str:
-        """Read the rest, see that each byte is right; the way it took."""
+        """Read the rest and check each byte; returns the route of the load."""
         self._say("go on")
         told = json.loads(self._expect("done"))
         assert told["digests"] == self._node.digests(model)
@@ -167,7 +170,7 @@ class Member:
         self.close()
 
     def close(self) -> None:
-        """End the process, which ends by itself when nothing more comes."""
+        """End the process, which ends by itself when its input does."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
@@ -180,7 +183,9 @@ class Member:
 
 
 def started(node: Node, *, memory_limit: int) -> None:
-    """A fresh start with this limit: nothing in memory, no failure on record, no drop-in."""
+    """Start the service afresh with this limit: with nothing in memory, no recorded failure and no
+    drop-in.
+    """
     node.run("systemctl", "stop", "streamerd")
     node.run("bash", "-c", f"rm -rf /dev/shm/* {DROP_IN}; systemctl daemon-reload")
     node.run("systemctl", "reset-failed", "streamerd", check=False)

@@ -1,7 +1,7 @@
 """The Debian package under a real systemd: installed, started, loaded from, reloaded, restarted.
 
-All files here share one boot, the last of them purges the package. Each test that runs the service
-begins with a fresh start of it, so each can run without the others.
+All files here share one boot, and the last of them purges the package. Each test that runs the
+service starts it afresh, so each can run without the others.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The service under a real systemd when things go wrong: killed, hung, full, told nonsense."""
+"""The service under a real systemd when something goes wrong: it is killed, hangs, is full, or gets
+nonsense.
+"""
 
 from __future__ import annotations
 

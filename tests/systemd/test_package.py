@@ -1,4 +1,4 @@
-"""The Debian package as a file: what lintian says of it, what it carries and needs."""
+"""The Debian package as a file: lintian's verdict, its content, and its dependencies."""
 
 from __future__ import annotations
 

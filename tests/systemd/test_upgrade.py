@@ -1,4 +1,7 @@
-"""The package's next version, and its end. Last of the files here: afterwards the node is bare."""
+"""An upgrade to the package's next version, and its removal.
+
+This file comes last: afterwards the node is bare.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ pytestmark = pytest.mark.timeout(240)
 
 @pytest.fixture
 def newer(package: Path, tmp_path: Path) -> Path:
-    """The package's next version, with another configuration of its own."""
+    """The package's next version, with a changed configuration file."""
     tree = tmp_path / "package"
     subprocess.run(["dpkg-deb", "--raw-extract", package, tree], check=True)
     control = tree / "DEBIAN" / "control"

@@ -1,4 +1,6 @@
-"""Models, sharded checkpoints and a daemon for the tests with vLLM; each is made once a session."""
+"""Fixtures: models, sharded checkpoints and daemons for the tests with vLLM, each made once a
+session.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 def custom_shards(
     model: Callable[[str], str], starts: Starts, tmp_path_factory: pytest.TempPathFactory
 ) -> str:
-    """The Llama model for two tensor-parallel ranks, in several parts with names of our own."""
+    """The Llama model for two tensor-parallel ranks, in several parts whose names are
+    not vLLM's.
+    """
     out = tmp_path_factory.mktemp("sharded") / "custom"
     _shard(
         starts.run, model("llama"), out, "2", "--pattern", CUSTOM_PATTERN, "--max-file-size", "1MiB"
@@ -127,19 +131,19 @@ def many_daemons() -> Iterator[Daemons]:
 
 @pytest.fixture(scope="session")
 def daemon(many_daemons: Daemons) -> DaemonProcess:
-    """One with room for everything."""
+    """A daemon with room for everything."""
     return many_daemons.start("--memory-limit=128MiB")
 
 
 @pytest.fixture(scope="session")
 def counted_daemon(many_daemons: Daemons) -> DaemonProcess:
-    """One with room for everything, for tests that count what it reads: no other loads by it."""
+    """A daemon with room for everything, for tests that count its reads: no other loads use it."""
     return many_daemons.start("--memory-limit=128MiB")
 
 
 @pytest.fixture(scope="session")
 def small_daemon(many_daemons: Daemons, model: Callable[[str], str]) -> DaemonProcess:
-    """One whose memory is an eighth of the Llama model."""
+    """A daemon whose memory is an eighth of the Llama model."""
     return many_daemons.start(f"--memory-limit={checkpoint_bytes(model('llama')) // 8}")
 
 
@@ -151,5 +155,5 @@ def own_daemon() -> Iterator[OwnDaemon]:
 
 
 def checkpoint_bytes(directory: str) -> int:
-    """Size of the safetensors files."""
+    """The size of the safetensors files."""
     return sum(file.stat().st_size for file in Path(directory).glob("*.safetensors"))

@@ -1,6 +1,7 @@
-"""Prints which load formats of Run:ai's vLLM has from where, once its plugins are loaded.
+"""Prints where each of Run:ai's load formats in vLLM comes from, once vLLM's plugins are loaded.
 
-`python -m tests.vllm.registered`. A second line says whether they have the one that writes shards.
+Run it as `python -m tests.vllm.registered`. A second line says whether vLLM has the loader that
+writes shards.
 """
 
 from __future__ import annotations

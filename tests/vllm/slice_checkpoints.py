@@ -1,6 +1,6 @@
 """Small checkpoints of many architectures, whose loaders cut and convert weights in different ways.
 
-The numbers are random: what is compared are parameters, never what a model says. Runs in a process
+The numbers are random, as tests compare parameters and never a model's answers. Runs in a process
 that has vLLM and transformers.
 """
 
@@ -15,7 +15,7 @@ import torch
 
 HIDDEN, INNER, LAYERS, HEADS, VOCABULARY = 256, 512, 4, 4, 512
 GROUP: Final = 128
-"""Inputs that share a scale in GPTQ and AWQ."""
+"""The number of inputs that share a scale in GPTQ and AWQ."""
 _COMMON: Final = {
     "vocab_size": VOCABULARY,
     "hidden_size": HIDDEN,
@@ -57,7 +57,7 @@ SETTINGS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     ),
     "falcon": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": HEADS}),
 }
-"""Model type, and what its configuration has beside the common values."""
+"""For each type of model, the values of its configuration beside the common ones."""
 QUANTIZED: Final = ("gptq", "awq", "int8")
 
 

@@ -1,6 +1,6 @@
 """Small draft models that vLLM loads beside the Llama model: Medusa heads and an EAGLE layer.
 
-Owns their files and what vLLM is told of them. The numbers are random, as those of
+Owns their files and vLLM's arguments for them. The numbers are random, as those of
 `slice_checkpoints.py`. Runs in a process that has vLLM.
 """
 
@@ -15,7 +15,7 @@ import torch
 from tests.vllm.slice_checkpoints import HIDDEN, VOCABULARY
 
 HEADS: Final = 2
-"""Of Medusa: tokens that it foretells."""
+"""The number of tokens that the Medusa heads foretell."""
 DRAFTS: Final = ("medusa", "eagle")
 
 
@@ -49,7 +49,8 @@ def _medusa(path: str) -> None:
 
 
 def _eagle(path: str, target: str) -> None:
-    """One layer of the target's form, and what joins a token with the target's hidden state.
+    """One layer of the target's form, and the projection that joins a token with the target's
+    hidden state.
 
     EAGLE's first layer has no norm before its attention.
     """

@@ -1,7 +1,8 @@
-"""Loads many models one after the other, stock and with slices, in ranks of one start of vLLM.
+"""Loads many models one after the other, with the stock loader and with slices, in ranks of one
+start of vLLM.
 
-`python slices_job.py JOB.json ANSWERS_DIRECTORY`: vLLM is imported once, then every rank is forked.
-A rank compares the digests of its own parameters, and writes what came of each model.
+`python slices_job.py JOB.json ANSWERS_DIRECTORY` imports vLLM once and then forks every rank. A
+rank compares the digests of its own parameters, and writes the outcome for each model.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ ON_CPU = "STREAMERD_SLICES_ON_CPU"
 
 
 class Lines(logging.Handler):
-    """What the plugin logged."""
+    """The lines that the plugin logged."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -74,7 +75,7 @@ def _loaded(
 ) -> tuple[dict[str, str], dict[str, str] | None]:
     """Digests of a model's parameters, and of those after its weights were loaded again.
 
-    Of an engine with a draft model, that one alone is loaded.
+    If the engine has a draft model, only that one is loaded.
     """
     from vllm.config import set_current_vllm_config
     from vllm.engine.arg_utils import EngineArgs
@@ -112,11 +113,11 @@ def _loaded(
 
 
 _digested: dict[str, str] = {}
-"""Of the model that was loaded last, before vLLM repacked anything."""
+"""The digests of the model that was loaded last, taken before vLLM repacked anything."""
 
 
 def digests(model: Any) -> dict[str, str]:
-    """Of every parameter and buffer; each is an ordinary tensor."""
+    """The digest of every parameter and buffer; each must be an ordinary tensor."""
     import torch
 
     found = {}
@@ -139,10 +140,10 @@ def _join(job: dict[str, Any], rank: int) -> None:
 
 
 def _prepare() -> None:
-    """Take the digests where vLLM goes on after `load_weights`, and go no further.
+    """Take the digests where vLLM goes on after `load_weights`, and stop there.
 
-    What vLLM's worker for the CPU does is done here too, and models are looked at in this process,
-    where vLLM starts another for each.
+    The preparations of vLLM's worker for the CPU are made here too, and models are inspected in
+    this process, for which vLLM would start another process each time.
     """
     import torch
 

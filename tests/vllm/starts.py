@@ -1,6 +1,6 @@
-"""Starting vLLM from tests: one process a configuration, each configuration once.
+"""Starts vLLM for tests: one process for each configuration, and each configuration once.
 
-A start takes many seconds on two cores, so answers are kept for the session and tests share them.
+A start takes many seconds on two cores, so answers are kept for the session, and tests share them.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ BASE_ENVIRONMENT: Final = {
     "OMP_NUM_THREADS": "1",
     "TORCHDYNAMO_DISABLE": "1",
 }
-"""One thread a rank: sums are then made in the same order each time. Nothing is compiled: models
-are not in any case, and the count of better tokens beside each log-probability, which no test
-reads, takes longer to compile than all the rest of a start."""
+"""Variables of every start. Each rank has one thread, so that sums are made in the same order each
+time. Nothing is compiled: models are not in any case, and compiling the count of better tokens
+beside each log-probability, which no test reads, takes longer than the rest of a start."""
 READ_BY_IMPORTS: Final = frozenset({"HF_HOME"})
 """Variables that tests set and that libraries read once."""
 JOB: Final = "tests.vllm.vllm_job"
@@ -44,16 +44,16 @@ class Start:
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
     extra: tuple[tuple[str, object], ...] = ()
-    """`model_loader_extra_config`."""
+    """The value of `model_loader_extra_config`."""
     environment: tuple[tuple[str, str], ...] = ()
     import_path: str = ""
     """A directory to import from before all others."""
     reload_paths: tuple[str, ...] = ()
-    """What `reload` loads, one after the other; an empty one is the model itself."""
+    """Paths that `reload` loads one after the other; an empty one stands for the model itself."""
     more: str = "{}"
     """Further arguments of the engine, in JSON."""
     adapter: str = ""
-    """A folder with a LoRA adapter that answers are asked of."""
+    """The folder of a LoRA adapter with which the answers are made."""
     save: bool = False
     """Whether the probe keeps the shards that vLLM's own writer makes."""
     cold: bool = False
@@ -74,29 +74,32 @@ class Start:
         }
 
     def may_be_warm(self) -> bool:
-        """Whether nothing is other that is read while vLLM and its libraries are imported."""
+        """Whether all settings that vLLM and its libraries read while they are imported are the
+        usual ones.
+        """
         names = {name for name, _ in self.environment}
         return not (self.cold or self.import_path or names & READ_BY_IMPORTS)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one start came to."""
+    """The outcome of one start."""
 
     returncode: int
     output: str
     digests: dict[str, dict[str, str]]
-    """Rank to parameter to digest, right after loading."""
+    """For each rank and parameter, the digest right after loading."""
     saved: Path
     tokens: list[list[int]] = field(default_factory=list)
     logprobs: list[list[float]] = field(default_factory=list)
-    """Of the generated tokens."""
+    """The log-probabilities of the generated tokens."""
     prompt_logprobs: list[list[float]] = field(default_factory=list)
-    """Empty where an adapter answers: see `vllm_job.py`."""
+    """The log-probabilities of the prompts' tokens; empty if an adapter answers, see `vllm_job.py`.
+    """
     reloaded: list[list[list[int]]] = field(default_factory=list)
     """Tokens after each of `reload_paths`."""
     embeddings: list[list[float]] = field(default_factory=list)
-    """Of a pooling model, for each prompt."""
+    """The embeddings of a pooling model, one for each prompt."""
 
 
 class Starts:
@@ -122,7 +125,7 @@ class Starts:
         return self._answers[start]
 
     def attempt(self, start: Start) -> Answer:
-        """The answer of a start that may fail; never remembered.
+        """The answer of a start that may fail; it is never remembered.
 
         Several threads may ask for cold starts at once.
         """
@@ -172,7 +175,9 @@ class Starts:
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without what speaks to the loaders, and with what tests need."""
+    """This process's environment without variables for the loaders, and with those that
+    tests need.
+    """
     spoken = ("RUNAI_STREAMER_", "STREAMERD_MODE", "STREAMERD_SOCKET", "AWS_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(spoken)}
     return kept | BASE_ENVIRONMENT
@@ -185,9 +190,11 @@ def with_places(environment: Mapping[str, str], *places: str) -> dict[str, str]:
 
 
 def _site(site: Path) -> Path:
-    """A folder to import from, by which vLLM finds the probe and does not find Run:ai's package.
+    """Make a folder to import from, in which vLLM finds the probe and does not find Run:ai's
+    package.
 
-    It has what an installed plugin leaves behind, and a module like one that is not installed.
+    It has the files that an installed plugin leaves, and a module that imports as one does that is
+    not installed.
     """
     info = site / "streamerd_test_probe-0.dist-info"
     info.mkdir(parents=True)

@@ -1,7 +1,9 @@
-"""Drop-in: what the stock loaders offer, ours offer; and whole loaders on small modules, no engine.
+"""A drop-in: streamerd's loaders have every method of the stock loaders.
 
-The modules are not vLLM's, so that a test takes milliseconds: what counts is which file is read,
-what is told and what is refused.
+Whole loaders load small modules, without an engine.
+
+The modules are not vLLM's, so that a test takes milliseconds: tests check which file is read, and
+what is reported or refused.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ INHERITED = {"save_model", "create_model", "load_model", "get_external_weight_me
 
 @pytest.fixture(scope="module")
 def loaders() -> Any:
-    """The module; importing vLLM warns of what is its own."""
+    """The module with the loaders; importing vLLM may raise warnings of its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         importlib.import_module("vllm.distributed")
@@ -36,7 +38,7 @@ def loaders() -> Any:
 
 @pytest.mark.parametrize("name", ["UnshardedLoader", "ShardedLoader"])
 def test_what_the_stock_loader_offers_reads_through_ours(loaders: Any, name: str) -> None:
-    """A method that the next vLLM adds fails here, until somebody has thought about it."""
+    """A method that a later vLLM adds fails here until somebody has decided about it."""
     ours = getattr(loaders, name)
     stock = ours.__mro__[2]
     assert stock.__module__.startswith("vllm.")
@@ -46,7 +48,7 @@ def test_what_the_stock_loader_offers_reads_through_ours(loaders: Any, name: str
 
 
 class Taking(nn.Module):
-    """A model of one fused layer, as vLLM's: three stored projections in one parameter."""
+    """A model of one fused layer, as vLLM has them: one parameter from three stored projections."""
 
     packed_modules_mapping = {"qkv_proj": ["q_proj", "k_proj", "v_proj"]}  # noqa: RUF012  vLLM's
 
@@ -84,7 +86,7 @@ def store(path: Path, stored: dict[str, torch.Tensor]) -> None:
 
 @pytest.fixture
 def load(loaders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
-    """Loads what lies in `tmp_path`, by default without a daemon and as a whole checkpoint."""
+    """Loads the files in `tmp_path`, by default without a daemon and as a whole checkpoint."""
     from vllm.config.load import LoadConfig
 
     from streamer_vllm.sharding.pattern import Place
@@ -169,7 +171,7 @@ def test_nothing_is_told_of_a_whole_checkpoint(
 
 
 def test_a_draft_model_is_read_as_its_own_folder_is(tmp_path: Path, load: Load) -> None:
-    """VLLM loads it with the format of its target."""
+    """vLLM loads the draft model with the load format of its target."""
     store(tmp_path / "model.safetensors", tensors())
     draft = Taking()
     load(draft, sharded=True, runner="draft")
@@ -191,9 +193,8 @@ def test_files_of_more_ranks_are_refused(tmp_path: Path, load: Load) -> None:
 
 
 def test_the_cpu_platform_refuses_to_sleep(loaders: Any) -> None:
-    """So `test_every_kind.py` loses parameters by itself and wakes by what waking calls.
-
-    Once this fails, real sleep belongs there.
+    """Because of this, `test_every_kind.py` itself discards parameters, and wakes by the calls that
+    waking makes. Once this test fails, real sleep belongs there.
     """
     from vllm.platforms import current_platform
 

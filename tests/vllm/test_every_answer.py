@@ -1,7 +1,8 @@
 """Answers of kinds whose starts are too many for `make test`: tokens, log-probabilities, vectors.
 
 `test_same_answers.py` and `test_quantised_answers.py` have the kinds that every run of the tests
-starts. Here each is started twice, with `auto` and with ours, and answers alike bit for bit.
+starts. Here each kind is started twice, with `auto` and with streamerd's loader, and the answers
+are the same bit for bit.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ SEED, TARGET_SEED = 0, 9
 
 OPERATOR_4_BIT: Final = "cpu_gemm_wna16"
 TEXT_ALONE: Final = {"limit_mm_per_prompt": {"image": 0}}
-"""An engine that takes images asks transformers for them, and that asks for torchvision, which has
-no build for this torch. `test_every_kind.py` loads the parts for images too."""
+"""Kinds that cannot be started here: an engine that takes images asks transformers for them, and
+transformers asks for torchvision, which has no build for this torch. `test_every_kind.py` loads the
+parts for images too."""
 
 Made = Callable[[str], Path]
 
@@ -50,7 +52,7 @@ def arguments(kind: str, **more: Any) -> str:
 
 
 def both(starts: Starts, daemon: DaemonProcess, environment: Environment = (), **how: Any) -> Any:
-    """The answer through the daemon, and the stock loader's."""
+    """The answer through the daemon, and that of the stock loader."""
     ours = starts(
         Start(load_format="runai_streamer", environment=environment + through(daemon), **how)
     )

@@ -1,8 +1,8 @@
-"""Every kind of model, loaded in each way there is: bit for bit as the stock loaders leave it.
+"""Every kind of model, loaded in every way: each is bit for bit as the stock loaders leave it.
 
-The harness only loads. What it compares are each rank's parameters and buffers, right after loading
-and in the form that kernels want: with those of `auto` for the whole checkpoint, and of
-`sharded_state` for shards. Four ranks are in `make test-vllm-full`.
+The harness only loads. The tests compare each rank's parameters and buffers, right after loading
+and in the form for the kernels: with those of `auto` for the whole checkpoint, and with those of
+`sharded_state` for shards. `make test-vllm-full` has four ranks.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ Runs = Callable[[int], Run]
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, daemon: DaemonProcess) -> Runs:
-    """The run with so many ranks, made when the first test asks for it."""
+    """The run with this many ranks, made when the first test asks for it."""
     made: dict[int, Run] = {}
     environment = {"STREAMERD_MODE": "required", "STREAMERD_SOCKET": daemon.socket}
 
@@ -93,7 +93,7 @@ def test_the_whole_checkpoint(runs: Runs, ranks: int, engine: str, kind: str) ->
 @RANKS
 @pytest.mark.parametrize(("engine", "kind"), PLACES)
 def test_loading_again(runs: Runs, ranks: int, engine: str, kind: str) -> None:
-    """After sleep at level 2 parameters are anything: each reload begins with such."""
+    """After sleep at level 2, parameters have no content; each reload begins with such ones."""
     for found in runs(ranks).of(engine, kind):
         if (parsed(installed_version()) or NEWEST_TRIED) < RELOADED_SINCE.get(
             (engine, kind), OLDEST
@@ -110,7 +110,9 @@ def test_loading_again(runs: Runs, ranks: int, engine: str, kind: str) -> None:
 @RANKS
 @pytest.mark.parametrize(("engine", "kind"), SHARDED_PLACES)
 def test_shards(runs: Runs, ranks: int, engine: str, kind: str) -> None:
-    """They hold what the whole checkpoint would have given, and are loaded again as stock does."""
+    """Shards give the same as the whole checkpoint would, and are loaded again as the stock loader
+    does.
+    """
     for found in runs(ranks).of(engine, kind):
         for stage in ("loaded", "ready"):
             assert_same(found, f"runai_streamer_sharded/{stage}", f"sharded_state/{stage}")
@@ -135,7 +137,9 @@ def test_no_shards_of_what_vllm_quantises_while_it_loads(runs: Runs, ranks: int)
 
 @RANKS
 def test_a_draft_model_of_the_other_form(runs: Runs, ranks: int) -> None:
-    """VLLM loads it with the format of its target, which may be sharded where it is not."""
+    """vLLM loads the draft model with the load format of its target, which may be sharded where the
+    draft model is not.
+    """
     for found in runs(ranks).of("tensor", "draft"):
         for load_format in ("runai_streamer_sharded", "runai_streamer"):
             assert_same(found, f"{load_format}/beside-another", "auto/loaded")
@@ -144,7 +148,7 @@ def test_a_draft_model_of_the_other_form(runs: Runs, ranks: int) -> None:
 @RANKS
 @pytest.mark.parametrize("engine", ["tensor", "expert"])
 def test_ranks_hold_different_parts(runs: Runs, ranks: int, engine: str) -> None:
-    """What is compared is worth it: no two ranks have the same experts."""
+    """This shows that the comparison means something: no two ranks have the same experts."""
     parts = [
         tuple(
             digest
@@ -198,7 +202,7 @@ def test_damaged_shards(runs: Runs, ranks: int, damage: str, expected: str) -> N
 
 
 def assert_same(found: Found, ours: str, stock: str) -> None:
-    """The same names, forms and bytes."""
+    """Check that names, forms and bytes are the same."""
     expected: dict[str, Any] = found[stock]
     assert expected
     for stage in (ours, stock):

@@ -1,4 +1,6 @@
-"""The loaders by themselves, without an engine: what they take, warn of and refuse."""
+"""The loaders by themselves, without an engine: the files that they take, their warnings and their
+refusals.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ Load = Callable[..., None]
 
 @pytest.fixture(scope="module", autouse=True)
 def imported() -> None:
-    """What vLLM and its libraries warn of while they are imported is theirs."""
+    """Import vLLM; it and its libraries may raise warnings of their own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in ("streamer_vllm.loaders", "vllm.distributed"):
@@ -30,7 +32,7 @@ def imported() -> None:
 
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
-    """Loads what lies in `tmp_path` into a module's parameters."""
+    """Loads the files in `tmp_path` into a module's parameters."""
     from vllm.config.load import LoadConfig
 
     from streamer_vllm import loaders
@@ -112,7 +114,7 @@ def test_padding_and_dtypes_are_warned_of(
 
 
 def test_shared_parameters_are_stored_once(tmp_path: Path, load: Load) -> None:
-    """As vLLM's own writer has it: under the smaller of the two names."""
+    """vLLM's own writer does the same: it uses the smaller of the two names."""
     module = torch.nn.ModuleDict({"a": linear(), "b": linear()})
     module["b"].weight = module["a"].weight
     store(
@@ -258,7 +260,7 @@ def _or_error(render: Callable[[], str]) -> str:
 def test_the_installed_plugin_takes_the_stock_names(
     mode: str, package: str, starts: Starts
 ) -> None:
-    """With `auto` in a fresh interpreter, where the plugin comes before vLLM's loaders."""
+    """A fresh interpreter with `auto`, in which the plugin comes before vLLM's loaders."""
     run = starts.run_cold if mode == "auto" else starts.run
     done = run("tests.vllm.registered", STREAMERD_MODE=mode)
     assert done.returncode == 0, done.output

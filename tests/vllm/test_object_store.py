@@ -1,6 +1,8 @@
-"""`s3://` models on two ranks: config, tokenizer and weights from the store, tokens as from disk.
+"""`s3://` models on two ranks: config, tokenizer and weights come from the store, and the tokens
+are as from disk.
 
-Run:ai's package cannot be imported where these run (`starts.py`); vLLM finds ours in its place.
+Run:ai's package cannot be imported where these tests run (`starts.py`); vLLM finds this project's
+modules in its place.
 """
 
 from __future__ import annotations
@@ -79,7 +81,9 @@ def sharded(store: GuardedStore, shards: Path) -> str:
 
 
 def assert_each_byte_crossed_once(gets: list[Seen], size_bytes: int) -> None:
-    """Ranged GETs of whole blocks, none twice, that add up to the checkpoint."""
+    """Check that the store got ranged GETs of whole blocks, none twice, that add up to the
+    checkpoint.
+    """
     assert len({(get.path, get.range) for get in gets}) == len(gets)
     assert max(get.size_bytes for get in gets) == BLOCK
     assert sum(get.size_bytes for get in gets) == size_bytes
@@ -169,7 +173,7 @@ def test_ours_are_used_where_the_package_is_installed_too(
     user: Environment,
     tmp_path: Path,
 ) -> None:
-    """And without a daemon: each rank reads for itself then."""
+    """The same holds without a daemon, where each rank reads for itself."""
     (tmp_path / "runai_model_streamer.py").write_text(THEIRS)
     answer = starts(
         Start(
@@ -190,7 +194,7 @@ def test_vllms_own_loader_streams_with_ours(
     starts: Starts,
     user: Environment,
 ) -> None:
-    """`mode` = `off` leaves it in place, and without the package it could not stream."""
+    """`mode` = `off` leaves vLLM's loader in place, which could not stream without the package."""
     answer = starts(
         Start(
             unsharded,

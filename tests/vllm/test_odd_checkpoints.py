@@ -1,7 +1,8 @@
-"""Odd checkpoints: each name and byte as vLLM's own loader reads them, or refused as it refuses.
+"""Odd checkpoints: each name and byte is read as vLLM's own loader reads it, or refused as it
+refuses.
 
-What an operator's folder may hold beside the usual: odd names, dtypes and shapes, empty shards, an
-index that is not quite right, files of something else. Nothing is started; the loaders read.
+An operator's folder may hold odd names, dtypes and shapes, empty shards, an index with mistakes,
+and files of other kinds. Nothing is started; the loaders read.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def owners(**owners: str) -> str:
 
 
 def headed(header: Mapping[str, Any], content: bytes) -> Fill:
-    """A file with a header that no writer of safetensors makes so."""
+    """A file with a header that no writer of safetensors makes."""
 
     def fill(directory: Path) -> None:
         text = json.dumps(header).encode()
@@ -80,7 +81,7 @@ def _dtypes() -> Tensors:
 
 
 def _links(directory: Path) -> None:
-    """As the cache of the hub has it."""
+    """Links, as in the hub's cache."""
     (directory / "blobs").mkdir()
     save_file({"a": numbers(3)}, directory / "blobs" / "0123")
     (directory / "model.safetensors").symlink_to("blobs/0123")
@@ -145,7 +146,7 @@ BROKEN: Final[dict[str, tuple[Fill, str]]] = {
 
 @pytest.fixture(scope="module")
 def vllm_loaders() -> Any:
-    """VLLM's own loader and ours; importing vLLM warns of what is its own."""
+    """vLLM's own loader and streamerd's; importing vLLM may raise warnings of its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
@@ -159,7 +160,9 @@ def vllm_loaders() -> Any:
 def read(
     vllm_loaders: Any, daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Path, str], dict[str, Any]]:
-    """What a loader hands a model out of a folder: `stock`, or ours in a mode."""
+    """The tensors that a loader hands to a model from a folder; the loader is `stock`, or
+    streamerd's in a mode.
+    """
     from vllm.config.load import LoadConfig
 
     stock, loaders = vllm_loaders
@@ -204,7 +207,7 @@ def test_as_vllms_own_loader(
 def test_refused_as_vllms_own_loader_refuses(
     name: str, tmp_path: Path, read: Callable[[Path, str], dict[str, Any]]
 ) -> None:
-    """With words of our own, which name the file and what is wrong."""
+    """The error has words of this project, which name the file and the fault."""
     from streamer_client import StreamerError
 
     fill, words = BROKEN[name]

@@ -1,6 +1,6 @@
-"""Answers of a quantised model: tokens and log-probabilities as with `auto`, bit for bit.
+"""Answers of a quantised model: its tokens and log-probabilities are those of `auto`, bit for bit.
 
-And what `streamerctl shard` says where vLLM quantises while it loads.
+The last tests show what `streamerctl shard` says where vLLM quantises while it loads.
 """
 
 from __future__ import annotations

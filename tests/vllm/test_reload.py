@@ -1,6 +1,6 @@
 """Loading again in one process: `reload_weights`, also with a path, and twice.
 
-Of shards vLLM refuses it, which `test_every_kind.py` compares with its own loader's refusal.
+vLLM refuses it for shards, which `test_every_kind.py` compares with the refusal of its own loader.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Model = Callable[[str], str]
 def test_a_model_reloads_itself_and_another_path(
     model: Model, starts: Starts, daemon: DaemonProcess, tmp_path: Path
 ) -> None:
-    """Tokens after each reload are those of a start with what was reloaded."""
+    """The tokens after each reload are those of a start with the reloaded checkpoint."""
     from streamer_vllm.demo.model import build_model
 
     other = tmp_path / "other"

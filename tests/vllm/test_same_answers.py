@@ -42,7 +42,10 @@ def assert_same(answer: Answer, reference: Answer) -> None:
 
 
 def assert_loaded_through(socket: str, answer: Answer, ranks: int, *, cached: bool = False) -> None:
-    """Each rank said that it loaded through this daemon, or `cached` what was not in it yet."""
+    """Check that each rank's log says that it loaded through this daemon.
+
+    With `cached`, ranks may also have taken the files from the page cache.
+    """
     lines = LOADED.findall(answer.output)
     assert sorted(int(rank) for rank, *_ in lines) == list(range(ranks)), answer.output[-4000:]
     ways = {"daemon", "page-cache"} if cached else {"daemon"}
@@ -131,10 +134,10 @@ def test_a_limit_of_an_eighth_of_the_checkpoint(
 
 
 def assert_announced_once(socket: str, *answers: Answer) -> str:
-    """The one rank that started the daemon said so, among vLLM's lines, and where its log is.
+    """Check that one rank alone said among vLLM's lines that it started the daemon.
 
     Returns:
-        What is in that log.
+        The text of the daemon's log, whose path that line names.
     """
     ((used, log),) = STARTED.findall("".join(answer.output for answer in answers))
     assert used == socket

@@ -1,7 +1,7 @@
-"""Each rank's parameters right after loading, bit for bit as the stock loader leaves them.
+"""Each rank's parameters right after loading are bit for bit those that the stock loader leaves.
 
-Two pipeline stages load on the CPU build and then fail in the first step, whatever the loader: so
-these starts end once the weights are in, and the probe tells what they are.
+On the CPU build two pipeline stages load and then fail in the first step, whatever the loader. So
+these starts end once the weights are loaded, and the probe writes their digests.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def test_what_vllm_itself_saves(
 def test_a_hugging_face_id_in_the_cache_without_a_daemon(
     model: Model, starts: Starts, tmp_path: Path
 ) -> None:
-    """The cache holds links to blobs; beside the files of the index lies one that is not in it."""
+    """The cache holds links to blobs, and one file that is not in the index."""
     revision = "0" * 40
     repository = tmp_path / "hub" / "models--house--llama"
     snapshot, blobs = repository / "snapshots" / revision, repository / "blobs"

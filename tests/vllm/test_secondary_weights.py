@@ -1,6 +1,7 @@
-"""Weights that a model takes from elsewhere: as with `auto`, in whatever form they are there.
+"""Weights that a model takes from another place: they are as with `auto`, whatever form they have
+there.
 
-The modules are not vLLM's, so that a test takes milliseconds; its loader is, which reads them.
+The modules are not vLLM's, so that a test takes milliseconds; the loader that reads them is vLLM's.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Load = Callable[..., Any]
 
 
 class Joined(nn.Module):
-    """A model of two parts, the second of which is in a place of its own."""
+    """A model of two parts, the second of which lies in a place of its own."""
 
     def __init__(self, source: Any) -> None:
         super().__init__()
@@ -42,7 +43,7 @@ class Joined(nn.Module):
 
 @pytest.fixture(scope="module")
 def stock() -> Any:
-    """VLLM's own loader; importing vLLM warns of what is its own."""
+    """vLLM's own loader; importing vLLM may raise warnings of its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
@@ -54,7 +55,7 @@ def stock() -> Any:
 
 @pytest.fixture
 def load(stock: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
-    """Loads a model of two parts whose second one is described by `Source` arguments."""
+    """Loads a model of two parts; `Source` arguments describe the second one."""
     from vllm.config.load import LoadConfig
 
     from streamer_vllm import loaders
@@ -82,7 +83,7 @@ def load(stock: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
 
 
 def test_another_folder(load: Load, tmp_path: Path) -> None:
-    """As the language model of Ultravox."""
+    """The language model of Ultravox is such a part."""
     save_file({"weight": OTHER}, tmp_path / "other" / "model.safetensors")
     model = load(model_or_path=str(tmp_path / "other"))
     assert torch.equal(model.body.weight, OWN)
@@ -90,7 +91,7 @@ def test_another_folder(load: Load, tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_form(load: Load, tmp_path: Path) -> None:
-    """As the sparse head of BGE-M3."""
+    """The sparse head of BGE-M3 is such a part."""
     torch.save({"weight": OTHER}, tmp_path / "head.pt")
     model = load(model_or_path=str(tmp_path), allow_patterns_overrides=["head.pt"])
     assert torch.equal(model.head.weight, OTHER)

@@ -1,8 +1,8 @@
-"""Several engines on one node, one daemon: each is told apart, and each byte is read once.
+"""Several engines on one node with one daemon: status tells them apart, and each byte is read once.
 
-Two data-parallel engines of one model and two engines of another, as one for prefill stands beside
-one for decode. Their configurations are vLLM's own and their loads the plugin's; no engine is
-started, so that the test takes as long as importing vLLM does. `make test-vllm-full` starts two.
+There are two data-parallel engines of one model and two engines of another, as one for prefill
+stands beside one for decode. Their configurations are vLLM's own, and the plugin loads. No engine
+is started, so that the test takes as long as importing vLLM; `make test-vllm-full` starts two.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from tests.vllm.test_same_answers import (
 
 @pytest.fixture
 def engine_args() -> Any:
-    """VLLM's class, imported before anything is loaded: vLLM keeps the frames that import it."""
+    """vLLM's class, imported before anything is loaded, because vLLM keeps the frames that import
+    it.
+    """
     from vllm.engine.arg_utils import EngineArgs
 
     return EngineArgs
@@ -38,7 +40,7 @@ def engine_args() -> Any:
 
 @pytest.fixture
 def node(daemon_maker: Daemons) -> DaemonProcess:
-    """A daemon that nothing was loaded by yet."""
+    """A daemon through which nothing was loaded yet."""
     return daemon_maker.start("--memory-limit=128MiB")
 
 
@@ -93,7 +95,9 @@ def test_two_engines_that_start_at_once_share_the_daemon_that_one_starts(
 
 
 def _configuration(arguments: Any, dp_rank: int | None, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """VLLM's configuration of an engine, with what a launcher of two data-parallel ones sets."""
+    """vLLM's configuration of an engine, with the values that a launcher of two data-parallel
+    engines sets.
+    """
     with monkeypatch.context() as launched, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is vLLM's own
         if dp_rank is not None:
@@ -105,7 +109,7 @@ def _configuration(arguments: Any, dp_rank: int | None, monkeypatch: pytest.Monk
 
 @contextmanager
 def _loading(configuration: Any, node: DaemonProcess) -> Iterator[Any]:
-    """A load of the plugin's as a rank of this engine makes it, open."""
+    """An open load, as the plugin makes it in a rank of this engine."""
     from vllm.config import set_current_vllm_config
 
     from streamer_vllm.options import parse_options
@@ -122,13 +126,13 @@ def _loading(configuration: Any, node: DaemonProcess) -> Iterator[Any]:
 
 
 def _read(checkpoint: Any) -> None:
-    """Take every tensor and keep none: one that is kept would keep its load's lease."""
+    """Take every tensor and keep none: a kept tensor would keep the load's lease."""
     for _ in checkpoint.tensors():
         pass
 
 
 def _labels(node: DaemonProcess) -> set[str]:
-    """What `status` calls those that hold leases."""
+    """The labels that `status` shows for those that hold leases."""
     return {
         lease["label"]
         for source in node.status()["sources"]

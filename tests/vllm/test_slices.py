@@ -1,6 +1,7 @@
-"""Ranks that fetch slices have the parameters of stock vLLM, and copied no more than their part.
+"""Ranks that fetch slices get the parameters of stock vLLM, and copy no more than their part.
 
-One start of vLLM loads all models one after the other, each stock and then with slices.
+One start of vLLM loads all models one after the other, each with the stock loader and then with
+slices.
 """
 
 from __future__ import annotations
@@ -22,18 +23,19 @@ from tests.vllm.test_same_answers import Model, assert_same, through
 SMALL_BYTES: Final = 4096
 SLICED: Final = ("STREAMERD_SLICES_ON_CPU", str(SMALL_BYTES))
 AHEAD_BYTES: Final = 128 << 10
-"""What may be foretold of later layers, which a stage of a pipeline may not have."""
+"""Bytes that a rank may copy beyond its part: those foretold of later layers, which a pipeline
+stage may not have."""
 
 
 class Parallel(NamedTuple):
-    """How many ranks a model is spread over."""
+    """The number of ranks over which a model is spread."""
 
     tensor: int
     pipeline: int = 1
 
 
 MOST: Final = {Parallel(2): 0.53, Parallel(4): 0.29, Parallel(1, 2): 0.7}
-"""Of the checkpoint's bytes, what a rank may copy. A stage of a pipeline takes its layers, and
+"""The part of the checkpoint's bytes that a rank may copy. A pipeline stage takes its layers, and
 perhaps the embedding."""
 RESHAPED: Final = {
     ("bloom", Parallel(2)): 0.63,
@@ -41,15 +43,17 @@ RESHAPED: Final = {
     ("falcon", Parallel(2)): 0.66,
     ("falcon", Parallel(4)): 0.49,
 }
-"""These reshape fused weights before they cut, so that each rank needs those whole."""
+"""Architectures that reshape fused weights before they cut them, so that each rank needs those
+whole."""
 OWN_NEOX: Final = {("neox", Parallel(2)): 0.67, ("neox", Parallel(4)): 0.51}
-"""So does vLLM's own class for GPT-NeoX, which there is before 0.32. Here its fused weights are a
-third of the checkpoint, so that two ranks need 2/3 of it, and four a half."""
+"""vLLM's own class for GPT-NeoX, which exists before 0.32, does the same. Here its fused weights are
+a third of the checkpoint, so that each of two ranks needs 2/3 of it, and each of four a half."""
 KINDS: Final = (
     *("experts", "experts, expert parallel", "mixtral", "llama", "llama, loaded again", "tied"),
     *("gpt2", "gemma2", "phi3", "neox", "bert", "bloom", "falcon", "gptq", "awq", "int8"),
 )
-"""A model with experts first: by the first one vLLM decides which groups of ranks there are."""
+"""The models, one with experts first: from the first model vLLM decides which groups of ranks there
+are."""
 FOUR_RANKS: Final = tuple(kind for kind in KINDS if kind not in ("mixtral", "llama, loaded again"))
 STAGES: Final = ("experts", "llama", "gpt2")
 RARE: Final = (
@@ -60,15 +64,16 @@ RARE: Final = (
     "llama, overridden",
     *(["experts, quantised while loading"] if torch.cpu._is_avx512_bf16_supported() else []),
 )
-"""In `make test-vllm-full` alone. Of the build for the CPU, the library for processors with AVX-512
-BF16 alone has the operator that quantises experts, and none has those for fp8."""
+"""Models that only `make test-vllm-full` loads. Of the libraries of the build for the CPU, only the
+one for processors with AVX-512 BF16 has the operator that quantises experts, and none has those for
+fp8."""
 MORE: Final[dict[str, dict[str, Any]]] = {
     "expert parallel": {"enable_expert_parallel": True},
     "transformers": {"model_impl": "transformers"},
     "quantised while loading": {"quantization": "int8_per_channel_weight_only"},
     "overridden": {"hf_overrides": {"rope_theta": 20000.0}},
 }
-"""By what stands behind a model's name: further arguments of the engine."""
+"""Further arguments of the engine, by the text behind a model's name."""
 NAMES: Final = {Parallel(2): KINDS, Parallel(4): FOUR_RANKS, Parallel(1, 2): STAGES}
 CASES: Final = [(where, name) for where, names in NAMES.items() for name in names]
 IDS: Final = [f"{name}-tp{where.tensor}-pp{where.pipeline}" for where, name in CASES]
@@ -155,7 +160,7 @@ def _most(name: str, parallel: Parallel) -> float:
 @pytest.mark.full
 @pytest.mark.parametrize("name", RARE)
 def test_rare_kinds(name: str, jobs: Jobs) -> None:
-    """The same bits; how much is copied depends on the architecture."""
+    """The bits are the same; the architecture decides how many bytes are copied."""
     for rank, answers in enumerate(jobs(Parallel(2), RARE)):
         found = answers[name]
         assert "error" not in found, found["error"]

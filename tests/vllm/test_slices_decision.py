@@ -1,6 +1,6 @@
-"""When a rank fetches slices: a decision of its options, its device and the number of ranks.
+"""Whether a rank fetches slices depends on its options, its device and the number of ranks.
 
-What slices give is in `test_slices.py`. This runs without an engine and without a GPU.
+`test_slices.py` tests the slices themselves. These tests run without an engine and without a GPU.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SLICES: Final = "slices"
 
 @pytest.fixture(scope="module")
 def plugin() -> Any:
-    """The module; importing vLLM warns of what is its own."""
+    """The module; importing vLLM may raise warnings of its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from streamer_vllm import slices
@@ -30,7 +30,7 @@ def plugin() -> Any:
 
 
 class Asked:
-    """A checkpoint that notes what it is asked for."""
+    """A checkpoint that notes the requests to it."""
 
     def __init__(self) -> None:
         self.what: list[tuple[Any, ...]] = []
@@ -56,7 +56,7 @@ def decided(
     device: str = "cuda",
     **given: Any,
 ) -> tuple[Any, ...]:
-    """What the last rank of so many asks a checkpoint for."""
+    """The requests that the last of this many ranks makes to a checkpoint."""
     from streamer_vllm.options import parse_options
 
     group = SimpleNamespace(rank_in_group=tensor - 1, world_size=tensor)
@@ -76,7 +76,7 @@ def decided(
 def test_one_rank_takes_whole_tensors_as_with_off(
     plugin: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It keeps all of everything: `auto` costs it nothing, not even the lazy tensors."""
+    """A single rank keeps every tensor whole, so `auto` costs it nothing, not even lazy tensors."""
     assert decided(plugin, monkeypatch) == (TENSORS,)
     assert decided(plugin, monkeypatch, slices="off") == (TENSORS,)
 
@@ -92,7 +92,7 @@ def test_a_rank_of_several_takes_slices(
 def test_a_stage_of_one_rank_takes_what_it_asks_for_whole(
     plugin: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tensors of other stages are never asked for, so it leaves those where they are."""
+    """A pipeline stage never asks for the tensors of other stages, so it does not fetch them."""
     what = decided(plugin, monkeypatch, pipeline=2)
     assert what == (SLICES, plugin.SMALL_BYTES, None)
 

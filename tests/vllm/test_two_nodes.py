@@ -1,7 +1,7 @@
 """One model over two nodes: each node's rank takes its weights from its node's daemon.
 
-Two network namespaces with a daemon each, and vLLM as its documentation starts it on several nodes
-without Ray: the same words on both, but for the number of the node.
+There are two network namespaces with a daemon each. vLLM is started as its documentation says for
+several nodes without Ray, with the same arguments on both except for the node's number.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def test_each_node_reads_its_ranks_files_once_and_the_answer_is_that_of_one_node
 def _answer(
     nodes: list[NetworkedNode], source: str, socket: Path, directory: Path
 ) -> dict[str, Any]:
-    """What the first node answers while the second one helps."""
+    """The first node's answer, while the second node takes part."""
     arguments = Start(source, "runai_streamer_sharded", tensor_parallel_size=RANKS).arguments() | {
         "nnodes": len(nodes),
         "master_addr": nodes[0].address,
@@ -99,7 +99,7 @@ def _answer(
 def _running(
     node: NetworkedNode, words: Sequence[str], socket: Path, log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Python with these words on a node; it is ended afterwards."""
+    """Run Python with these arguments on a node, and end it afterwards."""
     with log.open("wb") as file:
         process = subprocess.Popen(
             [*node.enter(), sys.executable, *words],

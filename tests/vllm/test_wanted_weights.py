@@ -1,4 +1,4 @@
-"""Which weights a rank asks for: vLLM's judgement, turned into names."""
+"""The weights that a rank asks for follow from vLLM's own rules, as a set of names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 @pytest.fixture(scope="module")
 def plugin() -> Any:
-    """The module; importing vLLM warns of what is its own."""
+    """The module; importing vLLM may raise warnings of its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from streamer_vllm import wanted_weights

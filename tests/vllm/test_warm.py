@@ -1,4 +1,6 @@
-"""Programs run by the process that has imported vLLM end as in an interpreter of their own."""
+"""Programs that run in forks of the process that has imported vLLM end as in an interpreter of
+their own.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ def test_exit_code_and_output(arguments: tuple[str, ...], returncode: int, start
 
 
 def test_an_environment_and_imports_of_its_own(starts: Starts) -> None:
-    """What one program changes in its process, the next one does not find."""
+    """A program does not see the changes that an earlier program made in its process."""
     for mode, stock in (("off", True), ("auto", False), ("off", True)):
         done = starts.run("tests.vllm.registered", STREAMERD_MODE=mode)
         assert ("'vllm.model_executor.model_loader" in done.output) is stock, done.output

@@ -68,13 +68,15 @@ def reload(arguments: dict[str, Any], paths: list[str]) -> dict[str, Any]:
 
 
 def _logprobs(completion: Any) -> list[float]:
-    """Of each token that was generated."""
+    """The log-probability of each generated token."""
     places = zip(completion.token_ids, completion.logprobs, strict=True)
     return [place[token].logprob for token, place in places]
 
 
 def _prompt_logprobs(output: Any) -> list[float]:
-    """Of each token of the prompt but the first, which follows nothing."""
+    """The log-probability of each token of the prompt except the first, which has no token before
+    it.
+    """
     places = zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
     return [place[token].logprob for token, place in places]
 

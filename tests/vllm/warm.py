@@ -26,11 +26,11 @@ END_S: Final = 30
 
 
 class Done(NamedTuple):
-    """What a program came to."""
+    """The outcome of a program."""
 
     returncode: int
     output: str
-    """Stdout and stderr, as they were written."""
+    """The program's stdout and stderr."""
 
 
 def run_cold(
@@ -119,14 +119,14 @@ class Warm:
         return self._directory / "warm.log"
 
     def end(self) -> None:
-        """Let it go; it ends with its stdin."""
+        """Let the process end, which it does when its stdin ends."""
         self._asks.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(END_S)
         self._kill()
 
     def _kill(self) -> None:
-        """Kill it with the program that it runs, if it has not ended."""
+        """Kill the process, and the program that it runs, if it has not ended."""
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()

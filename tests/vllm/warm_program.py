@@ -42,8 +42,8 @@ MODULES: Final = (
     "vllm.v1.executor.uniproc_executor",
     "vllm.v1.worker.cpu_worker",
 )
-"""What starts import. A version of vLLM that lacks one has it under another name, and its starts
-import that themselves."""
+"""Modules that starts import. If a version of vLLM lacks one, that version has it under another
+name, and its starts import it themselves."""
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -62,7 +62,7 @@ class Ended(msgspec.Struct, frozen=True):
     """How a program ended."""
 
     returncode: int
-    """As `subprocess` has it: negative for a signal."""
+    """The exit status in the form of `subprocess`: negative for a signal."""
 
 
 def main() -> None:
@@ -102,7 +102,7 @@ def _import_vllm() -> None:
 
 
 def _become(request: Request) -> None:
-    """Take over what a process gets from the one that starts it."""
+    """Take over everything that a process gets from the process that starts it."""
     nothing = os.open(os.devnull, os.O_RDONLY)
     output = os.open(request.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     for opened, places in ((nothing, (0,)), (output, (1, 2))):

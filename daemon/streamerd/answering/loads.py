@@ -152,9 +152,10 @@ class Loads:
         load = self._model.loads.get(LoadKey(session.name, message.load))
         if load is None:
             return  # the load was closed or failed while this message was on its way
+        shards = load.shards
         for index, start, stop in message.ranges:
-            blocks = load.shards[index].blocks if 0 <= index < len(load.shards) else -1
-            if not 0 <= start <= stop <= blocks:
+            known = 0 <= index < len(shards)
+            if not known or not 0 <= start <= stop <= shards[index].blocks:
                 raise ProtocolMismatch(
                     f"load {message.load} has no blocks {start}-{stop} of {index}"
                 )

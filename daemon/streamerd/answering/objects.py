@@ -32,7 +32,7 @@ from streamerd.service.shards import Shards
 from streamerd.state.events import LoadKey, ShardKey
 from streamerd.workers import jobs
 from streamerd.workers.in_daemon.environments import Environments
-from streamerd.workers.in_daemon.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Workers
 
 LISTING_WAIT_S: Final = 600.0
 """Seconds for which a worker may list a store. The storage code's own time limits and attempts end
@@ -67,7 +67,7 @@ class Objects:
         shards: where objects are entered.
         environments: the credentials of loads.
         rights: tells which loads have shown their right to which objects.
-        fleet: the workers that ask stores.
+        workers: the workers that ask stores.
         block_bytes: size of a block.
     """
 
@@ -76,13 +76,13 @@ class Objects:
         shards: Shards,
         environments: Environments,
         rights: Rights,
-        fleet: Fleet,
+        workers: Workers,
         block_bytes: int,
     ) -> None:
         self._shards = shards
         self._environments = environments
         self._rights = rights
-        self._fleet = fleet
+        self._workers = workers
         self._block_bytes = block_bytes
         self._own = 0
         """How many objects without a validator were opened. Each becomes a shard of its own."""
@@ -96,7 +96,7 @@ class Objects:
             return
         asked = _Asked(session, message.environment, then, failed)
         what = message.source, message.pattern, message.files
-        job = jobs.Resolve(self._fleet.next_job(), *what, message.environment)
+        job = jobs.Resolve(self._workers.next_job(), *what, message.environment)
 
         def answered(answer: jobs.Answer | None) -> None:
             try:
@@ -106,7 +106,7 @@ class Objects:
             else:
                 self._settle(asked, stored)
 
-        self._fleet.submit(job, answered, limit_s=LISTING_WAIT_S)
+        self._workers.submit(job, answered, limit_s=LISTING_WAIT_S)
 
     def opened(
         self, load: LoadKey, environment: Mapping[str, str], found: Sequence[FoundShard]
@@ -184,8 +184,8 @@ class Objects:
         answered: Callable[[jobs.Answer | None], None],
     ) -> None:
         uris = tuple(key.uri for key in keys)
-        job = jobs.LookAt(self._fleet.next_job(), uris, environment)
-        self._fleet.submit(job, answered, limit_s=LISTING_WAIT_S)
+        job = jobs.LookAt(self._workers.next_job(), uris, environment)
+        self._workers.submit(job, answered, limit_s=LISTING_WAIT_S)
 
     def _entered(self, asked: _Asked, key: ShardKey, stored: StoredShard) -> FoundShard:
         if key in asked.apart:

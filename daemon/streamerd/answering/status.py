@@ -33,7 +33,7 @@ from streamerd.service.slabs import Slabs
 from streamerd.service.turns import Turns
 from streamerd.service.views import ModelView, ShardView
 from streamerd.state.lifecycle import BlockState
-from streamerd.workers.in_daemon.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Facts:
     slabs: Slabs
     fetches: Fetches
     totals: ReadTotals
-    fleet: Fleet
+    workers: Workers
     sessions: Sessions
     fleet_totals: FleetTotals | None = None
     fleet_name: str = ""
@@ -67,7 +67,7 @@ def status_document(facts: Facts) -> StatusDocument:
         waiting=_waiting(facts),
         bandwidth_limit_bytes_per_s=facts.fetches.pace.bytes_per_s,
         totals=status_totals(facts),
-        workers=tuple(facts.fleet.pids),
+        workers=tuple(facts.workers.pids),
         fleet=status_fleet(facts),
     )
 
@@ -228,7 +228,7 @@ def status_totals(facts: Facts) -> TotalsStatus:
         evicted_bytes=totals.evicted_bytes,
         retries=totals.retries + reading.retries,
         errors=totals.errors,
-        worker_restarts=facts.fleet.restarts,
-        lost_threads=facts.fleet.lost_threads,
-        retired_workers=facts.fleet.retired,
+        worker_restarts=facts.workers.restarts,
+        lost_threads=facts.workers.lost_threads,
+        retired_workers=facts.workers.retired,
     )

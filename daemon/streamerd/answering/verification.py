@@ -23,7 +23,7 @@ from streamerd.service.views import Events, ModelView, ShardView
 from streamerd.state.events import ShardKey
 from streamerd.state.lifecycle import BlockState
 from streamerd.workers import jobs
-from streamerd.workers.in_daemon.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Workers
 
 AT_ONCE: Final = 2
 """How many blocks of one verification are compared at the same time."""
@@ -38,7 +38,7 @@ class Means:
     events: Events
     """Used for their clock alone."""
     backings: Mapping[ShardKey, Backing]
-    fleet: Fleet
+    workers: Workers
     pace: Pace
     """The pace of reads from stores."""
     block_bytes: int
@@ -139,8 +139,8 @@ class Verification:
         start, stop = block_span(block, backing.stored.size_bytes, block_bytes)
         look = _Look(key, block, start, stop, backing, backing.slab, backing.releases)
         self._under_way += 1
-        job = jobs.Checksum(self._means.fleet.next_job(), backing.slab, start, stop)
-        self._means.fleet.submit(job, lambda answer: self._summed(look, answer))
+        job = jobs.Checksum(self._means.workers.next_job(), backing.slab, start, stop)
+        self._means.workers.submit(job, lambda answer: self._summed(look, answer))
 
     def _is_resident(self, key: ShardKey, block: int) -> bool:
         shard = self._means.model.shards.get(key)
@@ -172,15 +172,15 @@ class Verification:
         self._checked(look)
 
     def _reread(self, look: _Look) -> None:
-        fleet = self._means.fleet
+        workers = self._means.workers
         span = look.start, look.stop
 
         def read(job: jobs.Reread, limit_s: float | None) -> None:
-            fleet.submit(job, lambda answer: self._read_again(look, answer), limit_s=limit_s)
+            workers.submit(job, lambda answer: self._read_again(look, answer), limit_s=limit_s)
 
         if is_remote(look.backing.stored.uri):
             stored, environment = look.backing.stored, self._request.environment
-            job = jobs.Reread(fleet.next_job(), stored, None, environment, *span)
+            job = jobs.Reread(workers.next_job(), stored, None, environment, *span)
             self._means.pace.begin(look.stop - look.start, lambda: read(job, None))
             return
         pair = self._pairs.get(look.shard)
@@ -190,7 +190,7 @@ class Verification:
             )
             self._checked(look)
             return
-        job = jobs.Reread(fleet.next_job(), pair.stored, pair.handle, {}, *span)
+        job = jobs.Reread(workers.next_job(), pair.stored, pair.handle, {}, *span)
         read(job, self._means.wait_s)
 
     def _cannot_compare(self, look: _Look, why: str) -> None:

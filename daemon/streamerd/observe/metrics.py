@@ -176,7 +176,7 @@ def _copied(made: Families, totals: TotalsStatus) -> Metric:
 
 def _processes(made: Families, facts: Facts, totals: TotalsStatus) -> Iterator[Metric]:
     yield made.gauge("clients", "Connected clients", len(facts.sessions))
-    yield made.gauge("workers", "Fetch processes that run", len(facts.fleet.pids))
+    yield made.gauge("workers", "Fetch processes that run", len(facts.workers.pids))
     yield made.counter("worker_restarts", "Fetch processes started again", totals.worker_restarts)
     yield made.counter(
         "lost_threads", "Threads given up with a file system that hangs", totals.lost_threads

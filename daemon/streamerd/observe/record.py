@@ -78,10 +78,6 @@ def phase_of(load: Load | None) -> Phase:
     return Phase.BLOCKS if load.pending_blocks or load.wants else Phase.IDLE
 
 
-def _wants_more(load: Load | None) -> bool:
-    return load is None or bool(load.pending_blocks or load.wants)
-
-
 def _is_behind(load: Load) -> bool:
     """Whether the load's client has blocks to copy, and so does not wait for those to come.
 
@@ -143,13 +139,14 @@ class Record:
         Each turn of the core calls this for each load that the turn concerns.
         """
         self.last_s = now_s
-        if load is not None:
-            self.served_bytes, self.consumed_bytes = load.served_bytes, load.all_consumed_bytes
         phase = phase_of(load)
         if phase is not self.phase:
             self._spend()
             self.phase = phase
-        self.complete = phase in _NOT_WAITING and not _wants_more(load)
+        if load is not None:
+            self.served_bytes, self.consumed_bytes = load.served_bytes, load.all_consumed_bytes
+            wants_more = load.pending_blocks or load.wants
+            self.complete = not wants_more and phase in _NOT_WAITING
         if now_s >= self.sample_s:
             self._sample()
 
@@ -172,13 +169,13 @@ class Record:
 
     def _sample(self) -> None:
         self._spend()
-        spent = self.spent_s
+        spent_s = self.spent_s
         self.samples.append(
             Sample(
-                round(self.last_s - self.opened_s, 4),
+                self.last_s - self.opened_s,
                 self.brought_bytes, self.served_bytes, self.consumed_bytes,
-                round(spent[Phase.BLOCKS], 4), round(spent[Phase.COPYING], 4),
-                round(spent[Phase.MEMORY], 4), round(spent[Phase.CREDENTIALS], 4),
+                spent_s[Phase.BLOCKS], spent_s[Phase.COPYING],
+                spent_s[Phase.MEMORY], spent_s[Phase.CREDENTIALS],
             )
         )  # fmt: skip
         if len(self.samples) > MOST_SAMPLES:
@@ -231,5 +228,16 @@ class Record:
             shared_bytes=self.shared_bytes,
             served_bytes=self.served_bytes,
             error=self.error,
-            samples=tuple(self.samples),
+            samples=tuple(map(_rounded, self.samples)),
         )
+
+
+def _rounded(sample: Sample) -> Sample:
+    """A sample with its times as the report has them, in tenths of a millisecond."""
+    return sample._replace(
+        at_s=round(sample.at_s, 4),
+        blocks_s=round(sample.blocks_s, 4),
+        copying_s=round(sample.copying_s, 4),
+        memory_s=round(sample.memory_s, 4),
+        credentials_s=round(sample.credentials_s, 4),
+    )

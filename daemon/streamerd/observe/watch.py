@@ -17,8 +17,8 @@ from streamerd.observe.record import Holder, Outcome, Phase, Record, remembered
 from streamerd.reading.totals import PEER_KIND, Histogram, Read
 from streamerd.service.views import ModelView
 from streamerd.state import commands, events
-from streamerd.state.commands import AnyCommand
-from streamerd.state.events import AnyEvent, LoadKey, ShardKey
+from streamerd.state.commands import Announce, AnyCommand, FetchBlock
+from streamerd.state.events import AnyEvent, BlockFetched, BlocksConsumed, LoadKey, ShardKey
 from streamerd.state.load import Load
 
 MOST_ENDED: Final = 64
@@ -86,6 +86,8 @@ class Watch:
         self._clock = clock
         self._made = 0
         self._loads: dict[LoadKey, Load] = {}
+        """The core's state of each running load; the core forgets a load in the turn that ends
+        it."""
         self.running: dict[LoadKey, Record] = {}
         self.ended: deque[Record] = deque(maxlen=MOST_ENDED)
         self.totals = LoadTotals()
@@ -98,10 +100,18 @@ class Watch:
         now_s = self._clock()
         touched: dict[LoadKey, None] = {}
         closed: dict[LoadKey, Outcome] = {}
+        # The most frequent events and commands concern a block of which no load is told, or tell
+        # only that a load went on.
         for event in happened:
-            self._heard(event, now_s, touched, closed)
+            if isinstance(event, BlocksConsumed):
+                touched[event.load] = None
+            elif not isinstance(event, BlockFetched):
+                self._heard(event, now_s, touched, closed)
         for command in decided:
-            self._decided(command, touched, closed)
+            if isinstance(command, Announce):
+                touched[command.load] = None
+            elif not isinstance(command, FetchBlock):
+                self._decided(command, touched, closed)
         for key in touched:
             if (record := self.running.get(key)) is not None:
                 record.advance(self._load(key), now_s)
@@ -130,9 +140,7 @@ class Watch:
         closed: dict[LoadKey, Outcome],
     ) -> None:
         match event:
-            case events.BlockFetched():
-                pass  # the most frequent event: the record moves when the block is granted
-            case events.BlocksConsumed() | events.CredentialsRenewed() | events.WantsReplaced():
+            case events.CredentialsRenewed() | events.WantsReplaced():
                 touched[event.load] = None
             case events.LoadOpened():
                 self._open(event, now_s)
@@ -151,9 +159,7 @@ class Watch:
         closed: dict[LoadKey, Outcome],
     ) -> None:
         match command:
-            case commands.FetchBlock() | commands.ReleaseBlocks():
-                pass  # the most frequent command, which concerns no load's progress
-            case commands.Announce() | commands.ReportWaiting() | commands.AskCredentials():
+            case commands.ReportWaiting() | commands.AskCredentials():
                 touched[command.load] = None
             case commands.Admit():
                 touched[command.load] = None
@@ -166,7 +172,7 @@ class Watch:
                 self._note_error((command.load,), command.message)
                 closed[command.load] = Outcome.REFUSED
             case _:
-                pass
+                pass  # these commands change no record
 
     def _note_error(self, keys: Iterable[LoadKey], message: str) -> None:
         for key in keys:
@@ -176,6 +182,7 @@ class Watch:
 
     def _open(self, event: events.LoadOpened, now_s: float) -> None:
         self._made += 1
+        self._loads.pop(event.load, None)  # the client gave an ended load's number again
         uri, store = self._called(event.shards[0].key) if event.shards else ("", "file")
         self.running[event.load] = record = Record(
             self._made,
@@ -191,10 +198,10 @@ class Watch:
 
     def _load(self, key: LoadKey) -> Load | None:
         """The core's load, or its last state if the core has already forgotten the load."""
-        load = self._model.loads.get(key)
-        if load is not None:
+        load = self._loads.get(key)
+        if load is None and (load := self._model.loads.get(key)) is not None:
             self._loads[key] = load
-        return self._loads.get(key)
+        return load
 
     def _end(self, key: LoadKey, now_s: float, outcome: Outcome) -> None:
         record, load = self.running.pop(key, None), self._load(key)

@@ -36,7 +36,7 @@ from streamerd.state.events import AnyEvent
 from streamerd.workers.frames import frame
 from streamerd.workers.in_daemon.channel import Channel
 from streamerd.workers.in_daemon.spawning import Process
-from streamerd.workers.in_daemon.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Workers
 from streamerd.workers.jobs import TellFleet
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Beside:
     def __init__(
         self,
         settings: Settings,
-        workers: Fleet,
+        workers: Workers,
         reads: PeerReads,
         model: ModelView,
         shards: Shards,

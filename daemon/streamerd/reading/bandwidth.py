@@ -122,7 +122,8 @@ class Rate:
             self._since_s = at_s
         self._arrivals.append((at_s, size_bytes))
         self._sum_bytes += size_bytes
-        self._expire(at_s)
+        if self._arrivals[0][0] < at_s - WINDOW_S:
+            self._expire(at_s)
 
     def bytes_per_s(self, now_s: float) -> float:
         """The present rate; 0 if no bytes arrived within the window."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from streamer_client.contract.errors import (
@@ -24,7 +24,7 @@ from streamerd.reading.backing import Backing
 from streamerd.reading.bandwidth import Pace, Rate, TokenBucket
 from streamerd.reading.peer_reads import STALE_S, PeerReads
 from streamerd.reading.sources import Pair, Sources
-from streamerd.reading.totals import PEER_KIND, Read, ReadTotals, kind_of
+from streamerd.reading.totals import FILE_KIND, PEER_KIND, Read, ReadTotals, kind_of
 from streamerd.settings.config import Settings
 from streamerd.state.commands import FetchBlock
 from streamerd.state.events import (
@@ -36,8 +36,8 @@ from streamerd.state.events import (
     ShardKey,
 )
 from streamerd.workers import jobs
-from streamerd.workers.in_daemon.environments import Environments
-from streamerd.workers.in_daemon.supervisor import Fleet
+from streamerd.workers.in_daemon.environments import NOTHING, Environments, Sent
+from streamerd.workers.in_daemon.supervisor import Workers
 
 ALONE: Final = "alone"
 """The reason for reading a block from the store if no other node is known. It also stands for an
@@ -50,23 +50,12 @@ _REFUSALS = {
 concerns the credentials, and not the object."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lent:
-    """The environment of a load's client, with its digest, as a read uses it."""
-
-    environment: dict[str, str]
-    digest: str
-
-
-NOTHING: Final = Lent({}, "")
-
-
 class Fetches:
     """Carries `FetchBlock` out.
 
     Args:
         settings: block size, the cap on remote reads, and the time limit for file systems.
-        fleet: the workers that read.
+        workers: the workers that read.
         backings: the backings of the core's shards.
         environments: the environments that loads' clients sent.
         sources: the descriptors that local shards are read through.
@@ -80,7 +69,7 @@ class Fetches:
     def __init__(
         self,
         settings: Settings,
-        fleet: Fleet,
+        workers: Workers,
         backings: Mapping[ShardKey, Backing],
         environments: Environments,
         sources: Sources,
@@ -96,7 +85,7 @@ class Fetches:
         self._sources = sources
         self._is_outdated = is_outdated
         self._totals = totals
-        self._fleet = fleet
+        self._workers = workers
         self._backings = backings
         self._environments = environments
         self._post = post
@@ -113,38 +102,32 @@ class Fetches:
         """Forget the rate of a shard that has no slab any more."""
         self._rates.pop(shard, None)
 
-    def prepared(self, command: FetchBlock) -> Callable[[bool], None]:
-        """A function that has a worker read the block, and makes a remote read wait for the cap.
+    def begin(self, command: FetchBlock, sent: Sent, *, backed: bool) -> None:
+        """Have a worker read a block; a remote read waits for the cap.
 
-        The credentials are looked up now, since the load may have ended when the function is
-        called. Its argument says whether the block has been backed already; otherwise the worker
-        backs it.
+        Args:
+            command: what to read.
+            sent: the environment of the load's client.
+            backed: whether the block has been backed with memory already; otherwise the worker
+                backs it.
         """
-        lent = self._lent(command)
-        return lambda backed: self._begin(command, lent, backed=backed)
-
-    def _lent(self, command: FetchBlock) -> Lent:
-        load = command.credentials_of
-        return Lent(self._environments.of(load), self._environments.digest(load))
-
-    def _begin(self, command: FetchBlock, lent: Lent, *, backed: bool) -> None:
         backing = self._backings[command.shard]
         if backing.slab_error is not None:
             self._fail(command, FailureKind.ERROR, backing.slab_error)
-        elif not is_remote(backing.stored.uri):
+        elif kind_of(backing.stored.uri) == FILE_KIND:
             self._read_local(command, attempt=1, backed=backed)
         elif (reads := self._peer_reads) is None:
-            self._read_store(command, lent, backed=backed)
+            self._read_store(command, sent, backed=backed)
         else:
-            reads.when_open(lambda: self._read_remote(reads, command, lent, backed=backed))
+            reads.when_open(lambda: self._read_remote(reads, command, sent, backed=backed))
 
-    def _read_store(self, command: FetchBlock, lent: Lent, *, backed: bool) -> None:
+    def _read_store(self, command: FetchBlock, sent: Sent, *, backed: bool) -> None:
         size_bytes = self._backings[command.shard].stored.size_bytes
         start, stop = block_span(command.block, size_bytes, self._block_bytes)
-        self.pace.begin(stop - start, lambda: self._read(command, None, lent, backed=backed))
+        self.pace.begin(stop - start, lambda: self._read(command, None, sent, backed=backed))
 
     def _read_remote(
-        self, reads: PeerReads, command: FetchBlock, lent: Lent, *, backed: bool
+        self, reads: PeerReads, command: FetchBlock, sent: Sent, *, backed: bool
     ) -> None:
         """Read a block from peers if there are any, else from the store.
 
@@ -152,22 +135,22 @@ class Fetches:
         """
         shared = self._backings[command.shard].stored.validated
         if shared and reads.useful:
-            reads.peers.begin(lambda: self._read(command, None, lent, backed=backed, peers=True))
+            reads.peers.begin(lambda: self._read(command, None, sent, backed=backed, peers=True))
             return
 
         def alone() -> None:
             if shared and reads.useful:
                 reads.store.end()
-                self._read_remote(reads, command, lent, backed=backed)
+                self._read_remote(reads, command, sent, backed=backed)
                 return
             reads.totals.store_reads[ALONE] += 1
             reads.from_store.add((command.shard, command.block))
-            self._read_store(command, lent, backed=backed)
+            self._read_store(command, sent, backed=backed)
 
         reads.store.begin(alone)
 
     def _to_store(
-        self, peer_reads: PeerReads, command: FetchBlock, lent: Lent, reason: str, search: int
+        self, peer_reads: PeerReads, command: FetchBlock, sent: Sent, reason: str, search: int
     ) -> None:
         """Read a block from the store that no peer hands over, when its turn comes.
 
@@ -176,7 +159,8 @@ class Fetches:
         """
         decided_s, which = self._loop.time(), (command.shard, command.block)
         peer_reads.from_store.add(which)
-        now = self._lent(command) if command.credentials_of in self._environments else lent
+        load = command.credentials_of
+        now = self._environments.sent(load) if load in self._environments else sent
 
         # The block was backed for the attempt to read it from peers.
         def search_again() -> None:
@@ -197,7 +181,7 @@ class Fetches:
         self,
         peer_reads: PeerReads,
         command: FetchBlock,
-        lent: Lent,
+        sent: Sent,
         job: jobs.Fetch,
         answer: jobs.Answer | None,
         search: int,
@@ -212,7 +196,7 @@ class Fetches:
             return False
         peer_reads.end_search()
         if isinstance(answer, jobs.JobFailed) and answer.code == jobs.FROM_STORE:
-            self._to_store(peer_reads, command, lent, answer.message, search)
+            self._to_store(peer_reads, command, sent, answer.message, search)
             return True
         if isinstance(answer, jobs.Fetched):
             peer_reads.totals.peer_blocks += 1
@@ -232,7 +216,7 @@ class Fetches:
         self,
         command: FetchBlock,
         pair: Pair | None,
-        lent: Lent,
+        sent: Sent,
         *,
         attempt: int = 1,
         backed: bool,
@@ -242,21 +226,17 @@ class Fetches:
         stored = backing.stored if pair is None else pair.stored
         start, stop = block_span(command.block, stored.size_bytes, self._block_bytes)
         handle = None if pair is None else pair.handle
-        number = self._fleet.next_job()
+        number = self._workers.next_job()
         # No credentials of a store are sent to another node.
-        used = NOTHING if peers else lent
+        used = NOTHING if peers else sent
         job = jobs.Fetch(
             number, backing.slab, stored, handle, used.environment, start, stop, used.digest,
             backed, peers,
         )  # fmt: skip
-        self._totals.of(_kind(job)).requests += 1
+        self._totals.kinds[_kind(job)].requests += 1
         limit_s = None if pair is None else self._wait_s
-        asked_s = self._loop.time()
-        self._fleet.submit(
-            job,
-            lambda answer: self._ended(command, lent, job, answer, attempt, asked_s),
-            limit_s=limit_s,
-        )
+        ended = partial(self._ended, command, sent, job, attempt, self._loop.time())
+        self._workers.submit(job, ended, limit_s=limit_s)
 
     def _fail(self, command: FetchBlock, kind: FailureKind, error: StreamerError) -> None:
         said = error.code, str(error)
@@ -265,11 +245,11 @@ class Fetches:
     def _ended(
         self,
         command: FetchBlock,
-        lent: Lent,
+        sent: Sent,
         job: jobs.Fetch,
-        answer: jobs.Answer | None,
         attempt: int,
         asked_s: float,
+        answer: jobs.Answer | None,
     ) -> None:
         at_s, shard, block = self._loop.time(), command.shard, command.block
         if job.digest and command.credentials_of not in self._environments:
@@ -278,12 +258,12 @@ class Fetches:
         if (
             reads is not None
             and job.source is None
-            and self._left_peers(reads, command, lent, job, answer, attempt)
+            and self._left_peers(reads, command, sent, job, answer, attempt)
         ):
             return
         match answer:
             case jobs.Fetched():
-                self._note(command, job, answer, asked_s)
+                self._note(command, job, answer, asked_s, at_s)
                 if job.source is not None and self._is_outdated(shard, answer.ctime_ns, attempt):
                     self._read_local(command, attempt=attempt + 1, backed=True)
                     return
@@ -308,23 +288,30 @@ class Fetches:
         return self._sources.refuse(shard, job.source)
 
     def _note(
-        self, command: FetchBlock, job: jobs.Fetch, answer: jobs.Fetched, asked_s: float
+        self,
+        command: FetchBlock,
+        job: jobs.Fetch,
+        answer: jobs.Fetched,
+        asked_s: float,
+        at_s: float,
     ) -> None:
-        size_bytes, now_s = job.stop - job.start, self._loop.time()
+        size_bytes = job.stop - job.start
         device_bytes, began_s = max(0, answer.device_bytes), answer.began_s or asked_s
         self._totals.add(
             Read(
                 command.credentials_of, _kind(job), size_bytes, device_bytes,
-                asked_s, began_s, now_s, answer.worker, answer.thread,
+                asked_s, began_s, at_s, answer.worker, answer.thread,
             )
         )  # fmt: skip
-        self._rates.setdefault(command.shard, Rate()).add(now_s, size_bytes)
-        self._count_retries(command.shard, job, answer.retries)
+        rate = self._rates.get(command.shard)
+        if rate is None:
+            rate = self._rates[command.shard] = Rate()
+        rate.add(at_s, size_bytes)
+        if answer.retries:
+            self._count_retries(command.shard, job, answer.retries)
 
     def _count_retries(self, shard: ShardKey, job: jobs.Fetch, retries: int) -> None:
-        if not retries:
-            return
-        self._totals.of(kind_of(job.shard.uri)).retries += retries
+        self._totals.kinds[kind_of(job.shard.uri)].retries += retries
         self._backings[shard].retries += retries
 
     def _judge(

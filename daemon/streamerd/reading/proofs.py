@@ -17,7 +17,7 @@ from streamerd.reading.backing import Backing
 from streamerd.settings.config import Settings
 from streamerd.state.events import AnyEvent, BlockProven, BlockRefuted, ShardKey
 from streamerd.workers import jobs
-from streamerd.workers.in_daemon.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Proofs:
 
     Args:
         settings: block size.
-        fleet: the workers that read.
+        workers: the workers that read.
         backings: the backings of the core's shards.
         post: gives an event to the core.
     """
@@ -35,13 +35,13 @@ class Proofs:
     def __init__(
         self,
         settings: Settings,
-        fleet: Fleet,
+        workers: Workers,
         backings: Mapping[ShardKey, Backing],
         post: Callable[[AnyEvent], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._block_bytes = settings.block_bytes
-        self._fleet = fleet
+        self._workers = workers
         self._backings = backings
         self._post = post
         self._queue: deque[tuple[ShardKey, int]] = deque()
@@ -53,14 +53,14 @@ class Proofs:
         self._fill()
 
     def _fill(self) -> None:
-        while self._queue and self._under_way < max(1, self._fleet.slots // 2):
+        while self._queue and self._under_way < max(1, self._workers.slots // 2):
             self._submit(*self._queue.popleft())
 
     def _submit(self, shard: ShardKey, block: int) -> None:
         self._under_way += 1
         backing = self._backings[shard]
         start, stop = block_span(block, backing.stored.size_bytes, self._block_bytes)
-        job = jobs.Checksum(self._fleet.next_job(), backing.slab, start, stop)
+        job = jobs.Checksum(self._workers.next_job(), backing.slab, start, stop)
 
         def answered(answer: jobs.Answer | None) -> None:
             self._under_way -= 1
@@ -70,7 +70,7 @@ class Proofs:
                 self._judge(shard, block, answer)
             self._fill()
 
-        self._fleet.submit(job, answered)
+        self._workers.submit(job, answered)
 
     def _judge(self, shard: ShardKey, block: int, answer: jobs.Answer) -> None:
         at_s = self._loop.time()

@@ -10,8 +10,9 @@ one job here, and then read by as many workers as there are blocks. Runs in the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Protocol
 
 from streamer_client.contract.errors import StreamerError
 from streamer_client.contract.layout import block_span
@@ -19,9 +20,18 @@ from streamerd.reading.backing import Backing
 from streamerd.state.commands import FetchBlock
 from streamerd.state.events import AnyEvent, FailureKind, FetchFailed, ShardKey
 from streamerd.workers import jobs
-from streamerd.workers.in_daemon.supervisor import Fleet
+from streamerd.workers.in_daemon.environments import Environments, Sent
+from streamerd.workers.in_daemon.supervisor import Workers
 
-Read = Callable[[bool], None]
+Due = tuple[FetchBlock, Sent]
+"""A block to read, and the environment that the load's client had sent when the core decided on
+it. The load may have ended when the read begins."""
+
+
+class Begin(Protocol):
+    """Has a worker read a block; `Fetches.begin` is one."""
+
+    def __call__(self, command: FetchBlock, sent: Sent, *, backed: bool) -> None: ...
 
 
 class Runs:
@@ -29,54 +39,56 @@ class Runs:
 
     Args:
         block_bytes: size of a block.
-        fleet: the workers that back memory.
+        workers: the workers that back memory.
         backings: the backings of the core's shards.
-        prepared: called for each block in the turn that decided on it; returns the function that
-            reads the block, whose flag says whether the block has been backed already.
+        environments: the environments that loads' clients sent.
+        begin: has a block read.
         post: gives an event to the core.
     """
 
     def __init__(
         self,
         block_bytes: int,
-        fleet: Fleet,
+        workers: Workers,
         backings: Mapping[ShardKey, Backing],
-        prepared: Callable[[FetchBlock], Read],
+        environments: Environments,
+        begin: Begin,
         post: Callable[[AnyEvent], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._block_bytes = block_bytes
-        self._fleet = fleet
+        self._workers = workers
         self._backings = backings
-        self._prepared = prepared
+        self._environments = environments
+        self._begin_read = begin
         self._post = post
-        self._due: list[FetchBlock] = []
-        self._reads: dict[FetchBlock, Read] = {}
-        """The reads that have not begun yet, by the command that asks for them."""
+        self._due: list[Due] = []
 
     def add(self, command: FetchBlock) -> None:
         """Have a block read; `after_turn` begins it."""
-        self._due.append(command)
-        self._reads[command] = self._prepared(command)
+        self._due.append((command, self._environments.sent(command.credentials_of)))
 
     def after_turn(self) -> None:
         """Begin the reads that this turn decided on."""
+        if not self._due:
+            return
         due, self._due = self._due, []
         for run in runs_of(due):
-            if len(run) == 1 or self._backings[run[0].shard].slab_error is not None:
+            if len(run) == 1 or self._backings[run[0][0].shard].slab_error is not None:
                 self._begin(run, backed=False)
             else:
                 self._back(run)
 
-    def _back(self, run: Sequence[FetchBlock]) -> None:
-        backing = self._backings[run[0].shard]
+    def _back(self, run: Sequence[Due]) -> None:
+        first, last = run[0][0], run[-1][0]
+        backing = self._backings[first.shard]
         size_bytes = backing.stored.size_bytes
-        start, _ = block_span(run[0].block, size_bytes, self._block_bytes)
-        _, stop = block_span(run[-1].block, size_bytes, self._block_bytes)
-        job = jobs.Back(self._fleet.next_job(), backing.slab, start, stop)
-        self._fleet.submit(job, partial(self._backed, run))
+        start, _ = block_span(first.block, size_bytes, self._block_bytes)
+        _, stop = block_span(last.block, size_bytes, self._block_bytes)
+        job = jobs.Back(self._workers.next_job(), backing.slab, start, stop)
+        self._workers.submit(job, partial(self._backed, run))
 
-    def _backed(self, run: Sequence[FetchBlock], answer: jobs.Answer | None) -> None:
+    def _backed(self, run: Sequence[Due], answer: jobs.Answer | None) -> None:
         match answer:
             case jobs.Finished():
                 self._begin(run, backed=True)
@@ -84,29 +96,29 @@ class Runs:
                 kind = FailureKind.NO_SPACE if answer.no_space else FailureKind.ERROR
                 self._fail(run, kind, answer.code, answer.message)
             case _:
-                text = f"backing {run[0].shard.uri} with memory ended a fetch worker"
+                text = f"backing {run[0][0].shard.uri} with memory ended a fetch worker"
                 self._fail(run, FailureKind.WORKER_LOST, StreamerError.code, text)
 
-    def _begin(self, run: Sequence[FetchBlock], *, backed: bool) -> None:
-        for command in run:
-            self._reads.pop(command)(backed)
-
-    def _fail(self, run: Sequence[FetchBlock], kind: FailureKind, code: str, text: str) -> None:
+    def _fail(self, run: Sequence[Due], kind: FailureKind, code: str, text: str) -> None:
         at_s = self._loop.time()
-        for command in run:
-            del self._reads[command]
+        for command, _ in run:
             self._post(FetchFailed(at_s, command.shard, command.block, kind, code, text))
 
+    def _begin(self, run: Sequence[Due], *, backed: bool) -> None:
+        for command, sent in run:
+            self._begin_read(command, sent, backed=backed)
 
-def runs_of(commands: Sequence[FetchBlock]) -> Iterator[list[FetchBlock]]:
-    """Group the commands into runs of neighbouring blocks, in the order of each run's first."""
-    runs: list[list[FetchBlock]] = []
-    last: dict[ShardKey, list[FetchBlock]] = {}
-    for command in commands:
+
+def runs_of(due: Sequence[Due]) -> list[list[Due]]:
+    """Group reads into runs of neighbouring blocks, in the order of each run's first."""
+    runs: list[list[Due]] = []
+    last: dict[ShardKey, list[Due]] = {}
+    for each in due:
+        command = each[0]
         run = last.get(command.shard)
-        if run is not None and run[-1].block + 1 == command.block:
-            run.append(command)
+        if run is not None and run[-1][0].block + 1 == command.block:
+            run.append(each)
         else:
-            last[command.shard] = run = [command]
+            last[command.shard] = run = [each]
             runs.append(run)
-    return iter(runs)
+    return runs

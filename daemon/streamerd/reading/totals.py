@@ -8,10 +8,13 @@ number of reads. Pure; used in the daemon's loop.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from streamer_client.contract.uris import scheme_of
 from streamerd.state.events import LoadKey
@@ -43,7 +46,7 @@ class Histogram:
         self.sum += value
 
 
-class Read(NamedTuple):
+class Read(msgspec.Struct, frozen=True, gc=False):
     """One block that a worker read, in seconds of the loop's clock."""
 
     load: LoadKey
@@ -81,22 +84,15 @@ def _nobody(_read: Read) -> None:
 class ReadTotals:
     """Counters of all reads since the daemon's start."""
 
-    kinds: dict[str, KindTotals] = field(default_factory=dict)
+    kinds: defaultdict[str, KindTotals] = field(default_factory=lambda: defaultdict(KindTotals))
     proof_bytes: int = 0
     """Bytes that were read again to compare them with memory, because their file was touched."""
     on_read: Callable[[Read], None] = _nobody
     """Called with each read that brought a block."""
 
-    def of(self, kind: str) -> KindTotals:
-        """The counters of one kind."""
-        totals = self.kinds.get(kind)
-        if totals is None:
-            totals = self.kinds[kind] = KindTotals()
-        return totals
-
     def add(self, read: Read) -> None:
         """Count a read that brought a block."""
-        totals = self.of(read.kind)
+        totals = self.kinds[read.kind]
         totals.source_bytes += read.size_bytes
         totals.device_bytes += read.device_bytes
         totals.latency.add(read.ended_s - read.asked_s)

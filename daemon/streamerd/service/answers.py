@@ -139,10 +139,14 @@ class Answers:
         self.announce(command.load, command.granted[MAX_RANGES:])
         self._hand_out_slabs(command.load, shards)
 
-    def announce(self, load: LoadKey, ranges: Sequence[BlockRange]) -> None:
+    def announce(self, load: LoadKey, ranges: tuple[BlockRange, ...]) -> None:
         """Tell a client that its load may read these blocks."""
+        if len(ranges) <= MAX_RANGES:
+            if ranges:
+                self._send(load.owner, messages.Granted(load.number, ranges))
+            return
         for first in range(0, len(ranges), MAX_RANGES):
-            told = tuple(ranges[first : first + MAX_RANGES])
+            told = ranges[first : first + MAX_RANGES]
             self._send(load.owner, messages.Granted(load.number, told))
 
     def report_waiting(self, command: commands.ReportWaiting) -> None:

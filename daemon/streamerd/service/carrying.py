@@ -20,7 +20,7 @@ from streamerd.state import commands, events
 from streamerd.state.events import ShardKey
 from streamerd.workers import jobs
 from streamerd.workers.in_daemon.environments import Environments
-from streamerd.workers.in_daemon.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Workers
 
 
 class Service:
@@ -37,7 +37,7 @@ class Service:
         runs: has blocks backed and read.
         proofs: has adopted blocks proven.
         environments: the environments that loads' clients sent.
-        fleet: the workers, which keep environments.
+        workers: the workers, which keep environments.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Service:
         runs: Runs,
         proofs: Proofs,
         environments: Environments,
-        fleet: Fleet,
+        workers: Workers,
     ) -> None:
         self._model = model
         self._events = posted
@@ -64,7 +64,7 @@ class Service:
         self._runs = runs
         self._proofs = proofs
         self._environments = environments
-        self._fleet = fleet
+        self._workers = workers
 
     def carry_out(self, decided: Sequence[commands.AnyCommand]) -> None:
         """Carry out the commands of one turn."""
@@ -117,4 +117,4 @@ class Service:
 
     def _forget(self, digest: str) -> None:
         """Have workers close the readers of an environment that no load has any more."""
-        self._fleet.broadcast(lambda job: jobs.Forget(job, digest), lambda: None)
+        self._workers.broadcast(lambda job: jobs.Forget(job, digest), lambda: None)

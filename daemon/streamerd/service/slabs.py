@@ -34,7 +34,7 @@ from streamerd.shm.slabs import (
 from streamerd.state.commands import ReleaseBlocks, ReplaceSlab
 from streamerd.state.events import BlocksReleased, ShardKey
 from streamerd.workers import jobs
-from streamerd.workers.in_daemon.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Slabs:
     Args:
         settings: the instance's mounts and block size.
         instance: the instance, which is a part of all names of this daemon's slabs.
-        fleet: the workers, and the slabs that are lent to them.
+        workers: the workers, and the slabs that are lent to them.
         backings: the backings of the core's shards.
         model: tells the sizes of ranges of blocks.
         events: takes the event that blocks were released.
@@ -60,14 +60,14 @@ class Slabs:
         self,
         settings: Settings,
         instance: str,
-        fleet: Fleet,
+        workers: Workers,
         backings: Mapping[ShardKey, Backing],
         model: ModelView,
         events: Events,
     ) -> None:
         self._instance = instance
         self._block_bytes = settings.block_bytes
-        self._fleet = fleet
+        self._workers = workers
         self._backings = backings
         self._model = model
         self._events = events
@@ -120,7 +120,7 @@ class Slabs:
             descriptor: the slab, open for reading and writing; this object closes it.
         """
         backing.slab_name, backing.slab_fd, backing.slab_error = name, descriptor, None
-        backing.slab = self._fleet.lending.put_slab(descriptor)
+        backing.slab = self._workers.lending.put_slab(descriptor)
         if self._retains_readonly:
             with contextlib.suppress(OSError):  # without it, one is opened for each client
                 backing.readonly_fd = open_readonly(descriptor, name, self._readonly_mount)
@@ -144,8 +144,8 @@ class Slabs:
         backing.releases += 1
         start, _ = block_span(command.start, backing.stored.size_bytes, self._block_bytes)
         size_bytes = self._model.shards[command.shard].bytes_of(command.start, command.stop)
-        job = jobs.Punch(self._fleet.next_job(), backing.slab, start, start + size_bytes)
-        self._fleet.submit(job, lambda answer: self._released(command, answer))
+        job = jobs.Punch(self._workers.next_job(), backing.slab, start, start + size_bytes)
+        self._workers.submit(job, lambda answer: self._released(command, answer))
 
     def _released(self, command: ReleaseBlocks, answer: jobs.Answer | None) -> None:
         if answer is None:  # the worker died before it answered, so another one is asked
@@ -163,7 +163,7 @@ class Slabs:
         """Unlink the slab of a shard, which has no block in it any more."""
         name, handle = _detach(self._backings[shard])
         if handle >= 0:
-            for descriptor in self._fleet.lending.take_back(handle):
+            for descriptor in self._workers.lending.take_back(handle):
                 _unlink(name, descriptor)
                 os.close(descriptor)
 
@@ -174,7 +174,7 @@ class Slabs:
         self.create(shard, command.size_bytes)
 
         def closed() -> None:
-            descriptors = self._fleet.lending.take_back(handle)
+            descriptors = self._workers.lending.take_back(handle)
             freeing = self._loop.run_in_executor(None, self._free, name, descriptors)
             freeing.add_done_callback(lambda _done: freed())
 
@@ -182,7 +182,7 @@ class Slabs:
             for start, stop in command.ranges:
                 self._post_released(shard, start, stop)
 
-        self._fleet.broadcast(lambda job: jobs.CloseSlab(job, handle), closed)
+        self._workers.broadcast(lambda job: jobs.CloseSlab(job, handle), closed)
 
     def _free(self, name: str, descriptors: tuple[int, ...]) -> None:
         """Unlink a slab and close its descriptors, which frees its memory. Runs in a thread."""

@@ -75,7 +75,7 @@ def admit(model: Model, load: Load) -> bool:
     else:
         model.ledger.committed_bytes += load.commitment_bytes
     load.admitted = True
-    model.rotation.append(load.key)
+    model.rotation.append(load)
     model.admitted[load.key] = sum(shard.resident_in(0, shard.blocks) for shard in load.shards)
     claims.claim_wanted(model, load)
     return True
@@ -176,7 +176,7 @@ def close_load(model: Model, load: Load, at_s: float) -> None:
         release_shard(model, load, index, at_s)
     if load.admitted:
         model.ledger.committed_bytes -= load.commitment_bytes
-        model.rotation.remove(load.key)
+        model.rotation.remove(load)
     elif load.key in model.waiting:
         model.waiting.remove(load.key)
     del model.loads[load.key]
@@ -257,7 +257,7 @@ def proven(model: Model, key: ShardKey, block: int) -> None:
     shard.move(block, Trigger.PROVEN)
     model.touched[key] = None
     if shard.claims[block]:
-        model.arrived.setdefault(key, []).append(block)
+        model.arrived[key].append(block)
     else:
         model.eviction.note_unclaimed(shard, block)
 

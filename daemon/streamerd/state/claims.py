@@ -8,12 +8,16 @@ same phase are changed in one step, so that opening a resident checkpoint costs 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from streamer_client.contract.layout import BlockRange
 from streamerd.state.lifecycle import BlockState
 from streamerd.state.load import Load, Phase
 from streamerd.state.model import Model
 from streamerd.state.shard import Shard
+
+_CLAIMED: Final = bytes([Phase.CLAIMED])
+_GRANTED: Final = bytes([Phase.GRANTED])
 
 
 def claim_all(model: Model) -> None:
@@ -25,9 +29,7 @@ def claim_all(model: Model) -> None:
     wanting = [
         load
         for load in model.loads.values()
-        if load.wants
-        and load.admitted
-        and load.pending_blocks < model.rules.slots_of(remote=load.remote)
+        if load.wants and load.admitted and load.pending_blocks < model.slots[load.remote]
     ]
     if wanting:
         fair_bytes = _fair_bytes(model)
@@ -108,47 +110,72 @@ def _affordable_stop(shard: Shard, first: int, past: int, allowance: int) -> int
 
 def _claim(model: Model, load: Load, index: int, start: int, stop: int) -> None:
     shard, phases = load.shards[index], load.phases[index]
-    shard.change_claims(start, stop, 1)
+    claims = shard.change_claims(start, stop, 1)
     load.note_claim(index, start, stop)
     if shard.all_resident(start, stop):
-        phases[start:stop] = bytes([Phase.GRANTED]) * (stop - start)
+        phases[start:stop] = _GRANTED * (stop - start)
         model.totals.block_hits += stop - start
-        model.grant(load, index, start, stop)
+        model.grant(load, BlockRange(index, start, stop), shard.bytes_of(start, stop))
         return
-    phases[start:stop] = bytes([Phase.CLAIMED]) * (stop - start)
+    phases[start:stop] = _CLAIMED * (stop - start)
     load.pending_blocks += stop - start
+    absent = shard.states.count(BlockState.ABSENT, start, stop)
+    if absent:
+        load.fetch_later(index, start, stop)
     # A block that another load already waits for causes no further read.
-    misses = sum(
-        state == BlockState.ABSENT and claims == 1
-        for state, claims in zip(shard.states[start:stop], shard.claims[start:stop], strict=True)
-    )
+    if 0 < absent < stop - start:
+        pairs = zip(shard.states[start:stop], claims, strict=True)
+        misses = [count for state, count in pairs if state == BlockState.ABSENT].count(1)
+    else:
+        misses = claims.count(1) if absent else 0
     model.totals.block_misses += misses
     model.totals.block_hits += stop - start - misses
-    if shard.states.count(BlockState.ABSENT, start, stop):
-        load.fetch_later(index, start, stop)
+    _grant_resident(model, load, index, start, stop)
+
+
+def _grant(model: Model, load: Load, blocks: BlockRange, size_bytes: int) -> None:
+    """Grant blocks that are claimed and resident."""
+    index, start, stop = blocks
+    load.phases[index][start:stop] = _GRANTED * (stop - start)
+    load.pending_blocks -= stop - start
+    model.grant(load, blocks, size_bytes)
+
+
+def _grant_resident(model: Model, load: Load, index: int, start: int, stop: int) -> None:
+    """Grant those of some blocks that the load claims and that are resident."""
+    shard, phases = load.shards[index], load.phases[index]
     block = shard.states.find(BlockState.RESIDENT, start, stop)
     while block >= 0:
-        _grant(model, load, index, block, block + 1)
+        if phases[block] == Phase.CLAIMED:
+            size_bytes = shard.bytes_of(block, block + 1)
+            _grant(model, load, BlockRange(index, block, block + 1), size_bytes)
         block = shard.states.find(BlockState.RESIDENT, block + 1, stop)
-
-
-def _grant(model: Model, load: Load, index: int, start: int, stop: int) -> None:
-    """Grant blocks that are claimed and resident."""
-    load.phases[index][start:stop] = bytes([Phase.GRANTED]) * (stop - start)
-    load.pending_blocks -= stop - start
-    model.grant(load, index, start, stop)
 
 
 def grant_arrived(model: Model) -> None:
     """Grant the blocks that became resident in this turn to the loads that claimed them."""
-    arrived, model.arrived = model.arrived, {}
-    for shard_key, blocks in arrived.items():
+    for shard_key, blocks in model.take_arrived().items():
         shard = model.shards.get(shard_key)
-        if shard is None:
-            continue
-        for start, stop in _runs(sorted(blocks)):
-            for key, index in shard.loads.items():
-                _grant_claimed(model, model.loads[key], index, start, stop)
+        if shard is not None:
+            for start, stop in _runs(sorted(blocks)):
+                _grant_run(model, shard, start, stop)
+
+
+def _grant_run(model: Model, shard: Shard, start: int, stop: int) -> None:
+    """Grant neighbouring blocks that arrived, to each load in one step where it claims them all.
+
+    A block that arrived may have been released again in the same turn, and been claimed since.
+    """
+    resident, size_bytes = shard.all_resident(start, stop), shard.bytes_of(start, stop)
+    run = BlockRange(0, start, stop)
+    for key, index in shard.loads.items():
+        load = model.loads[key]
+        if resident and load.phases[index].count(Phase.CLAIMED, start, stop) == stop - start:
+            if run.shard != index:  # nearly all loads have the shard in the same place
+                run = BlockRange(index, start, stop)
+            _grant(model, load, run, size_bytes)
+        else:
+            _grant_resident(model, load, index, start, stop)
 
 
 def _runs(blocks: list[int]) -> Iterator[tuple[int, int]]:
@@ -160,18 +187,6 @@ def _runs(blocks: list[int]) -> Iterator[tuple[int, int]]:
             start = block
         stop = block + 1
     yield start, stop
-
-
-def _grant_claimed(model: Model, load: Load, index: int, start: int, stop: int) -> None:
-    phases, shard = load.phases[index], load.shards[index]
-    claimed = phases.count(Phase.CLAIMED, start, stop) == stop - start
-    if claimed and shard.all_resident(start, stop):
-        _grant(model, load, index, start, stop)
-        return
-    # A block that arrived may have been released again in this turn, and been claimed since.
-    for block in range(start, stop):
-        if phases[block] == Phase.CLAIMED and shard.states[block] == BlockState.RESIDENT:
-            _grant(model, load, index, block, block + 1)
 
 
 def consume(model: Model, load: Load, ranges: tuple[BlockRange, ...], at_s: float) -> None:
@@ -192,11 +207,11 @@ def consume(model: Model, load: Load, ranges: tuple[BlockRange, ...], at_s: floa
 
 def unclaim(model: Model, load: Load, index: int, start: int, stop: int, least: Phase) -> None:
     """End the claims of a load on blocks whose phase is at least `least`."""
-    shard, phases, claims = load.shards[index], load.phases[index], load.shards[index].claims
+    shard, phases = load.shards[index], load.phases[index]
     if start < stop and phases.count(Phase.GRANTED, start, stop) == stop - start:
         _unclaim_granted(model, load, index, start, stop)
         return
-    freed_bytes = 0
+    claims, freed_bytes = shard.claims, 0
     for block in range(start, stop):
         phase = phases[block]
         if phase < least:
@@ -235,7 +250,7 @@ def replace_wants(model: Model, load: Load, ranges: tuple[BlockRange, ...]) -> N
     for index, phases in enumerate(load.phases):
         if Phase.CLAIMED in phases:
             _unclaim_pending(model, load, index)
-    load.to_fetch.clear()
+    load.clear_queue()
     load.want(ranges)
     model.eviction.rescan = True
 

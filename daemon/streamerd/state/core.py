@@ -69,11 +69,12 @@ class Core:
         model = self.model
         match event:
             case BlockFetched():
-                fetching.fetched(model, event)
-                self._settle(event.shard)
+                admission.settle(model, fetching.fetched(model, event))
+            case BlocksConsumed():
+                if load := model.loads.get(event.load):
+                    claims.consume(model, load, event.ranges, event.at_s)
             case FetchFailed():
-                fetching.failed(model, event)
-                self._settle(event.shard)
+                admission.settle(model, fetching.failed(model, event))
             case BlocksReleased():
                 admission.settle(model, fetching.released(model, event))
             case ShardAdopted():
@@ -85,7 +86,7 @@ class Core:
                 admission.refuted(model, key, block)
             case LoadOpened():
                 admission.open_load(model, event)
-            case BlocksConsumed() | WantsReplaced() | ShardsReleased() | LoadClosed():
+            case WantsReplaced() | ShardsReleased() | LoadClosed():
                 if load := model.loads.get(event.load):
                     self._apply_to_load(event, load)
             case CredentialsRenewed():
@@ -104,12 +105,10 @@ class Core:
                 assert_never(event)
 
     def _apply_to_load(
-        self, event: BlocksConsumed | WantsReplaced | ShardsReleased | LoadClosed, load: Load
+        self, event: WantsReplaced | ShardsReleased | LoadClosed, load: Load
     ) -> None:
         model = self.model
         match event:
-            case BlocksConsumed():
-                claims.consume(model, load, event.ranges, event.at_s)
             case WantsReplaced():
                 claims.replace_wants(model, load, event.wants)
             case ShardsReleased():

@@ -54,10 +54,13 @@ class Eviction:
 
     def _spent(self) -> Iterator[Victim]:
         while True:
+            last, wanting = None, []  # neighbours are of one shard: its loads are looked up once
             while self.spent:
                 shard, block = next(iter(self.spent))
                 del self.spent[shard, block]
-                if self._is_spent(shard, block):
+                if shard is not last:
+                    last, wanting = shard, self._admitted_phases(shard)
+                if self._is_spent(shard, block, wanting):
                     yield shard, block
             if not self.rescan:
                 return
@@ -65,26 +68,23 @@ class Eviction:
             self.spent = {
                 (shard, block): None
                 for shard in self._leased()
+                for wanting in (self._admitted_phases(shard),)
                 for block in range(shard.blocks)
-                if self._is_spent(shard, block)
+                if self._is_spent(shard, block, wanting)
             }
 
     def _leased(self) -> Iterator[Shard]:
         return (s for s in self.shards.values() if s.loads and not s.committed)
 
-    def _is_spent(self, shard: Shard, block: int) -> bool:
-        return (
-            self.shards.get(shard.key) is shard
-            and shard.releasable(block)
-            and not self._is_wanted(shard, block)
-        )
+    def _admitted_phases(self, shard: Shard) -> list[bytearray]:
+        """The phases of a shard's blocks for each admitted load that leases the shard."""
+        leasing = ((self.loads[key], index) for key, index in shard.loads.items())
+        return [load.phases[index] for load, index in leasing if load.admitted]
 
-    def _is_wanted(self, shard: Shard, block: int) -> bool:
-        for key, index in shard.loads.items():
-            load = self.loads[key]
-            if load.phases[index][block] == Phase.WANTED and load.admitted:
-                return True
-        return False
+    def _is_spent(self, shard: Shard, block: int, wanting: list[bytearray]) -> bool:
+        if self.shards.get(shard.key) is not shard or not shard.releasable(block):
+            return False
+        return Phase.WANTED not in [phases[block] for phases in wanting]
 
     def _wanters(self, shard: Shard, block: int) -> Iterator[Load]:
         for key, index in shard.loads.items():

@@ -26,10 +26,10 @@ def check(model: Model) -> None:
         if shard.states[block] == BlockState.FETCHING
     }
     _same("blocks under way", set(model.fetching), under_way)
-    for remote, busy in model.busy.items():
+    for remote, free in model.free_slots.items():
         mine = sum(model.shards[key].remote == remote for key, _ in model.fetching)
-        _same(f"slots taken, remote={remote}", busy, mine)
-        assert busy <= model.rules.slots_of(remote=remote), f"{busy} fetches, remote={remote}"
+        _same(f"free slots, remote={remote}", free, model.slots[remote] - mine)
+        assert free >= 0, f"{mine} fetches, remote={remote}"
     if not model.loads:
         leased = [s.key for s in model.shards.values() if s.loads or s.holders or any(s.claims)]
         _same("leased shards without a load", leased, [])
@@ -78,7 +78,7 @@ def _check_load(model: Model, load: Load) -> None:
     _same("pending blocks", load.pending_blocks, pending)
     if load.cap_bytes is not None and not load.held:
         assert charged <= load.cap_bytes, "a load's own limit"
-    mine = sum(owner == load.key for owner in model.fetching.values())
+    mine = sum(owner is load for owner in model.fetching.values())
     _same("fetches in flight", load.in_flight, mine)
 
 

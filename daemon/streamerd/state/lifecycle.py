@@ -59,15 +59,13 @@ class InvalidTransition(AssertionError):
     """A block got a trigger that its state does not allow: a defect of the daemon."""
 
 
-def next_state(state: int, trigger: Trigger, where: object = "") -> BlockState:
-    """The state after `trigger`.
+def next_state(state: int, trigger: Trigger, uri: str = "", block: int = 0) -> BlockState:
+    """The state after `trigger`; `uri` and `block` are for the text of the error alone.
 
     Raises:
         InvalidTransition: the table has no such move; nothing has changed.
     """
-    try:
-        return TRANSITIONS[state, trigger]
-    except KeyError:
-        raise InvalidTransition(
-            f"{where}: {BlockState(state).name} cannot {trigger.name}"
-        ) from None
+    new = TRANSITIONS.get((state, trigger))
+    if new is None:
+        raise InvalidTransition(f"{uri, block}: {BlockState(state).name} cannot {trigger.name}")
+    return new

@@ -57,6 +57,15 @@ class Credentials:
     """Code and text of the store's last refusal."""
 
 
+@dataclass(slots=True, eq=False)
+class Queued:
+    """Claimed blocks of one shard that wait for their fetches; `start` moves on with these."""
+
+    shard: int
+    start: int
+    stop: int
+
+
 _FORGET_WANTED = bytes.maketrans(bytes([Phase.WANTED]), bytes([Phase.NONE]))
 
 
@@ -89,11 +98,13 @@ class Load:
     phases: list[bytearray] = field(default_factory=list)
     wants: deque[BlockRange] = field(default_factory=deque)
     claim_order: deque[BlockRange] = field(default_factory=deque)
-    to_fetch: deque[BlockRange] = field(default_factory=deque)
+    to_fetch: deque[Queued] = field(default_factory=deque)
     """Claimed blocks to fetch, roughly in order of use; blocks that are not absent are skipped."""
     last_fetched: int = -1
     """The shard of the last fetch that was started for this load."""
     charge_bytes: int = 0
+    run: Queued | None = None
+    """The entry of `to_fetch` that the last fetch was taken from."""
     run_left: int = 0
     """Blocks of the run under way that may still be begun."""
     in_flight: int = 0
@@ -164,52 +175,69 @@ class Load:
 
     def fetch_later(self, index: int, start: int, stop: int) -> None:
         """Queue claimed blocks, merging neighbours."""
-        if self.to_fetch:
-            last = self.to_fetch[-1]
-            if last.shard == index and last.stop == start:
-                self.to_fetch[-1] = BlockRange(index, last.start, stop)
-                return
-        self.to_fetch.append(BlockRange(index, start, stop))
+        last = self.to_fetch[-1] if self.to_fetch else None
+        if last is not None and last.shard == index and last.stop == start:
+            last.stop = stop
+        else:
+            self.to_fetch.append(Queued(index, start, stop))
+
+    def fetch_first(self, index: int, block: int) -> None:
+        """Queue a claimed block before all others, because its last fetch brought nothing."""
+        self.to_fetch.appendleft(Queued(index, block, block + 1))
+
+    def clear_queue(self) -> None:
+        """Fetch no block for this load until others are queued."""
+        self.to_fetch.clear()
+        self.run = None
 
     def next_fetch(self) -> tuple[int, int] | None:
         """The next block of the queue that is still claimed and absent; it stays in the queue."""
-        while (place := self._place_to_fetch()) is not None:
-            index, start, stop = self.to_fetch[place]
+        while (queued := self._next_queued()) is not None:
+            index, stop = queued.shard, queued.stop
             states, phases = self.shards[index].states, self.phases[index]
-            block = states.find(BlockState.ABSENT, start, stop)
+            block = states.find(BlockState.ABSENT, queued.start, stop)
             while block >= 0 and phases[block] != Phase.CLAIMED:
                 block = states.find(BlockState.ABSENT, block + 1, stop)
             if block >= 0:
-                if block != start:
-                    self.to_fetch[place] = BlockRange(index, block, stop)
+                queued.start, self.run = block, queued
                 return index, block
-            if index == self.last_fetched:
-                # The run of this entry is over. With the shard of the entry before it as the last
-                # one, the turn of the entry behind it comes next.
-                self.last_fetched = self.to_fetch[place - 1].shard if place else -1
-                self.run_left = 0
-            del self.to_fetch[place]
+            self._remove(queued)
         return None
 
-    def _place_to_fetch(self) -> int | None:
-        """Which entry of the queue to fetch from.
+    def _remove(self, queued: Queued) -> None:
+        """Take an entry out of the queue that has no block to fetch any more."""
+        place = self.to_fetch.index(queued)
+        if queued.shard == self.last_fetched:
+            # The run of this entry is over. With the shard of the entry before it as the last
+            # one, the turn of the entry behind it comes next.
+            self.last_fetched = self.to_fetch[place - 1].shard if place else -1
+            self.run_left = 0
+        del self.to_fetch[place]
+        self.run = None
+
+    def _next_queued(self) -> Queued | None:
+        """The entry of the queue to fetch from.
 
         A load with a window needs its blocks in the order of use, so the entry is the first. A held
         load takes turns, a run of blocks each, among the first few shards of its queue: see
         `SLABS_AT_ONCE`.
         """
-        if not self.held or not self.to_fetch:
-            return 0 if self.to_fetch else None
-        places: dict[int, int] = {}
-        for place, item in enumerate(islice(self.to_fetch, 4 * SLABS_AT_ONCE)):
-            places.setdefault(item.shard, place)
-            if len(places) == SLABS_AT_ONCE:
+        if not self.to_fetch:
+            return None
+        if not self.held:
+            return self.to_fetch[0]
+        if self.run_left and self.run is not None:
+            return self.run
+        first_of: dict[int, Queued] = {}
+        for queued in islice(self.to_fetch, 4 * SLABS_AT_ONCE):
+            first_of.setdefault(queued.shard, queued)
+            if len(first_of) == SLABS_AT_ONCE:
                 break
-        if self.run_left and self.last_fetched in places:
-            return places[self.last_fetched]
-        shards = list(places)
-        last = shards.index(self.last_fetched) if self.last_fetched in places else -1
-        return places[shards[(last + 1) % len(shards)]]
+        if self.run_left and self.last_fetched in first_of:
+            return first_of[self.last_fetched]
+        shards = list(first_of)
+        last = shards.index(self.last_fetched) if self.last_fetched in first_of else -1
+        return first_of[shards[(last + 1) % len(shards)]]
 
     def note_fetch(self, index: int) -> None:
         """Note that a fetch was started: for the next block of a run, or the first of a new one."""

@@ -13,7 +13,7 @@ Therefore no order of events can end in a deadlock on memory.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -48,10 +48,6 @@ class Rules(msgspec.Struct, frozen=True):
     def window_bytes(self) -> int:
         """The smallest window."""
         return WINDOW_BLOCKS * self.block_bytes
-
-    def slots_of(self, *, remote: bool) -> int:
-        """How many fetches of one kind may run at once; disks and stores have their own slots."""
-        return self.remote_slots if remote else self.slots
 
 
 GROWTH_QUARTERS: Final = 3
@@ -130,30 +126,32 @@ class Model:
     """The shards by URI. One URI has several where different contents of its file are in memory."""
     loads: dict[LoadKey, Load] = field(default_factory=dict)
     waiting: deque[LoadKey] = field(default_factory=deque)
-    rotation: deque[LoadKey] = field(default_factory=deque)
+    rotation: deque[Load] = field(default_factory=deque)
     """Admitted loads; the first one is the next to fetch a block."""
-    fetching: dict[tuple[ShardKey, int], LoadKey] = field(default_factory=dict)
+    fetching: dict[tuple[ShardKey, int], Load] = field(default_factory=dict)
     """Blocks that workers read now, each with the load for which the fetch was started."""
-    busy: dict[bool, int] = field(default_factory=lambda: {False: 0, True: 0})
-    """Number of fetches under way over the network (True) and from local files (False)."""
+    slots: dict[bool, int] = field(init=False)
+    """How many fetches over the network (True) and from local files (False) may be under way."""
+    free_slots: dict[bool, int] = field(init=False)
+    """How many of these slots are free."""
     totals: Totals = field(default_factory=Totals)
     no_space_since_s: float | None = None
     eviction: Eviction = field(init=False)
     outbox: list[AnyCommand] = field(default_factory=list)
     touched: dict[ShardKey, None] = field(default_factory=dict)
     """Shards whose source may not be needed any more after this turn."""
-    arrived: dict[ShardKey, list[int]] = field(default_factory=dict)
+    arrived: defaultdict[ShardKey, list[int]] = field(default_factory=lambda: defaultdict(list))
     """Claimed blocks that became resident in this turn."""
-    granted: dict[LoadKey, list[BlockRange]] = field(default_factory=dict)
+    granted: defaultdict[LoadKey, list[BlockRange]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     admitted: dict[LoadKey, int] = field(default_factory=dict)
     """Loads that were admitted in this turn, each with the wanted bytes that were resident then."""
 
     def __post_init__(self) -> None:
         self.eviction = Eviction(self.shards, self.loads, self.rules.lag_s)
-
-    def free_slots(self, *, remote: bool) -> int:
-        """Fetches of one kind that may still be started."""
-        return self.rules.slots_of(remote=remote) - self.busy[remote]
+        self.slots = {False: self.rules.slots, True: self.rules.remote_slots}
+        self.free_slots = dict(self.slots)
 
     def add(self, shard: Shard) -> None:
         """Make a shard known."""
@@ -179,17 +177,21 @@ class Model:
             least = load.window_bytes
             self.ledger.committed_bytes += max(least, after) - max(least, before)
 
-    def grant(self, load: Load, index: int, start: int, stop: int) -> None:
+    def take_arrived(self) -> dict[ShardKey, list[int]]:
+        """Take out the claimed blocks that became resident in this turn."""
+        arrived, self.arrived = self.arrived, defaultdict(list)
+        return arrived
+
+    def grant(self, load: Load, blocks: BlockRange, size_bytes: int) -> None:
         """Note that a load may read these blocks; the end of the turn announces all such notes."""
-        size_bytes = load.shards[index].bytes_of(start, stop)
         load.granted_bytes += size_bytes
         load.served_bytes += size_bytes
         self.totals.served_bytes += size_bytes
-        ranges = self.granted.setdefault(load.key, [])
-        if ranges and ranges[-1].shard == index and ranges[-1].stop == start:
-            ranges[-1] = BlockRange(index, ranges[-1].start, stop)
+        ranges = self.granted[load.key]
+        if ranges and ranges[-1].stop == blocks.start and ranges[-1].shard == blocks.shard:
+            ranges[-1] = BlockRange(blocks.shard, ranges[-1].start, blocks.stop)
         else:
-            ranges.append(BlockRange(index, start, stop))
+            ranges.append(blocks)
 
     def drain(self) -> list[AnyCommand]:
         """Take out the commands of this turn; all grants to one load become one command."""

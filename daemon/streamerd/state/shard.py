@@ -46,7 +46,7 @@ class Shard:
     """Whether the source changed or the shard was evicted. A stale shard is dropped when its last
     lease ends, unless a load opens it before that and so makes it current again."""
     error: tuple[str, str] | None = None
-    resident_bytes: int = 0
+    resident_blocks: int = 0
     last_used_s: float = 0.0
     sourced: bool = False
     """Whether descriptors or credentials that a load brought to read the shard are still open."""
@@ -74,6 +74,14 @@ class Shard:
             return False
         return self.holders < len(self.loads) or not self.all_resident(0, self.blocks)
 
+    @property
+    def resident_bytes(self) -> int:
+        """Shared memory of the resident blocks."""
+        whole_bytes = self.resident_blocks * self.block_bytes
+        if self.blocks and self.states[-1] == BlockState.RESIDENT:  # it may be a smaller one
+            return whole_bytes - (self.blocks * self.block_bytes - self.slab_bytes)
+        return whole_bytes
+
     def bytes_of(self, start: int, stop: int) -> int:
         """Shared memory of blocks `start` to `stop`: a fast form of `layout.blocks_bytes`."""
         if start >= stop:
@@ -83,24 +91,24 @@ class Shard:
         return self.slab_bytes - start * self.block_bytes
 
     def move(self, block: int, trigger: Trigger) -> BlockState:
-        """Move one block along the table, and correct the count of resident bytes."""
+        """Move one block along the table, and correct the count of resident blocks."""
         old = self.states[block]
-        new = next_state(old, trigger, where=(self.key.uri, block))
-        if new is BlockState.RESIDENT:
-            self.resident_bytes += self.bytes_of(block, block + 1)
-        elif old == BlockState.RESIDENT:
-            self.resident_bytes -= self.bytes_of(block, block + 1)
+        new = next_state(old, trigger, self.key.uri, block)
         self.states[block] = new
+        if new is BlockState.RESIDENT:
+            self.resident_blocks += 1
+        elif old == BlockState.RESIDENT:
+            self.resident_blocks -= 1
         return new
 
     def move_range(self, start: int, stop: int, trigger: Trigger) -> None:
         """Move several blocks that are all in the same state."""
         old = self.states[start]
         assert self.states.count(old, start, stop) == stop - start, "blocks of different states"
-        new = next_state(old, trigger, where=(self.key.uri, start))
+        new = next_state(old, trigger, self.key.uri, start)
         if BlockState.RESIDENT in (old, new):
             sign = 1 if new is BlockState.RESIDENT else -1
-            self.resident_bytes += sign * self.bytes_of(start, stop)
+            self.resident_blocks += sign * (stop - start)
         self.states[start:stop] = bytes([new]) * (stop - start)
 
     def change_claims(self, start: int, stop: int, by: int) -> list[int]:

@@ -8,7 +8,6 @@ that the other one is gone.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -37,21 +36,28 @@ class FrameBuffer:
     def __init__(self) -> None:
         self._pending = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Add received bytes; yields each body that is complete now."""
-        for body, _ in self.frames(data):
-            yield body
+    def feed(self, data: bytes) -> list[bytes]:
+        """Add received bytes; returns the bodies that are complete now."""
+        return [body for body, _ in self.frames(data)]
 
-    def frames(self, data: bytes) -> Iterator[tuple[bytes, int]]:
-        """Like `feed`, but yields each body with the number of descriptors that come with it."""
+    def frames(self, data: bytes) -> list[tuple[bytes, int]]:
+        """Like `feed`, but returns each body with the number of descriptors that come with it."""
         pending = self._pending
-        pending += data
-        start = 0
-        while len(pending) - start >= _HEAD.size:
-            length, descriptors = _HEAD.unpack_from(pending, start)
-            stop = start + _HEAD.size + length
-            if len(pending) < stop:
+        received: bytes | bytearray = data  # mostly whole frames, which need no copy in `_pending`
+        if pending:
+            pending += data
+            received = pending
+        complete = []
+        start, size, head_bytes = 0, len(received), _HEAD.size
+        while size - start >= head_bytes:
+            length, descriptors = _HEAD.unpack_from(received, start)
+            body = start + head_bytes
+            if size < body + length:
                 break
-            yield bytes(pending[start + _HEAD.size : stop]), descriptors
-            start = stop
-        del pending[:start]
+            start = body + length
+            complete.append((bytes(received[body:start]), descriptors))
+        if received is pending:
+            del pending[:start]
+        else:
+            pending += received[start:]
+        return complete

@@ -18,7 +18,7 @@ from streamer_client.storage.contract import StoredShard
 from streamerd.settings.fleet import Terms
 
 
-class Job(Redacted, frozen=True, tag=True):
+class Job(Redacted, frozen=True, tag=True, array_like=True):
     job: int
     """Number of the job, which its answer repeats."""
 
@@ -164,33 +164,33 @@ AnyJob = (
 # --- other requests -------------------------------------------------------------------------------
 
 
-class TakeSlab(msgspec.Struct, frozen=True, tag=True):
+class TakeSlab(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Hold a slab, whose writable descriptor comes along, under a handle."""
 
     handle: int
 
 
-class TakeSource(msgspec.Struct, frozen=True, tag=True):
+class TakeSource(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Hold a file, whose descriptors come along (plain and, if any, direct), under a handle."""
 
     handle: int
     stored: StoredShard
 
 
-class TakeEnvironment(Redacted, frozen=True, tag=True):
+class TakeEnvironment(Redacted, frozen=True, tag=True, array_like=True):
     """Keep an environment for the jobs that name its digest."""
 
     digest: str
     environment: dict[str, str]
 
 
-class DropEnvironment(msgspec.Struct, frozen=True, tag=True):
+class DropEnvironment(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Forget an environment; it is sent again before the next job that names it."""
 
     digest: str
 
 
-class TellFleet(msgspec.Struct, frozen=True, tag=True):
+class TellFleet(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Tell the present members of the fleet. Before the first of these, no job reads from peers."""
 
     terms: Terms
@@ -198,13 +198,13 @@ class TellFleet(msgspec.Struct, frozen=True, tag=True):
     members: frozenset[str]
 
 
-class Drop(msgspec.Struct, frozen=True, tag=True):
+class Drop(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Close the slab or file of a handle once no job that was received before uses it."""
 
     handle: int
 
 
-class GiveUp(msgspec.Struct, frozen=True, tag=True):
+class GiveUp(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """A job was not answered in time: give up the thread that works on it.
 
     The answer is `JobFailed` with `hung`, or `StillGoing` or `Stuck`. There is none if the job's
@@ -227,7 +227,7 @@ class Resolved(Job, frozen=True):
     shards: tuple[StoredShard, ...]
 
 
-class ExaminedFile(msgspec.Struct, frozen=True, tag=True):
+class ExaminedFile(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """A file that may be read through its descriptor."""
 
     shard: StoredShard
@@ -238,7 +238,7 @@ class ExaminedFile(msgspec.Struct, frozen=True, tag=True):
     """Whether the second descriptor reads the same file past the page cache."""
 
 
-class Refusal(msgspec.Struct, frozen=True, tag=True):
+class Refusal(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """The reason why a file is refused: code and text of an error of `contract/errors.py`."""
 
     code: str

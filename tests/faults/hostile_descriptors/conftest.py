@@ -1,4 +1,4 @@
-"""A daemon that somebody hostile speaks to, and the good client that it must go on serving."""
+"""A daemon that gets hostile descriptors and packets, and must go on serving its good client."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def model(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture(scope="package")
 def running() -> Iterator[DaemonProcess]:
-    """One daemon that goes through all of it."""
+    """One daemon for all of these tests."""
     with daemons() as made:
         yield made.start()
 
 
 @pytest.fixture
 def daemon(running: DaemonProcess, model: list[Path]) -> Iterator[DaemonProcess]:
-    """One that serves a good client as before, whatever happens meanwhile."""
+    """That daemon; the fixture checks after the test that it serves a good client as before."""
     yield running
     fd = os.open(model[0], os.O_RDONLY)
     try:

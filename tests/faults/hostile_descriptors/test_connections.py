@@ -1,4 +1,6 @@
-"""Connections of strangers, other versions and idlers: each is told, and holds nobody else up."""
+"""Connections of strangers, of other versions and of idle peers: each gets an answer, and none
+holds others up.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,7 @@ def test_a_client_of_another_version_is_told_so(daemon: DaemonProcess, protocol:
 
 
 def test_a_client_that_knows_no_descriptor_socket_is_told_so(daemon: DaemonProcess) -> None:
-    """As those of protocol 3 were: their first message has no token."""
+    """Clients of protocol 3 were such: their first message has no token."""
     with DescriptorPeer(daemon.socket, hello=False) as peer:
         peer.send(Hello(1, 3, "0.0", os.getpid(), "old", 0), token=b"")
         answer = peer.message()
@@ -101,7 +103,7 @@ def test_a_client_refuses_a_daemon_that_greets_as_no_daemon_of_its_version(
 def test_a_client_that_never_reads_its_slabs_holds_nobody_up(
     daemon: DaemonProcess, model: list[Path]
 ) -> None:
-    """It opens and opens, and takes nothing; others are served meanwhile."""
+    """The client opens one load after the other and takes no slab; others are served meanwhile."""
     fd = os.open(model[0], os.O_RDONLY)
     try:
         with DescriptorPeer(daemon.socket) as deaf:
@@ -137,7 +139,9 @@ def _has_room(daemon: DaemonProcess) -> bool:
 def test_a_daemon_with_few_descriptors_refuses_and_lives(
     daemon_maker: Daemons, model: list[Path]
 ) -> None:
-    """A limit of 256: a peer hands over more than that, and goes; then others are served."""
+    """The limit is 256. A peer hands over more files than that and leaves; then others
+    are served.
+    """
     daemon = daemon_maker.start(before=with_limit(256, 256))
     fd = os.open(model[0], os.O_RDONLY)
     try:
@@ -163,7 +167,10 @@ def test_a_daemon_with_few_descriptors_refuses_and_lives(
 def test_the_sender_of_a_fifo_that_nobody_fills_holds_no_thread(
     daemon: DaemonProcess, model: list[Path], tmp_path: Path
 ) -> None:
-    """Opened for reading and writing, it has no end and no bytes; a good load goes on beside it."""
+    """A FIFO that is opened for reading and writing has no end and no bytes.
+
+    A good load goes on beside it.
+    """
     os.mkfifo(tmp_path / "fifo")
     fd = os.open(tmp_path / "fifo", os.O_RDWR)
     try:

@@ -1,6 +1,6 @@
 """Descriptors of every kind: one counts only if it was opened for reading and names a regular file.
 
-Everything else is refused with a typed error, and a good client is served as before.
+All others are refused with a typed error, and a good client is served as before.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def test_what_is_no_file_opened_for_reading_is_refused(
 def test_a_file_of_proc_that_claims_to_be_empty_gives_nothing_of_the_daemon(
     daemon: DaemonProcess,
 ) -> None:
-    """/proc/self/mem is a regular file of no size: what it is asked for is never its content."""
+    """/proc/self/mem is a regular file without a size: a reader never gets what it asks for."""
     descriptor = os.open("/proc/self/mem", os.O_RDONLY)
     try:
         with DescriptorPeer(daemon.socket) as peer:
@@ -134,7 +134,10 @@ def test_one_bad_file_among_good_ones_fails_the_open_and_leaves_nothing(
 def test_a_direct_descriptor_of_another_file_is_not_read_through(
     daemon: DaemonProcess, model: list[Path], tmp_path: Path
 ) -> None:
-    """The pair must be one file: else what is read past the page cache would be another's bytes."""
+    """Both descriptors of a pair must be of one file.
+
+    Otherwise the bytes that are read past the page cache would be another file's.
+    """
     (other,) = write_model(tmp_path / "other", shards=1, blocks=2, seed=9)
     directly = os.O_DIRECT if _has_direct(other) else 0
     fds = [os.open(model[0], os.O_RDONLY), os.open(other, os.O_RDONLY | directly)]
@@ -191,7 +194,7 @@ def test_a_file_that_shrinks_after_it_was_opened_fails_typed(
 def test_a_huge_sparse_file_costs_nothing_and_is_refused(
     daemon: DaemonProcess, size_bytes: int
 ) -> None:
-    """Work in proportion to a claimed size comes only after the limit was asked."""
+    """Work in proportion to a claimed size begins only after the limit was checked."""
     fd = os.memfd_create("sparse")
     try:
         os.truncate(fd, size_bytes)
@@ -204,7 +207,7 @@ def test_a_huge_sparse_file_costs_nothing_and_is_refused(
 def test_memory_that_looks_like_a_file_is_its_senders_own(
     daemon: DaemonProcess, model: list[Path]
 ) -> None:
-    """What its sender writes to it meanwhile is never served as another file's bytes."""
+    """Bytes that the sender writes to its file meanwhile are never served as another file's."""
     fd = os.memfd_create("mine")
     try:
         os.write(fd, model[0].read_bytes())

@@ -1,4 +1,6 @@
-"""Packets that lie, and transfers without bounds: their sender is refused or disconnected."""
+"""Packets that contradict their descriptors, and transfers without bounds: the sender is refused or
+disconnected.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ from tests.support.worlds import (
 
 
 def _ended(peer: DescriptorPeer) -> bool:
-    """Whether the daemon ends the connection, after at most a few last words."""
+    """Whether the daemon ends the connection, perhaps after a few last words."""
     try:
         while peer.packet() is not None:
             pass
@@ -128,7 +130,7 @@ def test_names_forge_no_log_line(daemon: DaemonProcess, tmp_path: Path) -> None:
 def test_a_load_of_somebody_elses_transfer_is_refused(
     daemon: DaemonProcess, model: list[Path]
 ) -> None:
-    """Transfers belong to their connection: a number says nothing in another."""
+    """A transfer belongs to its connection: in another connection, its number names nothing."""
     fd = os.open(model[0], os.O_RDONLY)
     try:
         with DescriptorPeer(daemon.socket) as owner, DescriptorPeer(daemon.socket) as other:

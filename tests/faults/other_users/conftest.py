@@ -1,6 +1,7 @@
-"""The service of a user of its own, members of the group that may use its socket, and their files.
+"""A service that runs as a user of its own, members of the group that may use its socket, and their
+files.
 
-Users are made by `setpriv`, so these tests need root.
+`setpriv` makes the users, so these tests need root.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def run() -> Iterator[Path]:
 
 @pytest.fixture(scope="package")
 def service(run: Path) -> Iterator[DaemonProcess]:
-    """A daemon of its own user, whose socket is its group's."""
+    """A daemon that runs as a user of its own, whose socket belongs to a group."""
     with daemons() as made:
         path = run / "control.sock"
         before = as_user(SERVICE, GROUP)
@@ -41,14 +42,16 @@ def service(run: Path) -> Iterator[DaemonProcess]:
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """Of a member, which nobody else may enter."""
+    """A member's home, which nobody else may enter."""
     with shared_folder(MEMBER, MEMBER, 0o700) as folder:
         yield folder
 
 
 @pytest.fixture
 def model(home: Path) -> list[Path]:
-    """Three blocks in a member's home, whose files everybody could read."""
+    """A model of three blocks in a member's home, whose files have modes by which everybody could
+    read them.
+    """
     files = write_model(home / "m", shards=1, blocks=3)
     give([home / "m"], MEMBER, 0o755)
     give(files, MEMBER)

@@ -1,4 +1,6 @@
-"""Each user gets what it may read itself, no more and no less; slabs belong to the daemon alone."""
+"""Each user gets exactly the bytes that it may read itself, and slabs belong to the
+daemon alone.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ pytestmark = needs_root()
 def test_a_model_in_a_closed_home_is_served_from_memory(
     service: DaemonProcess, home: Path, model: list[Path]
 ) -> None:
-    """The service may not enter that home, and need not."""
+    """The service's user may not enter that home, and need not."""
     before = totals_of(service.socket)["source_read_bytes"]
     for resident_bytes in (0, 3 * BLOCK):
         with Visitor(as_member()) as client:
@@ -48,7 +50,9 @@ def test_a_model_in_a_closed_home_is_served_from_memory(
 def test_two_users_of_one_file_share_what_is_in_memory(
     service: DaemonProcess, home: Path, model: list[Path]
 ) -> None:
-    """Each by a descriptor of its own, also when the first to bring one is gone."""
+    """Each user reads through a descriptor of its own, also after the user who came
+    first has left.
+    """
     home.chmod(0o755)
     with Visitor(as_member()) as owner, Visitor(as_member(OTHER_MEMBER)) as other:
         owner.load(service.socket, home / "m")
@@ -74,7 +78,7 @@ def test_another_member_gets_nothing_of_a_closed_home(
 def test_a_file_of_the_services_own_user_is_not_to_be_had_through_it(
     service: DaemonProcess, run: Path
 ) -> None:
-    """The daemon may read it; who asks may not."""
+    """The daemon may read the file; the user who asks for it may not."""
     files = write_model(run / "own", shards=1, blocks=1)
     give(files, SERVICE, 0o600)
     with Visitor(as_member()) as client:
@@ -86,7 +90,7 @@ def test_a_file_of_the_services_own_user_is_not_to_be_had_through_it(
 def test_a_file_that_was_closed_to_a_user_after_it_was_cached(
     service: DaemonProcess, home: Path, model: list[Path]
 ) -> None:
-    """What lies in memory is nobody's right: each newcomer's own right to the file counts."""
+    """Bytes in memory give nobody a right: each new client's own right to the file counts."""
     home.chmod(0o755)
     with Visitor(as_member(OTHER_MEMBER)) as other:
         other.load(service.socket, home / "m")
@@ -97,7 +101,9 @@ def test_a_file_that_was_closed_to_a_user_after_it_was_cached(
 
 
 def test_a_path_alone_is_no_right(service: DaemonProcess, home: Path, model: list[Path]) -> None:
-    """An O_PATH descriptor of a readable folder's closed file passes `fstat`, and no more."""
+    """An O_PATH descriptor of a file that is closed to this user, in a folder that it may read,
+    passes `fstat` and nothing more.
+    """
     home.chmod(0o755)
     model[0].chmod(0o600)
     with Visitor(as_member()) as owner, Visitor(as_member(OTHER_MEMBER)) as other:
@@ -149,7 +155,9 @@ def test_a_member_reads_its_slabs_and_can_do_nothing_else_with_them(
 def test_nobody_but_the_daemon_has_a_right_to_a_slab_by_name(
     service: DaemonProcess, home: Path, model: list[Path]
 ) -> None:
-    """Not its group either: members share what they may read, not what others may."""
+    """The group has no right to slabs by name either: members share only the files that each may
+    read.
+    """
     with Visitor(as_member()) as client:
         client.load(service.socket, home / "m")
     for name in service.segments():
@@ -163,7 +171,7 @@ def test_nobody_but_the_daemon_has_a_right_to_a_slab_by_name(
 def test_a_mate_of_the_users_primary_group_gets_nothing_from_the_users_own_daemon(
     daemon_maker: Daemons, home: Path, model: list[Path]
 ) -> None:
-    """The default is a socket, and slabs, for the user alone."""
+    """By default, the socket and the slabs belong to the user alone."""
     daemon = daemon_maker.make(socket_path=home / "control.sock", before=as_user(MEMBER)).start()
     home.chmod(0o755)
     mate = as_user(OTHER_MEMBER, MEMBER)
@@ -189,7 +197,9 @@ def test_a_stranger_to_the_group_cannot_connect(
 
 
 def test_a_token_is_of_no_use_to_another_connection(service: DaemonProcess) -> None:
-    """Who knows another client's token still is not it: the token says who speaks, in one place."""
+    """A client that knows another client's token is still not that client: a token is good for one
+    connection.
+    """
     with DescriptorPeer(service.socket) as owner, DescriptorPeer(service.socket) as thief:
         thief.send(GetStatus(7), token=owner.token)
         assert isinstance(thief.message(), Failed)
@@ -224,7 +234,7 @@ def test_root_serves_others_only_where_that_is_meant(daemon_maker: Daemons, tmp_
 def test_clients_for_each_user_are_bounded_and_others_still_served(
     service: DaemonProcess, home: Path, model: list[Path]
 ) -> None:
-    """One member that connects without end shuts nobody else out."""
+    """A member that connects without end shuts nobody else out."""
     taken = []
     try:
         while True:

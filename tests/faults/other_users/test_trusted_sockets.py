@@ -1,4 +1,6 @@
-"""Whom a client talks to: its own user, root, or the service at its place, and nobody else."""
+"""The users whose sockets a client trusts: its own user, root, or the service at its place, and
+nobody else.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ pytestmark = needs_root()
 
 @pytest.fixture
 def squatter() -> Iterator[Squatter]:
-    """In the place below /tmp where a user's own daemon would be."""
+    """Another user's program at the place below /tmp where a user's own daemon would be."""
     squatter = Squatter(Path(f"/tmp/streamerd-{MEMBER}"), STRANGER)
     yield squatter
     squatter.end()
@@ -45,7 +47,7 @@ def test_a_socket_that_another_user_made_first_is_not_used(
 def test_where_another_user_was_first_the_next_place_is_taken(
     squatter: Squatter, home: Path, model: list[Path]
 ) -> None:
-    """`auto` starts this user's own daemon below its home."""
+    """With `auto`, the client starts its user's own daemon below the user's home."""
     environ = {
         "XDG_RUNTIME_DIR": "",
         "HOME": str(home),
@@ -75,7 +77,7 @@ def _end_own(client: Visitor, path: Path) -> None:
 def test_where_only_another_user_listens_required_fails_and_auto_reads_by_itself(
     squatter: Squatter, home: Path, model: list[Path]
 ) -> None:
-    """Also where the environment names that place."""
+    """The same holds where the environment names that place."""
     environ = {"STREAMERD_SOCKET": str(squatter.path)}
     with Visitor(as_user(MEMBER), environ) as client:
         assert client.refused("connect", socket=None).kind == "UntrustedSocket"
@@ -89,7 +91,7 @@ def test_where_only_another_user_listens_required_fails_and_auto_reads_by_itself
 def test_a_link_to_another_users_socket_is_not_followed(
     squatter: Squatter, home: Path, model: list[Path]
 ) -> None:
-    """The folder is this user's; what stands in it leads away."""
+    """The folder belongs to this user, but a link in it leads to another user's socket."""
     own = home / "own"
     own.mkdir()
     os.chown(own, MEMBER, MEMBER)
@@ -102,7 +104,7 @@ def test_a_link_to_another_users_socket_is_not_followed(
 def test_a_folder_that_the_group_may_write_to_is_not_trusted(
     service: DaemonProcess, run: Path
 ) -> None:
-    """A mate could put another socket there, any time."""
+    """A member of the group could put another socket into the folder at any time."""
     run.chmod(0o775)
     with Visitor(as_member()) as client:
         refused = client.refused("connect", socket=service.socket)

@@ -1,4 +1,4 @@
-"""A daemon, a client and a file of `BLOCKS` blocks that tests touch or change."""
+"""Fixtures: a daemon, a client, and a file of `BLOCKS` blocks that tests touch or change."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from tests.support.worlds import (
 def test_after_a_load_nobody_has_the_files_open(
     daemon: DaemonProcess, tmp_path: Path, hold: bool
 ) -> None:
-    """Unmounting works, and removing files gives their space back, whatever stays in memory."""
+    """Unmounting works, and removing the files frees their space, whatever stays in memory."""
     with mounted(tmp_path / "fs", "-t", "tmpfs", "-o", "size=16m", "tmpfs") as folder:
         empty = os.statvfs(folder).f_bfree
         files = write_model(folder / "m", shards=2, blocks=4)

@@ -28,7 +28,9 @@ from tests.support.worlds import (
 def test_a_file_of_four_names_is_read_and_kept_once(
     daemon: DaemonProcess, client: Visitor, tmp_path: Path
 ) -> None:
-    """One blob under two snapshots, as in a Hugging Face cache; a link to a folder; a hard link."""
+    """The names are two snapshots of one blob, as in a Hugging Face cache, a link to a folder, and
+    a hard link.
+    """
     blobs, one, two = (tmp_path / name for name in ("blobs", "snapshots/a", "snapshots/b"))
     for folder in (blobs, one, two):
         folder.mkdir(parents=True)
@@ -66,7 +68,7 @@ def numbers_of(path: Path) -> tuple[int, ...]:
 def test_a_tmpfs_made_again_with_the_same_numbers_is_another(
     daemon: DaemonProcess, client: Visitor, tmp_path: Path
 ) -> None:
-    """Device, inode, size and time of last change are the same; no image or loop device needed."""
+    """Device, inode, size and mtime are the same; this needs no image and no loop device."""
     seen = []
     for seed in (1, 2):
         with mounted(tmp_path / "fs", "-t", "tmpfs", "tmpfs") as folder:
@@ -80,7 +82,9 @@ def test_a_tmpfs_made_again_with_the_same_numbers_is_another(
 
 @pytest.fixture
 def images(tmp_path: Path) -> tuple[Path, Path]:
-    """Two file systems that differ in what one file holds, and in nothing that `fstat` tells."""
+    """Two file systems that differ in the content of one file, and in nothing that
+    `fstat` tells.
+    """
     one, other = make_image(tmp_path / "one.img"), tmp_path / "other.img"
     old = write_blocks(tmp_path / "m", 4, seed=1)
     with loop_device(one) as device, mounted(tmp_path / "fs", device) as folder:
@@ -117,8 +121,9 @@ def test_another_image_in_the_place_of_one_is_another(
 def test_an_image_changed_below_its_device_is_seen_by_its_pages(
     daemon: DaemonProcess, client: Visitor, tmp_path: Path, images: tuple[Path, Path], mode: str
 ) -> None:
-    """Everything is repeated, the time of last change of the inode and the disk's own number too:
-    only what the file holds differs."""
+    """The images repeat everything, also the inode's ctime and the disk's own number; they differ
+    only in the file's content.
+    """
     one, other = images
     seen = []
     with loop_device(one) as device:
@@ -135,7 +140,7 @@ def test_an_image_changed_below_its_device_is_seen_by_its_pages(
 
 
 def _whole(client: Visitor, daemon: DaemonProcess, file: Path, mode: str) -> object:
-    """What a load gives; once more where the first finds that memory holds something else."""
+    """The bytes of a load; it is made once more if the first one finds other bytes in memory."""
     try:
         return client.load(daemon.socket, file, mode=mode)["digests"]
     except Refusal as refused:

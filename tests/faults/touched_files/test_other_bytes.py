@@ -1,4 +1,4 @@
-"""Files whose bytes change: old bytes and new bytes are never mixed, nor served as the other."""
+"""The bytes of files change: old and new bytes are never mixed, and never served as each other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.waiting import eventually
 def test_one_byte_changed_in_place_is_seen(
     daemon: DaemonProcess, client: Visitor, model: Path, at: int, mode: str
 ) -> None:
-    """Size and time of last change kept; also where no sampled page has it."""
+    """The file keeps its size and mtime, and the byte may lie in a page that is not sampled."""
     was = client.load(daemon.socket, model)["digests"]
     flip(model, at)
     found = client.load(daemon.socket, model, mode=mode)
@@ -34,7 +34,7 @@ def test_one_byte_changed_in_place_is_seen(
 def test_a_byte_changed_through_a_mapping_is_seen(
     daemon: DaemonProcess, client: Visitor, model: Path
 ) -> None:
-    """No write call was made."""
+    """The byte changes without any write call."""
     client.load(daemon.socket, model)
     before = model.stat()
     with model.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
@@ -47,7 +47,7 @@ def test_a_byte_changed_through_a_mapping_is_seen(
 def test_a_file_changed_twice_is_seen_twice(
     daemon: DaemonProcess, client: Visitor, model: Path
 ) -> None:
-    """Also where it becomes again what it was at first."""
+    """The second change is seen also if it restores the first bytes."""
     for _ in range(3):
         assert client.load(daemon.socket, model)["digests"] == digests_of([model])
         flip(model, 4 * BLOCK)
@@ -56,7 +56,7 @@ def test_a_file_changed_twice_is_seen_twice(
 def test_a_file_changed_in_place_ends_the_loads_of_what_it_was(
     daemon: DaemonProcess, client: Visitor, model: Path
 ) -> None:
-    """Who comes gets the new bytes; who had the old ones hears of it, and is never mixed."""
+    """New clients get the new bytes. Clients of the old bytes get an error, and never a mixture."""
     with Visitor() as other:
         other.ask("connect", socket=daemon.socket)
         other.ask("open", source=str(model))
@@ -73,7 +73,7 @@ def test_a_file_changed_in_place_ends_the_loads_of_what_it_was(
 def test_a_file_changed_in_place_while_it_is_read_is_never_mixed(
     daemon: DaemonProcess, client: Visitor, model: Path, at: int, mode: str
 ) -> None:
-    """A byte that was read already, or one that was not."""
+    """The byte lies in a part that was read already, or in one that was not."""
     was = digests_of([model])
     client.ask("connect", socket=daemon.socket, mode=mode)
     client.ask("open", source=str(model), hold=False, memory_limit=0)

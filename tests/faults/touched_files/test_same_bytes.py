@@ -1,4 +1,4 @@
-"""Files that are touched but keep their bytes: nothing is read again, checksums are taken."""
+"""Files are touched but keep their bytes: only their checksums are taken again."""
 
 from __future__ import annotations
 
@@ -93,8 +93,11 @@ def test_what_is_done_to_a_file_while_it_is_held_costs_only_checksums(
 def test_what_is_done_to_a_file_while_it_is_read_loses_nothing(
     daemon: DaemonProcess, client: Visitor, model: Path, touch: Callable[[Path], Path]
 ) -> None:
-    """In the smallest window: most of it is read after the touch. A read that was under way at that
-    moment may have been of either file, and is made again; no other."""
+    """The window is the smallest, so most of the file is read after the touch.
+
+    A read that was under way at that moment may have had bytes of either file, so it alone is made
+    again.
+    """
     digest, name = digest_of(model), model.name
     read, _ = read_and_proven(daemon)
     client.ask("connect", socket=daemon.socket)

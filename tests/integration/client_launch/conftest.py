@@ -1,4 +1,4 @@
-"""A source, an environment without settings, and the end of daemons that a test starts."""
+"""Fixtures: a source, an environment without settings, and an end for every started daemon."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> Iterator[None]:
-    """Daemons that this process starts are ended."""
+    """The list of daemons that this process starts; the fixture ends them."""
     monkeypatch.setattr(own_daemon, "_daemon_command", command(GOOD))
     yield
     Path(f"{socket_path}.stop").touch()

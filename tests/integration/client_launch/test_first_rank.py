@@ -1,4 +1,4 @@
-"""What a daemon takes over from the rank that started it: its user, and nothing else."""
+"""A daemon takes over its user from the rank that started it, and nothing else of that rank."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ print(own_daemon.start_daemon(sys.argv[1]))
 
 @pytest.fixture
 def first_rank(tmp_path: Path, socket_path: Path) -> Iterator[int]:
-    """The pid of a real daemon whose starter was held short in every way."""
+    """The pid of a real daemon that a rank with restricted limits and environment started."""
     folder = tmp_path / "work"
     folder.mkdir()
     for name in ("queue.py", "msgspec.py", "streamerd.py", "sitecustomize.py"):

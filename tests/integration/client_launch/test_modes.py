@@ -1,4 +1,7 @@
-"""Modes: a running daemon, one started once for all who ask, or none. The daemon is scripted."""
+"""The modes of a client: use a running daemon, start one for all who ask, or do without.
+
+The daemon here is scripted.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +92,7 @@ def test_auto_starts_one_daemon_for_all(socket_path: Path, source: Path) -> None
 
 @pytest.mark.usefixtures("started")
 def test_a_daemon_is_no_descendant_of_who_starts_it(socket_path: Path) -> None:
-    """vLLM ends all of its own, and the daemon is there for the next start."""
+    """vLLM ends all of its own processes, and the daemon must live on for the next start."""
     pid = own_daemon.start_daemon(str(socket_path))
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     parent, session = int(fields[1]), int(fields[3])

@@ -1,4 +1,4 @@
-"""Where a client starts its own daemon: only in folders that nobody else may write to."""
+"""A client starts its own daemon only in folders that nobody else may write to."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_planted_launch_lock_is_refused(tmp_path: Path, what: str) -> None:
 
 @pytest.fixture
 def places(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> tuple[Path, Path]:
-    """Two places of this user's own; the started daemon of `started` would be at the second."""
+    """Two places of this user's own; the daemon that `started` starts would be at the second."""
     first = socket_path.parent / "first" / "control.sock"
     monkeypatch.setattr(finding, "socket_candidates", lambda *_: (str(first), str(socket_path)))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(socket_path.parent / "nothing"))
@@ -133,7 +133,7 @@ ME, STRANGER = 61_234, 61_235
 def test_another_user_who_took_the_place_first_and_listens_gets_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What a client would send is its credentials, and what it would load is theirs."""
+    """The client must send no credentials to the other user's program, and load nothing from it."""
     monkeypatch.setattr(own_daemon, "_daemon_command", command(BAD))
     taken = Path(f"/tmp/streamerd-{ME}")
     with (

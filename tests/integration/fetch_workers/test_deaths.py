@@ -1,4 +1,4 @@
-"""Workers that die, hang or cannot start: their jobs are answered, and others take their place."""
+"""Workers die, hang or cannot start: their jobs are answered, and others take their place."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import pytest
 from streamer_client.contract.errors import StreamerError
 from streamer_client.storage.contract import StoredShard
 from streamerd.workers import jobs
-from streamerd.workers.in_daemon.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Workers
 from tests.support.in_loop import in_loop, until
 from tests.support.lending import (
     ask,
-    fleet,
     lent,
+    running_workers,
 )
 
 
-def _restarted(made: Fleet, times: int) -> bool:
+def _restarted(made: Workers, times: int) -> bool:
     return made.restarts == times
 
 
@@ -30,7 +30,7 @@ def _restarted(made: Fleet, times: int) -> bool:
 async def test_a_worker_that_dies_answers_none_and_comes_back(
     stored: StoredShard, slab: str
 ) -> None:
-    async with fleet(workers=2) as made:
+    async with running_workers(workers=2) as made:
         with lent(made, slab, stored) as given:
             first, second = made.pids
             for pid in (first, second):
@@ -51,7 +51,7 @@ async def test_a_worker_that_dies_answers_none_and_comes_back(
 
 @in_loop
 async def test_jobs_wait_while_no_worker_lives(stored: StoredShard, slab: str) -> None:
-    async with fleet(backoff_s=(0.2,)) as made:
+    async with running_workers(backoff_s=(0.2,)) as made:
         (pid,) = made.pids
         os.kill(pid, signal.SIGKILL)
         await until(lambda: not made.pids)
@@ -63,7 +63,7 @@ async def test_jobs_wait_while_no_worker_lives(stored: StoredShard, slab: str) -
 async def test_deaths_in_a_row_are_answered_by_longer_pauses(
     caplog: pytest.LogCaptureFixture, stored: StoredShard, slab: str
 ) -> None:
-    async with fleet(backoff_s=(0.0, 0.01, 0.02)) as made:
+    async with running_workers(backoff_s=(0.0, 0.01, 0.02)) as made:
         for deaths in range(1, 5):
             await until(lambda: made.pids)
             os.kill(made.pids[0], signal.SIGKILL)
@@ -82,7 +82,7 @@ async def test_deaths_in_a_row_are_answered_by_longer_pauses(
 async def test_the_death_of_the_process_that_starts_workers_is_made_good(
     stored: StoredShard, slab: str
 ) -> None:
-    async with fleet(workers=2) as made:
+    async with running_workers(workers=2) as made:
         before = made.pids
         child = made.spawner._child
         assert child is not None
@@ -98,11 +98,11 @@ async def test_a_worker_that_cannot_start_stops_the_daemon(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(StreamerError, match="ended at once"):
-        async with fleet(backoff_s=(60.0,)):
+        async with running_workers(backoff_s=(60.0,)):
             pass
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(StreamerError, match="cannot start a fetch worker"):
-        async with fleet():
+        async with running_workers():
             pass
 
 
@@ -111,7 +111,7 @@ async def test_stopping_with_jobs_under_way_calls_nobody_back(
     stored: StoredShard, slab: str
 ) -> None:
     called: list[object] = []
-    async with fleet() as made:
+    async with running_workers() as made:
         with lent(made, slab, stored) as given:
             (pid,) = made.pids
             os.kill(pid, signal.SIGSTOP)
@@ -128,7 +128,7 @@ async def test_stopping_with_jobs_under_way_calls_nobody_back(
 async def test_a_worker_that_was_stopped_is_ended_after_its_limit(
     stored: StoredShard, slab: str
 ) -> None:
-    async with fleet() as made:
+    async with running_workers() as made:
         with lent(made, slab, stored) as given:
             (pid,) = made.pids
             os.kill(pid, signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""What workers find out through descriptors: identity, refusals, and pages that differ."""
+"""Workers examine files through descriptors: identity, refusals, and pages that differ."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tests.support.in_loop import in_loop, until
 from tests.support.lending import (
     BLOCK,
     ask,
-    fleet,
     lent,
     opened_by,
+    running_workers,
     slab_fd,
 )
 from tests.support.slab_bytes import bytes_of
 
 
 def of_every_kind(stored: StoredShard, here: str) -> dict[str, int]:
-    """Descriptors by what they are of."""
+    """Descriptors of each kind of file, by the kind."""
     os.close(os.open(f"{here}/empty", os.O_CREAT | os.O_WRONLY))
     os.mkfifo(f"{here}/fifo")
     return {
@@ -44,7 +44,7 @@ async def test_examined_through_descriptors(stored: StoredShard, tmp_path: Path)
     opened = of_every_kind(stored, str(tmp_path))
     fds = tuple(opened.values())
     files = tuple(jobs.ExamineFile(name, False, 1000) for name in opened)
-    async with fleet() as made:
+    async with running_workers() as made:
         answer = await ask(made, lambda job: jobs.Examine(job, files), fds)
         assert isinstance(answer, jobs.Examined)
         found = dict(zip(opened, answer.found, strict=True))
@@ -95,7 +95,7 @@ async def test_a_direct_descriptor_must_be_of_the_same_file(
     pairs = [(file.fd, file.direct_fd), (file.fd, other.direct_fd), (file.fd, file.fd)]
     files = (jobs.ExamineFile(stored.uri, True, 0),) * 3
     fds = tuple(fd for pair in pairs for fd in pair)
-    async with fleet() as made:
+    async with running_workers() as made:
         answer = await ask(made, lambda job: jobs.Examine(job, files), fds)
     assert isinstance(answer, jobs.Examined)
     assert [isinstance(each, jobs.ExaminedFile) and each.direct_ok for each in answer.found] == [
@@ -111,7 +111,7 @@ async def test_a_direct_descriptor_must_be_of_the_same_file(
 async def test_compared_through_descriptors(stored: StoredShard, slab: str) -> None:
     size = stored.size_bytes
     starts = (0, BLOCK, size - 100)
-    async with fleet() as made:
+    async with running_workers() as made:
         with lent(made, slab, stored) as given:
             for block in range(5):
                 await ask(made, given.fetch(block))

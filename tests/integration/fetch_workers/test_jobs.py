@@ -1,4 +1,4 @@
-"""The jobs of fetch workers, carried out by real processes on real files and slabs."""
+"""Real worker processes carry out each kind of job on real files and slabs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streamerd.memory.room import SHM_MOUNT
 from streamerd.shm.slabs import allocated_bytes
 from streamerd.workers import jobs
 from streamerd.workers.in_daemon.lending import OPEN_SOURCES
-from streamerd.workers.in_daemon.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Workers
 from tests.support.in_loop import in_loop, until
 from tests.support.lending import (
     ANSWER_S,
@@ -24,9 +24,9 @@ from tests.support.lending import (
     Lent,
     ask,
     fds_of,
-    fleet,
     lent,
     opened_by,
+    running_workers,
 )
 from tests.support.slab_bytes import bytes_of, content
 
@@ -37,7 +37,7 @@ async def test_fetch_punch_and_close_bit_for_bit(
     stored: StoredShard, slab: str, mapped: bool
 ) -> None:
     expected = bytes_of(stored.uri)
-    async with fleet(workers=2, mapped=mapped) as made:
+    async with running_workers(workers=2, mapped=mapped) as made:
         with lent(made, slab, stored) as given:
             answers = await asyncio.gather(*(ask(made, given.fetch(b)) for b in range(5)))
             for block, answer in enumerate(answers):
@@ -74,7 +74,7 @@ async def test_fetch_punch_and_close_bit_for_bit(
         await until(lambda: not any(opened_by(pid, stored.uri) for pid in made.pids))
 
 
-async def closed(made: Fleet, handle: int) -> None:
+async def closed(made: Workers, handle: int) -> None:
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     made.broadcast(lambda job: jobs.CloseSlab(job, handle), lambda: done.set_result(None))
     await asyncio.wait_for(done, ANSWER_S)
@@ -85,7 +85,7 @@ async def test_a_file_is_read_through_its_descriptors_wherever_its_name_leads(
     stored: StoredShard, slab: str
 ) -> None:
     expected = bytes_of(stored.uri)
-    async with fleet() as made:
+    async with running_workers() as made:
         with lent(made, slab, stored) as given:
             os.unlink(stored.uri)
             with open(stored.uri, "wb") as other:  # noqa: ASYNC230  a test's own loop may wait
@@ -99,7 +99,7 @@ async def test_a_file_is_read_through_its_descriptors_wherever_its_name_leads(
 async def test_what_cannot_be_read_is_told_and_the_worker_goes_on(
     stored: StoredShard, slab: str
 ) -> None:
-    async with fleet() as made:
+    async with running_workers() as made:
         answer = await ask(made, lambda job: jobs.Resolve(job, "/etc", None, None, {}))
         assert isinstance(answer, jobs.JobFailed)
         assert "passes descriptors" in answer.message
@@ -122,7 +122,7 @@ async def test_more_than_a_worker_holds_at_once(tmp_path: Path) -> None:
     for number in range(count):
         (tmp_path / f"m-{number}.safetensors").write_bytes(bytes([number]) * 100)
     files = open_local(str(tmp_path), None, None)
-    async with fleet() as made:
+    async with running_workers() as made:
         handles = [made.lending.put_source(file.shard, fds_of(file)) for file in files]
         for _ in range(2):
             asked = (

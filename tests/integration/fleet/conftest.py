@@ -1,4 +1,4 @@
-"""A real etcd, and a store that counts what is read, with a model of two shards in it."""
+"""Fixtures: a real etcd, and a store that counts its requests and has a model of two shards."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def shared_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer
 
 @pytest.fixture
 def etcd(shared_etcd: EtcdServer, tmp_path: Path) -> EtcdServer:
-    """One etcd for all tests; each has a prefix of its own in it."""
+    """One etcd for all tests; each test has a prefix of its own in it."""
     shared_etcd.prefix = f"/{tmp_path.name}"
     return shared_etcd
 
 
 @pytest.fixture
 def own_etcd(tmp_path: Path) -> Iterator[EtcdServer]:
-    """For a test that stops it."""
+    """An etcd for a test that stops it."""
     with etcd_server(tmp_path / "etcd") as running:
         yield running
 

@@ -1,4 +1,6 @@
-"""Members by etcd: gone and back, with certificates and users, and with anything else in it."""
+"""Members are found through etcd, which goes away and comes back, has certificates and users, and
+holds other keys too.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +110,7 @@ def test_what_is_no_address_is_no_member(etcd: EtcdServer) -> None:
 
 
 def test_more_members_than_are_taken(etcd: EtcdServer) -> None:
-    """A list that somebody has filled is cut; one whose keys are huge is refused."""
+    """A list that somebody has filled with members is cut, and one with huge keys is refused."""
     client, folder = _client(etcd), f"{etcd.prefix}/fleet/test/"
     addresses = [
         f"10.{n >> 12 & 15}.{n >> 6 & 63}.{n & 63}:7000" for n in range(MOST_MEMBERS + 100)

@@ -1,4 +1,6 @@
-"""What goes wrong in a fleet ends at the store, and never in wrong bytes or in a failed load."""
+"""Whatever goes wrong in a fleet, the block is read from the store; no load fails or gets wrong
+bytes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nodes of a fleet that load one model: real daemons, a real etcd, a store that counts."""
+"""Nodes of a fleet load one model: real daemons, a real etcd, and a store that counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where no fleet is configured, nothing of one is loaded or started."""
+"""Where no fleet is configured, no code of fleets is loaded and no process of one is started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a peer may ask at the port, and what becomes of one that asks something else."""
+"""The requests that a peer may send to the port, and the answers to all others."""
 
 from __future__ import annotations
 
@@ -119,9 +119,10 @@ def guarded(daemon_maker: Daemons, etcd: EtcdServer, tmp_path: Path) -> DaemonPr
 
 
 def test_strangers_at_the_port_of_certificates(guarded: DaemonProcess, tmp_path: Path) -> None:
-    """Without a certificate, or with one of another authority, nothing is answered.
+    """A peer without a certificate, or with one of another authority, gets no answer, and neither
+    does plain HTTP.
 
-    Nor is plain HTTP; and a crowd that never ends its handshakes does not keep a member out.
+    A crowd of peers that never end their handshakes does not keep a member out.
     """
     bundle = str(tmp_path / "authority.pem")
     elsewhere = tmp_path / "elsewhere"
@@ -156,7 +157,7 @@ def _connected(node: DaemonProcess, source: str = "127.0.0.1") -> socket.socket:
 
 
 def _rest(peer: socket.socket) -> bytes:
-    """What comes until the node ends the connection."""
+    """The bytes that come until the node ends the connection."""
     got = b""
     with contextlib.suppress(ConnectionResetError):
         while more := peer.recv(4096):
@@ -173,7 +174,9 @@ def _context(bundle: str, files: tuple[Path, Path] | None = None) -> ssl.SSLCont
 
 
 def _answered(node: DaemonProcess, context: ssl.SSLContext) -> bytes:
-    """What comes before the connection ends; TLS 1.3 tells a refusal at the first read."""
+    """The bytes that come before the connection ends; with TLS 1.3 a refusal shows at the first
+    read.
+    """
     try:
         with context.wrap_socket(_connected(node)) as spoken:
             spoken.sendall(QUESTION)

@@ -1,4 +1,4 @@
-"""Whoever may not read an object gets nothing of it from peers, and no stranger is a peer."""
+"""A caller that may not read an object gets nothing of it from peers, and no stranger is a peer."""
 
 from __future__ import annotations
 

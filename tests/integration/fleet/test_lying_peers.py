@@ -1,7 +1,7 @@
-"""A member that lies: whatever it answers, the block is read from the store, and within bounds.
+"""A member lies: whatever it answers, the block is read from the store, within bounded time.
 
-The members here are scripts behind real sockets; who asks them is the reader that fetch workers
-use, with the whole of its plan.
+The members here are scripts behind real sockets. The reader that fetch workers use asks them, with
+the whole of its plan.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SHARD = StoredShard("s3://bucket/model", 1 << 30, "an identity")
 ENDED_S = 90.0
 
 Answer = Callable[[int], Iterable[bytes]]
-"""What is sent for a question about the block that begins there, piece by piece."""
+"""The answer to a question about the block that begins at this offset, piece by piece."""
 
 
 def _said(status: str, more: str = "", length: int = 0) -> bytes:
@@ -131,7 +131,7 @@ def _terms() -> Terms:
 
 
 def _reason(members: Iterable[str], asked_first: str) -> str:
-    """Why the store is read for a block that a member is asked for first."""
+    """The reason why a block is read from the store for which a member was asked first."""
     peers = Peers(_terms())
     name = shard_name(SHARD)
     starts = range(0, SHARD.size_bytes, BLOCK)
@@ -147,7 +147,7 @@ def _reason(members: Iterable[str], asked_first: str) -> str:
 
 
 def test_every_lie_ends_at_the_store() -> None:
-    """All at once, since some end only by a limit of time."""
+    """All lies run at the same time, since some are ended only by a time limit."""
     with contextlib.ExitStack() as liars, ThreadPoolExecutor(len(LIES)) as pool:
         found = {}
         for name, (answer, _) in LIES.items():
@@ -187,7 +187,7 @@ def test_two_members_that_name_each_other() -> None:
 
 
 def test_members_that_are_no_nodes_of_the_fleet() -> None:
-    """What a name's addresses or etcd's keys may lead to: nobody, or a server of something else."""
+    """Addresses of a name, or keys in etcd, that lead to nobody or to a server of another kind."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         host, port = silent.getsockname()
         nobody = "127.0.0.1:9"

@@ -33,7 +33,7 @@ DATA_FILES: Final = {f"{root}/py.typed" for root in ROOTS.values()} | {
     "streamerd/cli/report/page.html"
 }
 OWN_FILES: Final = re.compile(r"PKG-INFO|setup\.cfg|\w+\.egg-info(/.*)?|[\w/]+/\w+\.egg-info/.*")
-"""What setuptools adds to a source distribution."""
+"""Files that setuptools adds to a source distribution."""
 
 
 def _build(what: str, tree: Path, out: Path, **environ: str) -> Path:
@@ -55,7 +55,7 @@ def _build(what: str, tree: Path, out: Path, **environ: str) -> Path:
 
 
 def _tracked() -> list[str]:
-    """What git knows, or everything where the sources are no checkout of their own."""
+    """The files that git tracks, or all files where the sources are no checkout of their own."""
     if (REPOSITORY / ".git").exists() and shutil.which("git"):
         command = ["git", "ls-files", "-z"]
         done = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
@@ -70,7 +70,7 @@ def _tracked() -> list[str]:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the sources: building leaves files beside them."""
+    """A copy of the sources, because building leaves files beside them."""
     tree = tmp_path_factory.mktemp("checkout")
     for name in _tracked():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)

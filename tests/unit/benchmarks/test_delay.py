@@ -1,4 +1,4 @@
-"""Tests of requests that are answered later."""
+"""The server of the benchmark that answers requests later."""
 
 from __future__ import annotations
 

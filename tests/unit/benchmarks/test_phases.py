@@ -1,4 +1,4 @@
-"""Tests of where workers spend their time."""
+"""The table of the phases in which workers spend their time."""
 
 from __future__ import annotations
 

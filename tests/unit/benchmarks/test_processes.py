@@ -1,4 +1,4 @@
-"""Tests of how connections are spread over the processes of a bare loop."""
+"""Connections are spread over the processes of a bare loop."""
 
 from __future__ import annotations
 

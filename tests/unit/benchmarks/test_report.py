@@ -1,4 +1,4 @@
-"""Tests of the tables and ratios of the object stores' benchmark."""
+"""The tables and ratios of the object stores' benchmark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of what the benchmark's server was asked."""
+"""The requests that the benchmark's server got."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of what the kernel says of TLS."""
+"""Reading whether the kernel has TLS of its own."""
 
 from __future__ import annotations
 

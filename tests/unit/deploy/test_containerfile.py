@@ -1,4 +1,4 @@
-"""deploy/Containerfile copies all that its script reads, and the engine is sent nothing else."""
+"""deploy/Containerfile copies all files that its script reads, and the engine gets no others."""
 
 from __future__ import annotations
 

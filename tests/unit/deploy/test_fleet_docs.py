@@ -1,4 +1,4 @@
-"""docs/fleet.md and deploy/kubernetes-fleet: what they say is what the code takes."""
+"""docs/fleet.md and deploy/kubernetes-fleet agree with the code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOM: Final = MemoryRoom(1 << 40, 66 << 30, 64 << 30)
 
 
 def built() -> list[Manifest]:
-    """What `kubectl apply --kustomize` would send."""
+    """The documents that `kubectl apply --kustomize` would send."""
     if (kubectl := shutil.which("kubectl")) is None:
         pytest.skip("needs kubectl, which has kustomize in it")
     done = subprocess.run(

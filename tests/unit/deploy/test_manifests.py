@@ -1,4 +1,4 @@
-"""deploy/: the manifests are what Kubernetes takes, and keep what docs/quickstart.md promises."""
+"""deploy/: Kubernetes accepts the manifests, and they keep the promises of docs/quickstart.md."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ PODS = pytest.mark.parametrize("pod", [daemon_pod(), vllm_pod()], ids=["daemon",
 @FOLDERS
 @pytest.mark.parametrize("version", ["1.28", kubernetes_validate.latest_version()])
 def test_each_resource_keeps_to_the_published_schema(folder: Path, version: str) -> None:
-    """Strictly: a field that the schema does not know is an error, such as one mistyped."""
+    """Validate strictly: a field that the schema does not know is an error, such as a
+    mistyped one.
+    """
     for resource in resources(folder):
         kubernetes_validate.validate(resource, version, strict=True)
 
@@ -129,7 +131,7 @@ def daemon_container() -> Manifest:
 
 
 def mounted() -> dict[str, Any]:
-    """Mount path to the volume behind it, and whether it is mounted read-only."""
+    """For each mount path, the volume behind it and whether it is mounted read-only."""
     volumes = {volume["name"]: volume for volume in daemon_pod()["volumes"]}
     return {
         mount["mountPath"]: (volumes[mount["name"]], mount.get("readOnly", False))
@@ -143,7 +145,9 @@ def configured(room: MemoryRoom) -> Settings:
 
 
 def test_the_numbers_of_memory_belong_together() -> None:
-    """Slabs fit their volume, and with the daemon's own processes the container's limit."""
+    """Slabs fit into their volume, and together with the daemon's own processes into the
+    container's limit.
+    """
     shm_bytes = _bytes(mounted()[SHM_MOUNT][0]["emptyDir"]["sizeLimit"])
     limits = daemon_container()["resources"]
     limit_bytes = _bytes(limits["limits"]["memory"])
@@ -178,5 +182,5 @@ def test_probes_ask_for_the_greeting_alone(probe: str) -> None:
 
 
 def _bytes(quantity: str) -> int:
-    """Of a quantity such as 64Gi."""
+    """The bytes of a quantity such as 64Gi."""
     return parse_size(f"{quantity}B")

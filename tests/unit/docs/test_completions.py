@@ -1,4 +1,6 @@
-"""Completions: bash really completes; zsh and fish, where installed, at least parse."""
+"""Completions: bash completes real command lines; zsh and fish, where installed, at least parse
+them.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from docs.make_completions import bash, fish, fish_daemon, main, zsh
 
 
 def _completed(tmp_path: Path, *words: str) -> set[str]:
-    """What bash offers at the end of a command line."""
+    """The words that bash offers at the end of a command line."""
     (tmp_path / "file.safetensors").touch()
     line = " ".join(f"'{word}'" for word in words)
     script = f"""{bash()}

@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md tells the truth: its files are those that name the example of each change."""
+"""CONTRIBUTING.md is true: its files are those that name the example of each kind of change."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Change(NamedTuple):
     """A kind of change, and an example that exists."""
 
     pattern: str
-    """What a file says that has to be touched."""
+    """The text by which a file shows that the change has to touch it."""
     own: str = " "
-    """A folder of the example's own, which a new one brings along."""
+    """The example's own folder; a new kind would bring another one."""
 
 
 CHANGES = {
@@ -34,7 +34,7 @@ CHANGES = {
     "`Eviction.unwanted`": Change(r"def unwanted\b"),
 }
 APART = ("client/streamer_client/storage/http/",)
-"""Its settings have words of the same kind that are no option of a load."""
+"""Files whose settings have words of the same kind that are no option of a load."""
 
 
 def touched(change: Change) -> set[str]:

@@ -1,4 +1,4 @@
-"""The man pages tell every command and flag, in roff that man renders without a warning."""
+"""The man pages describe every command and flag, in roff that man renders without a warning."""
 
 from __future__ import annotations
 

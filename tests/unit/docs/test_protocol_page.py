@@ -1,4 +1,4 @@
-"""docs/protocol.md names every message and packet, and tells no figure that the code has not."""
+"""docs/protocol.md names every message and packet, and its figures are those of the code."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ CONSTANT: Final = re.compile(r"`([A-Z][A-Z_]+[A-Z])`")
 FIGURE: Final = re.compile(r"(2\^63 - 1|[\d,]+)(?: (KiB|MiB|TiB|Ki|Mi))?")
 FACTORS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "T": 1 << 40}
 ELSEWHERE: Final = {"MSG_CTRUNC", "PATH"}
-"""In capitals and no constants of this project."""
+"""Words in capitals that are no constants of this project."""
 NOT_TOLD: Final = {"HEADER_PIECE_BYTES"}
-"""Bounds that no peer meets in a conversation."""
+"""Bounds that no peer reaches in a conversation."""
 
 
 def _value(name: str) -> object:
@@ -41,7 +41,7 @@ def _value(name: str) -> object:
 
 
 def _rows() -> Iterator[tuple[str, str]]:
-    """Constants and figures of the table of bounds."""
+    """The constants and figures in the table of bounds."""
     _, _, table = PAGE.partition("| constant | figure |")
     for line in table.partition("\n\n")[0].splitlines()[2:]:
         constants, figure = line.strip("| ").split(" | ")[:2]

@@ -1,4 +1,6 @@
-"""The table of variables names each of Run:ai's once, and the ones honoured are read somewhere."""
+"""The table of variables names each of Run:ai's once, and some code reads each variable that is
+honoured.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ ROWS = [
 
 
 def rows_of(variable: str) -> list[str]:
-    """What the table says of a variable."""
+    """The table's text about a variable."""
     return [says for names, says in ROWS if f"`{variable}`" in names]
 
 
@@ -38,7 +40,9 @@ def test_what_is_said_to_be_honoured_is_in_the_code(variable: str) -> None:
 
 @functools.cache
 def _lines_that_may_read() -> list[str]:
-    """Lines of the code, less those that only define a constant of Run:ai's name for programs."""
+    """The lines of the code, except those that only define a constant of Run:ai's name for
+    programs.
+    """
     sources = [*REPOSITORY.glob("client/**/*.py"), *REPOSITORY.glob("vllm_plugin/**/*.py")]
     lines = [line for path in sources for line in path.read_text().splitlines()]
     return [line for line in lines if not re.match(r"RUNAI_\w+: Final = ", line)]

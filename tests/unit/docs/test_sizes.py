@@ -1,4 +1,4 @@
-"""The sizes that CONTRIBUTING.md promises: one idea fits a file, and one step a function."""
+"""The sizes that CONTRIBUTING.md promises: a file holds one idea, and a function one step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FOLDERS = ("client", "daemon", "vllm_plugin", "tests", "benchmarks", "docs")
 MOST_LINES = 400
 MOST_LINES_OF_A_FUNCTION = 40
 MOST_MODULES = 13
-"""Of one folder of the packages; `benchmarks` is a folder of scripts."""
+"""The most modules of one folder of the packages; `benchmarks` is a folder of scripts."""
 
 
 def sources() -> Iterator[Path]:

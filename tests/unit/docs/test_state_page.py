@@ -1,4 +1,4 @@
-"""docs/state.md and docs/delivery.md are what the transition tables say."""
+"""docs/state.md and docs/delivery.md agree with the transition tables."""
 
 from __future__ import annotations
 

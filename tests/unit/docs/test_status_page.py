@@ -1,4 +1,4 @@
-"""docs/status-json.md tells every name that the document of the status has, and no other."""
+"""docs/status-json.md has every name of the status document, and no other."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def _names(value: object) -> Iterator[str]:
 
 
 def test_the_sample_has_every_name_of_the_document_and_no_other() -> None:
-    """A name that the page lacks comes out with its default, one that it has too many is lost."""
+    """A name that the page lacks shows with its default value, and a name that only the page has is
+    lost.
+    """
     assert json.loads(json.dumps(parse_status(SAMPLE).body())) == SAMPLE
 
 

@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md names texts that the code prints, word for word."""
+"""docs/troubleshooting.md quotes texts of the code word for word."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "troubleshooting.md"
 CODE = ("client", "daemon", "vllm_plugin")
 FILLED_IN = re.compile(r"\.\.\.|\b(?:PATH|FILE|NAME|N)\b")
-"""What stands for a path, a name or a number."""
+"""The marks that stand for a path, a name or a number."""
 QUOTED = re.compile(r"`([^`]+)`")
 WITH_A_SENTENCE = 3
-"""Words from which on what stands in quotes is a text, and no name or option."""
+"""Quotes of at least this many words are texts of the code, and no names or options."""
 OF_OTHERS = {
     "avc: denied { use }",
     "No package metadata was found for vllm",
     "Insufficient space in /dev/shm for shared-memory allocation",
     "Permission denied: '/.cache'",
 }
-"""Texts of the kernel and of vLLM."""
+"""Texts that the kernel and vLLM print."""
 
 
 def symptoms() -> list[str]:
@@ -41,7 +41,9 @@ def _is_text(text: str) -> bool:
 
 @cache
 def texts() -> str:
-    """Strings of the code and of the kernel's errors, with `...` for what is filled in."""
+    """The strings of the code and of the kernel's errors, with `...` in place of values that are
+    filled in.
+    """
     found = [os.strerror(number) for number in errno.errorcode]
     for folder in CODE:
         for path in sorted((ROOT / folder).rglob("*.py")):

@@ -1,4 +1,4 @@
-"""`make deb` says at once what it lacks, all of it, and what to type."""
+"""`make deb` says at once which tools are missing, all of them, and what to type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT: Final = Path(__file__).parents[3]
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Path:
-    """A PATH on which a shell runs and nothing of Debian's tools is found."""
+    """A PATH on which there is a shell and none of Debian's tools."""
     for name in ("bash", "dirname", "env"):
         found = shutil.which(name)
         assert found is not None

@@ -1,4 +1,6 @@
-"""The page and the links that an index of packages shows lead somewhere, or are no links."""
+"""The page and the links that an index of packages shows lead to existing places, or
+are no links.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The version is written down once, and whatever else says one agrees with it."""
+"""The version stands in one place, and every other statement of it agrees."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _check(root: Path, *tag: str, home: str = HOME) -> subprocess.CompletedProce
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """What `release/check` looks at, to be changed."""
+    """Copies of the files that `release/check` reads, which a test may change."""
     for name in ("release/check", "CHANGELOG.md", "daemon/streamerd/__init__.py", *IMAGES):
         os.makedirs((tmp_path / name).parent, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)

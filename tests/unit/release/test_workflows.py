@@ -1,4 +1,4 @@
-"""The workflows call make's targets, which exist, and hold no rights that they do not need."""
+"""The workflows call targets of make that exist, and have no rights that they do not need."""
 
 from __future__ import annotations
 

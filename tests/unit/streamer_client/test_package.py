@@ -1,4 +1,4 @@
-"""What users import: names that stay what they are, whatever was imported before."""
+"""The names that users import stay what they are, whatever was imported before."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import streamer_client
 
 
 def test_no_room_has_the_name_of_something_public() -> None:
-    """Importing a room would put it in the place of what has its name."""
+    """Importing a subpackage would put it in the place of the function that has its name."""
     rooms = {module.name for module in pkgutil.iter_modules(streamer_client.__path__)}
     assert not rooms & set(streamer_client.__all__)
 

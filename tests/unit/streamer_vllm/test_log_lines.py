@@ -1,4 +1,4 @@
-"""Lines of the client and the plugin among vLLM's."""
+"""Log lines of the client and the plugin appear among vLLM's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from streamer_vllm.log_lines import join_vllms_log
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What vLLM's logger writes, with loggers of our own in the place of the real ones."""
+    """The output of vLLM's logger, with loggers of the test in place of the real ones."""
     names = ("test_vllm", "test_client", "test_plugin")
     for constant, name in zip(
         ("VLLM_LOGGER", "CLIENT_LOGGER", "PLUGIN_LOGGER"), names, strict=True

@@ -1,4 +1,4 @@
-"""Names that a checkpoint should have since their siblings are there."""
+"""Names that a checkpoint should have, because names beside them exist."""
 
 from __future__ import annotations
 
@@ -53,7 +53,10 @@ def test_a_file_may_name_any_number_of_an_expert(number: str) -> None:
 
 
 def test_experts_whose_names_are_told_without_the_module_that_has_them() -> None:
-    """As those of vLLM 0.30 are; a parameter whose own name is not told stays missing."""
+    """The experts of vLLM 0.30 have such names.
+
+    A parameter whose own name is not reported stays missing.
+    """
     held = {f"m.0.mlp.experts.routed_experts.{name}" for name in ("w13_weight", "w2_weight")}
     others = {"m.0.mlp.gate.weight", "m.1.mlp.experts.routed_experts.w13_weight", "norm.weight"}
     told = {"m.0.mlp.experts.w13_weight", "m.0.mlp.experts.w2_weight"}
@@ -72,7 +75,7 @@ def check_quantised(stored: set[str], *, strict: bool) -> None:
 
 
 def test_a_part_of_a_quantised_model(caplog: pytest.LogCaptureFixture) -> None:
-    """Stock says nothing of a quantised model that lacks weights."""
+    """vLLM's own loader does not report missing weights of a quantised model."""
     stored = quantised(0) | quantised(1, "qv")
     gone = "model.layers.1.self_attn.k_proj.qweight"
     check_quantised(stored, strict=False)

@@ -1,4 +1,4 @@
-"""Numbers and labels of a rank: engines of one node differ by them."""
+"""A rank's numbers and label, by which the engines of one node differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The entry point: cheap, idempotent, and silent about vLLM until vLLM imports its loaders."""
+"""The entry point is cheap and idempotent, and does nothing to vLLM until vLLM imports
+its loaders.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,7 @@ def test_loaders_take_their_places_once_where_vllm_has_what_they_need(
 
 
 class Placeholder:
-    """What vLLM puts in the place of a package that is not installed."""
+    """The object that vLLM puts in place of a package that is not installed."""
 
 
 def of_package(name: str) -> object:

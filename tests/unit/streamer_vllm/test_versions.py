@@ -1,4 +1,6 @@
-"""What is expected of which vLLM, and what is told of one that lacks something."""
+"""The names that are expected in each version of vLLM, and the report about a version that lacks
+some.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The page of versions says what the table says; names are found in source as Python has them."""
+"""The page of versions agrees with the table; names are found in source code as Python would find
+them.
+"""
 
 from __future__ import annotations
 

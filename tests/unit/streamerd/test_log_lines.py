@@ -1,4 +1,4 @@
-"""Text from outside cannot look like a line of the log, nor reach a terminal as a command."""
+"""Text from outside cannot look like a line of the log, or reach a terminal as a command."""
 
 from __future__ import annotations
 

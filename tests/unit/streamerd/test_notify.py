@@ -1,4 +1,4 @@
-"""What systemd is told, and when."""
+"""The messages to systemd, and when they are sent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from streamerd.notify import SignsOfLife, notify, reloading, watchdog_s
 
 
 class Heard:
-    """Stands in for systemd."""
+    """A stand-in for systemd."""
 
     def __init__(self) -> None:
         self.said: list[tuple[str, ...]] = []

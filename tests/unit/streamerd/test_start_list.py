@@ -1,4 +1,4 @@
-"""The process that brings the `prefetch` list in never keeps the daemon from ending."""
+"""The process that brings in the sources of `prefetch` never keeps the daemon from ending."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from streamerd.start_list import StartList
 
 
 class HeldProcess:
-    """Killed, and held in the kernel by a file system that hangs."""
+    """A process that was killed, and that a hanging file system keeps in the kernel."""
 
     killed = False
 

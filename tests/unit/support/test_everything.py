@@ -1,4 +1,4 @@
-"""Every folder of tests is run once, and what the last line counts is what pytest counted."""
+"""Every folder of tests is run once, and the last line counts the tests as pytest counted them."""
 
 from __future__ import annotations
 

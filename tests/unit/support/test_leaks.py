@@ -1,4 +1,4 @@
-"""The leak check must see each kind of leak; a check that cannot fail guards nothing."""
+"""The leak check must find each kind of leak, since a check that cannot fail protects nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""systemd/streamerd.toml: what the table of settings says, and every line of it works."""
+"""systemd/streamerd.toml agrees with the table of settings, and every line of it works."""
 
 from __future__ import annotations
 

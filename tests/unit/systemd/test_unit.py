@@ -1,4 +1,4 @@
-"""systemd/streamerd.service: how much of the machine it may touch, as systemd itself counts."""
+"""systemd/streamerd.service: how much of the machine it may touch, by systemd's own count."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 UNIT = Path(__file__).parents[3] / "systemd" / "streamerd.service"
 MOST_EXPOSURE = 13
-"""Tenths; an empty unit has 96."""
+"""The exposure in tenths; an empty unit has 96."""
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")

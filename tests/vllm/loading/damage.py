@@ -1,7 +1,7 @@
-"""Shards with one thing wrong: what an operator who copies them by hand may come to.
+"""Shards with one fault, such as an operator may cause who copies them by hand.
 
-Owns the damages and the copies that have them; what the loader says of each is for the test to
-compare. Runs in each rank, which damages a copy of its own.
+Owns the faults and the copies that have them; the test compares the loader's errors. Runs in each
+rank, which damages a copy of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from streamer_vllm.sharding.made_for import NOTE_NAME
 
 OTHER_VLLM: Final = "0.1.0"
-"""A version that wrote none of these files."""
+"""A version of vLLM that wrote none of these files."""
 
 
 def damaged_copy(shards: Path, damage: str, rank: int) -> Path:

@@ -1,6 +1,7 @@
-"""The process groups that a rank of the harness is in, over gloo.
+"""The process groups that a rank of the harness belongs to, over gloo.
 
-Owns which groups an engine's configuration needs, and joining and leaving them. Runs in each rank.
+Owns the choice of groups for an engine's configuration, and joining and leaving them. Runs in each
+rank.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ from tests.support.waiting import eventually
 
 JOIN_S: Final = 60.0
 _STATE: Final[Any] = parallel_state
-"""Where vLLM keeps its groups; its functions have no types."""
+"""The module in which vLLM keeps its groups; its functions have no types."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """This rank among the others, in one engine of the job."""
+    """A rank's place among the others in one engine of the job."""
 
     rank: int
     ranks: int
     data_parallel: bool
     directory: str
     number: int
-    """Of the engine: each meets at a place of its own."""
+    """The number of the engine: the ranks of each engine meet at a place of their own."""
 
     def leave(self) -> None:
-        """Leave the groups of the engine before."""
+        """Leave the groups of the last engine."""
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
             _STATE.destroy_model_parallel()
@@ -65,7 +66,7 @@ class Group:
             init_worker_distributed_environment(config, parallel.rank, method, self.rank, "gloo")
 
     def _port(self) -> int:
-        """A free port that the first rank finds and the others read."""
+        """A free port, which the first rank finds and the others read."""
         path = Path(self.directory) / f"port-{self.number}"
         if self.rank == 0:
             with socket.socket() as probe:
@@ -79,7 +80,7 @@ class Group:
 
 
 def _has_groups(config: VllmConfig) -> bool:
-    """Whether the groups are there that vLLM makes for a model, experts' own among them."""
+    """Whether the groups exist that vLLM makes for a model, also those of experts."""
     if not _STATE.model_parallel_is_initialized():
         return False
     return not config.model_config.is_moe or _STATE._EP is not None

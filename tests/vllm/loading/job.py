@@ -1,4 +1,4 @@
-"""What a run of the harness is told: engines to load in, kinds of model, and where everything is.
+"""The job of a run of the harness: engines to load in, kinds of model, and the paths of everything.
 
 Imports no vLLM: the test writes a job, and the program reads it.
 """
@@ -12,9 +12,9 @@ from typing import Any, Final
 import msgspec
 
 FAILED: Final = "failed"
-"""In place of a stage: why a kind came to no end."""
+"""The key that stands in place of a stage for the error that ended a kind."""
 HOME: Final = "home"
-"""Folder of the hub's cache, below the run's."""
+"""The folder of the hub's cache, below the run's folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +24,13 @@ class Engine:
     name: str
     kinds: tuple[str, ...]
     arguments: dict[str, Any] = field(default_factory=dict)
-    """For `EngineArgs`."""
+    """Arguments for `EngineArgs`."""
     data_parallel: bool = False
-    """Whether the ranks are engines of one rank each; else tensor-parallel."""
+    """Whether the ranks are engines of one rank each; otherwise they are tensor-parallel."""
     wrong: dict[str, str] = field(default_factory=dict)
-    """By kind: the engine whose shards are loaded in this one, which has to refuse them."""
+    """For each kind, the engine whose shards are loaded in this one, which has to refuse them."""
     damaged: tuple[str, ...] = ()
-    """Kinds whose shards are loaded once more with each damage that there is a name for."""
+    """Kinds whose shards are loaded once more with each fault of `damage.py`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,7 @@
-"""The kinds of model that the harness loads: how each is made, and what vLLM is told about it.
+"""The kinds of model that the harness loads: how each is made, and vLLM's arguments for it.
 
 Owns the small random checkpoints; `quantized.py` owns the quantised forms. Nothing is downloaded: a
-model from the hub is a cache folder laid out as the hub's own. Runs in the harness before its
-ranks.
+model from the hub is a cache folder in the hub's own layout. Runs in the harness before its ranks.
 """
 
 from __future__ import annotations
@@ -34,17 +33,18 @@ class Kind:
 
     make: Make
     arguments: dict[str, Any] = field(default_factory=dict)
-    """For `EngineArgs`, beside what every kind gets."""
+    """Arguments for `EngineArgs`, beside those that every kind gets."""
     draft: bool = False
-    """Whether it is loaded as a draft model, beside a dense target."""
+    """Whether the kind is loaded as a draft model, beside a dense target."""
     lora: bool = False
-    """Whether its layers are wrapped for LoRA once it is loaded."""
+    """Whether the model's layers are wrapped for LoRA once it is loaded."""
     hub: bool = False
-    """Whether it is named by its id on the hub."""
+    """Whether the model is named by its id on the hub."""
     online: bool = False
-    """Whether vLLM quantises it while it loads it, so that it takes no shards."""
+    """Whether vLLM quantises the model while it loads it, so that it takes no shards."""
     located: dict[str, Any] = field(default_factory=dict)
-    """For `EngineArgs`, where its own checkpoint is loaded and not shards of it."""
+    """Arguments for `EngineArgs` where the kind's own checkpoint is loaded, and not shards of it.
+    """
 
 
 def _demo(kind: Any) -> Make:
@@ -72,7 +72,7 @@ class HouseConfig(LlamaConfig):
 
 
 def _remote_code(directory: Path, seed: int) -> None:
-    """A configuration of a class that is beside the weights."""
+    """Configure a class whose code lies beside the weights."""
     build_model(str(directory), "llama", SIZE, seed)
     (directory / "configuration_house.py").write_text(REMOTE_CONFIGURATION)
     change_config(
@@ -127,9 +127,9 @@ TEXT: Final = {
 
 
 def _paligemma(directory: Path, seed: int) -> None:
-    """One that vLLM imports without torchvision, which has no build for this torch.
+    """A model for images that vLLM imports without torchvision, which has no build for this torch.
 
-    Its processor adds a token for images, and some 1,150 more, to the 258 of the tokenizer.
+    Its processor adds a token for images, and some 1,150 more, to the tokenizer's 258.
     """
     import transformers
 
@@ -162,7 +162,7 @@ def _save(model: Any, config: Any, directory: Path, seed: int) -> None:
 
 
 def _rename(directory: Path, prefix: str, published: str) -> None:
-    """Give tensors the names that published checkpoints have, which transformers shortens."""
+    """Give tensors the names of published checkpoints, which transformers shortens."""
     from safetensors.torch import load_file, save_file
 
     def name_of(name: str) -> str:

@@ -1,8 +1,8 @@
 """One run of the harness: `python -m tests.vllm.loading.program JOB.json`.
 
 Makes the models that the job names, imports vLLM once, forks the ranks, and ends with the first
-rank that fails. Each rank goes through the engines of the job one after the other and writes what
-it found beside the job.
+rank that fails. Each rank goes through the engines of the job one after the other, and writes its
+findings beside the job.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SEED, OTHER_SEED, TARGET_SEED = 0, 5, 9
 
 
 def make_models(job: Job) -> None:
-    """The checkpoints of every kind, and of other numbers to load later."""
+    """Make the checkpoint of every kind, and one with other numbers to load later."""
     for name in sorted({name for engine in job.engines for name in engine.kinds}):
         kind = KINDS[name]
         for which, seed in (("model", SEED), ("other", OTHER_SEED)):
@@ -81,7 +81,7 @@ def _keep_weights() -> None:
 
 
 def run(job: Job) -> int:
-    """Exit code: 1 if a rank did not end well."""
+    """Run the job; returns the exit code, which is 1 if a rank failed."""
     import torch
     from vllm.plugins import load_general_plugins
 

@@ -1,8 +1,8 @@
-"""Small checkpoints of quantised models, made of the demo's dense one.
+"""Small checkpoints of quantised models, made from the demo's dense model.
 
 Owns the names, shapes and packing that GPTQ, AWQ and compressed-tensors give a linear layer. The
-numbers are drawn, not fitted: what counts is that the stock loader takes them. Runs in the harness
-before its ranks.
+numbers are random and not fitted, as it only matters that the stock loader takes them. Runs in the
+harness before its ranks.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 GROUP: Final = 32
-"""Inputs that share a scale."""
+"""The number of inputs that share a scale."""
 PACKED: Final = 8
-"""Numbers of four bits in an int32."""
+"""The number of four-bit numbers in an int32."""
 
 GPTQ_CONFIG: Final = {
     "quant_method": "gptq",
@@ -100,7 +100,9 @@ METHODS: Final[Mapping[str, tuple[Quantize, Mapping[str, Any]]]] = {
 
 
 def quantize_checkpoint(directory: Path, method: str, seed: int) -> None:
-    """Replace each projection's weight of a checkpoint by what the method stores of it."""
+    """Replace the weight of each projection in a checkpoint by the tensors that the method stores
+    for it.
+    """
     quantize, config = METHODS[method]
     generator = torch.Generator().manual_seed(seed)
     owners: dict[str, str] = {}

@@ -1,8 +1,8 @@
-"""What one rank of the harness does: loads, and tells what is in the model then.
+"""The work of one rank of the harness: it loads a model and tells what the model holds then.
 
 Owns one load with vLLM's own functions, from the engine's arguments to the finished model, and the
-digests of its parameters and buffers. No worker, cache or step. Runs in a process of its own for
-each rank.
+digests of its parameters and buffers. There is no worker, cache or step. Each rank runs this in a
+process of its own.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Loaded:
     model: nn.Module
     config: VllmConfig
     digests: Digests
-    """Right after its weights were loaded, before vLLM gave them the form that its kernels want."""
+    """Digests taken right after the weights were loaded, before vLLM converts them for its kernels.
+    """
 
 
 def engine_config(arguments: dict[str, Any]) -> VllmConfig:
@@ -41,7 +42,7 @@ def engine_config(arguments: dict[str, Any]) -> VllmConfig:
 
 
 def load_config(config: VllmConfig, *, lora: bool = False) -> Loaded:
-    """Load as a worker of vLLM does; of an engine with a draft model, that one alone."""
+    """Load as a worker of vLLM does. If the engine has a draft model, only that one is loaded."""
     # Models of one process share what is in here, and a worker's process has one model.
     rotary_embedding._ROPE_DICT.clear()
     digests: Digests = {}
@@ -56,7 +57,7 @@ def load_config(config: VllmConfig, *, lora: bool = False) -> Loaded:
 
 
 def _draft(config: VllmConfig) -> tuple[nn.Module, VllmConfig]:
-    """The draft model alone, with the configuration that vLLM's proposer makes for it."""
+    """The configuration of the draft model alone, as vLLM's proposer makes it."""
     from vllm.v1.spec_decode.draft_model import DraftModelProposer
 
     proposer: Any = object.__new__(DraftModelProposer)
@@ -75,7 +76,7 @@ def _wrapped(model: nn.Module, config: VllmConfig) -> nn.Module:
 
 @contextmanager
 def _looking(digests: Digests) -> Iterator[None]:
-    """Take the digests of each model between `load_weights` and what follows."""
+    """Take the digests of each model between `load_weights` and the steps that follow."""
     place: Any = base_loader
     following = place.process_weights_after_loading
 
@@ -91,7 +92,7 @@ def _looking(digests: Digests) -> Iterator[None]:
 
 
 def digests_of(model: nn.Module) -> Digests:
-    """Of each parameter and buffer, those that are not saved among them: form and bytes."""
+    """The form and the bytes of each parameter and buffer, also of buffers that are not saved."""
     found = (*model.named_parameters(), *model.named_buffers())
     return {name: _digest(tensor.detach()) for name, tensor in found}
 
@@ -105,13 +106,15 @@ def _digest(tensor: torch.Tensor) -> str:
 
 
 def discard(model: nn.Module) -> None:
-    """What sleeping at level 2 leaves of a model: buffers are kept, parameters are anything."""
+    """Do to a model what sleeping at level 2 does: buffers are kept, parameters lose
+    their content.
+    """
     for parameter in model.parameters():
         parameter.data.view(torch.uint8 if parameter.dim() else parameter.dtype).fill_(85)
 
 
 def reload(loaded: Loaded, **how: Any) -> Digests:
-    """`reload_weights` as a worker calls it."""
+    """Call `reload_weights` as a worker does."""
     with set_current_vllm_config(loaded.config):
         _Runner(loaded).reload_weights(**how)
     return digests_of(loaded.model)

@@ -1,4 +1,4 @@
-"""Running the harness from a test, and what came of it."""
+"""Runs the harness from a test, and collects its findings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RUN_TIMEOUT_S: Final = 900
 REPOSITORY: Final = Path(__file__).parents[3]
 
 Found = Mapping[str, Any]
-"""Stage to digests of parameters and buffers, or to an error's words."""
+"""For each stage, the digests of parameters and buffers, or the text of an error."""
 
 
 class Run:
@@ -55,7 +55,7 @@ class Run:
         ]
 
     def of(self, engine: str, kind: str) -> list[Found]:
-        """Of each rank, for a kind that went through all stages."""
+        """The findings of each rank for a kind that went through all stages."""
         found = [rank[engine][kind] for rank in self._ranks]
         for stages in found:
             assert FAILED not in stages, stages[FAILED]

@@ -1,7 +1,7 @@
-"""The stages that the harness takes each kind through, with the stock loader and with ours.
+"""The stages that the harness takes each kind through, with the stock loader and with streamerd's.
 
 Owns the order: load; wake from sleep at level 2, where parameters are lost; load another path; take
-weights from whoever calls; write shards and load those, also in an engine that they were not made
+weights that a caller sends; write shards and load those, also in an engine that they were not made
 for. `rank.py` owns the single steps. Runs in each rank.
 """
 
@@ -41,7 +41,9 @@ PART_BYTES = 100_000
 
 
 def stages_of(job: Job, engine: Engine, name: str, group: Group) -> Found:
-    """What is in this rank's model after each stage, by `load format/stage`; errors in words."""
+    """The content of this rank's model after each stage, by `load format/stage`, or an error's
+    text.
+    """
     kind = KINDS[name]
     model = HUB_ID if kind.hub else str(job.model(name))
     found: Found = {}
@@ -120,14 +122,14 @@ def _note_shards(found: Found, load_format: str, loaded: Loaded) -> None:
 
 
 def _note_damaged(found: Found, shards: Path, rank: int, load: Callable[[str], Digests]) -> None:
-    """What a load of each damaged copy says; a load that succeeds leaves its digests."""
+    """Note the error of each damaged copy's load; a load that succeeds leaves its digests."""
     for damage in DAMAGES:
         copied = str(damaged_copy(shards, damage, rank))
         found[f"damaged/{damage}"] = _or_error(partial(load, copied))
 
 
 def _weights(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """What a trainer sends: every tensor by name."""
+    """The weights as a trainer sends them: every tensor with its name."""
     for file in sorted(directory.glob("*.safetensors")):
         yield from load_file(file).items()
 
@@ -142,9 +144,10 @@ def _or_error(step: Callable[[], Digests | str]) -> Digests | str:
 def _write_shards(
     job: Job, engine: Engine, name: str, group: Group, config_of: Callable[..., VllmConfig]
 ) -> str:
-    """Every rank writes its own, as `streamerctl shard` has it; the first adds the rest.
+    """Let every rank write its shards, as `streamerctl shard` does; the first rank adds the other
+    files.
 
-    Data-parallel ranks are alike, and one writes.
+    Data-parallel ranks are alike, so one of them writes.
     """
     out = job.shards(engine.name, name)
     directory = out if group.rank == 0 or not group.data_parallel else out.with_suffix(".unused")

@@ -1,8 +1,8 @@
-"""A vLLM plugin for tests: records what is in a model right after loading.
+"""A vLLM plugin for tests, which records a model's content right after loading.
 
-Wraps the step that follows `load_weights`, whatever the loader, in each worker. For each rank it
-writes the digest of every tensor to `$LOAD_PROBE_DIR`, and, asked by `$LOAD_PROBE_SAVE`,
-the shard that vLLM's own `save_model` makes of it.
+In each worker it wraps the step that follows `load_weights`, whatever the loader. For each rank it
+writes the digest of every tensor to `$LOAD_PROBE_DIR`. If `$LOAD_PROBE_SAVE` asks for it, it also
+writes the shard that vLLM's own `save_model` makes.
 """
 
 from __future__ import annotations

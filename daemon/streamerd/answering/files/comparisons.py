@@ -27,7 +27,7 @@ from streamerd.state import events
 from streamerd.state.events import LoadKey, ShardKey
 from streamerd.state.lifecycle import BlockState
 from streamerd.workers import jobs
-from streamerd.workers.in_daemon.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Comparisons:
         events: takes the events that a shard has other bytes, or could not be compared.
         backings: the backings of the shards.
         editions: tells which content of a file is the newest.
-        fleet: the workers that read.
+        workers: the workers that read.
         send: sends messages to clients.
         wait_s: seconds that a file system may take to answer.
     """
@@ -70,7 +70,7 @@ class Comparisons:
         events: Events,
         backings: Mapping[ShardKey, Backing],
         editions: Editions,
-        fleet: Fleet,
+        workers: Workers,
         send: Send,
         wait_s: float,
     ) -> None:
@@ -78,7 +78,7 @@ class Comparisons:
         self._events = events
         self._backings = backings
         self._editions = editions
-        self._fleet = fleet
+        self._workers = workers
         self._send_message = send
         self._wait_s = wait_s
         self._loop = asyncio.get_running_loop()
@@ -185,7 +185,7 @@ class Comparisons:
         for look in looks:
             descriptors += (look.backing.slab_fd, look.pair.plain)
         files = tuple(jobs.CompareFile(look.starts, look.pair.stored.size_bytes) for look in looks)
-        job = jobs.Compare(self._fleet.next_job(), files)
+        job = jobs.Compare(self._workers.next_job(), files)
 
         def answered(answer: jobs.Answer | None) -> None:
             if answer is None:  # the worker died; a new job compares what is resident then
@@ -196,7 +196,7 @@ class Comparisons:
                 look.pair.release()
             self.end_wait(load)
 
-        self._fleet.submit(job, answered, tuple(descriptors), self._wait_s)
+        self._workers.submit(job, answered, tuple(descriptors), self._wait_s)
 
     def _judge(self, load: LoadKey, looks: list[_Look], answer: jobs.Answer) -> None:
         match answer:

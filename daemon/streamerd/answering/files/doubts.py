@@ -24,7 +24,7 @@ from streamerd.service.views import IN_SLAB, ModelView
 from streamerd.settings.config import Settings
 from streamerd.state.events import ShardKey
 from streamerd.workers import jobs
-from streamerd.workers.in_daemon.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Doubts:
         model: the shards.
         backings: the backings of the shards.
         sources: the descriptors that shards are read through.
-        fleet: the workers that read.
+        workers: the workers that read.
         totals: where reads are counted.
         settings: block size, and the time limit for file systems.
         comparisons: has loads wait for the result, and ends them if the bytes are others.
@@ -67,7 +67,7 @@ class Doubts:
         model: ModelView,
         backings: Mapping[ShardKey, Backing],
         sources: Sources,
-        fleet: Fleet,
+        workers: Workers,
         totals: ReadTotals,
         settings: Settings,
         comparisons: Comparisons,
@@ -75,7 +75,7 @@ class Doubts:
         self._model = model
         self._backings = backings
         self._sources = sources
-        self._fleet = fleet
+        self._workers = workers
         self._totals = totals
         self._block_bytes = settings.block_bytes
         self._wait_s = settings.source_wait_s
@@ -158,7 +158,7 @@ class Doubts:
         self._go_on(key, doubt)
 
     def _go_on(self, key: ShardKey, doubt: _Doubt) -> None:
-        at_once = max(1, self._fleet.slots)
+        at_once = max(1, self._workers.slots)
         while not doubt.ended and doubt.left and doubt.under_way < at_once:
             self._look(key, doubt, doubt.left.popleft())
         if not doubt.ended and not doubt.under_way and not doubt.left:
@@ -169,7 +169,7 @@ class Doubts:
         if backing is None or not self._is_in_slab(key, block):
             return
         start, stop = block_span(block, backing.stored.size_bytes, self._block_bytes)
-        number, stored = self._fleet.next_job(), doubt.pair.stored
+        number, stored = self._workers.next_job(), doubt.pair.stored
         job = jobs.Reread(number, stored, doubt.pair.handle, {}, start, stop)
         doubt.under_way += 1
 
@@ -180,7 +180,7 @@ class Doubts:
             if not doubt.ended:
                 self._go_on(key, doubt)
 
-        self._fleet.submit(job, answered, limit_s=self._wait_s)
+        self._workers.submit(job, answered, limit_s=self._wait_s)
 
     def _judge(self, key: ShardKey, doubt: _Doubt, block: int, answer: jobs.Answer | None) -> None:
         match answer:

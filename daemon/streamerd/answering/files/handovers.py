@@ -28,7 +28,7 @@ from streamer_client.contract.uris import has_scheme
 from streamerd.control.sessions import Session
 from streamerd.reading.sources import Pair
 from streamerd.workers import jobs
-from streamerd.workers.in_daemon.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Handovers:
     """The transfers of all sessions. The descriptor socket passes received files to it.
 
     Args:
-        fleet: the workers that examine.
+        workers: the workers that examine.
         discard: closes descriptors of a user's files, elsewhere than in the loop.
         unclosed: how many descriptors of a user were discarded and are not closed yet.
         wait_s: seconds that a file system may take to answer.
@@ -76,12 +76,12 @@ class Handovers:
 
     def __init__(
         self,
-        fleet: Fleet,
+        workers: Workers,
         discard: Callable[[int, Sequence[int]], None],
         unclosed: Callable[[int], int],
         wait_s: float,
     ) -> None:
-        self._fleet = fleet
+        self._workers = workers
         self._unclosed = unclosed
         self._discard_elsewhere = discard
         self._wait_s = wait_s
@@ -173,9 +173,9 @@ class Handovers:
                 return
             self._examined(session, transfer, files, groups, first, answer)
 
-        job = jobs.Examine(self._fleet.next_job(), files)
+        job = jobs.Examine(self._workers.next_job(), files)
         flat = [descriptor for group in groups for descriptor in group]
-        self._fleet.submit(job, answered, tuple(flat), self._wait_s)
+        self._workers.submit(job, answered, tuple(flat), self._wait_s)
 
     def _examined(
         self,
@@ -231,7 +231,7 @@ class Handovers:
                 del self._pairs[key]
             self._discard(uid, descriptors)
 
-        pair = Pair(self._fleet.lending, discard, found.shard, found.ctime_ns, uid, group)
+        pair = Pair(self._workers.lending, discard, found.shard, found.ctime_ns, uid, group)
         self._pairs[key] = pair
         return pair
 

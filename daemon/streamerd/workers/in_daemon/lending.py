@@ -110,7 +110,7 @@ class Lending:
                 worker.send(Drop(handle))
         return lent.fds
 
-    # --- for the fleet ----------------------------------------------------------------------------
+    # --- for the workers --------------------------------------------------------------------------
 
     def joined(self, worker: Borrower) -> None:
         """Note that a worker started; it has borrowed nothing yet."""

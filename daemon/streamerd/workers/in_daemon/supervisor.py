@@ -1,4 +1,4 @@
-"""The fleet: starts fetch workers, hands them jobs, and starts them again when they die or hang.
+"""Starts the fetch workers, hands them jobs, and starts them again when they die or hang.
 
 Runs in the daemon's asyncio loop. Answers are given to callbacks, not to tasks, since several
 thousand come in a second. This module does not know the meaning of jobs.
@@ -20,7 +20,7 @@ from streamerd.workers.in_daemon.worker import OnAnswer, Order, Worker
 from streamerd.workers.jobs import Answer, AnyJob, CloseSlab
 from streamerd.workers.lanes import lane_of
 
-__all__ = ["Fleet", "OnAnswer"]
+__all__ = ["OnAnswer", "Workers"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ END_S: Final = 1.0
 kernel is replaced before it has ended."""
 
 
-class Fleet:
+class Workers:
     """A fixed number of workers, each with a few threads.
 
     Args:

@@ -205,7 +205,7 @@ def run(channel: socket.socket, options: Sequence[str]) -> int:
 
     Args:
         channel: our end of the socket pair; the caller closes it.
-        options: the worker's options, as `Fleet` makes them.
+        options: the worker's options, as `Workers` makes them.
 
     Returns:
         The exit code.

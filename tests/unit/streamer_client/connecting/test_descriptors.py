@@ -52,14 +52,14 @@ class Pair:
         self.slabs: list[tuple[int, tuple[int, ...], list[int]]] = []
 
     def receive(self) -> None:
-        """Have the link read what has come."""
+        """Let the link read the packets that have come."""
         self.link.receive(lambda *slabs: self.slabs.append(slabs))
 
     def say(self, packet: Packet, descriptors: tuple[int, ...] = ()) -> None:
         socket.send_fds(self.daemon, [encode_packet(packet)], descriptors)
 
     def hear(self) -> tuple[Packet, int] | None:
-        """The next packet of the client, and how many descriptors came with it."""
+        """The client's next packet, and how many descriptors came with it."""
         try:
             data, descriptors, flags, _ = socket.recv_fds(self.daemon, MAX_PACKET_BYTES, 253)
         except BlockingIOError:
@@ -93,7 +93,7 @@ def pair() -> Iterator[Pair]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Iterator[LocalFile]:
-    """One file, whose descriptors stand for those of many."""
+    """One file, whose descriptors stand for those of many files."""
     (tmp_path / "m.safetensors").write_bytes(b"bytes")
     opened = LocalFile(str(tmp_path / "m.safetensors"))
     if opened.direct_fd is None:
@@ -112,7 +112,7 @@ def plain(tmp_path: Path) -> Iterator[LocalFile]:
 
 
 class Outcome:
-    """What a handover was told at its end."""
+    """The error with which a handover ended, if any."""
 
     def __init__(self) -> None:
         self.told: list[StreamerError | None] = []
@@ -144,7 +144,7 @@ def test_descriptors_travel_64_at_a_time_each_batch_acknowledged(
 
 
 def test_a_pair_is_never_torn_apart(pair: Pair, file: LocalFile, plain: LocalFile) -> None:
-    """63 descriptors are in the batch when a file comes that has two."""
+    """A batch already has 63 descriptors when a file comes that has two."""
     files = [plain] * 63 + [file] * 2
     pair.link.begin(Handover(1, files, Outcome()))
     first, count = pair.batch()
@@ -221,7 +221,9 @@ def test_who_waits_is_told_of_the_end(pair: Pair, plain: LocalFile) -> None:
 
 
 def test_a_withdrawn_handover_sends_no_more(pair: Pair, plain: LocalFile) -> None:
-    """Its files are closed next; what is on its way is acknowledged as before."""
+    """The client closes the transfer's files next; batches that are on their way are acknowledged
+    as before.
+    """
     first, second = Outcome(), Outcome()
     handovers = [Handover(1, [plain] * 100, first), Handover(2, [plain] * 100, second)]
     for handover in handovers:
@@ -238,7 +240,7 @@ def test_a_withdrawn_handover_sends_no_more(pair: Pair, plain: LocalFile) -> Non
 
 
 def test_what_has_no_room_is_sent_later(pair: Pair, plain: LocalFile) -> None:
-    """The socket's own buffer is full: nothing waits in the wire's thread."""
+    """The socket's own buffer is full, and the wire's thread does not wait for it."""
     filling = 0
     with contextlib.suppress(BlockingIOError):
         while True:
@@ -256,7 +258,7 @@ def test_what_has_no_room_is_sent_later(pair: Pair, plain: LocalFile) -> None:
 
 
 def _too_many_on_their_way(file: LocalFile) -> str:
-    """Runs as a user to whom the limit applies, which it does not to root."""
+    """The test runs as a user to whom the limit applies; it does not apply to root."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
     others, received = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -305,7 +307,9 @@ def test_received_descriptors_end_with_the_program(pair: Pair, plain: LocalFile)
 def test_descriptors_that_are_kept_back_are_an_error_that_says_why(
     pair: Pair, plain: LocalFile
 ) -> None:
-    """Room for one, and three come: the kernel passes one and a flag, and no error."""
+    """Three descriptors come where there is room for one: the kernel passes one and a flag, and
+    reports no error.
+    """
     pair.say(Slabs(7, (0, 1, 2)), (plain.fd,) * 3)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = os.dup(plain.fd)
@@ -325,7 +329,7 @@ def test_descriptors_that_are_kept_back_are_an_error_that_says_why(
 def test_another_number_of_descriptors_than_was_told(
     pair: Pair, plain: LocalFile, packet: Packet, count: int
 ) -> None:
-    """They are closed: the test would leave them behind."""
+    """The descriptors are closed: otherwise the leak check would find them."""
     pair.say(packet, (plain.fd,) * count)
     with pytest.raises(ProtocolMismatch, match="descriptors came where"):
         pair.receive()
@@ -361,7 +365,9 @@ def test_the_daemons_end_is_told(pair: Pair, plain: LocalFile) -> None:
 
 
 def test_a_forked_child_does_not_keep_the_connection(pair: Pair) -> None:
-    """The daemon takes its end for the end of the client, whatever children live on."""
+    """The daemon takes the end of the connection for the client's end, whatever
+    children live on.
+    """
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""When a client's connection is made anew, for how long that is tried, and when it is not."""
+"""When a client's connection is made anew, how long that is tried, and when it is not tried."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streamer_client.contract.errors import DaemonUnavailable, ProtocolMismatch,
 
 
 class Made:
-    """Stands for one connection."""
+    """A stand-in for one connection."""
 
     def __init__(self) -> None:
         self.alive = True
@@ -30,12 +30,12 @@ class Made:
 
 
 Daemon = list[StreamerError | None]
-"""What the next attempts to connect meet: an error, or None for a daemon that answers."""
+"""The outcomes of the next attempts to connect: an error, or None for a daemon that answers."""
 
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Callable[[Daemon], list[Made]]:
-    """Lets `Connection.to` meet a daemon; returns the connections that were made."""
+    """Replaces `Connection.to` by the daemon's outcomes; returns the connections that were made."""
 
     def meet(daemon: Daemon) -> list[Made]:
         connections: list[Made] = []

@@ -1,4 +1,4 @@
-"""Room for many open files: made where it lacks, and no further than needed."""
+"""The limit of open files is raised where it is too low, and no further than needed."""
 
 from __future__ import annotations
 

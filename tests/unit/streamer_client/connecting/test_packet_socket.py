@@ -1,4 +1,4 @@
-"""A packet comes with its descriptors, none of which passes into another program."""
+"""A packet comes with its descriptors, and none of them is inherited by another program."""
 
 from __future__ import annotations
 

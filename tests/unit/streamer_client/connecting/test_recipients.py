@@ -1,4 +1,6 @@
-"""Whom a message of the daemon reaches, and what those hear who wait when it is lost."""
+"""The listeners that a message of the daemon reaches, and the errors that they get when the daemon
+is lost.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ OPENED = m.Opened(3, 7, 8 << 20, (), RANGES, 0)
 
 
 class Load:
-    """A listener that notes what it hears."""
+    """A listener that notes the messages that it gets."""
 
     def __init__(self) -> None:
         self.heard: list[object] = []

@@ -1,4 +1,6 @@
-"""What each request about the daemon says, what travels with it, and what its answer must be."""
+"""Each request about the daemon: its message, the files and variables that travel with it, and its
+valid answers.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ TRANSFER = 7
 
 
 class PaperConnection:
-    """Stands for a connection: answers each request with the same, and notes what it was asked."""
+    """A stand-in for a connection: it gives each request the same answer, and notes the
+    requests.
+    """
 
     def __init__(self, answer: m.DaemonMessage | StreamerError) -> None:
         self._answer = answer
@@ -57,7 +61,7 @@ class PaperConnection:
 
 
 class PaperWay:
-    """Stands for a way to the daemon."""
+    """A stand-in for the link to a daemon."""
 
     socket_path = "/run/s"
 

@@ -1,4 +1,6 @@
-"""Access to a source: one for each source and environment, renewed, outliving bad moments."""
+"""Access to a source: one object for each source and environment, renewed, and kept through
+failures.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from streamer_client.storage.local import LocalStorage
 
 
 class Caller:
-    """Gives what the test says, or raises it."""
+    """Returns the value that the test sets, or raises it."""
 
     def __init__(self, *answers: dict[str, str] | Exception) -> None:
         self.answers = list(answers)

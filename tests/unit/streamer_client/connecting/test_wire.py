@@ -1,4 +1,6 @@
-"""What the wire decides without a socket: what becomes one message, when the daemon is silent."""
+"""The wire's decisions without a socket: which messages are joined, and when the daemon counts as
+silent.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors that do not fit their bytes or their file: each is told by file, tensor and remedy."""
+"""Tensors that do not fit their bytes or their file: each error names file, tensor and remedy."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ TIB = 1 << 40
 
 
 def fields_of(struct: type[msgspec.Struct]) -> set[str]:
-    """Its own fields, and those of the structs within."""
+    """A message's own fields, and those of the structs within it."""
     found: set[str] = set()
     for field in msgspec.structs.fields(struct):
         found.add(field.name)

@@ -1,4 +1,4 @@
-"""The error tree, and its way across the socket."""
+"""The tree of errors, and how errors travel across the socket."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streamer_client.contract.errors import StreamerError, error_from_code
 
 
 def tree(root: type[StreamerError]) -> Iterator[type[StreamerError]]:
-    """The classes of errors.py; what other modules derive does not cross the socket."""
+    """The classes of errors.py; classes that other modules derive do not cross the socket."""
     yield root
     for child in root.__subclasses__():
         if child.__module__ == StreamerError.__module__:

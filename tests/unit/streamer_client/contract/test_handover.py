@@ -1,4 +1,6 @@
-"""Packets of the descriptor socket: each survives the wire, nothing else is taken for one."""
+"""Packets of the descriptor socket: each survives the wire, and no other bytes are
+taken for one.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,7 @@ def test_each_side_refuses_its_own_packets() -> None:
 
 
 def test_the_fullest_batch_fits_a_packet() -> None:
-    """64 names whose bytes together are what the client puts into one."""
+    """64 names that together have as many bytes as the client puts into one packet."""
     name = "n" * (h.MAX_PACKET_BYTES * 3 // 4 // h.BATCH_DESCRIPTORS)
     files = (h.HandedFile(name, False),) * h.BATCH_DESCRIPTORS
     assert len(h.encode_packet(h.Files(2**63, files))) <= h.MAX_PACKET_BYTES

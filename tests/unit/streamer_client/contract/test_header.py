@@ -1,4 +1,6 @@
-"""The header's text: what works, and that each broken rule is told by file, tensor and remedy."""
+"""The header's text: valid forms, and the error for each broken rule, which names file, tensor and
+remedy.
+"""
 
 from __future__ import annotations
 
@@ -203,13 +205,13 @@ def test_numbers_of_any_length(digits: int) -> None:
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every header is long, and cut within its first tensors."""
+    """Every header is long, and is cut within its first tensors."""
     monkeypatch.setattr(header_module, "HEADER_PIECE_BYTES", 120)
 
 
 @pytest.mark.usefixtures("small_pieces")
 class TestLongHeaders:
-    """What is cut into pieces is judged as if it were not."""
+    """A header that comes in pieces is judged as a whole one is."""
 
     def test_tensors_in_any_order_and_metadata_in_any_place(self) -> None:
         members: dict[str, Any] = {f"t{n}": field("U8", [1], n, n + 1) for n in range(40)}

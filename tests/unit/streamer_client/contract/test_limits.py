@@ -1,4 +1,4 @@
-"""What real models and real messages need stays far below each limit."""
+"""Real models and real messages stay far below each limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every message survives the wire, and nothing else is taken for one."""
+"""Every message survives the wire, and no other bytes are taken for one."""
 
 from __future__ import annotations
 

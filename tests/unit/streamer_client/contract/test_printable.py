@@ -1,4 +1,4 @@
-"""What is shown of a text is one short line; what is shown of an environment, its names."""
+"""A text is shown as one short line, and an environment as its names alone."""
 
 from __future__ import annotations
 

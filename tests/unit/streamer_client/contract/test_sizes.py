@@ -1,4 +1,4 @@
-"""Sizes in text: what people write, and what is shown."""
+"""Sizes in text: the forms that people write, and the form that is shown."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Where the socket is looked for, in INTERFACE's order."""
+"""The places where the socket is looked for, in INTERFACE's order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The document of `status --json`: what the daemon builds is what a reader of any version gets."""
+"""The document of `status --json`: the daemon builds it so that readers of any version
+can read it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The copying threads: jobs are carried out and settled, errors are told, nothing is kept."""
+"""The copying threads carry jobs out and report each end, raise errors, and keep nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a pass had the bytes from that it copied."""
+"""The origins of the bytes that a pass copied."""
 
 from __future__ import annotations
 

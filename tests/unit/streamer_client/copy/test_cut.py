@@ -1,4 +1,4 @@
-"""Cuts name the bytes of a view, each once and in order; parts of them tile."""
+"""A cut names the bytes of a view, each once and in order, and parts of a cut tile it."""
 
 from __future__ import annotations
 

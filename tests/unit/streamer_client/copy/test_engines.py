@@ -1,4 +1,6 @@
-"""The staged engine on CPU memory: the same bytes as the direct one, whatever the stage's size."""
+"""The staged engine on CPU memory gives the same bytes as the direct one, whatever the stage's
+size.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Slices are gathered by several threads: every byte, what was asked for first, errors told."""
+"""Several threads gather slices: every byte is right, requested slices come first, and errors are
+raised.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +117,7 @@ def test_an_error_of_the_source_is_raised_where_it_is_waited_for(stored: OpenFil
 
 @pytest.mark.usefixtures("small_parts")
 def test_an_error_is_raised_when_nothing_is_on_its_way_any_more(stored: OpenFile) -> None:
-    """What arrived later would arrive in memory that is somebody else's by then."""
+    """Bytes that arrive later would be written to memory that then belongs to another tensor."""
     failed, settled, parts = threading.Event(), [], len(range(0, CUT.size_bytes, 64))
 
     class Noting(HostGather):

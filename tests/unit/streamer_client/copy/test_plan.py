@@ -1,4 +1,4 @@
-"""Ranges of blocks, and the plan of a copy against a byte-by-byte copy of a made-up shard."""
+"""Ranges of blocks, and the plan of a copy compared with a byte-by-byte copy of a made-up shard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A load's account: what it still lacks, and when the daemon hears of consumed blocks."""
+"""The account of a load's blocks: those that it still lacks, and when it tells the daemon of
+consumed ones.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A feed whose passes follow each other: none takes a block away from the next one."""
+"""Passes of a feed follow each other, and none takes a block away from the next one."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_pass_that_is_over_gives_nothing_back() -> None:
 def test_a_pass_that_begins_while_a_block_is_given_back_keeps_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The copying thread has seen that its pass runs, and is overtaken by the next pass."""
+    """The copying thread has seen that its pass runs, and then the next pass overtakes it."""
     connection = window_twice()
     feed = windowed(connection)
     first = feed.begin(ORDER)

@@ -1,4 +1,6 @@
-"""Reading without a daemon: renewed credentials, and as few requests as the source wishes."""
+"""Reading without a daemon: credentials are renewed, and the source gets as few requests as
+possible.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ class Bytes:
 
 
 class Store:
-    """A storage that hands its one reader out."""
+    """A storage that always returns the same reader."""
 
     def __init__(self, piece_bytes: int = 4096) -> None:
         self.reader = Bytes(piece_bytes)

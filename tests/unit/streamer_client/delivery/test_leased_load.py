@@ -1,4 +1,4 @@
-"""A load: what it says to the daemon, and who waits in it for how long."""
+"""A load: its messages to the daemon, and how long callers wait in it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_consumed_blocks_are_told_before_more_is_wanted() -> None:
 
 
 def test_a_block_that_is_wanted_again_was_told_to_be_consumed_before() -> None:
-    """A copying thread has taken what is to be told, and is overtaken before it tells."""
+    """A copying thread has taken the blocks to report, and is overtaken before it reports them."""
     connection, load = window()
     again = Overtaking(lambda: load.want([BlockRange(0, 0, 1)]))
     load.want([BlockRange(0, 0, 1)])
@@ -114,7 +114,7 @@ def test_blocks_that_the_load_does_not_have_are_refused() -> None:
 def test_what_a_dead_daemon_granted_is_read_and_what_a_silent_one_did_is_not(
     error: StreamerError, readable: bool
 ) -> None:
-    """A silent daemon may wake up and release what is not held."""
+    """A silent daemon may wake up and release blocks that are not held."""
     connection, load = window()
     connection.grant(1, (0, 0, 1))
     connection.listeners[1].on_lost(error)

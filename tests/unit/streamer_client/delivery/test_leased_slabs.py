@@ -1,4 +1,4 @@
-"""Slabs of a load: taken in whenever they come, and leased as long as they are mapped."""
+"""The slabs of a load are accepted whenever they come, and leased as long as they are mapped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def connection() -> PaperConnection:
 
 
 def expecting(connection: PaperConnection) -> LeasedSlabs:
-    """No fixture: pytest would keep its descriptors open beyond the test."""
+    """This is no fixture, because pytest would keep its descriptors open beyond the test."""
     made = LeasedSlabs(Lease(connection.real, 7))
     assert made.expect(SHARDS) == []
     return made

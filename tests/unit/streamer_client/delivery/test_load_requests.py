@@ -1,4 +1,6 @@
-"""What is asked of daemons: again where one died, with newer credentials, and a promise once."""
+"""Requests to daemons are repeated if a daemon died, sent with newer credentials, and a promise is
+asked for once.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from streamer_client.storage.local_files import LocalFile
 
 
 class PaperLink:
-    """Gives the connections one after the other, each until it is dead."""
+    """Returns the connections one after the other, each until it is dead."""
 
     def __init__(self, *connections: PaperConnection) -> None:
         self.connections = list(connections)

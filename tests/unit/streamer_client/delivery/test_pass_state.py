@@ -1,4 +1,6 @@
-"""The table of a load's routes: dialogues of triggers and commands, and rules over all of it."""
+"""The table of a pass's routes: dialogues of triggers and commands, and rules for the
+whole table.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ Line = tuple[Trigger, tuple[Command, ...], State]
 
 
 def play(*lines: Line) -> PassState:
-    """Fire each trigger, and look at what it asks for and where it leads."""
+    """Fire each trigger, and check its commands and the next state."""
     state = PassState()
     for trigger, commands, reached in lines:
         assert (trigger, state.move(trigger), state.state) == (trigger, commands, reached)

@@ -1,4 +1,6 @@
-"""A load's credentials: sent when newer, sent the same when asked for and nothing is, and ended."""
+"""A load's credentials: newer ones are sent, the same ones are sent again on request, and both end
+with the load.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ class Caller:
 
 
 class Load:
-    """What the renewal sends to."""
+    """A stand-in that receives the renewed credentials."""
 
     def __init__(self) -> None:
         self.sent: SimpleQueue[str] = SimpleQueue()

@@ -1,4 +1,4 @@
-"""One slab: read by offset, mapped privately, and never smaller than its shard."""
+"""One slab is read by offset, mapped privately, and never smaller than its shard."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DATA = bytes(range(256)) * 100
 
 @pytest.fixture
 def memory() -> Iterator[int]:
-    """What a daemon keeps: a slab that it may write to."""
+    """The slab as a daemon has it, which may write to it."""
     fd = os.memfd_create("slab")
     os.ftruncate(fd, -(-len(DATA) // 4096) * 4096)
     os.pwrite(fd, DATA, 0)

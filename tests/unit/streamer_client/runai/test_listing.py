@@ -1,4 +1,4 @@
-"""Patterns take a file by its name from the source, by its whole key, or by its URI."""
+"""A pattern takes a file by its name within the source, by its whole key, or by its URI."""
 
 from __future__ import annotations
 

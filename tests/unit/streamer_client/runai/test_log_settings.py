@@ -1,4 +1,4 @@
-"""Nothing is configured unless the variables ask for it, and then once."""
+"""Loggers are configured only if the variables ask for it, and then once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""One of several processes brings the files; the lock counts per open file, so threads will do."""
+"""One of several processes brings the files.
+
+The lock counts for each open file, so threads can stand for processes.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ Call = tuple[object, ...]
 
 @pytest.fixture
 def pulls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
-    """What was to be pulled; each pull leaves a file."""
+    """Notes the files that were to be pulled; each pull leaves a file."""
     calls: list[Call] = []
 
     def pull(source: str, directory: str, *rest: object) -> None:
@@ -116,7 +119,7 @@ def test_what_is_in_no_object_store_is_refused(path: str, dst: str) -> None:
 
 @pytest.fixture
 def nothing_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test that went wrong would else remove what it names."""
+    """Without this, a test that goes wrong would remove the directory that it names."""
 
     def removed(path: str, **_: object) -> None:
         raise AssertionError(f"{path} would have been removed")

@@ -1,4 +1,4 @@
-"""Whatever a key says, its file lies under the directory, and it appears whole or not at all."""
+"""Whatever a key is, its file lies under the directory, and appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_link_in_the_way_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(params=["unnamed", "named"])
 def kind_of_file(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A file system that knows files without a name, and one that refuses as it must."""
+    """A file system that supports files without a name, and one that refuses them."""
     if request.param == "named":
         monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)  # opening one to write is EISDIR
     return str(request.param)

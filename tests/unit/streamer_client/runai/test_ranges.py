@@ -1,4 +1,6 @@
-"""Overlapping ranges go to passes of their own; one beyond its file is refused if it has bytes."""
+"""Overlapping ranges go to passes of their own. A range beyond its file is refused if
+it has bytes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A key replaces the whole identity; region and endpoint replace every variable that says them."""
+"""A key replaces the whole identity, and region and endpoint replace every variable for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Every name, parameter and default of `runai_model_streamer` 0.17, as recorded from it."""
+"""Every name, parameter and default of `runai_model_streamer` 0.17, as recorded from
+that package.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,7 @@ def test_the_record_of_names_is_right() -> None:
 
 
 def test_exceptions_are_what_theirs_are() -> None:
-    """Of the modules that are here too; `lacking` tells of the others."""
+    """Names of those modules that exist here too; `lacking` has the others."""
     for place, bases in recorded_exceptions().items():
         module, _, name = place.rpartition(".")
         ours = getattr(importlib.import_module(f"{OURS}.{module}"), name)

@@ -1,7 +1,7 @@
-"""Whatever a variable is set to: it is read, or refused by an error that names what is wrong.
+"""Whatever value a variable has: it is read, or refused by an error that names the mistake.
 
-Nothing is connected to. What Run:ai 0.17 refuses may be refused here; where it goes on and this
-package does not, docs/runai-compatibility.md says so.
+Nothing is connected to. Values that Run:ai 0.17 refuses may be refused here. Where Run:ai goes on
+and this package does not, docs/runai-compatibility.md says so.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ REFUSED: Mapping[str, set[str]] = {
     "AWS_USE_DUALSTACK_ENDPOINT": NO_FLAG,
     "AWS_METADATA_SERVICE_TIMEOUT": NO_NUMBER | {""},
 }
-"""What is set alone: a key without its secret and a token's file without its role are refused."""
+"""Variables that are set alone: a key without its secret and a token's file without its role are
+refused."""
 
 READS: tuple[Callable[[Mapping[str, str]], object], ...] = (
     lambda environ: concurrency(environ, "/m"),
@@ -81,7 +82,7 @@ def s3(environ: Mapping[str, str]) -> object:
 
 @pytest.fixture(autouse=True)
 def of_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable or file of this machine's, and none of its services is asked."""
+    """No variable and no file of this machine is read, and none of its services is asked."""
     for name in list(os.environ):
         if name.startswith(("AWS_", "RUNAI_", "SSL_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)

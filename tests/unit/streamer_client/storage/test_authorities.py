@@ -1,4 +1,6 @@
-"""Which file of a caller's is read for its authorities, what of it travels, and what is refused."""
+"""The file of a caller that is read for its authorities, the part of it that travels,
+and refusals.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What variables say about connections."""
+"""The settings of connections that variables give."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Files held open: opened once, with the rights of whoever runs this, wherever names lead later."""
+"""Open files: each is opened once with the rights of this process, and read wherever its name leads
+later.
+"""
 
 from __future__ import annotations
 

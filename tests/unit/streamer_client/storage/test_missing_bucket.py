@@ -1,4 +1,4 @@
-"""A listing that does not exist means a missing bucket, in every object store."""
+"""If a listing does not exist, the bucket is missing, in every object store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of names, which of them a pattern takes, and how errors list them."""
+"""The order of names, the names that a pattern takes, and their list in errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a block is cut into cached and other runs; the kernel's answers are given here."""
+"""A block is cut into cached runs and others; the tests give the kernel's answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BLOCK = 8 * SEGMENT_BYTES
 
 
 class Answers(PageCache):
-    """A cache that holds these byte ranges, whole pages each."""
+    """A page cache that holds these byte ranges, in whole pages."""
 
     def __init__(self, *held: tuple[int, int], nowait: bool = True, countable: bool = True) -> None:
         self.held = held

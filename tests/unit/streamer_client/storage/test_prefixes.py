@@ -1,4 +1,4 @@
-"""Which objects a source means, by a store that is a list of names."""
+"""The objects that a source means, in a store that is a list of names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streamer_client.storage.remembered import DOUBTED_LISTINGS
 
 
 class Names:
-    """A store of these keys; `unlistable` and `unreadable` as permissions have it."""
+    """A store of these keys; permissions make `unlistable` and `unreadable` ones so."""
 
     def __init__(self, *keys: str, unlistable: bool = False, unreadable: bool = False) -> None:
         self._keys = keys
@@ -42,7 +42,9 @@ class Names:
 
 
 class Telling(Names):
-    """A store whose listing tells identities; those in `lies` are not what is served."""
+    """A store whose listing tells identities; for the keys in `lies` the served object has another
+    one.
+    """
 
     def __init__(self, count: int, name: str) -> None:
         super().__init__(*(f"m/{number}.safetensors" for number in range(count)))

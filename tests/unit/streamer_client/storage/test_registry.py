@@ -1,4 +1,4 @@
-"""Which storage a source gets."""
+"""The storage that serves each kind of source."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_credentials_in_an_objects_uri_are_refused_and_never_repeated(
 
 
 def test_a_process_that_reads_files_pays_for_no_store() -> None:
-    """botocore alone would be some 15 MB in every daemon."""
+    """botocore alone would take some 15 MB in every daemon."""
     program = (
         "import sys; from streamer_client.storage.registry import storage_for\n"
         "storage_for('/m', {}); assert 'http.client' not in sys.modules\n"

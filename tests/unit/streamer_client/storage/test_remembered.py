@@ -1,4 +1,4 @@
-"""What a process remembers of stores."""
+"""The facts about stores that a process remembers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A tensor in two shards where it is told which counts: also when the order is the other one."""
+"""If a tensor is in two shards, the copy in the shard that the caller names counts, in any order of
+reading.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ FILES = ["a.safetensors", "b.safetensors"]
 
 @pytest.fixture
 def overlay(tmp_path: Path) -> str:
-    """`x` is 1 in the first and 2 in the second file; each has one of its own."""
+    """`x` is 1 in the first file and 2 in the second; each file also has a tensor of its own."""
     save_file({"x": torch.full((4,), 1.0), "y": torch.zeros(2)}, tmp_path / FILES[0])
     save_file({"x": torch.full((4,), 2.0), "z": torch.zeros(2)}, tmp_path / FILES[1])
     return str(tmp_path)

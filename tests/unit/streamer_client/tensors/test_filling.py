@@ -1,4 +1,6 @@
-"""Filling targets: every byte in its place, mismatches told, names checked on both sides."""
+"""Targets are filled with every byte in its place; mismatches are errors, and names are checked on
+both sides.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ def f32(*values: float) -> tuple[str, list[int], bytes]:
 
 
 class Told:
-    """What a filler tells its caller."""
+    """The bytes and names that a filler reports to its caller."""
 
     def __init__(self) -> None:
         self.mismatches: list[tuple[CatalogEntry, torch.Tensor]] = []
@@ -98,7 +100,7 @@ def test_of_targets_that_share_memory_the_last_stored_one_wins() -> None:
 
 
 def test_a_target_that_shares_memory_with_a_converted_one_is_filled_after_it() -> None:
-    """Its bytes arrive before the other one is converted."""
+    """The one tensor's bytes arrive before the other one is converted."""
     memory = torch.zeros(4)
     doubles = bytes(torch.arange(4, dtype=torch.float64).view(torch.uint8).tolist())
     file = shard_of({"a": ("F64", [4], doubles), "b": f32(8, 9)})

@@ -1,4 +1,4 @@
-"""What was cut out of earlier layers foretells the cuts of later ones, and of nothing else."""
+"""The cuts of earlier layers foretell the cuts of later layers, and of nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Headers: read once, block by block, whatever their length; a name is in one shard only."""
+"""Headers are read once, block by block, whatever their length, and a name is in one shard only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Targets filled in place: which share memory, what joins to a span, and where bytes go."""
+"""Targets that are filled in place: which share memory, which are joined to a span, and where bytes
+go.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ def side_by_side(chosen: list[TensorEntry]) -> list[torch.Tensor]:
 
 
 def mixed(chosen: list[TensorEntry]) -> list[torch.Tensor]:
-    """Some side by side, some apart, and some in the wrong order."""
+    """Targets of which some lie side by side, some apart, and some in the wrong order."""
     near, far = side_by_side(chosen), apart(chosen)
     targets = [
         one if place % 3 else other
@@ -69,7 +71,7 @@ def test_every_range_is_where_its_tensors_are(memory: object) -> None:
 
 
 def expected(span: InPlace, targets: list[torch.Tensor], start: int, stop: int) -> Iterator[int]:
-    """Address and size of each tensor's part of a range."""
+    """The address and size of each tensor's part of a range."""
     for entry, target in zip(span.entries, targets, strict=True):
         begin, end = entry.start - START, entry.stop - START
         first, last = max(start, begin), min(stop, end)

@@ -1,4 +1,6 @@
-"""Handing out: views where a shard is mapped, private copies elsewhere, in file order."""
+"""Tensors are handed out in file order: as views where their shard is mapped, else as private
+copies.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ TENSORS = [
 FILES = tuple(shard_of(one) for one in TENSORS)
 EXPECTED = {name: data for one in TENSORS for name, (_, _, data) in one.items()}
 FIRST_TENSOR = -(-(len(FILES[0]) - 301) // BLOCK)
-"""Blocks up to the end of the first tensor: the others of its shard have no view."""
+"""Blocks up to the end of the first tensor, so that the other tensors of its shard have no view."""
 EVERYTHING = {shard: -(-len(file) // BLOCK) for shard, file in enumerate(FILES)}
 
 
@@ -81,7 +83,7 @@ def test_views_are_of_the_mapping_and_a_misaligned_one_is_a_copy() -> None:
 
 
 class LateFeed(PaperFeed):
-    """The first tensor's block comes when nearly all others were copied, or after a moment."""
+    """The first tensor's block comes once nearly all others were copied, or after a moment."""
 
     def __init__(self, file: bytes, late_block: int) -> None:
         super().__init__(file)
@@ -112,7 +114,7 @@ def test_what_is_copied_ahead_of_the_caller_is_bounded() -> None:
 
 
 def test_small_tensors_of_a_device_are_handed_out_from_the_end_of_their_list() -> None:
-    """A list of several is a device's alone; `meta` stands for one."""
+    """Only a device's tensors come in lists of several; `meta` stands for a device."""
     feed = PaperFeed(*FILES)
     names: list[str] = []
     sizes: list[int] = []

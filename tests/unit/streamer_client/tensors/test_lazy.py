@@ -1,4 +1,6 @@
-"""What torch does with a lazy tensor is what it does with the stored one, and fetches no more."""
+"""torch does the same with a lazy tensor as with the stored one, and no further bytes
+are fetched.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 class Store:
-    """A stored tensor in memory, and an account of the rows that were fetched of it."""
+    """A stored tensor in memory, with an account of the rows that were fetched of it."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor
@@ -92,7 +94,7 @@ def test_a_view_stays_lazy_and_names_its_own_bytes(view: Callable[[torch.Tensor]
 
 
 def named_bytes(view: Callable[[torch.Tensor], Any], stored: Store) -> set[int]:
-    """The bytes whose change would change the view, found by another way than cuts."""
+    """The bytes whose change would change the view, found without using cuts."""
     count = stored.tensor.numel()
     numbers = torch.arange(count, dtype=torch.float32).reshape(stored.tensor.shape)
     seen = view(numbers)
@@ -215,7 +217,7 @@ def test_nothing_is_fetched_for_questions_about_its_form() -> None:
 
 
 class TestWriting:
-    """Something writes to a lazy tensor: views of it see that, as views do."""
+    """Writing to a lazy tensor shows in its views, as with any tensor."""
 
     def test_the_tensor_itself_and_views_made_before_and_after(self) -> None:
         stored = store(4, 6)

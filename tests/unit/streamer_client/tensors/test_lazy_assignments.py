@@ -1,4 +1,4 @@
-"""No lazy tensor is left in a model, whichever way a loader assigned it."""
+"""No lazy tensor is left in a model, however a loader assigned it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_data_of_a_parameter_is_ordinary_at_once() -> None:
 
 
 class Marked(nn.Parameter):
-    """As vLLM's parameters, which keep out of what torch asks subclasses."""
+    """A parameter like vLLM's, which does not take part in torch's calls to subclasses."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 

@@ -1,4 +1,4 @@
-"""Random chains of views, and an operator at their end, against the stored tensor."""
+"""Random chains of views with an operator at their end give the same as on the stored tensor."""
 
 from __future__ import annotations
 

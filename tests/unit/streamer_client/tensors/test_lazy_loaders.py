@@ -1,4 +1,6 @@
-"""What loaders of vLLM do with weights, and what a hostile one might: right, whatever it costs."""
+"""The operations of vLLM's loaders on weights, and those of a hostile loader, give right results at
+any cost.
+"""
 
 from __future__ import annotations
 
@@ -219,7 +221,9 @@ def test_what_is_made_of_its_form_alone_fetches_nothing(
 
 
 class TestMemory:
-    """What refers to the memory of a lazy tensor refers to the same memory for as long as it."""
+    """A tensor that refers to the memory of a lazy tensor goes on doing so for as long
+    as it lives.
+    """
 
     @pytest.mark.parametrize(
         "memory",
@@ -256,7 +260,7 @@ def test_a_loader_that_converts_again_and_again_fetches_a_few_times() -> None:
 
 
 class CopyCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's lacks types
-    """As vLLM's layerwise reload counts the elements that a loader copies."""
+    """vLLM's layerwise reload counts the elements that a loader copies in this way."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's lacks types
@@ -310,7 +314,7 @@ def test_it_is_no_ordinary_tensor_by_type() -> None:
 
 
 def test_what_torch_never_asks_about_is_refused_and_does_no_harm() -> None:
-    """`to_dlpack` looks at the memory itself, which a lazy tensor has not."""
+    """`to_dlpack` needs the memory itself, which a lazy tensor does not have."""
     stored = store(4, 6)
     with pytest.raises(RuntimeError, match="Cannot access data pointer"):
         cast("Any", dlpack).to_dlpack(stored.lazy())

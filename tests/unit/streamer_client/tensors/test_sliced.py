@@ -1,4 +1,6 @@
-"""What is staged before it is asked for: right bytes, within the bound, and nothing left behind."""
+"""Slices that are staged before they are asked for: their bytes are right, within the bound, and
+nothing is left.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ DATA = os.urandom(LAYERS * LAYER_BYTES)
 
 
 def catalog() -> ShardCatalog:
-    """Layers of two large weights and a small one, of bytes."""
+    """Layers of two large weights and a small one, of type bytes."""
     entries: list[TensorEntry] = []
     for layer in range(LAYERS):
         at = layer * LAYER_BYTES
@@ -57,7 +59,7 @@ def stored(name: str) -> torch.Tensor:
 
 
 class StandingFeed:
-    """A feed whose one shard stands in memory, until `gone`."""
+    """A feed whose one shard is in memory until `gone` is called."""
 
     block_bytes = 256
     route = Route.DAEMON
@@ -77,7 +79,7 @@ class StandingFeed:
 
 
 class Watched(Gatherer):
-    """Knows what it gathered, and how much of what was foretold is in use."""
+    """An engine that records the gathered slices, and how many foretold bytes are in use."""
 
     def __init__(self) -> None:
         super().__init__(HostGather(2), CPU)
@@ -134,7 +136,7 @@ def halves(layer: int, name: str, weight: torch.Tensor) -> torch.Tensor:
 
 
 def ever_new(layer: int, name: str, weight: torch.Tensor) -> torch.Tensor:
-    """Other rows in each layer: every guess is wrong."""
+    """Each layer wants other rows, so every guess is wrong."""
     del name
     return weight[layer % ROWS :]
 
@@ -269,7 +271,7 @@ def test_what_is_kept_outlives_the_gatherer(feed: StandingFeed) -> None:
 def test_a_load_that_is_given_up_waits_for_no_block(
     feed: StandingFeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was foretold may be far from being read."""
+    """A foretold tensor may be read only much later."""
     monkeypatch.setattr(gather, "BATCH_BYTES", 256)
     waiting, ended = threading.Event(), threading.Event()
 

@@ -1,4 +1,6 @@
-"""Tensors that share an allocation: what shares, what is aligned, and that bytes are right."""
+"""Tensors that share an allocation: which share one, which are aligned, and that their bytes are
+right.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The small models: what their checkpoints hold."""
+"""The checkpoints of the demo's small models."""
 
 from __future__ import annotations
 

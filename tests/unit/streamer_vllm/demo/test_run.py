@@ -1,4 +1,4 @@
-"""What the demo reads from vLLM's log, and the table that it ends with."""
+"""The facts that the demo reads from vLLM's log, and the table at its end."""
 
 from streamer_vllm.demo.run import Start, comparison
 from streamer_vllm.demo.server import RankLoad, rank_loads
@@ -6,7 +6,7 @@ from streamer_vllm.session import LOADED_LINE
 
 
 def line(rank: int, seconds: float) -> str:
-    """What a rank logs, in the plugin's own words."""
+    """A rank's log lines, in the plugin's own words."""
     told = LOADED_LINE % (
         *(0, "/models/a bytes=1 b", 79_600_000, 79_500_000, seconds, 0.32, 0, "daemon", "/s"),
     )

@@ -1,4 +1,4 @@
-"""Which files of a folder are read: the index decides where it is the folder's own."""
+"""The files of a folder that are read: the index decides if it is the folder's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an index says of files and tensors."""
+"""The files and tensors that an index names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the shard writer takes on its command line."""
+"""The command line of the shard writer."""
 
 from __future__ import annotations
 

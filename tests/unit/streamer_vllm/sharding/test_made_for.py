@@ -1,4 +1,4 @@
-"""What a sharded checkpoint was made for, and engines that are another."""
+"""The engine that a sharded checkpoint was made for, and errors for other engines."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_part_that_is_missing_is_named(folder: str) -> None:
 
 
 def test_a_part_too_many_is_named(folder: str) -> None:
-    """Such as one of an earlier, larger checkpoint in the same folder."""
+    """For example a file of an earlier, larger checkpoint in the same folder."""
     write_note(folder, NOTE)
     Path(folder, "model-rank-0-part-2.safetensors").touch()
     with pytest.raises(CorruptCheckpoint, match=r"holds model-rank-0-part-2.*remove it"):

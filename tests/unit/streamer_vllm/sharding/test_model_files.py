@@ -1,4 +1,4 @@
-"""What is copied beside new shards."""
+"""The files that are copied beside new shards."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_untying_reaches_the_text_model(tmp_path: Path) -> None:
 
 
 class Quantization:
-    """As vLLM's after it looked at the names."""
+    """A configuration like vLLM's after it has looked at the names."""
 
     def __init__(self) -> None:
         self.modules_in_block_to_quantize = ["layers.1.q", "layers.0.q"]

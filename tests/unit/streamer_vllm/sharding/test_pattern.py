@@ -1,4 +1,4 @@
-"""Shard file names: vLLM's defaults, custom ones, and what cannot work."""
+"""Names of shard files: vLLM's defaults, custom ones, and names that cannot work."""
 
 from __future__ import annotations
 

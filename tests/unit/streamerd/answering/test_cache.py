@@ -1,4 +1,4 @@
-"""Evict, pin, unpin: by file, and by the names that the same user gave."""
+"""Evict, pin and unpin: by file, and by the names that the same user gave."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MINE, THEIRS, ROOT = 1000, 2000, 0
 
 
 async def resident(daemon: PaperDaemon, *files: PaperFile, uid: int = MINE) -> PaperClient:
-    """Bring files in; a client of the same user that leases nothing."""
+    """Bring files in; returns a client of the same user that leases nothing."""
     client = daemon.connect(uid)
     client.open(*files, hold=True)
     await daemon.work()

@@ -1,4 +1,4 @@
-"""Loads of clients: which opens are refused, and what goes with a client that leaves."""
+"""Loads of clients: the opens that are refused, and the end of a client's loads when it leaves."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def test_a_client_opens_only_so_many_loads_at_once() -> None:
             for load in (1, 2, 3):
                 client.say(m.Open(load, load, "s3://bucket/"))
         assert "2 loads of this client are being opened" in client.hears(m.Failed).message
-        (one, _two) = (daemon.fleet.take(jobs.Resolve) for _ in range(2))
+        (one, _two) = (daemon.workers.take(jobs.Resolve) for _ in range(2))
         assert one.limit_s == LISTING_WAIT_S
 
 
@@ -67,7 +67,7 @@ async def test_what_is_found_for_a_client_that_has_left_opens_nothing() -> None:
     async with paper_daemon() as daemon:
         client = daemon.connect()
         client.say(m.Open(1, 1, "s3://bucket/"))
-        asked = daemon.fleet.take(jobs.Resolve)
+        asked = daemon.workers.take(jobs.Resolve)
         client.leave()
         asked.on_answer(jobs.Resolved(asked.job.job, (stored(1),)))
         await daemon.settle()
@@ -82,7 +82,7 @@ async def test_what_is_found_for_a_load_that_was_closed_opens_nothing() -> None:
         client.say(m.Open(1, 1, "s3://bucket/"))
         client.say(m.Close(1))
         client.say(m.Open(2, 1, "s3://bucket/"))
-        first, second = (daemon.fleet.take(jobs.Resolve) for _ in range(2))
+        first, second = (daemon.workers.take(jobs.Resolve) for _ in range(2))
         first.on_answer(jobs.Resolved(first.job.job, (stored(1),)))
         await daemon.settle()
         assert client.heard(m.Opened) == []
@@ -98,7 +98,7 @@ async def test_an_object_without_a_validator_is_a_shard_of_its_own() -> None:
         unvalidated = StoredShard("s3://bucket/1", 100, "", validated=False)
         for load in (1, 2):
             client.say(m.Open(load, load, "s3://bucket/"))
-            asked = daemon.fleet.take(jobs.Resolve)
+            asked = daemon.workers.take(jobs.Resolve)
             asked.on_answer(jobs.Resolved(asked.job.job, (unvalidated,)))
             await daemon.settle()
         assert daemon.shards() == 2

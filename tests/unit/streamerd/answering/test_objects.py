@@ -1,4 +1,4 @@
-"""Whom objects are given to of which only a listing told."""
+"""The callers who get objects of which only a listing has told."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def opens(
 ) -> None:
     """Ask for a prefix, and let a listing answer."""
     client.say(m.Open(load, load, "s3://bucket/", environment=environment))
-    asked = daemon.fleet.take(jobs.Resolve)
+    asked = daemon.workers.take(jobs.Resolve)
     asked.on_answer(jobs.Resolved(asked.job.job, found))
     await daemon.settle()
 
@@ -41,8 +41,10 @@ async def looked(
     refused: bool = False,
     etag: str = "x",
 ) -> None:
-    """Answer the HEADs that are asked for; they are of these objects, with these credentials."""
-    asked = daemon.fleet.take(jobs.LookAt)
+    """Answer the HEADs that were asked for, which are of these objects and with these
+    credentials.
+    """
+    asked = daemon.workers.take(jobs.LookAt)
     assert isinstance(asked.job, jobs.LookAt)
     assert asked.job.uris == tuple(f"s3://bucket/{number}" for number in numbers)
     assert asked.job.environment == environment
@@ -60,7 +62,7 @@ async def test_who_comes_first_and_whoever_has_the_same_credentials_is_asked_not
         for client in (daemon.connect(), daemon.connect(uid=7)):
             await opens(daemon, client, ONE)
             assert client.heard(m.Opened)
-        assert daemon.fleet.jobs_of(jobs.LookAt) == []
+        assert daemon.workers.jobs_of(jobs.LookAt) == []
         assert daemon.shards() == 2
 
 
@@ -115,7 +117,7 @@ async def test_bytes_that_are_there_show_that_who_was_alone_could_read_them() ->
         await opens(daemon, second, OTHER)
         await looked(daemon, OTHER, 2)
         assert second.heard(m.Opened)
-        assert daemon.fleet.jobs_of(jobs.LookAt) == []
+        assert daemon.workers.jobs_of(jobs.LookAt) == []
 
 
 @in_loop

@@ -1,4 +1,4 @@
-"""Prefetches: what is counted against a user, and until when."""
+"""Prefetches: the bytes that count against a user, and how long they count."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def test_a_listing_that_never_ends_is_given_up_and_counts_no_more() -> Non
         client = daemon.connect(UID)
         prefetch(client, 5)
         assert daemon.parts.prefetches.under_way(UID) == 1
-        asked = daemon.fleet.take(jobs.Resolve)
+        asked = daemon.workers.take(jobs.Resolve)
         assert asked.limit_s == LISTING_WAIT_S
         asked.on_answer(jobs.JobFailed(asked.job.job, "source", "no answer", hung=True))
         assert client.hears(m.Failed).request_id == 5

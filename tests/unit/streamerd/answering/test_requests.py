@@ -1,4 +1,4 @@
-"""The table of handlers: every message has one, and what fails is answered."""
+"""The table of handlers: every message has one, and a request that fails is answered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names, labels and errors of other people are shown in one line, and are no markup."""
+"""Names, labels and errors from outside are shown in one line, and not as markup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a prefetch is, read out of a status."""
+"""The progress of a prefetch, read from a status."""
 
 from typing import Any
 

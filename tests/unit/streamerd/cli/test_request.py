@@ -1,4 +1,4 @@
-"""What streamerctl says where it may not connect."""
+"""streamerctl's error where it may not connect."""
 
 from __future__ import annotations
 

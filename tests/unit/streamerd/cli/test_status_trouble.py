@@ -1,4 +1,4 @@
-"""`streamerctl status` where memory lingers or file systems hang, and where neither is so."""
+"""`streamerctl status` where memory lingers or file systems hang, and where they do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `streamerctl status` shows, to the letter, at two widths and without colour."""
+"""The exact output of `streamerctl status`, at two widths and without colour."""
 
 import io
 from typing import Any

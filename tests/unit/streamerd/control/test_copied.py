@@ -1,4 +1,4 @@
-"""What clients tell of their copies is counted, and harms nobody where it is a lie."""
+"""The bytes that clients say they copied are counted, and a lie harms nobody."""
 
 from __future__ import annotations
 

@@ -101,7 +101,9 @@ async def test_a_hostile_packet_ends_its_sender_and_leaves_nothing_open(name: st
 
 @in_loop
 async def test_descriptors_that_were_kept_back_end_their_sender() -> None:
-    """As a security module does it, or a daemon that has no room for them."""
+    """A security module withholds descriptors in this way, and so does a process that has no room
+    for them.
+    """
     async with served() as made, greeted(made) as (client, session):
 
         def truncated(connection: socket.socket) -> Received:

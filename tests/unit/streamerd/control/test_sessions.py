@@ -1,4 +1,6 @@
-"""Who is there: by the kernel's word, from a connection's beginning to its end or its process's."""
+"""Sessions: the kernel says who a client is, from its connection's beginning to the end of
+connection or process.
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from streamerd.control.descriptors import (
 
 
 class Slab:
-    """Opens slabs of paper; counts what it opened."""
+    """Opens stand-ins for slabs, and counts them."""
 
     def __init__(self, gone: Sequence[int] = ()) -> None:
         self.asked: list[tuple[int, int]] = []
@@ -92,7 +92,9 @@ async def test_slabs_that_are_gone_are_left_out() -> None:
 
 @in_loop
 async def test_too_many_on_their_way_are_sent_a_moment_later() -> None:
-    """ETOOMANYREFS: the kernel counts what all processes of a user have on its way."""
+    """ETOOMANYREFS: the kernel counts the descriptors that all processes of a user have on their
+    way.
+    """
     async with served() as made, greeted(made) as (client, session):
         slab = Slab()
         refusing = [OSError(errno.ETOOMANYREFS, "too many")] * 3

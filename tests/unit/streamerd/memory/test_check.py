@@ -1,4 +1,4 @@
-"""Limits that cannot be kept, and those that leave little to others."""
+"""Memory limits that cannot be kept, and those that leave little to others."""
 
 from streamerd.memory.check import contradiction, doubts, own_bytes
 from streamerd.memory.room import MemoryRoom

@@ -1,4 +1,6 @@
-"""The default limit where others have a share: other daemons' slabs, a GPU without memory."""
+"""The default limit where others use memory too: other daemons' slabs, and a GPU without memory of
+its own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ceilings of memory, from trees that look like /proc and /sys."""
+"""The bounds of memory, read from trees that look like /proc and /sys."""
 
 from pathlib import Path
 
@@ -115,7 +115,7 @@ def test_the_lowest_ceiling_is_named() -> None:
 
 
 def test_without_meminfo_the_kernel_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in the unit, which hides all of /proc but its own entries."""
+    """The unit hides all of /proc except its own entries."""
     told = memory_room().machine_bytes
     assert told is not None
     monkeypatch.setattr("streamerd.memory.room._read", lambda *_: "")

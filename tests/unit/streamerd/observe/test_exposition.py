@@ -1,4 +1,6 @@
-"""A scrape is answered with the library's own text; a family that stayed is not encoded again."""
+"""A scrape gets the same text as the library makes; a family that did not change is not encoded
+again.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The socket that Prometheus asks: who is slow, rude or too many harms nobody but scrapers."""
+"""The socket of the metrics: slow, rude or too many clients harm only other scrapers."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ async def test_a_port_that_is_taken_is_named() -> None:
 def test_a_path_where_somebody_listens_is_left_to_them(
     tmp_path: Path, kind: socket.SocketKind
 ) -> None:
-    """Such as the daemon's own control socket, and that of descriptors."""
+    """For example the daemon's own control socket, or the descriptor socket."""
     path = str(tmp_path / "control.sock")
 
     @in_loop

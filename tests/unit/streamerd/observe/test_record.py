@@ -1,4 +1,4 @@
-"""One load's record: where its time went, in a bounded number of samples."""
+"""One load's record: the time of each phase, in a bounded number of samples."""
 
 from __future__ import annotations
 

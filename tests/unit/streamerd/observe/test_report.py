@@ -1,4 +1,4 @@
-"""What `report` tells: bounded whatever things are called, and right after the clock was set."""
+"""The document of `report` is bounded however long names are, and right after the clock was set."""
 
 from __future__ import annotations
 

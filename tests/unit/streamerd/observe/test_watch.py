@@ -1,9 +1,12 @@
-"""Records of loads in the daemon's loop: how they begin and end, what is counted and logged."""
+"""Records of loads in the daemon's loop: their beginning and end, their figures, and their log
+lines.
+"""
 
 from __future__ import annotations
 
 import logging
 
+import msgspec
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -198,7 +201,7 @@ async def test_what_other_nodes_sent_is_no_read_of_the_source() -> None:
         (running,) = daemon.parts.watch.running.values()
         running.read_bytes -= 2 * BLOCK  # as if two of its blocks had come from a node
         for _block in range(2):
-            totals.add(read._replace(kind=PEER_KIND, size_bytes=BLOCK))
+            totals.add(msgspec.structs.replace(read, kind=PEER_KIND, size_bytes=BLOCK))
         client.say(m.Close(1))
         await daemon.work()
         (ended,) = await report(daemon)

@@ -17,7 +17,7 @@ from streamerd.state.events import Tick
 
 
 class Written:
-    """A writer over a paper daemon, and what lies in its folder."""
+    """A writer over a daemon of paper, and the files in its folder."""
 
     def __init__(self, daemon: PaperDaemon, directory: Path) -> None:
         self.folder = SidecarFolder(str(directory / "s"))

@@ -15,7 +15,7 @@ MB = 10**6
 
 
 class Clock:
-    """Seconds, and what is due when."""
+    """The time in seconds, and the calls that are due at later times."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -28,7 +28,7 @@ class Clock:
         self.due.append((self.now_s + delay, callback))
 
     def advance(self, until_s: float) -> None:
-        """Let time pass, and call what becomes due in between."""
+        """Let time pass, and make the calls that become due."""
         while self.due and min(self.due, key=lambda each: each[0])[0] <= until_s:
             next_due = min(self.due, key=lambda each: each[0])
             self.due.remove(next_due)
@@ -43,7 +43,7 @@ def clock() -> Clock:
 
 
 def paced(clock: Clock, bytes_per_s: int) -> tuple[Pace, list[tuple[float, int]]]:
-    """A pace, and when each read of what size began."""
+    """A pace, and the time at which each read began, by size."""
     return Pace(TokenBucket(bytes_per_s, clock), clock.call_later), []
 
 

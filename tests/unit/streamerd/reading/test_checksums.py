@@ -1,4 +1,4 @@
-"""Checksums by block, and the form in which they are written down."""
+"""Checksums by block, and their form in a file."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Which shard a file is: all that tells contents apart, and nothing that its names say."""
+"""The identity of a file's shard: everything that tells contents apart, and nothing about names."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_shards_are_one_exactly_where_file_content_and_edition_are(
 def test_another_content_of_one_file_replaces_it(
     one: Parts, size: int, mtime_ns: int, diskseq: int | None
 ) -> None:
-    """The core lets older contents of the same `uri` go."""
+    """The core gives up older contents of the same `uri`."""
     device, inode, _, _, _, uid = one
     rewritten = identity((device, inode, size, mtime_ns, diskseq, uid))
     assert edition_key(identity(one), 0).uri == edition_key(rewritten, 0).uri
@@ -79,7 +79,7 @@ def test_a_daemon_goes_on_from_the_newest_that_it_adopted(of: Parts, adopted: li
 
 
 def test_a_touched_file_is_the_edition_that_it_was() -> None:
-    """ctime is no part of an identity; another size or time of last write is another content."""
+    """ctime is no part of an identity. Another size or mtime is another content."""
     editions = Editions()
     first = editions.key_of("file:8:1:100:5")
     editions.supersede(first)

@@ -26,7 +26,7 @@ from streamerd.settings.config import load_settings
 from streamerd.state.commands import FetchBlock
 from streamerd.state.events import AnyEvent, BlockFetched, LoadKey, ShardKey
 from streamerd.workers import jobs
-from streamerd.workers.in_daemon.environments import Environments
+from streamerd.workers.in_daemon.environments import NOTHING, Environments
 
 BLOCK = 1 << 20
 BLOCKS = 10
@@ -139,7 +139,7 @@ class World:
         )  # fmt: skip
 
     def want(self, block: int) -> None:
-        self.fetches.prepared(FetchBlock(KEY, block, LoadKey("client", 1)))(True)
+        self.fetches.begin(FetchBlock(KEY, block, LoadKey("client", 1)), NOTHING, backed=True)
 
     def arrived(self) -> list[int]:
         return [event.block for event in self.events if isinstance(event, BlockFetched)]
@@ -156,7 +156,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
 
 
 def test_a_decision_that_waited_long_is_made_anew(clock: list[float]) -> None:
-    """Of three blocks that no peer had, the third comes from one that has opened it meanwhile."""
+    """No peer has any of three blocks. A peer opens the third one meanwhile, and sends it."""
     world = World()
     for block in range(3):
         world.want(block)
@@ -176,7 +176,7 @@ def test_a_decision_that_waited_long_is_made_anew(clock: list[float]) -> None:
 
 
 def test_a_second_search_that_finds_nothing_is_followed_by_the_store(clock: list[float]) -> None:
-    """It goes before those that wait for their first turn, however late it has become."""
+    """The repeated search goes before blocks that wait for their first turn, however late it is."""
     world = World()
     for block in range(3):
         world.want(block)

@@ -1,4 +1,4 @@
-"""Blocks are proven a few at a time, again when a worker dies, and refused with a reason."""
+"""Blocks are proven a few at a time, again if a worker dies, and refused with a reason."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ KEY = ShardKey("/m", "1")
 BLOCK = 64 << 10
 
 
-class Fleet:
-    """Takes jobs; the test answers them."""
+class Workers:
+    """Keeps the jobs that it gets; the test answers them."""
 
     slots = 4
 
@@ -49,18 +49,18 @@ async def test_few_at_once_and_each_judged(caplog: pytest.LogCaptureFixture) -> 
     for block in range(4):
         checksums[block] = 100 + block
     backing = Backing(StoredShard(*KEY[:1], 3 * BLOCK + 7, "1"), checksums, "/slab", 5)
-    fleet, said = Fleet(), list[AnyEvent]()
-    proofs = Proofs(settings, fleet, {KEY: backing}, said.append)  # type: ignore[arg-type]
+    workers, said = Workers(), list[AnyEvent]()
+    proofs = Proofs(settings, workers, {KEY: backing}, said.append)  # type: ignore[arg-type]
     proofs.prove(KEY, 0, 4)
-    assert len(fleet.asked) == 2
-    fleet.answer(jobs.Checksummed(1, 100))
-    assert fleet.answer(None).start == BLOCK  # the worker died
-    assert [job.start for job, _ in fleet.asked] == [2 * BLOCK, BLOCK]
-    fleet.answer(jobs.Checksummed(1, 99))
-    fleet.answer(jobs.JobFailed(1, "internal", "no such slab"))
-    (last,) = fleet.asked
+    assert len(workers.asked) == 2
+    workers.answer(jobs.Checksummed(1, 100))
+    assert workers.answer(None).start == BLOCK  # the worker died
+    assert [job.start for job, _ in workers.asked] == [2 * BLOCK, BLOCK]
+    workers.answer(jobs.Checksummed(1, 99))
+    workers.answer(jobs.JobFailed(1, "internal", "no such slab"))
+    (last,) = workers.asked
     assert (last[0].slab, last[0].start, last[0].stop) == (5, 3 * BLOCK, 3 * BLOCK + 7)
-    fleet.answer(jobs.Checksummed(1, 103))
+    workers.answer(jobs.Checksummed(1, 103))
     assert [(type(event), event.block) for event in said] == [  # type: ignore[union-attr]
         (BlockProven, 0),
         (BlockRefuted, 2),
@@ -68,4 +68,4 @@ async def test_few_at_once_and_each_judged(caplog: pytest.LogCaptureFixture) -> 
         (BlockProven, 3),
     ]
     assert "no such slab" in caplog.text
-    assert not fleet.asked
+    assert not workers.asked

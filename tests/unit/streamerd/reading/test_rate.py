@@ -1,4 +1,4 @@
-"""Bytes a second, by a clock that the test turns."""
+"""Bytes a second, by a clock that the test sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocks side by side that a turn begins are backed by one job, and read when that is done."""
+"""Neighbouring blocks that a turn begins are backed by one job, and read when that is done."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from streamerd.reading.runs import Runs, runs_of
 from streamerd.state.commands import FetchBlock
 from streamerd.state.events import AnyEvent, FailureKind, FetchFailed, LoadKey, ShardKey
 from streamerd.workers import jobs
+from streamerd.workers.in_daemon.environments import NOTHING, Environments, Sent
 
 LOAD = LoadKey("a", 1)
 A, B = ShardKey("s3://b/a", "etag"), ShardKey("s3://b/b", "etag")
@@ -25,8 +26,8 @@ BLOCK = 64 << 10
 SIZE = 9 * BLOCK + 100
 
 
-class Fleet:
-    """Takes jobs; the test answers them."""
+class Workers:
+    """Keeps the jobs that it gets; the test answers them."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[jobs.Back, Callable[[Any], None]]] = []
@@ -39,11 +40,13 @@ class Fleet:
 
 
 class Turn:
-    """Runs over two shards, and what became of the blocks."""
+    """The runs of two shards, and the outcome for each block."""
 
     def __init__(self) -> None:
-        self.fleet = Fleet()
+        self.workers = Workers()
         self.read: list[tuple[FetchBlock, bool]] = []
+        self.environments = Environments()
+        self.sent: list[Sent] = []
         self.posted: list[AnyEvent] = []
         self.backings = {
             key: Backing(StoredShard(key.uri, SIZE, "etag"), Checksums(10), "/slab", slab)
@@ -51,11 +54,16 @@ class Turn:
         }
         self.runs = Runs(
             BLOCK,
-            self.fleet,  # type: ignore[arg-type]
+            self.workers,  # type: ignore[arg-type]
             self.backings,
-            lambda command: lambda backed: self.read.append((command, backed)),
+            self.environments,
+            self._begin,
             self.posted.append,
         )
+
+    def _begin(self, command: FetchBlock, sent: Sent, *, backed: bool) -> None:
+        self.read.append((command, backed))
+        self.sent.append(sent)
 
     def begin(self, *blocks: tuple[ShardKey, int]) -> None:
         for shard, block in blocks:
@@ -69,10 +77,10 @@ async def test_a_run_is_backed_and_then_read_block_by_block() -> None:
     turn = Turn()
     turn.begin((A, 7), (B, 0), (A, 8), (A, 9))
     assert turn.read == [(FetchBlock(B, 0, LOAD), False)], "one block alone makes its own memory"
-    ((job, answered),) = turn.fleet.asked
+    ((job, answered),) = turn.workers.asked
     assert job == jobs.Back(1, 0, 7 * BLOCK, SIZE)
     turn.runs.after_turn()
-    assert len(turn.fleet.asked) == 1, "a turn begins what it decided, once"
+    assert len(turn.workers.asked) == 1, "a turn begins what it decided, once"
     answered(jobs.Finished(1))
     assert turn.read[1:] == [(FetchBlock(A, block, LOAD), True) for block in (7, 8, 9)]
     assert not turn.posted
@@ -93,7 +101,7 @@ async def test_what_cannot_be_backed_fails_block_by_block(
 ) -> None:
     turn = Turn()
     turn.begin((A, 1), (A, 2))
-    ((_, answered),) = turn.fleet.asked
+    ((_, answered),) = turn.workers.asked
     answered(answer)
     assert not turn.read
     failed = [event for event in turn.posted if isinstance(event, FetchFailed)]
@@ -105,21 +113,33 @@ async def test_what_cannot_be_backed_fails_block_by_block(
 
 
 @in_loop
+async def test_blocks_are_read_with_what_the_client_had_sent_when_the_core_decided() -> None:
+    turn = Turn()
+    turn.environments.put(LOAD, {"KEY": "1"})
+    turn.begin((A, 1), (A, 2))
+    turn.environments.keep_only(())
+    ((_, answered),) = turn.workers.asked
+    answered(jobs.Finished(1))
+    assert [sent.environment for sent in turn.sent] == [{"KEY": "1"}] * 2
+
+
+@in_loop
 async def test_a_shard_without_a_slab_is_left_to_the_reader_that_tells_why() -> None:
     turn = Turn()
     turn.backings[A].slab_error = StreamerError("no slab")
     turn.begin((A, 1), (A, 2))
     assert [backed for _, backed in turn.read] == [False, False]
-    assert not turn.fleet.asked
+    assert not turn.workers.asked
 
 
 @given(st.lists(st.tuples(st.sampled_from([A, B]), st.integers(0, 9)), unique=True))
 def test_runs_hold_each_block_once_in_order(blocks: list[tuple[ShardKey, int]]) -> None:
     commands = [FetchBlock(shard, block, LOAD) for shard, block in blocks]
-    runs = list(runs_of(commands))
-    found = [command for run in runs for command in run]
-    assert sorted(map(commands.index, found)) == list(range(len(commands)))
+    due = [(command, NOTHING) for command in commands]
+    runs = runs_of(due)
+    found = [each for run in runs for each in run]
+    assert sorted(map(due.index, found)) == list(range(len(due)))
     for run in runs:
-        assert len({command.shard for command in run}) == 1
-        first = run[0].block
-        assert [command.block for command in run] == list(range(first, first + len(run)))
+        assert len({command.shard for command, _ in run}) == 1
+        first = run[0][0].block
+        assert [command.block for command, _ in run] == list(range(first, first + len(run)))

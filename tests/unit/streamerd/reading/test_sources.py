@@ -1,4 +1,6 @@
-"""What a shard is read through: one pair for each user, given up with the last who needs it."""
+"""The descriptors that a shard is read through: one pair for each user, closed when nobody needs
+it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ KEY = ShardKey("file:8:1", "100:1#0")
 
 
 class Made:
-    """Makes pairs, and knows which descriptors were given up."""
+    """Makes pairs, and notes the descriptors that were given up."""
 
     def __init__(self) -> None:
         self.lending = Lending()

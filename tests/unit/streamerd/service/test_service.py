@@ -1,4 +1,4 @@
-"""What is left of shards, sources, environments and slabs once the core has forgotten them."""
+"""Nothing is left of shards, sources, environments and slabs once the core has forgotten them."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ async def test_environments_go_with_their_loads() -> None:
     async with paper_daemon() as daemon:
         client = daemon.connect()
         client.say(m.Open(1, 1, "s3://bucket/", environment={"AWS_SECRET_ACCESS_KEY": "x"}))
-        asked = daemon.fleet.take(jobs.Resolve)
+        asked = daemon.workers.take(jobs.Resolve)
         found = (StoredShard("s3://bucket/1", BLOCK, "etag"),)
         asked.on_answer(jobs.Resolved(asked.job.job, found))
         await daemon.settle()
         assert len(daemon.parts.environments) == 1
-        with mock.patch.object(daemon.fleet, "broadcast") as broadcast:
+        with mock.patch.object(daemon.workers, "broadcast") as broadcast:
             client.say(m.Close(1))
             await daemon.settle()
         assert len(daemon.parts.environments) == 0

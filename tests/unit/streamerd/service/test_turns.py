@@ -1,4 +1,6 @@
-"""When the core decides: events of one round of the loop together, requests at once."""
+"""When the core decides: on the events of one round of the loop together, and on
+requests at once.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ BLOCK = 64 << 10
 
 
 class Carried:
-    """A core's turns, with nobody who carries anything out."""
+    """The turns of a core; nobody carries the commands out."""
 
     def __init__(self) -> None:
         self.turns = Turns(Core(64 * BLOCK, Rules(BLOCK, 2)))

@@ -281,7 +281,7 @@ def test_the_config_body_has_value_and_origin_of_each_key() -> None:
 
 
 def test_the_config_body_tells_no_secret_of_a_prefetched_source() -> None:
-    """Whoever may use the daemon may ask for it."""
+    """Everyone who may use the daemon may ask for its configuration."""
     body = config_body(*_load({"prefetch": ["https://me:pass@host/m?sig=word", "/models/a"]}))
     told = str(body["prefetch"])
     assert "https://host/m" in told

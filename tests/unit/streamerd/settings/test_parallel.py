@@ -1,4 +1,4 @@
-"""The defaults that follow the machine."""
+"""The defaults that depend on the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Where metrics are served, and what is brought in at start: what users may write for them."""
+"""The values that users may write for the address of the metrics and for the sources to bring in at
+start.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files beside the slabs: what comes back, what is refused, and who may read them."""
+"""The files beside the slabs: what is read back, what is refused, and who may read them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slabs by name: which are this daemon's, and whose memory goes with a name."""
+"""Slabs by name: those of this daemon, and the memory that goes with a name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which loads run and which wait, and what becomes of slabs when loads end."""
+"""The loads that run and those that wait, and the slabs' state when loads end."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_loads_that_do_not_fit_wait_in_line_and_are_told_the_numbers() -> None:
 
 
 def test_nobody_overtakes_whoever_waits() -> None:
-    """A small load would fit, and would starve the first in line."""
+    """A small load would fit, but would starve the first load in line."""
     play = Play(4, {"a": 9, "b": 9, "c": 9, "s": 0.5})
     play.open("x", "a", wants=())
     play.open("y", "b", wants=())
@@ -120,7 +120,9 @@ def test_opening_and_closing_in_one_turn_says_nothing_to_the_client() -> None:
 
 
 def test_the_end_of_a_slab_and_its_next_opening_in_one_turn() -> None:
-    """Removed first and made again after it: `service.py` carries them out in this order."""
+    """The slab is removed first and made again after it, since the service carries commands out in
+    this order.
+    """
     play = Play(10, {"a": 1})
     play.open("x", "a")
     play.fetch_all()

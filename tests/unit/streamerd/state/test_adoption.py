@@ -1,4 +1,6 @@
-"""What an earlier daemon left: proven before it is granted, never taken from under old views."""
+"""Slabs of an earlier daemon: blocks are proven before they are granted, and never taken from old
+views.
+"""
 
 from __future__ import annotations
 

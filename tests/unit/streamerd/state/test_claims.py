@@ -1,4 +1,4 @@
-"""How blocks pass through a load."""
+"""The way of blocks through a load: claimed, granted, consumed."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_a_hit_is_what_costs_no_read_of_its_own() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_whole_ranges_end_as_single_blocks_do(seed: int) -> None:
-    """The fast path over ranges and the path block by block are one and the same."""
+    """The fast path over ranges gives the same result as the path block by block."""
     rng = random.Random(seed)
     resident = [block for block in range(12) if rng.random() < 0.7] if seed else list(range(12))
     cap = rng.choice([-1, 0, 5 * BLOCK])

@@ -1,4 +1,4 @@
-"""One turn of the core: at which time it runs, and when it closes the source of a shard."""
+"""One turn of the core: the time at which it runs, and when it closes the source of a shard."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_it_is_given_up_after_the_last_fetch_was_begun() -> None:
 
 
 def test_a_window_keeps_it_although_all_is_there() -> None:
-    """Blocks that it consumed may go, and be wanted again."""
+    """Blocks that the load consumed may be released, and wanted again."""
     play = Play(10, {"a": 3})
     play.open("x", "a")
     play.fetched(("a", 0), ("a", 1), ("a", 2))
@@ -54,7 +54,7 @@ def test_the_last_lease_takes_it_along() -> None:
 
 
 def test_a_window_beside_a_holder_keeps_it_for_itself() -> None:
-    """The holder may leave, and the blocks with it."""
+    """The load that holds the shard may end, and its blocks may be released then."""
     play = Play(10, {"a": 3, "b": 9})
     play.open("holder", "a", hold=True)
     play.open("window", "a", wants=())
@@ -74,7 +74,7 @@ def test_a_window_beside_a_holder_keeps_it_for_itself() -> None:
 
 
 def test_a_pin_is_no_reason_to_give_it_up_under_a_window() -> None:
-    """Whoever pinned it may unpin it while the window still reads."""
+    """The shard may be unpinned while the load with a window still reads."""
     play = Play(10, {"a": 3})
     play.open("x", "a")
     play.fetch_all()
@@ -179,7 +179,7 @@ def test_a_failure_keeps_it_for_who_tries_again() -> None:
 def test_a_turn_without_events_runs_at_the_time_of_the_last_event(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """At time 0 no load would lag, and others would wait for a stuck one."""
+    """At time 0 no load would lag, and other loads would wait for a stuck one."""
     play = Play(4, {"a": 1})
     play.tick(31)
     times: list[float] = []

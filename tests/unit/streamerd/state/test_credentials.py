@@ -1,4 +1,6 @@
-"""Credentials that are refused: who is blamed, who is asked, who lends, who fails."""
+"""Refused credentials: which load is blamed, which is asked for new ones, whose are used, and which
+fails.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes first when room is needed, and what never goes."""
+"""The order in which blocks are released when room is needed, and the blocks that never are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from streamerd.state import events as e
 
 
 def cached(play: Play, *letters: str) -> None:
-    """Load each and end it, a second apart."""
+    """Load each shard and end the load, a second apart."""
     for letter in letters:
         play.open(f"cache {letter}", letter)
         play.fetch_all()

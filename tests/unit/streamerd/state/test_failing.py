@@ -1,4 +1,6 @@
-"""A file that has other bytes now ends its loads; what one load may not have, others may."""
+"""A file with other bytes ends its loads; a failure of one load leaves the other loads
+their shard.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ def test_a_superseded_shard_fails_every_load_of_it_and_no_other() -> None:
 
 
 def test_what_was_granted_of_it_stays_until_its_loads_end() -> None:
-    """A client may be reading it, and hears of the failure a moment later."""
+    """A client may be reading the shard, and learns of the failure a moment later."""
     play = Play(10, {"a": 3})
     play.open("x", "a", hold=True)
     play.fetch_all()
@@ -136,7 +138,7 @@ def test_what_nobody_may_have_is_read_anew_for_who_comes_next() -> None:
 
 
 def test_a_transient_shard_goes_with_its_last_lease() -> None:
-    """Nothing proves that it will be the same later, so nobody is served it from memory."""
+    """Nothing proves that the object stays the same, so nobody gets it from memory."""
     play = Play(20, {"a": 3}, transient="a")
     play.turn(play.opening("x", "a"), play.opening("y", "a"))
     play.fetch_all()

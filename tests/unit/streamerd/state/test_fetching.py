@@ -1,4 +1,4 @@
-"""Which blocks are fetched next, and what the end of a fetch means."""
+"""The blocks that are fetched next, and the consequences of a fetch's end."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_no_more_fetches_than_slots() -> None:
 
 
 def test_two_ranks_and_three_blocks() -> None:
-    """Two smallest windows do not fit, so the second rank waits, and gets its turn."""
+    """There is no room for two smallest windows, so the second rank waits, and gets its turn."""
     play = Play(3, {"a": 8})
     play.open("x", "a")
     play.open("y", "a")
@@ -83,7 +83,10 @@ def test_two_ranks_and_three_blocks() -> None:
 
 
 def test_readers_of_opposite_orders_do_not_block_each_other() -> None:
-    """Each holds what the other needs last; both windows are promised, so both go on."""
+    """Each load holds the blocks that the other needs last.
+
+    Both windows are promised, so both go on.
+    """
     play = Play(4, {"a": 10})
     back = tuple(BlockRange(0, block, block + 1) for block in range(9, -1, -1))
     play.open("x", "a", memory_limit=0)

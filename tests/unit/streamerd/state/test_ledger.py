@@ -1,4 +1,4 @@
-"""The two columns of the account."""
+"""The two columns of the ledger: used and committed."""
 
 from __future__ import annotations
 

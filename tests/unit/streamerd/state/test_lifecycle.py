@@ -1,4 +1,4 @@
-"""The table of one block's life, and that nothing beside it can happen."""
+"""The table of one block's life; no other move can happen."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ILLEGAL = sorted(set(product(BlockState, Trigger)) - set(TRANSITIONS))
 def in_state(state: BlockState) -> Shard:
     shard = Shard(ShardKey("/a", "1"), 2 * BLOCK + 1, BLOCK)
     shard.states[1] = state
-    shard.resident_bytes = BLOCK * (state is BlockState.RESIDENT)
+    shard.resident_blocks = int(state is BlockState.RESIDENT)
     return shard
 
 
@@ -49,7 +49,7 @@ def test_a_legal_move_keeps_the_count_of_resident_bytes(
 
 
 def test_memory_is_given_back_before_a_block_is_absent_again() -> None:
-    """Only a fetch that backed nothing skips the release."""
+    """Only a fetch that backed no memory skips the release."""
     into_absent = {pair for pair, new in TRANSITIONS.items() if new is BlockState.ABSENT}
     assert into_absent == {
         (BlockState.FETCHING, Trigger.NOT_BACKED),

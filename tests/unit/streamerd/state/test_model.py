@@ -1,4 +1,4 @@
-"""All contents of one source are found by its URI, so that an open finds what it replaces."""
+"""All contents of one source are found by its URI, so that an open finds those that it replaces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Threads that may be lost: started when needed, made up for, and never waited for once lost."""
+"""Threads that may be lost are started when needed, replaced when lost, and never waited for after
+that.
+"""
 
 from __future__ import annotations
 

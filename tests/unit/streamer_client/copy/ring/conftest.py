@@ -1,4 +1,4 @@
-"""Both kinds of ring, on machines without a GPU."""
+"""Fixtures: both kinds of ring, on machines without a GPU."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> CompiledRing:
 
 @pytest.fixture
 def compiled(libraries: CompiledRing) -> Iterator[CompiledRing]:
-    """The compiled ring over the fake driver; fails a test that gives something not back."""
+    """The compiled ring over the fake driver; a test fails if it does not give everything back."""
     libraries.reset()
     yield libraries
     libraries.fail("")

@@ -1,4 +1,4 @@
-"""The engine over both rings, driven by a copier's kind of threads."""
+"""The engine over both rings, driven by threads like a copier's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def no_source(start: int, stop: int, *, wait: bool) -> OpenFile:
 
 
 def in_thread(call: Callable[[], None]) -> None:
-    """Run it in a thread of its own, and raise here what it raises."""
+    """Run a call in a thread of its own, and raise its error here."""
     errors: list[BaseException] = []
 
     def work() -> None:
@@ -76,7 +76,7 @@ def test_a_thread_that_never_copied_may_leave(make_ring: MakeRing) -> None:
 
 
 class SlowLane:
-    """What was sent on it arrives when a test says so."""
+    """A device whose copies arrive only when the test says so."""
 
     sent = 1
 

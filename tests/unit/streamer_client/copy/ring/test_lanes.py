@@ -121,7 +121,7 @@ def streams(compiled: CompiledRing) -> Iterator[list[ctypes.c_void_p]]:
 def test_copies_wait_for_what_callers_do_before_their_fences(
     compiled: CompiledRing, streams: list[ctypes.c_void_p], shard_fd: int, filled_by: int
 ) -> None:
-    """A lane catches up with two fences at once, each for another stream."""
+    """A lane has to wait for two fences at once, each of another stream."""
     current = iter(stream.value or 0 for stream in streams)
     ring = compiled.ring(stream=lambda: next(current))
     lane = ring.lane()
@@ -238,7 +238,7 @@ def neighbours(sizes: list[int], gap: int = 0) -> tuple[InPlace, torch.Tensor]:
 
 @pytest.fixture
 def copies(compiled: CompiledRing, shard_fd: int) -> Iterator[CountedCopy]:
-    """Copies a whole span out of the file; gives how many copies CUDA was asked for."""
+    """Copies a whole span out of the file; returns the number of copies that CUDA was asked for."""
     ring = compiled.ring(2, 8192)
     lane = ring.lane()
 

@@ -1,4 +1,6 @@
-"""The ring's size stays within its bounds on every machine or is as configured; and its cores."""
+"""The ring's size stays within its bounds on every machine, or is as configured; the same for its
+cores.
+"""
 
 from __future__ import annotations
 

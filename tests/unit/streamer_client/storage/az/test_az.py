@@ -1,4 +1,4 @@
-"""Azure without a network: URIs, variables, connection strings, and what its answers mean."""
+"""Azure without a network: URIs, variables, connection strings, and the meaning of its answers."""
 
 from __future__ import annotations
 

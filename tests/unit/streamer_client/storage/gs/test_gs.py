@@ -1,4 +1,4 @@
-"""Cloud Storage without a network: URIs, variables, and what its answers mean."""
+"""Cloud Storage without a network: URIs, variables, and the meaning of its answers."""
 
 from __future__ import annotations
 

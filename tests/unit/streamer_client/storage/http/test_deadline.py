@@ -17,7 +17,9 @@ SILENCE_S = 30.0
 
 
 class Trickle(io.RawIOBase):
-    """A socket and its stream: a byte comes after each `every_s`, or the timeout before it."""
+    """A socket and its stream: a byte comes every `every_s` seconds, unless the timeout comes
+    first.
+    """
 
     def __init__(self, every_s: float) -> None:
         self.now_s = 1000.0

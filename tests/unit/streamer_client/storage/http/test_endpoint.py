@@ -1,4 +1,6 @@
-"""Endpoints as users write them, what travels along, and where tokens may go."""
+"""Endpoints as users write them, the settings that travel along, and the hosts that may
+get tokens.
+"""
 
 from __future__ import annotations
 

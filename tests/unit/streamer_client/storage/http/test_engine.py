@@ -1,4 +1,4 @@
-"""How often, and for how long, an engine asks. Without network: attempts are functions."""
+"""How often, and how long, an engine tries. There is no network: attempts are functions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REQUEST = Request("GET", "http://h/a", "http://h/a")
 
 
 class Scripted:
-    """An engine in front of nothing, and attempts that go as written."""
+    """An engine without a server, whose attempts have the outcomes that a test lists."""
 
     def __init__(self, *outcomes: Exception | str) -> None:
         self.outcomes = list(outcomes)

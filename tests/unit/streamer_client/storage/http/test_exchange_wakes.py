@@ -1,4 +1,4 @@
-"""How seldom a body's reader is woken, and that nobody is left asleep. Socket and body: fakes."""
+"""A body's reader is woken seldom, and always in the end. Socket and body are fakes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SELDOM = 256 * KIB
 
 
 class FakeSocket:
-    """Remembers SO_RCVLOWAT."""
+    """A socket that records SO_RCVLOWAT."""
 
     def __init__(self) -> None:
         self.low = 1
@@ -26,7 +26,7 @@ class FakeSocket:
 
 
 class FakeBody:
-    """Gives as much at once as it was told, and remembers what was then waited for."""
+    """A body that gives the listed pieces, and records SO_RCVLOWAT at each."""
 
     def __init__(self, connected: FakeSocket, counts: list[int]) -> None:
         self._socket = connected

@@ -1,4 +1,4 @@
-"""Whether an answer holds what was asked for."""
+"""Whether an answer's headers show that it has the requested bytes."""
 
 from __future__ import annotations
 

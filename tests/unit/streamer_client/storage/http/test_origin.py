@@ -1,4 +1,4 @@
-"""Where URLs lead."""
+"""The host and the port to which a URL leads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where no request goes."""
+"""Addresses to which no request goes."""
 
 from __future__ import annotations
 

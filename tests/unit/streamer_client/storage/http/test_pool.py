@@ -1,4 +1,7 @@
-"""Which connection carries a request, and which are kept. Connections here are none."""
+"""The connection that carries a request, and the connections that are kept.
+
+The connections are fakes.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ class FakeConnection:
 
 
 class Net:
-    """A pool whose connections are made here."""
+    """A pool whose connections the test makes."""
 
     def __init__(self) -> None:
         self.made: list[FakeConnection] = []

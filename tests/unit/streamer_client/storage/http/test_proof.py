@@ -1,4 +1,4 @@
-"""What proves the content of an object."""
+"""Proofs of an object's content."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_differences(proof: ObjectProof, headers: dict[str, str], differs: bool)
     ],
 )
 def test_what_is_served_from_memory(headers: dict[str, str], lasting: bool) -> None:
-    """A date only where the second that it names was over for a minute."""
+    """A date is a proof only after the second that it names has been over for a minute."""
     assert proof_of(headers, 1).lasting == lasting
 
 

@@ -1,4 +1,4 @@
-"""Which proxy leads where."""
+"""The proxy for each host."""
 
 from __future__ import annotations
 

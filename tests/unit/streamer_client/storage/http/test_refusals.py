@@ -1,4 +1,4 @@
-"""What statuses mean."""
+"""The meaning of HTTP statuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a URL may be shown."""
+"""The parts of a URL that may be shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One row for each way in which no answer comes."""
+"""One row for each way in which an answer fails to come."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One row for each thing that S3 says; and what its refusals teach."""
+"""One row for each answer of S3, and the consequences of its refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where buckets are: as botocore's own rules say."""
+"""The endpoints of buckets agree with botocore's own rules."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ REGIONS = [
 
 
 class NotSentError(Exception):
-    """The request was made up, and that is enough."""
+    """Raised once the request has been made up, since the test needs no more."""
 
 
 @pytest.fixture(scope="module")
 def resolve() -> Callable[..., str]:
-    """botocore's endpoint for a region, and settings of its own."""
+    """botocore's endpoint for a region and for settings of the test."""
     session = Session()
 
     def endpoint(region: str, *, fips: bool = False, dualstack: bool = False) -> str:

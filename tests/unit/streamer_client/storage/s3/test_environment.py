@@ -1,4 +1,6 @@
-"""What a caller sends along, from variables, profiles and whatever botocore finds."""
+"""The settings that a caller sends along, from variables, profiles and everything that botocore
+finds.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from streamer_client.storage.s3.settings import s3_settings
 
 @pytest.fixture(autouse=True)
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No variable of this machine's, and configuration files of the test's own."""
+    """Hide this machine's variables, and use the test's own configuration files."""
     for name in list(os.environ):
         if name.startswith(("AWS_", "RUNAI_", "SSL_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)

@@ -1,4 +1,4 @@
-"""What variables say about S3."""
+"""The settings of S3 that variables give."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signatures: the same as botocore's own, at whatever time the store has."""
+"""Signatures are the same as botocore's own, whatever the store's time is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that an index names."""
+"""The files that an index names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secrets of URLs, apart from them."""
+"""The secrets of URLs are separated from the URLs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A few pages of each file are compared with its slab before a load counts."""
+"""A few pages of each file are compared with its slab before a load may succeed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_at_least_sixteen_and_none_of_an_empty_file() -> None:
 
 
 async def resident(daemon: PaperDaemon, one: PaperFile) -> None:
-    """Bring a file in, and leave."""
+    """Bring a file into memory, with a client that then leaves."""
     client = daemon.connect()
     client.open(one, hold=True)
     await daemon.work()
@@ -50,7 +50,7 @@ async def resident(daemon: PaperDaemon, one: PaperFile) -> None:
 
 
 async def opened(daemon: PaperDaemon, one: PaperFile, uid: int = 1000) -> PaperClient:
-    """A client that was answered, while the comparison is still to come."""
+    """A client whose open was answered, while the comparison is still under way."""
     client = daemon.connect(uid)
     client.open(one, hold=True)
     await daemon.answer(jobs.Examine)
@@ -62,7 +62,7 @@ async def test_nothing_is_compared_of_what_is_not_in_memory() -> None:
     async with paper_daemon() as daemon:
         client = await opened(daemon, file(1))
         assert client.heard(m.Opened)[0].compared
-        assert not daemon.fleet.jobs_of(jobs.Compare)
+        assert not daemon.workers.jobs_of(jobs.Compare)
         await daemon.work()
         assert not client.heard(m.Compared)
 
@@ -95,7 +95,7 @@ async def test_another_files_bytes_under_the_same_numbers_fail_the_load() -> Non
         client.say(m.Close(1))
         client.open(one, load=2, hold=True)
         await daemon.work()
-        slab = daemon.fleet.slabs[daemon.parts.backings[daemon.shard(one).key].slab_fd]
+        slab = daemon.workers.slabs[daemon.parts.backings[daemon.shard(one).key].slab_fd]
         assert slab == dict(enumerate(one.content))
 
 
@@ -120,12 +120,12 @@ async def test_blocks_given_up_meanwhile_are_no_difference() -> None:
         client = daemon.connect()
         client.open(one, want="none")
         await daemon.answer(jobs.Examine)
-        compare = daemon.fleet.take(jobs.Compare)
+        compare = daemon.workers.take(jobs.Compare)
         daemon.connect().open(file(2, blocks=8))
         await daemon.work()
         assert daemon.shard(one).resident_bytes < 3 * BLOCK
         # The comparison comes to a worker after a block of the slab was punched.
-        compare.on_answer(daemon.fleet.answer(compare))
+        compare.on_answer(daemon.workers.answer(compare))
         await daemon.work()
         assert not client.heard(m.ShardFailed)
         assert client.hears(m.Compared)
@@ -138,7 +138,7 @@ async def test_a_worker_that_dies_over_it_is_replaced_by_another_look() -> None:
         await resident(daemon, one)
         client = await opened(daemon, one)
         await daemon.lose(jobs.Compare)
-        assert len(daemon.fleet.jobs_of(jobs.Compare)) == 1
+        assert len(daemon.workers.jobs_of(jobs.Compare)) == 1
         assert not client.heard(m.Compared)
         await daemon.work()
         assert client.hears(m.Compared)
@@ -166,7 +166,7 @@ async def test_a_look_that_hangs_is_limited() -> None:
         one = file(1)
         await resident(daemon, one)
         await opened(daemon, one)
-        (asked,) = daemon.fleet.asked
+        (asked,) = daemon.workers.asked
         assert asked.limit_s == daemon.parts.settings.source_wait_s
 
 

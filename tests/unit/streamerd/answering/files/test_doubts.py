@@ -1,4 +1,4 @@
-"""A touched file is read again, and its checksums decide whether anything about it has changed."""
+"""A touched file is read again, and the checksums decide whether it has other bytes now."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_a_touched_file_is_proven_before_its_load_is_answered() -> None:
         client = daemon.connect()
         client.open(one, hold=True)
         await daemon.answer(jobs.Examine)
-        assert len(daemon.fleet.jobs_of(jobs.Reread)) == daemon.fleet.slots == 2
+        assert len(daemon.workers.jobs_of(jobs.Reread)) == daemon.workers.slots == 2
         for _ in range(2):
             await daemon.answer(jobs.Reread)
         assert not client.heard(m.Opened)
@@ -97,7 +97,7 @@ async def test_other_bytes_begin_a_new_edition_and_end_the_loads_of_the_old() ->
         new = daemon.shard(one).key
         assert new.uri == old.uri
         assert new != old
-        slab = daemon.fleet.slabs[daemon.parts.backings[new].slab_fd]
+        slab = daemon.workers.slabs[daemon.parts.backings[new].slab_fd]
         assert [slab[block] for block in range(3)] == one.content
         reader.leave()
         await daemon.work()
@@ -150,7 +150,7 @@ async def test_one_that_never_comes_to_rest_is_refused() -> None:
         client = daemon.connect()
         client.open(one, hold=True)
         await daemon.answer(jobs.Examine)
-        while daemon.fleet.jobs_of(jobs.Reread):
+        while daemon.workers.jobs_of(jobs.Reread):
             one.touch()
             await daemon.answer(jobs.Reread)
         failed = client.hears(m.Failed)
@@ -206,7 +206,7 @@ async def test_a_file_touched_during_a_load_is_proven_before_the_load_counts() -
         assert kinds.index(m.Comparing) < kinds.index(m.Compared)
         assert client.heard(m.Comparing) == client.heard(m.Comparing)[:1]
         assert not client.heard(m.ShardFailed)
-        slab = daemon.fleet.slabs[daemon.parts.backings[daemon.shard(one).key].slab_fd]
+        slab = daemon.workers.slabs[daemon.parts.backings[daemon.shard(one).key].slab_fd]
         assert [slab[block] for block in range(8)] == one.content
 
 

@@ -1,4 +1,6 @@
-"""Transfers: received batch by batch, examined by workers, named by requests."""
+"""Transfers: the daemon receives them batch by batch, workers examine them, and
+requests name them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from streamerd.workers import jobs
 
 
 async def all_closed(daemon: PaperDaemon) -> None:
-    """Nobody has anything open any more, once the threads that close are done."""
+    """Check that no descriptor is open any more, once the closing threads are done."""
     await daemon.work()
     await until(lambda: daemon.open_descriptors() == 0)
 
@@ -62,7 +64,7 @@ async def test_one_transfer_serves_several_requests() -> None:
 async def test_a_look_is_limited_in_time() -> None:
     async with paper_daemon() as daemon:
         daemon.connect().hand_over(file(1))
-        (asked,) = daemon.fleet.asked
+        (asked,) = daemon.workers.asked
         assert asked.limit_s == daemon.parts.settings.source_wait_s
 
 
@@ -87,7 +89,7 @@ async def test_workers_that_die_over_a_batch_are_followed_by_others_a_few_times(
         assert not client.heard(m.Failed)
         await daemon.lose(jobs.Examine)
         assert "ended fetch workers" in client.hears(m.Failed).message
-        assert not daemon.fleet.asked
+        assert not daemon.workers.asked
         client.leave()
         await all_closed(daemon)
 

@@ -1,4 +1,6 @@
-"""Files that clients handed over become shards: one for all names, read through what came."""
+"""Files that clients handed over become shards: one shard for all names, read through
+these files.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading what the kernel tells of mounts and sockets."""
+"""Reading the kernel's reports about mounts and sockets."""
 
 from __future__ import annotations
 

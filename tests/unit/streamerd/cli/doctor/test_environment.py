@@ -1,4 +1,4 @@
-"""vLLM, torch and kernel: what is installed, and what of it fits."""
+"""vLLM, torch and kernel: the installed versions, and whether they fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""In a container the doctor names what can be done there, and judges nothing that it cannot see."""
+"""In a container the doctor names remedies that are possible there, and judges only what it can
+see.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,7 @@ def test_where_it_is(tmp_path: Path, left: str, environ: dict[str, str], place: 
 
 
 def test_inside_no_remedy_is_one_of_a_node() -> None:
-    """Neither systemctl on its own, nor usermod, nor a remount."""
+    """The remedies name no bare systemctl, no usermod, and no remount."""
     mount = MountFacts(8 << 30, 1 << 30, "never", collapses=False)
     for remedies in INSIDE:
         found = [

@@ -1,4 +1,4 @@
-"""A report as text, as a trace and as a page: pure, from one made-up document."""
+"""A report as text, as a trace and as a page, made from one invented document without I/O."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ EVIL = "</script><script>alert(1)</script>\x1b[2J"
 
 
 def load(number: int, opened_at_s: float, **changes: object) -> LoadReport:
-    """Two seconds: a half waits for memory, a half for blocks, one copies."""
+    """A load of two seconds: it waits half a second for memory and half a second for blocks, and
+    copies for one.
+    """
     samples = (
         Sample(0.0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0),
         Sample(0.5, 0, 0, 0, 0.0, 0.0, 0.5, 0.0),

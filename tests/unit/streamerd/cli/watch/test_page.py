@@ -1,4 +1,4 @@
-"""The page of a watch: it fits the screen, and what matters is always on it."""
+"""The page of a watch fits the screen, and always shows what matters."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_a_tiny_screen_is_no_error(body: dict[str, Any], width: int, height: int
 
 
 def test_a_daemon_of_the_same_pid_counts_from_zero_again() -> None:
-    """In a container it is always the same."""
+    """In a container every daemon has the same pid."""
     rates, before, after = Rates(), empty_body(), empty_body()
     before["totals"]["served_bytes"], before["uptime_s"] = 10**9, 100.0
     after["totals"]["served_bytes"], after["uptime_s"] = 0, 1.0

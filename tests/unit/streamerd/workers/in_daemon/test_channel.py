@@ -1,4 +1,4 @@
-"""Frames go out in order with their descriptors, and the loop never waits for the other end."""
+"""Frames are sent in order with their descriptors, and the loop never waits for the other end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from streamerd.workers.jobs import Finished
 
 
 class WatchedChannel(Channel):
-    """Tells when it has closed."""
+    """A stand-in that notes when it was closed."""
 
     def __init__(
         self, end: socket.socket, on_body: Callable[[bytes], None], on_lost: Callable[[], None]
@@ -34,7 +34,7 @@ Test = Callable[[WatchedChannel, socket.socket, list[bytes]], Awaitable[None]]
 
 
 def played(test: Test) -> list[str]:
-    """Run a test with a channel and its other end; what was told of the channel's loss."""
+    """Run a test with a channel, its other end, and the notes about the channel's loss."""
     lost: list[str] = []
 
     async def play() -> None:
@@ -52,7 +52,9 @@ def played(test: Test) -> list[str]:
 
 
 async def received(theirs: socket.socket, count: int) -> tuple[list[bytes], int]:
-    """So many bodies at the other end, and how many descriptors came with them."""
+    """Receive this many bodies at the other end; also returns how many descriptors came
+    with them.
+    """
     buffer, bodies, descriptors = FrameBuffer(), list[bytes](), 0
     while len(bodies) < count:
         try:
@@ -72,7 +74,9 @@ def numbers(bodies: list[bytes]) -> list[int]:
 
 
 def filled(channel: Channel) -> int:
-    """Send until the socket takes no more; how many frames were sent, the last one in part."""
+    """Send until the socket takes no more; returns how many frames were sent, the last
+    one in part.
+    """
     count = 0
     while not channel._writing:
         count += 1

@@ -1,4 +1,4 @@
-"""Environments of loads: kept as long as the load, compared as a whole, never shown."""
+"""Environments of loads are kept as long as the load, compared as a whole, and never shown."""
 
 from __future__ import annotations
 
@@ -75,26 +75,26 @@ def test_an_environment_is_gone_when_its_last_load_has_left_it() -> None:
 
 @in_loop
 async def test_a_read_that_begins_after_its_load_ended_has_the_loads_credentials() -> None:
-    environments, fleet = Environments(), Fleet()
-    fetches = reading(fleet, environments)
+    environments, workers = Environments(), Workers()
+    fetches = reading(workers, environments)
     environments.put(A, {"KEY": "secret"})
-    read = fetches.prepared(FetchBlock(KEY, 0, A))
+    sent = environments.sent(A)
     environments.keep_only(())
-    read(True)
-    ((job, _),) = fleet.asked
+    fetches.begin(FetchBlock(KEY, 0, A), sent, backed=True)
+    ((job, _),) = workers.asked
     assert (job.environment, job.digest) == ({"KEY": "secret"}, jobs.digest_of(job.environment))
     assert job.backed
 
 
 @in_loop
 async def test_a_read_that_ends_after_its_load_has_its_environment_forgotten_again() -> None:
-    environments, fleet = Environments(), Fleet()
-    fetches = reading(fleet, environments)
+    environments, workers = Environments(), Workers()
+    fetches = reading(workers, environments)
     environments.put(A, {"KEY": "secret"})
-    fetches.prepared(FetchBlock(KEY, 0, A))(False)
+    fetches.begin(FetchBlock(KEY, 0, A), environments.sent(A), backed=False)
     environments.keep_only(())
     assert len(environments.take_gone()) == 1
-    (job, on_answer) = fleet.asked.pop()
+    (job, on_answer) = workers.asked.pop()
     on_answer(jobs.Fetched(1, 7, BLOCK))
     assert environments.take_gone() == [job.digest], "the worker was sent it with this read"
 
@@ -106,13 +106,13 @@ def test_nothing_is_shown() -> None:
 
 
 class Secret(str):
-    """A text that can be looked for: plain ones are in no list of the garbage collector's."""
+    """A text that can be found in memory; plain texts are in no list of the garbage collector."""
 
     __slots__ = ("__weakref__",)
 
 
-class Fleet:
-    """Takes jobs; the test answers them."""
+class Workers:
+    """Keeps the jobs that it gets; the test answers them."""
 
     slots = 4
 
@@ -127,7 +127,7 @@ class Fleet:
         self.asked.append((job, on_answer))
 
 
-def reading(fleet: Fleet, environments: Environments) -> Fetches:
+def reading(workers: Workers, environments: Environments) -> Fetches:
     """Fetches of one shard of four blocks from a store."""
     settings, _ = load_settings(
         {"block_size": BLOCK, "memory_limit": 9 * BLOCK}, {}, None, MemoryRoom(None, None, None)
@@ -136,7 +136,7 @@ def reading(fleet: Fleet, environments: Environments) -> Fetches:
     posted: list[AnyEvent] = []
     return Fetches(
         settings,
-        fleet,  # type: ignore[arg-type]
+        workers,  # type: ignore[arg-type]
         {KEY: backing},
         environments,
         Sources(),
@@ -162,17 +162,17 @@ async def test_no_object_holds_a_secret_once_its_load_and_reads_have_ended(
 ) -> None:
     secret = Secret("a-secret-key")
     seen = weakref.ref(secret)
-    environments, fleet = Environments(), Fleet()
-    fetches = reading(fleet, environments)
+    environments, workers = Environments(), Workers()
+    fetches = reading(workers, environments)
     environments.put(A, {"AWS_SECRET_ACCESS_KEY": secret})
     environments.put(B, {"AWS_SECRET_ACCESS_KEY": "another"})
     del secret
-    fetches.prepared(FetchBlock(KEY, 0, A))(False)
-    fetches.prepared(FetchBlock(KEY, 1, A))(False)
+    fetches.begin(FetchBlock(KEY, 0, A), environments.sent(A), backed=False)
+    fetches.begin(FetchBlock(KEY, 1, A), environments.sent(A), backed=False)
     assert seen() is not None
     environments.keep_only({B})
-    while fleet.asked:
-        _, on_answer = fleet.asked.pop()
+    while workers.asked:
+        _, on_answer = workers.asked.pop()
         on_answer(answer)
         del on_answer, _
     gc.collect()

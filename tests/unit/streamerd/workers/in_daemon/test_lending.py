@@ -1,4 +1,6 @@
-"""What workers are lent: each once, with its first job; dropped when it is old or taken back."""
+"""Workers are lent each slab and file once, with the first job that needs it, and drop it when it
+is old or taken back.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the daemon makes of the reports on its workers' processes."""
+"""How the daemon interprets the reports about its workers' processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Report = Spawned | NotSpawned | Ended
 
 
 class PaperChannel:
-    """Notes what is sent to the process that starts workers."""
+    """Notes the messages to the process that starts workers."""
 
     closed = False
 

@@ -1,4 +1,4 @@
-"""Which worker gets a job, and what becomes of jobs where no worker lives."""
+"""The worker that gets a job, and the fate of jobs where no worker lives."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import asyncio
 from collections import Counter
 from typing import cast
 
-from streamerd.workers.in_daemon.supervisor import Fleet
+from streamerd.workers.in_daemon.supervisor import Workers
 from streamerd.workers.in_daemon.worker import Order, Worker
 from streamerd.workers.jobs import Answer, CloseSlab, Resolve
 from streamerd.workers.lanes import lane_of
 
 
 class PaperWorker:
-    """Notes the orders that it is given."""
+    """Notes the orders that it gets."""
 
     def __init__(self, *, alive: bool = True) -> None:
         self.alive = alive
@@ -34,14 +34,14 @@ class PaperWorker:
         self.alive = True
 
 
-def fleet(*workers: PaperWorker) -> Fleet:
-    made = Fleet(len(workers), 2)
+def supervised(*workers: PaperWorker) -> Workers:
+    made = Workers(len(workers), 2)
     made._workers = [cast("Worker", worker) for worker in workers]
     return made
 
 
 def ignored(_answer: Answer | None) -> None:
-    """The answer of a job that a test does not look at."""
+    """Take the answer of a job that the test does not check."""
 
 
 def jobs_of(worker: PaperWorker) -> list[int]:
@@ -54,7 +54,7 @@ def listing(number: int) -> Resolve:
 
 def test_a_job_goes_to_the_living_worker_with_the_fewest_of_its_kind() -> None:
     first, second, dead = PaperWorker(), PaperWorker(), PaperWorker(alive=False)
-    made = fleet(first, second, dead)
+    made = supervised(first, second, dead)
     for number in range(1, 4):
         made.submit(listing(number), ignored)
     assert lane_of(listing(1)) != lane_of(CloseSlab(1, 0))
@@ -66,7 +66,7 @@ def test_a_job_goes_to_the_living_worker_with_the_fewest_of_its_kind() -> None:
 def test_jobs_wait_for_a_worker_to_start() -> None:
     async def play() -> None:
         worker = PaperWorker(alive=False)
-        made = fleet(worker)
+        made = supervised(worker)
         made.submit(listing(1), ignored)
         made.submit(listing(2), ignored)
         assert not worker.orders
@@ -78,7 +78,7 @@ def test_jobs_wait_for_a_worker_to_start() -> None:
 
 def test_a_broadcast_is_done_when_no_worker_has_it_any_more() -> None:
     first, second = PaperWorker(), PaperWorker()
-    made = fleet(first, second, PaperWorker(alive=False))
+    made = supervised(first, second, PaperWorker(alive=False))
     done: list[str] = []
     made.broadcast(lambda job: CloseSlab(job, 7), lambda: done.append("done"))
     first.orders[0].on_answer(None)
@@ -89,7 +89,7 @@ def test_a_broadcast_is_done_when_no_worker_has_it_any_more() -> None:
 
 def test_a_broadcast_to_nobody_is_done_at_once() -> None:
     done: list[str] = []
-    fleet(PaperWorker(alive=False)).broadcast(
+    supervised(PaperWorker(alive=False)).broadcast(
         lambda job: CloseSlab(job, 7), lambda: done.append("done")
     )
     assert done == ["done"]
@@ -97,7 +97,7 @@ def test_a_broadcast_to_nobody_is_done_at_once() -> None:
 
 def test_a_fleet_that_stops_takes_no_job() -> None:
     worker = PaperWorker()
-    made = fleet(worker)
+    made = supervised(worker)
     made.stopping = True
     made.submit(listing(1), ignored)
     made.broadcast(lambda job: CloseSlab(job, 7), lambda: None)

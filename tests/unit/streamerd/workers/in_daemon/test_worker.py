@@ -1,4 +1,4 @@
-"""What a worker's jobs come to: answered, given up in time, or owed when its process ends."""
+"""The ends of a worker's jobs: answered, given up in time, or failed when its process ends."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LIMIT_S = 10.0
 
 
 class PaperChannel:
-    """Notes the frames that are sent, and hands over what a test says the worker answered."""
+    """Notes the frames that are sent, and hands over the answers that a test gives."""
 
     def __init__(
         self, _end: object, on_body: Callable[[bytes], None], _on_lost: Callable[[], None]
@@ -41,7 +41,7 @@ class PaperChannel:
         self.on_body = on_body
         self.sent: list[tuple[bytes, tuple[int, ...]]] = []
         self.waiting: list[int] = []
-        """Numbers of the jobs that `withdraw` finds to be unsent."""
+        """Numbers of the jobs that `withdraw` finds unsent."""
         self.closed = False
 
     def send(self, data: bytes, fds: tuple[int, ...] = (), number: int = 0) -> None:
@@ -56,7 +56,7 @@ class PaperChannel:
 
 
 class PaperSpawner:
-    """Makes processes that run nothing; one that is broken makes none."""
+    """Makes processes that run nothing; a broken one makes none."""
 
     def __init__(self) -> None:
         self.ends: list[socket.socket] = []
@@ -75,7 +75,7 @@ class PaperSpawner:
 
 
 class Scene:
-    """A worker that has started, the fleet that owns it, and a clock that a test sets."""
+    """A worker that has started, the set of workers that owns it, and a clock that a test sets."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 100.0
@@ -83,7 +83,7 @@ class Scene:
         self.paper = PaperSpawner()
         self.spawner = cast("Spawner", self.paper)
         self.told: list[object] = []
-        """What the fleet and the jobs' owners were told, in order."""
+        """The messages to that set and to the jobs' owners, in order."""
         self.channels: list[PaperChannel] = []
         self.worker = Worker(self, 3)
         monkeypatch.setattr(worker_module, "_now_s", lambda: self.now_s)

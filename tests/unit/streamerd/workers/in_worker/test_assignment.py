@@ -1,4 +1,6 @@
-"""Giving a job up: only when it is time, never while it writes, never what may write any time."""
+"""A job is given up only when its time is over, and never while it writes or may write
+at any time.
+"""
 
 from __future__ import annotations
 

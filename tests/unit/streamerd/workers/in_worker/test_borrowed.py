@@ -1,4 +1,6 @@
-"""What is borrowed stays open while a job uses it, and is closed once, by whoever is told to."""
+"""A borrowed file stays open while a job uses it, and is closed once, when the worker is told to
+drop it.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,7 @@ def test_what_was_taken_back_cannot_be_used() -> None:
 
 
 def test_a_handle_that_is_lent_again_is_the_new_thing() -> None:
-    """A job that began before goes on with the old one."""
+    """A job that began before the change goes on with the old file."""
     borrowings, old = lent()
     use = borrowings.use(7)
     borrowings.drop(7)

@@ -1,4 +1,4 @@
-"""The carrier's answers where storage fails: typed, counted, and without a secret."""
+"""The carrier's answers if storage fails: typed, counted, and without a secret."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ENVIRONMENT = {"AWS_SECRET_ACCESS_KEY": "a-secret-key", "AWS_REGION": "eu-west-1
 
 
 class Failing:
-    """A storage whose errors repeat what it was given."""
+    """A storage whose errors repeat the texts that it was given."""
 
     error: type[Exception] = RuntimeError
 
@@ -79,7 +79,7 @@ def test_no_secret_leaves_a_failing_job(
 
 
 class Keeping:
-    """A storage, and its reader, that keep what they were given as all stores' do."""
+    """A storage and its reader that keep their environment, as those of all stores do."""
 
     made: list[Keeping]
     piece_bytes = retries = 0
@@ -103,7 +103,7 @@ class Keeping:
 
 
 class Secret(str):
-    """A text that can be looked for: plain ones are in no list of the garbage collector's."""
+    """A text that can be found in memory; plain texts are in no list of the garbage collector."""
 
     __slots__ = ("__weakref__",)
 

@@ -1,4 +1,6 @@
-"""Things that threads share: opened once, closed when unused, never under a user."""
+"""Objects that threads share are opened once, closed when unused, and never closed while one uses
+them.
+"""
 
 from __future__ import annotations
 

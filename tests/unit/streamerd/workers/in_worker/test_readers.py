@@ -1,4 +1,4 @@
-"""Readers of a worker: by slab and environment, their retries told once."""
+"""Readers of a worker, by slab and environment; the retries of each are reported once."""
 
 from __future__ import annotations
 
