@@ -46,8 +46,9 @@ RESHAPED: Final = {
 """Architectures that reshape fused weights before they cut them, so that each rank needs those
 whole."""
 OWN_NEOX: Final = {("neox", Parallel(2)): 0.67, ("neox", Parallel(4)): 0.51}
-"""vLLM's own class for GPT-NeoX, which exists before 0.32, does the same. Here its fused weights are
-a third of the checkpoint, so that each of two ranks needs 2/3 of it, and each of four a half."""
+"""vLLM's own class for GPT-NeoX, which exists before 0.32, does the same. Here its fused weights
+are a third of the checkpoint, so that each of two ranks needs 2/3 of it, and each of four a half.
+"""
 KINDS: Final = (
     *("experts", "experts, expert parallel", "mixtral", "llama", "llama, loaded again", "tied"),
     *("gpt2", "gemma2", "phi3", "neox", "bert", "bloom", "falcon", "gptq", "awq", "int8"),
