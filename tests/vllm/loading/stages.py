@@ -41,9 +41,7 @@ PART_BYTES = 100_000
 
 
 def stages_of(job: Job, engine: Engine, name: str, group: Group) -> Found:
-    """The content of this rank's model after each stage, by `load format/stage`, or an error's
-    text.
-    """
+    """The content of this rank's model, or an error's text, by `load format/stage`."""
     kind = KINDS[name]
     model = HUB_ID if kind.hub else str(job.model(name))
     found: Found = {}
