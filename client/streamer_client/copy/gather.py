@@ -101,7 +101,7 @@ class Gatherer:
             return False
         try:
             image = made.source(made.cut.start, made.cut.stop, wait=False)
-        except StreamerError:  # a thread asks again, and its error is raised in `wait`
+        except (StreamerError, OSError):  # a thread asks again; its error is raised in `wait`
             return False
         return image is not None and self._queue.push(made, image, foretold=foretold)
 
@@ -123,6 +123,7 @@ class Gatherer:
         """
         if self._queue is not None and made.number is not None:
             self._queue.wait(made)
+            made.left_bytes = 0
             self._is_used_now(made)
             return made.flat
         with self._lock:
@@ -144,6 +145,7 @@ class Gatherer:
         """
         if self._queue is not None and made.number is not None:
             self._queue.withdraw(made)
+            made.left_bytes = 0
             return
         with self._lock:
             made.left_bytes -= self._take_back(made)

@@ -156,13 +156,14 @@ class RingSliceQueue:
     @contextmanager
     def _used(self) -> Iterator[str | None]:
         """Keep C's memory meanwhile; gives the reason if the queue has ended."""
-        with self._changed:
-            ended = self._ended
-            self._users += ended is None
+        counted = False  # an interrupt may come anywhere, and `end` waits for whoever is counted
         try:
+            with self._changed:
+                ended = self._ended
+                self._users, counted = self._users + (ended is None), ended is None
             yield ended
         finally:
-            if ended is None:
+            if counted:
                 with self._changed:
                     self._users -= 1
                     self._changed.notify_all()
