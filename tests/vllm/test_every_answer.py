@@ -18,7 +18,7 @@ import torch
 
 from tests.support.daemon import DaemonProcess
 from tests.vllm.loading.adapter import write_adapter
-from tests.vllm.loading.kinds import HUB_ID, KINDS, make_hub_cache
+from tests.vllm.loading.kinds import HUB_ID, KINDS, make_hub_cache, online_is_lacking
 from tests.vllm.starts import Start, Starts
 from tests.vllm.test_same_answers import Environment, assert_same, through
 
@@ -91,10 +91,7 @@ def test_weights_of_four_bits(
         ("multi-modal", TEXT_ALONE),
         pytest.param(
             *("online", {}),
-            marks=pytest.mark.skipif(
-                not torch.cpu._is_avx512_bf16_supported(),
-                reason="vLLM quantises experts on processors with AVX-512 BF16 alone",
-            ),
+            marks=pytest.mark.skipif(bool(online_is_lacking()), reason=online_is_lacking()),
         ),
     ],
 )

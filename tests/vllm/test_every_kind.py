@@ -12,12 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 
 from streamer_vllm.versions import NEWEST_TRIED, OLDEST, installed_version, parsed
 from tests.support.daemon import DaemonProcess
 from tests.vllm.loading.job import Engine
-from tests.vllm.loading.kinds import KINDS
+from tests.vllm.loading.kinds import KINDS, online_is_lacking
 from tests.vllm.loading.runs import Found, Run
 
 ENGINES = (
@@ -31,14 +30,13 @@ ENGINES = (
     ),
     Engine("fewer", ("tied",), data_parallel=True, wrong={"tied": "tensor"}),
 )
-QUANTISES = torch.cpu._is_avx512_bf16_supported()
-NO_OPERATOR = "vLLM has the operator that quantises experts for processors with AVX-512 BF16 alone"
+LACKING = online_is_lacking()
 PLACES = tuple(
     pytest.param(
         engine.name,
         kind,
         id=f"{engine.name}-{kind}",
-        marks=pytest.mark.skipif(KINDS[kind].online and not QUANTISES, reason=NO_OPERATOR),
+        marks=pytest.mark.skipif(KINDS[kind].online and bool(LACKING), reason=LACKING),
     )
     for engine in ENGINES[:3]
     for kind in engine.kinds
@@ -124,7 +122,7 @@ def test_shards(runs: Runs, ranks: int, engine: str, kind: str) -> None:
 
 
 @RANKS
-@pytest.mark.skipif(not QUANTISES, reason=NO_OPERATOR)
+@pytest.mark.skipif(bool(LACKING), reason=LACKING)
 def test_no_shards_of_what_vllm_quantises_while_it_loads(runs: Runs, ranks: int) -> None:
     """Nobody could load them. Of what is compared for it above, experts are quantised."""
     for found in runs(ranks).of("tensor", "online"):

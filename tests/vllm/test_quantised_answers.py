@@ -9,10 +9,9 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.support.daemon import DaemonProcess
-from tests.vllm.loading.kinds import KINDS
+from tests.vllm.loading.kinds import KINDS, online_is_lacking
 from tests.vllm.starts import Start, Starts
 from tests.vllm.test_same_answers import assert_same, through
 
@@ -26,10 +25,7 @@ def test_a_quantised_model(starts: Starts, daemon: DaemonProcess, tmp_path: Path
     assert ours.tokens
 
 
-@pytest.mark.skipif(
-    not torch.cpu._is_avx512_bf16_supported(),
-    reason="vLLM has the operator that quantises experts for processors with AVX-512 BF16 alone",
-)
+@pytest.mark.skipif(bool(online_is_lacking()), reason=online_is_lacking())
 def test_no_shards_of_what_vllm_quantises_while_it_loads(starts: Starts, tmp_path: Path) -> None:
     """Told in the last line, though it is a worker that finds it; and nothing is left."""
     kind = KINDS["online"]

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pytest
-import torch
 
 from tests.support.daemon import DaemonProcess, Daemons
+from tests.vllm.loading.kinds import online_is_lacking
 from tests.vllm.slice_drafts import DRAFTS
 from tests.vllm.starts import Start, Starts
 from tests.vllm.test_same_answers import Model, assert_same, through
@@ -63,7 +63,7 @@ RARE: Final = (
     "llama, eagle",
     "llama, transformers",
     "llama, overridden",
-    *(["experts, quantised while loading"] if torch.cpu._is_avx512_bf16_supported() else []),
+    *([] if online_is_lacking() else ["experts, quantised while loading"]),
 )
 """Models that only `make test-vllm-full` loads. Of the libraries of the build for the CPU, only the
 one for processors with AVX-512 BF16 has the operator that quantises experts, and none has those for

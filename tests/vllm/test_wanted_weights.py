@@ -15,6 +15,7 @@ def plugin() -> Any:
     """The module; importing vLLM may raise warnings of its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        stock()
         from streamer_vllm import wanted_weights
 
     return wanted_weights
@@ -36,10 +37,13 @@ def stock() -> Any:
 
 
 def local_experts(plugin: Any, monkeypatch: pytest.MonkeyPatch, local: set[int] | None) -> None:
+    """Within an engine's configuration, have vLLM say which experts are this rank's."""
+
     def find(self: Any, _config: object) -> None:
         self.local_expert_ids = local
 
     monkeypatch.setattr(stock(), "_init_ep_weight_filter", find)
+    monkeypatch.setattr(plugin, "engine_config", object)
 
 
 class Model(nn.Module):
@@ -78,6 +82,12 @@ def test_what_the_model_leaves_is_left_out(plugin: Any, monkeypatch: pytest.Monk
 
 def test_a_vllm_that_does_not_tell(plugin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(stock(), "_init_ep_weight_filter")
+    monkeypatch.setattr(plugin, "engine_config", object)
+    assert plugin.unwanted_weights(nn.Module(), CONFIG) is None
+
+
+def test_all_where_vllm_has_set_no_configuration(plugin: Any) -> None:
+    """As before 0.27 where an engine loads its weights again; vLLM's filter asks for it."""
     assert plugin.unwanted_weights(nn.Module(), CONFIG) is None
 
 

@@ -41,7 +41,7 @@ def global_rank() -> int:
 
 def data_parallel_rank() -> int:
     """The number of this engine among the data-parallel ones; 0 if there is only one."""
-    config = _engine_config()
+    config = engine_config()
     return 0 if config is None else int(getattr(config.parallel_config, "data_parallel_rank", 0))
 
 
@@ -52,7 +52,7 @@ def label() -> str:
     the last word. That word is the end of vLLM's own id of the engine. The beginning of the id is
     the time, which engines that start together share.
     """
-    config = _engine_config()
+    config = engine_config()
     rank = f"rank {global_rank()}"
     if config is None:
         return rank
@@ -66,11 +66,14 @@ def label() -> str:
 
 def expert_parallel() -> bool:
     """Whether this engine gives each rank whole experts."""
-    config = _engine_config()
+    config = engine_config()
     return config is not None and bool(config.parallel_config.enable_expert_parallel)
 
 
-def _engine_config() -> Any:
-    """The configuration that vLLM has set for the running code; None outside of loading."""
+def engine_config() -> Any:
+    """The configuration that vLLM has set for the running code; None outside of loading.
+
+    Before 0.27 there is none either where vLLM loads weights again.
+    """
     current = getattr(sys.modules.get("vllm.config"), "get_current_vllm_config_or_none", None)
     return None if current is None else current()

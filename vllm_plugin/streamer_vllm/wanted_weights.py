@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from vllm.config import ModelConfig
 
+from streamer_vllm.ranks import engine_config
 from streamer_vllm.versions import foreign_experts
 
 Unwanted = Callable[[str], bool]
@@ -28,10 +29,11 @@ def wanted_names(names: Iterable[str], unwanted: Unwanted) -> frozenset[str] | N
 def unwanted_weights(model: nn.Module, model_config: ModelConfig) -> Unwanted | None:
     """Tells whether this rank will not read a weight, by its name; None if it reads all.
 
-    An older vLLM tells less. Then more is read than is used, as vLLM does itself.
+    An older vLLM tells less: before 0.27, nothing of experts where weights are loaded again, since
+    no engine's configuration is set there. Then more is read than is used, as vLLM does itself.
     """
     unused = cast("Unwanted | None", getattr(model, "is_unused_checkpoint_weight", None))
-    foreign = foreign_experts(model_config)
+    foreign = None if engine_config() is None else foreign_experts(model_config)
     if unused is None or foreign is None:
         return unused or foreign
     return lambda name: unused(name) or foreign(name)

@@ -14,9 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from streamer_vllm.demo.architectures import Dimensions
 from streamer_vllm.demo.model import build_model
 from streamer_vllm.demo.tokenizer import write_tokenizer
+from streamer_vllm.versions import NEWEST_TRIED, installed_version, parsed
 from tests.vllm.loading.quantized import quantize_checkpoint
 
 Make = Callable[[Path, int], None]
@@ -151,8 +154,6 @@ def _paligemma(directory: Path, seed: int) -> None:
 
 def _save(model: Any, config: Any, directory: Path, seed: int) -> None:
     """Let transformers make a model of random weights and save it in two files or more."""
-    import torch
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
@@ -178,6 +179,18 @@ def _rename(directory: Path, prefix: str, published: str) -> None:
 
 ONLINE: Final = {"quantization": "int8_per_channel_weight_only"}
 """Of experts alone; layers of other kinds stay as they are."""
+ONLINE_SINCE: Final = (0, 25)
+
+
+def online_is_lacking() -> str:
+    """Why this vLLM does not quantise experts while it loads them; empty if it does."""
+    if (parsed(installed_version()) or NEWEST_TRIED) < ONLINE_SINCE:
+        return "vLLM before 0.25 has no backend on the CPU for experts that it quantises"
+    if not torch.cpu._is_avx512_bf16_supported():
+        return "vLLM quantises experts on processors with AVX-512 BF16 alone"
+    return ""
+
+
 KINDS: Final[dict[str, Kind]] = {
     "dense": Kind(_demo("llama")),
     "tied": Kind(_demo("tied")),

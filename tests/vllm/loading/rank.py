@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.layers import rotary_embedding
 from vllm.model_executor.model_loader import base_loader, get_model
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+from vllm.v1.worker.gpu_worker import Worker
 
 Digests = dict[str, str]
 
@@ -114,9 +116,9 @@ def discard(model: nn.Module) -> None:
 
 
 def reload(loaded: Loaded, **how: Any) -> Digests:
-    """Call `reload_weights` as a worker does."""
-    with set_current_vllm_config(loaded.config):
-        _Runner(loaded).reload_weights(**how)
+    """Call a worker's `reload_weights`; from 0.27 on it also sets the engine's configuration."""
+    worker: Any = SimpleNamespace(vllm_config=loaded.config, model_runner=_Runner(loaded))
+    Worker.reload_weights(worker, **how)
     return digests_of(loaded.model)
 
 
