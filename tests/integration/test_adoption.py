@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,7 @@ def loaded(daemon: DaemonProcess, source: Path) -> None:
 
 
 def written_blocks(daemon: DaemonProcess) -> int:
-    from streamerd.shm.sidecars import SidecarFolder
-
-    sidecars = SidecarFolder(daemon.socket).read_all()
-    return sum(sum(sidecar.resident) for sidecar in sidecars)
+    return sum(sum(sidecar.resident) for sidecar in _sidecars(daemon))
 
 
 def bytes_of(files: list[Path]) -> list[bytes]:
@@ -250,9 +248,17 @@ def test_a_pin_without_room_is_let_go_and_told(
 
 
 def _sidecars(daemon: DaemonProcess) -> list[Any]:
+    """The sidecars of a running daemon, read from a copy.
+
+    Reading removes files that are not finished, such as one that the daemon is just writing.
+    """
     from streamerd.shm.sidecars import SidecarFolder
 
-    return SidecarFolder(daemon.socket).read_all()
+    with tempfile.TemporaryDirectory() as directory:
+        copy = SidecarFolder(f"{directory}/copy")
+        finished = shutil.ignore_patterns("*.new")
+        shutil.copytree(SidecarFolder(daemon.socket).path, copy.path, ignore=finished)
+        return copy.read_all()
 
 
 def test_adopted_shards_are_evicted_like_any_other(

@@ -129,6 +129,8 @@ class Record:
     samples: list[Sample] = field(default_factory=list)
     sample_s: float = 0.0
     """The time from which the next sample is due."""
+    load: Load | None = None
+    """The core's state of the load, while it runs and once the core knows it."""
 
     def __post_init__(self) -> None:
         self.last_s = self.since_s = self.sample_s = self.opened_s

@@ -85,9 +85,6 @@ class Watch:
         self._listener = listener
         self._clock = clock
         self._made = 0
-        self._loads: dict[LoadKey, Load] = {}
-        """The core's state of each running load; the core forgets a load in the turn that ends
-        it."""
         self.running: dict[LoadKey, Record] = {}
         self.ended: deque[Record] = deque(maxlen=MOST_ENDED)
         self.totals = LoadTotals()
@@ -114,7 +111,7 @@ class Watch:
                 self._decided(command, touched, closed)
         for key in touched:
             if (record := self.running.get(key)) is not None:
-                record.advance(self._load(key), now_s)
+                record.advance(record.load or self._load(key, record), now_s)
         for key, outcome in closed.items():
             self._end(key, now_s, outcome)
 
@@ -182,7 +179,6 @@ class Watch:
 
     def _open(self, event: events.LoadOpened, now_s: float) -> None:
         self._made += 1
-        self._loads.pop(event.load, None)  # the client gave an ended load's number again
         uri, store = self._called(event.shards[0].key) if event.shards else ("", "file")
         self.running[event.load] = record = Record(
             self._made,
@@ -196,19 +192,17 @@ class Watch:
         )
         self._listener.opened(record)
 
-    def _load(self, key: LoadKey) -> Load | None:
-        """The core's load, or its last state if the core has already forgotten the load."""
-        load = self._loads.get(key)
-        if load is None and (load := self._model.loads.get(key)) is not None:
-            self._loads[key] = load
-        return load
+    def _load(self, key: LoadKey, record: Record) -> Load | None:
+        """The core's load, which the record keeps: the core forgets a load in its last turn."""
+        record.load = self._model.loads.get(key)
+        return record.load
 
     def _end(self, key: LoadKey, now_s: float, outcome: Outcome) -> None:
-        record, load = self.running.pop(key, None), self._load(key)
-        self._loads.pop(key, None)
+        record = self.running.pop(key, None)
         if record is None:
             return
-        record.end(load, now_s, outcome)
+        record.end(record.load or self._load(key, record), now_s, outcome)
+        record.load = None
         self.ended.append(record)
         self.totals.add(record)
         self._listener.ended(record, now_s)

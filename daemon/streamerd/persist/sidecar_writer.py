@@ -84,7 +84,7 @@ class SidecarWriter:
             exact: write also where only the time of last use has changed a little.
         """
         current: dict[str, _Written] = {}
-        complete = True
+        failed: set[str] = set()
         for key, shard in self._model.shards.items():
             backing = self._backings[key]
             resident = bytes(shard.states).translate(_FLAGS)
@@ -99,12 +99,13 @@ class SidecarWriter:
             elif self._write(shard, backing, says):
                 current[backing.slab_name] = says
             else:
-                complete = False
-        for slab in self._written.keys() - current.keys():
+                failed.add(backing.slab_name)
+        # A sidecar that could not be replaced stays: an old one is better than none.
+        for slab in self._written.keys() - current.keys() - failed:
             self._folder.remove(slab)
         # If one could not be written, somebody may have removed the whole folder: write all again.
-        self._written = current if complete else {}
-        return complete
+        self._written = {} if failed else current
+        return not failed
 
     def _write(self, shard: ShardView, backing: Backing, says: _Written) -> bool:
         try:

@@ -233,9 +233,10 @@ class Fetches:
             number, backing.slab, stored, handle, used.environment, start, stop, used.digest,
             backed, peers,
         )  # fmt: skip
-        self._totals.kinds[_kind(job)].requests += 1
+        kind = PEER_KIND if peers else kind_of(stored.uri)
+        self._totals.kinds[kind].requests += 1
         limit_s = None if pair is None else self._wait_s
-        ended = partial(self._ended, command, sent, job, attempt, self._loop.time())
+        ended = partial(self._ended, command, sent, job, kind, attempt, self._loop.time())
         self._workers.submit(job, ended, limit_s=limit_s)
 
     def _fail(self, command: FetchBlock, kind: FailureKind, error: StreamerError) -> None:
@@ -247,6 +248,7 @@ class Fetches:
         command: FetchBlock,
         sent: Sent,
         job: jobs.Fetch,
+        source_kind: str,
         attempt: int,
         asked_s: float,
         answer: jobs.Answer | None,
@@ -263,7 +265,7 @@ class Fetches:
             return
         match answer:
             case jobs.Fetched():
-                self._note(command, job, answer, asked_s, at_s)
+                self._note(command, job, source_kind, answer, asked_s, at_s)
                 if job.source is not None and self._is_outdated(shard, answer.ctime_ns, attempt):
                     self._read_local(command, attempt=attempt + 1, backed=True)
                     return
@@ -291,6 +293,7 @@ class Fetches:
         self,
         command: FetchBlock,
         job: jobs.Fetch,
+        source_kind: str,
         answer: jobs.Fetched,
         asked_s: float,
         at_s: float,
@@ -299,7 +302,7 @@ class Fetches:
         device_bytes, began_s = max(0, answer.device_bytes), answer.began_s or asked_s
         self._totals.add(
             Read(
-                command.credentials_of, _kind(job), size_bytes, device_bytes,
+                command.credentials_of, source_kind, size_bytes, device_bytes,
                 asked_s, began_s, at_s, answer.worker, answer.thread,
             )
         )  # fmt: skip
@@ -328,8 +331,3 @@ class Fetches:
         if kind is None:
             return FailureKind.ERROR, ()
         return kind, self._environments.loads_with(job.environment)
-
-
-def _kind(job: jobs.Fetch) -> str:
-    """The kind of source under which a read is counted."""
-    return PEER_KIND if job.peers else kind_of(job.shard.uri)

@@ -33,7 +33,7 @@ def dispatch(model: Model, now_s: float) -> None:
         ledger.used_bytes += size_bytes
         model.fetching[shard.key, block] = load
         model.free_slots[shard.remote] -= 1
-        model.emit(FetchBlock(shard.key, block, credentials_of))
+        model.outbox.append(FetchBlock(shard.key, block, credentials_of))
 
 
 def _next_fetch(model: Model) -> tuple[Load, int, int, LoadKey] | None:

@@ -186,7 +186,8 @@ async def test_what_is_remembered_is_bounded() -> None:
             await daemon.work()
         watch = daemon.parts.watch
         assert len(watch.ended) == MOST_ENDED
-        assert (len(watch.running), len(watch._loads)) == (0, 0)
+        assert len(watch.running) == 0
+        assert [record.load for record in watch.ended] == [None] * MOST_ENDED
         assert watch.reads.maxlen == MOST_READS
 
 

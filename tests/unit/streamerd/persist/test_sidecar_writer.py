@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -74,6 +75,30 @@ async def test_the_sidecar_of_an_evicted_shard_goes(tmp_path: Path) -> None:
         await daemon.work()
         assert written.flush()
         assert [sidecar.uri for sidecar in written.sidecars()] == ["/world/2"]
+
+
+@in_loop
+async def test_a_sidecar_that_cannot_be_replaced_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with paper_daemon() as daemon:
+        await loaded(daemon, 1)
+        written = Written(daemon, tmp_path)
+        assert written.flush()
+        before = written.sidecars()
+        (backing,) = daemon.parts.backings.values()
+        backing.note_name(Name(1000, 1, "/other/name"))
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "no space left")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(SidecarFolder, "write", full)
+            assert not written.flush()
+        assert written.sidecars() == before
+        assert written.flush()
+        (after,) = written.sidecars()
+        assert [label.text for label in after.labels] == ["/world/1", "/other/name"]
 
 
 @in_loop
