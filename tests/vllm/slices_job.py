@@ -133,8 +133,9 @@ def _join(job: dict[str, Any], rank: int) -> None:
     from vllm.distributed import init_distributed_environment, initialize_model_parallel
 
     ranks = job["tensor_parallel"] * job["pipeline_parallel"]
-    # As vLLM's worker for the CPU sets it: what its ranks call the memory that they share.
-    os.environ["VLLM_DIST_IDENT"] = str(job["port"])
+    # What vLLM's ranks call the memory that they share on the CPU. With a name for each they share
+    # none, which nobody would remove after `os._exit`.
+    os.environ["VLLM_DIST_IDENT"] = f"{job['port']}-{rank}"
     init_distributed_environment(ranks, rank, f"tcp://127.0.0.1:{job['port']}", rank, "gloo")
     initialize_model_parallel(job["tensor_parallel"], job["pipeline_parallel"], backend="gloo")
 

@@ -60,8 +60,9 @@ class Group:
             parallel.data_parallel_master_port = self._port()
             parallel._data_parallel_master_port_list = []
         method = f"file://{self.directory}/groups-{self.number}"
-        # As vLLM's worker for the CPU sets it: what its ranks call the memory that they share.
-        os.environ["VLLM_DIST_IDENT"] = f"harness-{os.getppid()}-{self.number}"
+        # What vLLM's ranks call the memory that they share on the CPU. With a name for each they
+        # share none, which nobody would remove after `os._exit`.
+        os.environ["VLLM_DIST_IDENT"] = f"harness-{os.getppid()}-{self.number}-{self.rank}"
         with set_current_vllm_config(config):
             init_worker_distributed_environment(config, parallel.rank, method, self.rank, "gloo")
 
