@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -257,7 +258,8 @@ def _sidecars(daemon: DaemonProcess) -> list[Any]:
     with tempfile.TemporaryDirectory() as directory:
         copy = SidecarFolder(f"{directory}/copy")
         finished = shutil.ignore_patterns("*.new")
-        shutil.copytree(SidecarFolder(daemon.socket).path, copy.path, ignore=finished)
+        with contextlib.suppress(FileNotFoundError):  # a test may have removed the folder
+            shutil.copytree(SidecarFolder(daemon.socket).path, copy.path, ignore=finished)
         return copy.read_all()
 
 
