@@ -37,8 +37,8 @@ class Lines(logging.Handler):
 def run_rank(job: dict[str, Any], rank: int, directory: str) -> None:
     """One rank: joins the others, loads each case, writes the answers."""
     # The models are thousands of times smaller than those that are served, and so is the bound.
-    sliced = importlib.import_module("streamer_client.tensors.sliced")
-    sliced.SlicedTensors.__init__.__kwdefaults__["ahead_bytes"] = job["ahead_bytes"]
+    sliced: Any = importlib.import_module("streamer_client.tensors.sliced")
+    sliced.AHEAD_BYTES = job["ahead_bytes"]
     lines = Lines()
     logging.getLogger("streamer_vllm.session").addHandler(lines)
     answers: dict[str, Any] = {}
