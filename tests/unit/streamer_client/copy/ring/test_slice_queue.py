@@ -6,6 +6,7 @@ import os
 import random
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from streamer_client.copy.destination import host_memory
 from streamer_client.copy.gather import Gatherer
 from streamer_client.copy.ring.engine import RingEngine
 from streamer_client.copy.ring.lanes import CopyFailed, CudaFailure, RingLane
+from streamer_client.copy.ring.native import NativeQueue
 from streamer_client.copy.slice import Slice, Source
 
 CPU = torch.device("cpu")
@@ -164,3 +166,26 @@ def test_what_is_given_up_before_it_begins_is_not_read(
         made = gathering.begin(source_of(stored), Cut(0, 1000, ()), "made")
         gathering.wait(made)
         assert set(bytes_of(left.flat)) == {7}
+
+
+def test_slots_are_full_where_a_loader_waits_while_there_is_other_work(
+    compiled: CompiledRing, stored: OpenFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slot that holds a fourth costs as much time, and a loader of one rank always waits."""
+    NeverServed.gate.clear()
+    native_wait = NativeQueue.wait
+
+    def wait_then_serve(queue: NativeQueue, number: int) -> Any:
+        found = native_wait(queue, number)
+        NeverServed.gate.set()  # the queue knows by now that somebody waits for this slice
+        return found
+
+    monkeypatch.setattr(NativeQueue, "wait", wait_then_serve)
+    slot_bytes = 4 << 20
+    with Gatherer(NeverServed(compiled.ring(2, slot_bytes), 1), CPU) as gathering:
+        cuts = [Cut(0, 2 * slot_bytes, ()), Cut(0, slot_bytes, ())]
+        made = [gathering.begin(source_of(stored), cut, "w", foretold=True) for cut in cuts]
+        before = compiled.fake.fake_copies()
+        for one in made:
+            assert bytes_of(gathering.wait(one)) == rows(one.cut)
+    assert compiled.fake.fake_copies() - before == 3
