@@ -23,7 +23,7 @@ daemon's slabs seem to belong to nobody."""
 
 def pytest_configure() -> None:
     mark_session()
-    # Both limits are of wall-clock time, which another process may take from this one.
+    # Hypothesis measures both limits in wall-clock time, which other processes may use up.
     settings.register_profile(
         "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
@@ -40,10 +40,11 @@ def nothing_leaks() -> Iterator[None]:
     """
     before = snapshot()
     yield
-    close_idle()  # connections to stores, which a process keeps by design
+    close_idle()  # A process keeps idle connections to stores by design, so they are no leak.
     if not leaked(before):
         return
-    gc.collect()  # a cycle that holds a file is told by ResourceWarning, not here
+    # A file that only a reference cycle holds is reported by ResourceWarning, not by this check.
+    gc.collect()
     try:
         eventually(lambda: not leaked(before), SETTLE_S)
     except AssertionError:

@@ -58,7 +58,8 @@ def run(names: Sequence[str], flags: Sequence[str]) -> tuple[int, Counter[str]]:
         status = subprocess.run(
             [sys.executable, "-m", "pytest", f"--junit-xml={results}", *flags, *paths], check=False
         ).returncode
-        if not results.exists():  # it broke before its end, and has said why
+        if not results.exists():
+            # The run of pytest broke off before its end and has printed the reason.
             return status or 1, Counter(errors=1)
         return status, counted(results.read_text())
 
@@ -92,8 +93,8 @@ def main(flags: Sequence[str]) -> int:
         return subprocess.run([sys.executable, "-m", "pytest", *flags], check=False).returncode
     began_s = time.monotonic()
     first, second = folders()
-    # Whoever runs tests in several processes has a thread in each, and Python from 3.12 on warns
-    # where such a process forks; tests fork to become another user.
+    # Each process of pytest-xdist runs a thread beside the tests, and Python 3.12 and later warn
+    # when a process with several threads forks. Tests fork to become another user.
     beside = (
         "-n",
         str(at_once()),

@@ -118,7 +118,7 @@ def test_a_load_that_waits_and_leaves(counters: Counters, tmp_path: Path) -> Non
         write_model(tmp_path / name, shards=1, blocks=14)
     with RawClient(counters.daemon.socket) as holder, RawClient(counters.daemon.socket) as other:
         holder.open(str(tmp_path / "a"), hold=True).await_grants(14)
-        holder.open(str(tmp_path / "b"))  # through a window that takes the rest
+        holder.open(str(tmp_path / "b"))  # The window of this load takes the rest of the memory.
         RawLoad(other, str(tmp_path / "c")).waiting()
         assert counters.agree().sum("streamerd_loads_waiting") == 1
     nobody_is_left(counters)

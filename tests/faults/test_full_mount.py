@@ -66,7 +66,7 @@ def test_no_room_at_all_fails_with_the_remedy_and_the_next_load_is_served(
         load = client.open(str(tmp_path / "m"), hold=True)
         load.await_grants(6)
         assert load.read_all() == [file.read_bytes()]
-    assert full.daemon.totals()["worker_restarts"] == 0  # nobody met SIGBUS
+    assert full.daemon.totals()["worker_restarts"] == 0  # no worker was killed by SIGBUS
 
 
 def test_a_load_waits_for_room_and_goes_on(daemon_maker: Daemons, tmp_path: Path) -> None:

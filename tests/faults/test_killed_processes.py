@@ -158,7 +158,7 @@ def test_kill_the_daemon_and_the_load_ends_by_itself(
         leftovers = set(streamerd.segments())
         assert len(leftovers) == 2
         streamerd.start()
-        # What it left is gone by name; what we hold of it stays readable.
+        # The names of the old slabs are gone, but the tensors that this process has stay readable.
         assert not leftovers & set(streamerd.segments())
         assert digest(read(found)) == expected
         with client.open(tmp_path / "m") as checkpoint:

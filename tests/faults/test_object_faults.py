@@ -118,11 +118,11 @@ def test_two_hundred_loads_end_right_or_with_the_right_error(
             )
         )
     seen = proxy.gets()
-    # All kinds happened, about as often as they should.
+    # Faults of every kind happened, about as often as they should.
     faults = Counter(entry.fault for entry in proxy.seen)
     assert set(faults) == {*Fault, None}
     assert min(faults.values()) > len(proxy.seen) * RATE / 2
-    # Whoever gave up says that it did, after how many attempts, and over what.
+    # Each error says that the load gave up, after how many attempts, and over which object.
     failed = [outcome.error for outcome in outcomes if outcome.error]
     assert len(failed) < LOADS / 4, "retrying hardly helps"
     for error in failed:
@@ -235,7 +235,7 @@ def test_loads_through_a_daemon(
     sources = [f"model-{place}" for place in range(DAEMON_LOADS)]
     for place, source in enumerate(sources):
         store.put(f"/bucket/{source}/m.safetensors", content(SIZE, seed=place))
-    # Half as often as above: here the waits are slept.
+    # Faults come half as often as above, because here the waits between attempts are real.
     proxy.rates = dict.fromkeys(Fault, RATE / 2)
     environment = {
         "AWS_ACCESS_KEY_ID": "TESTKEYID",

@@ -258,7 +258,8 @@ def two_daemons(
 def _start_at(daemon: DaemonProcess, path: Path) -> None:
     """Start a daemon that gets another path than the one by which this process finds it."""
     found_at, daemon.socket = daemon.socket, str(path)
-    # Beside the path that it is told, this process finds an instance too: not the daemon's.
+    # Where this process looks, another instance lies beside the path that the daemon is given. It
+    # is not the daemon's instance.
     path.with_name("s.instance").write_text("00000000\n")
     try:
         daemon.start()
@@ -288,7 +289,8 @@ def test_two_daemons_of_one_socket_path_leave_each_others_slabs(
     assert first.instance != second.instance
     slabs = [first.segments(), second.segments()]
     assert list(map(len, slabs)) == [1, 1]
-    first.stop()  # leaves its slab for the next one, and looks for what is its own
+    # The first daemon leaves its slab for the next one, and looks only for slabs of its own.
+    first.stop()
     assert [first.segments(), second.segments()] == slabs
     _start_at(first, path)
     assert len(first.segments()) == 1

@@ -107,7 +107,7 @@ def test_a_prefetch_whose_client_leaves_at_once_is_done(
     eventually(
         lambda: [row["resident_bytes"] for row in shards_of(streamerd.socket)] == [8 * BLOCK]
     )
-    model.unlink()  # nothing is read through it any more
+    model.unlink()  # all blocks are in memory, so nothing reads the file any more
 
 
 def test_a_prefetched_file_that_is_removed_at_once_is_brought_in_all_the_same(
@@ -157,7 +157,8 @@ def test_a_worker_that_has_the_descriptors_is_killed(streamerd: DaemonProcess, m
         begin(other, streamerd, model)
         for pid in status_of(streamerd.socket)["workers"]:
             os.kill(pid, signal.SIGKILL)
-        for client in (first, other):  # at once: neither waits for the other's window
+        # Both read at once, as neither waits for the other's window.
+        for client in (first, other):
             client.begin("read")
         for client in (first, other):
             found = client.answer()
@@ -286,7 +287,8 @@ def usurped(daemon_maker: Daemons, tmp_path: Path) -> Iterator[tuple[DaemonProce
         daemon.start()
     yield first, second
     second.end()
-    # Its instance is noted nowhere any more: what it left is known by the name it had.
+    # The instance of `first` is noted nowhere any more, so `end` finds its leftovers by the last
+    # known instance.
     first.end()
 
 

@@ -85,7 +85,7 @@ def test_a_stop_in_good_order_loses_no_block(daemon_maker: Daemons, tmp_path: Pa
         found += list(tensors)
         assert digest(read(found)) == stored(files)
         eventually(lambda: daemon.allocated_bytes() == 80 * BLOCK)
-        # What was on its way at the end is read again.
+        # Blocks that were on their way when the daemon stopped are read again.
         assert daemon.totals()["source_read_bytes"] <= 80 * BLOCK - kept_bytes + 8 * BLOCK
         found.clear()
 
@@ -108,5 +108,5 @@ def test_views_outlive_restarts_that_nobody_tells_them_of(
             greedy.open(str(tmp_path / "other")).read_all()
         assert digest(read(found)) == stored(files)
         assert streamerd.totals()["evicted_bytes"] >= 12 * BLOCK
-        assert streamerd.allocated_bytes() <= 16 * BLOCK  # of those that have a name
+        assert streamerd.allocated_bytes() <= 16 * BLOCK  # this counts only slabs that have a name
         found.clear()

@@ -58,7 +58,8 @@ class Node:
     def kill(self) -> None:
         """Kill the daemon and all processes that it started, as when a machine loses its power."""
         for pid in processes_of(self.daemon.pid):
-            # The kernel ends those that the daemon started together with it.
+            # The kernel ends the processes that the daemon started together with the daemon, so
+            # some may be gone already.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.daemon.wait()

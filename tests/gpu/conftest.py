@@ -22,7 +22,7 @@ def _context() -> None:
 
     if not torch.cuda.is_available():
         return
-    cuda: Any = torch.cuda  # its streams and events have no types
+    cuda: Any = torch.cuda  # torch has no types for CUDA streams and events
     torch.empty(1 << 20, dtype=torch.uint8, pin_memory=True).to("cuda", non_blocking=True)
     with cuda.stream(cuda.Stream()):
         event = cuda.Event(blocking=True)

@@ -147,7 +147,7 @@ def _take(outcome: Outcome, number: int, member: subprocess.Popen[bytes]) -> Non
 def _leftovers(daemon: DaemonProcess, folder: Path) -> list[str]:
     with (
         daemon_client(daemon.socket, reconnect_s=0) as client,
-        contextlib.suppress(StreamerError),  # it is not in memory
+        contextlib.suppress(StreamerError),  # raised if the file is not in memory
     ):
         client.admin.unpin(str(folder / SMALL))
     with contextlib.suppress(AssertionError):

@@ -136,7 +136,7 @@ class _Member:
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
-    import torch  # imported here, so that the driver has to import none
+    import torch  # imported here, so that the driver need not import torch
 
     return tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
 

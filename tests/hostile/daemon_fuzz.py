@@ -149,7 +149,7 @@ class Fuzz:
         for _ in range(self._random.randint(1, MESSAGES)):
             body = next(self._mutated)
             if body == _GOODBYE and self._random.random() < 0.9:
-                continue  # which would be the end of nearly every episode
+                continue  # otherwise a Goodbye would end nearly every episode
             token = self._random.choices((None, WRONG_TOKEN, NO_TOKEN), (8, 1, 1))[0]
             self.outcome.sent["mutated"] += 1
             peer.say(body, token)
@@ -247,7 +247,7 @@ class Fuzz:
         if "\nERROR forged" in daemon.log:
             outcome.wrong.append("a name forged a line of the log")
         if outcome.wrong:
-            return  # it may answer nobody any more
+            return  # the daemon may not answer any more
         with contextlib.suppress(AssertionError):
             eventually(lambda: not leftovers(daemon, self._folder), SETTLE_S)
         outcome.wrong += leftovers(daemon, self._folder)

@@ -142,7 +142,7 @@ class Killing:
         elif victim == "client":
             chosen = self._random.choice(living)
             chosen.killed = True
-            with contextlib.suppress(ProcessLookupError):  # it was done
+            with contextlib.suppress(ProcessLookupError):  # the client had already ended
                 chosen.process.signal(signal.SIGKILL)
         else:
             self._kill_worker()

@@ -53,7 +53,7 @@ def main() -> int:
     }
     began_s, right = time.monotonic(), True
     for part in asked.only or PARTS:
-        logs = io.StringIO()  # of daemons, told where they explain something
+        logs = io.StringIO()  # the daemons' logs, printed only if the part fails
         with contextlib.redirect_stderr(logs):
             found = chosen[part](asked)
         if not found:

@@ -145,7 +145,7 @@ def test_a_routing_id_of_somebody_who_is_gone(streamerd: DaemonProcess, presente
         tokens = {"the old token": first.token, "zeros": bytes(len(first.token)), "none": b""}
 
     def answer() -> Message | None:
-        # As long as libzmq has the first one's connection, it lets nobody else have its id.
+        # As long as libzmq has the first peer's connection, it gives that peer's id to nobody else.
         with context.socket(zmq.DEALER) as dealer:
             dealer.linger = 0
             dealer.routing_id = b"taken over"

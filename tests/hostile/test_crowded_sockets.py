@@ -70,7 +70,8 @@ def test_silent_connections_neither_end_the_daemon_nor_keep_others_out(poor: Dae
     with silent(poor.socket, socket.SOCK_STREAM) as taken:
         assert taken > DESCRIPTORS
         assert served(poor) < HANDSHAKE_TIMEOUT_S
-        eventually(lambda: descriptors_of(poor) <= before, SETTLED_S)  # though all are held here
+        # The daemon closes the silent connections although this process holds all its ends open.
+        eventually(lambda: descriptors_of(poor) <= before, SETTLED_S)
         served(poor)
     assert poor.process.poll() is None
     assert "event=too_many_connections" in poor.log
@@ -112,7 +113,8 @@ def test_silent_connections_to_the_descriptor_socket(poor: DaemonProcess) -> Non
     with RawClient(poor.socket) as old:
         with silent(descriptor_socket(poor.socket), socket.SOCK_SEQPACKET):
             old.send(old.hello())
-            old.receive()  # said Hello already: what counts is that it is answered
+            # The client said Hello before. Any answer shows that it is still served.
+            old.receive()
         assert served(poor) < HANDSHAKE_TIMEOUT_S
     assert poor.process.poll() is None
 
@@ -121,7 +123,8 @@ def test_what_a_client_leaves_unread_goes_with_its_session(poor: DaemonProcess) 
     before = descriptors_of(poor)
     gone = RawClient(poor.socket)
     gone.connection.close()
-    eventually(lambda: descriptors_of(poor) <= before)  # though its ZeroMQ socket is still open
+    # The daemon's descriptors go although the client's ZeroMQ socket is still open.
+    eventually(lambda: descriptors_of(poor) <= before)
     gone.abandon()
 
 
@@ -145,7 +148,8 @@ def test_a_session_ends_no_connection_but_its_own(poor: DaemonProcess) -> None:
             assert new.poll(ANSWER_MS)
             assert isinstance(decode_daemon(new.recv()), Welcome)
             old.connection.close()
-            eventually(lambda: descriptors_of(poor) == both - 2)  # its connection and its process
+            # The daemon closes the old client's connection and the descriptor of its process.
+            eventually(lambda: descriptors_of(poor) == both - 2)
             new.send(greeting.token + encode(GetStatus(2)))
             assert new.poll(ANSWER_MS)
             assert isinstance(decode_daemon(new.recv()), Status)

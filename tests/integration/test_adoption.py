@@ -74,7 +74,8 @@ def test_a_restart_keeps_what_is_resident(
     assert streamerd.totals()["source_read_bytes"] == 0
     assert streamerd.totals()["block_misses"] == 0
     compared_bytes = len(model) * 2 * SAMPLES * PAGE_BYTES
-    assert read_by_workers(streamerd) - before < compared_bytes + BLOCK  # jobs, no blocks
+    # The workers read the compared pages and messages about jobs, but no block.
+    assert read_by_workers(streamerd) - before < compared_bytes + BLOCK
     assert streamerd.status()["memory"]["used_bytes"] == 10 * BLOCK == streamerd.allocated_bytes()
 
 

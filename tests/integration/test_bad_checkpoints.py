@@ -255,7 +255,7 @@ def test_others_go_on_while_one_shard_fails(served: DaemonProcess, tmp_path: Pat
         _grow(bad)
         theirs.consume(set(theirs.granted))
         assert two.receive().code == "source-changed"  # type: ignore[union-attr]
-        # Words about blocks of a shard that failed change nothing.
+        # Messages about blocks of a failed shard change nothing.
         theirs.want((0, 0, 24))
         theirs.want((0, 5, 6))
         assert ours.read_all() == [good.read_bytes()]

@@ -314,7 +314,8 @@ def test_evicting_and_opening_at_once(streamerd: DaemonProcess, tmp_path: Path) 
             client.open(str(tmp_path / "m")).close()
             client.send(m.Evict(client.next_id()))
             load = RawLoad(client, str(tmp_path / "m"), hold=True)
-            # The eviction is answered when the memory is free or used again: before or after.
+            # The daemon answers the eviction once the memory is free or used again, which may be
+            # before or after the opening.
             client.expect_also(m.Done)
             load.opened().await_grants(1)
             assert load.bytes_of(0, 0) == file.read_bytes()
@@ -363,10 +364,10 @@ def test_views_hold_their_shard_and_nothing_else(streamerd: DaemonProcess, tmp_p
         eventually(lambda: leased() == {"m-1.safetensors"})
         client.admin.evict()
         eventually(lambda: resident(streamerd) == {"m-1.safetensors": 2})
-    # The client is closed; what it handed out stays right while it is referenced.
+    # The client is closed, but the views that it handed out stay right while they are referenced.
     for name, view in views.items():
         assert view.equal(copies[name])
-        view.zero_()  # private: the shared bytes do not change
+        view.zero_()  # writing to a view does not change the shared bytes
     assert leased() == {"m-1.safetensors"}
     views.clear()
     del view

@@ -137,10 +137,11 @@ def test_views_are_leased_again_from_a_daemon_that_adopted_their_slabs(
             assert (reopened.options.hold, reopened.want) == (True, "none")
             checkpoint.close()
             assert_right(found)
-            # One mapping a shard, made in the first daemon's time and used in the second's.
+            # Each shard has one mapping, made under the first daemon and kept under the second.
             starts = {name: tensor.data_ptr() for name, tensor in found.items()}
             assert starts["0.11"] - starts["0.0"] == 11 * starts_apart(found)
-            client.admin.status()  # what was sent before it has arrived
+            # Once this request is answered, everything sent before it has arrived.
+            client.admin.status()
             assert not successor.seen(Close)
             assert not successor.seen(ReleaseShards)
             del found["0.0"]

@@ -60,7 +60,7 @@ def test_each_slice_is_right_and_nothing_else_is_copied(
                 target.copy_(part)
                 assert torch.equal(target, halved(name, tensors[name]))
                 assert isinstance(weight, LazyTensor) == ("norm" not in name)
-                del weight, part  # what is referenced at the end is fetched as a whole
+                del weight, part  # a weight still referenced at the end is fetched as a whole
         small = sum(tensor.nbytes for name, tensor in tensors.items() if "norm" in name)
         large = sum(tensor.nbytes for tensor in tensors.values()) - small
         assert checkpoint.stats.copied_bytes == large // 2 + small

@@ -127,7 +127,7 @@ def test_each_shard_is_released_with_its_last_view(
     for name in list(tensors):
         if name.startswith("w1"):
             del tensors[name]
-    client.admin.status()  # has gone there and back, after everything sent before
+    client.admin.status()  # Once this request is answered, everything sent before it has arrived.
     assert not daemon.seen(ReleaseShards)
     assert same_bits(part, expected)
     del part

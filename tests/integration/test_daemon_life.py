@@ -30,7 +30,7 @@ def test_sigterm_leaves_what_the_next_daemon_takes_over(
     _loaded(streamerd, tmp_path / "m")
     assert streamerd.stop() == 0
     assert len(streamerd.segments()) == 2
-    assert len(os.listdir(streamerd.sidecars)) == 3  # and the mark
+    assert len(os.listdir(streamerd.sidecars)) == 3  # two sidecars and the mark
     assert not os.path.exists(streamerd.socket)
 
 

@@ -126,7 +126,8 @@ def test_reading_opens_runs_and_asks_nothing_that_variables_name(
     }
     base = store.url if kind == "https" else f"{kind}:/"
     found = read(f"{base}/models/a.safetensors", environment)
-    # Google's interface is another; that it was asked, and refused, shows that nothing else was.
+    # The store does not speak Google's interface and refuses such a request. It is enough that the
+    # request came to this store and to no other.
     assert found["outcome"] == "right" or kind == "gs"
     assert store.seen
     assert elsewhere.seen == []
@@ -153,7 +154,7 @@ def test_a_daemons_worker_neither_hangs_in_a_path_nor_tells_of_it(
     environment |= authorities_of({"SSL_CERT_FILE": str(authority.bundle)})
     environment |= {"AWS_ENDPOINT_URL": store.url, "RUNAI_STREAMER_S3_UNSIGNED": "1"}
     with RawClient(streamerd.socket) as client:
-        # More than the worker has threads: each of them would hang.
+        # These loads outnumber the worker's threads, and each load would hang one of them.
         for _ in range(4):
             load = client.open("s3://models/m", hold=True, environment=environment)
             assert load.read_all() == [path.read_bytes()]

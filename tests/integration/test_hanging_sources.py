@@ -66,7 +66,7 @@ def threads_of(pid: int) -> list[str]:
     names = []
     for task in os.listdir(f"/proc/{pid}/task"):
         with (
-            contextlib.suppress(FileNotFoundError),  # it ended since
+            contextlib.suppress(FileNotFoundError),  # the thread may have ended since
             open(f"/proc/{pid}/task/{task}/comm", encoding="ascii") as file,
         ):
             names.append(file.read().strip())
@@ -96,7 +96,8 @@ async def test_a_thread_that_was_given_up_never_writes_into_a_slab(
             threads = len(threads_of(pid))
             with dead.hanging():
                 hung = asyncio.create_task(ask(made, given.fetch(1), limit_s=LIMIT_S))
-                # Behind it in the lane's only thread, and for a shorter time: not given up with it.
+                # These jobs wait behind the hung one for the lane's only thread. They have waited
+                # for less time, so they are not given up with it.
                 behind = [
                     asyncio.create_task(ask(made, other.fetch(block), limit_s=LIMIT_S))
                     for block in range(8)
@@ -108,7 +109,8 @@ async def test_a_thread_that_was_given_up_never_writes_into_a_slab(
                 assert (made.lost_threads, made.retired, made.restarts) == (1, 0, 0)
                 assert made.pids == [pid]
                 assert len(threads_of(pid)) == threads + 1
-                # The slab of a job that was given up can be closed, and is: its memory comes back.
+                # The worker can close the slab of a job that was given up, and closes it, so that
+                # the memory comes back.
                 for fd in made.lending.take_back(given.slab):
                     os.close(fd)
                 await until(lambda: not opened_by(pid, SHM_MOUNT + slabs[0]))
@@ -128,13 +130,14 @@ async def test_a_worker_with_several_lost_threads_is_retired(
                 for answer in await asyncio.gather(*asked):
                     expect_hung(answer)
                 assert (made.lost_threads, made.retired) == (LOST_THREADS, 1)
-                # The daemon has the dead file open and can start a worker all the same.
+                # The daemon can start a worker although it has the dead file open.
                 for block in range(8):
                     assert isinstance(await ask(made, other.fetch(block)), jobs.Fetched)
                 assert content(slabs[1], 0, len(DATA)) == DATA
                 assert made.pids != [old]
                 assert made.restarts == 0
-            # Killed long ago; the kernel ends no process whose read a FUSE server has taken.
+            # The old worker was killed long ago, but the kernel ends no process whose read a FUSE
+            # server has taken.
             await until(lambda: not os.access(f"/proc/{old}/cmdline", os.R_OK))
             assert isinstance(await ask(made, given.fetch(0)), jobs.Fetched)
             assert content(slabs[0], 0, BLOCK) == DATA[:BLOCK]

@@ -40,7 +40,7 @@ def test_what_nobody_else_has_open_is_not_kept(
     os.close(theirs)
     assert not lingering.keep(fd)
     assert lingering.size_bytes == 0
-    os.close(fd)  # still the caller's
+    os.close(fd)  # the descriptor still belongs to the caller
 
 
 def test_what_somebody_has_open_is_counted_until_they_let_go(

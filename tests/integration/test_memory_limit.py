@@ -109,7 +109,8 @@ def test_two_ranks_and_a_late_one(
         for future in ranks:
             assert future.result() == eightfold
     assert sampler.most_bytes <= LIMIT
-    # Ranks side by side share most reads; what the late one missed is read again.
+    # Ranks that load at the same time share most reads. Blocks that the late rank missed are read
+    # again.
     assert 128 * BLOCK < streamerd.totals()["source_read_bytes"] < 3 * 128 * BLOCK
 
 
@@ -133,7 +134,7 @@ def test_eviction_takes_the_least_recently_used_model(
     load("b")
     assert resident() == {"a": 6, "b": 6}
     load("a")
-    load("c")  # needs two blocks: b's, since a was used after it
+    load("c")  # this load needs two more blocks, and b gives them, since a was used after b
     assert resident()["a"] == resident()["c"] == 6
     assert resident()["b"] < 6
     before = streamerd.totals()["source_read_bytes"]

@@ -52,7 +52,7 @@ def restarted(daemon_maker: Daemons, store: GuardedStore, files: list[bytes]) ->
 def test_no_byte_crosses_the_network_again(
     restarted: DaemonProcess, store: GuardedStore, files: list[bytes]
 ) -> None:
-    assert store.seen == []  # without a client's credentials there is nothing to ask with
+    assert store.seen == []  # the daemon cannot ask the store without a client's credentials
     with RawClient(restarted.socket) as client:
         assert client.open(SOURCE, environment=store.environ()).read_all() == files
     assert store.reads() == {}

@@ -237,7 +237,7 @@ def test_a_daemon_that_dies_is_gone_on_without(
         expected = from_disk.result()["digest"]
     options = {"environ": store.environ(), "reconnect_s": 0.1, "hold": False}
     store.holds = lambda seen: "llama-1" in seen.path and not seen.range.startswith("bytes=0-")
-    store.open.clear()  # the daemon never has the second shard's data
+    store.open.clear()  # the daemon never gets the second shard's data
     with loaders.start(streamerd.socket, SOURCE, stop_at_first=True, **options) as loader:
         loader.go_on()
         loader.await_line("first")

@@ -72,7 +72,7 @@ def test_a_listing_a_head_and_one_get_a_block(
         again = two.open(SOURCE, hold=True, environment=environment(proxy))
         assert again.read_all() == files
         assert kinds(proxy) == {"listing": 2, "HEAD": 2, "GET": count}
-        # Other credentials show for each object that they may read it.
+        # For other credentials, the daemon asks about each object whether they may read it.
         other = two.open(SOURCE, hold=True, environment=environment(proxy, "OTHER"))
         assert other.read_all() == files
     assert kinds(proxy) == {"listing": 3, "HEAD": 2 + count, "GET": count}

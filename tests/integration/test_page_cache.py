@@ -245,7 +245,7 @@ def test_what_the_daemon_brought_in_meanwhile_stays_its_own(
 
 def test_a_pass_that_was_given_up_brings_nothing_in(daemon_maker: Daemons, tmp_path: Path) -> None:
     streamerd = daemon_maker.start(f"--memory-limit={512 * BLOCK}")
-    files = write_model(tmp_path / "m", shards=2, blocks=150)  # more than is copied ahead
+    files = write_model(tmp_path / "m", shards=2, blocks=150)  # more blocks than are copied ahead
     targets = {name: torch.zeros_like(one) for name, one in stored_in(files).items()}
 
     def stop(name: str, size_bytes: int) -> None:
@@ -272,7 +272,7 @@ def test_a_file_that_changes_is_never_mixed(client: Client, files: list[Path]) -
             checkpoint.load_into(targets)
         except SourceChanged:
             return
-    # The daemon had read all of it before.
+    # No error was raised, so the daemon had read the whole file before it changed.
     assert all(torch.equal(targets[name], one) for name, one in stored.items())
 
 

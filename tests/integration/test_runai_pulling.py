@@ -23,7 +23,7 @@ from tests.support.unprivileged import as_nobody
 CONTENT = {
     "config.json": b"{}",
     "empty.json": b"",
-    "tokenizer.model": bytes(range(256)) * 40_000,  # more than one read
+    "tokenizer.model": bytes(range(256)) * 40_000,  # takes more than one read
     "model.safetensors": b"weights",
     "model-10.safetensors": b"ten",
     "model-2.safetensors": b"two",
@@ -172,7 +172,7 @@ def test_a_working_directory_that_was_removed_is_told(
     assert list_safetensors("model") == []
     with pytest.raises(SourceNotFound):
         list_files("model", recursive=True)
-    # The folder above a removed one is still found; no absolute path is needed for its names.
+    # The folder above the removed one is still found, as listing it needs no absolute path.
     above = [(f"../source/{name}", len(content)) for name, content in CONTENT.items()]
     assert sorted(list_files("../source", recursive=True)) == sorted(above)
 

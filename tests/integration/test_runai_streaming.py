@@ -66,7 +66,8 @@ def test_tensors_outlive_everything(tmp_path: Path, either_mode: str) -> None:
 def test_paths_may_be_path_objects(tmp_path: Path, either_mode: str) -> None:
     path = write_blocks(tmp_path / "m.safetensors", 2)
     with SafetensorsStreamer() as streamer:
-        streamer.stream_files([cast("str", path)])  # more is taken than is promised
+        # Path objects work, although the annotation promises only strings.
+        streamer.stream_files([cast("str", path)])
         assert same(dict(streamer.get_tensors()), path)
 
 
@@ -131,7 +132,8 @@ def test_a_file_that_is_cut_while_it_is_read(
     """The stream does not end as if it were complete, and does not hang."""
     monkeypatch.setenv("STREAMERD_MODE", "direct")
     monkeypatch.setenv("RUNAI_STREAMER_MEMORY_LIMIT", "0")
-    monkeypatch.setenv("RUNAI_STREAMER_CHUNK_BYTESIZE", "1")  # as little as is read at once
+    # The streamer raises this value to the least that it reads at once.
+    monkeypatch.setenv("RUNAI_STREAMER_CHUNK_BYTESIZE", "1")
     path = write_shard(
         tmp_path / "m.safetensors",
         {f"t{place}": random_tensor("U8", (1 << 20,), place) for place in range(8)},

@@ -66,7 +66,8 @@ def test_a_stopped_loop_gives_no_sign_of_life(
     os.kill(daemon.pid, signal.SIGSTOP)
     manager.channel.settimeout(0.5)
     with pytest.raises(TimeoutError):
-        manager.hears("what is never said")  # drains what was said before it was stopped
+        # This call reads away the messages that the daemon sent before it was stopped.
+        manager.hears("what is never said")
     os.kill(daemon.pid, signal.SIGCONT)
     manager.channel.settimeout(20)
     manager.hears("WATCHDOG=1")

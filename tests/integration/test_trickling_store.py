@@ -62,7 +62,7 @@ def engine(deadline_s: float = 1.0, proxy: str = "") -> HttpEngine:
     settings = HttpSettings(
         connect_timeout_s=0.1,
         read_timeout_s=0.2,
-        floor_bytes_s=10 * SIZE,  # an attempt at the whole has 0.4 s
+        floor_bytes_s=10 * SIZE,  # an attempt at the whole body may take 0.4 s
         proxies=proxies_of({"ALL_PROXY": proxy}),
     )
     policy = RetryPolicy(max_attempts=3, first_delay_s=0.01, deadline_s=deadline_s)

@@ -61,13 +61,13 @@ def test_each_open_reads_anew_and_nothing_stays(
     with RawClient(streamerd.socket) as one, RawClient(streamerd.socket) as two:
         first = one.open(SOURCE, hold=True, environment=environment(proxy))
         assert first.read_all() == [data]
-        # Another content of the same length, of which the store says the same.
+        # The object gets another content of the same length, and the store describes it as before.
         changed = bytes(len(data))
         store.objects["/models/llama/one.safetensors"] = changed
         second = two.open(SOURCE, hold=True, environment=environment(proxy))
         assert second.read_all() == [changed]
         assert reads(proxy) == 2 * BLOCKS
-        assert first.read_all() == [data]  # what it leases stays its own
+        assert first.read_all() == [data]  # the first load keeps the bytes that it leases
         first.close()
         second.close()
         eventually(lambda: streamerd.segments() == [])

@@ -113,9 +113,10 @@ def test_what_is_read_straight_into_a_slab_takes_its_process_along(
     assert 0 < early.left_s <= 100.0
     daemon.send(jobs.GiveUp(10, 0.0))
     assert daemon.receive() == jobs.Stuck(10)
-    reading.go.set()  # the daemon would have killed it
+    reading.go.set()  # a real daemon would have killed the worker
     assert isinstance(daemon.receive(), jobs.Fetched)
-    daemon.send(jobs.GiveUp(10, 0.0))  # of what was answered: nothing is said
+    # The worker says nothing when it is told to give up a job that it has answered.
+    daemon.send(jobs.GiveUp(10, 0.0))
     daemon.send(jobs.CloseSlab(11, 1))
     assert daemon.receive() == jobs.Finished(11)
     daemon.close()
@@ -131,7 +132,8 @@ def test_what_may_hang_is_given_up_and_its_lane_goes_on(
     daemon = Daemon()
     begin(daemon, stored, slab)
     assert reading.entered.wait(20)
-    daemon.send(jobs.Checksum(11, 1, 0, SIZE))  # behind it, in the lane's only thread
+    # This job waits behind the first one for the lane's only thread.
+    daemon.send(jobs.Checksum(11, 1, 0, SIZE))
     daemon.send(jobs.GiveUp(11, 0.0))
     assert daemon.receive() == jobs.StillGoing(11, TRY_AGAIN_S)
     daemon.send(jobs.GiveUp(10, 0.0))

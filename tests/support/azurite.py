@@ -55,7 +55,7 @@ def azurite_missing() -> str:
         return "Azurite needs node and npm, and they are not installed"
     _HOME.mkdir(exist_ok=True)
     with (_HOME / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # tests of other worktrees or workers may install it too
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests in other processes may install Azurite too
         if _SCRIPT.exists():
             return ""
         command = ["npm", "install", "--prefix", str(_HOME), "--no-audit", "--no-fund"]
@@ -91,7 +91,8 @@ def azurite(certificate: Path | None = None) -> Iterator[Azurite]:
             yield Azurite(_url(process), key)
         finally:
             process.terminate()
-            process.wait(30)  # first, as it writes to its output at its end
+            # Azurite writes to its output as it ends, so the pipe is closed only after that.
+            process.wait(30)
 
 
 def _url(process: subprocess.Popen[str]) -> str:

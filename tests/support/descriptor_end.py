@@ -95,7 +95,7 @@ class Session:
 
     def hang_up(self) -> None:
         """End the sending direction, for which a client waits after `Goodbye`."""
-        with contextlib.suppress(OSError):  # the client did not wait
+        with contextlib.suppress(OSError):  # raised if the client did not wait
             self.connection.shutdown(socket.SHUT_WR)
 
     def end(self) -> None:

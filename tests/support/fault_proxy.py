@@ -190,7 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(reply, len(reply.body) // 2)
         if fault is Fault.STALL:
             with contextlib.suppress(OSError):
-                self.rfile.read(1)  # until the client gives up
+                self.rfile.read(1)  # returns when the client gives up
         elif fault is Fault.RESET:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()

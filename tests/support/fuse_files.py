@@ -132,7 +132,8 @@ class FuseFile:
             case _Op.GETATTR:
                 self._reply(unique, struct.pack("<QII", 3600, 0, 0) + self._attributes(node))
             case _Op.OPEN:
-                self._reply(unique, struct.pack("<QII", 1, 1, 0))  # FOPEN_DIRECT_IO
+                # These numbers are a handle, the flag FOPEN_DIRECT_IO, and padding.
+                self._reply(unique, struct.pack("<QII", 1, 1, 0))
             case _Op.READ:
                 _, offset, size = struct.unpack_from("<QQI", body)
                 self.reads += 1
@@ -166,7 +167,7 @@ class FuseFile:
         return struct.pack("<QQQQQQIIIIIIIIII", *told)
 
     def _reply(self, unique: int, body: bytes, error: int = 0) -> None:
-        with contextlib.suppress(OSError):  # the process that asked is gone
+        with contextlib.suppress(OSError):  # raised if the process that asked is gone
             os.write(self._fd, struct.pack("<IiQ", 16 + len(body), error, unique) + body)
 
 

@@ -29,7 +29,8 @@ SEGMENT: Final = re.compile(r"streamerd\.(?P<instance>[^.]+)\.")
 
 # Libraries open these once and keep them for the life of the process, by design.
 _KEPT_TARGETS: Final = ("/dev/nvidia",)
-_KEPT_THREADS: Final = ("TMonitor", "InductorSubproc")  # tqdm's clock, torch's compiler pool
+# These threads belong to tqdm's monitor and to torch's compiler pool.
+_KEPT_THREADS: Final = ("TMonitor", "InductorSubproc")
 _KEPT_PROCESSES: Final = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
 
@@ -79,7 +80,8 @@ def leaked(before: Snapshot) -> list[str]:
 def _descriptors() -> frozenset[tuple[int, str]]:
     found = set()
     for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # the listing's own descriptor
+        with contextlib.suppress(FileNotFoundError):
+            # The listing's own descriptor is closed by now.
             target = os.readlink(f"/proc/self/fd/{name}")
             if not target.startswith(_KEPT_TARGETS) and int(name) != _tracker_pipe():
                 found.add((int(name), target))

@@ -140,11 +140,12 @@ def start_together(loaders: Sequence[LoaderProcess]) -> None:
 def _serve(channel: socket.socket) -> None:
     import torch
 
-    from streamer_client import client as _client  # imported here, so that no child has to
+    # Imported here, so that no child has to import it.
+    from streamer_client import client as _client
 
     del _client
     torch.set_num_threads(1)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children need not be waited for
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # this process need not wait for its children
     while True:
         request, fds, _, _ = socket.recv_fds(channel, REQUEST_BYTES, 1)
         if not request:

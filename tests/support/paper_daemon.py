@@ -291,7 +291,7 @@ class PaperDaemon:
     def open(self, file: PaperFile) -> int:
         """Make a descriptor that stands for a file."""
         fd = os.memfd_create(f"paper-{file.inode}")
-        self.workers.slabs.pop(fd, None)  # the number may be that of a closed slab
+        self.workers.slabs.pop(fd, None)  # a closed slab may have had this number
         self.workers.opened[fd] = file
         self.descriptors_made.append((fd, os.fstat(fd).st_ino))
         return fd

@@ -281,7 +281,7 @@ def _enter(streamer: Any) -> bool:
 def run(module: str, root: str) -> dict[str, Steps]:
     api = importlib.import_module(module)
     for more in (runai_listing_cases, runai_module_cases):
-        assert more.__doc__  # importing them fills the tables
+        assert more.__doc__  # importing these modules fills the tables
     table = OBJECTS if "://" in root else FILES
     return {title: function(api, root) for title, function in table.items()}
 

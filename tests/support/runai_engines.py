@@ -46,7 +46,7 @@ def engine_missing(requirement: str) -> str:
     home = _STORES / requirement
     home.mkdir(parents=True, exist_ok=True)
     with (_STORES / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another process's tests may fetch them too
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests in other processes may fetch the modules too
         if all((home / member).exists() for member in MEMBERS[requirement]):
             return ""
         told = _ran("tests.support.wheel_members", requirement, str(home), *MEMBERS[requirement])

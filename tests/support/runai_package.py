@@ -42,7 +42,7 @@ def package_missing() -> str:
     """Why the package is missing; empty if it is there. Installs it if it can."""
     _STORES.mkdir(exist_ok=True)
     with (_STORES / "runai.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another process's tests may install it too
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests in other processes may install the package too
         if (_HOME / PACKAGE).is_dir():
             return ""
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]

@@ -20,7 +20,7 @@ NAMES: Final = (
 
 NOT_OFFERED: Final = frozenset(
     {
-        # They pass handles of the C++ library, which is not there.
+        # These methods pass handles of Run:ai's C++ library, which is not there.
         "FileStreamer.handle_object_store",
         "FileStreamer.drain_live_submissions",
     }

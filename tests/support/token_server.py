@@ -50,7 +50,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path.endswith("/service-accounts/default/"):
             self._send(200, b'{"email": "reader@p.iam.gserviceaccount.com", "scopes": []}')
         elif "token" not in path:
-            # A metadata server is known by its flavour header; this one has no project to tell.
+            # Clients know a metadata server by its flavour header. This one has no project to name.
             self._send(200 if path in ("", "/") else 404, b"")
         elif server.refusal:
             self._send(400, json.dumps({"error": server.refusal}).encode())

@@ -63,8 +63,8 @@ class TricklingServer:
             answer = self._answer(self.requests[-1])
             connection.sendall(answer.at_once)
             for place in range(len(answer.slowly)):
-                # The socket is readable once the client has hung up, as the client has nothing more
-                # to say.
+                # The client has nothing more to say, so the socket becomes readable only when the
+                # client hangs up.
                 if select.select([connection], [], [], answer.every_s)[0]:
                     return
                 connection.sendall(answer.slowly[place : place + 1])

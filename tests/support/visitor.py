@@ -314,7 +314,7 @@ def _files_of(folder: str) -> list[str]:
 def _target(fd: int) -> str:
     try:
         return os.readlink(f"/proc/self/fd/{fd}")
-    except FileNotFoundError:  # the listing's own descriptor
+    except FileNotFoundError:  # the listing's own descriptor is closed by now
         return ""
 
 
@@ -361,7 +361,8 @@ def _has_ended(pid: int) -> bool:
         told = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return True
-    return told.rpartition(")")[2].split()[0] == "Z"  # its parent may not have reaped it
+    # A zombie has ended, though its parent may not have reaped it.
+    return told.rpartition(")")[2].split()[0] == "Z"
 
 
 if __name__ == "__main__":

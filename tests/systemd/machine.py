@@ -24,7 +24,8 @@ BOOT_S: Final = 60.0
 COMMAND_S: Final = 120.0
 ENVIRON: Final = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
 
-# $1 is where to work, $2 the folders that clients are run from: they may lie where only root comes.
+# $0 and $1 are both the folder to work in. The other arguments are options of systemd-nspawn, which
+# bind the folders that clients are run from.
 _BOOT: Final = """
 set -e
 mount -t tmpfs -o size=2G,mode=755 tmpfs "$1"
@@ -80,7 +81,9 @@ class Machine:
         for folder in (REPOSITORY, Path(sys.prefix)):
             for parent in map(self.path, folder.parents):
                 mode = parent.stat().st_mode
-                if mode & 0o011 != 0o011:  # what is bound read-only allows no change, needed or not
+                # Clients are run from these folders, which may lie where only root may go. A folder
+                # that is bound read-only allows no chmod, not even one that changes nothing.
+                if mode & 0o011 != 0o011:
                     parent.chmod(mode | 0o011)
 
     def _find_init(self) -> int:
@@ -157,5 +160,6 @@ def _binds() -> Sequence[str]:
 
 
 def _hidden(folder: Path) -> bool:
-    covered = folder.is_relative_to("/tmp") or folder.is_relative_to("/run")  # by nspawn
+    # systemd-nspawn mounts over both folders.
+    covered = folder.is_relative_to("/tmp") or folder.is_relative_to("/run")
     return covered or folder.stat().st_dev != Path("/").stat().st_dev

@@ -26,7 +26,7 @@ from streamer_client.delivery import (
 
 
 def become(user: str) -> None:
-    codecs.lookup("ascii")  # a module of its own, as are those above
+    codecs.lookup("ascii")  # This imports the module of the codec, as root, like the imports above.
     entry = pwd.getpwnam(user)
     os.initgroups(user, entry.pw_gid)
     os.setgid(entry.pw_gid)

@@ -43,7 +43,7 @@ def test_installing_starts_and_enables_nothing(node: Node) -> None:
 def test_the_unit_is_right_and_hardened(node: Node) -> None:
     path = node.show("FragmentPath")
     page = node.machine.path("/usr/share/man/man8/streamerd.8.gz")
-    man = "yes" if page.exists() else "no"  # images for containers leave pages out
+    man = "yes" if page.exists() else "no"  # images for containers leave manual pages out
     verified = node.run("systemd-analyze", "verify", f"--man={man}", path)
     assert verified.stdout + verified.stderr == ""
     node.run("systemd-analyze", "security", "--threshold=13", "streamerd.service")
@@ -78,7 +78,7 @@ def test_a_stranger_is_refused_and_told_what_to_do(roomy: Node) -> None:
 
 def test_idle_it_needs_little_memory_of_its_own(roomy: Node) -> None:
     pids = roomy.processes()
-    assert len(pids) == 4  # the daemon, what starts its workers, and two of these
+    assert len(pids) == 4  # the daemon, the process that starts its workers, and two workers
     private_bytes = 0
     for pid in pids:
         rollup = roomy.run("cat", f"/proc/{pid}/smaps_rollup").stdout
@@ -157,7 +157,7 @@ def test_the_doctor_knows_what_is_wrong(node: Node) -> None:
     healthy = doctor(MEMBER)
     for check in ("service", "socket", "daemon", "cgroup", "segments", "kernel"):
         assert healthy[check][0] == "ok", healthy
-    assert healthy["room"][0] == "warn"  # 64 MiB are as little as a container has
+    assert healthy["room"][0] == "warn"  # /dev/shm has 64 MiB, as little as in a container
     assert doctor(STRANGER)["socket"] == (
         "fail",
         f"`sudo usermod -aG streamerd {STRANGER}`, then log in again",
@@ -166,4 +166,5 @@ def test_the_doctor_knows_what_is_wrong(node: Node) -> None:
     assert doctor(MEMBER)["service"] == ("fail", "`systemctl start streamerd`")
     node.machine.write("/dev/shm/streamerd.0badf00d.1", "left over")
     assert doctor("root")["segments"] == ("warn", "`rm /dev/shm/streamerd.0badf00d.*`")
-    assert doctor(MEMBER)["segments"][0] == "ok"  # it could not remove what is another user's
+    # A member is not told to remove slabs of another user, as it could not.
+    assert doctor(MEMBER)["segments"][0] == "ok"

@@ -29,7 +29,7 @@ def test_a_killed_worker_is_replaced_under_a_load(tight: Node, member: Member) -
     member.begin(model)
     main = tight.main_pid
     others = [str(pid) for pid in tight.processes() if pid != main]
-    # One may be gone before its turn: workers end with the process that starts them.
+    # A process may be gone before its turn, as workers end with the process that starts them.
     tight.run("kill", "-KILL", *others, check=False)
     assert member.finish(model) == "daemon"
     assert tight.status()["totals"]["worker_restarts"] >= 1
@@ -106,6 +106,7 @@ def test_the_doctor_tells_a_wrong_configuration_from_other_failures(node: Node) 
 def test_it_stops_within_seconds_under_a_load(tight: Node, member: Member) -> None:
     model = tight.model("stopped")
     member.begin(model)
-    tight.run("systemctl", "stop", "streamerd", timeout_s=14)  # TimeoutStopSec would kill at 15
+    # TimeoutStopSec would make systemd kill the service after 15 s.
+    tight.run("systemctl", "stop", "streamerd", timeout_s=14)
     assert tight.show("Result") == "success"
     assert member.finish(model) == "daemon+direct"

@@ -60,7 +60,8 @@ def test_purging_leaves_nothing(roomy: Node, member: Member) -> None:
     assert roomy.files_of_ours() == roomy.files_before
     for database in ("passwd", "group"):
         assert roomy.run("getent", database, "streamerd", check=False).stdout == ""
-    assert roomy.run("systemctl", "status", "streamerd", check=False).returncode == 4  # unknown
+    # 4 means that systemd does not know the unit.
+    assert roomy.run("systemctl", "status", "streamerd", check=False).returncode == 4
 
 
 def test_the_scripts_read_whose_slabs_are_the_system_daemons() -> None:

@@ -80,7 +80,7 @@ def _plain(kind: str, path: str) -> None:
     maker: Any = AutoModel if kind == "bert" else AutoModelForCausalLM
     torch.manual_seed(0)
     model = maker.from_config(config).to(torch.bfloat16)
-    for name, parameter in model.named_parameters():  # norms too are to differ from each other
+    for name, parameter in model.named_parameters():  # norms must differ from each other too
         parameter.data.normal_(std=0.05, mean=1.0 if "norm" in name else 0.0)
     model.save_pretrained(path, max_shard_size="2MB")
 

@@ -36,7 +36,7 @@ class Lines(logging.Handler):
 
 def run_rank(job: dict[str, Any], rank: int, directory: str) -> None:
     """One rank: joins the others, loads each case, writes the answers."""
-    # The models are thousands of times smaller than those that are served, and so is the bound.
+    # These models are thousands of times smaller than those that are served, and so is this bound.
     sliced: Any = importlib.import_module("streamer_client.tensors.sliced")
     sliced.AHEAD_BYTES = job["ahead_bytes"]
     lines = Lines()
@@ -49,7 +49,7 @@ def run_rank(job: dict[str, Any], rank: int, directory: str) -> None:
             answers[case["name"]] = {"error": traceback.format_exc()[-3000:]}
     with open(os.path.join(directory, f"rank-{rank}.json"), "w", encoding="utf-8") as file:
         json.dump(answers, file)
-    os._exit(0)  # no process group is taken down: a rank that failed could not join in
+    os._exit(0)  # No process group is taken down, since a rank that failed could not take part.
 
 
 def _case(
@@ -133,8 +133,8 @@ def _join(job: dict[str, Any], rank: int) -> None:
     from vllm.distributed import init_distributed_environment, initialize_model_parallel
 
     ranks = job["tensor_parallel"] * job["pipeline_parallel"]
-    # What vLLM's ranks call the memory that they share on the CPU. With a name for each they share
-    # none, which nobody would remove after `os._exit`.
+    # vLLM's ranks name the memory that they share on the CPU after this variable. Nobody would
+    # remove that memory after `os._exit`, so each rank gets a name of its own and shares none.
     os.environ["VLLM_DIST_IDENT"] = f"{job['port']}-{rank}"
     init_distributed_environment(ranks, rank, f"tcp://127.0.0.1:{job['port']}", rank, "gloo")
     initialize_model_parallel(job["tensor_parallel"], job["pipeline_parallel"], backend="gloo")

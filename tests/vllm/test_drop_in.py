@@ -155,7 +155,8 @@ def test_a_missing_weight_is_told_and_with_strict_refused(
         load(Taking(), strict=True)
     try:
         load(Taking())
-    except ValueError as error:  # vLLM's own check, of a module that is not one of its layers
+    except ValueError as error:
+        # vLLM itself checks a module that is not one of its layers.
         assert "norm.weight" in str(error)  # noqa: PT017
     told = [text for text in caplog.messages if "event=missing_weights" in text]
     assert told

@@ -63,7 +63,7 @@ def both(starts: Starts, daemon: DaemonProcess, environment: Environment = (), *
 def multiplies_4_bit() -> bool:
     """Whether vLLM's build for this processor has the operator that runs GPTQ and AWQ."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what is vLLM's own
+        warnings.simplefilter("ignore")  # these warnings come from vLLM's own code
         from vllm.platforms import current_platform
 
         current_platform.import_kernels()

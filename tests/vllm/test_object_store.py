@@ -209,7 +209,7 @@ def test_vllms_own_loader_streams_with_ours(
     assert "event=loaded" not in answer.output
 
 
-@pytest.mark.usefixtures("unsharded")  # the bucket is there
+@pytest.mark.usefixtures("unsharded")  # this fixture makes the bucket
 def test_a_model_that_is_not_there_is_told(starts: Starts, user: Environment) -> None:
     answer = starts.attempt(
         Start("s3://models/team/lama", "runai_streamer", action="load", environment=user)

@@ -161,6 +161,6 @@ def test_a_daemon_that_auto_starts_serves_both_ranks(
     assert_same(answer, starts(Start(model("llama"), tensor_parallel_size=2)))
     assert_loaded_through(own_daemon.socket, answer, ranks=2, cached=True)
     assert_announced_once(own_daemon.socket, answer)
-    # What came from the page cache is brought in when both have loaded.
+    # The daemon reads what came from the page cache once both ranks have loaded.
     size_bytes = checkpoint_bytes(default_shards)
     eventually(lambda: own_daemon.read_bytes() == size_bytes, deadline_s=60)

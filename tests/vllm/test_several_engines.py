@@ -99,7 +99,7 @@ def _configuration(arguments: Any, dp_rank: int | None, monkeypatch: pytest.Monk
     engines sets.
     """
     with monkeypatch.context() as launched, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what is vLLM's own
+        warnings.simplefilter("ignore")  # these warnings come from vLLM's own code
         if dp_rank is not None:
             launched.setenv("VLLM_DP_SIZE", "2")
             launched.setenv("VLLM_DP_RANK", str(dp_rank))

@@ -81,7 +81,8 @@ def _answer(
         _running(nodes[0], first, socket, logs[0]) as answering,
         _running(nodes[1], second, socket, logs[1]) as helping,
     ):
-        with contextlib.suppress(AssertionError):  # told below, with what the nodes said
+        with contextlib.suppress(AssertionError):
+            # A failure is reported below, with the logs of the nodes.
             eventually(lambda: {answering.poll(), helping.poll()} != {None}, START_TIMEOUT_S)
             eventually(lambda: answering.poll() is not None, ENDS_WITHIN_S)
         said = [log.read_text() for log in logs]

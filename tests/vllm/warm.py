@@ -78,14 +78,15 @@ class Warm:
         request = Request(module, list(arguments), dict(environment), str(directory), str(output))
         try:
             ended = self._ask(request)
-        except BaseException:  # the next program is not to get this one's answer
+        except BaseException:
+            # The next program must not get this program's answer.
             self._kill()
             self._start()
             raise
         return Done(ended.returncode, output.read_text(errors="replace"))
 
     def _ask(self, request: Request) -> Ended:
-        with contextlib.suppress(BrokenPipeError):  # told below
+        with contextlib.suppress(BrokenPipeError):  # the end of the process is reported below
             self._asks.write(msgspec.json.encode(request) + b"\n")
             self._asks.flush()
         told, _, _ = select.select([self._answers], [], [], START_TIMEOUT_S)
@@ -130,6 +131,6 @@ class Warm:
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-        with contextlib.suppress(BrokenPipeError):  # of a request that was not read
+        with contextlib.suppress(BrokenPipeError):  # raised if a request was not read
             self._asks.close()
         self._answers.close()

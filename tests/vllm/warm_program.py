@@ -68,10 +68,11 @@ class Ended(msgspec.Struct, frozen=True):
 def main() -> None:
     """Serve requests until stdin ends."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # vLLM logs to stdout
+    os.dup2(2, 1)  # vLLM logs to stdout, so the answers need another descriptor
     _import_vllm()
     gc.collect()
-    gc.freeze()  # vLLM collects several times a start, and what was imported is not garbage
+    # vLLM collects garbage several times during a start, and imported objects are never garbage.
+    gc.freeze()
     threads = os.listdir("/proc/self/task")
     assert len(threads) == 1, f"importing vLLM started {threading.enumerate()}"
     for line in sys.stdin.buffer:
@@ -90,7 +91,8 @@ def _import_vllm() -> None:
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(name)
     registry: Any = importlib.import_module("vllm.model_executor.models.registry")
-    registry._run_in_subprocess = lambda look: look()  # at a model's class
+    # By default, vLLM starts a new interpreter here to look at a model's class.
+    registry._run_in_subprocess = lambda look: look()
     platform: Any = importlib.import_module("vllm.platforms").current_platform
     following = platform.check_and_update_config
 
@@ -126,7 +128,7 @@ def _run(request: Request) -> NoReturn:
         runpy.run_module(request.module, run_name="__main__", alter_sys=True)
         returncode = 0
     except SystemExit as end:
-        said: object = end.code or 0  # whatever it was raised with
+        said: object = end.code or 0  # SystemExit may hold any object
         if isinstance(said, int):
             returncode = said
         else:

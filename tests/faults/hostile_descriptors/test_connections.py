@@ -97,7 +97,7 @@ def test_a_client_refuses_a_daemon_that_greets_as_no_daemon_of_its_version(
             with pytest.raises(Refusal) as refused:
                 client.answer()
             assert refused.value.kind == "ProtocolMismatch"
-            assert connection.recv(1) == b""  # it sent nothing, and left
+            assert connection.recv(1) == b""  # the client sent nothing and left
 
 
 def test_a_client_that_never_reads_its_slabs_holds_nobody_up(

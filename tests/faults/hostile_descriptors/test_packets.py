@@ -102,7 +102,7 @@ def test_transfers_and_their_files_are_bounded(daemon: DaemonProcess, model: lis
             for _ in range(MAX_FILES // BATCH_DESCRIPTORS):
                 answer = peer.hand(["m"] * BATCH_DESCRIPTORS, [fd] * BATCH_DESCRIPTORS)
                 if isinstance(answer, Refused):
-                    break  # its limit of open files is lower than that of files
+                    break  # the daemon's limit on open files is below MAX_FILES
             else:
                 answer = peer.hand(["m"] * BATCH_DESCRIPTORS, [fd] * BATCH_DESCRIPTORS)
             assert isinstance(answer, Refused)

@@ -67,7 +67,8 @@ def test_where_another_user_was_first_the_next_place_is_taken(
 def _end_own(client: Visitor, path: Path) -> None:
     pid = client.ask("status")["pid"]
     client.ask("leave")
-    os.kill(pid, signal.SIGINT)  # as from its terminal: it takes its slabs along
+    # SIGINT, which a terminal sends too, makes the daemon remove its slabs as it ends.
+    os.kill(pid, signal.SIGINT)
     eventually(lambda: not os.path.exists(f"/proc/{pid}"))
     for left in path.parent.iterdir():
         left.unlink()

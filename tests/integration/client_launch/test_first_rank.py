@@ -70,7 +70,7 @@ def test_the_daemon_takes_nothing_from_the_first_rank_but_its_user(
     assert status["Umask"] == "0077"
     assert int(status["SigBlk"], 16) == 0
     ignored = {n for n in range(1, 65) if int(status["SigIgn"], 16) >> (n - 1) & 1}
-    settable = {int(one) for one in signal.valid_signals()}  # the C library keeps two to itself
+    settable = {int(one) for one in signal.valid_signals()}  # the C library reserves two signals
     assert ignored & settable <= {signal.SIGPIPE, signal.SIGXFSZ}
     assert os.readlink(proc / "cwd") == "/"
     assert os.readlink(proc / "fd" / "0") == "/dev/null"
@@ -80,7 +80,7 @@ def test_the_daemon_takes_nothing_from_the_first_rank_but_its_user(
         soft, hard = limits[name][:2]
         assert soft == hard
     assert limits["Max core file size"][0] == "0"
-    if os.getuid() == 0:  # who may take niceness back
+    if os.getuid() == 0:  # only root may lower the niceness of a process
         assert os.getpriority(os.PRIO_PROCESS, first_rank) == 0
     environ = (proc / "environ").read_text()
     assert "NOTIFY_SOCKET" not in environ

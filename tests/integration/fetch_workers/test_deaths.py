@@ -45,7 +45,7 @@ async def test_a_worker_that_dies_answers_none_and_comes_back(
             await until(lambda: len(made.pids) == 2)
             assert made.restarts == 1
             assert first not in made.pids
-            for block in range(5):  # the new one is lent everything anew
+            for block in range(5):  # the new worker is lent everything again
                 assert isinstance(await ask(made, given.fetch(block)), jobs.Fetched)
 
 

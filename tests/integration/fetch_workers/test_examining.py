@@ -117,7 +117,7 @@ async def test_compared_through_descriptors(stored: StoredShard, slab: str) -> N
                 await ask(made, given.fetch(block))
         into, file = slab_fd(slab), LocalFile(stored.uri)
         os.pwrite(into, b"\xff\0\xff", BLOCK + 4090)
-        os.pwrite(into, b"\xff\0\xff", 4096)  # not looked at
+        os.pwrite(into, b"\xff\0\xff", 4096)  # these bytes are not compared
         folder = os.open("/", os.O_RDONLY)
         files = (jobs.CompareFile(starts, size), jobs.CompareFile(starts, size))
         answer = await ask(

@@ -56,7 +56,7 @@ def test_certificates_and_a_user(
 ) -> None:
     authority = Authority(tmp_path)
     authority.server_context()
-    # etcd refuses users over HTTP to whoever shows a certificate with a name.
+    # Over HTTP, etcd refuses a user whose client certificate holds a name.
     cert, key = authority.node_files(tmp_path, "node", named=False)
     ours = EtcdFiles(authority.bundle, tmp_path / "server.pem", cert, key)
     password = tmp_path / "password"
@@ -126,7 +126,7 @@ def test_more_members_than_are_taken(etcd: EtcdServer) -> None:
         assert len(source.look()) == MOST_MEMBERS
         for number in range(5):
             client.put(f"{folder}0{number}" + "a" * (1 << 20), "")
-        # It is too long, or has not come whole in time.
+        # The answer is too long, or has not arrived completely in time.
         with pytest.raises(MembersFailed):
             source.look()
     finally:

@@ -99,11 +99,11 @@ def test_a_block_that_comes_from_the_store_is_told(
 def test_what_is_no_question_ends_the_connection(node: DaemonProcess, data: bytes) -> None:
     with socket.create_connection(_address(node), timeout=10) as peer:
         answer = b""
-        # What the node did not read of it makes the kernel end the connection by a reset, which may
-        # come before the peer has said all.
+        # If the node leaves bytes unread, the kernel ends the connection with a reset, which may
+        # arrive before the peer has sent everything.
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
             peer.sendall(data)
-            with contextlib.suppress(OSError):  # the connection is over
+            with contextlib.suppress(OSError):  # raised if the connection is over
                 peer.shutdown(socket.SHUT_WR)
             while more := peer.recv(4096):
                 answer += more

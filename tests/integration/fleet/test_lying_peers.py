@@ -95,7 +95,7 @@ class Liar:
         self._threads[0].start()
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # it is closed
+        with contextlib.suppress(OSError):  # raised when the listening socket is closed
             while True:
                 connected, _ = self._listening.accept()
                 self._open.add(connected)
@@ -107,7 +107,7 @@ class Liar:
             while asked := connected.recv(4096):
                 start = int(asked.partition(b"bytes=")[2].partition(b"-")[0])
                 if asked.startswith(b"HEAD"):
-                    # A body after this head, which must not be taken for the next answer.
+                    # A body follows this head. The node must not take it for the next answer.
                     connected.sendall(_said("200 OK", RIGHT, BLOCK) + BYTES)
                     continue
                 for piece in self._answer(start):

@@ -155,7 +155,7 @@ def test_its_metadata_tells_version_and_licence(installed: Path) -> None:
 def test_its_library_needs_no_python_and_copies(installed: Path, tmp_path: Path) -> None:
     path = installed / RING
     assert not re.search(rb"\bPy[A-Z_]|libpython", path.read_bytes())
-    parts = CompiledRing(tmp_path)  # for the driver that stands in for CUDA's
+    parts = CompiledRing(tmp_path)  # this compiles the driver that stands in for CUDA's
     parts.library = load_library(str(path))
     data = random.Random(3).randbytes(20_000)
     shard = tmp_path / "shard"

@@ -54,14 +54,14 @@ class Group:
 
     def _join(self, config: VllmConfig) -> None:
         if torch.distributed.is_initialized():
-            _STATE.destroy_model_parallel()  # they lack the experts' group
+            _STATE.destroy_model_parallel()  # the groups that exist lack the experts' group
         parallel = config.parallel_config
         if self.data_parallel:
             parallel.data_parallel_master_port = self._port()
             parallel._data_parallel_master_port_list = []
         method = f"file://{self.directory}/groups-{self.number}"
-        # What vLLM's ranks call the memory that they share on the CPU. With a name for each they
-        # share none, which nobody would remove after `os._exit`.
+        # vLLM's ranks name the memory that they share on the CPU after this variable. Nobody would
+        # remove that memory after `os._exit`, so each rank gets a name of its own and shares none.
         os.environ["VLLM_DIST_IDENT"] = f"harness-{os.getppid()}-{self.number}-{self.rank}"
         with set_current_vllm_config(config):
             init_worker_distributed_environment(config, parallel.rank, method, self.rank, "gloo")

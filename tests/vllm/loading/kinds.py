@@ -147,7 +147,7 @@ def _paligemma(directory: Path, seed: int) -> None:
     _rename(directory, "vision_tower.", "vision_tower.vision_model.")
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(directory)
     images: Any = transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32})
-    images.image_seq_length = 16  # (32 / 8) squared
+    images.image_seq_length = 16  # patches: (32 / 8) squared
     processor: Any = transformers.PaliGemmaProcessor
     processor(images, tokenizer).save_pretrained(directory)
 

@@ -54,14 +54,16 @@ def run_rank(job: Job, rank: int) -> None:
 
 
 def _rank_process(job: Job, rank: int) -> None:
-    gc.freeze()  # vLLM collects several times a load, and what was imported is not garbage
+    # vLLM collects garbage several times during a load, and imported objects are never garbage.
+    gc.freeze()
     try:
         run_rank(job, rank)
     except BaseException:  # noqa: BLE001  told here: the others may wait for this rank for ever
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)
-    os._exit(0)  # groups that other ranks have left are not taken down in order
+    # A regular exit could not take down groups in order that other ranks have already left.
+    os._exit(0)
 
 
 def _keep_weights() -> None:
@@ -88,11 +90,13 @@ def run(job: Job) -> int:
     import tests.vllm.loading.stages  # noqa: F401  once, for every rank
 
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True, warn_only=True)  # memory that nobody wrote is alike
-    torch.accelerator.empty_cache = lambda: None  # as vLLM's runner for the CPU has it
+    # Memory that nobody wrote then has the same content in every load.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.accelerator.empty_cache = lambda: None  # vLLM's runner for the CPU does the same
     cast("Any", load_general_plugins)()
     registry: Any = importlib.import_module("vllm.model_executor.models.registry")
-    registry._run_in_subprocess = lambda look: look()  # a fresh interpreter for each rank and kind
+    # By default, vLLM starts a new interpreter here for each rank and kind.
+    registry._run_in_subprocess = lambda look: look()
     _keep_weights()
     make_models(job)
     context = multiprocessing.get_context("fork")

@@ -84,7 +84,7 @@ def quantize_awq(weight: torch.Tensor, generator: torch.Generator) -> Tensors:
 
 
 def quantize_int8(weight: torch.Tensor, generator: torch.Generator) -> Tensors:
-    del generator  # this one is computed
+    del generator  # int8 weights are computed, not drawn
     scale = weight.float().abs().amax(dim=1, keepdim=True) / 127
     return {
         "weight": (weight.float() / scale).round().to(torch.int8),

@@ -45,7 +45,7 @@ def engine_config(arguments: dict[str, Any]) -> VllmConfig:
 
 def load_config(config: VllmConfig, *, lora: bool = False) -> Loaded:
     """Load as a worker of vLLM does. If the engine has a draft model, only that one is loaded."""
-    # Models of one process share what is in here, and a worker's process has one model.
+    # All models of a process share this dictionary, and a worker's process has only one model.
     rotary_embedding._ROPE_DICT.clear()
     digests: Digests = {}
     with set_current_vllm_config(config), _looking(digests):

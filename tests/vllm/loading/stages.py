@@ -110,7 +110,7 @@ def _note_whole(found: Found, load_format: str, loaded: Loaded, other: Path) -> 
         told = _or_error(partial(reload, loaded, **how))
         found[f"{load_format}/{stage}"] = told
         if isinstance(told, str):
-            break  # the model is half loaded
+            break  # the model is only half loaded
 
 
 def _note_shards(found: Found, load_format: str, loaded: Loaded) -> None:
