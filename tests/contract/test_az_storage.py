@@ -122,7 +122,7 @@ def test_one_ranged_get_for_each_block_and_none_twice(container: Container) -> N
     assert sorted(ranges(gets)) == blocks
     assert {seen.asked.headers["if-match"] for seen in gets} == {shard.identity.rpartition(" ")[2]}
     methods = [seen.asked.method for seen in container.front.seen]
-    assert methods.count("HEAD") == 1  # to list; each read proves the content by itself
+    assert methods.count("HEAD") == 1  # the listing sends it; If-Match proves the content of reads
     assert reader.retries == 0
     reader.close()
 
@@ -194,7 +194,8 @@ def test_container_alone_and_slashes_at_the_end(container: Container) -> None:
 
 
 def test_what_is_not_there_is_told_apart(container: Container) -> None:
-    # A signature is for one container, so one of the account asks for another one.
+    # The environment holds a signature for one container, so the store answers a request for
+    # another container with 403.
     account = container.environment()
     with pytest.raises(SourceNotFound, match=r"BlobNotFound.*x-ms-request-id.*check the blob"):
         container.storage.list_shards(container.uri("none.bin"), None, None)

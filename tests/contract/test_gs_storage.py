@@ -161,7 +161,8 @@ def test_one_ranged_get_for_each_block_and_none_twice(
         assert sorted(ranges(gets)) == blocks
         generation = shard.identity.rpartition(" ")[2]
         assert all(f"ifGenerationMatch={generation}" in seen.asked.target for seen in gets)
-        assert len(backend.proxy.seen) == len(blocks) + 2  # a listing, one look
+        # Beside the blocks, one request lists the objects, and one looks at this object.
+        assert len(backend.proxy.seen) == len(blocks) + 2
         assert reader.retries == 0
         reader.close()
 

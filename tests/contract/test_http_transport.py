@@ -250,5 +250,5 @@ def test_connections_are_kept(plain: FaultProxy, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(http.client.HTTPConnection, "connect", counted)
     assert read(plain.url) == content(SIZE)
     assert read(plain.url) == content(SIZE)
-    assert len(plain.seen) == 4  # a HEAD and a GET each
+    assert len(plain.seen) == 4  # each read sends a HEAD and a GET
     assert len(made) == 1

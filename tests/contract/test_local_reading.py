@@ -84,7 +84,8 @@ def test_of_a_partly_cached_block_only_the_rest_is_fetched(
     storage: LocalStorage, big: StoredShard
 ) -> None:
     fd = os.open(big.uri, os.O_RDONLY)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead past the bytes asked for
+    # Without this advice, the kernel would read ahead, beyond the bytes that are asked for.
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
     os.preadv(fd, [bytearray(2 * MIB)], 3 * MIB)
     os.close(fd)
     told = read_all(storage, big)

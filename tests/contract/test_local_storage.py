@@ -39,7 +39,8 @@ class Directory:
         with path.open("r+b" if before else "xb") as file:
             file.truncate(len(data))
             file.write(data)
-        if before and path.stat().st_mtime_ns == before:  # a clock that ticks in milliseconds
+        # The clock of file times ticks in milliseconds, so the write may not have changed mtime.
+        if before and path.stat().st_mtime_ns == before:
             os.utime(path, ns=(before + 1, before + 1))
 
     def remove(self, name: str) -> None:
@@ -243,9 +244,10 @@ def test_bytes_are_told_under_the_ctime_that_they_were_read_under(
     def read() -> int:
         nonlocal reads
         reads += 1
-        for mode in modes:  # a chmod during each of the first two reads
+        for mode in modes:  # each of the first two reads changes the mode
             before = path.stat().st_ctime_ns
-            while path.stat().st_ctime_ns == before:  # a clock that ticks in milliseconds
+            # The clock of file times ticks in milliseconds, so one chmod may not change ctime.
+            while path.stat().st_ctime_ns == before:
                 path.chmod(mode)
             break
         return reads

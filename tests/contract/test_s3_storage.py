@@ -117,7 +117,7 @@ def test_one_ranged_get_for_each_block_and_none_twice(bucket: Bucket, front: Fau
         shard.identity.rpartition(" ")[2]
     }
     methods = [seen.asked.method for seen in front.seen]
-    assert methods.count("HEAD") == 1  # to list; each read proves the content by itself
+    assert methods.count("HEAD") == 1  # the listing sends it; If-Match proves the content of reads
     assert reader.retries == 0
     reader.close()
 

@@ -172,7 +172,7 @@ def test_a_server_that_ignores_ranges(site: Site) -> None:
     data = content(1000)
     site.put("a.bin", data)
     (shard,) = site.storage.list_shards(site.uri("a.bin"), None, None)
-    assert read(site.storage, shard) == data  # a whole file is what was asked for
+    assert read(site.storage, shard) == data  # this read asks for the whole file, and gets it
     reader = site.storage.open(shard)
     for start, stop in ((0, 500), (500, 1000), (1, 2)):
         target = bytearray(stop - start)
@@ -225,7 +225,7 @@ def test_redirects_are_followed_once_and_remembered() -> None:
         assert len(first.seen) == 1
         assert first.seen[0].asked.headers["authorization"] == "Bearer a-token"
         assert all("authorization" not in seen.asked.headers for seen in second.seen)
-        store.refuses_after = 1  # as a signed URL does when it expires
+        store.refuses_after = 1  # the store refuses once, as it refuses an expired signed URL
         reader.readinto(target[:250], 0)
         assert len(first.seen) == 2
 

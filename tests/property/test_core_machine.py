@@ -114,7 +114,9 @@ class CoreMachine(WatchedCore):
     @precondition(lambda self: self.admitted)
     @rule(data=st.data())
     def release_shard(self, data: st.DataObject) -> None:
-        self.run_turns()  # what the core says of it before counts as said before
+        # The gathered events come first, so that what the core grants for them counts as granted
+        # before the release.
+        self.run_turns()
         if not self.admitted:
             return
         load = data.draw(st.sampled_from(sorted(self.admitted)))
@@ -216,7 +218,7 @@ class CoreMachine(WatchedCore):
         for key, shard in sorted(old.shards.items()):
             in_use = data.draw(st.booleans())
             if key.uri == f"f{TRANSIENT}":
-                continue  # nobody could say later what it is
+                continue  # nothing could prove later what its content is
             if not shard.resident_bytes or data.draw(st.sampled_from([False, False, True])):
                 continue
             runs = shard.resident_runs()
@@ -254,7 +256,8 @@ class CoreMachine(WatchedCore):
 
     @rule(data=st.data(), what=st.sampled_from(["evict", "pin", "unpin"]))
     def operate(self, data: st.DataObject, what: str) -> None:
-        self.run_turns()  # as the service does: the operator's word is judged by what is
+        # The service, too, judges what the operator asks for by the state after all earlier events.
+        self.run_turns()
         known = sorted(self.core.model.shards)
         if not known:
             return

@@ -152,7 +152,7 @@ def test_the_numbers_of_memory_belong_together() -> None:
     limits = daemon_container()["resources"]
     limit_bytes = _bytes(limits["limits"]["memory"])
     room = MemoryRoom(MACHINE_BYTES, limit_bytes, shm_bytes)
-    settings = configured(room)  # raises where the daemon would not start
+    settings = configured(room)  # this raises if the daemon would not start
     own = own_bytes(settings.workers, settings.threads, settings.block_bytes)
     assert settings.memory_limit_bytes == shm_bytes
     assert contradiction(shm_bytes, own, room) is None

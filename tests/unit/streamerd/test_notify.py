@@ -62,7 +62,7 @@ def test_a_patient_watchdog_is_not_told_each_second() -> None:
     signs = SignsOfLife(30.0, tick_s=1.0, send=heard)
     for second in range(60):
         signs.tick(float(second), "")
-    assert heard.signs() == 4  # 0, 15, 30, 45
+    assert heard.signs() == 4  # at 0, 15, 30 and 45 s
 
 
 def test_without_a_watchdog_only_changes_of_status_are_told() -> None:

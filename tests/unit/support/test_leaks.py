@@ -98,7 +98,7 @@ def test_a_segment_of_a_living_daemon_is_no_leak() -> None:
             assert daemon.stdout is not None
             daemon.stdout.readline()
             now = snapshot()
-            # What others have on this machine was there before.
+            # The segments of other processes on this machine count as there before.
             others = now.segments - {segment.name}
             before = type(now)(now.descriptors, now.threads, now.processes, others)
             assert leaked(before) == []

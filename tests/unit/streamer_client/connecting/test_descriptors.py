@@ -263,7 +263,7 @@ def _too_many_on_their_way(file: LocalFile) -> str:
     resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
     others, received = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for _ in range(4):
-        with contextlib.suppress(OSError):  # the last ones are too many already
+        with contextlib.suppress(OSError):  # the limit of 128 refuses the last sends
             socket.send_fds(others, [b"x"], [file.fd] * 50)
     pair, done = Pair(), Outcome()
     pair.link.begin(Handover(1, [file] * 64, done))

@@ -86,7 +86,8 @@ def test_no_message_with_an_environment_is_missing_here() -> None:
         each
         for each in every
         for field in msgspec.structs.fields(each)
-        if field.name == "environment" and field.type is not str  # a digest, not an environment
+        # A field of type str holds a digest of an environment.
+        if field.name == "environment" and field.type is not str
     }
     assert carrying == {type(carrier) for carrier in CARRIERS}
 

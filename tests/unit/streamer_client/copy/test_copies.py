@@ -14,7 +14,7 @@ from streamer_client.copy.feed import Copies, Route
         (Route.PAGE_CACHE, 12, Copies(page_cache=10)),
         (Route.DIRECT, 12, Copies(direct=10)),
         (Route.MIXED, 4, Copies(daemon=6, direct=4)),
-        (Route.MIXED, 12, Copies(direct=10)),  # what lies between tensors is read too
+        (Route.MIXED, 12, Copies(direct=10)),  # gaps between tensors are read too
     ],
 )
 def test_the_route_tells(route: Route, direct_bytes: int, copies: Copies) -> None:

@@ -131,7 +131,7 @@ def test_an_error_is_raised_when_nothing_is_on_its_way_any_more(stored: OpenFile
         failed.wait(10)
         return stored
 
-    # A thread for each part: all others are on their way when the last one fails.
+    # Each part has a thread, so all other parts are on their way when the last part fails.
     with Gatherer(Noting(parts), CPU) as gatherer:
         broken = gatherer.begin(source, CUT, "w")
         with pytest.raises(SourceNotFound, match="gone"):

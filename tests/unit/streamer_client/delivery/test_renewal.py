@@ -110,4 +110,6 @@ def test_it_ends_with_whom_it_sends_to(caller: Caller) -> None:
     made.sent({"TOKEN": "one"})
     del load
     gc.collect()
-    made.want()  # and the leak check waits for its thread to end
+    # This wakes the renewal's thread, which ends because the load is gone. The leak check waits for
+    # the end of the thread.
+    made.want()

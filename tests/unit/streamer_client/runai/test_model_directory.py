@@ -150,7 +150,7 @@ def test_what_no_attempt_left_is_not_removed(
     directory = tmp_path / "mine"
     directory.mkdir()
     (directory / "thesis.tex").write_text("years of work")
-    if locked:  # by another package, or by an attempt that was refused
+    if locked:  # another package, or an attempt that was refused, left a lock
         (tmp_path / "mine.lock").touch()
     for _ in range(2):
         with pytest.raises(ValueError, match="mine holds something"):

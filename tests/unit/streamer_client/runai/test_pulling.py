@@ -43,7 +43,8 @@ def test_a_link_in_the_way_is_refused(tmp_path: Path) -> None:
 def kind_of_file(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A file system that supports files without a name, and one that refuses them."""
     if request.param == "named":
-        monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)  # opening one to write is EISDIR
+        # With O_DIRECTORY alone, opening a directory for writing fails with EISDIR.
+        monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)
     return str(request.param)
 
 

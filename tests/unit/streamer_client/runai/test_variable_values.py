@@ -93,10 +93,11 @@ def of_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("variable", [*RUNAI, *AWS])
 def test_each_value_is_read_or_refused(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if variable == "AWS_EC2_METADATA_DISABLED":  # with credentials, that service is not asked
+    # Some values allow the metadata service; credentials keep the test from asking it.
+    if variable == "AWS_EC2_METADATA_DISABLED":
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    # A session of botocore takes a tenth of a second, and knows these variables alone.
+    # A botocore session takes a tenth of a second, so it is made only for variables of AWS and S3.
     reads = (*READS, s3) if "AWS" in variable or "S3" in variable else READS
     refused, texts = set(), []
     for value in VALUES:

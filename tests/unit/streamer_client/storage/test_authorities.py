@@ -32,7 +32,8 @@ def test_certificates_travel_and_nothing_that_lies_beside_them(
     assert found.count("BEGIN CERTIFICATE") == 2
     assert "PRIVATE KEY" not in found
     assert found.isascii()
-    assert len(tls_context(found, verify=True).get_ca_certs()) == 1  # the other one is no authority
+    # The server's certificate is not that of an authority, so it does not count.
+    assert len(tls_context(found, verify=True).get_ca_certs()) == 1
 
 
 def test_which_name_wins(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

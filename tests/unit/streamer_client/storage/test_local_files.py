@@ -148,7 +148,9 @@ def open_files_limit(limit: int) -> Iterator[None]:
 
 
 def test_too_many_open_files_names_the_limit(folder: Path) -> None:
-    for extra in range(4):  # the first, its direct one, the second, its direct one
+    # The limit is reached at the first file, its descriptor for O_DIRECT, the second file, and its
+    # descriptor for O_DIRECT, in this order.
+    for extra in range(4):
         free = os.dup(0)
         os.close(free)
         with (

@@ -62,7 +62,8 @@ def test_a_tensor_that_nobody_wanted_foretells_that_nobody_will() -> None:
     assert told.guess(up(1)) == (FIRST,)
     told.was_left(1, up(1))
     assert told.guess(up(2)) == ()
-    told.was_cut(1, up(1), SECOND)  # later than its turn, as where weights are collected first
+    # The tensor is cut after its turn, as by a loader that collects its weights first.
+    told.was_cut(1, up(1), SECOND)
     assert told.guess(up(2)) == (SECOND,)
 
 
@@ -116,7 +117,7 @@ def test_what_cannot_be_shared_out_is_not_guessed(shape: tuple[int, ...]) -> Non
 @pytest.mark.parametrize(
     "name",
     [
-        "layers.0.mlp.down_proj.weight",  # 20 inputs are no multiple of 8
+        "layers.0.mlp.down_proj.weight",  # 8 ranks cannot share its 20 inputs evenly
         "layers.0.mlp.experts.0.up_proj.weight",
         "layers.0.attn.qkv_proj.weight",
         "layers.0.mlp.up_proj.qweight",

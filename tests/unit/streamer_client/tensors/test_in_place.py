@@ -48,7 +48,8 @@ def mixed(chosen: list[TensorEntry]) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("memory", [apart, side_by_side, mixed])
 def test_every_range_is_where_its_tensors_are(memory: object) -> None:
-    chosen = entries((5, 0, 3, 20, 0, 0, 1, 12, 12, 0))  # small: each pair of bounds is tried
+    # The sizes are small because the test tries each pair of bounds.
+    chosen = entries((5, 0, 3, 20, 0, 0, 1, 12, 12, 0))
     assert callable(memory)
     targets: list[torch.Tensor] = memory(chosen)
     span = InPlace(chosen, targets, "/s")

@@ -130,7 +130,7 @@ def test_an_iteration_that_is_left_ends_its_pass() -> None:
     feed = PaperFeed(*FILES)
     found = tensors(feed, Headers(feed), CPU, None)
     next(found)
-    found.close()  # type: ignore[attr-defined]  # it is a generator
+    found.close()  # type: ignore[attr-defined]  # `found` is a generator
     assert feed.ended == [1]
 
 

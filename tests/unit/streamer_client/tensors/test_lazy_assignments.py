@@ -61,7 +61,7 @@ def test_data_set_within_another_mode() -> None:
 
 def test_tensors_that_are_swapped() -> None:
     model, stored = Model(), store(4, 6)
-    swap: Any = torch.utils.swap_tensors  # which has no types
+    swap: Any = torch.utils.swap_tensors  # torch declares no types for it
     with no_lazy_left(model):
         swap(model.scale, stored.lazy())
     check(model, model.get_buffer("scale"), stored)

@@ -189,7 +189,8 @@ def test_data_that_is_set_is_what_it_stands_for(shape: tuple[int, int]) -> None:
     weight = store(4, 6).lazy()
     weight.data = other
     weight.add_(1)
-    assert float(other[0, 0]) == 101  # as with ordinary tensors, the memory is the other's
+    # Setting `data` shares the memory of `other`, as with ordinary tensors.
+    assert float(other[0, 0]) == 101
 
 
 FORM_ALONE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -259,11 +260,11 @@ def test_a_loader_that_converts_again_and_again_fetches_a_few_times() -> None:
     assert sum(cut.size_bytes for cut in stored.cuts) == (MOST_TIMES + 1) * stored.tensor.nbytes
 
 
-class CopyCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's lacks types
+class CopyCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch gives it no types
     """vLLM's layerwise reload counts the elements that a loader copies in this way."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch's lacks types
+        super().__init__()  # type: ignore[no-untyped-call]  # torch gives it no types
         self.copied = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -67,7 +67,7 @@ def test_a_working_directory_that_was_removed_is_told(
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    unused = cast("LoadConfig", None)  # for names that are downloaded
+    unused = cast("LoadConfig", None)  # only names that are downloaded need it
     with pytest.raises(ConfigError, match="working directory was removed"):
         weights_folder(".", None, unused)
     assert weights_folder(str(tmp_path), None, unused) == str(tmp_path)

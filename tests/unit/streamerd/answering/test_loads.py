@@ -113,5 +113,6 @@ async def test_blocks_that_a_load_has_not_are_refused() -> None:
         for ranges in ((0, 2, 4), (0, 2, 1), (1, 0, 1), (-1, 0, 1)):
             client.say(m.Consumed(1, (BlockRange(*ranges),)))
             assert "has no blocks" in client.hears(m.Failed).message
-        client.say(m.Consumed(2, (BlockRange(0, 0, 9),)))  # a load that has ended
+        # The daemon does not know load 2, as if it had ended, and so ignores the message.
+        client.say(m.Consumed(2, (BlockRange(0, 0, 9),)))
         assert len(client.heard(m.Failed)) == 4

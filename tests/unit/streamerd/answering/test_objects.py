@@ -77,7 +77,7 @@ async def test_other_credentials_show_their_right_and_those_they_join_do_too() -
         await looked(daemon, ONE, 2)
         assert second.heard(m.Opened)
         assert daemon.shards() == 2
-        for environment in (ONE, OTHER):  # both have shown it
+        for environment in (ONE, OTHER):  # both credentials have shown their right to read
             await opens(daemon, third, environment, load=len(third.heard(m.Opened)) + 1)
         assert len(third.heard(m.Opened)) == 2
 
@@ -103,7 +103,8 @@ async def test_who_was_first_and_may_not_read_shares_with_nobody() -> None:
             await looked(daemon, OTHER, 2)
             await looked(daemon, ONE, 2, refused=True)
             assert client.heard(m.Opened)
-        # The second object twice: for whom may only list it, and once for all who may read it.
+        # The second object is two shards: one for the client that may only list it, and one for
+        # the two clients that may read it.
         assert daemon.shards() == 3
         assert len(daemon.parts.model.loads) == 3
 

@@ -43,7 +43,8 @@ async def test_what_a_client_says_of_itself_counts_only_where_the_kernel_says_no
     sessions = Sessions(lambda _session: None)
     with pair() as (ours, _):
         session = sessions.begin(ours)
-        session.pid = 0  # in a pid namespace that the daemon does not see
+        # The kernel gives 0 for a client in a pid namespace that the daemon does not see.
+        session.pid = 0
         sessions.greet(session, 7, "", 0)
         assert session.pid == 7
         sessions.end(session, "test")
@@ -109,7 +110,7 @@ async def test_the_daemons_end_takes_nothing_back() -> None:
 async def test_a_process_that_ends_ends_its_session_whoever_holds_the_connection() -> None:
     """A forked child that still has the connection does not count."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
-        listening.bind("")  # an abstract name that the kernel chooses
+        listening.bind("")  # the kernel chooses an abstract name
         listening.listen()
         client = os.fork()
         if client == 0:

@@ -133,7 +133,8 @@ async def test_a_defect_of_metrics_ends_a_scrape_and_not_the_daemon(
     async with served() as made:
         made.registry.register(_Defective())
         assert await made.ask(GET) == b""
-    gc.collect()  # an exception that nobody asks a task for is told when the task is collected
+    # asyncio reports an exception that nobody took from a task when the task is collected.
+    gc.collect()
     await asyncio.sleep(0)
     assert not met
     assert "event=metrics_failed" in caplog.text
@@ -223,7 +224,7 @@ def test_a_path_where_somebody_listens_is_left_to_them(
         taken.bind(path)
         taken.listen(0)
         try_it()
-        try_it()  # the first look fills the queue
+        try_it()  # the first call's connection has filled the queue
 
 
 @in_loop

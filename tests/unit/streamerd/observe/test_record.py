@@ -42,7 +42,7 @@ def test_what_a_load_does_now() -> None:
 
 def test_time_goes_to_what_a_load_did_before() -> None:
     record = _record()
-    record.advance(_load(pending_blocks=1), 11.0)  # it waited for memory for a second
+    record.advance(_load(pending_blocks=1), 11.0)  # the load waited a second for memory
     record.advance(_load(served_bytes=BLOCK), 13.0)
     record.advance(_load(served_bytes=BLOCK, all_consumed_bytes=BLOCK), 13.5)
     record.end(_load(served_bytes=BLOCK, all_consumed_bytes=BLOCK), 60.0, Outcome.ENDED)

@@ -49,7 +49,7 @@ async def test_a_load_is_told_from_its_open_to_its_end(caplog: pytest.LogCapture
         (running,) = await report(daemon)
         assert [number for _read, number in daemon.parts.watch.reads] == [1, 1, 1]
         assert (running.outcome, running.read_bytes) == ("running", 3 * BLOCK)
-        client.say(m.Consumed(1, ((0, 0, 3),)))  # type: ignore[arg-type]  # ranges are tuples
+        client.say(m.Consumed(1, ((0, 0, 3),)))  # type: ignore[arg-type]  # a BlockRange is a tuple
         client.say(m.Close(1))
         await daemon.work()
         (ended,) = await report(daemon)
@@ -200,7 +200,7 @@ async def test_what_other_nodes_sent_is_no_read_of_the_source() -> None:
         totals = daemon.parts.read_totals
         read, _number = daemon.parts.watch.reads[0]
         (running,) = daemon.parts.watch.running.values()
-        running.read_bytes -= 2 * BLOCK  # as if two of its blocks had come from a node
+        running.read_bytes -= 2 * BLOCK  # as if another node had sent two blocks
         for _block in range(2):
             totals.add(msgspec.structs.replace(read, kind=PEER_KIND, size_bytes=BLOCK))
         client.say(m.Close(1))

@@ -114,4 +114,4 @@ def test_idling_saves_up_no_more_than_a_burst(clock: Clock) -> None:
     clock.advance(3600)
     for _ in range(30):
         begin(pace, begun, clock, MB)
-    assert len(begun) == 2  # the burst, and the one that goes beyond it
+    assert len(begun) == 2  # one read takes the burst, and one goes beyond it

@@ -67,7 +67,8 @@ def test_each_supersession_begins_the_next_edition(of: Parts, times: int) -> Non
         seen.append(editions.key_of(identity(of)))
     assert len(set(seen)) == times + 1
     assert len({key.uri for key in seen}) == 1
-    editions.supersede(seen[0])  # told once more of an old one: nothing changes
+    # Superseding an old edition once more changes nothing.
+    editions.supersede(seen[0])
     assert editions.key_of(identity(of)) == seen[-1]
 
 

@@ -184,7 +184,7 @@ def test_a_second_search_that_finds_nothing_is_followed_by_the_store(clock: list
     clock[0] += 2 * STALE_S
     world.workers.answer(peers=False, brought=True)
     clock[0] += 2 * STALE_S
-    # Both blocks that waited are searched for again; the first one's search ends first.
+    # Both blocks that waited are searched for again, and the search for block 1 ends first.
     assert world.workers.answer(peers=True, brought=False) == 1
     assert [job.start // BLOCK for job in world.workers.of_store()] == [1]
     assert world.workers.answer(peers=True, brought=False) == 2

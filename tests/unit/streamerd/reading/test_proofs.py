@@ -54,7 +54,7 @@ async def test_few_at_once_and_each_judged(caplog: pytest.LogCaptureFixture) -> 
     proofs.prove(KEY, 0, 4)
     assert len(workers.asked) == 2
     workers.answer(jobs.Checksummed(1, 100))
-    assert workers.answer(None).start == BLOCK  # the worker died
+    assert workers.answer(None).start == BLOCK  # None means that the worker died
     assert [job.start for job, _ in workers.asked] == [2 * BLOCK, BLOCK]
     workers.answer(jobs.Checksummed(1, 99))
     workers.answer(jobs.JobFailed(1, "internal", "no such slab"))

@@ -45,7 +45,7 @@ def test_a_pair_goes_with_the_last_who_needs_it(made: Made) -> None:
     made.sources.offer(KEY, pair)
     pair.retain()
     pair.release()
-    pair.release()  # the transfer's
+    pair.release()  # the transfer needs the pair no more
     assert made.given_up == []
     made.sources.close(KEY)
     assert made.given_up == [100, 101]

@@ -23,7 +23,7 @@ async def test_an_entry_that_the_core_does_not_take_goes_after_its_turn() -> Non
         await daemon.work()
         assert client.hears(m.Failed).code == "memory-limit"
         assert daemon.parts.backings == {}
-        assert daemon.open_descriptors() == 1  # the transfer's own
+        assert daemon.open_descriptors() == 1  # the transfer holds this one
 
 
 @in_loop

@@ -52,7 +52,7 @@ def test_the_origin_of_the_default_limit_tells_which_ceiling_decided() -> None:
 def test_a_configured_limit_must_fit_the_group_with_the_daemon_itself() -> None:
     tight = ROOM._replace(cgroup_bytes=4 * GIB, cgroup_file="/sys/fs/cgroup/a/memory.max")
     given: dict[str, object] = {"workers": "1", "threads": "4", "block_size": "8MiB"}
-    # 64 MiB, and for the worker 32 MiB and four blocks.
+    # The daemon needs 64 MiB, and its worker needs 32 MiB and four blocks of 8 MiB.
     fits = 4 * GIB - (128 << 20)
     with pytest.raises(ConfigError, match=rf"Lower memory_limit to {fits} .*MemoryMax=") as error:
         _load({**given, "memory_limit": str(fits + 1)}, room=tight)

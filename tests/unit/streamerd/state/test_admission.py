@@ -153,7 +153,7 @@ def test_another_content_of_a_file_is_another_shard() -> None:
     play.open("y", "a", hold=True, version=1)
     assert len(play.fetches()) == 2
     assert play.granted("x") == [(0, 0), (0, 1)]
-    play.close("x")  # nobody may use the old one again
+    play.close("x")  # no later load may use the old content
     assert play.releases() == [("a", 0, 2)]
     play.released()
     assert play.only(c.RemoveSlab).shard == key("a")

@@ -60,7 +60,9 @@ def test_new_wants_replace_what_was_not_granted() -> None:
     play.want("x", (0, 9, 10), (0, 5, 6))
     assert play.granted("x") == [(0, 0)]
     assert play.fetches() == [("a", 9)]
-    play.fetched(("a", 1))  # was under way; nobody is told, and it may be taken
+    # Block 1 was under way when the wants changed. No load is told of block 1, and its memory may
+    # be taken.
+    play.fetched(("a", 1))
     assert play.announced() == {}
     play.consume("x", (0, 0, 1))
     assert play.fetches() == [("a", 5)]

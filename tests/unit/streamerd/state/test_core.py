@@ -120,7 +120,8 @@ def test_a_load_that_is_rejected_gives_up_what_it_brought() -> None:
     play = Play(4, {"a": 8})
     play.open("p", "a", hold=True, prefetch=True)
     assert play.only(c.Reject).load == load_key("p")
-    assert play.closed() == []  # nothing is left of the shard, which says it all
+    # The shard is gone from the model, so the core sends no command to close its source.
+    assert play.closed() == []
     assert play.model.shards == {}
 
 

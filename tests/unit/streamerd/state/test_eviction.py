@@ -59,7 +59,7 @@ def test_consumed_blocks_of_a_running_load_go_oldest_first() -> None:
     play.open("x", "a", wants=(BlockRange(0, 2, 3), BlockRange(0, 0, 1), BlockRange(0, 5, 8)))
     play.fetch_all()
     play.consume("x", (0, 2, 3))
-    assert play.releases() == []  # there is room for one more
+    assert play.releases() == []  # there is room for one more block
     play.consume("x", (0, 0, 1))
     assert play.releases() == [("a", 2, 3)]
     play.fetch_all()
@@ -81,7 +81,8 @@ def test_blocks_that_another_load_wants_are_spared_until_it_lags() -> None:
     play.tick(5)
     assert play.releases() == []
     play.tick(6)
-    assert play.releases()  # the last ones of the slow load's order, and only as many as needed
+    # The blocks that the slow load reads last are released, and only as many as needed.
+    assert play.releases()
     taken = [block for _, start, stop in play.releases() for block in range(start, stop)]
     assert min(taken) >= 2
     for _ in range(30):
@@ -146,7 +147,7 @@ def test_a_lower_limit_takes_what_was_in_use_once_it_is_not() -> None:
     play.fetch_all()
     play.core.handle([e.LimitChanged(play.at_s, 5 * BLOCK)])
     assert play.model.ledger.releasing_bytes == 0
-    # Not by `play.close`: its invariants hold again only when the blocks are released.
+    # `play.close` would check the invariants, which hold again only when the blocks are released.
     play.core.handle([e.LoadClosed(play.at_s, load_key("x"))])
     assert play.model.ledger.releasing_bytes == 3 * BLOCK
 

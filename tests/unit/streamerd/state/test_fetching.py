@@ -121,7 +121,7 @@ def test_an_error_fails_the_shard_for_every_load_once() -> None:
     play.fails("a", 2)
     assert not play.all(c.FailShard)
     assert play.model.totals.errors == 1
-    assert play.granted("x") == [(0, 0)]  # what was granted stays readable
+    assert play.granted("x") == [(0, 0)]  # the block granted before the failure stays readable
     play.fetched(("a", 3), ("b", 0), ("b", 1))
     assert play.announced() == {"x": (BlockRange(1, 0, 2),)}
 
@@ -174,7 +174,8 @@ def test_a_lost_worker_is_tried_again_twice() -> None:
         play.fails("a", 0, FailureKind.WORKER_LOST)
         failed = play.all(c.FailShard)
         assert len(failed) == (attempt == 3)
-        assert play.releases() == [("a", 0, 1)]  # whatever lies there is given back first
+        # The block's memory, which may be partly written, is given back before the next attempt.
+        assert play.releases() == [("a", 0, 1)]
         assert play.fetches() == []
         play.released()
         assert play.fetches() == ([("a", 0)] if attempt < 3 else [])
@@ -197,7 +198,8 @@ def test_no_space_squeezes_until_the_next_tick() -> None:
     play.open("x", "a")
     play.fetched(("a", 0), ("a", 1))
     play.fails("a", 2, FailureKind.NO_SPACE)
-    assert play.model.ledger.squeezed_to_bytes == 3 * BLOCK  # block 3 is still on its way
+    # Blocks 0 and 1 are resident, and block 3 is still on its way.
+    assert play.model.ledger.squeezed_to_bytes == 3 * BLOCK
     assert play.fetches() == []
     play.fails("a", 3, FailureKind.NO_SPACE)
     assert play.fetches() == []

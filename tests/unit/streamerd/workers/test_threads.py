@@ -58,7 +58,7 @@ def test_a_lost_thread_is_made_up_for_and_ends_when_it_wakes() -> None:
     assert running("lost") == 1
     threads.lose()
     assert done.wait(10)
-    threads.end()  # does not wait for it
+    threads.end()  # this does not wait for the lost thread
     assert running("lost") >= 1
     go.set()
     eventually(lambda: running("lost") == 0)
@@ -77,7 +77,8 @@ def test_what_was_not_begun_can_be_cancelled() -> None:
     ender = threading.Thread(target=lambda: threads.end(cancel=True))
     eventually(lambda: threads._idle < 0)
     ender.start()
-    eventually(lambda: threads._calls.qsize() == 1)  # only the word to end is left
+    # The call is dropped, and only the entry that ends the thread is left in the queue.
+    eventually(lambda: threads._calls.qsize() == 1)
     go.set()
     ender.join()
     assert called == []
@@ -92,7 +93,8 @@ def test_a_close_that_hangs_holds_up_no_other() -> None:
 
     for _ in range(CLOSING_THREADS - 1):
         closer.call(hang)
-    closer.close([write_end, 1_000_000])  # a number that is no descriptor is told and no more
+    # A number that is no descriptor is only logged.
+    closer.close([write_end, 1_000_000])
     assert os.read(read_end, 1) == b""
     os.close(read_end)
     go.set()

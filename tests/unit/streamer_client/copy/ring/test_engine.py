@@ -49,7 +49,7 @@ def test_runs_arrive_and_settle(make_ring: MakeRing, shard_fd: int, *, from_file
     engine = RingEngine(make_ring(2, 8192), 2)
     feed = cast("Any", FileFeed(DATA, shard_fd if from_file else None))
     if from_file and isinstance(engine._ring, TorchRing):
-        feed._fd = None  # it fills slots through the feed, whatever there is
+        feed._fd = None  # a TorchRing reads through the feed even where there is a file
     one, two = cut_at(30_000, 5, 12_000), cut_at(20_000, 19_999)
     tickets: list[int] = []
 
@@ -62,7 +62,7 @@ def test_runs_arrive_and_settle(make_ring: MakeRing, shard_fd: int, *, from_file
     in_thread(lambda: work(4321, one))
     in_thread(lambda: work(100_000, two))
     assert tickets[0] < tickets[1] < tickets[2] < tickets[3]
-    engine.settle(tickets[1])  # of a thread that has left
+    engine.settle(tickets[1])  # the ticket is of a thread that has left
     engine.close()
     assert b"".join(target.bytes for target in one) == DATA[4321:34_321]
     assert b"".join(target.bytes for target in two) == DATA[100_000:120_000]

@@ -52,7 +52,7 @@ def answer(trickle: Trickle, allowed_s: float) -> io.BufferedReader:
 def test_a_byte_now_and_then_is_no_answer() -> None:
     trickle = Trickle(every_s=29.0)
     with answer(trickle, allowed_s=100.0) as stream, pytest.raises(TooSlow, match="after 100 s"):
-        stream.readline()  # as the head of an answer is read
+        stream.readline()  # http.client reads the head of an answer by lines
     assert trickle.now_s == 1000.0 + 100.0
 
 

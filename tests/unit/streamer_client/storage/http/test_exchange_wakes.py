@@ -78,7 +78,8 @@ def test_short_bodies_are_never_waited_for(length: int) -> None:
 
 
 def test_what_is_held_back_on_the_way_is_never_waited_for() -> None:
-    held_back = 40 * KIB  # in http.client's buffer, and in a TLS record that is not complete
+    # Bytes may be held back in http.client's buffer and in an incomplete TLS record.
+    held_back = 40 * KIB
     left = length = 4096 * KIB
     counts = [KIB] * (length // KIB)
     for waited_for in Transfer(length, counts).body.waited_for:

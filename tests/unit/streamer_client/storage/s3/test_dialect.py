@@ -166,7 +166,8 @@ def test_the_bucket_is_in_another_region(status: int, headers: dict[str, str], b
     again = spoken.prepared(OBJECT)
     assert again.url == "https://bucket.s3.eu-west-1.amazonaws.com/m/a.st"
     assert "/eu-west-1/s3/" in again.headers["Authorization"]
-    # The same lesson twice is none: it ends, and says what to do.
+    # The region is known by now, so the same refusal teaches nothing new and becomes an error. The
+    # 307 names another host as well, so a request to that host follows.
     assert not isinstance(spoken.refusal(OBJECT, again, answer), SendAgain) or status == 307
 
 

@@ -124,7 +124,7 @@ async def test_blocks_given_up_meanwhile_are_no_difference() -> None:
         daemon.connect().open(file(2, blocks=8))
         await daemon.work()
         assert daemon.shard(one).resident_bytes < 3 * BLOCK
-        # The comparison comes to a worker after a block of the slab was punched.
+        # A worker begins the comparison only after a block was punched out of the slab.
         compare.on_answer(daemon.workers.answer(compare))
         await daemon.work()
         assert not client.heard(m.ShardFailed)

@@ -135,7 +135,7 @@ async def test_a_session_takes_its_transfers_along() -> None:
         client = daemon.connect()
         for number in range(1, 4):
             client.send_batch(number, file(number), file(10 + number))
-        await daemon.answer(jobs.Examine)  # the others are on their way
+        await daemon.answer(jobs.Examine)  # the other two batches have no answer yet
         client.leave()
         await all_closed(daemon)
 
@@ -220,7 +220,7 @@ async def test_one_users_files_leave_room_for_others() -> None:
             other.send_batch(1, file(50))
             greedy.say(m.Drop(1))
             await daemon.work()
-            # Room for one is there as soon as one is closed; the batch needs room for all.
+            # Each closed file makes room for one more, but the batch needs room for all its files.
             await until(lambda: not daemon.parts.handovers._unclosed(1000))
             greedy.send_batch(2, *(file(number) for number in range(1, most + 1)))
             greedy.leave()

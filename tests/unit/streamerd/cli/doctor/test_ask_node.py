@@ -60,7 +60,7 @@ def test_a_socket_is_living_while_it_is_open(tmp_path: Path) -> None:
         assert instance in ask_living()
         facts = ask_socket(path)
         assert facts.connect_error is None
-        assert facts.in_session  # a file one made is of one's own group
+        assert facts.in_session  # the socket has the group of this process, which made it
     assert instance not in ask_living()
     assert ask_socket(path).connect_error == errno.ECONNREFUSED
     os.unlink(path)

@@ -33,7 +33,7 @@ def test_what_the_limit_still_allows_must_be_free() -> None:
 
 def test_the_size_in_the_remedy_is_enough() -> None:
     remedy = check_room(_mount(total=4 * GIB, free=GIB), 4 * GIB, 0).remedy
-    assert "size=7GiB" in remedy  # 3 GiB of others, and 4
+    assert "size=7GiB" in remedy  # others take 3 GiB, and the limit allows 4 GiB
 
 
 def test_a_mount_that_is_missing_or_of_a_container() -> None:

@@ -42,7 +42,7 @@ CONTAINER, POD = INSIDE
         ("", {"container": "podman"}, Place.CONTAINER),
         (".dockerenv", {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, Place.POD),
         ("", {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, Place.POD),
-        # A container that systemd runs is looked after like a node.
+        # A container that systemd runs is administered like a node.
         ("run/systemd/system/unit", {"container": "systemd-nspawn"}, Place.NODE),
     ],
 )

@@ -9,7 +9,7 @@ from tests.support.checkpoints import write_model
 from streamerd.cli.doctor.finding import State
 from streamerd.cli.doctor.source import check_source, credentials
 
-SECRET = "do-not-tell"  # noqa: S105 - that it is not told is the test
+SECRET = "do-not-tell"  # noqa: S105 - the tests check that it is never shown
 
 
 def test_a_directory_is_listed_and_read(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def load(number: int, opened_at_s: float, **changes: object) -> LoadReport:
         "size_bytes": 2 * GIB, "opened_at_s": opened_at_s, "seconds": 2.0, "resident_bytes": GIB,
         "read_bytes": GIB, "shared_bytes": 0, "served_bytes": 2 * GIB, "samples": samples,
     }  # fmt: skip
-    return LoadReport(**(told | changes))  # type: ignore[arg-type]  # one of each type
+    return LoadReport(**(told | changes))  # type: ignore[arg-type]  # each field has a type of its own
 
 
 def document(*loads: LoadReport) -> ReportDocument:

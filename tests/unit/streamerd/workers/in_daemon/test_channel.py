@@ -129,7 +129,7 @@ def test_too_many_descriptors_in_flight_are_tried_again(monkeypatch: pytest.Monk
     def send_fds(*arguments: object) -> int:
         if refused:
             raise refused.pop()
-        return send(*arguments)  # type: ignore[arg-type]  # as they came
+        return send(*arguments)  # type: ignore[arg-type]  # the arguments are passed on
 
     monkeypatch.setattr(socket, "send_fds", send_fds)
 

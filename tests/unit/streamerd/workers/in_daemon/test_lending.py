@@ -76,7 +76,7 @@ def test_each_worker_is_lent_once_what_its_jobs_name(
     lending.supply(two, Checksum(3, slab, 0, 1))
     assert two.take() == [(TakeSlab(slab), (100,))]
     lending.left(one)
-    lending.joined(one)  # started again: it has nothing
+    lending.joined(one)  # a worker that was started again has nothing
     lending.supply(one, fetch(slab, None))
     assert one.take() == [(TakeSlab(slab), (100,))]
 
@@ -95,7 +95,8 @@ def test_what_is_taken_back_is_dropped_where_it_is_held(
     assert one.withdrawn == two.withdrawn == [(100,), (101,)]
     assert lending.take_back(slab) == ()
     assert len(lending) == 0
-    lending.supply(two, fetch(slab, source))  # the worker will say that it has it not
+    # Nothing is sent for a handle that was taken back; the job then fails in the worker.
+    lending.supply(two, fetch(slab, source))
     assert two.take() == []
     assert lending.put_slab(100) not in (slab, source)
 

@@ -46,7 +46,7 @@ class Play:
     def __init__(self) -> None:
         self.spawner = Spawner()
         self.channel = PaperChannel()
-        self.spawner._channel = self.channel  # type: ignore[assignment]  # of paper
+        self.spawner._channel = self.channel  # type: ignore[assignment]  # it notes messages
         self.theirs, self._ours = socket.socketpair()
 
     def close(self) -> None:

@@ -171,7 +171,7 @@ def test_memory_that_was_made_before_is_not_made_again(tmp_path: Path, mapped: b
     assert done(jobs.Back(1, 3, 0, 4 << 20)) == jobs.Finished(1)
     assert os.fstat(fd).st_blocks * 512 == 4 << 20
     slab = made.slabs._entries[3].thing.file(mapped=mapped)
-    slab.reserve = None  # type: ignore[assignment, method-assign]  # a call would fail
+    slab.reserve = None  # type: ignore[assignment, method-assign]  # a call of it would fail
     fetched = done(jobs.Fetch(2, 3, stored, 4, {}, 0, 4 << 20, backed=True))
     assert isinstance(fetched, jobs.Fetched)
     assert os.pread(fd, 4 << 20, 0) == b"y" * (4 << 20)
@@ -224,7 +224,7 @@ def test_what_was_given_up_writes_nothing(tmp_path: Path, mapped: bool) -> None:
     with pytest.raises(GivenUp):
         made.carry_out(made.take_on(reader.assignment))
     assert os.pread(fd, 8192, 0) == bytes(8192)
-    # What cannot hang is read straight into the slab, and so is never given up.
+    # A source that cannot hang is read straight into the slab, so a read of it is never given up.
     source._opened = reader, True
     reader.assignment = Assignment(jobs.Fetch(2, 3, stored, 4, {}, 0, 8192))
     reader.assignment.begin()

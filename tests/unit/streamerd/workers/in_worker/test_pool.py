@@ -62,7 +62,7 @@ def test_dropping_what_is_in_use_closes_it_after_its_last_user(log: list[str]) -
     with pool.borrow("a", lambda: Thing(log, "a")):
         with pool.borrow("a", lambda: Thing(log, "a")):
             pool.drop("a")
-            # Whoever comes now gets a new one: the old name may mean another object.
+            # A later user gets a new thing, because the name may mean another object by now.
             with pool.borrow("a", lambda: Thing(log, "a2")) as thing:
                 assert thing.name == "a2"
         assert "close a" not in log
