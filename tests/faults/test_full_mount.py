@@ -94,7 +94,7 @@ def test_a_load_goes_through_what_room_there_is(daemon_maker: Daemons, tmp_path:
     assert full.daemon.totals()["errors"] == 0
 
 
-def test_others_that_are_not_in_use_make_room(daemon_maker: Daemons, tmp_path: Path) -> None:
+def test_unused_shards_are_evicted_for_room(daemon_maker: Daemons, tmp_path: Path) -> None:
     full = FullMount(daemon_maker, 8)
     for name in "ab":
         write_model(tmp_path / name, shards=1, blocks=6)

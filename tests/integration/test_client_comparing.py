@@ -102,7 +102,7 @@ def test_a_difference_is_told_at_the_end(
 
 
 @pytest.mark.parametrize("script", [Script(block_bytes=4096)])
-def test_a_doubt_that_comes_later_counts_too(
+def test_pages_doubted_after_the_load_began_are_compared(
     daemon: ScriptedDaemon, client: Client, source: Path
 ) -> None:
     """A file is touched while the load runs."""

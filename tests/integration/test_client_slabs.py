@@ -55,7 +55,7 @@ def assert_right(client: Client, source: Path, mode: str = "daemon") -> None:
     ],
     ids=["batches", "before the answer", "without names", "without names, windowed"],
 )
-def test_however_they_come(
+def test_slabs_may_come_before_or_after_the_answer(
     daemon: ScriptedDaemon, script: Script, client: Client, source: Path
 ) -> None:
     assert_right(client, source)

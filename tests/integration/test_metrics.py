@@ -73,7 +73,7 @@ def _sums(text: str) -> dict[str, float]:
     return sums
 
 
-def test_they_count_what_was_loaded(text: str) -> None:
+def test_counters_equal_what_was_loaded(text: str) -> None:
     sums = _sums(text)
     assert sums["streamerd_source_read_bytes_total"] == 6 * BLOCK
     assert sums["streamerd_load_bytes_total"] == sums["streamerd_served_bytes_total"] == 12 * BLOCK

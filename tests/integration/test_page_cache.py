@@ -111,7 +111,7 @@ def test_the_daemon_counts_where_it_was_copied_from(
 
 @pytest.mark.parametrize("hold", [True, False])
 @pytest.mark.parametrize("named", [True, False])
-def test_it_is_read_there_and_brought_in_afterwards(
+def test_files_are_read_from_the_page_cache_and_brought_in_afterwards(
     streamerd: DaemonProcess, client: Client, files: list[Path], hold: bool, named: bool
 ) -> None:
     named_files = {"files": files} if named else {}

@@ -49,7 +49,7 @@ def brought(directory: Path) -> dict[str, bytes]:
     }
 
 
-def test_all_of_it(source: Path, tmp_path: Path) -> None:
+def test_every_file_is_pulled(source: Path, tmp_path: Path) -> None:
     pull_files(f"{source}/", str(tmp_path / "dst"))
     assert brought(tmp_path / "dst") == CONTENT
 

@@ -97,7 +97,7 @@ def test_a_store_that_trickles_is_given_up(answer: Callable[[str], Trickle]) -> 
     assert len(server.requests) > 1
 
 
-def test_so_is_a_proxy_on_the_way_to_a_store() -> None:
+def test_a_trickling_proxy_before_a_store_is_given_up() -> None:
     with trickling_server(lambda _: ENDLESS) as proxy:
         speaks = engine(proxy=f"http://{proxy.address}")
         started_s = time.monotonic()

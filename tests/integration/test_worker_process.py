@@ -97,7 +97,7 @@ def begin(daemon: Daemon, stored: StoredShard, slab: int) -> None:
     daemon.send(jobs.Fetch(10, 1, stored, 2, {}, 0, SIZE))
 
 
-def test_what_is_read_straight_into_a_slab_takes_its_process_along(
+def test_a_hanging_read_into_a_slab_ends_its_worker(
     stored: StoredShard,
     slab: int,
     reading: type[Blocking],

@@ -69,7 +69,9 @@ def test_experts_of_other_ranks_are_left_out(plugin: Any, monkeypatch: pytest.Mo
     )
 
 
-def test_what_the_model_leaves_is_left_out(plugin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_the_model_ignores_are_left_out(
+    plugin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     local_experts(plugin, monkeypatch, None)
     unwanted = plugin.unwanted_weights(Model(), CONFIG)
     assert unwanted is not None

@@ -55,7 +55,9 @@ def _asked(
         connection.close()
 
 
-def test_what_is_answered(node: DaemonProcess, store: GuardedStore, files: list[bytes]) -> None:
+def test_answers_to_requests_for_blocks(
+    node: DaemonProcess, store: GuardedStore, files: list[bytes]
+) -> None:
     shards = storage_for(SOURCE, store.environ()).list_shards(SOURCE, None, None)
     path = f"/v1/{FLEET}/{shard_name(shards[0])}"
     assert _asked(node, path, 0, BLOCK)[:2] == (404, {"content-length": "0", LOADS: "0"})

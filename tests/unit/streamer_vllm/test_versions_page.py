@@ -51,7 +51,7 @@ def test_what_a_module_has(maker: ModuleType, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "x", "K.elsewhere", "K.x", "e.x", "K.method.x"])
-def test_what_it_has_not(maker: ModuleType, name: str) -> None:
+def test_names_that_a_source_does_not_define(maker: ModuleType, name: str) -> None:
     assert not maker.defines(ast.parse(SOURCE), name)
 
 

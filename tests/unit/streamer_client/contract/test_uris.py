@@ -17,5 +17,5 @@ from streamer_client.contract.uris import has_scheme, is_remote
         ("https://host/m", True, True),
     ],
 )
-def test_what_is_what(source: str, scheme: bool, remote: bool) -> None:
+def test_schemes_and_remote_sources(source: str, scheme: bool, remote: bool) -> None:
     assert (has_scheme(source), is_remote(source)) == (scheme, remote)

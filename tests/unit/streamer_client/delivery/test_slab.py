@@ -81,7 +81,7 @@ def test_what_is_no_file_is_no_slab() -> None:
         Slab(read_end, 0)
 
 
-def test_one_that_shrinks_is_told(memory: int) -> None:
+def test_a_slab_that_shrinks_is_an_error(memory: int) -> None:
     slab = Slab(handed_out(memory), len(DATA))
     os.ftruncate(memory, 100)
     with pytest.raises(DaemonUnavailable, match="before its shard"):

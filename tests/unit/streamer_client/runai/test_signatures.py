@@ -47,7 +47,7 @@ def test_the_record_of_names_is_right() -> None:
     assert told == {"names": recorded_names(), "exceptions": recorded_exceptions()}
 
 
-def test_exceptions_are_what_theirs_are() -> None:
+def test_exceptions_have_the_bases_of_those_of_runai() -> None:
     """Names of those modules that exist here too; `lacking` has the others."""
     for place, bases in recorded_exceptions().items():
         module, _, name = place.rpartition(".")

@@ -178,7 +178,7 @@ def test_what_would_change_its_memory_is_refused(change: Callable[[torch.Tensor]
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (3, 2)])
-def test_data_that_is_set_is_what_it_stands_for(shape: tuple[int, int]) -> None:
+def test_setting_data_replaces_the_content_of_a_lazy_weight(shape: tuple[int, int]) -> None:
     other = store(*shape).tensor.t() + 100
     for value in (other, Store(other.contiguous()).lazy()):
         weight = store(4, 6).lazy()

@@ -110,7 +110,7 @@ async def test_who_was_first_and_may_not_read_shares_with_nobody() -> None:
 
 
 @in_loop
-async def test_bytes_that_are_there_show_that_who_was_alone_could_read_them() -> None:
+async def test_resident_bytes_prove_the_right_of_the_load_that_read_them() -> None:
     async with paper_daemon() as daemon:
         first, second = daemon.connect(), daemon.connect()
         await opens(daemon, first, ONE)

@@ -52,7 +52,7 @@ def test_another_content_has_another_name(other: StoredShard) -> None:
         ("/v1/gpus/" + "0" * 40, "bytes=\u0660-\u0661"),
     ],
 )
-def test_what_is_no_question_for_a_block_is_none(path: str, wanted: str) -> None:
+def test_requests_that_ask_for_no_block_are_not_parsed(path: str, wanted: str) -> None:
     assert parse_asked(path, wanted) is None
 
 

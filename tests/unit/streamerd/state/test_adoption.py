@@ -106,7 +106,7 @@ def test_a_slab_that_others_map_goes_as_a_whole() -> None:
     assert len(play.fetches()) == 2
 
 
-def test_a_running_load_keeps_such_a_slab_whole() -> None:
+def test_a_running_load_keeps_a_slab_whole_that_others_have_mapped() -> None:
     play = Play(10, {"a": 4, "n": 20})
     adopt(play, "a", in_use=True)
     play.open("x", "a", memory_limit=0)

@@ -125,7 +125,7 @@ def test_a_load_that_is_rejected_gives_up_what_it_brought() -> None:
     assert play.model.shards == {}
 
 
-def test_an_adopted_shard_has_none() -> None:
+def test_an_adopted_shard_has_no_open_source() -> None:
     play = Play(10, {"a": 3})
     adopted = e.ShardAdopted(0, key("a"), 3 * BLOCK, ((0, 3),), False, False, False, 0.0)
     play.turn(adopted)
