@@ -159,9 +159,11 @@ class Gatherer:
         self._waiting += 1
         if self._queue is not None:
             self._queue.call()
-        self._queued.notify(-(-self._foretold_bytes // SMALLEST_BATCH_BYTES))
-        self._arrived.wait_for(lambda: made.left_bytes == 0 or self._closed)
-        self._waiting -= 1
+        try:
+            self._queued.notify(-(-self._foretold_bytes // SMALLEST_BATCH_BYTES))
+            self._arrived.wait_for(lambda: made.left_bytes == 0 or self._closed)
+        finally:  # an interrupt ends the wait, too
+            self._waiting -= 1
 
     def _take_back(self, made: Slice) -> int:
         """Take a slice from the foretold ones; returns how many of its bytes are unclaimed."""
@@ -179,6 +181,7 @@ class Gatherer:
         self._is_used_now(made)
 
     def _is_used_now(self, made: Slice) -> None:
+        """Let the allocator keep a slice's memory until the current stream is done with it."""
         if made.flat.is_cuda:  # its user may be on another stream than its maker
             made.flat.record_stream(torch.cuda.current_stream(made.flat.device))
 
@@ -246,6 +249,7 @@ class Gatherer:
         return min(PART_BYTES, max(SMALLEST_PART_BYTES, share))
 
     def _batch(self) -> list[Claim]:
+        """Claim bytes of foretold slices, the next ones first."""
         left_bytes = self._batch_bytes()
         claims = []
         while self._foretold and left_bytes > 0:
