@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, cast
 
@@ -12,6 +15,7 @@ from streamer_client.contract.errors import DaemonUnavailable, StreamerError
 from streamer_client.copy.destination import Contiguous, Target, host_memory
 from streamer_client.copy.feed import Route
 from streamer_client.copy.plan import CopyRun, Piece
+from streamer_client.copy.ring.engine import FREEING
 
 
 class LazyDevice:
@@ -110,6 +114,24 @@ class OpenFile:
 
     def ended(self, told: str) -> StreamerError:
         return DaemonUnavailable(f"the file ends before {told}")
+
+
+@contextmanager
+def stored_in_memory(data: bytes) -> Iterator[int]:
+    """A descriptor of a file in memory with these bytes."""
+    fd = os.memfd_create("shard")
+    try:
+        os.write(fd, data)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def wait_until_freed() -> None:
+    """Wait until all closed engines have given everything back."""
+    for thread in threading.enumerate():
+        if thread.name == FREEING:
+            thread.join()
 
 
 class FileFeed:

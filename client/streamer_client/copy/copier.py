@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import atexit
 import queue
-import threading
 import weakref
 from collections.abc import Iterator
 from typing import Any, Final, Generic, Self, TypeVar
 
+from streamer_client.copy.crew import Crew
 from streamer_client.copy.destination import Target
 from streamer_client.copy.engines import ARRIVED, CopyEngine
 from streamer_client.copy.feed import Feed
@@ -49,13 +49,9 @@ class Copier(Generic[T]):
         )
         self._outstanding = 0
         self._closed = False
-        self._threads = [
-            threading.Thread(target=self._work, name=f"streamer-copy-{place}", daemon=True)
-            for place in range(max(1, min(engine.threads, most_blocks)))
-        ]
-        self._most_jobs = JOBS_PER_THREAD * len(self._threads)
-        for thread in self._threads:
-            thread.start()
+        self._crew_size = max(1, min(engine.threads, most_blocks))
+        self._most_jobs = JOBS_PER_THREAD * self._crew_size
+        self._crew = Crew(self._work, self._crew_size, "streamer-copy")
         _living.add(self)
 
     def __enter__(self) -> Self:
@@ -70,10 +66,9 @@ class Copier(Generic[T]):
             return
         self._closed = True
         self._feed.end(self._number)
-        for _thread in self._threads:
+        for _ in range(self._crew_size):
             self._jobs.put(None)
-        for thread in self._threads:
-            thread.join()
+        self._crew.join()
         self._engine.close()
 
     def submit(self, job: BlockJob[T]) -> Iterator[T]:

@@ -19,8 +19,10 @@ from typing import Final, Self
 import torch
 
 from streamer_client.contract.errors import StreamerError
+from streamer_client.copy.crew import Crew
 from streamer_client.copy.cut import Cut, Part, reach_of
 from streamer_client.copy.slice import Claim, GatherEngine, Readable, Slice, Source
+from streamer_client.copy.torch_state import current_stream_number
 
 PART_BYTES: Final = 16 << 20
 """The most bytes that one thread claims of a slice that somebody waits for."""
@@ -67,12 +69,9 @@ class Gatherer:
         self._waiting = 0
         """How many threads of the loader wait for slices."""
         self._closed = False
-        self._threads = [
-            threading.Thread(target=self._work, name=f"streamer-gather-{place}", daemon=True)
-            for place in range(max(1, engine.threads))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._sharers = max(1, engine.threads)
+        """How many threads share a slice."""
+        self._crew = Crew(self._work, self._sharers, "streamer-gather")
 
     def begin(self, source: Source, cut: Cut, told: str, *, foretold: bool = False) -> Slice:
         """Have a cut gathered, without waiting for it.
@@ -182,7 +181,7 @@ class Gatherer:
 
     def _is_used_now(self, made: Slice) -> None:
         """Let the allocator keep a slice's memory until the current stream is done with it."""
-        if made.flat.is_cuda:  # its user may be on another stream than its maker
+        if made.stream != current_stream_number(made.flat.device):
             made.flat.record_stream(torch.cuda.current_stream(made.flat.device))
 
     def _hurry(self, made: Slice) -> None:
@@ -202,8 +201,7 @@ class Gatherer:
             return
         if self._queue is not None:
             self._queue.end()
-        for thread in self._threads:
-            thread.join()
+        self._crew.join()
         self._engine.close()
 
     def __enter__(self) -> Self:
@@ -245,7 +243,7 @@ class Gatherer:
 
     def _share_bytes(self, made: Slice) -> int:
         """How much of a slice each thread gathers if they share it."""
-        share = -(-made.cut.size_bytes // len(self._threads))
+        share = -(-made.cut.size_bytes // self._sharers)
         return min(PART_BYTES, max(SMALLEST_PART_BYTES, share))
 
     def _batch(self) -> list[Claim]:
@@ -267,7 +265,7 @@ class Gatherer:
         """
         if not self._waiting:
             return BATCH_BYTES
-        share_bytes = self._foretold_bytes // (2 * len(self._threads))
+        share_bytes = self._foretold_bytes // (2 * self._sharers)
         share_bytes -= share_bytes % BATCH_STEP_BYTES
         most_bytes = min(BATCH_BYTES, max(SMALLEST_BATCH_BYTES, share_bytes))
         return min(most_bytes, max(1, self._foretold_bytes))

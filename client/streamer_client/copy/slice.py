@@ -14,6 +14,7 @@ import torch
 from streamer_client.copy.cut import Cut, Part
 from streamer_client.copy.destination import Contiguous
 from streamer_client.copy.feed import Image
+from streamer_client.copy.torch_state import current_stream_number, outside_inference
 
 
 class GatherEngine(Protocol):
@@ -81,6 +82,7 @@ class Slice(Contiguous):
         "left_bytes",
         "number",
         "source",
+        "stream",
         "tickets",
     )
 
@@ -90,8 +92,10 @@ class Slice(Contiguous):
         self.number: int | None = None
         """The engine's number of the slice while it is in the engine's queue."""
         # An inference tensor could not be written to outside of inference_mode.
-        with torch.inference_mode(mode=False):
+        with outside_inference():
             self.flat = torch.empty(cut.size_bytes, dtype=torch.uint8, device=device)
+        self.stream = current_stream_number(device)
+        """The stream that the memory was allocated for."""
         self.address = self.flat.data_ptr()
         self._told = told
         self.claimed_bytes = 0

@@ -12,7 +12,6 @@ Owns how lazy tensors behave; `stored` owns their memory. Runs in the threads th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any, Final, Self
 
@@ -20,10 +19,10 @@ import torch
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_iter, tree_map_only
 
+from streamer_client.copy.torch_state import outside_inference
 from streamer_client.tensors.stored import Stored
 
 aten: Final = torch.ops.aten
-_NOTHING: Final = nullcontext()
 
 
 class LazyTensor(torch.Tensor):
@@ -39,7 +38,7 @@ class LazyTensor(torch.Tensor):
     def __new__(cls, form: torch.Tensor, stored: Stored) -> Self:
         # An inference tensor could not be viewed outside of inference_mode, and loaders may run
         # there.
-        with _as_outside_inference():
+        with outside_inference():
             made: Self = torch.Tensor._make_wrapper_subclass(  # noqa: SLF001  torch's own way
                 cls,
                 form.size(),
@@ -121,7 +120,7 @@ class LazyTensor(torch.Tensor):
             raise NotImplementedError(
                 f"{func} of a weight that is not fetched yet; use a copy: weight.clone()"
             )
-        with _as_outside_inference():
+        with outside_inference():
             func(self._form, *args[1:], **named)
         with no_dispatch():
             func(*args, **named)
@@ -142,7 +141,7 @@ def lazy(size: Sequence[int], dtype: torch.dtype, stored: Stored) -> LazyTensor:
         dtype: dtype of the tensor.
         stored: where its bytes come from.
     """
-    with _as_outside_inference():
+    with outside_inference():
         form = torch.empty(tuple(size), dtype=dtype, device="meta")
     return LazyTensor(form, stored)
 
@@ -168,7 +167,7 @@ def _as_lazy(tensor: torch.Tensor) -> LazyTensor:
     if isinstance(tensor, LazyTensor):
         return tensor
     stored = Stored.on_memory_of(tensor)
-    with _as_outside_inference():
+    with outside_inference():
         count = stored.size_bytes // tensor.element_size()
         form = torch.empty(count, dtype=tensor.dtype, device="meta").as_strided(
             tensor.size(), tensor.stride(), tensor.storage_offset()
@@ -178,7 +177,7 @@ def _as_lazy(tensor: torch.Tensor) -> LazyTensor:
 
 def _form_like(tensor: LazyTensor) -> torch.Tensor:
     """A separate form for a tensor that stands for the same bytes as this lazy tensor."""
-    with _as_outside_inference():
+    with outside_inference():
         return tensor._form.view_as(tensor._form)  # noqa: SLF001  of this module
 
 
@@ -186,7 +185,7 @@ def _viewed(func: Any, args: Sequence[Any], named: dict[str, Any]) -> Any:
     """The view or views that an operator makes, computed from the form alone."""
     first: LazyTensor = args[0]
     stored = first._stored  # noqa: SLF001  of this module
-    with _as_outside_inference():
+    with outside_inference():
         forms = func(first._form, *args[1:], **named)  # noqa: SLF001  of this module
     if isinstance(forms, torch.Tensor):
         return LazyTensor(forms, stored)
@@ -235,13 +234,6 @@ def _written_to(
     result = func(*_all(memory, args), **_all(memory, named))
     lazies = {id(memories[id(one)]): one for one in written}
     return tree_map_only(torch.Tensor, lambda one: lazies.get(id(one), one), result)
-
-
-def _as_outside_inference() -> AbstractContextManager[object]:
-    """A context in which tensors are made that may be used in and outside of inference_mode."""
-    if torch.is_inference_mode_enabled():
-        return torch.inference_mode(mode=False)
-    return _NOTHING
 
 
 @cache

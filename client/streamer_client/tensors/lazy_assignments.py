@@ -21,6 +21,7 @@ from torch.nn.modules.module import (
 from torch.overrides import TorchFunctionMode
 
 from streamer_client.tensors.lazy import LazyTensor, ordinary
+from streamer_client.tensors.stored import any_alive
 
 _DATA_SETTER: Final = torch.Tensor.data.__set__  # type: ignore[attr-defined]  # a property of C
 CONTAINERS_DEPTH: Final = 4
@@ -41,7 +42,8 @@ def no_lazy_left(model: nn.Module) -> Iterator[None]:
         hooks.callback(register_module_buffer_registration_hook(buffer_hook).remove)
         hooks.enter_context(_OrdinaryData())
         yield
-    sweep(model)
+    if any_alive():
+        sweep(model)
 
 
 class _OrdinaryData(TorchFunctionMode):

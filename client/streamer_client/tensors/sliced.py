@@ -73,6 +73,7 @@ def sliced(
     shards = range(len(feed.shards))
     if not all(feed.views(shard) for shard in shards):
         return None
+    ahead_bytes = _ahead_bytes(device)  # later the driver is busy with pinning
     engine = gather_engine_for(device, feed)
     if engine is None:
         return None
@@ -85,7 +86,7 @@ def sliced(
     select, foretelling = by_name(names), Foretelling(place)
     return SlicedTensors(
         feed, catalogs, select, device, gatherer, foretelling,
-        number=number, small_bytes=small_bytes, ahead_bytes=_ahead_bytes(device),
+        number=number, small_bytes=small_bytes, ahead_bytes=ahead_bytes,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from typing import Final, Protocol, Self
+from weakref import WeakSet
 
 import torch
 
@@ -16,6 +17,14 @@ from streamer_client.copy.cut import Cut, Layout, cut_of
 MOST_TIMES: Final = 2
 """How many times a tensor's size is fetched slice by slice at most. After that the whole tensor is
 fetched once, for loaders that, for example, convert the whole tensor for each expert."""
+
+
+_alive: Final[WeakSet[Stored]] = WeakSet()
+
+
+def any_alive() -> bool:
+    """Whether this process has any lazy tensor now."""
+    return bool(_alive)
 
 
 class Fetch(Protocol):
@@ -61,6 +70,7 @@ class Stored:
         self._lock = threading.Lock()
         self._whole: torch.Tensor | None = None
         """All bytes, flat and of dtype uint8, once views need common memory."""
+        _alive.add(self)
 
     @classmethod
     def on_memory_of(cls, tensor: torch.Tensor) -> Self:

@@ -39,9 +39,12 @@ from streamer_client.copy.ring.shape import (
 from streamer_client.copy.ring.slice_queue import RingSliceQueue
 from streamer_client.copy.ring.torch_ring import CudaDevice, TorchRing
 from streamer_client.copy.slice import Readable
+from streamer_client.copy.torch_state import current_stream_number
 
 logger = logging.getLogger(__name__)
 
+FREEING: Final = "streamer-free"
+"""Name of the threads that free what closed engines had."""
 LANE_SHIFT: Final = 40
 """A ticket is `lane number << LANE_SHIFT | slots that the lane had sent`; numbers begin at 1."""
 
@@ -62,7 +65,7 @@ class RingEngine:
         self._own = threading.local()
         self._lock = threading.Lock()
         self._lanes: list[_OpenLane] = []
-        self._failed: CopyFailed | None = None
+        self._failed: CudaFailure | None = None
         self._queue: RingSliceQueue | None = None
         if isinstance(ring, native.NativeRing) and threads <= native.MOST_LANES:
             self._queue = RingSliceQueue(ring.queue(), self._lane, self._settle)
@@ -151,10 +154,11 @@ class RingEngine:
     def leave(self) -> None:
         if not hasattr(self._own, "lane"):
             return
+        lane = self._own.lane
         try:
-            self._lanes[self._own.number - 1].close()
+            lane.wait(lane.sent)
         except CudaFailure as failure:
-            self._failed = CopyFailed(f"copies to the GPU did not arrive: {failure.what}")
+            self._failed = failure
 
     # --- the caller's thread ---------------------------------------------------------------------
 
@@ -173,13 +177,30 @@ class RingEngine:
             ) from failure
 
     def close(self) -> None:
+        """Begin to free pinned memory and streams; everything has arrived before.
+
+        The driver takes 10 ms for that, and nobody needs to wait: a thread does it.
+        """
+        try:
+            threading.Thread(target=self._free, name=FREEING).start()
+        except RuntimeError:  # the interpreter ends
+            self._free()
+
+    def _free(self) -> None:
+        for lane in self._lanes:
+            try:
+                lane.close()
+            except CudaFailure as failure:
+                self._failed = self._failed or failure
         self._ring.close()
         if self._failed is not None:
-            logger.warning("event=ring_failed reason=%r", str(self._failed))
+            logger.warning(
+                "event=ring_failed reason='copies to the GPU did not arrive: %s'", self._failed.what
+            )
 
 
 class _OpenLane:
-    """A lane until its thread closes it, which frees the memory that `wait` would use."""
+    """A lane until it is closed, which frees the memory that `wait` would use."""
 
     def __init__(self, lane: RingLane) -> None:
         self._lane: RingLane | None = lane
@@ -277,4 +298,4 @@ def _ordinal(device: torch.device) -> int:
 
 
 def _stream(device: torch.device) -> Callable[[], int]:
-    return lambda: int(torch.cuda.current_stream(device).cuda_stream)
+    return lambda: current_stream_number(device) or 0

@@ -14,8 +14,7 @@ import functools
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from itertools import repeat
+from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
 from streamer_client.copy.cut import Part
@@ -233,9 +232,9 @@ class NativeQueue:
         if len(made.cut.outer) > MOST_DIMENSIONS:
             return None
         whole = Readable(made, Part(0, made.cut.size_bytes), image)
-        there, _ = (flat := array.array("Q", gathering(self._images, whole))).buffer_info()
+        fields = array.array("Q", gathering(self._images, whole))
+        there, _ = fields.buffer_info()
         number: int | None = self._library.ring_add(self._ring, there, asked)
-        del flat
         return number
 
     def calls(self) -> int:
@@ -342,15 +341,16 @@ class NativeLane:
             _raise(self._failure)
 
 
-def gathering(images: Images, one: Readable) -> Iterator[int]:
+def gathering(images: Images, one: Readable) -> list[int]:
     """The fields of C's `struct gathering`."""
-    cut, part, image = one.slice.cut, one.part, one.image
+    made, (start, stop), image = one
+    cut = made.cut
     mapped = images.address(image, cut.stop) if image.stays else None
-    yield from (image.fd, mapped or 0, part.start, part.stop - part.start)
-    yield from (one.slice.address + part.start, cut.start, cut.row_bytes, len(cut.outer))
+    fields = [image.fd, mapped or 0, start, stop - start, made.address + start]
+    fields += [cut.start, cut.row_bytes, len(cut.outer)]
     for dimension in cut.outer:
-        yield from dimension
-    yield from repeat(0, 2 * (MOST_DIMENSIONS - len(cut.outer)))
+        fields += dimension
+    return fields + [0] * (2 * (MOST_DIMENSIONS - len(cut.outer)))
 
 
 def _addresses(pieces: Sequence[Piece[Target]]) -> array.array[int]:

@@ -163,7 +163,8 @@ class CudaDevice:
         return memory
 
     def unpin(self, memory: torch.Tensor) -> None:
-        _cuda.cudart().cudaHostUnregister(memory.data_ptr())
+        with torch.cuda.device(self._device):  # any thread may call this
+            _cuda.cudart().cudaHostUnregister(memory.data_ptr())
 
     def sending(self, slots: int) -> Sending:
         return _CudaSending(self, self._device, slots)

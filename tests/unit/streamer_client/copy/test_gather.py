@@ -4,13 +4,12 @@ raised.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
-from tests.support.rings import OpenFile
+from tests.support.rings import OpenFile, stored_in_memory
 
 from streamer_client.contract.errors import DaemonUnavailable, SourceNotFound, StreamerError
 from streamer_client.copy import gather
@@ -30,10 +29,8 @@ def rows(cut: Cut) -> bytes:
 
 @pytest.fixture
 def stored() -> Iterator[OpenFile]:
-    fd = os.memfd_create("shard")
-    os.write(fd, DATA)
-    yield OpenFile(fd)
-    os.close(fd)
+    with stored_in_memory(DATA) as fd:
+        yield OpenFile(fd)
 
 
 def always(stored: OpenFile) -> Source:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from torch import nn
 
 from streamer_client.tensors.lazy import LazyTensor
 from streamer_client.tensors.lazy_assignments import no_lazy_left
+from streamer_client.tensors.stored import any_alive
 
 
 class Model(nn.Module):
@@ -131,3 +134,23 @@ def test_a_lazy_tensor_elsewhere_is_left_alone() -> None:
     with no_lazy_left(Model()):
         pass
     assert isinstance(kept, LazyTensor)
+
+
+def test_modules_are_looked_through_only_while_there_are_lazy_tensors() -> None:
+    class Counted(Model):
+        looked = 0
+
+        def modules(self, remove_duplicate: bool = True) -> Iterator[nn.Module]:
+            self.looked += 1
+            return super().modules(remove_duplicate)
+
+    model, stored = Counted(), store(4, 6)
+    gc.collect()
+    assert not any_alive()
+    with no_lazy_left(model):
+        model.linear.weight.data.copy_(stored.lazy())
+    assert model.looked == 0
+    with no_lazy_left(model):
+        model.other = stored.lazy()
+    assert model.looked == 1
+    check(model, model.other, stored)

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from tests.support.rings import OpenFile
+from tests.support.rings import OpenFile, stored_in_memory
 
 from streamer_client.contract.errors import DaemonUnavailable
 from streamer_client.contract.layout import BlockRange
@@ -102,10 +102,8 @@ class Watched(Gatherer):
 
 @pytest.fixture
 def feed() -> Iterator[StandingFeed]:
-    fd = os.memfd_create("shard")
-    os.write(fd, DATA)
-    yield StandingFeed(fd)
-    os.close(fd)
+    with stored_in_memory(DATA) as fd:
+        yield StandingFeed(fd)
 
 
 def tensors(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable, Iterator
 
 import pytest
 from tests.support.compiled_ring import CompiledRing
-from tests.support.rings import LazyDevice
+from tests.support.rings import LazyDevice, stored_in_memory, wait_until_freed
 
 from streamer_client.copy.ring.lanes import Ring
 from streamer_client.copy.ring.torch_ring import TorchRing
@@ -29,6 +28,7 @@ def compiled(libraries: CompiledRing) -> Iterator[CompiledRing]:
     libraries.reset()
     yield libraries
     libraries.fail("")
+    wait_until_freed()
     assert libraries.fake.fake_pinned() == 0
     assert libraries.fake.fake_living() == 0
 
@@ -45,7 +45,5 @@ def make_ring(request: pytest.FixtureRequest) -> MakeRing:
 @pytest.fixture
 def shard_fd() -> Iterator[int]:
     """A file with `DATA`."""
-    fd = os.memfd_create("shard")
-    os.write(fd, DATA)
-    yield fd
-    os.close(fd)
+    with stored_in_memory(DATA) as fd:
+        yield fd

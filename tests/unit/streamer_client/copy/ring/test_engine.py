@@ -10,7 +10,14 @@ from typing import Any, cast
 import pytest
 import torch
 from tests.support.compiled_ring import CompiledRing
-from tests.support.rings import FileFeed, LazyDevice, Memory, OpenFile, run_over
+from tests.support.rings import (
+    FileFeed,
+    LazyDevice,
+    Memory,
+    OpenFile,
+    run_over,
+    wait_until_freed,
+)
 from tests.support.rings import cut as cut_at
 from tests.unit.streamer_client.copy.ring.conftest import DATA, MakeRing
 
@@ -44,6 +51,12 @@ def in_thread(call: Callable[[], None]) -> None:
         raise errors[0]
 
 
+def end(engine: RingEngine) -> None:
+    """Close an engine and wait until it has given everything back."""
+    engine.close()
+    wait_until_freed()
+
+
 @pytest.mark.parametrize("from_file", [True, False])
 def test_runs_arrive_and_settle(make_ring: MakeRing, shard_fd: int, *, from_file: bool) -> None:
     engine = RingEngine(make_ring(2, 8192), 2)
@@ -63,7 +76,7 @@ def test_runs_arrive_and_settle(make_ring: MakeRing, shard_fd: int, *, from_file
     in_thread(lambda: work(100_000, two))
     assert tickets[0] < tickets[1] < tickets[2] < tickets[3]
     engine.settle(tickets[1])  # the ticket is of a thread that has left
-    engine.close()
+    end(engine)
     assert b"".join(target.bytes for target in one) == DATA[4321:34_321]
     assert b"".join(target.bytes for target in two) == DATA[100_000:120_000]
 
@@ -72,7 +85,7 @@ def test_a_thread_that_never_copied_may_leave(make_ring: MakeRing) -> None:
     engine = RingEngine(make_ring(2, 8192), 2)
     engine.leave()
     engine.settle(0)
-    engine.close()
+    end(engine)
 
 
 class SlowLane:
@@ -99,26 +112,23 @@ class SlowLane:
 def test_a_lane_is_not_freed_under_who_waits_with_it(shard_fd: int) -> None:
     """A load is closed while another thread waits for a slice of it."""
     lane = SlowLane()
-    ring = cast("Any", type("Slow", (), {"lane": lambda _: lane, "slot_bytes": 4096}))()
-    engine, tickets, copied = RingEngine(ring, 1), list[int](), threading.Event()
+    members = {"lane": lambda _: lane, "slot_bytes": 4096, "close": lambda _: None}
+    ring = cast("Any", type("Slow", (), members))()
+    engine, tickets = RingEngine(ring, 1), list[int]()
 
     def work() -> None:
         feed = cast("Any", FileFeed(DATA, shard_fd))
         tickets.append(engine.copy(feed, 0, run_over([Memory(10)], 0)))
-        copied.set()
-        assert lane.waiting.wait(10)
-        engine.leave()
 
-    copying = threading.Thread(target=work)
-    copying.start()
-    assert copied.wait(10)
+    in_thread(work)
     waiter = threading.Thread(target=engine.settle, args=tickets)
     waiter.start()
     assert lane.waiting.wait(10)
+    engine.close()
     assert not lane.freed.wait(0.05)
     lane.arrive.set()
-    for thread in (waiter, copying):
-        thread.join()
+    waiter.join()
+    wait_until_freed()
     assert lane.freed.is_set()
     engine.settle(tickets[0])
 
@@ -137,7 +147,7 @@ def test_threads_run_where_they_are_told_to(make_ring: MakeRing) -> None:
     in_thread(work)
     assert where == [{core}]
     assert os.sched_getaffinity(0) == before
-    engine.close()
+    end(engine)
 
 
 def test_slot_parts_keep_the_alignment_of_the_file() -> None:
@@ -167,7 +177,7 @@ def test_an_error_names_tensor_range_and_cuda_error(compiled: CompiledRing, shar
 
     with pytest.raises(CopyFailed, match=r"bytes 0 to 40 of tensor 60 .*CUDA_ERROR_ILLEGAL"):
         in_thread(work)
-    engine.close()
+    end(engine)
 
 
 def test_errors_of_torch_are_told_alike() -> None:
@@ -187,7 +197,7 @@ def test_errors_of_torch_are_told_alike() -> None:
 
     with pytest.raises(CopyFailed, match=r"illegal memory access$"):
         in_thread(work)
-    engine.close()
+    end(engine)
     assert device.pinned_bytes == 0
 
 
@@ -206,24 +216,26 @@ def test_copies_that_do_not_arrive(compiled: CompiledRing, shard_fd: int) -> Non
 
     with pytest.raises(CopyFailed, match="did not arrive: CUDA_ERROR_ILLEGAL_ADDRESS"):
         in_thread(work)
-    engine.close()
+    end(engine)
     compiled.fail("cuEventRecord")
     other = RingEngine(compiled.ring(), 1)
     with pytest.raises(CopyFailed, match="refuses an event"):
         other.fence()
-    other.close()
+    end(other)
 
 
 def test_entering_pins_one_slot_and_says_nothing_of_failures(compiled: CompiledRing) -> None:
-    engine = RingEngine(compiled.ring(3, 8192), 1)
+    first = RingEngine(compiled.ring(3, 8192), 1)
 
     def work() -> None:
-        engine.enter()
+        first.enter()
         assert compiled.fake.fake_pinned() == 4096 + 8192
-        engine.leave()
-        assert compiled.fake.fake_pinned() == 0
+        first.leave()
 
     in_thread(work)
+    end(first)
+    assert compiled.fake.fake_pinned() == 0
+    engine = RingEngine(compiled.ring(3, 8192), 1)
     compiled.fail("cuMemHostRegister_v2")
 
     def enter_and_leave() -> None:
@@ -231,7 +243,7 @@ def test_entering_pins_one_slot_and_says_nothing_of_failures(compiled: CompiledR
         engine.leave()
 
     in_thread(enter_and_leave)
-    engine.close()
+    end(engine)
 
 
 def test_a_slab_that_was_cut(compiled: CompiledRing, shard_fd: int) -> None:
@@ -246,7 +258,7 @@ def test_a_slab_that_was_cut(compiled: CompiledRing, shard_fd: int) -> None:
 
     with pytest.raises(DaemonUnavailable, match="the slab of /the/shard ends before"):
         in_thread(work)
-    engine.close()
+    end(engine)
 
 
 def test_rows_arrive_and_settle(make_ring: MakeRing, shard_fd: int) -> None:
@@ -259,7 +271,7 @@ def test_rows_arrive_and_settle(make_ring: MakeRing, shard_fd: int) -> None:
         engine.leave()
 
     in_thread(work)
-    engine.close()
+    end(engine)
     rows = b"".join(DATA[at : at + 300] for at in cut.starts())
     arrived = bytes(host_memory(target.flat))
     assert arrived[part.start : part.stop] == rows[part.start : part.stop]
@@ -279,4 +291,4 @@ def test_rows_that_the_device_refuses_name_what_they_are(
 
     in_thread(work)
     compiled.fail("")
-    engine.close()
+    end(engine)

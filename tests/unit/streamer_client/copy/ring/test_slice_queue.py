@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.support.compiled_ring import CompiledRing
-from tests.support.rings import OpenFile
+from tests.support.rings import OpenFile, stored_in_memory
 
 from streamer_client.contract.errors import DaemonUnavailable, StreamerError
 from streamer_client.copy.cut import Cut, Dimension
@@ -43,10 +42,8 @@ def bytes_of(made: torch.Tensor) -> bytes:
 
 @pytest.fixture
 def stored() -> Iterator[OpenFile]:
-    fd = os.memfd_create("shard")
-    os.write(fd, LARGE)
-    yield OpenFile(fd)
-    os.close(fd)
+    with stored_in_memory(LARGE) as fd:
+        yield OpenFile(fd)
 
 
 def source_of(stored: OpenFile, until: threading.Event | None = None) -> Source:
