@@ -17,6 +17,7 @@ from streamerd.reading.checksums import Checksums
 from streamerd.reading.runs import Runs, runs_of
 from streamerd.state.commands import FetchBlock
 from streamerd.state.events import AnyEvent, FailureKind, FetchFailed, LoadKey, ShardKey
+from streamerd.state.load import RUN_BLOCKS
 from streamerd.workers import jobs
 from streamerd.workers.in_daemon.environments import NOTHING, Environments, Sent
 
@@ -132,6 +133,19 @@ async def test_a_shard_without_a_slab_is_left_to_the_reader_that_tells_why() -> 
     assert not turn.workers.asked
 
 
+@in_loop
+async def test_a_first_turn_of_many_blocks_is_backed_run_by_run() -> None:
+    """The first blocks can be read as soon as their own run is backed."""
+    turn = Turn()
+    turn.begin(*((A, block) for block in range(9)))
+    backed = [(job.start // BLOCK, job.stop // BLOCK) for job, _ in turn.workers.asked]
+    assert backed == [(0, 4), (4, 8)]
+    assert [(command.block, is_backed) for command, is_backed in turn.read] == [(8, False)]
+    _, answered = turn.workers.asked[1]
+    answered(jobs.Finished(2))
+    assert [command.block for command, _ in turn.read] == [8, 4, 5, 6, 7]
+
+
 @given(st.lists(st.tuples(st.sampled_from([A, B]), st.integers(0, 9)), unique=True))
 def test_runs_hold_each_block_once_in_order(blocks: list[tuple[ShardKey, int]]) -> None:
     commands = [FetchBlock(shard, block, LOAD) for shard, block in blocks]
@@ -140,6 +154,7 @@ def test_runs_hold_each_block_once_in_order(blocks: list[tuple[ShardKey, int]]) 
     found = [each for run in runs for each in run]
     assert sorted(map(due.index, found)) == list(range(len(due)))
     for run in runs:
+        assert len(run) <= RUN_BLOCKS
         assert len({command.shard for command, _ in run}) == 1
         first = run[0][0].block
         assert [command.block for command, _ in run] == list(range(first, first + len(run)))
