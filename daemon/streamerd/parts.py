@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from streamer_client.storage.remembered import MOST_LISTINGS, Remembered
 from streamerd.answering.cache import Cache
 from streamerd.answering.cache_requests import CacheRequests
 from streamerd.answering.conversation import Body, Conversation
@@ -147,6 +148,7 @@ class Parts:
         """Make the parts that have sources read, and that compare sources with blocks in memory."""
         settings, turns, workers = self.settings, self.turns, self.workers
         self.read_totals = ReadTotals()
+        self.listings: Remembered[str, bool] = Remembered(MOST_LISTINGS)
         self.comparisons = Comparisons(
             self.model, turns, self.backings, self.editions, workers, self.control.send,
             settings.source_wait_s,
@@ -158,7 +160,7 @@ class Parts:
         self.peer_reads = PeerReads(settings.connections) if settings.fleet else None
         self.fetches = Fetches(
             settings, workers, self.backings, self.environments, self.sources, turns.post,
-            self.doubts.is_outdated, self.read_totals, self.peer_reads,
+            self.doubts.is_outdated, self.read_totals, self.listings, self.peer_reads,
         )  # fmt: skip
         self.runs = Runs(
             settings.block_bytes, workers, self.backings, self.environments, self.fetches.begin,
@@ -225,7 +227,9 @@ class Parts:
         )
         cache = Cache(model, turns, self.shards, self.sessions, files)
         rights = Rights(model, self.environments, other_nodes=bool(self.settings.fleet))
-        objects = Objects(self.shards, self.environments, rights, self.workers, block_bytes)
+        objects = Objects(
+            self.shards, self.environments, rights, self.workers, self.listings, block_bytes
+        )
         openings = Openings(turns, objects, files, self.handovers, self.answers, self.environments)
         self._loads = Loads(
             replies, model, turns, openings, self.answers, self.environments, block_bytes

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of local storage."""
+"""Fixtures of the tests of storages."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from pathlib import Path
 import pytest
 
 from streamer_client.storage.local import LocalStorage
+from streamer_client.storage.remembered import LISTINGS
+
+
+@pytest.fixture(autouse=True)
+def _unknown_listings() -> None:
+    """Lets each test begin as a process that has listed nothing yet."""
+    for place in dict(LISTINGS.items()):
+        LISTINGS.forget(place)
 
 
 @pytest.fixture

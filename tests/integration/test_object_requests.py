@@ -71,11 +71,11 @@ def test_a_listing_a_head_and_one_get_a_block(
         assert kinds(proxy) == {"listing": 1, "HEAD": 1, "GET": count}
         again = two.open(SOURCE, hold=True, environment=environment(proxy))
         assert again.read_all() == files
-        assert kinds(proxy) == {"listing": 2, "HEAD": 2, "GET": count}
+        assert kinds(proxy) == {"listing": 2, "HEAD": 1, "GET": count}
         # For other credentials, the daemon asks about each object whether they may read it.
         other = two.open(SOURCE, hold=True, environment=environment(proxy, "OTHER"))
         assert other.read_all() == files
-    assert kinds(proxy) == {"listing": 3, "HEAD": 2 + count, "GET": count}
+    assert kinds(proxy) == {"listing": 3, "HEAD": 1 + count, "GET": count}
 
 
 def test_many_named_files_are_listed(
@@ -102,6 +102,49 @@ def test_three_delays_until_the_first_byte(
         rounds.let_all_pass()
         assert passed == [{"listing"}, {"HEAD"}, {"GET"}]
         assert len(client.expect(m.Opened).shards) == len(files)
+
+
+def test_two_delays_where_the_buckets_listing_was_right_before(
+    streamerd: DaemonProcess, store: MemoryStore, tmp_path: Path
+) -> None:
+    rounds = Rounds(store)
+    files = put_model(store, tmp_path, 2)
+    for name, data in enumerate(files):
+        store.put(f"/models/before/{name}.safetensors", data)
+    rounds.let_all_pass()
+    with fault_proxy(rounds) as proxy, RawClient(streamerd.socket) as client:
+        before = client.open("s3://models/before", environment=environment(proxy))
+        assert before.read_all() == files
+        rounds.hold_again()
+        client.send(m.Open(client.next_id(), 9, SOURCE, environment=environment(proxy)))
+        passed = [{what(asked) for asked in rounds.release()} for _ in range(2)]
+        rounds.let_all_pass()
+        assert passed == [{"listing"}, {"GET"}]
+        assert len(client.expect(m.Opened).shards) == len(files)
+
+
+def test_what_a_read_finds_of_a_listing_counts_for_all_workers(
+    daemon_maker: Daemons, proxy: FaultProxy, store: MemoryStore, tmp_path: Path
+) -> None:
+    """One object alone is listed with another ETag than it has, and is not the one looked at."""
+    daemon = daemon_maker.start(f"--memory-limit={512 * BLOCK}", "--workers=4")
+    files = put_model(store, tmp_path, 12)
+    honest = store.listed_etag
+    lies = "/models/llama/llama-11.safetensors"
+
+    def listed(path: str, data: bytes) -> str:
+        return '"another"' if path == lies else honest(path, data)
+
+    store.listed_etag = listed
+    with RawClient(daemon.socket) as client:
+        load = client.open(SOURCE, want="none", hold=True, environment=environment(proxy))
+        load.want((11, 0, 1))
+        assert "lists other ETags than it serves" in client.expect(m.ShardFailed).message
+        load.close()
+        for _ in range(3):
+            load = client.open(SOURCE, hold=True, environment=environment(proxy))
+            assert load.read_all() == files
+            load.close()
 
 
 @pytest.mark.parametrize("tells", ["no ETags", "other ETags"])

@@ -38,6 +38,11 @@ class Rounds:
             self._changed.notify_all()
         return released
 
+    def hold_again(self) -> None:
+        """Hold requests back again that come after `let_all_pass`; none is under way now."""
+        with self._changed:
+            self.passes, self._waiting = False, []
+
     def let_all_pass(self) -> None:
         """Hold no request back any more."""
         with self._changed:

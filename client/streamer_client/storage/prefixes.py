@@ -3,9 +3,9 @@
 Owns which objects a source means, and which of them are looked at; an `ObjectStore` lists them.
 Runs in workers and, without a daemon, in the client.
 
-If a listing proves contents, one object of it is looked at, and the others are taken as listed.
-That one is the largest, since objects that were uploaded in parts are those that some stores list
-differently. If it differs, each object is looked at.
+If a listing proves contents, one object is looked at, and the others are taken as listed. If it
+differs, each object is looked at; where a listing was right before, none is. Some stores list only
+those objects wrongly that were uploaded in parts, so these are judged apart.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -28,7 +28,7 @@ from streamer_client.contract.limits import MAX_LISTING_PAGES
 from streamer_client.storage.contract import StoredShard
 from streamer_client.storage.names import DEFAULT_PATTERN, natural_key, select, some_of
 from streamer_client.storage.object_uri import ObjectUri
-from streamer_client.storage.remembered import DOUBTED_LISTINGS, place_of
+from streamer_client.storage.remembered import LISTINGS, place_of
 
 LOOKS_AT_ONCE: Final = 16
 """How many objects are looked at side by side, as each request takes one delay of the network."""
@@ -201,23 +201,22 @@ class Prefixes:
             ) from error
 
     def shards_of(self, wanted: Sequence[Wanted]) -> tuple[StoredShard, ...]:
-        """The objects as shards, taken as listed if looking at one of them agrees with that."""
+        """The objects as shards: as listed where the listing is believed, else as looked at."""
         told = {str(uri): _stored(uri, listed) for uri, listed in wanted if listed.identity}
-        if not told:
-            return self._looks([uri for uri, _ in wanted])
-        sample = max(told.values(), key=lambda shard: shard.size_bytes)
-        place = place_of(sample.identity, sample.uri)
-        believed = not DOUBTED_LISTINGS.get(place)
-        found = self._found(
-            uri
-            for uri, _ in wanted
-            if not believed or str(uri) not in told or str(uri) == sample.uri
+        places: dict[str, list[StoredShard]] = {}
+        for shard in told.values():
+            places.setdefault(place_of(shard.identity, shard.uri), []).append(shard)
+        unsure = {uri for place, shards in places.items() for uri in _unsure(place, shards)}
+        found = self._found(uri for uri, _ in wanted if str(uri) not in told or str(uri) in unsure)
+        wrong = {
+            shard.uri
+            for place, shards in places.items()
+            if _is_wrong(place, shards, found)
+            for shard in shards
+        }
+        found |= self._found(
+            uri for uri, _ in wanted if str(uri) in wrong and str(uri) not in found
         )
-        if believed and not _same(sample, found[sample.uri]):
-            DOUBTED_LISTINGS.learn(place, value=True)
-            found |= self._found(uri for uri, _ in wanted if str(uri) not in found)
-        elif len(told) > 1 and not believed and all(_same(told[uri], found[uri]) for uri in told):
-            DOUBTED_LISTINGS.forget(place)
         return tuple(found.get(str(uri)) or told[str(uri)] for uri, _ in wanted)
 
     def _found(self, uris: Iterable[ObjectUri]) -> dict[str, StoredShard]:
@@ -247,6 +246,27 @@ def _stored(uri: ObjectUri, listed: ListedObject) -> StoredShard:
     return StoredShard(str(uri), listed.size_bytes, listed.identity, looked_at=False)
 
 
+def _unsure(place: str, listed: Sequence[StoredShard]) -> list[str]:
+    """The URIs of a place's objects that are looked at first."""
+    is_right = LISTINGS.get(place)
+    if is_right is None:
+        return [max(listed, key=lambda shard: shard.size_bytes).uri]
+    return [] if is_right else [shard.uri for shard in listed]
+
+
+def _is_wrong(place: str, listed: Sequence[StoredShard], found: Mapping[str, StoredShard]) -> bool:
+    """Whether the listing contradicts an object of a place that was looked at; learns from it."""
+    looked = [shard for shard in listed if shard.uri in found]
+    if not looked:
+        return False
+    is_right = all(_same(shard, found[shard.uri]) for shard in looked)
+    if LISTINGS.get(place) is not False:
+        LISTINGS.learn(place, value=is_right)
+    elif is_right and len(listed) > 1:  # one object may agree by chance
+        LISTINGS.forget(place)
+    return not is_right
+
+
 def _same(listed: StoredShard, found: StoredShard) -> bool:
     return (listed.size_bytes, listed.identity) == (found.size_bytes, found.identity)
 
@@ -271,7 +291,7 @@ class PrefixStorage(ABC):
     ) -> tuple[StoredShard, ...]:
         """The shards under a prefix, in natural order of their names, or `files` in their own.
 
-        At least one of them was looked at with the storage's credentials; `looked_at` tells which.
+        `looked_at` tells which of them were looked at with the storage's credentials.
 
         Raises:
             BucketNotFound: no such bucket.
@@ -304,7 +324,7 @@ class PrefixStorage(ABC):
         return Prefixes(self).look_at(uris)
 
     def shards_of(self, wanted: Sequence[Wanted]) -> tuple[StoredShard, ...]:
-        """The objects as shards, taken as listed if looking at one of them agrees with that.
+        """The objects as shards: as listed where the listing is believed, else as looked at.
 
         Raises:
             SourceNotFound: an object that is looked at does not exist.

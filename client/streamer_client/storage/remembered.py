@@ -1,12 +1,13 @@
 """A bounded dictionary for lessons from a store's answers: redirects, regions, clock skews.
 
-Owns the bound and the lock, and which listings must not be believed; leaves the meaning of other
-keys and values to the stores. Thread-safe: the threads of a worker, or of a client without a
-daemon, share one.
+Owns the bound and the lock, and which listings are believed; leaves the meaning of other keys and
+values to the stores. Thread-safe: the threads of a worker, or of a client without a daemon, share
+one.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -28,6 +29,11 @@ class Remembered(Generic[K, V]):
         """The value of a key; None if it was never learned, or is forgotten by now."""
         return self._values.get(key)
 
+    def items(self) -> tuple[tuple[K, V], ...]:
+        """All keys with their values, the oldest first."""
+        with self._lock:
+            return tuple(self._values.items())
+
     def learn(self, key: K, value: V) -> bool:
         """Remember a value; return whether it differs from the one before."""
         with self._lock:
@@ -45,17 +51,25 @@ class Remembered(Generic[K, V]):
             return self._values.pop(key, None) is not None
 
 
-DOUBTED_LISTINGS: Final[Remembered[str, bool]] = Remembered(256)
-"""The places, as `place_of` names them, whose listing contradicted an object.
+MOST_LISTINGS: Final = 256
+LISTINGS: Final[Remembered[str, bool]] = Remembered(MOST_LISTINGS)
+"""Whether the listing of a place, as `place_of` names it, told what an object of it then was.
 
 Most stores list the ETag and the size that a HEAD would tell, so that no object needs its own HEAD.
 Some list others than they serve. After such a contradiction, each object is looked at, until a
-whole listing agrees with its objects again. Storages are made anew for each request, so the whole
-process shares this.
+whole listing agrees with its objects again. Of a place without an entry, one object is looked at.
+Storages are made anew for each request, so the whole process shares this.
 """
+_IN_PARTS: Final = re.compile(r"-[0-9]+\"?$")
+"""The end of an ETag of S3 whose object was uploaded in parts."""
 
 
 def place_of(identity: str, uri: str) -> str:
-    """The endpoint and the bucket of an object, which all listings of a bucket have in common."""
+    """The endpoint, the bucket and the kind of upload, by which listings may be right or wrong.
+
+    All objects of a bucket are listed in the same way, but for those that were uploaded in parts,
+    of which some stores list another ETag than they serve.
+    """
     scheme, _, path = uri.partition("://")
-    return f"{identity.partition(' ')[0]} {scheme}://{path.partition('/')[0]}"
+    parts = " in parts" if _IN_PARTS.search(identity) else ""
+    return f"{identity.partition(' ')[0]} {scheme}://{path.partition('/')[0]}{parts}"

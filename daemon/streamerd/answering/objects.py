@@ -24,6 +24,7 @@ from streamer_client.contract.messages import Open, Prefetch
 from streamer_client.contract.printable import printable
 from streamer_client.contract.uris import is_remote
 from streamer_client.storage.contract import StoredShard
+from streamer_client.storage.remembered import Remembered
 from streamerd.answering.files.local_files import FoundShard
 from streamerd.answering.rights import Owed, Rights
 from streamerd.control.sessions import Session
@@ -68,6 +69,7 @@ class Objects:
         environments: the credentials of loads.
         rights: tells which loads have shown their right to which objects.
         workers: the workers that ask stores.
+        listings: what is known of listings; see `LISTINGS` of the storage code.
         block_bytes: size of a block.
     """
 
@@ -77,8 +79,10 @@ class Objects:
         environments: Environments,
         rights: Rights,
         workers: Workers,
+        listings: Remembered[str, bool],
         block_bytes: int,
     ) -> None:
+        self._listings = listings
         self._shards = shards
         self._environments = environments
         self._rights = rights
@@ -96,7 +100,8 @@ class Objects:
             return
         asked = _Asked(session, message.environment, then, failed)
         what = message.source, message.pattern, message.files
-        job = jobs.Resolve(self._workers.next_job(), *what, message.environment)
+        known = self._listings.items()
+        job = jobs.Resolve(self._workers.next_job(), *what, message.environment, known)
 
         def answered(answer: jobs.Answer | None) -> None:
             try:
@@ -104,9 +109,19 @@ class Objects:
             except StreamerError as error:
                 failed(error)
             else:
+                self._learn(answer)
                 self._settle(asked, stored)
 
         self._workers.submit(job, answered, limit_s=LISTING_WAIT_S)
+
+    def _learn(self, answer: jobs.Answer | None) -> None:
+        """Remember for all workers what one of them learned about listings."""
+        if isinstance(answer, jobs.Resolved):
+            for place, is_right in answer.learned:
+                if is_right is None:
+                    self._listings.forget(place)
+                else:
+                    self._listings.learn(place, is_right)
 
     def opened(
         self, load: LoadKey, environment: Mapping[str, str], found: Sequence[FoundShard]

@@ -20,6 +20,7 @@ from streamer_client.contract.errors import (
 )
 from streamer_client.contract.layout import block_span
 from streamer_client.contract.uris import is_remote
+from streamer_client.storage.remembered import Remembered
 from streamerd.reading.backing import Backing
 from streamerd.reading.bandwidth import Pace, Rate, TokenBucket
 from streamerd.reading.peer_reads import STALE_S, PeerReads
@@ -63,6 +64,7 @@ class Fetches:
         is_outdated: called for each block that was read, with the shard, the ctime of its file and
             the number of the attempt; returns whether to read the block again.
         totals: where reads are counted.
+        listings: remembers which listings contradicted an object.
         peer_reads: the reads from other nodes; None if there is no fleet.
     """
 
@@ -76,8 +78,10 @@ class Fetches:
         post: Callable[[AnyEvent], None],
         is_outdated: Callable[[ShardKey, int, int], bool],
         totals: ReadTotals,
+        listings: Remembered[str, bool],
         peer_reads: PeerReads | None = None,
     ) -> None:
+        self._listings = listings
         self._peer_reads = peer_reads
         self._loop = asyncio.get_running_loop()
         self._block_bytes = settings.block_bytes
@@ -272,7 +276,7 @@ class Fetches:
                 self._backings[shard].checksums[block] = answer.checksum
                 self._post(BlockFetched(at_s, shard, block))
             case jobs.JobFailed():
-                self._count_retries(shard, job, answer.retries)
+                self._note_failure(shard, job, answer)
                 if self._others_can_read(shard, job, answer):
                     self._read_local(command, attempt=attempt, backed=job.backed)
                     return
@@ -312,6 +316,11 @@ class Fetches:
         rate.add(at_s, size_bytes)
         if answer.retries:
             self._count_retries(command.shard, job, answer.retries)
+
+    def _note_failure(self, shard: ShardKey, job: jobs.Fetch, answer: jobs.JobFailed) -> None:
+        self._count_retries(shard, job, answer.retries)
+        if answer.doubted:
+            self._listings.learn(answer.doubted, value=False)
 
     def _count_retries(self, shard: ShardKey, job: jobs.Fetch, retries: int) -> None:
         self._totals.kinds[kind_of(job.shard.uri)].retries += retries

@@ -33,6 +33,8 @@ class Resolve(Job, frozen=True):
     pattern: str | None
     files: tuple[str, ...] | None
     environment: dict[str, str]
+    listings: tuple[tuple[str, bool], ...] = ()
+    """What the daemon knows of `LISTINGS`, which each worker learns for itself alone."""
 
 
 class LookAt(Job, frozen=True):
@@ -225,6 +227,8 @@ Request = (
 
 class Resolved(Job, frozen=True):
     shards: tuple[StoredShard, ...]
+    learned: tuple[tuple[str, bool | None], ...] = ()
+    """What the worker learned meanwhile of `LISTINGS`; None for an entry that is gone."""
 
 
 class ExaminedFile(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -304,6 +308,8 @@ class JobFailed(Job, frozen=True):
     hung: bool = False
     """Whether the job did not end within its time limit, so that its thread or worker was given
     up."""
+    doubted: str = ""
+    """The place whose listing contradicted the object that was read, as `place_of` names it."""
 
 
 FROM_STORE: Final = "from-store"

@@ -13,7 +13,7 @@ from streamer_client.storage.http.dialect import Request
 from streamer_client.storage.http.engine import HttpEngine
 from streamer_client.storage.http.proof import ObjectProof, proof_in
 from streamer_client.storage.http.reader import ObjectReader, changed, look_at, unchanged
-from streamer_client.storage.remembered import DOUBTED_LISTINGS, place_of
+from streamer_client.storage.remembered import LISTINGS, place_of
 
 
 def opened(
@@ -80,7 +80,7 @@ class ListedReader(ObjectReader):
             return None
         if found == shard.identity:
             return None
-        DOUBTED_LISTINGS.learn(place_of(shard.identity, shard.uri), value=True)
+        LISTINGS.learn(place_of(shard.identity, shard.uri), value=False)
         return changed(
             shard,
             f"listed as {shard.identity}, found {found}; should nothing have been written, then "

@@ -25,8 +25,9 @@ import xxhash
 
 from streamer_client.contract.errors import StreamerError
 from streamer_client.contract.printable import without_secrets
-from streamer_client.storage.contract import Reader
+from streamer_client.storage.contract import Reader, StoredShard
 from streamer_client.storage.registry import storage_for
+from streamer_client.storage.remembered import LISTINGS, place_of
 from streamerd.log_lines import with_lines
 from streamerd.memory.room import SHM_MOUNT
 from streamerd.settings.fleet import Terms
@@ -293,7 +294,8 @@ class Carrier:
                 checksum, device_bytes = self._fill(work, shard.reader, slab, job)
             except StreamerError as error:
                 text = without_secrets(str(error), job.environment)
-                return JobFailed(job.job, error.code, text, retries=shard.take_retries())
+                retries, doubted = shard.take_retries(), _doubted(job.shard)
+                return JobFailed(job.job, error.code, text, retries=retries, doubted=doubted)
             return Fetched(job.job, checksum, device_bytes, shard.take_retries())
 
     def _fill(self, _work: Work, reader: Reader, slab: SlabFile, job: Fetch) -> tuple[int, int]:
@@ -389,3 +391,9 @@ def _pieces(reader: Reader, start: int, stop: int) -> Iterator[tuple[int, int]]:
 
 def _environment(job: AnyJob) -> Mapping[str, str]:
     return job.environment if isinstance(job, (Resolve, LookAt, Fetch, Reread)) else {}
+
+
+def _doubted(shard: StoredShard) -> str:
+    """The place of an object, if its listing is not believed any more; otherwise empty."""
+    place = place_of(shard.identity, shard.uri)
+    return place if not shard.looked_at and LISTINGS.get(place) is False else ""

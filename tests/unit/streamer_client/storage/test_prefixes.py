@@ -10,7 +10,7 @@ from streamer_client.contract.errors import ConfigError, SourceForbidden, Source
 from streamer_client.storage.contract import StoredShard
 from streamer_client.storage.object_uri import ObjectUri, split_uri
 from streamer_client.storage.prefixes import ListedObject, Page, Prefixes
-from streamer_client.storage.remembered import DOUBTED_LISTINGS
+from streamer_client.storage.remembered import LISTINGS
 
 
 class Names:
@@ -153,7 +153,8 @@ def test_a_listing_that_proves_is_checked_by_the_largest_object() -> None:
     assert [shard.uri for shard in shards if shard.looked_at] == ["xs://b/m/10.safetensors"]
     store.looks.clear()
     assert len(Prefixes(store).list_all("xs://b/m")) == 40
-    assert len(store.looks) == 1
+    assert store.looks == []
+    assert not any(shard.looked_at for shard in Prefixes(store).list_shards("xs://b/m", None, None))
 
 
 def test_where_the_listing_lies_each_object_is_looked_at_until_it_is_right_again() -> None:
@@ -164,13 +165,38 @@ def test_where_the_listing_lies_each_object_is_looked_at_until_it_is_right_again
         shards = Prefixes(store).list_shards("xs://b/m", None, None)
         assert all(shard.looked_at and "lie" not in shard.identity for shard in shards)
         assert sorted(store.looks) == sorted(store.lies)
-    assert DOUBTED_LISTINGS.get("xs:two xs://b")
+    assert LISTINGS.get("xs:two xs://b") is False
     store.lies.clear()
-    for looks in (40, 1):
+    for looks in (40, 1, 0):
         store.looks.clear()
         Prefixes(store).list_shards("xs://b/m", None, None)
         assert len(store.looks) == looks
-    assert not DOUBTED_LISTINGS.get("xs:two xs://b")
+    assert LISTINGS.get("xs:two xs://b") is True
+
+
+class InParts(Telling):
+    """A store that lists wrong ETags of the objects that were uploaded in parts: the even ones."""
+
+    def _identity(self, key: str) -> str:
+        parts = "-2" if int(key[2:].partition(".")[0]) % 2 == 0 else ""
+        return f'xs:{self._endpoint} {len(key)} - "{key}{parts}"'
+
+    def _listed(self, key: str) -> ListedObject:
+        identity = self._identity(key)
+        return ListedObject(key, len(key), identity.replace('-2"', '-1"'))
+
+
+def test_objects_that_were_uploaded_in_parts_are_judged_apart() -> None:
+    store = InParts(10, "parts")
+    even = {f"m/{number}.safetensors" for number in range(0, 10, 2)}
+    for looks in (6, 5):  # one of the others is looked at once
+        store.looks.clear()
+        shards = Prefixes(store).list_shards("xs://b/m", None, None)
+        assert len(store.looks) == len(set(store.looks)) == looks
+        assert even <= set(store.looks)
+        assert all('-1"' not in shard.identity for shard in shards)
+    assert LISTINGS.get("xs:parts xs://b") is True
+    assert LISTINGS.get("xs:parts xs://b in parts") is False
 
 
 def test_many_named_files_are_found_by_a_listing_and_few_are_looked_at() -> None:

@@ -67,6 +67,22 @@ async def test_who_comes_first_and_whoever_has_the_same_credentials_is_asked_not
 
 
 @in_loop
+async def test_what_one_worker_learned_of_listings_is_told_to_the_next_that_lists() -> None:
+    learned = [(("p", True), ("q", False)), (("p", False), ("q", None)), ()]
+    told = []
+    async with paper_daemon() as daemon:
+        for load, each in enumerate(learned, 1):
+            client = daemon.connect()
+            client.say(m.Open(load, load, "s3://bucket/", environment=ONE))
+            asked = daemon.workers.take(jobs.Resolve)
+            assert isinstance(asked.job, jobs.Resolve)
+            told.append(asked.job.listings)
+            asked.on_answer(jobs.Resolved(asked.job.job, BOTH, each))
+            await daemon.settle()
+    assert told == [(), (("p", True), ("q", False)), (("p", False),)]
+
+
+@in_loop
 async def test_other_credentials_show_their_right_and_those_they_join_do_too() -> None:
     async with paper_daemon() as daemon:
         first, second, third = (daemon.connect() for _ in range(3))

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from streamer_client.storage.contract import StoredShard
+from streamer_client.storage.remembered import Remembered
 from streamerd.fleet.plan.events import OWNER
 from streamerd.memory.room import MemoryRoom
 from streamerd.reading.backing import Backing
@@ -135,7 +136,7 @@ class World:
         self.fetches = Fetches(
             settings, cast("Any", self.workers), {KEY: Backing(stored, Checksums(BLOCKS))},
             Environments(), cast("Any", None), self.events.append, lambda *_: False,
-            ReadTotals(), self.reads,
+            ReadTotals(), Remembered(1), self.reads,
         )  # fmt: skip
 
     def want(self, block: int) -> None:

@@ -52,7 +52,7 @@ from streamerd.workers.lanes import handles_of, lane_of, subject_of
 SHARD = StoredShard("/m/ä.safetensors", 2**40, "file:1:2:3:4")
 JOBS: list[AnyJob] = [
     Resolve(1, "s3://m", None, ("a", "b"), {"KEY": "é"}),
-    Resolve(2, "s3://m", "*.x", None, {}),
+    Resolve(2, "s3://m", "*.x", None, {}, (("s3: s3://m", True),)),
     Examine(3, (ExamineFile("/m/ä", True, 1000), ExamineFile("/m/b", False, 0))),
     Fetch(4, 17, SHARD, 18, {}, 2**40 - 1, 2**40),
     Fetch(5, 17, SHARD, None, {"KEY": "é"}, 0, 1),
@@ -71,6 +71,7 @@ REQUESTS: list[Request] = [
 ]
 ANSWERS: list[Answer] = [
     Resolved(1, (SHARD,)),
+    Resolved(2, (), (("s3: s3://m", False), ("s3: s3://n", None))),
     Examined(3, (ExaminedFile(SHARD, 1, True), Refusal("source", "no"))),
     Fetched(2, 2**64 - 1, -1, 0, 2**62),
     Checksummed(5, 2**64 - 1),

@@ -10,6 +10,7 @@ import pytest
 from tests.support.in_loop import in_loop
 
 from streamer_client.storage.contract import StoredShard
+from streamer_client.storage.remembered import Remembered
 from streamerd.memory.room import MemoryRoom
 from streamerd.reading.backing import Backing
 from streamerd.reading.checksums import Checksums
@@ -143,6 +144,7 @@ def reading(workers: Workers, environments: Environments) -> Fetches:
         posted.append,
         lambda *_block: False,
         ReadTotals(),
+        Remembered(1),
     )
 
 
