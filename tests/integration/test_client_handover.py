@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -112,15 +114,33 @@ def test_a_source_that_is_not_there_is_told_without_the_daemon(
     assert not daemon.ends.arrived
 
 
-@pytest.mark.parametrize("script", [Script(takes_files=False)])
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Takes interrupts also where a shell runs the tests in its background and has them ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
+@pytest.mark.parametrize(
+    ("script", "wakes"),
+    [
+        pytest.param(Script(takes_files=False), True, id="a signal"),
+        pytest.param(Script(takes_files=False), False, id="a signal right before the wait"),
+    ],
+)
 def test_interrupted_while_files_are_on_their_way(
-    daemon: ScriptedDaemon, script: Script, client: Client, source: Path
+    daemon: ScriptedDaemon, script: Script, client: Client, source: Path, wakes: bool
 ) -> None:
     """The files are closed at once, nothing sends them any more, and the connection lives on."""
 
     def interrupt() -> None:
         eventually(lambda: daemon.ends.arrived)
-        os.kill(os.getpid(), signal.SIGINT)
+        if wakes:
+            os.kill(os.getpid(), signal.SIGINT)
+        else:  # ends no wait, as a signal that came just before one
+            _thread.interrupt_main()
 
     interrupting = threading.Thread(target=interrupt)
     interrupting.start()

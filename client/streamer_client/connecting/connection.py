@@ -17,12 +17,17 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from importlib import metadata
 from typing import Final
 
 from streamer_client.connecting.descriptors import DescriptorLink, Handover
-from streamer_client.connecting.recipients import LoadListener, Progress, Recipients
+from streamer_client.connecting.recipients import (
+    CANCEL_POLL_S,
+    LoadListener,
+    Progress,
+    Recipients,
+)
 from streamer_client.connecting.wire import DaemonSilent, Wire
 from streamer_client.contract.errors import (
     DaemonUnavailable,
@@ -203,6 +208,9 @@ class Connection:
             # The files may be with the daemon before `put` has returned, and an interrupt may come
             # at that moment.
             self._wire.put(lambda: self._begin_handover(handover))
+            # A signal that came just before a wait does not end it, so no wait is long.
+            while wait([done], timeout=CANCEL_POLL_S).not_done:
+                pass
             done.result()
         except StreamerError as error:
             raise type(error)(*error.args) from error
