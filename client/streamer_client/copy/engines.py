@@ -75,7 +75,7 @@ class CopyEngine(Protocol):
         ...
 
     def close(self) -> None:
-        """Free the engine's resources; all threads have left before."""
+        """Free the engine's resources, perhaps after this returns; all threads have left before."""
         ...
 
 

@@ -4,10 +4,10 @@ To make huge pages of shared memory, the kernel first drains the page lists of e
 one caller at a time. That takes 0.6 ms on sixteen busy processors, whatever the size of the range.
 One call for each block limited all workers together to 13 GB/s there. The core starts fetches of a
 shard's blocks in runs (`state/load.py`). The blocks of a run that start in one turn are backed by
-one job here, and then read by as many workers as there are blocks. No job backs more than a run,
-since no block of it is read before: a load's first turn starts as many blocks as there are slots,
-and backed by one job a shard, they were 80 ms late (16 processors, 512 MiB a shard). Runs in the
-daemon's loop.
+one job here, and then read by as many workers as there are blocks. A job backs one run at most, as
+its blocks are read only when all of them are backed. A load's first turn starts as many blocks as
+there are slots; one job for all of a shard's made the first reads 80 ms late (16 processors, 512
+MiB a shard). Runs in the daemon's loop.
 """
 
 from __future__ import annotations

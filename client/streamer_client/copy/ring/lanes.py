@@ -42,7 +42,7 @@ class ShortImage(Exception):
 
 
 class RingLane(Protocol):
-    """One copying thread's slots. Other threads may call only `wait`."""
+    """One copying thread's slots. Other threads may call only `wait`, and `close` at the end."""
 
     @property
     def sent(self) -> int:
